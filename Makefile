@@ -1,0 +1,52 @@
+# `make` lists what can be done. Every target prepares what it needs; a second run is quick.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test chaos bench lint clean rabbitmq
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(READY) rabbitmq ## Start a broker and workers, kill a worker, lose nothing: the whole promise in a minute
+	@$(BIN)/python -m tests.rabbit -- $(BIN)/python -m handlers_example.demo
+
+test: $(READY) rabbitmq ## Run all tests, those of guarantees at a tenth of their size
+	@$(BIN)/python -m pytest
+
+chaos: $(READY) rabbitmq ## Run the fault and guarantee tests in full (long)
+	@$(BIN)/python -m pytest tests/chaos tests/broker tests/fork --full
+
+bench: $(READY) rabbitmq ## Measure against a private broker
+	@$(BIN)/python -m tests.rabbit -- $(BIN)/python bench/consume.py
+
+lint: $(READY) ## Check style, formatting and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+clean: ## Remove what the other targets made, in this folder
+	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A virtual environment with mxworker (editable) and its tools; made anew only when pyproject.toml changes.
+# Debian keeps ensurepip in a package of its own. pip reads dependency groups since 25.1.
+$(READY): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "mxworker needs Python 3.11 or newer; name one with 'make PYTHON=...'." >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+		tests/apt-install.sh $$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+	@echo "Preparing $(VENV) with $(PYTHON) ..."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
+	@touch $@
+
+# Where it may not be installed, `test` and `chaos` say what they skip; `demo` and `bench` say what is missing.
+rabbitmq:
+	@test -n "$$MXWORKER_TEST_BROKER_URL" || PATH="$$PATH:/usr/sbin" command -v rabbitmq-server >/dev/null || \
+		tests/apt-install.sh rabbitmq-server rabbitmq-server.service epmd.socket epmd.service || true
