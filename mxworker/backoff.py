@@ -1,0 +1,38 @@
+"""How long to wait before the next attempt, as a value.
+
+Pure: the caller counts attempts, sleeps, and passes its own source of randomness.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Exponential backoff with full jitter: uniform between 0 and `base_s * factor ** attempt`, at most `cap_s`.
+
+    Full jitter spreads the processes that lost the same broker at the same moment best
+    (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+    """
+
+    base_s: float
+    cap_s: float
+    factor: float = 2.0
+
+    def ceiling_s(self, attempt: int) -> float:
+        """Return the longest possible wait before attempt number `attempt`, counted from 0."""
+        try:
+            return float(min(self.cap_s, self.base_s * self.factor**attempt))
+        except OverflowError:  # attempts are counted without end, floats are not
+            return float(self.cap_s)
+
+    def delay_s(self, attempt: int, rng: random.Random) -> float:
+        """Return the seconds to wait before attempt number `attempt`, counted from 0."""
+        return rng.uniform(0.0, self.ceiling_s(attempt))
+
+
+RECONNECT = Backoff(base_s=0.2, cap_s=5.0)
+REFUSED_CREDENTIALS = Backoff(base_s=8.0, cap_s=8.0)  # slower, so that a wrong password does not lock the account
+RESPAWN = Backoff(base_s=0.5, cap_s=30.0)

@@ -1,0 +1,213 @@
+"""The board: one shared anonymous page area through which master and workers see each other.
+
+It is mapped by the master before the first fork and inherited by every worker. It holds one fixed-size *slot* per
+worker; nothing in it grows. There are no locks: every word has one writer at a time, and words are 8 bytes, aligned,
+stored in one move. Instants are `time.monotonic_ns()`, which is one clock for all processes of a machine.
+
+Layout of a slot, in order:
+
+    field          size          writer                              meaning
+    -----          ----          ------                              -------
+    words          32 x 8        see `Word`                          state, heartbeat deadline, counters
+    note           4096          worker                              UTF-8: what it wants the master to say for it
+    directory      64 x 64       worker                              names of its handlers
+    in-flight      256 x 128     worker                              one entry per started delivery
+
+Invariant: a reader may find an entry or a note half written (its writer was killed in the middle), so readers
+tolerate any bytes and never trust a length.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from dataclasses import dataclass
+from enum import IntEnum, auto
+
+from mxworker.lifecycle import WorkerState
+
+NOTE_BYTES = 4096
+HANDLER_NAMES = 64
+NAME_BYTES = 64
+IN_FLIGHT_ENTRIES = 256
+MESSAGE_ID_BYTES = 96
+
+_WORD_BYTES = 8
+_WORDS = 32
+_ENTRY = struct.Struct(f"<BBBxIQQ{MESSAGE_ID_BYTES}s")
+_ENTRY_BYTES = 128
+_NOTE_AT = _WORDS * _WORD_BYTES
+_NAMES_AT = _NOTE_AT + NOTE_BYTES
+_ENTRIES_AT = _NAMES_AT + HANDLER_NAMES * NAME_BYTES
+_SLOT_BYTES = _ENTRIES_AT + IN_FLIGHT_ENTRIES * _ENTRY_BYTES
+
+NO_ENTRY = -1
+
+
+class Word(IntEnum):
+    """The words of a slot. The master writes the first group, the worker the second, in turn the third."""
+
+    GENERATION = 0
+
+    PID = auto()
+    STATE = auto()
+    EVER_READY = auto()
+    NOTE_LENGTH = auto()
+    ACKED = auto()
+    REQUEUED = auto()
+    REJECTED = auto()
+    STALE = auto()
+
+    DEADLINE_NS = auto()
+    """Heartbeat deadline: the master writes the boot deadline before the fork, then only the worker writes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """One started delivery, as the board tells it."""
+
+    handler: str
+    message_id: str
+    delivery_tag: int
+    attempt: int
+    started_ns: int
+
+
+class Board:
+    """The shared area with its slots, numbered from 1.
+
+    A process that was forked from the creator shares it; `close` is never needed (the kernel unmaps it at exit).
+    """
+
+    def __init__(self, slots: int) -> None:
+        """Map the area for `slots` workers, all words zero."""
+        self._map = mmap.mmap(-1, slots * _SLOT_BYTES)
+        view = memoryview(self._map)
+        self.slots = tuple(
+            BoardSlot(number, view[at : at + _SLOT_BYTES])
+            for number, at in enumerate(range(0, slots * _SLOT_BYTES, _SLOT_BYTES), start=1)
+        )
+
+    def slot(self, number: int) -> BoardSlot:
+        """Return slot `number`, counted from 1."""
+        return self.slots[number - 1]
+
+    @property
+    def ever_ready(self) -> bool:
+        """Whether any worker of this master ever consumed from all its queues."""
+        return any(slot.ever_ready for slot in self.slots)
+
+
+class BoardSlot:
+    """One worker's part of the board.
+
+    `words` is public: the hot path adds to a counter with `slot.words[Word.ACKED] += 1`.
+    """
+
+    def __init__(self, number: int, view: memoryview) -> None:
+        self.number = number
+        self._view = view
+        self.words = view[:_NOTE_AT].cast("Q")
+        self._free = list(range(IN_FLIGHT_ENTRIES - 1, -1, -1))
+
+    # ---- the master's side
+
+    def prepare(self, generation: int, boot_deadline_ns: int) -> None:
+        """Make the slot ready for a new process. Call before the fork, after the former process was reaped.
+
+        Counters and EVER_READY stay: they belong to the slot, not to the process.
+        """
+        words = self.words
+        words[Word.GENERATION] = generation
+        words[Word.PID] = 0
+        words[Word.STATE] = WorkerState.VACANT
+        words[Word.NOTE_LENGTH] = 0
+        self._view[_NAMES_AT:_SLOT_BYTES] = bytes(_SLOT_BYTES - _NAMES_AT)
+        words[Word.DEADLINE_NS] = boot_deadline_ns
+
+    @property
+    def state(self) -> WorkerState:
+        """What the worker says it does."""
+        return WorkerState(self.words[Word.STATE])
+
+    @property
+    def deadline_ns(self) -> int:
+        """The instant by which the worker promised to beat again."""
+        return self.words[Word.DEADLINE_NS]
+
+    @property
+    def ever_ready(self) -> bool:
+        """Whether a worker of this slot, the present or a former one, ever consumed from all its queues."""
+        return bool(self.words[Word.EVER_READY])
+
+    @property
+    def note(self) -> str:
+        """What the worker wants said for it: why it cannot start, or what it consumes."""
+        length = min(self.words[Word.NOTE_LENGTH], NOTE_BYTES)
+        return bytes(self._view[_NOTE_AT : _NOTE_AT + length]).decode("utf-8", "replace")
+
+    def in_flight(self) -> list[InFlight]:
+        """Return the deliveries that were started and not yet finished, oldest first."""
+        found = []
+        for entry in range(IN_FLIGHT_ENTRIES):
+            used, handler, id_length, attempt, tag, started_ns, raw = _ENTRY.unpack_from(
+                self._view, _ENTRIES_AT + entry * _ENTRY_BYTES
+            )
+            if used:
+                message_id = raw[: min(id_length, MESSAGE_ID_BYTES)].decode("utf-8", "backslashreplace")
+                found.append(InFlight(self._handler_name(handler), message_id, tag, attempt, started_ns))
+        return sorted(found, key=lambda delivery: delivery.started_ns)
+
+    def _handler_name(self, index: int) -> str:
+        if index >= HANDLER_NAMES:
+            return "other"
+        at = _NAMES_AT + index * NAME_BYTES
+        return bytes(self._view[at : at + NAME_BYTES]).rstrip(b"\0").decode("utf-8", "replace")
+
+    # ---- the worker's side
+
+    def write_state(self, state: WorkerState) -> None:
+        """Tell what the worker does now."""
+        self.words[Word.STATE] = state
+
+    def beat(self, deadline_ns: int) -> None:
+        """Promise to beat again before `deadline_ns`. Call from the event loop itself, never from a thread."""
+        self.words[Word.DEADLINE_NS] = deadline_ns
+
+    def write_note(self, text: str) -> None:
+        """Leave `text` for the master to print; it is cut at 4096 bytes."""
+        raw = text.encode("utf-8", "replace")[:NOTE_BYTES]
+        self._view[_NOTE_AT : _NOTE_AT + len(raw)] = raw
+        self.words[Word.NOTE_LENGTH] = len(raw)
+
+    def name_handler(self, index: int, name: str) -> None:
+        """Enter a handler's name into the directory; from the 65th on they are shown as `other`."""
+        if index < HANDLER_NAMES:
+            raw = name.encode("utf-8", "replace")[:NAME_BYTES].ljust(NAME_BYTES, b"\0")
+            at = _NAMES_AT + index * NAME_BYTES
+            self._view[at : at + NAME_BYTES] = raw
+
+    def enter(self, handler: int, tag: int, attempt: int, message_id: bytes, started_ns: int) -> int:
+        """Record a delivery as started and return its entry, or NO_ENTRY when all entries are taken."""
+        free = self._free
+        if not free:
+            return NO_ENTRY
+        entry = free.pop()
+        _ENTRY.pack_into(
+            self._view,
+            _ENTRIES_AT + entry * _ENTRY_BYTES,
+            1,
+            handler if handler < HANDLER_NAMES else 255,
+            min(len(message_id), MESSAGE_ID_BYTES),
+            attempt,
+            tag,
+            started_ns,
+            message_id,
+        )
+        return entry
+
+    def leave(self, entry: int) -> None:
+        """Record that the delivery of `entry`, as returned by `enter`, has finished."""
+        if entry != NO_ENTRY:
+            self._view[_ENTRIES_AT + entry * _ENTRY_BYTES] = 0
+            self._free.append(entry)

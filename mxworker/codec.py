@@ -1,0 +1,92 @@
+"""From a body's bytes to what a handler takes, as the annotation of its first parameter says.
+
+`decoder_for` is asked once per handler, at start; what it returns runs for every delivery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, get_args, get_origin
+
+import orjson
+
+from mxworker.errors import DecodeError
+from mxworker.message import Delivery
+
+Decoder = Callable[[Delivery], Any]
+
+
+def decoder_for(annotation: Any) -> Decoder | None:
+    """Return the decoder for `annotation`, or None when there is no way to honour it.
+
+    `Delivery` takes the delivery itself, `bytes` its body, `str` its body as UTF-8; `dict`, `list` and `Any` take JSON,
+    the first two only an object or an array. `dict[str, Any]` and `list[Any]` mean the same as `dict` and `list`; other
+    type arguments are refused, because nothing would check them. Decoders raise DecodeError.
+    """
+    plain = _ALIASES.get((get_origin(annotation), get_args(annotation)), annotation)
+    try:
+        return _DECODERS.get(plain)
+    except TypeError:  # an annotation that cannot be hashed is none of ours
+        return None
+
+
+def _whole(delivery: Delivery) -> Delivery:
+    return delivery
+
+
+def _body(delivery: Delivery) -> bytes:
+    return delivery.body
+
+
+def _text(delivery: Delivery) -> str:
+    try:
+        return delivery.body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DecodeError(f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def _json(delivery: Delivery) -> Any:
+    try:
+        return orjson.loads(delivery.body)
+    except orjson.JSONDecodeError as error:
+        raise DecodeError(f"the body is not JSON: {error.msg} at byte {error.pos}") from None
+
+
+def _json_object(delivery: Delivery) -> dict[str, Any]:
+    value = _json(delivery)
+    if type(value) is not dict:
+        raise DecodeError(f"the body is JSON, but not an object: it is {_JSON_NAMES[type(value)]}")
+    return value
+
+
+def _json_array(delivery: Delivery) -> list[Any]:
+    value = _json(delivery)
+    if type(value) is not list:
+        raise DecodeError(f"the body is JSON, but not an array: it is {_JSON_NAMES[type(value)]}")
+    return value
+
+
+_JSON_NAMES: Mapping[type, str] = MappingProxyType(
+    {
+        dict: "an object",
+        list: "an array",
+        str: "a string",
+        int: "a number",
+        float: "a number",
+        bool: "a boolean",
+        type(None): "null",
+    }
+)
+_DECODERS: Mapping[Any, Decoder] = MappingProxyType(
+    {Delivery: _whole, bytes: _body, str: _text, dict: _json_object, list: _json_array, Any: _json, object: _json}
+)
+_ALIASES: Mapping[tuple[Any, tuple[Any, ...]], Any] = MappingProxyType(
+    {
+        (dict, (str, Any)): dict,
+        (dict, (str, object)): dict,
+        (list, (Any,)): list,
+        (list, (object,)): list,
+    }
+)
+TAKEN = "bytes, str, dict, list, Any or mxworker.Delivery"

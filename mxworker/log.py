@@ -1,0 +1,169 @@
+"""How a log line looks: text on a terminal, one JSON object a line elsewhere, always to stderr.
+
+Every record becomes one line (on a terminal a traceback follows, indented) of at most 4096 bytes, handed to the kernel
+in one `write`, so that the lines of several processes never tear each other (pipe(7), PIPE_BUF). Control characters are
+escaped: what a publisher put into a message cannot start a line of its own. What is too long is shortened, visibly.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+
+import orjson
+
+LINE_BYTES = 4096
+_CUT = "[cut]"
+_TEXT_HEAD_BYTES = 2048  # of a text line that has a traceback: the rest is for the traceback
+_JSON_LIMITS = (2000, 1000, 500, 250, 120, 60, 30)  # characters a field may have; the first that fits is taken
+_CONTROLS = (*range(127, 160), 0x2028, 0x2029)
+_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *_CONTROLS)}
+_JSON_ESCAPES = {code: f"\\u{code:04x}" for code in _CONTROLS}  # those below 32 JSON escapes by itself
+_STANDARD = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {"message", "asctime", "taskName"}
+
+
+class TextFormatter(logging.Formatter):
+    """`12:30:01.250 INFO  mxworker.master  slot 1 EMPTY -> STARTING (start)`; a traceback follows, indented."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, and the traceback when there is one; of that the end is kept, where the error is named."""
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        line = f"{clock}.{int(record.msecs):03d} {record.levelname:<7} {record.name}  {record.getMessage()}"
+        line = _well_formed(line).translate(_ESCAPES)
+        if not record.exc_info:
+            return _head(line, LINE_BYTES - 1)
+        line = _head(line, _TEXT_HEAD_BYTES)
+        trace = _well_formed(self.formatException(record.exc_info)).split("\n")
+        indented = "\n".join("    " + row.translate(_ESCAPES) for row in trace)
+        return f"{line}\n{_tail(indented, LINE_BYTES - 2 - len(line.encode()))}"
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object: time (RFC 3339, UTC), level, logger, pid, message, whatever `extra` held, and the traceback.
+
+    An object that would be longer than a line gets its fields shortened until it fits, so that it still is JSON.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the object on one line."""
+        entry: dict[str, object] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "pid": record.process,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        extra = {str(key): value for key, value in record.__dict__.items() if key not in _STANDARD}
+        whole = {key: _plain(value) for key, value in (extra | entry).items()}  # our own fields win
+        for limit in _JSON_LIMITS:
+            line = _object(whole, limit)
+            if len(line.encode()) < LINE_BYTES:
+                return line
+        return _object({key: whole[key] for key in entry}, _JSON_LIMITS[-1])
+
+
+def _plain(value: object) -> object:
+    """Return what JSON can hold: a scalar, or as bytes the JSON of anything else."""
+    if isinstance(value, str):
+        return _well_formed(value)
+    if value is None or isinstance(value, bool | float):
+        return value
+    try:
+        return orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS)
+    except orjson.JSONEncodeError:  # an integer beyond 64 bits, a lone surrogate, a cycle
+        return _well_formed(repr(value))
+
+
+def _object(fields: dict[str, object], limit: int) -> str:
+    short = {_well_formed(key)[:limit]: _shortened(key, value, limit) for key, value in fields.items()}
+    return orjson.dumps(short).decode().translate(_JSON_ESCAPES)
+
+
+def _shortened(key: str, value: object, limit: int) -> object:
+    if isinstance(value, bytes):
+        if len(value) <= limit:
+            return orjson.Fragment(value)
+        value = value.decode()
+    if not isinstance(value, str) or len(value) <= limit:
+        return value
+    return _CUT + value[-limit:] if key == "traceback" else value[:limit] + _CUT
+
+
+def _well_formed(text: str) -> str:
+    """Return `text` with lone surrogates, which have no UTF-8, written out as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _head(text: str, size_bytes: int) -> str:
+    raw = text.encode()
+    return text if len(raw) <= size_bytes else raw[: size_bytes - len(_CUT)].decode("utf-8", "ignore") + _CUT
+
+
+def _tail(text: str, size_bytes: int) -> str:
+    raw = text.encode()
+    return text if len(raw) <= size_bytes else _CUT + raw[len(raw) - size_bytes + len(_CUT) :].decode("utf-8", "ignore")
+
+
+class LineHandler(logging.Handler):
+    """Write each record as one line to a file descriptor, with one `write` call."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__()
+        self._fd = fd
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record. Never raises: neither a reader that went away nor a bad log call may end the work."""
+        try:
+            line = self.format(record)
+        except Exception as error:  # arguments that do not fit the message, a `__repr__` that raises
+            line = self.format(_apology(record, error))
+        try:
+            os.write(self._fd, line.encode() + b"\n")
+        except OSError:
+            pass
+
+
+def _apology(record: logging.LogRecord, error: Exception) -> logging.LogRecord:
+    text = f"a log call at {record.pathname}:{record.lineno} cannot be formatted: {type(error).__name__}"
+    return logging.LogRecord(record.name, record.levelno, record.pathname, record.lineno, text, None, None)
+
+
+def set_up(level: str, style: str = "auto") -> None:
+    """Send all logging to stderr. `level` is a name of the logging module in lower case, `style` auto, text or json.
+
+    The AMQP libraries log message bodies at DEBUG and every connection loss with a traceback; mxworker reports a loss
+    itself, once, so they are kept to what mxworker cannot know.
+    """
+    as_text = style == "text" or (style == "auto" and sys.stderr.isatty())
+    handler = LineHandler(sys.stderr.fileno())
+    handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for library in ("aio_pika", "aiormq"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+
+
+class LineBudget:
+    """A rate limit for one kind of log line: at most `lines` in each window of `window_s` seconds."""
+
+    def __init__(self, lines: int = 10, window_s: float = 10.0) -> None:
+        self._lines = lines
+        self._window_s = window_s
+        self._window_ends_at = 0.0
+        self._used = 0
+        self._suppressed = 0
+
+    def spend(self, now: float) -> str | None:
+        """Return what to add to the line, often nothing; None when it must not be written. `now` is monotonic."""
+        if now >= self._window_ends_at:
+            self._window_ends_at = now + self._window_s
+            self._used = 0
+        if self._used >= self._lines:
+            self._suppressed += 1
+            return None
+        self._used += 1
+        suppressed, self._suppressed = self._suppressed, 0
+        return f" (and {suppressed} more like this before)" if suppressed else ""

@@ -1,0 +1,164 @@
+import mmap
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mxworker.board import (
+    HANDLER_NAMES,
+    IN_FLIGHT_ENTRIES,
+    MESSAGE_ID_BYTES,
+    NAME_BYTES,
+    NO_ENTRY,
+    NOTE_BYTES,
+    Board,
+    InFlight,
+    Word,
+)
+from mxworker.lifecycle import WorkerState
+
+
+def test_new_board_is_vacant() -> None:
+    board = Board(3)
+    assert [slot.number for slot in board.slots] == [1, 2, 3]
+    assert all(slot.state is WorkerState.VACANT for slot in board.slots)
+    assert not board.ever_ready
+
+
+def test_slots_do_not_overlap() -> None:
+    board = Board(3)
+    middle = board.slot(2)
+    for word in Word:
+        middle.words[word] = 2**64 - 1 if word is not Word.STATE else WorkerState.READY
+    middle.write_note("n" * NOTE_BYTES)
+    for index in range(HANDLER_NAMES):
+        middle.name_handler(index, "h" * NAME_BYTES)
+    for tag in range(IN_FLIGHT_ENTRIES):
+        middle.enter(0, tag, 1, b"m" * MESSAGE_ID_BYTES, tag)
+    for other in (board.slot(1), board.slot(3)):
+        assert all(value == 0 for value in other.words)
+        assert other.note == ""
+        assert other.in_flight() == []
+
+
+def test_every_word_has_its_own_place() -> None:
+    slot = Board(1).slot(1)
+    for value, word in enumerate(Word, start=1):
+        slot.words[word] = value
+    assert [slot.words[word] for word in Word] == list(range(1, len(Word) + 1))
+
+
+def test_prepare_keeps_what_belongs_to_the_slot_and_clears_what_belonged_to_the_process() -> None:
+    board = Board(1)
+    slot = board.slot(1)
+    slot.words[Word.ACKED] = 7
+    slot.words[Word.EVER_READY] = 1
+    slot.words[Word.PID] = 4711
+    slot.write_state(WorkerState.READY)
+    slot.write_note("consuming")
+    slot.name_handler(0, "orders")
+    slot.enter(0, 1, 1, b"id", 1)
+    slot.prepare(generation=2, boot_deadline_ns=99)
+    assert (slot.words[Word.ACKED], slot.words[Word.GENERATION], slot.words[Word.PID]) == (7, 2, 0)
+    assert slot.ever_ready
+    assert board.ever_ready
+    assert (slot.state, slot.note, slot.in_flight(), slot.deadline_ns) == (WorkerState.VACANT, "", [], 99)
+
+
+def test_beat_moves_the_deadline() -> None:
+    slot = Board(1).slot(1)
+    slot.prepare(1, 10)
+    slot.beat(20)
+    assert slot.deadline_ns == 20
+
+
+def test_one_ready_slot_makes_the_board_ever_ready() -> None:
+    board = Board(2)
+    board.slot(2).words[Word.EVER_READY] = 1
+    assert board.ever_ready
+    assert not board.slot(1).ever_ready
+
+
+def test_in_flight_is_told_oldest_first_with_its_handler() -> None:
+    slot = Board(1).slot(1)
+    slot.name_handler(3, "orders")
+    slot.enter(3, tag=9, attempt=2, message_id=b"young", started_ns=200)
+    slot.enter(3, tag=8, attempt=1, message_id=b"old", started_ns=100)
+    assert slot.in_flight() == [InFlight("orders", "old", 8, 1, 100), InFlight("orders", "young", 9, 2, 200)]
+
+
+def test_finished_delivery_frees_its_entry() -> None:
+    slot = Board(1).slot(1)
+    for tag in range(10 * IN_FLIGHT_ENTRIES):
+        entry = slot.enter(0, tag, 1, b"", tag)
+        assert entry != NO_ENTRY
+        slot.leave(entry)
+    assert slot.in_flight() == []
+
+
+def test_delivery_past_the_last_entry_is_not_recorded_and_harms_nothing() -> None:
+    slot = Board(1).slot(1)
+    entries = [slot.enter(0, tag, 1, b"", tag) for tag in range(IN_FLIGHT_ENTRIES + 1)]
+    assert entries[-1] == NO_ENTRY
+    slot.leave(NO_ENTRY)
+    assert len(slot.in_flight()) == IN_FLIGHT_ENTRIES
+    slot.leave(entries[0])
+    assert slot.enter(0, 1, 1, b"", 1) == entries[0]
+
+
+@pytest.mark.parametrize(("index", "name"), [(0, "first"), (HANDLER_NAMES - 1, "last"), (HANDLER_NAMES, "other")])
+def test_handlers_past_the_directory_are_other(index: int, name: str) -> None:
+    slot = Board(1).slot(1)
+    slot.name_handler(index, name)
+    slot.enter(index, 1, 1, b"", 1)
+    assert slot.in_flight()[0].handler == name
+
+
+def test_long_name_and_long_message_id_are_cut() -> None:
+    slot = Board(1).slot(1)
+    slot.name_handler(0, "h" * 1000)
+    slot.enter(0, 1, 1, b"m" * 1000, 1)
+    (held,) = slot.in_flight()
+    assert (len(held.handler), len(held.message_id)) == (NAME_BYTES, MESSAGE_ID_BYTES)
+
+
+@given(st.text(max_size=6000))
+def test_note_is_read_as_written_up_to_its_bound(text: str) -> None:
+    slot = Board(1).slot(1)
+    slot.write_note(text)
+    raw = text.encode("utf-8", "replace")
+    assert slot.note == raw[:NOTE_BYTES].decode("utf-8", "replace")
+
+
+@given(st.binary(min_size=256, max_size=4096), st.integers(0, 2**32))
+def test_reader_survives_any_bytes_in_the_workers_areas(noise: bytes, seed: int) -> None:
+    slot = Board(1).slot(1)
+    view = slot._view
+    for at in range(len(slot.words) * 8, len(view), len(noise)):
+        part = noise[: len(view) - at]
+        view[at : at + len(part)] = part
+    slot.words[Word.NOTE_LENGTH] = seed
+    assert isinstance(slot.note, str)
+    assert len(slot.in_flight()) <= IN_FLIGHT_ENTRIES
+
+
+def test_a_forked_childs_words_are_seen_by_the_parent() -> None:
+    board = Board(2)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            board.slot(2).beat(123)
+            board.slot(2).enter(0, 5, 1, b"from the child", 1)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    assert board.slot(2).deadline_ns == 123
+    assert board.slot(2).in_flight()[0].message_id == "from the child"
+    assert board.slot(1).deadline_ns == 0
+
+
+def test_board_of_64_slots_is_a_few_megabytes() -> None:
+    board = Board(64)
+    assert isinstance(board._map, mmap.mmap)
+    assert len(board._map) <= 4 * 1024 * 1024

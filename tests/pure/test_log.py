@@ -1,0 +1,325 @@
+"""A log record is one line that nothing in a message can break, tear or make too long."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mxworker.log import LINE_BYTES, JsonFormatter, LineBudget, LineHandler, TextFormatter
+
+REPOSITORY = Path(__file__).parents[2]
+NASTY = "a\nb\rc\x1b[31md\x00e\x7ff\x85g\x9bh\u2028i\u2029j\tk"
+LINE_BREAKERS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=3000)  # lone surrogates too
+JSON_LIKE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | ANY_TEXT | st.binary(max_size=50),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(ANY_TEXT, inner, max_size=5),
+    max_leaves=10,
+)
+
+
+def record(message: str, *args: object, error: BaseException | None = None, **extra: object) -> logging.LogRecord:
+    info = (type(error), error, error.__traceback__) if error else None
+    made = logging.LogRecord("shop.orders", logging.WARNING, "shop.py", 7, message, args, info)
+    made.__dict__.update(extra)
+    return made
+
+
+def raised(text: str) -> ValueError:
+    try:
+        raise ValueError(text)
+    except ValueError as error:
+        return error
+
+
+def as_json(made: logging.LogRecord) -> dict[str, Any]:
+    line = JsonFormatter().format(made)
+    assert len(line.encode()) < LINE_BYTES
+    assert not set(line) & set(LINE_BREAKERS)
+    fields: dict[str, Any] = json.loads(line)
+    return fields
+
+
+def as_text(made: logging.LogRecord) -> str:
+    line = TextFormatter().format(made)
+    assert len(line.encode()) < LINE_BYTES
+    return line
+
+
+def written(made: logging.LogRecord, formatter: logging.Formatter) -> bytes:
+    reader, writer = os.pipe()
+    try:
+        handler = LineHandler(writer)
+        handler.setFormatter(formatter)
+        handler.handle(made)
+        os.set_blocking(reader, False)
+        return os.read(reader, 10 * LINE_BYTES)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+# JSON
+
+
+def test_a_json_line_says_when_how_bad_who_and_what() -> None:
+    made = record("order %d", 5, queue="orders")
+    made.created, made.msecs = 0.25, 250.0
+    assert as_json(made) == {
+        "time": "1970-01-01T00:00:00.250Z",
+        "level": "warning",
+        "logger": "shop.orders",
+        "pid": os.getpid(),
+        "message": "order 5",
+        "queue": "orders",
+    }
+
+
+def test_a_json_line_keeps_the_shape_of_small_extras() -> None:
+    extras: dict[str, Any] = {"a": [1, {"b": None}], "c": True, "d": 1.5, "e": "x", "f": -3}
+    fields = as_json(record("x", **extras))
+    assert {key: fields[key] for key in extras} == extras
+
+
+def test_control_characters_in_a_json_line_are_escaped_and_come_back() -> None:
+    line = JsonFormatter().format(record(NASTY, tag=NASTY))
+    assert line.isprintable()
+    assert json.loads(line)["message"] == json.loads(line)["tag"] == NASTY
+
+
+def test_an_extra_cannot_pose_as_one_of_our_fields() -> None:
+    fields = as_json(record("x", time="never", level="info", logger="root", pid=1, traceback="none"))
+    assert fields["level"] == "warning"
+    assert fields["logger"] == "shop.orders"
+    assert fields["pid"] == os.getpid()
+    assert fields["time"] != "never"
+
+
+def test_a_long_json_line_is_shortened_visibly_and_still_parses() -> None:
+    fields = as_json(record("x" * 100_000, queue="orders"))
+    assert fields["message"].startswith("x" * 1000)
+    assert fields["message"].endswith("[cut]")
+    assert fields["queue"] == "orders"
+
+
+def test_a_message_that_fits_is_not_cut() -> None:
+    assert as_json(record("x" * 2000))["message"] == "x" * 2000
+
+
+@pytest.mark.parametrize("character", ["\x00", "\U0001f600", "\x9b", "\udcff", '"'])
+def test_a_message_whose_characters_grow_when_encoded_still_fits(character: str) -> None:
+    assert as_json(record(character * 5000))["message"].endswith("[cut]")
+
+
+def test_a_traceback_keeps_its_end_where_the_error_is_named() -> None:
+    fields = as_json(record("failed", error=raised("x" * 5000 + " the end")))
+    assert fields["traceback"].startswith("[cut]")
+    assert fields["traceback"].endswith("x the end")
+
+
+def test_a_thousand_extras_do_not_displace_the_message() -> None:
+    made = record("the message")
+    made.__dict__.update({f"key{number}": "x" * 50 for number in range(1000)})
+    fields = as_json(made)
+    assert fields["message"] == "the message"
+    assert fields["level"] == "warning"
+
+
+@pytest.mark.parametrize(
+    "value", [2**64, -(2**70), "\udcff", {"\udcff": 1}, {1: 2}, b"\xff", {1, 2}, object(), 10**400]
+)
+def test_a_value_that_json_does_not_know_is_written_somehow(value: object) -> None:
+    assert "value" in as_json(record("x", value=value))
+
+
+def test_a_value_that_holds_itself_is_written_somehow() -> None:
+    loop: list[object] = []
+    loop.append(loop)
+    assert "value" in as_json(record("x", value=loop))
+
+
+@given(message=ANY_TEXT, extra=st.dictionaries(ANY_TEXT, JSON_LIKE, max_size=5), error=st.none() | ANY_TEXT)
+def test_any_record_is_one_json_line_that_fits(message: str, extra: dict[str, object], error: str | None) -> None:
+    made = record("%s", message, error=None if error is None else raised(error))
+    made.__dict__.update({f"x{key}": value for key, value in extra.items()})
+    fields = as_json(made)
+    assert fields["logger"] == "shop.orders"
+
+
+# Text
+
+
+def test_a_text_line_says_when_how_bad_who_and_what() -> None:
+    made = record("order %d", 5)
+    made.msecs = 7.9
+    clock = time.strftime("%H:%M:%S", time.localtime(made.created))
+    assert as_text(made) == f"{clock}.007 WARNING shop.orders  order 5"
+
+
+def test_control_characters_in_a_text_line_are_escaped() -> None:
+    line = as_text(record("%s", NASTY))
+    assert line.isprintable()
+    assert r"a\x0ab\x0dc\x1b[31md\x00e\x7ff\x85g\x9bh\x2028i\x2029j\x09k" in line
+
+
+def test_a_traceback_follows_indented_so_that_an_error_text_cannot_forge_a_line() -> None:
+    forged = "x\n12:00:00.000 INFO    mxworker.master  all is well\x1b[2J"
+    first, *rest = as_text(record("failed", error=raised(forged))).split("\n")
+    assert first.endswith("failed")
+    assert all(row.startswith("    ") for row in rest)
+    assert all(row.isprintable() for row in rest)
+    assert rest[-1].strip() == r"12:00:00.000 INFO    mxworker.master  all is well\x1b[2J"
+
+
+def test_a_long_text_line_is_cut_visibly() -> None:
+    assert as_text(record("ä" * 5000)).endswith("ä[cut]")
+
+
+def test_a_long_message_and_a_long_traceback_share_the_line() -> None:
+    first, _, rest = as_text(record("m" * 5000, error=raised("e" * 5000))).partition("\n")
+    assert first.endswith("m[cut]")
+    assert rest.startswith("[cut]")
+    assert rest.endswith("e" * 1000)
+
+
+@given(message=ANY_TEXT, error=st.none() | ANY_TEXT)
+def test_any_record_is_text_that_fits(message: str, error: str | None) -> None:
+    text = as_text(record("%s", message, error=None if error is None else raised(error)))
+    rest = text.split("\n")[1:]
+    assert not set(text.replace("\n", "")) & set(LINE_BREAKERS)
+    assert bool(rest) is (error is not None)
+    assert all(row.startswith(("    ", "[cut]")) for row in rest)
+
+
+# The write
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
+@pytest.mark.parametrize("message", ["short", "x" * 100_000, "\u2028" * 4000, NASTY])
+def test_a_record_is_one_line_of_at_most_4096_bytes(formatter: logging.Formatter, message: str) -> None:
+    raw = written(record(message), formatter)
+    assert len(raw) <= 4096
+    assert raw.endswith(b"\n")
+    assert raw.count(b"\n") == 1
+
+
+def test_a_log_call_with_wrong_arguments_does_not_raise_and_names_its_place() -> None:
+    raw = written(record("%d apples", "no"), JsonFormatter())
+    assert json.loads(raw)["message"] == "a log call at shop.py:7 cannot be formatted: TypeError"
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
+def test_an_object_that_cannot_be_shown_does_not_raise(formatter: logging.Formatter) -> None:
+    class Broken:
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    assert b"cannot be formatted: RuntimeError" in written(record("%r", Broken()), formatter)
+
+
+def test_an_extra_that_cannot_be_shown_does_not_raise() -> None:
+    class Broken:
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    assert b"shop.py:7" in written(record("x", value=Broken()), JsonFormatter())
+
+
+def test_a_reader_that_went_away_does_not_raise() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    handler = LineHandler(writer)
+    handler.setFormatter(TextFormatter())
+    handler.handle(record("nobody reads this"))
+    os.close(writer)
+    handler.handle(record("and nobody can write it"))
+
+
+WRITER = """
+import logging, random, sys
+from mxworker.log import set_up
+set_up("info", "json")
+rng = random.Random(int(sys.argv[1]))
+log = logging.getLogger("writer")
+for number in range(400):
+    text = chr(rng.choice([65, 10, 233, 0x1f600])) * rng.randrange(6000)
+    log.info("%s", text, extra={"n": number, "who": sys.argv[1]})
+"""
+
+
+def test_lines_of_processes_that_share_a_pipe_do_not_tear() -> None:
+    reader, writer = os.pipe()
+    processes = [_python(WRITER, str(number), stderr=writer) for number in range(4)]
+    os.close(writer)
+    with os.fdopen(reader, "rb") as lines:
+        raw = lines.read()
+    assert [process.wait(60) for process in processes] == [0] * 4
+    records = [json.loads(line) for line in raw.splitlines()]
+    assert len(records) == 1600
+    for who in range(4):
+        assert [each["n"] for each in records if each["who"] == str(who)] == list(range(400))
+
+
+# Setting up, in a process of its own because it is for the whole process
+
+
+SET_UP = """
+import logging, sys
+from mxworker.log import set_up
+set_up(sys.argv[1], sys.argv[2])
+logging.getLogger("shop").debug("a detail")
+logging.getLogger("shop").warning("a warning")
+logging.getLogger("aiormq.connection").error("a body")
+logging.getLogger("aio_pika").warning("a body")
+"""
+
+
+@pytest.mark.parametrize(("level", "expected"), [("debug", ["a detail", "a warning"]), ("info", ["a warning"])])
+def test_auto_is_json_when_stderr_is_no_terminal_and_the_amqp_libraries_are_silent(
+    level: str, expected: list[str]
+) -> None:
+    process = _python(SET_UP, level, "auto", stderr=subprocess.PIPE)
+    _, raw = process.communicate(timeout=60)
+    assert [json.loads(line)["message"] for line in raw.splitlines()] == expected
+
+
+def test_auto_is_text_on_a_terminal() -> None:
+    ours, theirs = os.openpty()
+    process = _python(SET_UP, "info", "auto", stderr=theirs)
+    assert process.wait(60) == 0
+    assert os.read(ours, 1000).rstrip().endswith(b"WARNING shop  a warning")
+    os.close(theirs)
+    os.close(ours)
+
+
+def test_text_is_text_everywhere() -> None:
+    _, raw = _python(SET_UP, "info", "text", stderr=subprocess.PIPE).communicate(timeout=60)
+    assert raw.endswith(b"WARNING shop  a warning\n")
+
+
+def _python(source: str, *arguments: str, stderr: int) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    return subprocess.Popen([sys.executable, "-c", source, *arguments], stderr=stderr, env=environment)
+
+
+# The budget
+
+
+def test_a_budget_lets_so_many_lines_through_per_window_and_tells_how_many_it_held_back() -> None:
+    budget = LineBudget(lines=2, window_s=10.0)
+    assert [budget.spend(100.0), budget.spend(101.0)] == ["", ""]
+    assert [budget.spend(102.0), budget.spend(109.9)] == [None, None]
+    assert budget.spend(110.0) == " (and 2 more like this before)"
+    assert budget.spend(110.1) == ""
+    assert budget.spend(110.2) is None

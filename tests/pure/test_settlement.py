@@ -1,0 +1,49 @@
+"""The ways a delivery can end are a closed set of ordinary exceptions."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+
+from mxworker.settlement import Ack, Reject, Requeue, Settlement
+
+
+def test_the_set_is_closed() -> None:
+    assert set(Settlement.__subclasses__()) == {Ack, Requeue, Reject}
+    assert not any(settlement.__subclasses__() for settlement in (Ack, Requeue, Reject))
+
+
+@pytest.mark.parametrize("settlement", [Ack(), Requeue(), Reject("too old")])
+def test_a_settlement_raised_through_a_context_manager_arrives_unchanged(settlement: Settlement) -> None:
+    @contextlib.contextmanager
+    def handler_uses_this() -> Iterator[None]:
+        yield
+
+    with pytest.raises(type(settlement)) as caught, handler_uses_this():
+        raise settlement
+    assert caught.value is settlement
+
+
+@pytest.mark.parametrize("settlement", [Ack(), Requeue(), Reject("too old")])
+def test_a_settlement_is_caught_by_except_exception_as_every_other_error(settlement: Settlement) -> None:
+    assert isinstance(settlement, Exception)
+
+
+def test_a_rejection_says_why() -> None:
+    assert Reject("negative total").reason == "negative total"
+    assert str(Reject("negative total")) == "negative total"
+    assert Reject().reason == ""
+
+
+def test_a_rejection_can_carry_where_it_came_from() -> None:
+    def refuse() -> None:
+        try:
+            raise KeyError("total")
+        except KeyError as error:
+            raise Reject("no total") from error
+
+    with pytest.raises(Reject) as caught:
+        refuse()
+    assert isinstance(caught.value.__cause__, KeyError)
