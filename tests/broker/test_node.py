@@ -1,0 +1,186 @@
+"""The private node itself: it starts, survives a crash, shows what it is asked for, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.harness.waiting import wait_until
+from tests.rabbit import processes
+from tests.rabbit.client import Client, NotConfirmed, Refused
+from tests.rabbit.node import Node, NodeError
+from tests.rabbit.ports import listens
+from tests.rabbit.raw import HOSTILE
+
+LIFETIME_S = 60.0
+CONFIRMED = 200
+
+
+def test_a_killed_node_comes_back_with_what_it_confirmed(own_node: Callable[..., Node]) -> None:
+    node = own_node()
+    with Client(node.url) as client:
+        client.declare_quorum("kept")
+        node.sync()
+        client.publish("kept", (b"%d" % number for number in range(CONFIRMED)))
+    node.kill()
+    node.start()
+    with Client(node.url) as client:
+        # the broker opens its port before the queue has elected its leader
+        wait_until(lambda: client.counts("kept").messages == CONFIRMED, LIFETIME_S, "the queue's messages")
+        assert [received.body for received in client.drain("kept")] == [b"%d" % number for number in range(CONFIRMED)]
+
+
+def test_a_stopped_node_leaves_no_process_and_stops_twice(own_node: Callable[..., Node]) -> None:
+    node = own_node()
+    assert len(processes.marked(str(node.data))) >= 2  # the Erlang machine and epmd; else the mark finds nothing
+    node.stop()
+    assert processes.marked(str(node.data)) == []
+    assert node.pid is None
+    node.stop()
+
+
+def test_a_node_listens_on_loopback_only(node: Node) -> None:
+    pids = set(processes.marked(str(node.data)))
+    inodes = {inode for pid in pids for inode in _socket_inodes(pid)}
+    addresses = [address for address, inode in _listening() if inode in inodes]
+    assert len(addresses) >= 3  # AMQP, the distribution, epmd
+    assert set(addresses) <= {"0100007F", "00000000000000000000000001000000"}
+
+
+def test_rabbitmqctl_reaches_the_node(node: Node) -> None:
+    assert node.ctl("eval", "node().").strip() == "'mxworker@127.0.0.1'"
+    with pytest.raises(NodeError, match="no-such-command"):
+        node.ctl("no-such-command")
+
+
+def test_configuration_reaches_the_node(own_node: Callable[..., Node]) -> None:
+    node = own_node(config="channel_max = 7", advanced_config="[{rabbit, [{channel_tick_interval, 1234}]}].")
+    asked = "{application:get_env(rabbit, channel_max), application:get_env(rabbit, channel_tick_interval)}."
+    assert node.ctl("eval", asked).strip() == "{{ok,7},{ok,1234}}"
+
+
+def test_a_node_that_cannot_start_shows_its_log(own_node: Callable[..., Node]) -> None:
+    with pytest.raises(NodeError, match="no_such_setting"):
+        own_node(config="no_such_setting = 1")
+
+
+def test_a_killed_test_run_leaves_no_node(tmp_path: Path) -> None:
+    program = (
+        "import pathlib, sys, time\n"
+        "from tests.rabbit.node import Node\n"
+        "Node(pathlib.Path(sys.argv[1])).start()\n"
+        "print('started', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    run = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
+    assert run.stdout is not None
+    with run.stdout:
+        assert run.stdout.readline() == b"started\n"
+        assert processes.marked(str(tmp_path))
+        run.kill()
+        run.wait()
+    wait_until(lambda: not processes.marked(str(tmp_path)), LIFETIME_S, "the end of the node")
+
+
+def test_only_unannounced_precondition_failures_are_reported(own_node: Callable[..., Node]) -> None:
+    node = own_node()
+    with Client(node.url) as client:
+        client.declare("there")
+        with node.expect_precondition_failed(), pytest.raises(Refused, match="406"):
+            client.declare("there", durable=False)
+        assert node.precondition_failures() == []
+        with pytest.raises(Refused, match="406"):
+            client.declare("there", durable=False)
+    assert wait_until(node.precondition_failures, LIFETIME_S, "the line in the log")
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_properties_pass_through_the_broker_unchanged(admin: Client, queue_name: str, kind: str) -> None:
+    admin.declare(queue_name)
+    admin.publish_raw(queue_name, b"hostile", HOSTILE[kind])
+    received = admin.get(queue_name)
+    assert received is not None
+    assert received.body == b"hostile"
+    assert received.raw_properties == HOSTILE[kind]
+
+
+def test_the_client_tells_the_truth(admin: Client, queue_name: str) -> None:
+    assert not admin.exists(queue_name)
+    with pytest.raises(NotConfirmed, match="NO_ROUTE"):
+        admin.publish(queue_name, [b"nowhere"])
+    admin.declare_quorum(queue_name, x_max_length=5, x_overflow="reject-publish")
+    big = b"x" * 300_000  # three body frames
+    admin.publish(queue_name, [big])
+    assert admin.counts(queue_name) == (1, 0)
+    assert admin.drain(queue_name)[0].body == big
+    with pytest.raises(NotConfirmed, match="nacked"):
+        admin.publish(queue_name, [b"too many"] * 2000)
+    assert 5 <= admin.purge(queue_name) < 2000  # the limit of a quorum queue is a soft one
+    assert admin.get(queue_name) is None
+
+
+def test_the_wrapper_lends_a_broker_and_passes_the_exit_code_on() -> None:
+    program = "import os, sys; print(os.environ['MXWORKER_BROKER_URL']); sys.exit(7)"
+    done = subprocess.run(_wrapped(sys.executable, "-c", program), capture_output=True, text=True, timeout=LIFETIME_S)
+    assert done.returncode == 7, done.stderr
+    port = int(done.stdout.strip().rstrip("/").rpartition(":")[2])
+    assert not listens(port)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_the_wrapper_passes_signals_on_and_stops_the_node(signum: signal.Signals) -> None:
+    program = (
+        "import os, signal, sys\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})\n"
+        "print(os.environ['MXWORKER_BROKER_URL'], flush=True)\n"
+        "print(signal.sigwait({signal.SIGINT, signal.SIGTERM}).name, flush=True)\n"
+        "sys.exit(9)\n"
+    )
+    wrapper = subprocess.Popen(_wrapped(sys.executable, "-c", program), stdout=subprocess.PIPE, text=True)
+    assert wrapper.stdout is not None
+    with wrapper.stdout:
+        port = int(wrapper.stdout.readline().strip().rstrip("/").rpartition(":")[2])
+        assert listens(port)
+        wrapper.send_signal(signum)
+        assert wrapper.stdout.read().strip() == signum.name
+    assert wrapper.wait(LIFETIME_S) == 9
+    assert not listens(port)
+
+
+def test_the_wrapper_gives_the_shells_code_for_a_command_killed_by_a_signal(broker_url: str) -> None:
+    env = {**os.environ, "MXWORKER_TEST_BROKER_URL": broker_url}
+    done = subprocess.run(_wrapped("sh", "-c", "kill -KILL $$"), env=env, timeout=LIFETIME_S)
+    assert done.returncode == 128 + signal.SIGKILL
+
+
+def _wrapped(*command: str) -> Sequence[str]:
+    return [sys.executable, "-m", "tests.rabbit", "--", *command]
+
+
+def _socket_inodes(pid: int) -> set[str]:
+    inodes = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            target = str(link.readlink())
+        except OSError:
+            continue  # closed meanwhile
+        if target.startswith("socket:["):
+            inodes.add(target[len("socket:[") : -1])
+    return inodes
+
+
+def _listening() -> list[tuple[str, str]]:
+    """Return address (hexadecimal) and inode of every listening TCP socket."""
+    listening = []
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            columns = line.split()
+            if columns[3] == "0A":
+                listening.append((columns[1].rpartition(":")[0], columns[9]))
+    return listening

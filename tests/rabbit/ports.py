@@ -1,0 +1,57 @@
+"""Free TCP ports on loopback, and whether somebody answers there."""
+
+from __future__ import annotations
+
+import random
+import socket
+from pathlib import Path
+
+LOOPBACK = "127.0.0.1"
+_LOWEST_PORT = 10_000
+_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_GREETING = b"AMQP\x00\x00\x09\x01"
+_CONNECTION_START = b"\x00\x0a\x00\x0a"
+_LOOK_S = 2.0
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on, below the range the kernel takes client ports from.
+
+    A port *in* that range would be no good for a broker that stops and starts again: while it is down, a client's
+    own end may get the very port, and then the client talks to itself and the broker cannot come back.
+    """
+    end = int(_EPHEMERAL.read_text().split()[0]) if _EPHEMERAL.exists() else 32_768
+    system = random.SystemRandom()
+    while True:
+        port = system.randrange(_LOWEST_PORT, max(end, _LOWEST_PORT + 1))
+        with socket.socket() as probe:
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError:
+                continue
+            return port
+
+
+def listens(port: int) -> bool:
+    """Say whether a connection to `port` is accepted."""
+    try:
+        socket.create_connection((LOOPBACK, port), timeout=_LOOK_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def speaks_amqp(port: int) -> bool:
+    """Say whether a broker at `port` answers the AMQP 0-9-1 greeting with connection.start."""
+    try:
+        with socket.create_connection((LOOPBACK, port), timeout=_LOOK_S) as connection:
+            connection.sendall(_GREETING)
+            answer = b""
+            while len(answer) < 11:
+                received = connection.recv(11 - len(answer))
+                if not received:
+                    return False
+                answer += received
+    except OSError:
+        return False
+    return answer[7:11] == _CONNECTION_START
