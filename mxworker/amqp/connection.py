@@ -1,0 +1,153 @@
+"""One broker connection, and the link that keeps one up.
+
+`BrokerConnection` is one connection from its handshake to its end; it is replaced, never repaired. `Link` owns the
+replacing: one attempt at a time, each under a deadline, with jittered backoff between them.
+
+Must not know: queues, handlers, what the connection is used for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import aio_pika
+from aio_pika.abc import AbstractChannel
+
+from mxworker.amqp.translate import handshake_error, library_errors, raise_own_cancellation
+from mxworker.amqp.transport import DataPlane, DataPlaneFactory
+from mxworker.backoff import RECONNECT, REFUSED_CREDENTIALS
+from mxworker.config import BrokerUrl
+from mxworker.errors import BrokerError, ConnectionLost, CredentialsRefused
+
+log = logging.getLogger(__name__)
+
+CONNECT_DEADLINE_S = 10.0
+CLOSE_DEADLINE_S = 2.0
+BODY_CAP_BYTES = 64 * 1024 * 1024
+
+# A connection that ended sooner than this after it was made counts as one more failed attempt.
+_SETTLED_AFTER_S = 5.0
+
+
+class _ControlConnection(aio_pika.Connection):
+    """aio-pika's plain connection, on our transport."""
+
+    def __init__(self, url: str, factory: DataPlaneFactory, name: str) -> None:
+        super().__init__(aio_pika.connection.make_url(url), client_properties={"connection_name": name})
+        self.kwargs["transport_factory"] = factory
+
+
+class BrokerConnection:
+    """One established connection: aio-pika's control plane and our data plane on one socket."""
+
+    def __init__(self, control: aio_pika.Connection, plane: DataPlane) -> None:
+        self.plane = plane
+        self._control = control
+
+    @classmethod
+    async def open(cls, url: BrokerUrl, name: str, deadline: float) -> BrokerConnection:
+        """Connect, authenticate and tune before the loop time `deadline`.
+
+        `name` is what the broker's operator sees. Raises ConnectionLost or CredentialsRefused.
+        """
+        factory = DataPlaneFactory(BODY_CAP_BYTES, url.heartbeat_s)
+        control = _ControlConnection(url.dsn, factory, name)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await control.connect()
+        except (asyncio.CancelledError, Exception) as error:
+            if factory.plane is not None:
+                factory.plane.abort(ConnectionLost("given up"))
+            raise_own_cancellation()
+            if isinstance(error, TimeoutError):
+                raise ConnectionLost(f"no answer from {url.host}:{url.port} in time") from None
+            raise handshake_error(error, factory.plane.frames.close_reason if factory.plane else None) from error
+        assert factory.plane is not None
+        factory.plane.watch_peer(url.heartbeat_s)
+        return cls(control, factory.plane)
+
+    @property
+    def server(self) -> str:
+        """The broker's product and version, as it introduced itself."""
+        transport = self._control.transport
+        properties: dict[str, Any] = dict(transport.connection.server_properties or {}) if transport else {}
+        return f"{properties.get('product', 'unknown broker')} {properties.get('version', '')}".rstrip()
+
+    async def channel(self) -> AbstractChannel:
+        """Open a plain aio-pika channel without publisher confirms. The caller closes it. Raises ConnectionLost."""
+        with library_errors("(any)"):
+            channel = self._control.channel(publisher_confirms=False)
+            await channel.initialize()
+        return channel
+
+    async def close(self) -> None:
+        """Say good-bye to the broker, within 2 s; never raises for a peer that does not answer."""
+        with suppress(Exception):
+            async with asyncio.timeout(CLOSE_DEADLINE_S):
+                await self._control.close()
+        self.plane.abort(ConnectionLost("closed"))
+
+
+class Link:
+    """Keeps one connection to the broker up while `run` runs."""
+
+    def __init__(self, url: BrokerUrl, name: str, on_change: Callable[[], None], rng: random.Random) -> None:
+        """Prepare; nothing is connected before `run`. `on_change` is called whenever `last_error` has changed."""
+        self.last_error: BrokerError | None = None
+        """Why there is no connection, or why the last one ended."""
+        self._url = url
+        self._name = name
+        self._on_change = on_change
+        self._rng = rng
+        self._up: asyncio.Future[BrokerConnection] = asyncio.get_running_loop().create_future()
+
+    async def run(self) -> None:
+        """Connect, wait for the loss, connect again; ends only by cancellation."""
+        loop = asyncio.get_running_loop()
+        attempt = 0
+        while True:
+            try:
+                connection = await BrokerConnection.open(self._url, self._name, loop.time() + CONNECT_DEADLINE_S)
+            except BrokerError as error:
+                await self._rest(error, attempt)
+                attempt += 1
+                continue
+            opened_at = loop.time()
+            log.info("connected to %s, %s", self._url, connection.server)
+            self._up.set_result(connection)
+            loss = await asyncio.shield(connection.plane.lost)
+            self._up = loop.create_future()
+            await connection.close()
+            attempt = 0 if loop.time() - opened_at > _SETTLED_AFTER_S else attempt + 1
+            await self._rest(loss, attempt)
+
+    async def _rest(self, error: BrokerError, attempt: int) -> None:
+        self.last_error = error
+        self._on_change()
+        backoff = REFUSED_CREDENTIALS if isinstance(error, CredentialsRefused) else RECONNECT
+        delay_s = backoff.delay_s(attempt, self._rng)
+        log.warning("no connection to %s: %s; next attempt in %.1f s", self._url, error, delay_s)
+        await asyncio.sleep(delay_s)
+
+    async def connection(self) -> BrokerConnection:
+        """Return the live connection; waits, for as long as it takes, while there is none."""
+        while True:
+            connection = await asyncio.shield(self._up)
+            if not connection.plane.lost.done():
+                return connection
+            await asyncio.sleep(0)  # the loss is known to the plane one turn before `run` notices it
+
+    @property
+    def live(self) -> BrokerConnection | None:
+        """The live connection, or None."""
+        return self._up.result() if self._up.done() and not self._up.result().plane.lost.done() else None
+
+    async def close(self) -> None:
+        """Close the live connection, if there is one. Call after `run` was cancelled."""
+        if self._up.done():
+            await self._up.result().close()

@@ -1,0 +1,97 @@
+"""Find the consumer that is connected but does not consume, and have it replaced.
+
+Losses that the broker tells us of are handled by `consumer.Consumer` at once. This is for the silent ones: every few
+seconds, on a channel of its own, the queue of each consumer that has been quiet is looked at.
+
+A false alarm would be a new fault, so a consumer is only replaced when the broker says that it has none at all, or
+when two looks in a row found messages ready while nothing was delivered, fewer than `prefetch` deliveries are
+unsettled, and the queue has no single active consumer. If that did not bring a delivery, the next time needs twice the
+patience.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from mxworker.amqp import topology
+from mxworker.amqp.connection import Link
+from mxworker.amqp.consumer import Consumer, Subscription
+from mxworker.errors import BrokerError
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 3.0
+_REPLY_DEADLINE_S = 5.0
+_SUSPICIOUS_LOOKS = 2
+_MOST_PATIENCE_LOOKS = 200
+
+
+@dataclass(slots=True)
+class _Watch:
+    """What the last looks at one consumer found."""
+
+    subscription: Subscription | None = None
+    delivered: int = 0
+    suspicious: int = 0
+    patience: int = _SUSPICIOUS_LOOKS
+
+    def is_quiet(self, consumer: Consumer) -> bool:
+        """Note the present and say whether nothing was delivered since the last look."""
+        current = consumer.subscription
+        delivered = current.delivered if current is not None else 0
+        if current is self.subscription and delivered == self.delivered:
+            return True
+        if delivered:
+            self.patience = _SUSPICIOUS_LOOKS
+        self.subscription, self.delivered, self.suspicious = current, delivered, 0
+        return False
+
+
+class Reconciler:
+    """Watches the consumers of one link while `run` runs."""
+
+    def __init__(self, link: Link, consumers: Sequence[Consumer], look_every_s: float = LOOK_EVERY_S) -> None:
+        self._link = link
+        self._watches = [(consumer, _Watch()) for consumer in consumers]
+        self._look_every_s = look_every_s
+
+    async def run(self) -> None:
+        """Look every few seconds; ends only by cancellation."""
+        while True:
+            await asyncio.sleep(self._look_every_s)
+            with suppress(BrokerError, TimeoutError):  # the link and the consumers notice and report it themselves
+                async with asyncio.timeout(_REPLY_DEADLINE_S):
+                    await self._look()
+
+    async def _look(self) -> None:
+        quiet = [
+            (consumer, watch) for consumer, watch in self._watches if consumer.is_consuming and watch.is_quiet(consumer)
+        ]
+        connection = self._link.live
+        if not quiet or connection is None:
+            return
+        channel = await connection.channel()
+        try:
+            for consumer, watch in quiet:
+                ready, consumers = await topology.depth(channel, consumer.queue.name)
+                self._judge(consumer, watch, ready, consumers)
+        finally:
+            await channel.close()
+
+    def _judge(self, consumer: Consumer, watch: _Watch, ready: int, consumers: int) -> None:
+        subscription = consumer.subscription
+        if subscription is None or subscription is not watch.subscription or subscription.is_lost:
+            return
+        if consumers == 0:
+            consumer.rebuild("the broker knows no consumer of this queue")
+        elif ready and subscription.unsettled < consumer.prefetch and not consumer.queue.single_active_consumer:
+            watch.suspicious += 1
+            if watch.suspicious >= watch.patience:
+                watch.patience = min(2 * watch.patience, _MOST_PATIENCE_LOOKS)
+                consumer.rebuild(f"{ready} messages are ready and none is delivered")
+        else:
+            watch.suspicious = 0

@@ -1,0 +1,103 @@
+"""What aio-pika and aiormq raise, turned into our own exceptions, once and in one place.
+
+The library reports a lost connection as almost anything: its own classes, RuntimeError, a bare Exception, even a
+CancelledError that nobody asked for (aiormq sets the reader's cancellation on every pending request). A cancellation
+of our own task stays one; everything else becomes a BrokerError that says what to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import aiormq.exceptions
+
+from mxworker.errors import BrokerError, ChannelLost, ConnectionLost, CredentialsRefused, TopologyRefused
+
+_ACCESS_REFUSED = 403
+_NOT_FOUND = 404
+_PRECONDITION_FAILED = 406
+_NOT_ALLOWED = 530
+
+# What RabbitMQ 3.10 to 4.x answers to a declaration with other arguments than the queue has.
+_INEQUIVALENT = re.compile(r"inequivalent arg '(?P<key>[^']+)'.*?received (?P<ours>.+?) but current is (?P<theirs>.+)")
+_TYPED_VALUE = re.compile(r"(?:the value )?'(?P<value>[^']*)'.*")
+_NAMED_CODE = re.compile(r"(?P<name>[A-Z_]+) - (?P<text>.*)", re.DOTALL)
+
+
+def raise_own_cancellation() -> None:
+    """Raise CancelledError when the running task was asked to stop, whatever the library made of that."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+@contextmanager
+def library_errors(queue: str) -> Iterator[None]:
+    """Translate what the library raises inside the block, a request about `queue`.
+
+    Raises TopologyRefused when a human has to change something, ChannelLost or ConnectionLost when trying again may do.
+    """
+    try:
+        yield
+    except (asyncio.CancelledError, Exception) as error:
+        raise_own_cancellation()
+        raise _translate(error, queue) from error
+
+
+def handshake_error(error: BaseException, close_reason: tuple[int, str] | None) -> BrokerError:
+    """Return our own exception for a failed handshake; `close_reason` is the broker's connection.close, if it came."""
+    if close_reason is not None:
+        code, text = close_reason
+        if code in (_ACCESS_REFUSED, _NOT_ALLOWED):
+            return CredentialsRefused(f"the broker refused us: {code} {text}")
+        return ConnectionLost(f"the broker closed the connection: {code} {text}")
+    if isinstance(error, BrokerError):
+        return error
+    if isinstance(error, aiormq.exceptions.AuthenticationError | aiormq.exceptions.ProbableAuthenticationError):
+        return CredentialsRefused(f"the broker refused us: {error}")
+    return ConnectionLost(f"the handshake failed: {error!r}")
+
+
+def _translate(error: BaseException, queue: str) -> BrokerError:
+    if isinstance(error, BrokerError):
+        return error
+    text = str(error.args[0]) if error.args else repr(error)
+    match error:
+        case aiormq.exceptions.ChannelPreconditionFailed():
+            return TopologyRefused(_explain_mismatch(queue, text))
+        case aiormq.exceptions.ChannelNotFoundEntity():
+            return TopologyRefused(
+                f"{_explain(queue, _NOT_FOUND, text)}\n"
+                '  Create what is missing, or let mxworker declare the queue with declare="ensure".'
+            )
+        case aiormq.exceptions.ChannelAccessRefused():
+            return TopologyRefused(_explain(queue, _ACCESS_REFUSED, text))
+        case aiormq.exceptions.AMQPChannelError():
+            return ChannelLost(f"queue '{queue}': {text}")
+        case _:
+            return ConnectionLost(f"queue '{queue}': {error!r}")
+
+
+def _explain_mismatch(queue: str, text: str) -> str:
+    found = _INEQUIVALENT.search(text)
+    if found is None:
+        return _explain(queue, _PRECONDITION_FAILED, text)
+    return (
+        f"broker refused queue '{queue}': {_PRECONDITION_FAILED} PRECONDITION_FAILED, "
+        f"{found['key']} is {_value(found['theirs'])}, code says {_value(found['ours'])}.\n"
+        f'  Use Queue("{queue}", declare="passive") to accept the existing queue, or change the code.'
+    )
+
+
+def _explain(queue: str, code: int, text: str) -> str:
+    found = _NAMED_CODE.match(text)
+    name, details = (found["name"], found["text"]) if found else ("refused", text)
+    return f"broker refused queue '{queue}': {code} {name}, {details}."
+
+
+def _value(described: str) -> str:
+    found = _TYPED_VALUE.fullmatch(described.strip())
+    return f"'{found['value']}'" if found else described.strip()

@@ -1,0 +1,183 @@
+"""The data plane: the protocol object of a broker connection, owned by us under aiormq's control plane.
+
+aiormq connects through a `TransportFactory`. Ours puts a `DataPlane` on the socket: it takes the deliveries out of the
+inbound bytes (`frames.FrameReader`) and feeds everything else, whole frames at a time, to the `StreamReader` that
+aiormq reads. Settlements are encoded by us and written to the same transport, joined once per loop turn.
+
+Must not know: queues, handlers, topology, reconnection.
+
+Invariants:
+- aiormq sees only whole frames, in order, and a heartbeat whenever any bytes came: it times the silence of the peer.
+- Our writes overtake aiormq's, whose writer task runs a loop turn or more later. Who needs an order waits for the
+  answer of the library's request first, or flushes before making it.
+- The end of the connection reaches every registered channel exactly once, with a typed reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any, cast
+
+from aiormq.connection import TransportFactory
+from yarl import URL
+
+from mxworker.amqp.frames import HEARTBEAT, ChannelSink, FrameReader
+from mxworker.errors import ConfigError, ConnectionLost, ProtocolViolation
+
+# A paused transport would hide deliveries behind what aiormq has not read yet, so its reader never asks for a pause.
+_NEVER_PAUSE_BYTES = 2**40
+_HEARTBEAT_FEED_S = 1.0
+_USER_TIMEOUT_FACTOR = 2
+
+
+class DataPlane(asyncio.StreamReaderProtocol):
+    """The protocol of one broker connection. Lives from connect to connection_lost and is never used again."""
+
+    def __init__(self, reader: asyncio.StreamReader, loop: asyncio.AbstractEventLoop, body_cap_bytes: int) -> None:
+        super().__init__(reader, loop=loop)
+        self.frames = FrameReader(body_cap_bytes)
+        self.lost: asyncio.Future[ConnectionLost] = loop.create_future()
+        """Resolves, never raises, when the connection has ended."""
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._error: ConnectionLost | None = None
+        self._dirty: list[Callable[[], bytes]] = []
+        self._heard_at = loop.time()
+        self._fed_at = self._heard_at
+        self._watch: asyncio.TimerHandle | None = None
+
+    # ---- called by the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport of the new connection."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its bases
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Divert what is ours and pass the rest on. The one function every inbound byte goes through."""
+        if self._error is not None:
+            return
+        try:
+            passed = self.frames.feed(data)
+        except ProtocolViolation as error:
+            self.abort(error)
+            return
+        now = self._loop.time()
+        self._heard_at = now
+        if self._watch is not None and now - self._fed_at >= _HEARTBEAT_FEED_S:
+            self._fed_at = now
+            passed += HEARTBEAT
+        if passed:
+            super().data_received(passed)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell aiormq and every registered channel, once."""
+        error = self._error or self._reason(exc)
+        self._error = error
+        if self._watch is not None:
+            self._watch.cancel()
+        super().connection_lost(error)
+        self.frames.end(error)
+        if not self.lost.done():
+            self.lost.set_result(error)
+
+    def _reason(self, exc: Exception | None) -> ConnectionLost:
+        if self.frames.close_reason is not None:
+            code, text = self.frames.close_reason
+            return ConnectionLost(f"the broker closed the connection: {code} {text}")
+        return ConnectionLost(f"the connection broke: {exc}" if exc else "the broker closed the socket")
+
+    # ---- called by the connection and its channels
+
+    def register(self, number: int, sink: ChannelSink) -> None:
+        """Divert the contents of channel `number` to `sink` until it ends; it may have ended already."""
+        if self._error is not None:
+            sink.on_end(self._error)
+        else:
+            self.frames.register(number, sink)
+
+    def unregister(self, number: int) -> None:
+        """Stop diverting channel `number`; safe to call for one that has ended."""
+        self.frames.unregister(number)
+
+    def write_soon(self, take: Callable[[], bytes]) -> None:
+        """Write what `take` returns at the end of this loop turn, joined with the others' writes.
+
+        A channel calls this once per turn. Bound: one entry per channel.
+        """
+        if not self._dirty:
+            self._loop.call_soon(self._write_dirty)
+        self._dirty.append(take)
+
+    def write(self, data: bytes) -> None:
+        """Write whole frames now. What is written after the connection ended is dropped, as on a broken wire."""
+        if data and self._error is None and self._transport is not None:
+            self._transport.write(data)
+
+    def _write_dirty(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        self.write(b"".join([take() for take in dirty]))
+
+    def watch_peer(self, heartbeat_s: float) -> None:
+        """From now on, end the connection when nothing was heard for twice `heartbeat_s` seconds.
+
+        Call when the handshake is over: from then on aiormq is fed heartbeats too, which a handshake would not take.
+        aiormq alone would wait 3 * (heartbeat + 1) s (https://www.rabbitmq.com/docs/heartbeats).
+        """
+        self._watch = self._loop.call_later(heartbeat_s / 2, self._check_peer, heartbeat_s, self._loop.time())
+
+    def _check_peer(self, heartbeat_s: float, armed_at: float) -> None:
+        now = self._loop.time()
+        overslept = now - armed_at > heartbeat_s  # the loop was blocked: bytes may be waiting unread in the socket
+        if not overslept and now - self._heard_at > 2 * heartbeat_s:
+            self.abort(ConnectionLost(f"the broker was silent for {now - self._heard_at:.0f} s"))
+            return
+        self.watch_peer(heartbeat_s)
+
+    def abort(self, error: ConnectionLost) -> None:
+        """End the connection now, without a word to the peer; `error` is what everybody is told."""
+        if self._error is None:
+            self._error = error
+            if self._transport is not None:
+                self._transport.abort()
+
+
+class DataPlaneFactory(TransportFactory):
+    """aiormq's transport hook: connect a socket with a `DataPlane` on it. Makes one connection."""
+
+    def __init__(self, body_cap_bytes: int, heartbeat_s: int) -> None:
+        self.plane: DataPlane | None = None
+        self._body_cap_bytes = body_cap_bytes
+        self._heartbeat_s = heartbeat_s
+
+    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect to `url`; raises ConnectionLost. Only amqp:// is taken: TLS must never turn into plain text here."""
+        kwargs.pop("ssl_context_provider", None)
+        if url.scheme != "amqp":
+            raise ConfigError(f"{url.scheme}:// is not supported by this transport")
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=_NEVER_PAUSE_BYTES, loop=loop)
+        plane = DataPlane(reader, loop, self._body_cap_bytes)
+        make: Callable[[], DataPlane] = lambda: plane  # noqa: E731  typed, and one line
+        try:
+            transport, _ = await loop.create_connection(make, url.host or "", url.port or 0, **kwargs)
+        except OSError as error:
+            raise ConnectionLost(f"cannot connect: {_plain(error)}") from error
+        self._tune_socket(transport.get_extra_info("socket"))
+        self.plane = plane
+        return reader, asyncio.StreamWriter(transport, plane, reader, loop)
+
+    def _tune_socket(self, sock: socket.socket) -> None:
+        """Let the kernel give up on unacknowledged writes as early as the heartbeat would (tcp(7))."""
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        timeout_ms = int(_USER_TIMEOUT_FACTOR * self._heartbeat_s * 1000)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
+
+
+def _plain(error: OSError) -> str:
+    """Return what went wrong, as an operator says it."""
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    return error.strerror or str(error)
