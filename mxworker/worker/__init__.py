@@ -1,0 +1,1 @@
+"""One worker process: it turns deliveries into settlements. Knows nothing about the master or other workers."""

@@ -1,0 +1,162 @@
+"""Bounded concurrency for one handler: which deliveries run, which wait, and when one has run too long.
+
+A delivery is *admitted* from inside the socket read. At most `concurrency` run, each in its own task; the rest wait,
+bounded by the prefetch. The tasks are ours, not the channel's: a lost channel lets them finish, and their settlement is
+dropped as stale.
+
+Invariants:
+- Exactly one settlement per delivery, except for those cut short by a drain: they stay unacked, for the broker to
+  deliver again.
+- `running` is in the order of starting and all its deadlines are the same time away, so the first entry is always the
+  next to expire: one timer serves all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from enum import Enum, auto
+
+from mxworker.board import BoardSlot, Word
+from mxworker.handlers import Handler
+from mxworker.message import Delivery, message_id_bytes
+from mxworker.settlement import Ack, Requeue, Settlement
+from mxworker.worker.execution import pipeline
+from mxworker.worker.report import Report
+
+
+class Intake(Enum):
+    """What happens to a delivery that is admitted, or that waits."""
+
+    OPEN = auto()
+    HELD = auto()
+    RETURNED = auto()
+
+
+class Dispatcher:
+    """Runs the deliveries of one handler. Belongs to one event loop."""
+
+    def __init__(self, index: int, handler: Handler, slot: BoardSlot, loop: asyncio.AbstractEventLoop) -> None:
+        """`index` is the handler's place in the board's directory."""
+        self.handler = handler
+        self.running: dict[Delivery, tuple[asyncio.Task[None], float]] = {}
+        """The started deliveries with their tasks and the loop times at which they expire."""
+        self._index = index
+        self._slot = slot
+        self._loop = loop
+        self._report = Report(handler)
+        self._execute = pipeline(handler, self._report)
+        self._waiting: deque[Delivery] = deque()  # at most prefetch of each live or lost subscription
+        self._intake = Intake.OPEN
+        self._timed_out: set[Delivery] = set()
+        self._is_cut_short = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs and nothing waits."""
+        return not self.running and not self._waiting
+
+    def admit(self, delivery: Delivery) -> None:
+        """Start a delivery, or let it wait for a free place."""
+        if self._intake is Intake.OPEN and len(self.running) < self.handler.concurrency:
+            self._start(delivery)
+        elif self._intake is Intake.RETURNED:
+            delivery.source.give_back(delivery)
+        else:
+            self._waiting.append(delivery)
+
+    def _start(self, delivery: Delivery) -> None:
+        loop = self._loop
+        expires_at = loop.time() + self.handler.timeout_s
+        self.running[delivery] = asyncio.Task(self._run(delivery), loop=loop), expires_at
+        if self._timer is None:
+            self._timer = loop.call_at(expires_at, self._expire)
+
+    async def _run(self, delivery: Delivery) -> None:
+        slot = self._slot
+        message_id = message_id_bytes(delivery.raw_properties)
+        entry = slot.enter(self._index, delivery.delivery_tag, 1, message_id, time.monotonic_ns())
+        try:
+            settlement = await self._execute(delivery)
+        except asyncio.CancelledError:
+            if self._is_cut_short:
+                self._forget(delivery)
+                return
+            settlement = self._report.cancelled(delivery, timed_out=delivery in self._timed_out)
+        finally:
+            slot.leave(entry)
+        self._settle(delivery, settlement)
+        self._forget(delivery)
+
+    def _settle(self, delivery: Delivery, settlement: Settlement) -> None:
+        words = self._slot.words
+        source = delivery.source
+        match settlement:
+            case Ack():
+                word, sent = Word.ACKED, source.ack(delivery)
+            case Requeue():
+                word, sent = Word.REQUEUED, source.reject(delivery, requeue=True)
+            case _:
+                word, sent = Word.REJECTED, source.reject(delivery, requeue=False)
+        words[word if sent else Word.STALE] += 1
+
+    def _forget(self, delivery: Delivery) -> None:
+        """Give the place of a finished delivery to the next one that waits."""
+        del self.running[delivery]
+        if self._timed_out:
+            self._timed_out.discard(delivery)
+        if self._waiting and self._intake is Intake.OPEN:
+            self._start_next()
+        elif not self.running:
+            self._idle.set()
+
+    def _start_next(self) -> None:
+        while self._waiting:
+            delivery = self._waiting.popleft()
+            if not delivery.source.is_lost:
+                self._start(delivery)
+                return
+            self._slot.words[Word.STALE] += 1
+
+    # ---- deadlines
+
+    def _expire(self) -> None:
+        """Cancel what has run too long; wake up again when the next one would have."""
+        self._timer = None
+        now = self._loop.time()
+        for delivery, (task, expires_at) in self.running.items():
+            if expires_at > now:
+                self._timer = self._loop.call_at(expires_at, self._expire)
+                return
+            if delivery not in self._timed_out:
+                self._timed_out.add(delivery)
+                task.cancel()
+
+    # ---- draining
+
+    def hold(self) -> None:
+        """Start nothing more; what arrives waits."""
+        self._intake = Intake.HELD
+
+    def return_waiting(self) -> None:
+        """Give back what waits and all that still arrives. Call when the broker has confirmed the basic.cancel."""
+        self._intake = Intake.RETURNED
+        while self._waiting:
+            delivery = self._waiting.popleft()
+            delivery.source.give_back(delivery)
+
+    async def finished(self) -> None:
+        """Wait until nothing runs."""
+        while self.running:
+            self._idle.clear()
+            await self._idle.wait()
+
+    def cut_short(self) -> None:
+        """Cancel what runs; it is left unacked, so that the broker delivers it again."""
+        self._is_cut_short = True
+        for task, _ in self.running.values():
+            task.cancel()

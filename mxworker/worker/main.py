@@ -1,0 +1,131 @@
+"""The whole life of a worker process, from the fork to its exit code.
+
+The master calls `run` in the child, with signals reset and one thread. Loads the application, runs the service on an
+event loop, answers signals. Exit codes: see `errors.ExitCode`. What the operator must read when it cannot start is left
+in the board's note: the master says it once for all workers.
+
+Signals: TERM drains; USR2 drains without waiting for handlers; USR1 says what runs now, from inside a blocked loop too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import logging
+import signal
+import traceback
+from contextlib import suppress
+from types import FrameType
+
+from setproctitle import setproctitle
+
+from mxworker.board import Board, BoardSlot
+from mxworker.config import Consumption, format_duration
+from mxworker.errors import BrokerError, ExitCode, MxWorkerError
+from mxworker.handlers import Handler, Overrides
+from mxworker.lifecycle import WorkerState
+from mxworker.worker.loading import load, select
+from mxworker.worker.service import Service, describe
+
+log = logging.getLogger(__name__)
+
+_WIND_DOWN_S = 0.5
+_SHOWN_FRAMES = 5
+
+
+def run(settings: Consumption, board: Board, number: int) -> int:
+    """Live as worker `number` of `board`; return the process's exit code."""
+    slot = board.slot(number)
+    faulthandler.enable()
+    _show(number, WorkerState.BOOTING)
+    slot.write_state(WorkerState.BOOTING)
+    try:
+        handlers = _load(settings)
+    except MxWorkerError as error:
+        slot.write_note(f"Error: {error}")
+        slot.write_state(WorkerState.STOPPED)
+        return error.exit_code
+    slot.write_note(describe(handlers))
+    loop = _new_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        return loop.run_until_complete(_serve(settings, handlers, board, slot))
+    finally:
+        loop.run_until_complete(_wind_down())
+
+
+def _load(settings: Consumption) -> tuple[Handler, ...]:
+    overrides = Overrides(settings.concurrency, settings.prefetch, settings.handler_timeout_s)
+    return select(load(settings.app, settings.app_dir), settings.queues, overrides)
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """Return uvloop's event loop when the extra `fast` is installed, else asyncio's."""
+    try:
+        import uvloop  # the extra may be missing
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+async def _serve(settings: Consumption, handlers: tuple[Handler, ...], board: Board, slot: BoardSlot) -> ExitCode:
+    service = Service(
+        settings,
+        handlers,
+        slot,
+        is_first_start=lambda: not board.ever_ready,
+        show=lambda state: _show(slot.number, state),
+    )
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, service.request_stop)
+    loop.add_signal_handler(signal.SIGUSR2, service.request_cut)
+    signal.signal(signal.SIGUSR1, lambda _, frame: _report(service, slot.number, frame))
+    code = await service.run()
+    if service.failure is not None:
+        slot.write_note(_explain(settings, service.failure))
+    return code
+
+
+async def _wind_down() -> None:
+    """Cancel what the application left running, and give it half a second to leave."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left, timeout=_WIND_DOWN_S)
+
+
+def _explain(settings: Consumption, failure: BrokerError) -> str:
+    """Return the text of a start that failed because of the broker."""
+    if failure.permanent:
+        return f"Error: {failure}"
+    waited = format_duration(settings.connect_wait_s)
+    return (
+        f"Error: no broker at {settings.broker}: {failure} (tried for {waited}).\n"
+        "  Check that RabbitMQ runs there and the address is right, or wait longer with --connect-wait."
+    )
+
+
+def _show(number: int, state: WorkerState) -> None:
+    setproctitle(f"mxworker: worker {number} [{state.name.lower()}]")
+
+
+def _report(service: Service, number: int, frame: FrameType | None) -> None:
+    """Log what runs now. Called by Python between two bytecodes, even when the loop never turns again."""
+    current = None
+    with suppress(RuntimeError):
+        current = asyncio.current_task()
+    for dispatcher in service.dispatchers:
+        for delivery, (task, _) in dispatcher.running.items():
+            if task is current:
+                log.warning(
+                    "worker %d is inside handler %s with message %s (delivery tag %d) of queue %s",
+                    number,
+                    dispatcher.handler.name,
+                    delivery.message_id,
+                    delivery.delivery_tag,
+                    dispatcher.handler.queue.name,
+                )
+    stack = traceback.extract_stack(frame)[-_SHOWN_FRAMES:]
+    places = " > ".join(f"{entry.filename}:{entry.lineno} {entry.name}" for entry in stack)
+    log.warning("worker %d runs %s", number, places)

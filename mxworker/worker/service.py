@@ -1,0 +1,292 @@
+"""The life of a worker: start, serve, drain.
+
+Its duties, in order:
+1. keep the heartbeat: every second of its loop it promises the master the next one;
+2. connect and consume every queue, and say on the board how far that is;
+3. on request, or when a burst is over, drain: stop the deliveries, finish what runs, settle, leave.
+
+Must not know: how it was forked, other workers, the command line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from mxworker.amqp import topology
+from mxworker.amqp.connection import Link
+from mxworker.amqp.consumer import Consumer, Subscription
+from mxworker.amqp.reconcile import Reconciler
+from mxworker.board import BoardSlot, Word
+from mxworker.config import Consumption, format_duration
+from mxworker.errors import BrokerError, ConnectionLost, CredentialsRefused, ExitCode, TopologyRefused
+from mxworker.handlers import Handler
+from mxworker.lifecycle import WorkerState, next_worker_state
+from mxworker.worker.dispatcher import Dispatcher
+
+log = logging.getLogger(__name__)
+
+BEAT_EVERY_S = 1.0
+BURST_LOOK_EVERY_S = 0.25
+_NS_PER_S = 1_000_000_000
+# How long cancelled handlers get to leave, and the broker to answer the barrier, after the drain deadline has passed.
+_AFTERMATH_S = 0.5
+
+
+class Service:
+    """One worker's service. Made inside a running loop; `run` is called once."""
+
+    def __init__(
+        self,
+        settings: Consumption,
+        handlers: Sequence[Handler],
+        slot: BoardSlot,
+        is_first_start: Callable[[], bool],
+        show: Callable[[WorkerState], None],
+    ) -> None:
+        """`is_first_start` says whether no worker was ever ready; `show` is told every state, for the process title."""
+        loop = asyncio.get_running_loop()
+        self.state = WorkerState.BOOTING
+        self.failure: BrokerError | None = None
+        """Why `run` returned ExitCode.BROKER."""
+        self.dispatchers = [Dispatcher(index, handler, slot, loop) for index, handler in enumerate(handlers)]
+        rng = random.Random(os.urandom(16))  # noqa: S311  not for secrets; seeded here, after the fork
+        self._settings = settings
+        self._slot = slot
+        self._is_first_start = is_first_start
+        self._show = show
+        self._loop = loop
+        connection_name = f"mxworker {settings.app} worker {slot.number}"
+        self._link = Link(settings.broker, connection_name, self._look_around, rng)
+        self._consumers = [
+            Consumer(
+                self._link,
+                dispatcher.handler.queue,
+                dispatcher.handler.prefetch,
+                dispatcher.admit,
+                self._look_around,
+                rng,
+            )
+            for dispatcher in self.dispatchers
+        ]
+        self._changed = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._cut = asyncio.Event()
+        self._is_broken = False
+        for index, handler in enumerate(handlers):
+            slot.name_handler(index, handler.name)
+
+    # ---- requests from outside, from a signal handler of the loop
+
+    def request_stop(self) -> None:
+        """Drain and leave. Asking again changes nothing."""
+        self._stop.set()
+
+    def request_cut(self) -> None:
+        """Drain and leave, but cancel what runs at once."""
+        self._stop.set()
+        self._cut.set()
+
+    # ---- start, serve
+
+    async def run(self) -> ExitCode:
+        """Serve until asked to stop, until a burst is over, or until the first start has failed."""
+        self._beat()
+        self._move(WorkerState.CONNECTING)
+        duties = [self._link.run(), *(consumer.run() for consumer in self._consumers)]
+        duties.append(Reconciler(self._link, self._consumers).run())
+        background = [self._loop.create_task(duty) for duty in duties]
+        for task in background:
+            task.add_done_callback(self._on_duty_ended)
+        try:
+            if not await self._start():
+                return self._leave(ExitCode.BROKER)
+            await self._serve()
+            code = await self._drain(background)
+            return ExitCode.RUNTIME if self._is_broken else code
+        finally:
+            await _end(background)
+            await self._link.close()
+
+    def _on_duty_ended(self, duty: asyncio.Task[None]) -> None:
+        """Drain and end the process when one of its duties failed, a bug: the master starts a new one."""
+        if not duty.cancelled():
+            log.error("worker %d lost one of its duties and ends", self._slot.number, exc_info=duty.exception())
+            self._is_broken = True
+            self._stop.set()
+
+    def _leave(self, code: ExitCode) -> ExitCode:
+        self._move(WorkerState.STOPPED)
+        return code
+
+    async def _start(self) -> bool:
+        """Wait until all queues are consumed; False when this is the first start and it has failed."""
+        give_up_at = self._loop.time() + self._settings.connect_wait_s
+        while self.state is not WorkerState.READY and not self._stop.is_set():
+            if self._is_first_start():
+                self.failure = self._fatal_error(self._loop.time() >= give_up_at)
+                if self.failure is not None:
+                    return False
+            self._changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(max(give_up_at, self._loop.time() + BEAT_EVERY_S)):
+                    await _first_of(self._changed, self._stop)
+        return True
+
+    def _fatal_error(self, is_time_up: bool) -> BrokerError | None:
+        """Return why a first start cannot succeed: what only a human can change, or the broker is not there in time."""
+        errors = [consumer.last_error for consumer in self._consumers if consumer.last_error is not None]
+        if self._link.last_error is not None and self._link.live is None:
+            errors.append(self._link.last_error)
+        for error in errors:
+            if isinstance(error, TopologyRefused | CredentialsRefused):
+                return error
+        if not is_time_up:
+            return None
+        return errors[-1] if errors else ConnectionLost("no answer")
+
+    async def _serve(self) -> None:
+        if self._settings.burst:
+            burst = self._loop.create_task(self._until_empty())
+            await _first_of_tasks(burst, self._loop.create_task(self._stop.wait()))
+        else:
+            await self._stop.wait()
+
+    async def _until_empty(self) -> None:
+        """Return when two looks in a row found nothing ready in the queues and nothing held here."""
+        empty_looks = 0
+        while empty_looks < 2:
+            await asyncio.sleep(BURST_LOOK_EVERY_S)
+            empty_looks = empty_looks + 1 if await self._is_empty() else 0
+
+    async def _is_empty(self) -> bool:
+        connection = self._link.live
+        if connection is None or not all(dispatcher.is_idle for dispatcher in self.dispatchers):
+            return False
+        try:
+            channel = await connection.channel()
+            try:
+                depths = [await topology.depth(channel, consumer.queue.name) for consumer in self._consumers]
+            finally:
+                await channel.close()
+        except BrokerError:
+            return False
+        return all(ready == 0 for ready, _ in depths) and all(dispatcher.is_idle for dispatcher in self.dispatchers)
+
+    # ---- what the board shows
+
+    def _beat(self) -> None:
+        """Promise the next heartbeat. Runs on the loop itself: a thread would still answer for a blocked loop."""
+        timeout_ns = int(self._settings.heartbeat_timeout_s * _NS_PER_S)
+        self._slot.beat(time.monotonic_ns() + timeout_ns)
+        self._loop.call_later(BEAT_EVERY_S, self._beat)
+
+    def _look_around(self) -> None:
+        """Show how many of the queues are consumed now."""
+        self._changed.set()
+        if self.state is WorkerState.DRAINING or self.state is WorkerState.STOPPED:
+            return
+        consuming = sum(consumer.is_consuming for consumer in self._consumers)
+        if consuming == len(self._consumers):
+            self._move(WorkerState.READY)
+            self._slot.words[Word.EVER_READY] = 1
+        elif consuming:
+            self._move(WorkerState.DEGRADED)
+        else:
+            self._move(WorkerState.CONNECTING)
+
+    def _move(self, state: WorkerState) -> None:
+        if state is self.state:
+            return
+        former, self.state = self.state, next_worker_state(self.state, state)
+        self._slot.write_state(state)
+        self._show(state)
+        log.info("worker %d %s -> %s", self._slot.number, former.name, state.name)
+
+    # ---- drain
+
+    async def _drain(self, background: list[asyncio.Task[None]]) -> ExitCode:
+        """End in the order that loses and doubles nothing. The deadline is absolute, over all of it."""
+        deadline = self._loop.time() + self._settings.drain_timeout_s
+        self._move(WorkerState.DRAINING)
+        for dispatcher in self.dispatchers:
+            dispatcher.hold()
+        await _end(background[1:])  # all but the link, which is needed to the end
+        subscriptions = await self._stop_deliveries(deadline)
+        for dispatcher in self.dispatchers:
+            dispatcher.return_waiting()
+        has_finished = await self._finish_running(deadline)
+        late = self._loop.time() + _AFTERMATH_S
+        await asyncio.gather(*(subscription.barrier(max(deadline, late)) for subscription in subscriptions))
+        await asyncio.gather(*(subscription.close() for subscription in subscriptions))
+        return self._leave(ExitCode.OK if has_finished else ExitCode.DRAIN_TIMEOUT)
+
+    async def _stop_deliveries(self, deadline: float) -> list[Subscription]:
+        """Cancel the consumers and wait for the broker's word that nothing follows; return what is still live."""
+        stopping = [self._loop.create_task(_stop(consumer)) for consumer in self._consumers]
+        await asyncio.wait(stopping, timeout=max(0.0, deadline - self._loop.time()))
+        await _end(stopping)
+        return [consumer.subscription for consumer in self._consumers if consumer.subscription is not None]
+
+    async def _finish_running(self, deadline: float) -> bool:
+        """Let the handlers finish until the deadline or a request to cut; then cancel them. True when all finished."""
+        finishing = self._loop.create_task(_all_finished(self.dispatchers))
+        cutting = self._loop.create_task(self._cut.wait())
+        remaining_s = max(0.0, deadline - self._loop.time())
+        await asyncio.wait({finishing, cutting}, timeout=remaining_s, return_when=asyncio.FIRST_COMPLETED)
+        has_finished = finishing.done()
+        if not has_finished:
+            for dispatcher in self.dispatchers:
+                dispatcher.cut_short()
+            await asyncio.wait({finishing}, timeout=_AFTERMATH_S)
+        await _end([finishing, cutting])
+        return has_finished
+
+
+def describe(handlers: Sequence[Handler]) -> str:
+    """Return what a worker consumes, one handler a line."""
+    width = max((len(handler.queue.name) for handler in handlers), default=0)
+    return "\n".join(
+        f"consuming   {handler.queue.name:<{width}}  {handler.name}()  concurrency {handler.concurrency}, "
+        f"prefetch {handler.prefetch}, timeout {format_duration(handler.timeout_s)}"
+        for handler in handlers
+    )
+
+
+async def _stop(consumer: Consumer) -> None:
+    await consumer.finish_opening()
+    if consumer.subscription is not None:
+        await consumer.subscription.cancel()
+
+
+async def _all_finished(dispatchers: Sequence[Dispatcher]) -> None:
+    for dispatcher in dispatchers:
+        await dispatcher.finished()
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    await _first_of_tasks(*(asyncio.create_task(event.wait()) for event in events))
+
+
+async def _first_of_tasks(*tasks: asyncio.Task[object]) -> None:
+    """Wait for the first task to end and cancel the rest; its exception, if any, is raised."""
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        await _end(tasks)
+
+
+async def _end(tasks: Sequence[asyncio.Task[object]]) -> None:
+    """Cancel the tasks that still run and wait for them. What a task failed with is logged, not raised."""
+    for task in tasks:
+        task.cancel()
+    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(outcome, Exception):
+            log.error("a background task failed", exc_info=outcome)
