@@ -1,0 +1,264 @@
+"""The master's loop: wait, observe, plan, act.
+
+Does what `fleet` decides and tells it what happened. Knows nothing about RabbitMQ, asyncio or user code. Invariants: it
+sleeps until the nearest instant that the fleet names, or a signal; `run` never returns while a worker lives; an
+unexpected exception ends the workers and then the service, never supervision alone.
+
+    signal          first                       again
+    ------          -----                       -----
+    TERM            drain                       nothing
+    INT             drain                       second: cancel running handlers; third: kill
+    QUIT            kill
+    HUP USR1 USR2 TTIN TTOU                     reserved: one log line
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import random
+import select
+import signal
+import time
+from collections.abc import Callable
+
+from setproctitle import setproctitle
+
+from mxworker.board import Board
+from mxworker.config import Supervision
+from mxworker.errors import ExitCode
+from mxworker.lifecycle import Reason
+from mxworker.master.fleet import NS_PER_S, Exit, Fleet, Send, Spawn
+from mxworker.master.processes import Children
+from mxworker.master.signals import SignalInbox
+
+_LOG = logging.getLogger("mxworker.master")
+
+OVERSLEPT_NS = NS_PER_S
+LONGEST_SLEEP_MS = 3_600_000  # poll(2) takes a C int of milliseconds; a drain timeout may be longer
+READY_LOOK_NS = NS_PER_S // 40  # how often the service is asked whether it became ready ...
+READY_LOOK_SLOW_NS = NS_PER_S  # ... and how often when it takes longer than this:
+READY_SOON_NS = 60 * NS_PER_S
+IN_FLIGHT_SHOWN = 20
+NOTES_REMEMBERED = 100
+
+_NEVER_READY_TEXT = (
+    "Error: no worker ever became ready: each one failed while starting, and the tries are used up.\n"
+    "  The log above says how each of them ended."
+)
+
+
+def run(
+    supervision: Supervision,
+    board: Board,
+    run_worker: Callable[[int], int],
+    announce: Callable[[float, str], None],
+) -> int:
+    """Keep `supervision.workers` processes alive until told to stop, and return the exit code of the service.
+
+    `run_worker(slot)` is called in each freshly forked child and returns its exit code; what it owes the master stands
+    in `board` and `fleet.Order`. `announce(seconds, note)` is called once, when every slot has had a ready worker: the
+    seconds since this call, and the note that the first slot's worker left.
+
+    Call from the main thread, with no other thread alive. From then on the process takes its signals through the
+    master, and ignores them after this returns: the exit code is decided then.
+    """
+    setproctitle(f"mxworker: master {supervision.name}")
+    inbox = SignalInbox()
+    children = Children(run_worker)
+    gc.collect()
+    gc.freeze()  # no collection touches the pages that the workers share
+    try:
+        return _Master(supervision, board, children, inbox, announce).supervise()
+    except Exception:
+        _LOG.exception("the master failed; it ends its workers and gives up")
+        children.end_all(supervision.drain_timeout_s)
+        return ExitCode.RUNTIME
+    finally:
+        inbox.close()
+
+
+class _Master:
+    """One run of the loop."""
+
+    def __init__(
+        self,
+        supervision: Supervision,
+        board: Board,
+        children: Children,
+        inbox: SignalInbox,
+        announce: Callable[[float, str], None],
+    ) -> None:
+        self._board = board
+        self._children = children
+        self._inbox = inbox
+        self._announce = announce
+        self._fleet = Fleet(supervision, random.Random())  # noqa: S311 - jitter, no secret
+        self._poll = select.poll()
+        self._poll.register(inbox.fd, select.POLLIN)
+        self._started_ns = time.monotonic_ns()
+        self._announced = False
+        self._interrupts = 0
+        self._notes: set[str] = set()
+
+    def supervise(self) -> ExitCode:
+        """Turn until the fleet knows with what to end."""
+        while True:
+            now_ns = time.monotonic_ns()
+            self._observe(now_ns)
+            self._act(now_ns)
+            code = self._fleet.exit_code
+            if code is not None:
+                break
+            self._sleep(self._next_wakeup(now_ns))
+        if code is ExitCode.NEVER_READY:
+            _say(_NEVER_READY_TEXT)
+        return code
+
+    # ---- wait
+
+    def _next_wakeup(self, now_ns: int) -> int | None:
+        instant = self._fleet.next_wakeup(now_ns)
+        if self._announced:
+            return instant
+        soon = now_ns - self._started_ns < READY_SOON_NS
+        look_ns = now_ns + (READY_LOOK_NS if soon else READY_LOOK_SLOW_NS)
+        return look_ns if instant is None else min(instant, look_ns)
+
+    def _sleep(self, until_ns: int | None) -> None:
+        """Sleep until `until_ns` or a signal, and tell the fleet when that took much too long."""
+        if until_ns is None:
+            self._poll.poll()
+            return
+        wait_ns = max(0, until_ns - time.monotonic_ns())
+        wait_ms = -(-wait_ns // 1_000_000)  # rounded up: waking too early would only turn the loop once more
+        self._poll.poll(min(wait_ms, LONGEST_SLEEP_MS))
+        now_ns = time.monotonic_ns()
+        if now_ns - until_ns > OVERSLEPT_NS:
+            _LOG.warning("the master overslept by %.1f s; it judges no heartbeat now", (now_ns - until_ns) / NS_PER_S)
+            self._fleet.overslept(now_ns)
+
+    # ---- observe
+
+    def _observe(self, now_ns: int) -> None:
+        """Take in what happened.
+
+        Signals are read after reaping: when a whole process group got SIGTERM, a worker that already left because of it
+        must not look like one that left unasked. They are applied before the exits for the same reason. The board
+        is read after reaping, so that it is final for those who left.
+        """
+        ended = self._children.reap()
+        for signum in self._inbox.read():
+            self._obey(signum, now_ns)
+        for slot in self._board.slots:
+            self._fleet.observe(slot.number, slot.deadline_ns, now_ns)
+        if self._board.ever_ready:
+            self._fleet.became_ready(now_ns)
+        for pid, status in ended:
+            self._report(self._fleet.exited(pid, status, now_ns), now_ns)
+        if not self._announced and all(slot.ever_ready for slot in self._board.slots):
+            self._announced = True
+            self._announce((now_ns - self._started_ns) / NS_PER_S, self._board.slot(1).note)
+
+    def _obey(self, signum: signal.Signals, now_ns: int) -> None:
+        match signum:
+            case signal.SIGCHLD:
+                pass  # it only ends the sleep
+            case signal.SIGTERM:
+                self._fleet.stop(now_ns)
+            case signal.SIGINT:
+                self._interrupts += 1
+                match self._interrupts:
+                    case 1:
+                        self._fleet.stop(now_ns)
+                    case 2:
+                        self._fleet.cut_short(now_ns)
+                    case _:
+                        self._fleet.kill(now_ns)
+            case signal.SIGQUIT:
+                self._fleet.kill(now_ns)
+            case _:
+                _LOG.warning("%s is not supported yet", signum.name)
+
+    # ---- act
+
+    def _act(self, now_ns: int) -> None:
+        for action in self._fleet.plan(now_ns):
+            match action:
+                case Spawn():
+                    self._spawn(action, now_ns)
+                case Send(pid=pid, order=order):
+                    self._children.send(pid, order.value)
+
+    def _spawn(self, spawn: Spawn, now_ns: int) -> None:
+        self._board.slot(spawn.slot).prepare(spawn.generation, spawn.boot_deadline_ns)
+        try:
+            pid = self._children.spawn(spawn.slot)
+        except OSError as error:
+            _LOG.warning("slot %d: cannot fork: %s", spawn.slot, error)
+            self._fleet.spawn_failed(spawn, now_ns)
+        else:
+            self._fleet.spawned(spawn, pid, now_ns)
+
+    # ---- report
+
+    def _report(self, ended: Exit, now_ns: int) -> None:
+        """Say once how a worker ended, and what it held."""
+        slot = self._board.slot(ended.slot)
+        explained = ended.status in (ExitCode.USAGE, ExitCode.APP_LOAD, ExitCode.BROKER) and bool(slot.note)
+        if explained:
+            self._say_once(slot.note)
+        if ended.as_asked:
+            return
+        in_flight = slot.in_flight()
+        _LOG.log(
+            logging.INFO if explained else logging.WARNING,
+            "slot %d: worker %d ended after %.1f s (%s): %s; %d deliveries in flight return to the broker%s",
+            ended.slot,
+            ended.pid,
+            ended.uptime_s,
+            ended.reason.value,
+            _describe(ended),
+            len(in_flight),
+            "" if ended.retry_in_s is None else f"; next start in {ended.retry_in_s:.2f} s",
+        )
+        if ended.reason not in (Reason.HANG, Reason.DRAIN_TIMEOUT):
+            return
+        for held in in_flight[:IN_FLIGHT_SHOWN]:
+            _LOG.warning(
+                "slot %d held %s: message id %r, delivery tag %d, for %.1f s",
+                ended.slot,
+                held.handler,
+                held.message_id,
+                held.delivery_tag,
+                (now_ns - held.started_ns) / NS_PER_S,
+            )
+        if len(in_flight) > IN_FLIGHT_SHOWN:
+            _LOG.warning("slot %d held %d more", ended.slot, len(in_flight) - IN_FLIGHT_SHOWN)
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._notes and len(self._notes) < NOTES_REMEMBERED:
+            self._notes.add(text)
+            _say(text)
+
+
+def _describe(ended: Exit) -> str:
+    """Return `SIGSEGV` or `exit code 1`, with a hint where the kernel gives none."""
+    if ended.status >= 0:
+        return f"exit code {ended.status}"
+    try:
+        name = signal.Signals(-ended.status).name
+    except ValueError:
+        name = f"signal {-ended.status}"
+    if ended.status == -signal.SIGKILL and ended.reason is Reason.CRASH:
+        return f"{name}, not sent by the master (perhaps out of memory: see the kernel's log)"
+    return name
+
+
+def _say(text: str) -> None:
+    """Write a finished text for humans to stderr; a reader that went away is no reason to fail."""
+    try:
+        os.write(2, text.rstrip("\n").encode("utf-8", "replace") + b"\n")
+    except OSError:
+        pass

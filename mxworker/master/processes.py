@@ -1,0 +1,177 @@
+"""Child processes: the only place that forks, reaps and signals.
+
+Knows nothing about slots' states or why something is done. Invariants:
+
+* one thread at every fork, and all signals blocked around it: a signal to a child that still had the master's
+  handlers would be written into the master's wakeup pipe;
+* a child never returns into the master's stack: it ends in `os._exit`;
+* a child dies with its master;
+* signals go only to own children that were not reaped yet, so never to a stranger that got the same pid.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import gc
+import logging
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Set
+from pathlib import Path
+from typing import NoReturn
+
+from mxworker.errors import ExitCode, InvariantError
+from mxworker.master.signals import TAKEN, do_nothing
+
+_LOG = logging.getLogger("mxworker.master")
+_WORKER_LOG = logging.getLogger("mxworker.worker")
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+_LIBC = ctypes.CDLL(None, use_errno=True)  # loaded before any fork: a child must not need the dynamic linker's lock
+_STANDARD_FDS = frozenset({0, 1, 2})
+_REAP_LOOK_S = 0.02
+
+# What a terminal sends to the whole process group; the master alone decides what it means.
+_FOR_THE_MASTER_ALONE = (signal.SIGINT, signal.SIGHUP)
+
+
+class Children:
+    """The processes that this master forked and has not reaped."""
+
+    def __init__(self, run_worker: Callable[[int], int]) -> None:
+        """Remember `run_worker(slot)`, which runs in each child and returns its exit code."""
+        self._run_worker = run_worker
+        self._pids: set[int] = set()
+
+    def spawn(self, slot: int) -> int:
+        """Fork the worker of `slot` and return its pid. Raises OSError when the machine cannot fork now."""
+        _assert_one_thread()
+        master_pid = os.getpid()
+        gc.disable()  # a collection in the child before it enables it again would copy the master's pages
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            pid = os.fork()
+            if pid == 0:
+                _live_as_worker(slot, self._run_worker, master_pid, mask)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            gc.enable()
+        self._pids.add(pid)
+        return pid
+
+    def reap(self) -> list[tuple[int, int]]:
+        """Return (pid, status) of each child of ours that ended; status is an exit code or minus a signal number."""
+        ended = []
+        while True:
+            try:
+                pid, wait_status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            if pid in self._pids:
+                self._pids.remove(pid)
+                ended.append((pid, os.waitstatus_to_exitcode(wait_status)))
+            else:
+                _LOG.debug("reaped process %d, which is no worker", pid)  # as PID 1 we inherit orphans
+        return ended
+
+    def send(self, pid: int, signum: signal.Signals) -> None:
+        """Send `signum` to a child that was not reaped yet."""
+        if pid not in self._pids:
+            raise InvariantError(f"process {pid} is not an unreaped child of this master")
+        os.kill(pid, signum)
+
+    def end_all(self, grace_s: float) -> None:
+        """Ask every child to stop, wait up to `grace_s` seconds, kill the rest, and reap them all."""
+        self._send_all(signal.SIGTERM)
+        deadline = time.monotonic() + grace_s
+        while self._pids and time.monotonic() < deadline:
+            self.reap()
+            time.sleep(_REAP_LOOK_S)
+        self._send_all(signal.SIGKILL)
+        while self._pids:
+            self.reap()
+            time.sleep(_REAP_LOOK_S)
+
+    def _send_all(self, signum: signal.Signals) -> None:
+        for pid in self._pids:
+            os.kill(pid, signum)
+
+
+def _assert_one_thread() -> None:
+    """Refuse to fork beside other threads, native ones included: a lock they hold would never open in the child."""
+    tasks = Path("/proc/self/task")
+    threads = sum(1 for _ in tasks.iterdir()) if tasks.exists() else threading.active_count()
+    if threads != 1:
+        raise InvariantError(f"the master has {threads} threads and must have one to fork")
+
+
+def _live_as_worker(slot: int, run_worker: Callable[[int], int], master_pid: int, mask: Set[int]) -> NoReturn:
+    """Spend the child's whole life. Nothing that happens here may get back into the master's frames."""
+    code: int = ExitCode.RUNTIME
+    try:
+        _leave_the_master(master_pid)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        gc.enable()
+        code = int(run_worker(slot)) & 0xFF
+    except SystemExit as request:
+        code = _exit_code_of(request)
+    except BaseException:
+        _WORKER_LOG.exception("slot %d: the worker failed", slot)
+    finally:
+        try:
+            _flush()
+        finally:
+            os._exit(code)
+
+
+def _leave_the_master(master_pid: int) -> None:
+    """Shed what was inherited, with all signals still blocked."""
+    signal.set_wakeup_fd(-1)
+    for signum in TAKEN:
+        signal.signal(signum, do_nothing if signum in _FOR_THE_MASTER_ALONE else signal.SIG_DFL)
+    _close_inherited_fds()
+    if _LIBC.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL)) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != master_pid:  # it died before the line above, so its death will not be signalled any more
+        os._exit(ExitCode.RUNTIME)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    faulthandler.enable(file=2)
+
+
+def _close_inherited_fds() -> None:
+    """Close all but the standard streams. The board needs no descriptor: it is an anonymous mapping."""
+    for fd in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
+        if fd not in _STANDARD_FDS:
+            try:
+                os.close(fd)
+            except OSError:
+                pass  # the descriptor of the listing itself, closed when the listing ended
+
+
+def _exit_code_of(request: SystemExit) -> int:
+    """Return what the interpreter would exit with."""
+    match request.code:
+        case None:
+            return ExitCode.OK
+        case int(code):
+            return code & 0xFF
+        case text:
+            _WORKER_LOG.error("%s", text)
+            return ExitCode.RUNTIME
+
+
+def _flush() -> None:
+    """Flush what `os._exit` would drop; a reader that went away is no reason to fail."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass

@@ -1,0 +1,295 @@
+"""A service of made-up workers under the real master, run as a program of its own by the tests of this folder.
+
+`python -m tests.fork.program OPTIONS BEHAVIOUR[,BEHAVIOUR...]`: one behaviour per slot, the last one for the rest.
+Workers and the program append what happens to the file `--events`, one line each: `instant slot pid what`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from mxworker.board import Board, Word
+from mxworker.config import Supervision
+from mxworker.lifecycle import WorkerState
+from mxworker.master import loop
+
+TURN_S = 0.02
+
+
+class Worker:
+    """What a behaviour can do: the worker's side of the contract with the master."""
+
+    def __init__(self, options: argparse.Namespace, board: Board, number: int) -> None:
+        self.options = options
+        self.number = number
+        self.slot = board.slot(number)
+        self.asked: list[int] = []
+
+    def say(self, what: str) -> None:
+        say(self.options.events, self.number, what)
+
+    def boot(self) -> None:
+        self.slot.words[Word.PID] = os.getpid()
+        self.slot.write_state(WorkerState.BOOTING)
+        self.say(f"boot {self.slot.words[Word.GENERATION]}")
+        for signum in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(signum, self._asked)
+        signal.signal(signal.SIGUSR1, lambda signum, frame: self.say("dump"))
+
+    def _asked(self, signum: int, frame: FrameType | None) -> None:
+        self.asked.append(signum)
+        self.say(signal.Signals(signum).name)
+
+    def beat(self) -> None:
+        self.slot.beat(time.monotonic_ns() + round(self.options.heartbeat * 1e9))
+
+    def become_ready(self) -> None:
+        self.beat()
+        self.slot.write_state(WorkerState.READY)
+        self.slot.write_note("consumes orders")
+        self.slot.words[Word.EVER_READY] = 1
+        self.say("ready")
+
+    def turn_until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self.beat()
+            time.sleep(TURN_S)
+
+    def serve(self) -> int:
+        self.turn_until(lambda: bool(self.asked))
+        self.say("left")
+        return 0
+
+    def start(self) -> None:
+        self.boot()
+        self.become_ready()
+
+
+def say(events: Path, number: int, what: str) -> None:
+    line = f"{time.monotonic_ns()} {number} {os.getpid()} {what}\n"
+    fd = os.open(events, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(fd, line.encode())
+    finally:
+        os.close(fd)
+
+
+# ---- behaviours, by name
+
+
+def healthy(worker: Worker) -> int:
+    worker.start()
+    return worker.serve()
+
+
+def slow_boot(worker: Worker) -> int:
+    worker.boot()
+    time.sleep(0.5)
+    worker.become_ready()
+    return worker.serve()
+
+
+def blocked(worker: Worker) -> int:
+    """The first process of the slot blocks in Python while it holds deliveries; its successors are healthy."""
+    worker.start()
+    if worker.slot.words[Word.GENERATION] == 1:
+        worker.slot.name_handler(0, "orders")
+        for tag in range(1, 31):
+            worker.slot.enter(0, tag, 1, f"message-{tag}".encode(), time.monotonic_ns())
+        while True:
+            pass
+    return worker.serve()
+
+
+def holding(worker: Worker) -> int:
+    worker.slot.name_handler(0, "orders")
+    worker.start()
+    worker.slot.enter(0, 7, 1, b"message-7", time.monotonic_ns())
+    return worker.serve()
+
+
+def hangs_in_boot(worker: Worker) -> int:
+    worker.boot()
+    while True:
+        time.sleep(1)
+
+
+def endless_drain(worker: Worker) -> int:
+    """Drain for ever, unless cut short."""
+    worker.start()
+    worker.turn_until(lambda: signal.SIGUSR2 in worker.asked)
+    return 0
+
+
+def deaf(worker: Worker) -> int:
+    worker.start()
+    worker.turn_until(lambda: False)
+    return 0
+
+
+def drain_times_out(worker: Worker) -> int:
+    worker.start()
+    worker.turn_until(lambda: bool(worker.asked))
+    return 6
+
+
+def drains_slowly(worker: Worker) -> int:
+    worker.start()
+    worker.turn_until(lambda: bool(worker.asked))
+    end = time.monotonic() + 1.0
+    worker.turn_until(lambda: time.monotonic() > end)
+    return 0
+
+
+def refuses(code: int) -> Callable[[Worker], int]:
+    def behave(worker: Worker) -> int:
+        worker.boot()
+        worker.slot.write_note(f"Error: cannot start, {code}.\n  Try:  something else")
+        return code
+
+    return behave
+
+
+def raises(worker: Worker) -> int:
+    worker.boot()
+    raise RuntimeError("made-up failure")
+
+
+def exits_by_system_exit(worker: Worker) -> int:
+    worker.boot()
+    sys.exit(3)
+
+
+def crashes_after_ready(worker: Worker) -> int:
+    worker.start()
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return 0
+
+
+def finishes(worker: Worker) -> int:
+    worker.start()
+    return 0
+
+
+def shows_fds(worker: Worker) -> int:
+    worker.boot()
+    fds = sorted(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
+    open_fds = [fd for fd in fds if Path(f"/proc/self/fd/{fd}").exists()]
+    worker.say(f"fds {open_fds}")
+    worker.become_ready()
+    return worker.serve()
+
+
+def spawns_grandchildren(worker: Worker) -> int:
+    worker.start()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        with subprocess.Popen(["sleep", "1000"]) as child:
+            child.send_signal(signum)
+            worker.say(f"grandchild {child.wait()}")
+    worker.say(f"mask {len(signal.pthread_sigmask(signal.SIG_BLOCK, []))}")
+    return worker.serve()
+
+
+def makes_orphans(worker: Worker) -> int:
+    worker.start()
+    for _ in range(20):
+        subprocess.run(["sh", "-c", "sleep 0.05 &"], check=True)
+    worker.say("orphans made")
+    return worker.serve()
+
+
+BEHAVIOURS: dict[str, Callable[[Worker], int]] = {
+    behave.__name__: behave
+    for behave in (
+        healthy,
+        slow_boot,
+        blocked,
+        holding,
+        hangs_in_boot,
+        endless_drain,
+        deaf,
+        drain_times_out,
+        drains_slowly,
+        raises,
+        exits_by_system_exit,
+        crashes_after_ready,
+        finishes,
+        shows_fds,
+        spawns_grandchildren,
+        makes_orphans,
+    )
+}
+BEHAVIOURS |= {f"refuses_{code}": refuses(code) for code in (2, 3, 4)}
+
+
+# ---- the program
+
+
+def main() -> int:
+    options = parse()
+    logging.basicConfig(level="INFO", format="%(levelname)s %(name)s %(message)s")
+    board = Board(options.workers)
+    behaviours = options.behaviours.split(",")
+
+    def run_worker(number: int) -> int:
+        name = behaviours[min(number, len(behaviours)) - 1]
+        return BEHAVIOURS[name](Worker(options, board, number))
+
+    def announce(seconds: float, note: str) -> None:
+        say(options.events, 0, f"announce {seconds:.3f} {note}")
+        if options.announce_fails:
+            raise RuntimeError("made-up fault of the master")
+
+    extras = [socket.socket() for _ in range(5)] if options.open_sockets else []
+    if options.term_right_after_fork:
+        os.register_at_fork(after_in_parent=terminate_newest_child)
+    if options.second_thread:
+        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+    supervision = Supervision(
+        name=options.name,
+        workers=options.workers,
+        drain_timeout_s=options.drain,
+        heartbeat_timeout_s=options.heartbeat,
+        boot_timeout_s=options.boot,
+        burst=options.burst,
+    )
+    code = loop.run(supervision, board, run_worker, announce)
+    del extras
+    return code
+
+
+def terminate_newest_child() -> None:
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGTERM)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("behaviours")
+    parser.add_argument("--events", type=Path, required=True)
+    parser.add_argument("--name", default="test")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--heartbeat", type=float, default=30.0)
+    parser.add_argument("--boot", type=float, default=30.0)
+    parser.add_argument("--drain", type=float, default=10.0)
+    parser.add_argument("--burst", action="store_true")
+    parser.add_argument("--open-sockets", action="store_true")
+    parser.add_argument("--term-right-after-fork", action="store_true")
+    parser.add_argument("--second-thread", action="store_true")
+    parser.add_argument("--announce-fails", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

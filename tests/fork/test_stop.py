@@ -1,0 +1,187 @@
+"""Stopping: drain, escalation, exit codes, and a stop at any moment."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.fork.conftest import Service, Start, seconds_between
+from tests.harness.waiting import wait_until
+
+NOISE_S = 1.5
+
+
+def test_sigterm_drains_and_exits_0(start_ready: Start) -> None:
+    service = start_ready("healthy")
+    service.kill(signal.SIGTERM)
+    assert service.wait() == 0
+    assert len(service.events("left")) == 2
+    assert service.survivors() == []
+
+
+def test_workers_drain_in_parallel(start_ready: Start) -> None:
+    service = start_ready("drains_slowly", "--workers", "4")
+    asked_ns = time.monotonic_ns()
+    service.kill(signal.SIGTERM)
+    assert service.wait() == 0
+    assert seconds_between(asked_ns) < 1.0 + NOISE_S
+
+
+def test_repeated_sigterm_to_the_whole_group_exits_0(start_ready: Start, scale: Callable[[int, int], int]) -> None:
+    for _ in range(scale(3, 30)):
+        service = start_ready("drains_slowly")
+        for _ in range(5):
+            service.kill_group(signal.SIGTERM)
+            time.sleep(0.05)  # as systemd and impatient operators do
+        assert service.wait() == 0
+        assert len(service.events("boot")) == 2
+        assert service.survivors() == []
+
+
+def test_sigterm_storm_around_the_end_does_not_change_the_exit_code(
+    start_ready: Start, scale: Callable[[int, int], int]
+) -> None:
+    for _ in range(scale(5, 50)):
+        service = start_ready("healthy")
+        while service.process.poll() is None:
+            service.kill_group(signal.SIGTERM)
+            time.sleep(0.001)
+        assert service.wait() == 0
+
+
+def test_drain_longer_than_its_timeout_means_code_6_in_time(start_ready: Start) -> None:
+    service = start_ready("endless_drain", "--drain", "1")
+    asked_ns = time.monotonic_ns()
+    service.kill(signal.SIGTERM)
+    assert service.wait() == 6
+    assert 2.0 <= seconds_between(asked_ns) < 3.0 + NOISE_S
+    assert service.survivors() == []
+    assert "STOPPING -> KILLING (drain timeout)" in service.stderr()
+
+
+def test_worker_that_reports_its_own_drain_timeout_means_code_6(start_ready: Start) -> None:
+    service = start_ready("drain_times_out,healthy")
+    service.kill(signal.SIGTERM)
+    assert service.wait() == 6
+
+
+def test_first_sigint_drains(start_ready: Start) -> None:
+    service = start_ready("healthy")
+    service.kill_group(signal.SIGINT)
+    assert service.wait() == 0
+    assert len(service.events("left")) == 2
+
+
+def test_second_sigint_cuts_the_drain_short_and_means_130(start_ready: Start) -> None:
+    service = start_ready("endless_drain", "--drain", "60")
+    service.kill_group(signal.SIGINT)
+    service.wait_for("SIGTERM", count=2)
+    asked_ns = time.monotonic_ns()
+    service.kill_group(signal.SIGINT)
+    assert service.wait() == 130
+    assert seconds_between(asked_ns) < NOISE_S
+    assert len(service.events("SIGUSR2")) == 2
+
+
+def test_third_sigint_kills_and_means_130(start_ready: Start) -> None:
+    service = start_ready("deaf", "--drain", "60")
+    for what in ("SIGTERM", "SIGUSR2"):
+        service.kill(signal.SIGINT)
+        service.wait_for(what, count=2)
+    service.kill(signal.SIGINT)
+    assert service.wait(NOISE_S) == 130
+    assert service.survivors() == []
+
+
+def test_sigquit_kills_at_once_and_means_130(start_ready: Start) -> None:
+    service = start_ready("deaf", "--drain", "60")
+    service.kill(signal.SIGQUIT)
+    assert service.wait(NOISE_S) == 130
+    assert service.survivors() == []
+
+
+def test_sigterm_after_sigterm_never_escalates(start_ready: Start) -> None:
+    service = start_ready("drains_slowly")
+    for _ in range(5):
+        service.kill(signal.SIGTERM)
+        time.sleep(0.05)
+    assert service.wait() == 0
+    assert len(service.events("SIGTERM")) == 2
+    assert service.events("SIGUSR2") == []
+
+
+def test_stop_while_a_worker_boots_is_quick(start: Start) -> None:
+    """A worker without a handler for SIGTERM yet has nothing to drain: the default action ends it, cleanly."""
+    service = start("hangs_in_boot", "--boot", "60", "--drain", "1")
+    service.wait_for("boot", count=2)
+    service.kill(signal.SIGTERM)
+    assert service.wait(3 + NOISE_S) in (0, 6)
+    assert service.survivors() == []
+
+
+def test_stop_while_a_slot_is_in_backoff_exits_0(start_ready: Start) -> None:
+    service = start_ready("crashes_after_ready,healthy")
+    service.wait_for("boot", slot=1, count=4)
+    service.kill(signal.SIGTERM)
+    assert service.wait() in (0, 1)  # 1: the crash came after the stop
+    assert service.survivors() == []
+
+
+def ends_as_documented(service: Service, signum: signal.Signals) -> None:
+    """Before its handlers exist the default action ends the master; afterwards SIGTERM drains and SIGHUP waits."""
+    if signum == signal.SIGHUP and service.process.poll() is None:
+        wait_until(
+            lambda: service.process.poll() is not None or "SIGHUP is not supported yet" in service.stderr(),
+            3.0 + NOISE_S,
+            "an answer to SIGHUP",
+        )
+        service.kill(signal.SIGTERM)
+    assert service.wait(3.0 + NOISE_S) in (0, -signum)
+    assert service.survivors() == []
+
+
+@pytest.mark.parametrize("behaviour", ["healthy", "slow_boot"])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_signal_at_any_moment_of_the_start_ends_in_bounds_without_orphans(
+    start: Start,
+    rng: random.Random,
+    scale: Callable[[int, int], int],
+    signum: signal.Signals,
+    behaviour: str,
+) -> None:
+    started_ns = time.monotonic_ns()
+    first = start(behaviour)
+    first.wait_for("announce")
+    to_ready_s = seconds_between(started_ns)
+    first.end()
+    for _ in range(scale(8, 125)):
+        service = start(behaviour, "--workers", "3")
+        at_s = rng.uniform(0, 1.1 * to_ready_s)
+        time.sleep(at_s)
+        service.kill(signum)
+        try:
+            ends_as_documented(service, signum)
+        except AssertionError as error:
+            raise AssertionError(f"{signum.name} after {at_s:.4f} s: {error}\n{service.stderr()}") from None
+
+
+def test_group_kill_at_any_moment_of_the_start_leaves_nobody(
+    start: Start, rng: random.Random, scale: Callable[[int, int], int]
+) -> None:
+    for _ in range(scale(5, 50)):
+        service = start("healthy", "--workers", "3")
+        time.sleep(rng.uniform(0, 0.4))
+        service.kill_group(signal.SIGTERM)
+        assert service.wait(3.0 + NOISE_S) in (0, -signal.SIGTERM), service.stderr()
+        service.wait_until_gone()
+
+
+def test_frozen_worker_does_not_hold_up_a_stop(start_ready: Start) -> None:
+    service = start_ready("healthy", "--drain", "1")
+    os.kill(service.worker(1), signal.SIGSTOP)
+    service.kill(signal.SIGTERM)
+    assert service.wait(3.0 + NOISE_S) == 6
+    assert service.survivors() == []
