@@ -1,0 +1,5 @@
+"""`python -m mxworker` is the same as `mxworker`."""
+
+from mxworker.cli import main
+
+main()

@@ -1,0 +1,191 @@
+"""The command line, and the one place that puts the parts together.
+
+`run` turns flags and environment into settings, sets up logging, maps the board and hands the master a function that
+lives as a worker. Everything heavy is imported inside the command: `mxworker --help` must stay quick.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mxworker import __version__
+from mxworker.config import BrokerUrl, Consumption, Supervision, parse_duration_s
+from mxworker.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger("mxworker")
+
+_URL_FILE = "MXWORKER_BROKER_URL_FILE"
+_MAX_WORKERS = 512
+
+
+class _Duration(click.ParamType[float]):
+    """A duration such as 250ms, 30s, 5m; seconds as a float."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the seconds, or fail with the parser's text."""
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_duration_s(value)
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Workers(click.ParamType["int | None"]):
+    """A number of workers, or `auto`: one per CPU that this process may use."""
+
+    name = "n|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """Return the number, None for auto."""
+        if value is None or value == "auto":
+            return None
+        if not str(value).isdigit() or not 1 <= int(value) <= _MAX_WORKERS:
+            self.fail(f"'{value}' is neither 'auto' nor a number from 1 to {_MAX_WORKERS}.", param, ctx)
+        return int(value)
+
+
+def _option(flag: str, *short: str, **settings: Any) -> Callable[[Any], Any]:
+    """Return an option whose environment variable is MXWORKER_<FLAG>, shown in --help."""
+    variable = "MXWORKER_" + flag.removeprefix("--").replace("-", "_").upper()
+    return click.option(*short, flag, envvar=variable, show_envvar=True, **settings)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="mxworker")
+def main() -> None:
+    """Run a multi-process RabbitMQ worker service."""
+
+
+@main.command(epilog="Durations read 250ms, 30s, 5m, 1h.  TERM or Ctrl-C drains; Ctrl-C again cancels handlers.")
+@click.argument("app")
+@_option("--broker-url", help=f"Where RabbitMQ is: amqp://user:password@host/vhost.  {_URL_FILE} names a file with it.")
+@_option("--workers", "-w", type=_Workers(), default="auto", show_default=True, help="Worker processes.")
+@_option("--concurrency", "-c", type=click.IntRange(1, 65535), help="Handlers at once per queue and process.")
+@_option("--prefetch", type=click.IntRange(1, 65535), help="Deliveries sent ahead per queue and process.")
+@_option("--queues", "-Q", help="Consume only these queues, separated by commas.")
+@_option("--handler-timeout", type=_Duration(), help="How long a handler may run.")
+@_option("--drain-timeout", type=_Duration(), default="30s", show_default=True, help="Time to finish what runs.")
+@_option(
+    "--heartbeat-timeout", type=_Duration(), default="30s", show_default=True, help="Replace a silent worker after."
+)
+@_option("--boot-timeout", type=_Duration(), default="60s", show_default=True, help="Time to load the app.")
+@_option("--connect-wait", type=_Duration(), default="30s", show_default=True, help="Wait for the broker at start.")
+@_option("--burst", is_flag=True, help="Exit with 0 when the queues are empty.")
+@_option("--app-dir", type=click.Path(exists=True, file_okay=False), help="Look for APP here first.")
+@_option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
+@_option("--log-format", type=click.Choice(["auto", "text", "json"]), default="auto", show_default=True)
+@click.pass_context
+def run(ctx: click.Context, /, app: str, log_level: str, log_format: str, **flags: Any) -> None:
+    """Consume the queues of APP, a `module:attribute` or `file.py:attribute`; the attribute defaults to `handlers`."""
+    from mxworker.log import set_up
+
+    try:
+        set_up(log_level, log_format)
+        broker = _broker(flags["broker_url"])
+        _check(flags)
+        if ctx.get_parameter_source("broker_url") is click.core.ParameterSource.COMMANDLINE and _has_password(flags):
+            log.warning(
+                "a password on the command line is visible to others; %s names a file to read it from", _URL_FILE
+            )
+        code = _supervise(app, broker, flags)
+    except ConfigError as error:
+        click.echo(f"Error: {error}", err=True)
+        code = error.exit_code
+    sys.exit(code)
+
+
+def _broker(url: str | None) -> BrokerUrl:
+    path = os.environ.get(_URL_FILE)
+    if not url and path:
+        try:
+            url = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{_URL_FILE} names '{path}', which cannot be read: {error}.") from error
+    if not url:
+        raise ConfigError(
+            "no broker URL.\n"
+            "  Try:  mxworker run APP --broker-url amqp://user:password@host/\n"
+            f"  or set MXWORKER_BROKER_URL, or let {_URL_FILE} name a file that holds it."
+        )
+    return BrokerUrl.parse(url)
+
+
+def _has_password(flags: dict[str, Any]) -> bool:
+    return "@" in flags["broker_url"] and ":" in flags["broker_url"].partition("://")[2].rpartition("@")[0]
+
+
+def _check(flags: dict[str, Any]) -> None:
+    for name in ("handler_timeout", "heartbeat_timeout", "boot_timeout"):
+        if flags[name] is not None and flags[name] <= 0:
+            raise ConfigError(f"--{name.replace('_', '-')} must be longer than 0.")
+    if flags["heartbeat_timeout"] < 2:
+        raise ConfigError("--heartbeat-timeout must be at least 2s: workers beat once a second.")
+
+
+def _supervise(app: str, broker: BrokerUrl, flags: dict[str, Any]) -> int:
+    """Put board, master and workers together; return the exit code of the service."""
+    from mxworker.board import Board
+    from mxworker.master import loop
+    from mxworker.worker import main as worker  # before the fork, so that its pages are shared
+
+    usable_cpus = len(os.sched_getaffinity(0))
+    workers = flags["workers"] or usable_cpus
+    origin = "set" if flags["workers"] else f"auto: {usable_cpus} usable CPU{'s' if usable_cpus > 1 else ''}"
+    supervision = Supervision(
+        name=app,
+        workers=workers,
+        drain_timeout_s=flags["drain_timeout"],
+        heartbeat_timeout_s=flags["heartbeat_timeout"],
+        boot_timeout_s=flags["boot_timeout"],
+        burst=flags["burst"],
+    )
+    consumption = Consumption(
+        app=app,
+        broker=broker,
+        app_dir=flags["app_dir"],
+        queues=tuple(name.strip() for name in (flags["queues"] or "").split(",") if name.strip()),
+        concurrency=flags["concurrency"],
+        prefetch=flags["prefetch"],
+        handler_timeout_s=flags["handler_timeout"],
+        drain_timeout_s=flags["drain_timeout"],
+        heartbeat_timeout_s=flags["heartbeat_timeout"],
+        connect_wait_s=flags["connect_wait"],
+        burst=flags["burst"],
+    )
+    python = ".".join(str(part) for part in sys.version_info[:3])
+    greeting = {
+        "mxworker": f"{__version__}, Python {python}, aio-pika {version('aio-pika')}",
+        "app": app,
+        "broker": str(broker),
+        "workers": f"{workers} ({origin})",
+    }
+    board = Board(workers)
+    return loop.run(
+        supervision,
+        board,
+        lambda number: worker.run(consumption, board, number),
+        lambda seconds, consuming: _announce(greeting, seconds, consuming),
+    )
+
+
+def _announce(greeting: dict[str, str], seconds: float, consuming: str) -> None:
+    """Say once, when the service is ready, what runs: a fact a line on a terminal, one event in a JSON log."""
+    ready = f"Ready in {seconds:.2f} s. Ctrl-C drains."
+    if not sys.stderr.isatty():
+        log.info(ready, extra={**greeting, "consuming": consuming.splitlines()})
+        return
+    facts = "\n".join(f"{name:<11} {fact}" for name, fact in greeting.items())
+    click.echo(f"{facts}\n{consuming}\n{ready}", err=True)
