@@ -1,0 +1,99 @@
+"""The applications that the guarantee tests run as a real service, and how they are started."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.harness import ledger
+from tests.harness.ledger import Report
+from tests.harness.service import Service, mxworker_run, write_app
+from tests.rabbit.client import Client
+
+RECORDING = """
+    import asyncio
+    import os
+
+    from mxworker import Handlers, Queue
+    from tests.harness.ledger import Ledger
+
+    handlers = Handlers()
+    ledger = Ledger(os.environ["LEDGER"])
+    work_s = float(os.environ["WORK_S"])
+
+
+    @handlers.consume(Queue(os.environ["QUEUE"], type=os.environ["TYPE"]), concurrency=int(os.environ["CONCURRENCY"]))
+    async def record(message_id: str) -> None:
+        ledger.start(message_id)
+        await asyncio.sleep(work_s)
+        ledger.finish(message_id)
+"""
+
+
+class Recorded:
+    """A queue with known messages, and the ledger of what handlers did with them."""
+
+    def __init__(self, url: str, folder: Path, queue: str, queue_type: str = "quorum") -> None:
+        self.queue = queue
+        self.folder = folder
+        self.path = folder / f"{queue}.ledger"
+        self.ids: list[str] = []
+        self._url = url
+        self._type = queue_type
+
+    def declare(self) -> None:
+        """Declare the queue as the service will, so that it can be filled before the start."""
+        arguments = {
+            "x-queue-type": self._type,
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": f"{self.queue}.dlq",
+        }
+        if self._type == "quorum":
+            arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
+        with Client(self._url) as client:
+            client.declare(self.queue, arguments=arguments)
+
+    def publish(self, count: int) -> None:
+        """Publish `count` more messages, all confirmed."""
+        ids = [f"{self.queue}-{number}" for number in range(len(self.ids), len(self.ids) + count)]
+        with Client(self._url) as client:
+            client.publish(self.queue, (id_.encode() for id_ in ids))
+        self.ids += ids
+
+    @property
+    def handled(self) -> int:
+        """How many records the handlers have written; two for each finished one."""
+        return ledger.count(self.path)
+
+    @property
+    def finished_ids(self) -> set[str]:
+        """The ids whose handler has finished."""
+        return {record.id for record in ledger.read(self.path) if record.event is ledger.FINISH}
+
+    def judge(self) -> Report:
+        """Drain what is left in the queue and compare all with what was published."""
+        with Client(self._url) as client:
+            left = [message.body.decode() for message in client.drain(self.queue)]
+            rejected = [message.body.decode() for message in client.drain(f"{self.queue}.dlq")]
+        assert not rejected, f"{len(rejected)} messages were rejected: {rejected[:3]}"
+        return ledger.check(self.ids, ledger.read(self.path), left)
+
+    @contextmanager
+    def service(
+        self, *flags: str, work_s: float = 0.0, concurrency: int = 32, url: str | None = None
+    ) -> Iterator[Service]:
+        """Run the recording application on the queue, by way of `url` when it is given."""
+        app = write_app(self.folder, RECORDING)
+        env = {
+            "MXWORKER_BROKER_URL": url or self._url,
+            "LEDGER": str(self.path),
+            "QUEUE": self.queue,
+            "TYPE": self._type,
+            "WORK_S": str(work_s),
+            "CONCURRENCY": str(concurrency),
+        }
+        name = f"service-{uuid.uuid4().hex[:6]}"
+        with Service(mxworker_run(app, *flags, app_dir=self.folder), self.folder, name=name, env=env) as service:
+            yield service

@@ -1,0 +1,82 @@
+"""What a SIGTERM ends in: nothing lost, nothing done twice, in bounds."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from signal import SIGINT, SIGTERM
+
+import pytest
+
+from tests.broker.apps import Recorded
+from tests.harness.waiting import wait_until
+from tests.rabbit.client import Client
+
+
+@pytest.mark.parametrize("queue_type", ["quorum", "classic"])
+def test_sigterm_at_any_moment_loses_and_doubles_nothing(
+    queue_type: str,
+    broker_url: str,
+    queue_name: str,
+    tmp_path: Path,
+    rng: random.Random,
+    scale: Callable[[int, int], int],
+) -> None:
+    rounds, messages = scale(4, 20), 6_000
+    recorded = Recorded(broker_url, tmp_path, queue_name, queue_type)
+    recorded.declare()
+    for _ in range(rounds):
+        recorded.publish(messages)
+        with recorded.service("--workers=2", work_s=rng.choice([0.0, 0.001, 0.002]), concurrency=200) as service:
+            service.wait_ready()
+            before = recorded.handled
+            due = before + rng.randrange(messages)
+            wait_until(lambda due=due: recorded.handled >= due, 60, "the moment")
+            service.signal(SIGTERM)
+            assert service.wait_exit(40) == 0
+    report = recorded.judge()
+    assert report.exactly_once, report
+
+
+def test_handlers_longer_than_the_drain_timeout_leave_their_messages(
+    broker_url: str, queue_name: str, tmp_path: Path
+) -> None:
+    recorded = Recorded(broker_url, tmp_path, queue_name)
+    recorded.declare()
+    recorded.publish(100)
+    with recorded.service("--workers=2", "--drain-timeout=1s", work_s=3600, concurrency=16) as service:
+        wait_until(lambda: recorded.handled == 32, 30, "all handlers to be busy")
+        asked_at = time.monotonic()
+        service.signal(SIGTERM)
+        assert service.wait_exit(20) == 6
+        assert time.monotonic() - asked_at < 1 + 2
+        assert not service.survivors()
+    with Client(broker_url) as client:
+        assert wait_until(lambda: client.counts(queue_name).messages == 100, 10, "all messages to be back")
+
+
+def test_second_sigint_cancels_what_runs_and_says_130(broker_url: str, queue_name: str, tmp_path: Path) -> None:
+    recorded = Recorded(broker_url, tmp_path, queue_name)
+    recorded.declare()
+    recorded.publish(8)
+    with recorded.service("--workers=1", work_s=3600, concurrency=8) as service:
+        wait_until(lambda: recorded.handled == 8, 30, "all handlers to be busy")
+        service.signal(SIGINT)
+        service.wait_for_log("DRAINING")
+        service.signal(SIGINT)
+        assert service.wait_exit(10) == 130
+    with Client(broker_url) as client:
+        assert wait_until(lambda: client.counts(queue_name).messages == 8, 10, "all messages to be back")
+
+
+def test_burst_ends_with_0_when_the_queue_is_empty(broker_url: str, queue_name: str, tmp_path: Path) -> None:
+    recorded = Recorded(broker_url, tmp_path, queue_name)
+    recorded.declare()
+    recorded.publish(500)
+    with recorded.service("--workers=2", "--burst", work_s=0.001) as service:
+        assert service.wait_exit(30) == 0
+    report = recorded.judge()
+    assert report.exactly_once, report
+    assert report.finished == 500

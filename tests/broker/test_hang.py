@@ -1,0 +1,115 @@
+"""A worker that hangs is told from one that is busy, named, and replaced."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from signal import SIGSTOP
+
+from pamqp import commands
+
+from tests.broker.apps import Recorded
+from tests.harness.service import Service, mxworker_run, write_app
+from tests.harness.waiting import wait_until
+from tests.rabbit.client import Client
+
+HEARTBEAT_TIMEOUT_S = 4
+REPLACED_WITHIN_S = HEARTBEAT_TIMEOUT_S + 2
+
+BLOCKING = """
+    import asyncio
+    import os
+    from pathlib import Path
+
+    from mxworker import Context, Handlers
+
+    handlers = Handlers()
+    marker = Path(os.environ["MARKER"])
+
+
+    @handlers.consume(os.environ["QUEUE"])
+    async def digest(body: str, ctx: Context) -> None:
+        if body == "wait":
+            await asyncio.sleep(3600)
+        if body == "block" and not marker.exists():
+            marker.touch()
+            while True:
+                pass
+"""
+
+
+@contextmanager
+def _service(url: str, queue: str, folder: Path, *flags: str) -> Iterator[Service]:
+    app = write_app(folder, BLOCKING)
+    env = {"MXWORKER_BROKER_URL": url, "QUEUE": queue, "MARKER": str(folder / "blocked")}
+    timeout = f"--heartbeat-timeout={HEARTBEAT_TIMEOUT_S}s"
+    with Service(mxworker_run(app, timeout, *flags, app_dir=folder), folder, env=env) as service:
+        service.wait_ready()
+        yield service
+
+
+def test_blocked_loop_is_replaced_and_the_log_names_handler_and_message(
+    broker_url: str, queue_name: str, tmp_path: Path
+) -> None:
+    with _service(broker_url, queue_name, tmp_path, "--workers=2") as service, Client(broker_url) as client:
+        before = service.workers()
+        client.publish(queue_name, [b"block"], commands.Basic.Properties(message_id="the-culprit", delivery_mode=2))
+        wait_until((tmp_path / "blocked").exists, 10, "the block")
+        blocked_at = time.monotonic()
+        wait_until(lambda: any(not worker.is_alive for worker in before), 30, "the end of the blocked worker")
+        service.wait_workers(2)
+        assert time.monotonic() - blocked_at < REPLACED_WITHIN_S
+        assert sum(worker.is_alive for worker in before) == 1, "the other worker was left alone"
+        log = service.log_text()
+        assert "inside handler digest with message the-culprit" in log
+        assert "Fatal Python error: Aborted" in log, "faulthandler shows all threads"
+        service.wait_for_log("consuming queue")
+        wait_until(lambda: client.counts(queue_name).consumers == 2, 10, "both to consume")
+
+
+def test_stopped_worker_is_replaced_and_its_messages_named(broker_url: str, queue_name: str, tmp_path: Path) -> None:
+    with _service(broker_url, queue_name, tmp_path, "--workers=1") as service, Client(broker_url) as client:
+        properties = [commands.Basic.Properties(message_id=f"held-{number}", delivery_mode=2) for number in range(3)]
+        client.publish_messages(queue_name, [(b"wait", one) for one in properties])
+        wait_until(lambda: client.counts(queue_name).messages == 0, 10, "the deliveries")
+        (worker,) = service.workers()
+        worker.signal(SIGSTOP)
+        stopped_at = time.monotonic()
+        wait_until(lambda: service.workers() and service.workers() != [worker], 30, "a new worker")
+        assert time.monotonic() - stopped_at < REPLACED_WITHIN_S
+        log = service.log_text()
+        assert all(f"held-{number}" in log for number in range(3))
+
+
+def test_busy_machine_gets_nobody_killed(broker_url: str, queue_name: str, tmp_path: Path) -> None:
+    busy_for_s = 20
+    recorded = Recorded(broker_url, tmp_path, queue_name)
+    with recorded.service("--workers=2", f"--heartbeat-timeout={HEARTBEAT_TIMEOUT_S}s") as service:
+        service.wait_ready()
+        workers = service.workers()
+        deadline = time.monotonic() + busy_for_s
+        with _hogs(8):
+            while time.monotonic() < deadline:
+                recorded.publish(50)
+                time.sleep(0.2)  # the load over time is the point, nothing is waited for
+        wait_until(lambda: recorded.finished_ids == set(recorded.ids), 60, "every id")
+        assert service.workers() == workers
+        assert "ABORTING" not in service.log_text()
+
+
+@contextmanager
+def _hogs(count: int) -> Iterator[None]:
+    """Keep every core busy with more processes than there are cores."""
+    assert count > (os.cpu_count() or 1)
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()

@@ -1,0 +1,157 @@
+"""What an operator reads when it does not start, and the exit code a supervisor sees."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.harness.service import REPOSITORY, write_app
+from tests.rabbit.client import Client
+from tests.rabbit.node import Node
+from tests.rabbit.ports import free_port
+
+APP = """
+    from mxworker import Handlers, Queue
+
+    handlers = Handlers()
+
+
+    @handlers.consume("QUEUE")
+    async def order(payload: dict) -> None:
+        pass
+"""
+PASSWORD = "S3cr3t%2Fx"
+
+
+def run(folder: Path, *arguments: str, url: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `mxworker run` in `folder` to its end."""
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY)}
+    if url is not None:
+        environment["MXWORKER_BROKER_URL"] = url
+    command = [sys.executable, "-m", "mxworker", "run", "--workers=2", "--log-level=error", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, queue_name: str) -> Path:
+    write_app(tmp_path, APP.replace("QUEUE", queue_name))
+    return tmp_path
+
+
+def test_missing_url(folder: Path) -> None:
+    ended = run(folder, "app:handlers")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("Error: no broker URL.\n  Try:  mxworker run APP --broker-url amqp://")
+
+
+def test_amqps_is_refused_not_downgraded(folder: Path) -> None:
+    ended = run(folder, "app:handlers", url=f"amqps://me:{PASSWORD}@localhost/")
+    assert ended.returncode == 2
+    assert "Error: amqps:// is not supported yet" in ended.stderr
+    assert PASSWORD not in ended.stderr
+
+
+def test_bad_duration(folder: Path, broker_url: str) -> None:
+    ended = run(folder, "app:handlers", "--drain-timeout=soon", url=broker_url)
+    assert ended.returncode == 2
+    assert "Invalid value for '--drain-timeout'" in ended.stderr
+    assert "'soon' is not a duration.  Write it like 250ms, 30s, 5m or 1h." in ended.stderr
+
+
+def test_unknown_queue(folder: Path, broker_url: str, queue_name: str) -> None:
+    ended = run(folder, "app:handlers", "--queues=nowhere", url=broker_url)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"Error: no handler consumes queue 'nowhere'.  The app consumes: {queue_name}.")
+
+
+def test_wrong_attribute(folder: Path, broker_url: str) -> None:
+    ended = run(folder, "app:handler", url=broker_url)
+    assert ended.returncode == 3
+    assert ended.stderr == (
+        "Error: module 'app' has no attribute 'handler'.  It defines: handlers (Handlers, 1 consumer).\n"
+        "  Try:  mxworker run app:handlers\n"
+    )
+
+
+def test_wrong_module(folder: Path, broker_url: str) -> None:
+    ended = run(folder, "ap:handlers", url=broker_url)
+    assert ended.returncode == 3
+    assert ended.stderr.startswith("Error: there is no module 'ap'")
+    assert "--app-dir" in ended.stderr
+
+
+def test_import_error_shows_the_users_line(folder: Path, broker_url: str) -> None:
+    (folder / "broken.py").write_text("# shop\nimport stripe_of_nobody\n")
+    ended = run(folder, "broken:handlers", url=broker_url)
+    assert ended.returncode == 3
+    assert ended.stderr == (
+        "Error: 'broken' was found but failed to import:\n"
+        "  broken.py:2  import stripe_of_nobody    ModuleNotFoundError: No module named 'stripe_of_nobody'\n"
+    )
+
+
+def test_syntax_error_shows_the_users_line(folder: Path, broker_url: str) -> None:
+    (folder / "broken.py").write_text("def order(:\n    pass\n")
+    ended = run(folder, "broken.py", url=broker_url)
+    assert ended.returncode == 3
+    assert "  broken.py:1  def order(:    SyntaxError:" in ended.stderr
+
+
+def test_handler_that_cannot_work_names_file_and_line(folder: Path, broker_url: str) -> None:
+    write_app(folder, APP.replace("payload: dict", "payload: set"), "odd")
+    ended = run(folder, "odd:handlers", url=broker_url)
+    assert ended.returncode == 3
+    assert "odd.py:" in ended.stderr
+    assert "handler 'order' takes its payload as set, which nothing can decode" in ended.stderr
+
+
+def test_unreachable_broker(folder: Path) -> None:
+    url = f"amqp://me:{PASSWORD}@127.0.0.1:{free_port()}/"
+    started_at = time.monotonic()
+    ended = run(folder, "app:handlers", "--connect-wait=1s", url=url)
+    assert ended.returncode == 4
+    assert time.monotonic() - started_at < 1 + 5
+    assert ended.stderr.startswith("Error: no broker at amqp://me:***@127.0.0.1:")
+    assert "connection refused (tried for 1s)" in ended.stderr
+    assert PASSWORD not in ended.stderr
+    assert "S3cr3t/x" not in ended.stderr
+
+
+def test_wrong_password_does_not_wait(folder: Path, broker_url: str) -> None:
+    url = broker_url.replace("guest:guest", f"guest:{PASSWORD}")
+    ended = run(folder, "app:handlers", "--connect-wait=60s", url=url)
+    assert ended.returncode == 4
+    assert ended.stderr.startswith("Error: the broker refused us: 403 ACCESS_REFUSED")
+    assert PASSWORD not in ended.stderr
+
+
+def test_mismatched_queue(folder: Path, node: Node, queue_name: str) -> None:
+    write_app(folder, APP.replace('"QUEUE"', f'Queue("{queue_name}", type="classic")'), "classic")
+    dead_letters = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": f"{queue_name}.dlq"}
+    with Client(node.url) as client, node.expect_precondition_failed():
+        client.declare(queue_name, arguments={"x-queue-type": "quorum", **dead_letters})
+        ended = run(folder, "classic:handlers", url=node.url)
+    assert ended.returncode == 4
+    assert ended.stderr == (
+        f"Error: broker refused queue '{queue_name}': 406 PRECONDITION_FAILED, "
+        "x-queue-type is 'quorum', code says 'classic'.\n"
+        f'  Use Queue("{queue_name}", declare="passive") to accept the existing queue, or change the code.\n'
+    )
+
+
+def test_missing_passive_queue(folder: Path, broker_url: str, queue_name: str) -> None:
+    write_app(folder, APP.replace('"QUEUE"', f'Queue("{queue_name}", declare="passive")'), "passive")
+    ended = run(folder, "passive:handlers", url=broker_url)
+    assert ended.returncode == 4
+    assert ended.stderr.startswith(f"Error: broker refused queue '{queue_name}.dlq': 404 NOT_FOUND")
+
+
+def test_crash_at_import_ends_with_5(folder: Path, broker_url: str) -> None:
+    (folder / "crash.py").write_text("import os\nos.abort()\n")
+    ended = run(folder, "crash:handlers", url=broker_url)
+    assert ended.returncode == 5
+    assert "Error: no worker ever became ready" in ended.stderr

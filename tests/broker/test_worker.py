@@ -1,0 +1,285 @@
+"""What a worker does with a delivery: in this process, on a real broker, through the whole pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from pamqp import commands
+
+from mxworker import Ack, Context, Delivery, Handlers, Queue, Reject, Requeue
+from mxworker.amqp import connection as connections
+from mxworker.board import Board, Word
+from mxworker.config import BrokerUrl, Consumption
+from mxworker.errors import ExitCode
+from mxworker.handlers import Overrides
+from mxworker.lifecycle import WorkerState
+from mxworker.worker.service import Service
+from tests.harness.waiting import until
+from tests.rabbit.client import Client
+
+Run = Callable[..., Any]
+
+
+class Worker:
+    """A service in this event loop, and its slot of the board."""
+
+    def __init__(self, service: Service, board: Board) -> None:
+        self.service = service
+        self.slot = board.slot(1)
+
+    def count(self, word: Word) -> int:
+        return self.slot.words[word]
+
+
+@asynccontextmanager
+async def running(url: str, handlers: Handlers, **settings: Any) -> AsyncIterator[Worker]:
+    """Run the handlers until the block ends, then drain; the drain must be clean."""
+    board = Board(1)
+    board.slot(1).write_state(WorkerState.BOOTING)
+    consumption = Consumption(app="test", broker=BrokerUrl.parse(url), **settings)
+    service = Service(consumption, handlers.compile(Overrides()), board.slot(1), lambda: True, lambda state: None)
+    task = asyncio.create_task(service.run())
+    await until(lambda: service.state is WorkerState.READY or task.done(), 15, "the worker to be ready")
+    yield Worker(service, board)
+    service.request_stop()
+    assert await asyncio.wait_for(task, 40) is ExitCode.OK
+
+
+async def dead_letters(admin: Client, queue: str, count: int) -> list[bytes]:
+    """Wait for `count` messages in the dead-letter queue and take them out."""
+    await until(lambda: admin.counts(f"{queue}.dlq").messages >= count, 10, f"{count} dead letters")
+    return [message.body for message in admin.drain(f"{queue}.dlq")]
+
+
+async def test_each_settlement_does_what_it_says(broker_url: str, queue_name: str, admin: Client) -> None:
+    handlers = Handlers()
+    seen: list[tuple[bytes, bool]] = []
+
+    @handlers.consume(queue_name)
+    async def settle(message: Delivery) -> object:
+        seen.append((message.body, message.redelivered))
+        match message.body:
+            case b"returns None":
+                return None
+            case b"returns Ack":
+                return Ack()
+            case b"raises Reject":
+                raise Reject("no")
+            case b"returns the class Reject":
+                return Reject
+            case b"returns Requeue once":
+                return None if message.redelivered else Requeue()
+            case b"returns a number":
+                return 42
+            case _:
+                raise ValueError("boom")
+
+    bodies = [b"returns None", b"returns Ack", b"raises Reject", b"returns the class Reject", b"returns Requeue once"]
+    bodies += [b"returns a number", b"raises ValueError"]
+    async with running(broker_url, handlers) as worker:
+        admin.publish(queue_name, bodies)
+        rejected = await dead_letters(admin, queue_name, 3)
+        await until(lambda: len(seen) == len(bodies) + 1, 10, "all deliveries")
+    assert sorted(rejected) == [b"raises Reject", b"raises ValueError", b"returns the class Reject"]
+    assert (b"returns Requeue once", True) in seen
+    assert [worker.count(word) for word in (Word.ACKED, Word.REQUEUED, Word.REJECTED, Word.STALE)] == [4, 1, 3, 0]
+    assert admin.counts(queue_name).messages == 0
+
+
+async def test_bodies_are_decoded_by_annotation_and_undecodable_ones_are_dead_letters(
+    broker_url: str, queue_name: str, admin: Client
+) -> None:
+    handlers = Handlers()
+    seen: list[object] = []
+
+    @handlers.consume(queue_name)
+    async def take(payload: dict[str, Any], ctx: Context) -> None:
+        seen.append((payload, ctx.queue, ctx.handler, ctx.delivery.message_id, ctx.is_stale))
+
+    async with running(broker_url, handlers):
+        admin.publish(queue_name, [b"not json", b"[1]", b'{"a": "\xff"}', b"[" * 5000])
+        admin.publish(queue_name, [b'{"id": 1}'], commands.Basic.Properties(message_id="m-1", delivery_mode=2))
+        assert len(await dead_letters(admin, queue_name, 4)) == 4
+        await until(lambda: seen, 10, "the good one")
+    assert seen == [({"id": 1}, queue_name, "take", "m-1", False)]
+
+
+async def test_handler_past_its_deadline_is_cancelled_and_rejected(
+    broker_url: str, queue_name: str, admin: Client
+) -> None:
+    handlers = Handlers()
+    cancelled = []
+
+    @handlers.consume(queue_name, timeout=0.2)
+    async def slow(body: str) -> None:
+        try:
+            await asyncio.sleep(0.01 if body == "quick" else 3600)
+        except asyncio.CancelledError:
+            cancelled.append(body)
+            raise
+
+    async with running(broker_url, handlers):
+        admin.publish(queue_name, [b"slow", b"quick", b"slow"])
+        assert await dead_letters(admin, queue_name, 2) == [b"slow", b"slow"]
+    assert cancelled == ["slow", "slow"]
+
+
+@pytest.mark.parametrize("how", ["SystemExit", "KeyboardInterrupt", "cancels itself", "awaits a cancelled future"])
+async def test_nothing_a_handler_raises_ends_the_worker(
+    how: str, broker_url: str, queue_name: str, admin: Client
+) -> None:
+    handlers = Handlers()
+
+    @handlers.consume(queue_name)
+    async def wild(body: str) -> None:
+        match body:
+            case "SystemExit":
+                raise SystemExit(3)
+            case "KeyboardInterrupt":
+                raise KeyboardInterrupt
+            case "cancels itself":
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+                await asyncio.sleep(0)
+            case _:
+                future = asyncio.get_running_loop().create_future()
+                future.cancel()
+                await future
+
+    async with running(broker_url, handlers):
+        admin.publish(queue_name, [how.encode()])
+        assert await dead_letters(admin, queue_name, 1) == [how.encode()]
+
+
+async def test_concurrency_is_bounded_and_used(broker_url: str, queue_name: str, admin: Client) -> None:
+    handlers = Handlers()
+    running_now, most = 0, 0
+
+    @handlers.consume(queue_name, concurrency=7)
+    async def count(body: bytes) -> None:
+        nonlocal running_now, most
+        running_now += 1
+        most = max(most, running_now)
+        await asyncio.sleep(0.01)
+        running_now -= 1
+
+    async with running(broker_url, handlers) as worker:
+        admin.publish(queue_name, [b""] * 200)
+        await until(lambda: worker.count(Word.ACKED) == 200, 20, "all")
+    assert most == 7
+
+
+async def test_started_deliveries_stand_in_the_board(broker_url: str, queue_name: str, admin: Client) -> None:
+    handlers = Handlers()
+    release = asyncio.Event()
+
+    @handlers.consume(queue_name)
+    async def hold(body: bytes) -> None:
+        await release.wait()
+
+    async with running(broker_url, handlers) as worker:
+        admin.publish(queue_name, [b""], commands.Basic.Properties(message_id="m-7", delivery_mode=2))
+        held = await until(worker.slot.in_flight, 10, "the delivery in the board")
+        assert [(one.handler, one.message_id, one.delivery_tag) for one in held] == [("hold", "m-7", 1)]
+        release.set()
+        await until(lambda: not worker.slot.in_flight(), 10, "the board to be empty")
+
+
+async def test_body_above_the_cap_is_rejected_unseen(
+    broker_url: str, queue_name: str, admin: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "BODY_CAP_BYTES", 300_000)  # the real cap, 64 MiB, would take the test long
+    handlers = Handlers()
+    seen = []
+
+    @handlers.consume(queue_name)
+    async def take(body: bytes) -> None:
+        seen.append(len(body))
+
+    async with running(broker_url, handlers):
+        admin.publish(queue_name, [b"x" * 300_000, b"x" * 300_001, b"x" * 10])
+        (rejected,) = await dead_letters(admin, queue_name, 1)
+        await until(lambda: len(seen) == 2, 10, "the others")
+    assert len(rejected) == 300_001
+    assert sorted(seen) == [10, 300_000]
+
+
+async def test_handlers_outlive_a_lost_channel_and_know_it(broker_url: str, queue_name: str, admin: Client) -> None:
+    handlers = Handlers()
+    release = asyncio.Event()
+    stale = []
+
+    @handlers.consume(Queue(queue_name), concurrency=4)
+    async def hold(body: bytes, ctx: Context) -> None:
+        await release.wait()
+        stale.append(ctx.is_stale)
+
+    async with running(broker_url, handlers) as worker:
+        admin.publish(queue_name, [b"1", b"2"])
+        await until(lambda: len(worker.slot.in_flight()) == 2, 10, "both to run")
+        admin.delete(queue_name)
+        await until(lambda: worker.service.state is WorkerState.CONNECTING, 10, "the loss to be seen")
+        release.set()
+        await until(lambda: worker.count(Word.STALE) == 2, 10, "both to finish")
+        await until(lambda: worker.service.state is WorkerState.READY, 10, "the queue to be consumed again")
+    assert stale == [True, True]
+    assert worker.count(Word.ACKED) == 0
+
+
+async def test_drain_gives_back_what_was_not_started(broker_url: str, queue_name: str, admin: Client) -> None:
+    handlers = Handlers()
+    done = []
+
+    @handlers.consume(queue_name, concurrency=2, prefetch=50)
+    async def slow(body: str) -> None:
+        await asyncio.sleep(0.3)
+        done.append(body)
+
+    bodies = [str(number).encode() for number in range(60)]
+    async with running(broker_url, handlers):
+        admin.publish(queue_name, bodies)
+        await until(lambda: len(done) >= 2, 10, "some to finish")
+    left = [message.body.decode() for message in admin.drain(queue_name)]
+    assert len(done) <= 6
+    assert sorted(done + left) == sorted(body.decode() for body in bodies)
+
+
+async def test_single_active_consumer_drains_too(broker_url: str, queue_name: str, admin: Client) -> None:
+    handlers = Handlers()
+    done = []
+
+    @handlers.consume(Queue(queue_name, arguments={"x-single-active-consumer": True}))
+    async def take(body: str) -> None:
+        done.append(body)
+
+    async with running(broker_url, handlers):
+        admin.publish(queue_name, [str(number).encode() for number in range(200)])
+        await until(lambda: len(done) >= 50, 10, "some")
+    assert len(set(done)) == len(done)
+    left = admin.counts(queue_name).messages  # such a queue refuses basic.get
+    assert len(done) + left == 200
+
+
+async def test_stop_before_anything_is_connected_ends_at_once(queue_name: str) -> None:
+    handlers = Handlers()
+
+    @handlers.consume(queue_name)
+    async def never(body: bytes) -> None:
+        raise AssertionError
+
+    board = Board(1)
+    settings = Consumption(app="test", broker=BrokerUrl.parse("amqp://127.0.0.1:1/"))
+    service = Service(settings, handlers.compile(), board.slot(1), lambda: True, lambda state: None)
+    task = asyncio.create_task(service.run())
+    await asyncio.sleep(0)
+    asked_at = time.monotonic()
+    service.request_stop()
+    service.request_stop()
+    assert await asyncio.wait_for(task, 10) is ExitCode.OK
+    assert time.monotonic() - asked_at < 5
