@@ -22,6 +22,8 @@ from mxworker.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mxworker.board import Board
+
 log = logging.getLogger("mxworker")
 
 _URL_FILE = "MXWORKER_BROKER_URL_FILE"
@@ -90,7 +92,7 @@ def main() -> None:
 @click.pass_context
 def run(ctx: click.Context, /, app: str, log_level: str, log_format: str, **flags: Any) -> None:
     """Consume the queues of APP, a `module:attribute` or `file.py:attribute`; the attribute defaults to `handlers`."""
-    from mxworker.log import set_up
+    from mxworker.log import is_text, set_up
 
     try:
         set_up(log_level, log_format)
@@ -100,9 +102,9 @@ def run(ctx: click.Context, /, app: str, log_level: str, log_format: str, **flag
             log.warning(
                 "a password on the command line is visible to others; %s names a file to read it from", _URL_FILE
             )
-        code = _supervise(app, broker, flags)
+        code = _supervise(app, broker, flags, is_text(log_format))
     except ConfigError as error:
-        click.echo(f"Error: {error}", err=True)
+        _say(f"Error: {error}")
         code = error.exit_code
     sys.exit(code)
 
@@ -135,7 +137,7 @@ def _check(flags: dict[str, Any]) -> None:
         raise ConfigError("--heartbeat-timeout must be at least 2s: workers beat once a second.")
 
 
-def _supervise(app: str, broker: BrokerUrl, flags: dict[str, Any]) -> int:
+def _supervise(app: str, broker: BrokerUrl, flags: dict[str, Any], as_text: bool) -> int:
     """Put board, master and workers together; return the exit code of the service."""
     from mxworker.board import Board
     from mxworker.master import loop
@@ -144,7 +146,22 @@ def _supervise(app: str, broker: BrokerUrl, flags: dict[str, Any]) -> int:
     usable_cpus = len(os.sched_getaffinity(0))
     workers = flags["workers"] or usable_cpus
     origin = "set" if flags["workers"] else f"auto: {usable_cpus} usable CPU{'s' if usable_cpus > 1 else ''}"
-    supervision = Supervision(
+    consumption = _consumption(app, broker, flags)
+    board = Board(workers)
+    greeting = _Greeting(app, broker, f"{workers} ({origin})", as_text)
+    code = loop.run(
+        _supervision(app, workers, flags),
+        board,
+        run_worker=lambda number: worker.run(consumption, board, number),
+        announce=greeting.ready,
+    )
+    if board.ever_ready:
+        log.info("stopped with exit code %d: %s", code, _tally(board))
+    return code
+
+
+def _supervision(app: str, workers: int, flags: dict[str, Any]) -> Supervision:
+    return Supervision(
         name=app,
         workers=workers,
         drain_timeout_s=flags["drain_timeout"],
@@ -152,7 +169,10 @@ def _supervise(app: str, broker: BrokerUrl, flags: dict[str, Any]) -> int:
         boot_timeout_s=flags["boot_timeout"],
         burst=flags["burst"],
     )
-    consumption = Consumption(
+
+
+def _consumption(app: str, broker: BrokerUrl, flags: dict[str, Any]) -> Consumption:
+    return Consumption(
         app=app,
         broker=broker,
         app_dir=flags["app_dir"],
@@ -165,27 +185,40 @@ def _supervise(app: str, broker: BrokerUrl, flags: dict[str, Any]) -> int:
         connect_wait_s=flags["connect_wait"],
         burst=flags["burst"],
     )
-    python = ".".join(str(part) for part in sys.version_info[:3])
-    greeting = {
-        "mxworker": f"{__version__}, Python {python}, aio-pika {version('aio-pika')}",
-        "app": app,
-        "broker": str(broker),
-        "workers": f"{workers} ({origin})",
-    }
-    board = Board(workers)
-    return loop.run(
-        supervision,
-        board,
-        lambda number: worker.run(consumption, board, number),
-        lambda seconds, consuming: _announce(greeting, seconds, consuming),
-    )
 
 
-def _announce(greeting: dict[str, str], seconds: float, consuming: str) -> None:
-    """Say once, when the service is ready, what runs: a fact a line on a terminal, one event in a JSON log."""
-    ready = f"Ready in {seconds:.2f} s. Ctrl-C drains."
-    if not sys.stderr.isatty():
-        log.info(ready, extra={**greeting, "consuming": consuming.splitlines()})
-        return
-    facts = "\n".join(f"{name:<11} {fact}" for name, fact in greeting.items())
-    click.echo(f"{facts}\n{consuming}\n{ready}", err=True)
+class _Greeting:
+    """What is said at the start: a fact a line for people, one event with all facts in a JSON log."""
+
+    def __init__(self, app: str, broker: BrokerUrl, workers: str, as_text: bool) -> None:
+        """Say to people what is known before the first worker."""
+        python = ".".join(str(part) for part in sys.version_info[:3])
+        self._facts = {
+            "mxworker": f"{__version__}, Python {python}, aio-pika {version('aio-pika')}",
+            "app": app,
+            "broker": str(broker),
+            "workers": workers,
+        }
+        self._as_text = as_text
+        if as_text:
+            _say("\n".join(f"{name:<11} {fact}" for name, fact in self._facts.items()))
+
+    def ready(self, seconds: float, consuming: str) -> None:
+        """Say that the service is ready, and what it consumes."""
+        ready = f"Ready in {seconds:.2f} s. Ctrl-C drains."
+        if self._as_text:
+            _say(f"{consuming}\n{ready}")
+        else:
+            log.info(ready, extra={**self._facts, "consuming": consuming.splitlines()})
+
+
+def _tally(board: Board) -> str:
+    """Return what all workers of this run did, those that died included."""
+    from mxworker.board import Word
+
+    words = (Word.ACKED, Word.REQUEUED, Word.REJECTED, Word.STALE)
+    return ", ".join(f"{sum(slot.words[word] for slot in board.slots):,} {word.name.lower()}" for word in words)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)

@@ -132,15 +132,19 @@ def _apology(record: logging.LogRecord, error: Exception) -> logging.LogRecord:
     return logging.LogRecord(record.name, record.levelno, record.pathname, record.lineno, text, None, None)
 
 
+def is_text(style: str) -> bool:
+    """Whether `style` (auto, text or json) means text here: auto does on a terminal."""
+    return style == "text" or (style == "auto" and sys.stderr.isatty())
+
+
 def set_up(level: str, style: str = "auto") -> None:
     """Send all logging to stderr. `level` is a name of the logging module in lower case, `style` auto, text or json.
 
     The AMQP libraries log message bodies at DEBUG and every connection loss with a traceback; mxworker reports a loss
     itself, once, so they are kept to what mxworker cannot know.
     """
-    as_text = style == "text" or (style == "auto" and sys.stderr.isatty())
     handler = LineHandler(sys.stderr.fileno())
-    handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
+    handler.setFormatter(TextFormatter() if is_text(style) else JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for library in ("aio_pika", "aiormq"):
         logging.getLogger(library).setLevel(logging.CRITICAL)

@@ -65,7 +65,8 @@ def _new_loop() -> asyncio.AbstractEventLoop:
         import uvloop  # the extra may be missing
     except ImportError:
         return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
 
 
 async def _serve(settings: Consumption, handlers: tuple[Handler, ...], board: Board, slot: BoardSlot) -> ExitCode:
