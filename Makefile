@@ -13,7 +13,7 @@ READY := $(VENV)/ready
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: $(READY) rabbitmq ## Start a broker and workers, kill a worker, lose nothing: the whole promise in a minute
+demo: $(READY) rabbitmq ## Start a broker and two workers, send them 10,000 orders, show what came of it
 	@$(BIN)/python -m tests.rabbit -- $(BIN)/python -m handlers_example.demo
 
 test: $(READY) rabbitmq ## Run all tests, those of guarantees at a tenth of their size
@@ -23,7 +23,7 @@ chaos: $(READY) rabbitmq ## Run the fault and guarantee tests in full (long)
 	@$(BIN)/python -m pytest tests/chaos tests/broker tests/fork --full
 
 bench: $(READY) rabbitmq ## Measure against a private broker
-	@$(BIN)/python -m tests.rabbit -- $(BIN)/python bench/consume.py
+	@$(BIN)/python -m tests.rabbit -- $(BIN)/python -m bench.consume
 
 lint: $(READY) ## Check style, formatting and types
 	@$(BIN)/ruff check

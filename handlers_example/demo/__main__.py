@@ -1,0 +1,104 @@
+"""Start the shop on two workers, send it orders, wait until every one is accounted for, stop it, sum up.
+
+    MXWORKER_BROKER_URL=amqp://guest:guest@localhost/ python -m handlers_example.demo
+
+Two queues of its own are made and deleted. Exit codes: 0 every order has met its right end, 1 not so, 2 usage,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+from handlers_example.demo.service import ServiceFailed
+from handlers_example.demo.story import DemoFailed, demonstrate
+from mxworker.config import BrokerUrl
+from mxworker.errors import BrokerError, ConfigError
+
+_FAILED = 1
+_INTERRUPTED = 130
+
+
+def _read_url(_context: click.Context, _option: click.Parameter, text: str) -> BrokerUrl:
+    try:
+        return BrokerUrl.parse(text)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _new_folder(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
+    if path is None:
+        return None
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            raise click.BadParameter(f"'{path}' is not empty.")
+    except OSError as error:
+        raise click.BadParameter(f"'{path}' cannot be used: {error.strerror}.") from error
+    return path.resolve()
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--orders", type=click.IntRange(100), default=10_000, show_default=True, help="How many orders to send.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    callback=_new_folder,
+    help="A new or empty folder for the invoices; by default a temporary one, which stays.",
+)
+@click.option(
+    "--broker-url",
+    envvar="MXWORKER_BROKER_URL",
+    show_envvar=True,
+    required=True,
+    callback=_read_url,
+    help="Where RabbitMQ is.  'make demo' starts one.",
+)
+def main(orders: int, out: Path | None, broker_url: BrokerUrl) -> None:
+    """Show a shop's worker on two processes: send it orders, some of them bad, and account for every one."""
+    logging.getLogger("aio_pika").addHandler(logging.NullHandler())  # it reports a lost broker beside us
+    logging.getLogger("aiormq").addHandler(logging.NullHandler())
+    folder = out or Path(tempfile.mkdtemp(prefix="mxworker-demo-"))
+    sys.exit(asyncio.run(_run(broker_url, orders, folder)))
+
+
+async def _run(url: BrokerUrl, orders: int, folder: Path) -> int:
+    """Run the demo until it ends or a signal comes; return the exit code."""
+    _cancel_on_first_signal()
+    try:
+        summary = await demonstrate(url, orders, folder)
+    except asyncio.CancelledError:
+        click.echo("Interrupted. The service has finished what it had begun, and left.", err=True)
+        return _INTERRUPTED
+    except (DemoFailed, ServiceFailed, BrokerError) as error:
+        click.echo(f"Error: {error}", err=True)
+        return _INTERRUPTED if _task().cancelling() else _FAILED
+    click.echo(f"{summary}\nEvery order has met its right end.")
+    return 0
+
+
+def _cancel_on_first_signal() -> None:
+    """Let the first of INT, TERM and HUP cancel the running task.
+
+    A second one is left to the service, which hears a terminal's Ctrl-C too: it hurries, and so our wait for it ends.
+    """
+    task, loop = _task(), asyncio.get_running_loop()
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(signum, lambda: task.cancelling() or task.cancel())
+
+
+def _task() -> asyncio.Task[object]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
+
+
+if __name__ == "__main__":
+    main()

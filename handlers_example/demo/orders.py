@@ -1,0 +1,64 @@
+"""Made-up orders, the same in every run: one in fifty is bad, in one of the ways that really happen."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from handlers_example.pricing import CATALOGUE
+
+BAD_EVERY = 50
+_ARTICLES = tuple(CATALOGUE)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A message body, and the id it is sent under."""
+
+    id: str
+    body: bytes
+
+
+def samples(count: int) -> Iterator[Sample]:
+    """Yield `count` orders; every fiftieth is bad, and the kinds of bad ones take turns."""
+    rng = random.Random(count)
+    for number in range(1, count + 1):
+        order = _order(f"order-{number:06d}", rng)
+        turn, rest = divmod(number, BAD_EVERY)
+        yield Sample(order["id"], orjson.dumps(order) if rest else _spoilt(order, turn))
+
+
+def _order(order_id: str, rng: random.Random) -> dict[str, Any]:
+    articles = rng.sample(_ARTICLES, rng.randint(1, 3))
+    return {
+        "id": order_id,
+        "customer": f"customer-{rng.randint(1, 500):03d}",
+        "lines": [{"article": article, "quantity": rng.randint(1, 9)} for article in articles],
+    }
+
+
+def _spoilt(order: dict[str, Any], turn: int) -> bytes:
+    line = order["lines"][0]
+    match turn % 6:
+        case 0:
+            line["article"] = "unobtainium"
+        case 1:
+            line["quantity"] = -1
+        case 2:
+            line["quantity"] = "three"
+        case 3:
+            del order["customer"]
+        case 4:
+            return b"<order><article>mug</article></order>"  # not JSON
+        case _:
+            return orjson.dumps([order])  # JSON, but not an object
+    return orjson.dumps(order)
+
+
+def bad_among(count: int) -> int:
+    """Return how many of `count` orders are bad."""
+    return count // BAD_EVERY
