@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -221,4 +222,6 @@ def _tally(board: Board) -> str:
 
 
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    """Write to stderr; a reader that went away is no reason to stop working."""
+    with suppress(OSError):
+        click.echo(text, err=True)

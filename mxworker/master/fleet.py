@@ -5,7 +5,7 @@ what to do, does it, and sleeps until `next_wakeup(now_ns)`. Knows nothing about
 All instants are monotonic nanoseconds.
 
 Invariants: a slot has at most one live process (`pid` is set from the fork to the reaping); no order goes to any
-other pid; after `stop` nothing is spawned and every live process has a KILL among its steps.
+other pid; after `stop` nothing is spawned, and every live process was sent KILL or has it among its steps.
 
 How a service ends on its own. Until some worker was ready, a slot whose worker exits with 2, 3 or 4 is given up at once
 (a human must change something), any other failure is tried three times; when all slots are given up the service ends

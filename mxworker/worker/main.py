@@ -37,6 +37,7 @@ def run(settings: Consumption, board: Board, number: int) -> int:
     """Live as worker `number` of `board`; return the process's exit code."""
     slot = board.slot(number)
     faulthandler.enable()
+    signal.signal(signal.SIGUSR1, lambda _, frame: _report_stack(number, frame))  # an import can hang, too
     _show(number, WorkerState.BOOTING)
     slot.write_state(WorkerState.BOOTING)
     try:
@@ -112,7 +113,7 @@ def _show(number: int, state: WorkerState) -> None:
 
 
 def _report(service: Service, number: int, frame: FrameType | None) -> None:
-    """Log what runs now. Called by Python between two bytecodes, even when the loop never turns again."""
+    """Log which delivery runs now. Called by Python between two bytecodes, even when the loop never turns again."""
     current = None
     with suppress(RuntimeError):
         current = asyncio.current_task()
@@ -127,6 +128,9 @@ def _report(service: Service, number: int, frame: FrameType | None) -> None:
                     delivery.delivery_tag,
                     dispatcher.handler.queue.name,
                 )
+    _report_stack(number, frame)
+
+
+def _report_stack(number: int, frame: FrameType | None) -> None:
     stack = traceback.extract_stack(frame)[-_SHOWN_FRAMES:]
-    places = " > ".join(f"{entry.filename}:{entry.lineno} {entry.name}" for entry in stack)
-    log.warning("worker %d runs %s", number, places)
+    log.warning("worker %d runs %s", number, " > ".join(f"{at.filename}:{at.lineno} {at.name}" for at in stack))

@@ -253,7 +253,7 @@ def main() -> int:
 
     extras = [socket.socket() for _ in range(5)] if options.open_sockets else []
     if options.term_right_after_fork:
-        os.register_at_fork(after_in_parent=terminate_newest_child)
+        os.register_at_fork(after_in_parent=terminate_newest_child, after_in_child=wait_for_pending_sigterm)
     if options.second_thread:
         threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
     supervision = Supervision(
@@ -272,6 +272,13 @@ def main() -> int:
 def terminate_newest_child() -> None:
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGTERM)
+
+
+def wait_for_pending_sigterm() -> None:
+    """Let the parent be first, however busy the machine is; without the blocked signals this waits in vain."""
+    end = time.monotonic() + 1.0
+    while signal.SIGTERM not in signal.sigpending() and time.monotonic() < end:
+        time.sleep(0.001)
 
 
 def parse() -> argparse.Namespace:

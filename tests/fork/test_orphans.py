@@ -36,9 +36,10 @@ def test_stopped_worker_does_not_outlive_its_master_either(start_ready: Start) -
     service.wait_until_gone()
 
 
-def test_fault_of_the_master_ends_the_workers_and_means_code_1(start: Start) -> None:
+def test_fault_of_the_master_drains_the_workers_and_means_code_1(start: Start) -> None:
     service = start("healthy", "--announce-fails")
     assert service.wait() == 1
+    assert len(service.events("left")) == 2
     assert service.survivors() == []
     assert "the master failed" in service.stderr()
     assert "made-up fault of the master" in service.stderr()
