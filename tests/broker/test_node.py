@@ -139,7 +139,8 @@ def test_the_wrapper_passes_signals_on_and_stops_the_node(signum: signal.Signals
         "import os, signal, sys\n"
         "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})\n"
         "print(os.environ['MXWORKER_BROKER_URL'], flush=True)\n"
-        "print(signal.sigwait({signal.SIGINT, signal.SIGTERM}).name, flush=True)\n"
+        "received = signal.sigtimedwait({signal.SIGINT, signal.SIGTERM}, 30)\n"
+        "print(received and signal.Signals(received.si_signo).name, flush=True)\n"
         "sys.exit(9)\n"
     )
     wrapper = subprocess.Popen(_wrapped(sys.executable, "-c", program), stdout=subprocess.PIPE, text=True)

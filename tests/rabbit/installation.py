@@ -30,15 +30,17 @@ class RabbitMQMissing(Exception):
 
 def find_home() -> Path:
     """Return the folder of RabbitMQ that holds `sbin` and `plugins`; RabbitMQMissing says how to get one."""
-    for tool in ("erl", "epmd", "setpriv"):
-        if shutil.which(tool) is None:
-            raise RabbitMQMissing(f"'{tool}' is not on the PATH, so no private RabbitMQ can be started. {HOW_TO_GET}")
     on_path = shutil.which("rabbitmq-server")
     for server in (PACKAGED_SERVER, Path(on_path or "rabbitmq-server")):
         home = server.resolve().parent.parent
         if (home / "sbin" / "rabbitmq-server").exists() and (home / "plugins").is_dir():
-            return home
-    raise RabbitMQMissing(f"RabbitMQ is not installed. {HOW_TO_GET}")
+            break
+    else:
+        raise RabbitMQMissing(f"RabbitMQ is not installed. {HOW_TO_GET}")
+    for tool in ("erl", "epmd", "setpriv"):
+        if shutil.which(tool) is None:
+            raise RabbitMQMissing(f"'{tool}' is not on the PATH, and a private RabbitMQ needs it. {HOW_TO_GET}")
+    return home
 
 
 def missing_broker() -> str | None:
