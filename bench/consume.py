@@ -94,10 +94,14 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--type", choices=["classic", "quorum"], default="classic")
-    parser.add_argument("--rival", action="append", default=[], help="NAME=COMMAND, to measure one more in the same run")
+    parser.add_argument(
+        "--rival", action="append", default=[], help="NAME=COMMAND, to measure one more in the same run"
+    )
     options = parser.parse_args()
     url = os.environ.get("MXWORKER_BROKER_URL") or sys.exit("set MXWORKER_BROKER_URL, or use `make bench`")
-    rivals = COMMANDS | {name: command.split() for name, _, command in (rival.partition("=") for rival in options.rival)}
+    rivals = COMMANDS | {
+        name: command.split() for name, _, command in (rival.partition("=") for rival in options.rival)
+    }
     samples: dict[str, list[Sample]] = {name: [] for name in rivals}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(1, options.rounds + 1):
@@ -105,7 +109,10 @@ def main() -> None:
                 fill(url, options.messages, options.type)
                 sample = drain(command, url, options.messages, options.type, Path(folder))
                 samples[name].append(sample)
-                print(f"round {number}  {name:<10} {sample.rate:>9,.0f} msg/s  {sample.cpu_us:>6.1f} us CPU/msg", flush=True)
+                print(
+                    f"round {number}  {name:<10} {sample.rate:>9,.0f} msg/s  {sample.cpu_us:>6.1f} us CPU/msg",
+                    flush=True,
+                )
     with Client(url) as client:
         client.delete(QUEUE)
     report(samples)

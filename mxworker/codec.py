@@ -24,9 +24,8 @@ def decoder_for(annotation: Any) -> Decoder | None:
     the first two only an object or an array. `dict[str, Any]` and `list[Any]` mean the same as `dict` and `list`; other
     type arguments are refused, because nothing would check them. Decoders raise DecodeError.
     """
-    plain = _ALIASES.get((get_origin(annotation), get_args(annotation)), annotation)
     try:
-        return _DECODERS.get(plain)
+        return _DECODERS.get(_ALIASES.get((get_origin(annotation), get_args(annotation)), annotation))
     except TypeError:  # an annotation that cannot be hashed is none of ours
         return None
 

@@ -9,6 +9,7 @@ Pure: no I/O, no event loop, no global state.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_type_hints
@@ -23,6 +24,8 @@ Function = TypeVar("Function", bound=HandlerFunction)
 Number = TypeVar("Number", int, float)
 
 _SHORT_STRING_BYTES = 255
+# What pamqp takes as the name of a queue or an exchange; for others it raises, in the middle of a declaration.
+_SENDABLE_NAME = re.compile(r"[a-zA-Z0-9\-_.:@#,/+ ]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,9 @@ class Queue:
         """Refuse what could only fail later, at the broker."""
         if not self.name or len(self.dead_letter_name.encode()) > _SHORT_STRING_BYTES:
             raise ValueError(f"a queue name has 1 to 251 bytes, '{self.name}' does not")
+        for name in (self.name, *(exchange for exchange, _ in self.bind)):
+            if not _SENDABLE_NAME.fullmatch(name):
+                raise ValueError(f"the name {name!r} has more than letters, digits, spaces and -_.:@#,/+")
         if self.type not in ("quorum", "classic"):
             raise ValueError(f"queue '{self.name}': type is 'quorum' or 'classic', not {self.type!r}")
         if self.declare not in ("ensure", "passive", "off"):
@@ -181,7 +187,7 @@ def _compile(registration: _Registration, overrides: Overrides) -> Handler:
     if not 1 <= prefetch <= MAX_PREFETCH:
         raise _fault(function, f"has prefetch={prefetch}; it must be from 1 to {MAX_PREFETCH}")
     timeout_s = _first(overrides.timeout_s, registration.timeout_s, DEFAULT_HANDLER_TIMEOUT_S)
-    if timeout_s <= 0:
+    if not timeout_s > 0:  # so that NaN is refused too
         raise _fault(function, f"has timeout={timeout_s:g}; it must be above 0 seconds")
     return Handler(
         name=function.__name__,

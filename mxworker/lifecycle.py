@@ -43,9 +43,7 @@ WORKER_TRANSITIONS: Mapping[WorkerState, frozenset[WorkerState]] = MappingProxyT
     {
         WorkerState.VACANT: frozenset({WorkerState.BOOTING}),
         WorkerState.BOOTING: frozenset({WorkerState.CONNECTING, WorkerState.STOPPED}),
-        WorkerState.CONNECTING: frozenset(
-            {WorkerState.READY, WorkerState.DEGRADED, WorkerState.DRAINING, WorkerState.STOPPED}
-        ),
+        WorkerState.CONNECTING: frozenset({WorkerState.READY, WorkerState.DEGRADED, WorkerState.DRAINING}),
         WorkerState.READY: frozenset({WorkerState.CONNECTING, WorkerState.DEGRADED, WorkerState.DRAINING}),
         WorkerState.DEGRADED: frozenset({WorkerState.CONNECTING, WorkerState.READY, WorkerState.DRAINING}),
         WorkerState.DRAINING: frozenset({WorkerState.STOPPED}),

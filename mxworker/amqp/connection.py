@@ -48,6 +48,7 @@ class BrokerConnection:
     def __init__(self, control: aio_pika.Connection, plane: DataPlane) -> None:
         self.plane = plane
         self._control = control
+        self._closing: set[asyncio.Task[None]] = set()  # channels that await their close-ok; gone with the connection
 
     @classmethod
     async def open(cls, url: BrokerUrl, name: str, deadline: float) -> BrokerConnection:
@@ -64,7 +65,7 @@ class BrokerConnection:
             if factory.plane is not None:
                 factory.plane.abort(ConnectionLost("given up"))
             raise_own_cancellation()
-            if isinstance(error, TimeoutError):
+            if asyncio.get_running_loop().time() >= deadline:  # whatever the library made of our cancellation
                 raise ConnectionLost(f"no answer from {url.host}:{url.port} in time") from None
             raise handshake_error(error, factory.plane.frames.close_reason if factory.plane else None) from error
         assert factory.plane is not None
@@ -80,17 +81,38 @@ class BrokerConnection:
 
     async def channel(self) -> AbstractChannel:
         """Open a plain aio-pika channel without publisher confirms. The caller closes it. Raises ConnectionLost."""
-        with library_errors("(any)"):
+        with library_errors():
             channel = self._control.channel(publisher_confirms=False)
             await channel.initialize()
         return channel
 
+    async def close_channel(self, channel: AbstractChannel) -> None:
+        """Close a channel and wait up to 2 s for the broker's word; never raises for one that has ended.
+
+        Never cancelled, whatever happens to the caller: the library would send a second channel.close, which the broker
+        answers by closing the whole connection (504).
+        """
+        closing = asyncio.create_task(_close_quietly(channel))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        await asyncio.wait({closing}, timeout=CLOSE_DEADLINE_S)
+
     async def close(self) -> None:
         """Say good-bye to the broker, within 2 s; never raises for a peer that does not answer."""
-        with suppress(Exception):
-            async with asyncio.timeout(CLOSE_DEADLINE_S):
+        # Aborted, not cancelled: the library, when cancelled, still waits until the socket has taken its last bytes.
+        closed = ConnectionLost("closed")
+        give_up = asyncio.get_running_loop().call_later(CLOSE_DEADLINE_S, self.plane.abort, closed)
+        try:
+            with suppress(BrokerError), library_errors():
                 await self._control.close()
-        self.plane.abort(ConnectionLost("closed"))
+        finally:
+            give_up.cancel()
+            self.plane.abort(closed)
+
+
+async def _close_quietly(channel: AbstractChannel) -> None:
+    with suppress(BrokerError), library_errors():
+        await channel.close()
 
 
 class Link:

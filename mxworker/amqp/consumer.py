@@ -1,17 +1,9 @@
-"""Consuming one queue: a subscription, and the consumer that replaces it.
+"""Keeping one queue consumed, by replacing its subscription.
 
-A `Subscription` is one channel with one consumer on it, from consume to its end; its identity is the *epoch* of the
-deliveries that came through it. A delivery is settled through the subscription it came from, and a settlement that
-comes after the end is dropped: the broker delivers the message again.
-
-A `Consumer` keeps its queue consumed. Whatever ends the subscription (the connection, a 404 or 406, a server-sent
-basic.cancel), it opens a new one, with backoff. Replace, never repair.
+Whatever ends a subscription (the connection, a 404 or 406, a server-sent basic.cancel), a new one is opened, with
+backoff. Replace, never repair.
 
 Must not know: handlers, concurrency, processes.
-
-Invariants:
-- Every delivery of a live subscription is in its ledger until it is settled.
-- Settlements of one loop turn are written together, at its end (see `acks`).
 """
 
 from __future__ import annotations
@@ -20,197 +12,18 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from contextlib import suppress
 
-from aio_pika.abc import AbstractChannel
-
-from mxworker.amqp import topology
-from mxworker.amqp.acks import AckLedger
-from mxworker.amqp.connection import CLOSE_DEADLINE_S, BrokerConnection, Link
-from mxworker.amqp.frames import encode_get
-from mxworker.amqp.translate import library_errors
-from mxworker.amqp.transport import DataPlane
+from mxworker.amqp.connection import BrokerConnection, Link
+from mxworker.amqp.subscription import Admit, Subscription
 from mxworker.backoff import RECONNECT
-from mxworker.errors import BrokerError, ChannelLost, ConnectionLost
+from mxworker.errors import BrokerError, ChannelLost
 from mxworker.handlers import Queue
-from mxworker.message import Delivery
 
 log = logging.getLogger(__name__)
 
-# basic.get is refused on a queue with a single active consumer; there a pause has to stand for the barrier.
-_PAUSE_INSTEAD_OF_BARRIER_S = 0.1
+_OPEN_DEADLINE_S = 30.0
 # A subscription that ended sooner than this after it was made counts as one more failed attempt.
 _SETTLED_AFTER_S = 5.0
-
-_OPEN_DEADLINE_S = 30.0
-
-Admit = Callable[[Delivery], None]
-
-
-class Subscription:
-    """One channel consuming one queue. Made by `open`; `lost` resolves once, when the channel has ended."""
-
-    def __init__(self, plane: DataPlane, channel: AbstractChannel, number: int, queue: Queue, admit: Admit) -> None:
-        loop = asyncio.get_running_loop()
-        self.lost: asyncio.Future[BrokerError] = loop.create_future()
-        self.is_lost = False
-        self.opened_at = loop.time()
-        self.delivered = 0
-        self._plane = plane
-        self._channel = channel
-        self._number = number
-        self._queue = queue
-        self._admit = admit
-        self._ledger = AckLedger(number)
-        self._is_dirty = False
-        self._consumer_tag: str | None = None
-        self._got: asyncio.Future[int | None] | None = None
-
-    @classmethod
-    async def open(cls, connection: BrokerConnection, queue: Queue, prefetch: int, admit: Admit) -> Subscription:
-        """Open a channel, ensure the topology and consume. Every delivery goes to `admit`, from inside the read.
-
-        Raises TopologyRefused, ChannelLost or ConnectionLost.
-        """
-        channel = await connection.channel()
-        underlay = await channel.get_underlay_channel()
-        subscription = cls(connection.plane, channel, underlay.number, queue, admit)
-        try:
-            await topology.ensure(channel, queue)
-            connection.plane.register(underlay.number, subscription)
-            with library_errors(queue.name):
-                await underlay.basic_qos(prefetch_count=prefetch)
-                consumed = await underlay.basic_consume(queue.name, _never_called)
-        except BrokerError:
-            await subscription.close()
-            raise
-        subscription._consumer_tag = consumed.consumer_tag
-        return subscription
-
-    # ---- called from inside the read, see frames.ChannelSink
-
-    def on_deliver(self, tag: int, redelivered: bool, route: bytes, properties: bytes, body: bytes) -> None:
-        """Take a delivery; what comes after the end is delivered again elsewhere, and dropped here."""
-        if self.is_lost:
-            return
-        self._ledger.deliver(tag)
-        self.delivered += 1
-        self._admit(Delivery(body, properties, route, redelivered, tag, self))
-
-    def on_too_large(self, tag: int, size_bytes: int) -> None:
-        """Refuse a body above the cap: to the dead-letter queue, unseen."""
-        log.warning("queue %s: a body of %d bytes is above the cap and rejected", self._queue.name, size_bytes)
-        self._ledger.deliver(tag)
-        self._ledger.reject(tag, requeue=False)
-        self._write_soon()
-
-    def on_get(self, tag: int | None) -> None:
-        """Take the barrier's answer; a message it brought goes back at once."""
-        if tag is not None:
-            self._ledger.deliver(tag)
-            self._ledger.give_back(tag)
-            self._write_soon()
-        if self._got is not None and not self._got.done():
-            self._got.set_result(tag)
-
-    def on_cancel(self) -> None:
-        """Take the broker's basic.cancel: nothing more will come, so this subscription is over."""
-        self._end(ChannelLost(f"the broker cancelled the consumer of queue '{self._queue.name}'"))
-
-    def on_end(self, error: ChannelLost | ConnectionLost) -> None:
-        """Take the end of the channel."""
-        self._end(error)
-
-    def _end(self, error: BrokerError) -> None:
-        self.is_lost = True
-        if not self.lost.done():
-            self.lost.set_result(error)
-
-    # ---- settling
-
-    @property
-    def unsettled(self) -> int:
-        """How many deliveries await their settlement."""
-        return self._ledger.unsettled
-
-    def ack(self, delivery: Delivery) -> bool:
-        """Settle a delivery as done; False when it was stale and nothing was sent."""
-        if self.is_lost:
-            return False
-        self._ledger.ack(delivery.delivery_tag)
-        self._write_soon()
-        return True
-
-    def reject(self, delivery: Delivery, requeue: bool) -> bool:
-        """Settle a delivery as failed; False when it was stale and nothing was sent."""
-        if self.is_lost:
-            return False
-        self._ledger.reject(delivery.delivery_tag, requeue)
-        self._write_soon()
-        return True
-
-    def give_back(self, delivery: Delivery) -> bool:
-        """Return a delivery unprocessed. Before `cancel` has returned, the broker would send it right back to us."""
-        if self.is_lost:
-            return False
-        self._ledger.give_back(delivery.delivery_tag)
-        self._write_soon()
-        return True
-
-    def _write_soon(self) -> None:
-        if not self._is_dirty:
-            self._is_dirty = True
-            self._plane.write_soon(self._take_writes)
-
-    def _take_writes(self) -> bytes:
-        self._is_dirty = False
-        return b"" if self.is_lost else self._ledger.flush()
-
-    # ---- ending
-
-    async def cancel(self) -> None:
-        """Stop the deliveries: returns once the broker has confirmed that none will follow, or the channel is lost."""
-        if self.is_lost or self._consumer_tag is None:
-            return
-        underlay = await self._channel.get_underlay_channel()
-        try:
-            with library_errors(self._queue.name):
-                await underlay.basic_cancel(self._consumer_tag)
-        except BrokerError as error:
-            self._end(error)
-
-    async def barrier(self, deadline: float) -> None:
-        """Wait until the broker has processed every settlement written so far, at most until loop time `deadline`.
-
-        A channel close discards settlements that are still on their way inside a quorum queue; a basic.get on the same
-        queue and channel is answered after them. Call after `cancel` and when nothing is left to settle.
-        """
-        if self.is_lost:
-            return
-        self._plane.write(self._take_writes())
-        if self._queue.single_active_consumer:
-            await asyncio.sleep(_PAUSE_INSTEAD_OF_BARRIER_S)
-            return
-        self._got = asyncio.get_running_loop().create_future()
-        self._plane.write(encode_get(self._number, self._queue.name))
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(deadline):
-                await asyncio.wait((self._got, self.lost), return_when=asyncio.FIRST_COMPLETED)
-
-    async def close(self) -> None:
-        """Write what is settled, close the channel within 2 s; the rest of its deliveries goes back to the queue."""
-        if not self.is_lost:
-            self._plane.write(self._take_writes())
-        self._end(ChannelLost("closed"))
-        with suppress(BrokerError, TimeoutError):
-            async with asyncio.timeout(CLOSE_DEADLINE_S):
-                with library_errors(self._queue.name):
-                    await self._channel.close()
-        self._plane.unregister(self._number)
-
-
-async def _never_called(_: object) -> None:
-    raise AssertionError("the data plane diverts every delivery")
 
 
 class Consumer:
@@ -264,15 +77,24 @@ class Consumer:
         except TimeoutError:
             raise ChannelLost(f"queue '{self.queue.name}': no answer within {_OPEN_DEADLINE_S:g} s") from None
 
-    async def finish_opening(self) -> None:
-        """Wait for a subscription that was being opened when `run` was cancelled. Bounded by 30 s.
+    async def cancel(self) -> None:
+        """Stop the deliveries for good: returns once none will follow. Call after `run` was cancelled.
 
-        It may have delivered already, and only a subscription that is known can be cancelled and drained.
+        A subscription may have been in the making then. It may have delivered already, and only one that is known can
+        be cancelled and drained, so its opening is waited for, up to 30 s.
         """
         if self._opening is not None:
             await asyncio.wait({self._opening})
             if not self._opening.cancelled() and self._opening.exception() is None:
                 self.subscription = self._opening.result()
+        if self.subscription is not None:
+            await self.subscription.cancel()
+
+    async def abandon(self) -> None:
+        """Give up a subscription that is still in the making. Call at the very end."""
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait({self._opening})
 
     async def _rest(self, error: BrokerError, connection: BrokerConnection, attempt: int) -> None:
         self.last_error = error
@@ -286,4 +108,4 @@ class Consumer:
     def rebuild(self, why: str) -> None:
         """Replace the subscription although nothing said that it ended; `run` does it."""
         if self.subscription is not None:
-            self.subscription.on_end(ChannelLost(why))
+            self.subscription.give_up(why)

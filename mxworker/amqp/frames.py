@@ -118,10 +118,6 @@ class FrameReader:
         """Divert the contents of `channel` to `sink`, until its close or close-ok is seen."""
         self._channels[channel] = _Channel(sink)
 
-    def unregister(self, channel: int) -> None:
-        """Stop diverting; a channel that is not registered is fine."""
-        self._channels.pop(channel, None)
-
     def end(self, error: ConnectionLost) -> None:
         """Tell every registered channel that the connection has ended, and unregister it."""
         channels, self._channels = self._channels, {}
@@ -248,12 +244,12 @@ class FrameReader:
         if channel.properties is None:
             raise self._violation("an unexpected body frame", data, at)
         size = last - at - 7
-        if size == channel.body_size:
+        if size == channel.body_size and not channel.received:
             self._complete(channel, data[at + 7 : last] if size <= self._body_cap else b"")
             return
         channel.received += size
-        if channel.received > channel.body_size:
-            raise self._violation("a body longer than announced", data, at)
+        if not size or channel.received > channel.body_size:
+            raise self._violation("a body frame of an impossible size", data, at)
         if channel.body_size <= self._body_cap:
             channel.parts.append(data[at + 7 : last])
         if channel.received == channel.body_size:

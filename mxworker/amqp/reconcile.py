@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 from mxworker.amqp import topology
 from mxworker.amqp.connection import Link
-from mxworker.amqp.consumer import Consumer, Subscription
+from mxworker.amqp.consumer import Consumer
+from mxworker.amqp.subscription import Subscription
 from mxworker.errors import BrokerError
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class Reconciler:
                 ready, consumers = await topology.depth(channel, consumer.queue.name)
                 self._judge(consumer, watch, ready, consumers)
         finally:
-            await channel.close()
+            await connection.close_channel(channel)
 
     def _judge(self, consumer: Consumer, watch: _Watch, ready: int, consumers: int) -> None:
         subscription = consumer.subscription

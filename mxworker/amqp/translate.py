@@ -24,6 +24,8 @@ _NOT_ALLOWED = 530
 # What RabbitMQ 3.10 to 4.x answers to a declaration with other arguments than the queue has.
 _INEQUIVALENT = re.compile(r"inequivalent arg '(?P<key>[^']+)'.*?received (?P<ours>.+?) but current is (?P<theirs>.+)")
 _TYPED_VALUE = re.compile(r"(?:the value )?'(?P<value>[^']*)'.*")
+# Refusals that pass by themselves: the queue's node comes back, or its exclusive consumer leaves.
+_PASSING = ("is down or inaccessible", "in exclusive use")
 _NAMED_CODE = re.compile(r"(?P<name>[A-Z_]+) - (?P<text>.*)", re.DOTALL)
 
 
@@ -35,8 +37,8 @@ def raise_own_cancellation() -> None:
 
 
 @contextmanager
-def library_errors(queue: str) -> Iterator[None]:
-    """Translate what the library raises inside the block, a request about `queue`.
+def library_errors(queue: str | None = None) -> Iterator[None]:
+    """Translate what the library raises inside the block, a request about `queue`, or about none.
 
     Raises TopologyRefused when a human has to change something, ChannelLost or ConnectionLost when trying again may do.
     """
@@ -61,41 +63,44 @@ def handshake_error(error: BaseException, close_reason: tuple[int, str] | None) 
     return ConnectionLost(f"the handshake failed: {error!r}")
 
 
-def _translate(error: BaseException, queue: str) -> BrokerError:
+def _translate(error: BaseException, queue: str | None) -> BrokerError:
     if isinstance(error, BrokerError):
         return error
     text = str(error.args[0]) if error.args else repr(error)
+    subject = f"queue '{queue}'" if queue is not None else "a channel"
     match error:
+        case aiormq.exceptions.AMQPChannelError() if any(passing in text for passing in _PASSING):
+            return ChannelLost(f"{subject}: {text}")
         case aiormq.exceptions.ChannelPreconditionFailed():
-            return TopologyRefused(_explain_mismatch(queue, text))
+            return TopologyRefused(_explain_mismatch(subject, queue, text))
         case aiormq.exceptions.ChannelNotFoundEntity():
             return TopologyRefused(
-                f"{_explain(queue, _NOT_FOUND, text)}\n"
+                f"{_explain(subject, _NOT_FOUND, text)}\n"
                 '  Create what is missing, or let mxworker declare the queue with declare="ensure".'
             )
         case aiormq.exceptions.ChannelAccessRefused():
-            return TopologyRefused(_explain(queue, _ACCESS_REFUSED, text))
+            return TopologyRefused(_explain(subject, _ACCESS_REFUSED, text))
         case aiormq.exceptions.AMQPChannelError():
-            return ChannelLost(f"queue '{queue}': {text}")
+            return ChannelLost(f"{subject}: {text}")
         case _:
-            return ConnectionLost(f"queue '{queue}': {error!r}")
+            return ConnectionLost(f"{subject}: {error!r}")
 
 
-def _explain_mismatch(queue: str, text: str) -> str:
+def _explain_mismatch(subject: str, queue: str | None, text: str) -> str:
     found = _INEQUIVALENT.search(text)
     if found is None:
-        return _explain(queue, _PRECONDITION_FAILED, text)
+        return _explain(subject, _PRECONDITION_FAILED, text)
     return (
-        f"broker refused queue '{queue}': {_PRECONDITION_FAILED} PRECONDITION_FAILED, "
+        f"broker refused {subject}: {_PRECONDITION_FAILED} PRECONDITION_FAILED, "
         f"{found['key']} is {_value(found['theirs'])}, code says {_value(found['ours'])}.\n"
         f'  Use Queue("{queue}", declare="passive") to accept the existing queue, or change the code.'
     )
 
 
-def _explain(queue: str, code: int, text: str) -> str:
+def _explain(subject: str, code: int, text: str) -> str:
     found = _NAMED_CODE.match(text)
     name, details = (found["name"], found["text"]) if found else ("refused", text)
-    return f"broker refused queue '{queue}': {code} {name}, {details}."
+    return f"broker refused {subject}: {code} {name}, {details}."
 
 
 def _value(described: str) -> str:

@@ -29,6 +29,7 @@ from mxworker.errors import ConfigError, ConnectionLost, ProtocolViolation
 # A paused transport would hide deliveries behind what aiormq has not read yet, so its reader never asks for a pause.
 _NEVER_PAUSE_BYTES = 2**40
 _HEARTBEAT_FEED_S = 1.0
+_SHORTEST_LOOK_S = 0.05
 _USER_TIMEOUT_FACTOR = 2
 
 
@@ -41,7 +42,7 @@ class DataPlane(asyncio.StreamReaderProtocol):
         self.lost: asyncio.Future[ConnectionLost] = loop.create_future()
         """Resolves, never raises, when the connection has ended."""
         self._loop = loop
-        self._transport: asyncio.Transport | None = None
+        self._wire: asyncio.Transport | None = None
         self._error: ConnectionLost | None = None
         self._dirty: list[Callable[[], bytes]] = []
         self._heard_at = loop.time()
@@ -52,7 +53,7 @@ class DataPlane(asyncio.StreamReaderProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport of the new connection."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its bases
+        self._wire = cast(asyncio.Transport, transport)  # uvloop's is one in all but its bases
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -98,10 +99,6 @@ class DataPlane(asyncio.StreamReaderProtocol):
         else:
             self.frames.register(number, sink)
 
-    def unregister(self, number: int) -> None:
-        """Stop diverting channel `number`; safe to call for one that has ended."""
-        self.frames.unregister(number)
-
     def write_soon(self, take: Callable[[], bytes]) -> None:
         """Write what `take` returns at the end of this loop turn, joined with the others' writes.
 
@@ -113,8 +110,8 @@ class DataPlane(asyncio.StreamReaderProtocol):
 
     def write(self, data: bytes) -> None:
         """Write whole frames now. What is written after the connection ended is dropped, as on a broken wire."""
-        if data and self._error is None and self._transport is not None:
-            self._transport.write(data)
+        if data and self._error is None and self._wire is not None:
+            self._wire.write(data)
 
     def _write_dirty(self) -> None:
         dirty, self._dirty = self._dirty, []
@@ -126,12 +123,15 @@ class DataPlane(asyncio.StreamReaderProtocol):
         Call when the handshake is over: from then on aiormq is fed heartbeats too, which a handshake would not take.
         aiormq alone would wait 3 * (heartbeat + 1) s (https://www.rabbitmq.com/docs/heartbeats).
         """
-        self._watch = self._loop.call_later(heartbeat_s / 2, self._check_peer, heartbeat_s, self._loop.time())
+        now = self._loop.time()
+        silent_at = self._heard_at + 2 * heartbeat_s
+        look_at = max(min(silent_at, now + heartbeat_s / 2), now + _SHORTEST_LOOK_S)
+        self._watch = self._loop.call_at(look_at, self._check_peer, heartbeat_s, now)
 
     def _check_peer(self, heartbeat_s: float, armed_at: float) -> None:
         now = self._loop.time()
         overslept = now - armed_at > heartbeat_s  # the loop was blocked: bytes may be waiting unread in the socket
-        if not overslept and now - self._heard_at > 2 * heartbeat_s:
+        if not overslept and now - self._heard_at >= 2 * heartbeat_s:
             self.abort(ConnectionLost(f"the broker was silent for {now - self._heard_at:.0f} s"))
             return
         self.watch_peer(heartbeat_s)
@@ -140,8 +140,8 @@ class DataPlane(asyncio.StreamReaderProtocol):
         """End the connection now, without a word to the peer; `error` is what everybody is told."""
         if self._error is None:
             self._error = error
-            if self._transport is not None:
-                self._transport.abort()
+            if self._wire is not None:
+                self._wire.abort()
 
 
 class DataPlaneFactory(TransportFactory):

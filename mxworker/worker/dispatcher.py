@@ -5,8 +5,8 @@ bounded by the prefetch. The tasks are ours, not the channel's: a lost channel l
 dropped as stale.
 
 Invariants:
-- Exactly one settlement per delivery, except for those cut short by a drain: they stay unacked, for the broker to
-  deliver again.
+- Exactly one settlement per delivery, except for those cut short by a drain: unless their handler still succeeds, they
+  stay unacked, for the broker to deliver again.
 - `running` is in the order of starting and all its deadlines are the same time away, so the first entry is always the
   next to expire: one timer serves all.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from enum import Enum, auto
 
 from mxworker.board import BoardSlot, Word
@@ -37,17 +38,25 @@ class Intake(Enum):
 class Dispatcher:
     """Runs the deliveries of one handler. Belongs to one event loop."""
 
-    def __init__(self, index: int, handler: Handler, slot: BoardSlot, loop: asyncio.AbstractEventLoop) -> None:
-        """`index` is the handler's place in the board's directory."""
+    def __init__(
+        self,
+        index: int,
+        handler: Handler,
+        slot: BoardSlot,
+        loop: asyncio.AbstractEventLoop,
+        on_broken: Callable[[BaseException], None],
+    ) -> None:
+        """`index` is the handler's place in the board's directory; `on_broken` is told of a bug of ours."""
         self.handler = handler
         self.running: dict[Delivery, tuple[asyncio.Task[None], float]] = {}
         """The started deliveries with their tasks and the loop times at which they expire."""
         self._index = index
         self._slot = slot
         self._loop = loop
+        self._on_broken = on_broken
         self._report = Report(handler)
         self._execute = pipeline(handler, self._report)
-        self._waiting: deque[Delivery] = deque()  # at most prefetch of each live or lost subscription
+        self._waiting: deque[Delivery] = deque()  # at most prefetch: what a lost channel left goes before more comes
         self._intake = Intake.OPEN
         self._timed_out: set[Delivery] = set()
         self._is_cut_short = False
@@ -67,7 +76,14 @@ class Dispatcher:
         elif self._intake is Intake.RETURNED:
             delivery.source.give_back(delivery)
         else:
+            self._drop_stale()
             self._waiting.append(delivery)
+
+    def _drop_stale(self) -> None:
+        """Forget what waits in front and came by a channel that has ended: the broker delivers it again."""
+        while self._waiting and self._waiting[0].source.is_lost:
+            self._waiting.popleft()
+            self._slot.words[Word.STALE] += 1
 
     def _start(self, delivery: Delivery) -> None:
         loop = self._loop
@@ -80,17 +96,22 @@ class Dispatcher:
         slot = self._slot
         message_id = message_id_bytes(delivery.raw_properties)
         entry = slot.enter(self._index, delivery.delivery_tag, 1, message_id, time.monotonic_ns())
+        settlement: Settlement | None = None
         try:
             settlement = await self._execute(delivery)
         except asyncio.CancelledError:
-            if self._is_cut_short:
-                self._forget(delivery)
-                return
-            settlement = self._report.cancelled(delivery, timed_out=delivery in self._timed_out)
+            if not self._is_cut_short:
+                settlement = self._report.cancelled(delivery, timed_out=delivery in self._timed_out)
         finally:
             slot.leave(entry)
-        self._settle(delivery, settlement)
-        self._forget(delivery)
+        try:
+            # Who was told to leave may turn that into an error of its own; only a success still counts then.
+            if settlement is not None and (not self._is_cut_short or isinstance(settlement, Ack)):
+                self._settle(delivery, settlement)
+            self._forget(delivery)
+        except BaseException as error:  # a bug of ours: without this it would lie unseen in the task
+            self._on_broken(error)
+            raise
 
     def _settle(self, delivery: Delivery, settlement: Settlement) -> None:
         words = self._slot.words
@@ -109,18 +130,13 @@ class Dispatcher:
         del self.running[delivery]
         if self._timed_out:
             self._timed_out.discard(delivery)
-        if self._waiting and self._intake is Intake.OPEN:
-            self._start_next()
-        elif not self.running:
-            self._idle.set()
-
-    def _start_next(self) -> None:
-        while self._waiting:
-            delivery = self._waiting.popleft()
-            if not delivery.source.is_lost:
-                self._start(delivery)
+        if self._intake is Intake.OPEN:
+            self._drop_stale()
+            if self._waiting:
+                self._start(self._waiting.popleft())
                 return
-            self._slot.words[Word.STALE] += 1
+        if not self.running:
+            self._idle.set()
 
     # ---- deadlines
 

@@ -21,7 +21,7 @@ from setproctitle import setproctitle
 
 from mxworker.board import Board, BoardSlot
 from mxworker.config import Consumption, format_duration
-from mxworker.errors import BrokerError, ExitCode, MxWorkerError
+from mxworker.errors import BrokerError, ConnectionLost, ExitCode, MxWorkerError
 from mxworker.handlers import Handler, Overrides
 from mxworker.lifecycle import WorkerState
 from mxworker.worker.loading import load, select
@@ -101,9 +101,11 @@ def _explain(settings: Consumption, failure: BrokerError) -> str:
     """Return the text of a start that failed because of the broker."""
     if failure.permanent:
         return f"Error: {failure}"
-    waited = format_duration(settings.connect_wait_s)
+    waited = f"(tried for {format_duration(settings.connect_wait_s)})"
+    if not isinstance(failure, ConnectionLost):
+        return f"Error: {failure} {waited}."
     return (
-        f"Error: no broker at {settings.broker}: {failure} (tried for {waited}).\n"
+        f"Error: no broker at {settings.broker}: {failure} {waited}.\n"
         "  Check that RabbitMQ runs there and the address is right, or wait longer with --connect-wait."
     )
 

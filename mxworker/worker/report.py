@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import time
-import traceback
 
 from mxworker.errors import DecodeError
 from mxworker.handlers import Handler
@@ -57,9 +56,7 @@ class Report:
     def failed(self, delivery: Delivery, error: BaseException) -> Settlement:
         """Reject a delivery whose handler raised."""
         text = f"{type(error).__name__}: {error}"
-        frames = traceback.extract_tb(error.__traceback__)
-        place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-        self._line(self._failed, logging.ERROR, "failed with", delivery, text + place, error)
+        self._line(self._failed, logging.ERROR, "failed on", delivery, text, error)
         return Reject(text)
 
     def cancelled(self, delivery: Delivery, timed_out: bool) -> Settlement:

@@ -20,7 +20,7 @@ from contextlib import suppress
 
 from mxworker.amqp import topology
 from mxworker.amqp.connection import Link
-from mxworker.amqp.consumer import Consumer, Subscription
+from mxworker.amqp.consumer import Consumer
 from mxworker.amqp.reconcile import Reconciler
 from mxworker.board import BoardSlot, Word
 from mxworker.config import Consumption, format_duration
@@ -28,14 +28,14 @@ from mxworker.errors import BrokerError, ConnectionLost, CredentialsRefused, Exi
 from mxworker.handlers import Handler
 from mxworker.lifecycle import WorkerState, next_worker_state
 from mxworker.worker.dispatcher import Dispatcher
+from mxworker.worker.drain import Drain
+from mxworker.worker.tasks import end, first_of
 
 log = logging.getLogger(__name__)
 
 BEAT_EVERY_S = 1.0
 BURST_LOOK_EVERY_S = 0.25
 _NS_PER_S = 1_000_000_000
-# How long cancelled handlers get to leave, and the broker to answer the barrier, after the drain deadline has passed.
-_AFTERMATH_S = 0.5
 
 
 class Service:
@@ -54,7 +54,9 @@ class Service:
         self.state = WorkerState.BOOTING
         self.failure: BrokerError | None = None
         """Why `run` returned ExitCode.BROKER."""
-        self.dispatchers = [Dispatcher(index, handler, slot, loop) for index, handler in enumerate(handlers)]
+        self.dispatchers = [
+            Dispatcher(index, handler, slot, loop, self._on_broken) for index, handler in enumerate(handlers)
+        ]
         rng = random.Random(os.urandom(16))  # noqa: S311  not for secrets; seeded here, after the fork
         self._settings = settings
         self._slot = slot
@@ -104,25 +106,35 @@ class Service:
         for task in background:
             task.add_done_callback(self._on_duty_ended)
         try:
-            if not await self._start():
-                return self._leave(ExitCode.BROKER)
-            await self._serve()
-            code = await self._drain(background)
-            return ExitCode.RUNTIME if self._is_broken else code
+            has_started = await self._start()
+            if has_started:
+                await self._serve()
+            deadline = self._loop.time() + self._settings.drain_timeout_s
+            self._move(WorkerState.DRAINING)
+            await end(background[1:])  # all but the link, which the drain needs
+            has_finished = await Drain(self._consumers, self.dispatchers, self._cut, deadline).run()
+            self._move(WorkerState.STOPPED)
+            if self._is_broken:
+                return ExitCode.RUNTIME
+            if not has_started:
+                return ExitCode.BROKER
+            return ExitCode.OK if has_finished else ExitCode.DRAIN_TIMEOUT
         finally:
-            await _end(background)
+            await end(background)
+            await asyncio.gather(*(consumer.abandon() for consumer in self._consumers))
             await self._link.close()
 
     def _on_duty_ended(self, duty: asyncio.Task[None]) -> None:
-        """Drain and end the process when one of its duties failed, a bug: the master starts a new one."""
         if not duty.cancelled():
-            log.error("worker %d lost one of its duties and ends", self._slot.number, exc_info=duty.exception())
-            self._is_broken = True
-            self._stop.set()
+            self._on_broken(duty.exception())
+        elif self.state not in (WorkerState.DRAINING, WorkerState.STOPPED):
+            self._on_broken(None)
 
-    def _leave(self, code: ExitCode) -> ExitCode:
-        self._move(WorkerState.STOPPED)
-        return code
+    def _on_broken(self, error: BaseException | None) -> None:
+        """Drain and end the process, for it has a bug of ours: the master starts a new one."""
+        log.error("worker %d is broken and ends", self._slot.number, exc_info=error)
+        self._is_broken = True
+        self._stop.set()
 
     async def _start(self) -> bool:
         """Wait until all queues are consumed; False when this is the first start and it has failed."""
@@ -135,7 +147,7 @@ class Service:
             self._changed.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(max(give_up_at, self._loop.time() + BEAT_EVERY_S)):
-                    await _first_of(self._changed, self._stop)
+                    await first_of(self._changed.wait(), self._stop.wait())
         return True
 
     def _fatal_error(self, is_time_up: bool) -> BrokerError | None:
@@ -152,8 +164,7 @@ class Service:
 
     async def _serve(self) -> None:
         if self._settings.burst:
-            burst = self._loop.create_task(self._until_empty())
-            await _first_of_tasks(burst, self._loop.create_task(self._stop.wait()))
+            await first_of(self._until_empty(), self._stop.wait())
         else:
             await self._stop.wait()
 
@@ -173,7 +184,7 @@ class Service:
             try:
                 depths = [await topology.depth(channel, consumer.queue.name) for consumer in self._consumers]
             finally:
-                await channel.close()
+                await connection.close_channel(channel)
         except BrokerError:
             return False
         return all(ready == 0 for ready, _ in depths) and all(dispatcher.is_idle for dispatcher in self.dispatchers)
@@ -208,45 +219,6 @@ class Service:
         self._show(state)
         log.info("worker %d %s -> %s", self._slot.number, former.name, state.name)
 
-    # ---- drain
-
-    async def _drain(self, background: list[asyncio.Task[None]]) -> ExitCode:
-        """End in the order that loses and doubles nothing. The deadline is absolute, over all of it."""
-        deadline = self._loop.time() + self._settings.drain_timeout_s
-        self._move(WorkerState.DRAINING)
-        for dispatcher in self.dispatchers:
-            dispatcher.hold()
-        await _end(background[1:])  # all but the link, which is needed to the end
-        subscriptions = await self._stop_deliveries(deadline)
-        for dispatcher in self.dispatchers:
-            dispatcher.return_waiting()
-        has_finished = await self._finish_running(deadline)
-        late = self._loop.time() + _AFTERMATH_S
-        await asyncio.gather(*(subscription.barrier(max(deadline, late)) for subscription in subscriptions))
-        await asyncio.gather(*(subscription.close() for subscription in subscriptions))
-        return self._leave(ExitCode.OK if has_finished else ExitCode.DRAIN_TIMEOUT)
-
-    async def _stop_deliveries(self, deadline: float) -> list[Subscription]:
-        """Cancel the consumers and wait for the broker's word that nothing follows; return what is still live."""
-        stopping = [self._loop.create_task(_stop(consumer)) for consumer in self._consumers]
-        await asyncio.wait(stopping, timeout=max(0.0, deadline - self._loop.time()))
-        await _end(stopping)
-        return [consumer.subscription for consumer in self._consumers if consumer.subscription is not None]
-
-    async def _finish_running(self, deadline: float) -> bool:
-        """Let the handlers finish until the deadline or a request to cut; then cancel them. True when all finished."""
-        finishing = self._loop.create_task(_all_finished(self.dispatchers))
-        cutting = self._loop.create_task(self._cut.wait())
-        remaining_s = max(0.0, deadline - self._loop.time())
-        await asyncio.wait({finishing, cutting}, timeout=remaining_s, return_when=asyncio.FIRST_COMPLETED)
-        has_finished = finishing.done()
-        if not has_finished:
-            for dispatcher in self.dispatchers:
-                dispatcher.cut_short()
-            await asyncio.wait({finishing}, timeout=_AFTERMATH_S)
-        await _end([finishing, cutting])
-        return has_finished
-
 
 def describe(handlers: Sequence[Handler]) -> str:
     """Return what a worker consumes, one handler a line."""
@@ -256,37 +228,3 @@ def describe(handlers: Sequence[Handler]) -> str:
         f"prefetch {handler.prefetch}, timeout {format_duration(handler.timeout_s)}"
         for handler in handlers
     )
-
-
-async def _stop(consumer: Consumer) -> None:
-    await consumer.finish_opening()
-    if consumer.subscription is not None:
-        await consumer.subscription.cancel()
-
-
-async def _all_finished(dispatchers: Sequence[Dispatcher]) -> None:
-    for dispatcher in dispatchers:
-        await dispatcher.finished()
-
-
-async def _first_of(*events: asyncio.Event) -> None:
-    await _first_of_tasks(*(asyncio.create_task(event.wait()) for event in events))
-
-
-async def _first_of_tasks(*tasks: asyncio.Task[object]) -> None:
-    """Wait for the first task to end and cancel the rest; its exception, if any, is raised."""
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        await _end(tasks)
-
-
-async def _end(tasks: Sequence[asyncio.Task[object]]) -> None:
-    """Cancel the tasks that still run and wait for them. What a task failed with is logged, not raised."""
-    for task in tasks:
-        task.cancel()
-    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(outcome, Exception):
-            log.error("a background task failed", exc_info=outcome)

@@ -1,0 +1,207 @@
+"""One channel consuming one queue, from consume to its end.
+
+A subscription's identity is the *epoch* of the deliveries that came through it. A delivery is settled through the
+subscription it came from, and a settlement that comes after the end is dropped: the broker delivers the message again.
+
+Must not know: handlers, concurrency, what replaces it.
+
+Invariants:
+- Every delivery of a live subscription is in its ledger until it is settled.
+- Settlements of one loop turn are written together, at its end (see `acks`).
+- Nothing is written after the end: the number may belong to another channel by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from aio_pika.abc import AbstractChannel
+
+from mxworker.amqp import topology
+from mxworker.amqp.acks import AckLedger
+from mxworker.amqp.connection import BrokerConnection
+from mxworker.amqp.frames import encode_get
+from mxworker.amqp.translate import library_errors
+from mxworker.errors import BrokerError, ChannelLost, ConnectionLost
+from mxworker.handlers import Queue
+from mxworker.message import Delivery
+
+log = logging.getLogger(__name__)
+
+# basic.get is refused on a queue with a single active consumer; there a pause has to stand for the barrier.
+_PAUSE_INSTEAD_OF_BARRIER_S = 0.1
+
+Admit = Callable[[Delivery], None]
+
+
+class Subscription:
+    """One channel consuming one queue. Made by `open`; `lost` resolves once, when the channel has ended."""
+
+    def __init__(
+        self, connection: BrokerConnection, channel: AbstractChannel, number: int, queue: Queue, admit: Admit
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[BrokerError] = loop.create_future()
+        self.is_lost = False
+        self.opened_at = loop.time()
+        self.delivered = 0
+        self._connection = connection
+        self._plane = connection.plane
+        self._channel = channel
+        self._number = number
+        self._queue = queue
+        self._admit = admit
+        self._ledger = AckLedger(number)
+        self._is_dirty = False
+        self._consumer_tag: str | None = None
+        self._got: asyncio.Future[int | None] | None = None
+
+    @classmethod
+    async def open(cls, connection: BrokerConnection, queue: Queue, prefetch: int, admit: Admit) -> Subscription:
+        """Open a channel, ensure the topology and consume. Every delivery goes to `admit`, from inside the read.
+
+        Raises TopologyRefused, ChannelLost or ConnectionLost.
+        """
+        channel = await connection.channel()
+        underlay = await channel.get_underlay_channel()
+        subscription = cls(connection, channel, underlay.number, queue, admit)
+        try:
+            await topology.ensure(channel, queue)
+            connection.plane.register(underlay.number, subscription)
+            with library_errors(queue.name):
+                await underlay.basic_qos(prefetch_count=prefetch)
+                consumed = await underlay.basic_consume(queue.name, _never_called)
+        except (BrokerError, asyncio.CancelledError):  # cancelled, it would go on to take deliveries, known to nobody
+            await subscription.close()
+            raise
+        subscription._consumer_tag = consumed.consumer_tag
+        return subscription
+
+    # ---- called from inside the read, see frames.ChannelSink
+
+    def on_deliver(self, tag: int, redelivered: bool, route: bytes, properties: bytes, body: bytes) -> None:
+        """Take a delivery; what comes after the end is delivered again elsewhere, and dropped here."""
+        if self.is_lost:
+            return
+        self._ledger.deliver(tag)
+        self.delivered += 1
+        self._admit(Delivery(body, properties, route, redelivered, tag, self))
+
+    def on_too_large(self, tag: int, size_bytes: int) -> None:
+        """Refuse a body above the cap: to the dead-letter queue, unseen."""
+        log.warning("queue %s: a body of %d bytes is above the cap and rejected", self._queue.name, size_bytes)
+        self._ledger.deliver(tag)
+        self._ledger.reject(tag, requeue=False)
+        self._write_soon()
+
+    def on_get(self, tag: int | None) -> None:
+        """Take the barrier's answer; a message it brought goes back at once."""
+        if tag is not None:
+            self._ledger.deliver(tag)
+            self._ledger.give_back(tag)
+            self._write_soon()
+        if self._got is not None and not self._got.done():
+            self._got.set_result(tag)
+
+    def on_cancel(self) -> None:
+        """Take the broker's basic.cancel: nothing more will come, so this subscription is over."""
+        self._end(ChannelLost(f"the broker cancelled the consumer of queue '{self._queue.name}'"))
+
+    def on_end(self, error: ChannelLost | ConnectionLost) -> None:
+        """Take the end of the channel."""
+        self._end(error)
+
+    def _end(self, error: BrokerError) -> None:
+        self.is_lost = True
+        if not self.lost.done():
+            self.lost.set_result(error)
+
+    # ---- settling
+
+    @property
+    def unsettled(self) -> int:
+        """How many deliveries await their settlement."""
+        return self._ledger.unsettled
+
+    def ack(self, delivery: Delivery) -> bool:
+        """Settle a delivery as done; False when it was stale and nothing was sent."""
+        if self.is_lost:
+            return False
+        self._ledger.ack(delivery.delivery_tag)
+        self._write_soon()
+        return True
+
+    def reject(self, delivery: Delivery, requeue: bool) -> bool:
+        """Settle a delivery as failed; False when it was stale and nothing was sent."""
+        if self.is_lost:
+            return False
+        self._ledger.reject(delivery.delivery_tag, requeue)
+        self._write_soon()
+        return True
+
+    def give_back(self, delivery: Delivery) -> bool:
+        """Return a delivery unprocessed. Before `cancel` has returned, the broker would send it right back to us."""
+        if self.is_lost:
+            return False
+        self._ledger.give_back(delivery.delivery_tag)
+        self._write_soon()
+        return True
+
+    def _write_soon(self) -> None:
+        if not self._is_dirty:
+            self._is_dirty = True
+            self._plane.write_soon(self._take_writes)
+
+    def _take_writes(self) -> bytes:
+        self._is_dirty = False
+        return b"" if self.is_lost else self._ledger.flush()
+
+    # ---- ending
+
+    async def cancel(self) -> None:
+        """Stop the deliveries: returns once the broker has confirmed that none will follow, or the channel is lost."""
+        if self.is_lost or self._consumer_tag is None:
+            return
+        underlay = await self._channel.get_underlay_channel()
+        try:
+            with library_errors(self._queue.name):
+                await underlay.basic_cancel(self._consumer_tag)
+        except BrokerError as error:
+            self._end(error)
+
+    async def barrier(self) -> None:
+        """Wait until the broker has processed every settlement written so far, or the channel is lost.
+
+        A channel close discards settlements that are still on their way inside a quorum queue; a basic.get on the same
+        queue and channel is answered after them. Call after `cancel`, when nothing is left to settle, under a deadline.
+        """
+        if self.is_lost:
+            return
+        self._plane.write(self._take_writes())
+        if self._queue.single_active_consumer:
+            await asyncio.sleep(_PAUSE_INSTEAD_OF_BARRIER_S)
+            return
+        self._got = asyncio.get_running_loop().create_future()
+        self._plane.write(encode_get(self._number, self._queue.name))
+        await asyncio.wait((self._got, self.lost), return_when=asyncio.FIRST_COMPLETED)
+
+    def give_up(self, why: str) -> None:
+        """Write what is settled and be lost from now on, although nothing said that the channel has ended."""
+        if not self.is_lost:
+            self._plane.write(self._take_writes())
+        self._end(ChannelLost(why))
+
+    async def close(self) -> None:
+        """Write what is settled, close the channel within 2 s; the rest of its deliveries goes back to the queue.
+
+        Without an answer the channel stays registered, so that what still comes is dropped here: the library would wait
+        for ever for a reader of it, and read nothing more of the whole connection.
+        """
+        self.give_up("closed")
+        await self._connection.close_channel(self._channel)
+
+
+async def _never_called(_: object) -> None:
+    raise AssertionError("the data plane diverts every delivery")

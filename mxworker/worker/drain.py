@@ -1,0 +1,78 @@
+"""The end of a worker's service, in the order that loses nothing and does nothing twice.
+
+1. start nothing more;
+2. basic.cancel on every channel, and wait for cancel-ok: given back earlier, deliveries would be sent right back to us;
+3. give back what waits and what still arrived;
+4. let the running handlers finish, with heartbeats and acks going on;
+5. at the deadline, or when asked to cut it short, cancel the rest and leave it unacked, for the broker to redeliver;
+6. write what is settled and wait until the broker has processed it, then close the channels.
+
+The deadline is absolute, over all of it; a request to cut moves it to now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from mxworker.amqp.consumer import Consumer
+from mxworker.worker.dispatcher import Dispatcher
+from mxworker.worker.tasks import end
+
+# How long after the deadline the broker may still answer basic.cancel, cancelled handlers get to leave, and the broker
+# may answer the barrier. The master's own bound is one second after the deadline (see fleet.DRAIN_SLACK_NS).
+_CANCEL_GRACE_S = 0.2
+_LEAVE_GRACE_S = 0.4
+_BARRIER_GRACE_S = 0.7
+
+
+class Drain:
+    """One drain, run once."""
+
+    def __init__(
+        self, consumers: Sequence[Consumer], dispatchers: Sequence[Dispatcher], cut: asyncio.Event, deadline: float
+    ) -> None:
+        """Prepare; the consumers' `run` has been cancelled. `deadline` is a loop time, `cut` may be set at any time."""
+        self._consumers = consumers
+        self._dispatchers = dispatchers
+        self._cut = cut
+        self._deadline = deadline
+        self._loop = asyncio.get_running_loop()
+
+    async def run(self) -> bool:
+        """Drain, and say whether every running handler has finished."""
+        for dispatcher in self._dispatchers:
+            dispatcher.hold()
+        await self._within(_CANCEL_GRACE_S, *(consumer.cancel() for consumer in self._consumers))
+        for dispatcher in self._dispatchers:
+            dispatcher.return_waiting()
+        has_finished = await self._within(0.0, *(dispatcher.finished() for dispatcher in self._dispatchers))
+        if not has_finished:
+            for dispatcher in self._dispatchers:
+                dispatcher.cut_short()
+            await self._within(_LEAVE_GRACE_S, *(dispatcher.finished() for dispatcher in self._dispatchers))
+        subscriptions = [consumer.subscription for consumer in self._consumers if consumer.subscription is not None]
+        await self._within(_BARRIER_GRACE_S, *(subscription.barrier() for subscription in subscriptions))
+        await asyncio.gather(*(subscription.close() for subscription in subscriptions))
+        return has_finished
+
+    async def _within(self, grace_s: float, *duties: Coroutine[Any, Any, object]) -> bool:
+        """Do the duties until `grace_s` after the deadline, then cancel the rest; say whether all were done."""
+        working = self._loop.create_task(_all(duties))
+        cutting = self._loop.create_task(self._cut.wait())
+        try:
+            await asyncio.wait({working, cutting}, timeout=self._left_s(grace_s), return_when=asyncio.FIRST_COMPLETED)
+            if cutting.done() and not working.done():
+                self._deadline = min(self._deadline, self._loop.time())
+                await asyncio.wait({working}, timeout=self._left_s(grace_s))
+            return working.done()
+        finally:
+            await end((working, cutting))
+
+    def _left_s(self, grace_s: float) -> float:
+        return max(0.0, self._deadline + grace_s - self._loop.time())
+
+
+async def _all(duties: Sequence[Coroutine[Any, Any, object]]) -> None:
+    await asyncio.gather(*duties)

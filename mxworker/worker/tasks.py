@@ -1,0 +1,33 @@
+"""Owning asyncio tasks: every one that is started here is also awaited or cancelled here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Iterable
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+async def first_of(*duties: Coroutine[Any, Any, object]) -> None:
+    """Return when the first of the duties has ended, cancelling the rest; its exception, if any, is raised."""
+    tasks = [asyncio.create_task(duty) for duty in duties]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    for task in done:
+        task.result()
+
+
+async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel the tasks that still run and wait for them. What one failed with is logged, not raised."""
+    ending = list(tasks)
+    for task in ending:
+        task.cancel()
+    for outcome in await asyncio.gather(*ending, return_exceptions=True):
+        if isinstance(outcome, Exception):
+            log.error("a background task failed", exc_info=outcome)

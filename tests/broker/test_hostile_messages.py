@@ -1,0 +1,160 @@
+"""Messages that kill other clients, between good ones: all are handled, once, on one connection, and none costs time.
+
+The worker's own service runs here in the test's process, on a loop that measures the CPU time of each of its turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from mxworker import Context, Delivery, Handlers, Queue
+from mxworker.board import Board, Word
+from mxworker.config import BrokerUrl, Consumption
+from mxworker.errors import ExitCode
+from mxworker.worker.service import Service
+from tests.harness.waiting import until
+from tests.rabbit.client import Client
+from tests.rabbit.raw import HOSTILE, NANOSECONDS, NOT_UTF_8
+
+WORST_TURN_S = 0.05
+GOOD_BETWEEN = 15
+
+
+class MeasuredLoop(asyncio.SelectorEventLoop):
+    """An event loop that knows the CPU time of its most expensive turn. Time in `select` costs none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.worst_turn_s = 0.0
+
+    def _run_once(self) -> None:
+        begin = time.thread_time()
+        super()._run_once()  # type: ignore[misc]  # one turn of every loop of asyncio's
+        self.worst_turn_s = max(self.worst_turn_s, time.thread_time() - begin)
+
+
+@pytest.fixture
+def loop() -> Iterator[MeasuredLoop]:
+    with asyncio.Runner(loop_factory=MeasuredLoop) as runner:
+        measured = runner.get_loop()
+        assert isinstance(measured, MeasuredLoop)
+        yield measured
+
+
+class Handled:
+    """What handlers were given."""
+
+    def __init__(self) -> None:
+        self.bodies: Counter[str] = Counter()
+        self.deliveries: list[Delivery] = []
+
+    def as_json(self, queue: Queue) -> Handlers:
+        """Return handlers that take JSON, as most do."""
+        handlers = Handlers()
+
+        @handlers.consume(queue, concurrency=64)
+        async def take(payload: dict, ctx: Context) -> None:  # type: ignore[type-arg]
+            ctx.log.debug("taken")
+            self.bodies[payload["id"]] += 1
+
+        return handlers
+
+    def as_deliveries(self, queue: Queue) -> Handlers:
+        """Return handlers that take everything raw, and look at all of it."""
+        handlers = Handlers()
+
+        @handlers.consume(queue, concurrency=64)
+        async def take(delivery: Delivery) -> None:
+            repr((delivery, delivery.properties.timestamp, delivery.exchange))
+            self.deliveries.append(delivery)
+            self.bodies[json.loads(delivery.body)["id"]] += 1
+
+        return handlers
+
+
+def publish(client: Client, queue: str, hostile_each: int, rng: random.Random) -> set[str]:
+    """Publish hostile messages of every kind in random order, good ones between them; return all ids."""
+    kinds = [kind for kind in HOSTILE for _ in range(hostile_each)]
+    rng.shuffle(kinds)
+    ids = set()
+    for number, kind in enumerate(kinds):
+        hostile_id = f"{kind} {number}"
+        client.publish_raw(queue, json.dumps({"id": hostile_id}).encode(), HOSTILE[kind])
+        good_ids = [f"good {number}.{position}" for position in range(GOOD_BETWEEN)]
+        client.publish(queue, (json.dumps({"id": id_}).encode() for id_ in good_ids))
+        ids |= {hostile_id, *good_ids}
+    return ids
+
+
+async def serve(url: str, handlers: Handlers, done: Callable[[], bool]) -> Board:
+    """Run the service until `done`, drain it, and return its board."""
+    board = Board(1)
+    service = Service(
+        Consumption("hostile", BrokerUrl.parse(url)),
+        handlers.compile(),
+        board.slot(1),
+        is_first_start=lambda: False,
+        show=lambda state: None,
+    )
+    running = asyncio.create_task(service.run())
+    await until(lambda: done() or running.done(), 120, "all messages to be handled")
+    service.request_stop()
+    assert await running is ExitCode.OK
+    return board
+
+
+@pytest.mark.parametrize("form", ["as_json", "as_deliveries"])
+def test_hostile_messages_between_good_ones(
+    form: str,
+    loop: MeasuredLoop,
+    broker_url: str,
+    admin: Client,
+    queue_name: str,
+    rng: random.Random,
+    scale: Callable[[int, int], int],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    queue = Queue(queue_name)
+    admin.declare(f"{queue_name}.dlq", arguments={"x-queue-type": "quorum"})
+    admin.declare(queue_name, arguments=queue.declared_arguments())
+    ids = publish(admin, queue_name, scale(20, 200), rng)
+    handled = Handled()
+    caplog.set_level(logging.INFO, "mxworker")
+    board = loop.run_until_complete(
+        serve(broker_url, getattr(handled, form)(queue), lambda: handled.bodies.keys() >= ids)
+    )
+    assert handled.bodies == Counter(dict.fromkeys(ids, 1)), "each was handled exactly once"
+    assert board.slot(1).words[Word.ACKED] == len(ids)
+    assert board.slot(1).words[Word.STALE] == 0
+    assert admin.counts(queue_name).messages == 0
+    assert admin.counts(f"{queue_name}.dlq").messages == 0
+    connected = [record for record in caplog.records if record.getMessage().startswith("connected to")]
+    assert len(connected) == 1, "the connection was never lost"
+    assert loop.worst_turn_s < WORST_TURN_S, f"one turn of the loop took {loop.worst_turn_s * 1000:.0f} ms of CPU"
+    print(f"worst turn: {loop.worst_turn_s * 1000:.1f} ms of CPU")
+
+
+def test_delivery_shows_what_was_sent(
+    loop: MeasuredLoop, broker_url: str, admin: Client, queue_name: str, rng: random.Random
+) -> None:
+    queue = Queue(queue_name, type="classic", dead_letter=False)
+    admin.declare(queue_name, arguments=queue.declared_arguments())
+    ids = publish(admin, queue_name, 1, rng)
+    handled = Handled()
+    loop.run_until_complete(serve(broker_url, handled.as_deliveries(queue), lambda: handled.bodies.keys() >= ids))
+    by_kind = {json.loads(delivery.body)["id"].rpartition(" ")[0]: delivery for delivery in handled.deliveries}
+    assert by_kind.keys() >= HOSTILE.keys()
+    for kind, raw in HOSTILE.items():
+        assert by_kind[kind].raw_properties == raw
+    assert by_kind["timestamp in nanoseconds"].properties.timestamp == NANOSECONDS
+    message_id = by_kind["message_id not UTF-8"].message_id
+    assert message_id is not None
+    assert message_id.encode("utf-8", "surrogateescape") == NOT_UTF_8

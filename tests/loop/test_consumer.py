@@ -1,0 +1,232 @@
+"""Subscriptions against a broker that answers late, never, or with the end of the connection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+
+import pytest
+from pamqp import commands
+
+from mxworker.amqp.connection import BrokerConnection, Link
+from mxworker.amqp.consumer import Consumer
+from mxworker.amqp.reconcile import Reconciler
+from mxworker.amqp.subscription import Subscription
+from mxworker.errors import ChannelLost, ConnectionLost
+from mxworker.handlers import Queue
+from mxworker.message import Delivery
+from tests.harness.waiting import until
+from tests.loop.fake_broker import FakeBroker, Peer, delivery
+from tests.loop.loops import on_both_loops
+from tests.rabbit.raw import HOSTILE
+
+SOON_S = 5.0
+QUEUE = Queue("queue", declare="off", dead_letter=False)
+
+
+@pytest.fixture(autouse=True)
+def _as_in_production(caplog: pytest.LogCaptureFixture) -> None:
+    """Keep the library's log to what `log.set_up` keeps it to."""
+    for library in ("aio_pika", "aiormq"):
+        caplog.set_level(logging.CRITICAL, library)
+
+
+class Least(random.Random):
+    """No jitter and no waiting."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return min(b, 0.01)
+
+
+async def open_soon(broker: FakeBroker) -> BrokerConnection:
+    return await BrokerConnection.open(broker.url, "test", asyncio.get_running_loop().time() + SOON_S)
+
+
+def sent(peer: Peer, kind: type[object]) -> int:
+    """Return how many frames of a kind the client has sent."""
+    return sum(isinstance(frame, kind) for _, frame in peer.received)
+
+
+@on_both_loops
+async def test_settlements_of_one_turn_are_written_together() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.handshake()
+        await peer.serve()
+
+    async with FakeBroker(script) as broker:
+        connection = await open_soon(broker)
+        admitted: list[Delivery] = []
+        subscription = await Subscription.open(connection, QUEUE, 10, admitted.append)
+        peer = broker.peers[0]
+        for tag in range(1, 6):
+            peer.write(delivery(tag, b"body"))
+        await until(lambda: len(admitted) == 5, SOON_S)
+        assert subscription.unsettled == 5
+        for received in admitted[:4]:
+            assert subscription.ack(received)
+        assert subscription.reject(admitted[4], requeue=False)
+        await until(lambda: sent(peer, commands.Basic.Ack), SOON_S)
+        rejected, acked = [frame for _, frame in peer.received][-2:]
+        assert isinstance(rejected, commands.Basic.Reject)
+        assert isinstance(acked, commands.Basic.Ack)
+        assert (rejected.delivery_tag, acked.delivery_tag, acked.multiple) == (5, 4, True)
+        await subscription.close()
+        await connection.close()
+
+
+@on_both_loops
+async def test_settlement_after_the_end_is_stale_and_writes_nothing() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.handshake()
+        await peer.serve()
+
+    async with FakeBroker(script) as broker:
+        connection = await open_soon(broker)
+        admitted: list[Delivery] = []
+        subscription = await Subscription.open(connection, QUEUE, 10, admitted.append)
+        peer = broker.peers[0]
+        peer.write(delivery(1, b"body") + delivery(2, b"body"))
+        await until(lambda: len(admitted) == 2, SOON_S)
+        peer.send(commands.Channel.Close(406, "PRECONDITION_FAILED - delivery acknowledgement timed out", 0, 0), 1)
+        assert subscription.ack(admitted[0]), "the end has not come yet"
+        await until(lambda: subscription.is_lost, SOON_S)
+        assert admitted[1].is_stale
+        assert not subscription.ack(admitted[1])
+        assert not subscription.reject(admitted[1], requeue=True)
+        assert not subscription.give_back(admitted[1])
+        loss = await subscription.lost
+        assert isinstance(loss, ChannelLost)
+        assert loss.code == 406
+        await connection.channel()
+        assert sent(peer, commands.Basic.Ack) <= 1
+        await connection.close()
+
+
+@on_both_loops
+async def test_late_deliveries_of_a_channel_whose_close_is_not_answered_do_no_harm() -> None:
+    """The library would queue them for a reader that is gone, ten, and then read nothing more, or die of a property."""
+    is_closed = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.handshake()
+        await peer.serve(commands.Channel.Close)
+        await is_closed.wait()
+        for tag in range(1, 50):
+            peer.write(delivery(tag, b"late"))
+        peer.write(delivery(50, b"late", raw_properties=HOSTILE["timestamp in nanoseconds"]))
+        await peer.serve()
+
+    async with FakeBroker(script) as broker:
+        connection = await open_soon(broker)
+        admitted: list[Delivery] = []
+        subscription = await Subscription.open(connection, QUEUE, 10, admitted.append)
+        await subscription.close()
+        is_closed.set()
+        async with asyncio.timeout(SOON_S):
+            await connection.channel()
+        assert not connection.plane.lost.done()
+        assert admitted == []
+        await connection.close()
+
+
+@on_both_loops
+async def test_subscription_whose_opening_was_cancelled_admits_nothing() -> None:
+    go_on = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.handshake()
+        await peer.serve(commands.Basic.Consume)
+        await go_on.wait()
+        peer.write(delivery(1, b"to nobody"))
+        peer.send(commands.Basic.ConsumeOk("consumer"), 1)
+        await peer.serve()
+
+    async with FakeBroker(script) as broker:
+        connection = await open_soon(broker)
+        admitted: list[Delivery] = []
+        opening = asyncio.create_task(Subscription.open(connection, QUEUE, 10, admitted.append))
+        await until(lambda: broker.peers and sent(broker.peers[0], commands.Basic.Consume), SOON_S)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        go_on.set()
+        async with asyncio.timeout(SOON_S):
+            await connection.channel()
+        assert admitted == []
+        assert sent(broker.peers[0], commands.Channel.Close) == 1
+        await connection.close()
+
+
+@on_both_loops
+async def test_cancel_and_barrier_end_with_a_lost_connection() -> None:
+    """A drain waits for answers; the end of the connection is one, whatever the library makes of it."""
+    steps: list[tuple[type[object], Callable[[Subscription], object]]] = [
+        (commands.Basic.Cancel, lambda subscription: subscription.cancel()),
+        (commands.Basic.Get, lambda subscription: subscription.barrier()),
+        (commands.Channel.Close, lambda subscription: subscription.close()),
+    ]
+    for request, step in steps:
+
+        async def script(peer: Peer, request: type = request) -> None:
+            await peer.handshake()
+            await peer.serve(request)
+            peer.hang_up()
+
+        async with FakeBroker(script) as broker:
+            connection = await open_soon(broker)
+            subscription = await Subscription.open(connection, QUEUE, 10, lambda delivery: None)
+            async with asyncio.timeout(SOON_S):
+                await step(subscription)  # type: ignore[misc]
+            assert subscription.is_lost
+            await connection.close()
+
+
+@on_both_loops
+async def test_reconciler_survives_a_connection_lost_under_its_look() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.handshake()
+        await peer.serve(commands.Queue.Declare)
+        peer.hang_up()
+
+    async with FakeBroker(script) as broker:
+        link = Link(broker.url, "test", lambda: None, Least())
+        consumer = Consumer(link, QUEUE, 10, lambda delivery: None, lambda: None, Least())
+        duties = [link.run(), consumer.run(), Reconciler(link, [consumer], look_every_s=0.02).run()]
+        tasks = [asyncio.create_task(duty) for duty in duties]
+        try:
+            await until(lambda: len(broker.peers) >= 8 or any(task.done() for task in tasks), 30)
+            assert [task for task in tasks if task.done()] == []
+        finally:
+            for task in tasks:
+                task.cancel()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+            await link.close()
+        assert [type(end) for end in ended] == [asyncio.CancelledError] * 3
+
+
+@on_both_loops
+async def test_consumer_survives_every_unanswered_step() -> None:
+    """The connection ends while the broker owes the answer to each step of subscribing in turn."""
+    for request in (commands.Channel.Open, commands.Basic.Qos, commands.Basic.Consume):
+
+        async def script(peer: Peer, request: type = request) -> None:
+            await peer.handshake()
+            await peer.serve(request)
+            peer.hang_up()
+
+        async with FakeBroker(script) as broker:
+            link = Link(broker.url, "test", lambda: None, Least())
+            consumer = Consumer(link, QUEUE, 10, lambda delivery: None, lambda: None, Least())
+            tasks = [asyncio.create_task(link.run()), asyncio.create_task(consumer.run())]
+            try:
+                await broker.accept(4)
+                assert [task for task in tasks if task.done()] == []
+                assert isinstance(consumer.last_error, ConnectionLost)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                ended = await asyncio.gather(*tasks, return_exceptions=True)
+                await link.close()
+            assert [type(end) for end in ended] == [asyncio.CancelledError] * 2

@@ -1,0 +1,286 @@
+"""What is registered is checked once, at the start, and a fault is named with file, line and the way out."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mxworker import Context, Delivery, Handlers, Queue
+from mxworker.errors import AppLoadError
+from mxworker.handlers import Handler, Overrides
+
+AS_IN_CODE = Overrides()
+
+
+async def take(payload: dict[str, Any]) -> None:
+    """A handler as it should be."""
+
+
+def compiled(function: Callable[..., Any], overrides: Overrides = AS_IN_CODE, **said: Any) -> Handler:
+    """Register `function` for one queue and compile it."""
+    handlers = Handlers()
+    handlers.consume("orders", **said)(function)
+    (handler,) = handlers.compile(overrides)
+    return handler
+
+
+def fault(function: Callable[..., Any], **said: Any) -> str:
+    """Return what is wrong with `function`, without file and line, which are checked."""
+    with pytest.raises(AppLoadError) as caught:
+        compiled(function, **said)
+    place, _, text = str(caught.value).partition("  ")
+    _, line = inspect.getsourcelines(function)
+    assert place == f"{Path(__file__)}:{line}"
+    return text
+
+
+# ---- what is fine
+
+
+def test_defaults() -> None:
+    handler = compiled(take)
+    assert (handler.name, handler.function, handler.queue.name) == ("take", take, "orders")
+    assert (handler.concurrency, handler.prefetch, handler.timeout_s) == (32, 64, 30.0)
+    assert not handler.wants_context
+
+
+def test_decorated_function_is_returned_as_it_is() -> None:
+    assert Handlers().consume("orders")(take) is take
+
+
+async def with_context(payload: bytes, ctx: Context) -> None: ...
+
+
+async def with_bare_context(payload: str, ctx) -> None: ...  # type: ignore[no-untyped-def]
+
+
+async def with_defaults(payload: list[Any], ctx: Context, *, limit: int = 3) -> None: ...
+
+
+@pytest.mark.parametrize("function", [with_context, with_bare_context, with_defaults])
+def test_second_parameter_is_the_context(function: Callable[..., Any]) -> None:
+    assert compiled(function).wants_context
+
+
+async def without_annotation(payload) -> None: ...  # type: ignore[no-untyped-def]
+
+
+async def whole(delivery: Delivery) -> None: ...
+
+
+async def positional(payload: dict[str, Any], /) -> None: ...
+
+
+@pytest.mark.parametrize("function", [without_annotation, whole, positional])
+def test_payload_alone_is_enough(function: Callable[..., Any]) -> None:
+    assert not compiled(function).wants_context
+
+
+def test_numbers_in_code_are_taken() -> None:
+    handler = compiled(take, concurrency=4, prefetch=2, timeout=0.5)
+    assert (handler.concurrency, handler.prefetch, handler.timeout_s) == (4, 2, 0.5)
+
+
+def test_prefetch_follows_concurrency_up_to_what_the_wire_can_say() -> None:
+    assert compiled(take, concurrency=10).prefetch == 20
+    assert compiled(take, concurrency=65535).prefetch == 65535
+
+
+def test_the_operator_has_the_last_word() -> None:
+    handler = compiled(take, Overrides(concurrency=7, prefetch=9, timeout_s=2.0), concurrency=4, prefetch=2, timeout=1)
+    assert (handler.concurrency, handler.prefetch, handler.timeout_s) == (7, 9, 2.0)
+    assert compiled(take, Overrides(concurrency=7), concurrency=4).prefetch == 14
+
+
+def test_handlers_keep_the_order_of_registration() -> None:
+    handlers = Handlers()
+    for name in ("b", "a", "c"):
+        handlers.consume(name)(take)
+    assert handlers.queues == ("b", "a", "c")
+    assert [handler.queue.name for handler in handlers.compile()] == ["b", "a", "c"]
+    assert len(handlers) == 3
+
+
+def test_queue_has_one_handler() -> None:
+    handlers = Handlers()
+    handlers.consume("orders")(take)
+    with pytest.raises(ValueError, match="queue 'orders' has a handler already"):
+        handlers.consume(Queue("orders", type="classic"))(take)
+
+
+# ---- what is not, with file and line
+
+
+def plain(payload: dict[str, Any]) -> None: ...
+
+
+def test_plain_function() -> None:
+    assert fault(plain) == "handler 'plain' is not 'async def'; plain functions are not supported yet."
+
+
+async def generator(payload: bytes) -> Any:
+    yield payload
+
+
+def test_async_generator() -> None:
+    assert "is not 'async def'" in fault(generator)
+
+
+async def takes_int(payload: int) -> None: ...
+
+
+async def takes_checked(payload: dict[str, int]) -> None: ...
+
+
+@pytest.mark.parametrize(("function", "shown"), [(takes_int, "int"), (takes_checked, "dict[str, int]")])
+def test_payload_that_nothing_can_decode(function: Callable[..., Any], shown: str) -> None:
+    assert fault(function) == (
+        f"handler '{function.__name__}' takes its payload as {shown}, which nothing can decode; "
+        "use bytes, str, dict, list, Any or mxworker.Delivery."
+    )
+
+
+async def unresolved(payload: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+
+def test_annotation_that_cannot_be_resolved() -> None:
+    assert fault(unresolved).startswith(
+        "handler 'unresolved' has an annotation that cannot be resolved: name 'Nowhere'"
+    )
+
+
+async def nothing() -> None: ...
+
+
+async def three(payload: dict[str, Any], ctx: Context, more: int) -> None: ...
+
+
+async def star(*payload: Any) -> None: ...
+
+
+async def keyword(payload: dict[str, Any], *, needed: int) -> None: ...
+
+
+@pytest.mark.parametrize("function", [nothing, three, star, keyword])
+def test_other_parameters(function: Callable[..., Any]) -> None:
+    assert fault(function).endswith("must take the payload and, if wanted, a Context; nothing else.")
+
+
+async def wrong_second(payload: dict[str, Any], delivery: Delivery) -> None: ...
+
+
+def test_second_parameter_that_is_no_context() -> None:
+    text = "handler 'wrong_second' must annotate its second parameter 'delivery' as mxworker.Context."
+    assert fault(wrong_second) == text
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"concurrency": 0}, "has concurrency=0; it must be from 1 to 65535"),
+        ({"concurrency": 65536}, "has concurrency=65536; it must be from 1 to 65535"),
+        ({"prefetch": 0}, "has prefetch=0; it must be from 1 to 65535"),
+        ({"prefetch": 65536}, "has prefetch=65536; it must be from 1 to 65535"),
+        ({"timeout": 0}, "has timeout=0; it must be above 0 seconds"),
+        ({"timeout": -1.5}, "has timeout=-1.5; it must be above 0 seconds"),
+        ({"timeout": math.nan}, "has timeout=nan; it must be above 0 seconds"),
+    ],
+)
+def test_number_out_of_bounds(said: dict[str, Any], expected: str) -> None:
+    assert fault(take, **said) == f"handler 'take' {expected}."
+
+
+def test_operator_s_number_is_checked_too() -> None:
+    with pytest.raises(AppLoadError, match="prefetch=0"):
+        compiled(take, Overrides(prefetch=0))
+
+
+def test_fault_of_a_wrapped_function_names_the_function_itself() -> None:
+    @functools.wraps(takes_int)
+    async def wrapper(*arguments: Any) -> None:
+        await takes_int(*arguments)
+
+    assert "takes its payload as int" in fault(wrapper)
+
+
+def test_partial_is_refused_and_does_not_crash() -> None:
+    with pytest.raises(AppLoadError, match="cannot be resolved"):
+        compiled(functools.partial(takes_int))
+
+
+# ---- the queue
+
+
+def test_quorum_queue_is_declared_with_these_arguments_for_ever() -> None:
+    """Frozen: RabbitMQ answers 406 to a declaration that differs from what exists."""
+    assert Queue("orders").declared_arguments() == {
+        "x-queue-type": "quorum",
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": "orders.dlq",
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }
+
+
+def test_classic_queue_is_declared_with_these_arguments_for_ever() -> None:
+    assert Queue("orders", type="classic").declared_arguments() == {
+        "x-queue-type": "classic",
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": "orders.dlq",
+    }
+
+
+def test_queue_without_dead_letters() -> None:
+    assert Queue("orders", dead_letter=False).declared_arguments() == {"x-queue-type": "quorum"}
+
+
+def test_further_arguments_replace_ours() -> None:
+    queue = Queue("orders", arguments={"x-max-length": 10, "x-overflow": "drop-head"})
+    assert queue.declared_arguments()["x-max-length"] == 10
+    assert queue.declared_arguments()["x-overflow"] == "drop-head"
+
+
+def test_declared_arguments_are_a_copy() -> None:
+    queue = Queue("orders", arguments={"x-max-length": 10})
+    queue.declared_arguments().clear()
+    assert queue.declared_arguments()["x-max-length"] == 10
+    assert queue.arguments == {"x-max-length": 10}
+
+
+def test_single_active_consumer_is_known() -> None:
+    assert not Queue("orders").single_active_consumer
+    assert Queue("orders", arguments={"x-single-active-consumer": True}).single_active_consumer
+
+
+def test_queue_name_leaves_room_for_the_dead_letter_queue() -> None:
+    assert len(Queue("x" * 251).dead_letter_name) == 255
+    with pytest.raises(ValueError, match="1 to 251"):
+        Queue("x" * 252)
+    with pytest.raises(ValueError, match="1 to 251"):
+        Queue("")
+
+
+@pytest.mark.parametrize("name", ["orders*", "bestellüng", "a\nb", "a'b", "a\x00b"])
+def test_name_that_the_amqp_library_cannot_send_is_refused_at_once(name: str) -> None:
+    with pytest.raises(ValueError, match="letters, digits"):
+        Queue(name)
+    with pytest.raises(ValueError, match="letters, digits"):
+        Queue("orders", bind=[(name, "key")])
+
+
+@pytest.mark.parametrize("name", ["orders", "a.b-c_d", "A1:@#,/+ x", "amq.topic"])
+def test_name_that_the_amqp_library_can_send_is_taken(name: str) -> None:
+    assert Queue(name, bind=[(name, "any kéy *")]).name == name
+
+
+def test_unknown_type_and_way_to_declare() -> None:
+    with pytest.raises(ValueError, match="type is 'quorum' or 'classic', not 'stream'"):
+        Queue("orders", type="stream")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="declare is 'ensure', 'passive' or 'off', not 'no'"):
+        Queue("orders", declare="no")  # type: ignore[arg-type]

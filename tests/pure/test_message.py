@@ -1,0 +1,209 @@
+"""Properties agree with pamqp where pamqp can read them, and never raise where it cannot."""
+
+from __future__ import annotations
+
+import datetime
+import struct
+import time
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from pamqp import commands, decode, encode
+from pamqp.common import FieldTable
+
+from mxworker.message import Delivery, Properties, message_id_bytes
+from tests.rabbit.raw import HOSTILE, NANOSECONDS, NOT_UTF_8, raw_properties, table
+
+TEXTS = (
+    "content_type",
+    "content_encoding",
+    "correlation_id",
+    "reply_to",
+    "expiration",
+    "message_id",
+    "type",
+    "user_id",
+    "app_id",
+)
+NUMBERS = ("delivery_mode", "priority", "timestamp")
+
+short_texts = st.text(max_size=60).filter(lambda text: len(text.encode()) <= 255)
+tables = st.dictionaries(
+    st.text(min_size=1, max_size=10),
+    st.integers(-(2**31), 2**31 - 1) | st.booleans() | st.text(max_size=10),
+    max_size=4,
+)
+raw_values = st.fixed_dictionaries(
+    {},
+    optional={name: st.binary(max_size=255) for name in TEXTS}
+    | {"headers": st.binary(max_size=100).map(lambda content: struct.pack(">I", len(content)) + content)}
+    | {"delivery_mode": st.integers(0, 255), "priority": st.integers(0, 255), "timestamp": st.integers(0, 2**64 - 1)},
+)
+
+
+class Channel:
+    """Where a delivery came from; notes nothing."""
+
+    is_lost = False
+
+    def ack(self, delivery: Delivery) -> bool:
+        return True
+
+    def reject(self, delivery: Delivery, requeue: bool) -> bool:
+        return True
+
+    def give_back(self, delivery: Delivery) -> bool:
+        return True
+
+
+def delivery(raw: bytes = b"\x00\x00", route: bytes = b"\x00\x00", body: bytes = b"") -> Delivery:
+    return Delivery(body, raw, route, False, 1, Channel())
+
+
+@given(
+    texts=st.fixed_dictionaries({}, optional=dict.fromkeys(TEXTS, short_texts.filter(bool))),
+    headers=st.none() | tables.filter(bool),
+    delivery_mode=st.none() | st.sampled_from([1, 2]),
+    priority=st.none() | st.integers(0, 255),
+    seconds=st.none() | st.integers(0, 2**32),
+)
+@settings(max_examples=300, deadline=None)
+def test_valid_properties_read_as_pamqp_wrote_them(
+    texts: dict[str, str],
+    headers: FieldTable | None,
+    delivery_mode: int | None,
+    priority: int | None,
+    seconds: int | None,
+) -> None:
+    """pamqp writes no empty texts and tables, and calls the type `message_type`."""
+    sent = commands.Basic.Properties(
+        headers=headers,
+        delivery_mode=delivery_mode,
+        priority=priority,
+        timestamp=None if seconds is None else datetime.datetime.fromtimestamp(seconds, datetime.UTC),
+        **{"message_type" if name == "type" else name: text for name, text in texts.items()},
+    )
+    read = Properties(sent.marshal())
+    for name in TEXTS:
+        assert getattr(read, name) == texts.get(name), name
+    assert (read.delivery_mode, read.priority, read.timestamp) == (delivery_mode, priority, seconds)
+    assert read.headers_raw == (None if headers is None else encode.field_table(headers)[4:])
+    if headers:
+        assert read.headers_raw is not None
+        size = struct.pack(">I", len(read.headers_raw))
+        assert decode.field_table(size + read.headers_raw)[1] == headers
+
+
+@given(values=raw_values)
+@settings(max_examples=300)
+def test_any_bytes_in_a_text_survive_the_round_trip(values: dict[str, bytes | int]) -> None:
+    read = Properties(raw_properties(**values))
+    for name in TEXTS:
+        text = getattr(read, name)
+        assert (None if text is None else text.encode("utf-8", "surrogateescape")) == values.get(name), name
+    for name in NUMBERS:
+        assert getattr(read, name) == values.get(name), name
+
+
+@given(raw=st.binary(max_size=400))
+@settings(max_examples=1000)
+def test_no_bytes_whatever_raise(raw: bytes) -> None:
+    Properties(raw)
+    message_id_bytes(raw)
+    repr(delivery(raw, raw, raw))
+
+
+@given(flags=st.integers(0, 2**16 - 1), rest=st.binary(max_size=60))
+@settings(max_examples=1000)
+def test_the_short_cut_to_the_message_id_agrees_with_the_long_way(flags: int, rest: bytes) -> None:
+    raw = struct.pack(">H", flags) + rest
+    whole = Properties(raw).message_id
+    assert message_id_bytes(raw) == (b"" if whole is None else whole.encode("utf-8", "surrogateescape"))
+
+
+@given(values=raw_values, data=st.data())
+@settings(max_examples=300)
+def test_cut_properties_lose_what_follows_the_cut_and_nothing_else(
+    values: dict[str, bytes | int], data: st.DataObject
+) -> None:
+    raw = raw_properties(**values)
+    assume(len(raw) > 2)
+    cut = data.draw(st.integers(0, len(raw) - 1))
+    whole, read = Properties(raw), Properties(raw[:cut])
+    present = [name for name in Properties.__slots__ if getattr(read, name) is not None]
+    assert all(getattr(read, name) == getattr(whole, name) for name in present)
+    if cut > 2:
+        in_order = [name for name in _wire_order() if getattr(whole, name) is not None]
+        assert [name for name in in_order if name in present] == in_order[: len(present)]
+
+
+def _wire_order() -> tuple[str, ...]:
+    return (
+        *("content_type", "content_encoding", "headers_raw", "delivery_mode", "priority", "correlation_id"),
+        *("reply_to", "expiration", "message_id", "timestamp", "type", "user_id", "app_id"),
+    )
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_properties_cost_no_time(kind: str) -> None:
+    started_at = time.thread_time()
+    Properties(HOSTILE[kind])
+    assert time.thread_time() - started_at < 0.01
+
+
+def test_nanosecond_timestamp_is_the_number_that_was_sent() -> None:
+    assert Properties(HOSTILE["timestamp in nanoseconds"]).timestamp == NANOSECONDS
+    assert Properties(HOSTILE["timestamp of all ones"]).timestamp == 2**64 - 1
+
+
+def test_message_id_that_is_no_utf_8_can_be_printed_and_logged() -> None:
+    odd = delivery(raw_properties(message_id=NOT_UTF_8))
+    assert odd.message_id is not None
+    assert odd.message_id.encode("utf-8", "surrogateescape") == NOT_UTF_8
+    repr(odd).encode("utf-8")
+
+
+def test_header_table_with_a_size_past_the_end_hides_what_follows_and_no_more() -> None:
+    raw = raw_properties(content_type=b"text", headers=table() + b"", message_id=b"id")
+    broken = raw.replace(table(), struct.pack(">I", 2**32 - 1))
+    read = Properties(broken)
+    assert (read.content_type, read.headers_raw, read.message_id) == ("text", None, None)
+    assert message_id_bytes(broken) == b""
+
+
+# ---- the delivery
+
+names = st.text("aZ9-_.:@#,/+ ", max_size=40)
+
+
+@given(exchange=names, routing_key=short_texts)
+def test_exchange_and_routing_key_read_as_pamqp_wrote_them(exchange: str, routing_key: str) -> None:
+    method = commands.Basic.Deliver("tag", 1, False, exchange, routing_key)
+    route = method.marshal()[1 + len("tag") + 8 + 1 :]
+    read = delivery(route=route)
+    assert (read.exchange, read.routing_key) == (exchange, routing_key)
+
+
+@given(route=st.binary(max_size=30))
+def test_cut_route_never_raises(route: bytes) -> None:
+    read = delivery(route=route)
+    assert isinstance(read.exchange + read.routing_key, str)
+
+
+def test_properties_are_decoded_once_and_only_when_asked_for() -> None:
+    read = delivery(raw_properties(message_id=b"an id"))
+    assert read.properties is read.properties
+    assert read.message_id == "an id"
+
+
+def test_delivery_is_stale_when_its_channel_is_lost() -> None:
+    read = delivery()
+    assert not read.is_stale
+    read.source.is_lost = True
+    assert read.is_stale
+
+
+def test_repr_shows_no_body() -> None:
+    assert "S3cr3t" not in repr(delivery(body=b"S3cr3t"))
+    assert "6 bytes" in repr(delivery(body=b"S3cr3t"))

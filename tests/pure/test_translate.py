@@ -1,0 +1,225 @@
+"""What the AMQP library raises becomes one of our exceptions, whose text says what is wrong and what to do."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiormq.exceptions
+import pytest
+from pamqp import commands
+
+from mxworker.amqp.translate import handshake_error, library_errors, raise_own_cancellation
+from mxworker.errors import (
+    BrokerError,
+    ChannelLost,
+    ConnectionLost,
+    CredentialsRefused,
+    ProtocolViolation,
+    TopologyRefused,
+)
+
+
+def translated(error: BaseException) -> BrokerError:
+    """Return what a request about the queue 'orders' ends in when the library raises `error`."""
+
+    async def request() -> None:
+        with library_errors("orders"):
+            raise error
+
+    with pytest.raises(BrokerError) as caught:
+        asyncio.run(request())
+    assert caught.value is error or caught.value.__cause__ is error
+    return caught.value
+
+
+def channel_closed(code: int, text: str) -> BaseException:
+    """Return what aiormq makes of the broker's channel.close."""
+    return aiormq.channel.exception_by_code(commands.Channel.Close(code, text, 0, 0))
+
+
+# ---- texts: as RabbitMQ 3.10 to 4.x writes them
+
+
+@pytest.mark.parametrize(
+    ("details", "expected"),
+    [
+        (
+            "'x-queue-type' for queue 'orders' in vhost '/': received 'quorum' but current is 'classic'",
+            "x-queue-type is 'classic', code says 'quorum'",
+        ),
+        (
+            "'durable' for queue 'orders' in vhost '/': received 'true' but current is 'false'",
+            "durable is 'false', code says 'true'",
+        ),
+        (
+            "'x-max-length' for queue 'orders' in vhost '/': "
+            "received none but current is the value '10' of type 'signedint'",
+            "x-max-length is '10', code says none",
+        ),
+        (
+            "'x-dead-letter-exchange' for queue 'orders' in vhost '/': "
+            "received the value '' of type 'longstr' but current is none",
+            "x-dead-letter-exchange is none, code says ''",
+        ),
+    ],
+)
+def test_mismatch_says_what_is_and_what_the_code_wants(details: str, expected: str) -> None:
+    error = translated(channel_closed(406, f"PRECONDITION_FAILED - inequivalent arg {details}"))
+    assert isinstance(error, TopologyRefused)
+    assert error.permanent
+    assert str(error) == (
+        f"broker refused queue 'orders': 406 PRECONDITION_FAILED, {expected}.\n"
+        '  Use Queue("orders", declare="passive") to accept the existing queue, or change the code.'
+    )
+
+
+def test_other_precondition_is_quoted() -> None:
+    error = translated(channel_closed(406, "PRECONDITION_FAILED - invalid arg 'x-max-length' for queue 'orders': text"))
+    assert isinstance(error, TopologyRefused)
+    assert str(error) == (
+        "broker refused queue 'orders': 406 PRECONDITION_FAILED, invalid arg 'x-max-length' for queue 'orders': text."
+    )
+
+
+def test_missing_queue_says_what_to_do() -> None:
+    error = translated(channel_closed(404, "NOT_FOUND - no queue 'orders' in vhost '/'"))
+    assert isinstance(error, TopologyRefused)
+    assert str(error) == (
+        "broker refused queue 'orders': 404 NOT_FOUND, no queue 'orders' in vhost '/'.\n"
+        '  Create what is missing, or let mxworker declare the queue with declare="ensure".'
+    )
+
+
+def test_refused_access_names_the_user() -> None:
+    error = translated(
+        channel_closed(403, "ACCESS_REFUSED - access to queue 'orders' in vhost '/' refused for user 'me'")
+    )
+    assert isinstance(error, TopologyRefused)
+    assert str(error) == (
+        "broker refused queue 'orders': 403 ACCESS_REFUSED, "
+        "access to queue 'orders' in vhost '/' refused for user 'me'."
+    )
+
+
+def test_text_of_another_shape_is_quoted_whole() -> None:
+    assert str(translated(channel_closed(403, "no"))) == "broker refused queue 'orders': 403 refused, no."
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [(405, "RESOURCE_LOCKED - cannot obtain exclusive access"), (541, "INTERNAL_ERROR"), (0, "")],
+)
+def test_other_channel_errors_are_transient(code: int, text: str) -> None:
+    error = translated(channel_closed(code, text))
+    assert isinstance(error, ChannelLost)
+    assert not error.permanent
+
+
+# ---- everything else is a lost connection
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        asyncio.CancelledError(),
+        Exception(),
+        RuntimeError("closed"),
+        aiormq.exceptions.ChannelInvalidStateError("closed"),
+        aiormq.exceptions.ConnectionClosed(320, "CONNECTION_FORCED"),
+        aiormq.exceptions.AMQPConnectionError("reset"),
+        ConnectionResetError("reset"),
+        TimeoutError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_a_lost_connection_looks_like(error: BaseException) -> None:
+    lost = translated(error)
+    assert isinstance(lost, ConnectionLost)
+    assert not lost.permanent
+    assert "orders" in str(lost)
+
+
+@pytest.mark.parametrize("error", [ProtocolViolation("junk"), ChannelLost("closed", 404)])
+def test_our_own_errors_pass_unchanged(error: BrokerError) -> None:
+    assert translated(error) is error
+
+
+def test_end_of_the_process_is_no_broker_error() -> None:
+    with pytest.raises(SystemExit), library_errors("orders"):
+        raise SystemExit(3)
+
+
+# ---- cancellation
+
+
+async def cancelled_while(raised: BaseException | None) -> BaseException | None:
+    """Cancel a request that then sees `raised` (None: the cancellation itself); return what its task ends in."""
+
+    async def request() -> None:
+        with library_errors("orders"):
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if raised is None:
+                    raise
+                raise raised from None
+
+    task = asyncio.create_task(request())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait({task})
+    return None if task.cancelled() else task.exception()
+
+
+@pytest.mark.parametrize("raised", [None, Exception(), aiormq.exceptions.ConnectionClosed(0, "normal closed")])
+def test_own_cancellation_stays_one_whatever_the_library_made_of_it(raised: BaseException | None) -> None:
+    assert asyncio.run(cancelled_while(raised)) is None
+
+
+def test_deadline_around_a_request_stays_a_timeout() -> None:
+    async def request() -> None:
+        async with asyncio.timeout(0.001):
+            with library_errors("orders"):
+                await asyncio.Event().wait()
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(request())
+
+
+def test_task_that_nobody_cancelled_goes_on() -> None:
+    async def check() -> None:
+        raise_own_cancellation()
+
+    asyncio.run(check())
+
+
+# ---- the handshake
+
+
+@pytest.mark.parametrize("code", [403, 530])
+def test_refusal_in_the_handshake(code: int) -> None:
+    error = handshake_error(ConnectionLost("the socket closed"), (code, "ACCESS_REFUSED - no"))
+    assert isinstance(error, CredentialsRefused)
+    assert error.permanent
+    assert str(error) == f"the broker refused us: {code} ACCESS_REFUSED - no"
+
+
+def test_other_close_in_the_handshake_is_transient() -> None:
+    error = handshake_error(Exception(), (541, "INTERNAL_ERROR"))
+    assert type(error) is ConnectionLost
+    assert str(error) == "the broker closed the connection: 541 INTERNAL_ERROR"
+
+
+def test_refused_mechanism() -> None:
+    error = handshake_error(aiormq.exceptions.AuthenticationError("EXTERNAL", ["PLAIN"]), None)
+    assert isinstance(error, CredentialsRefused)
+
+
+def test_violation_in_the_handshake_passes_unchanged() -> None:
+    violation = ProtocolViolation("junk")
+    assert handshake_error(violation, None) is violation
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), EOFError(), Exception()])
+def test_anything_else_in_the_handshake_is_a_lost_connection(error: BaseException) -> None:
+    assert type(handshake_error(error, None)) is ConnectionLost
