@@ -69,6 +69,11 @@ class Dispatcher:
         """Whether nothing runs and nothing waits."""
         return not self.running and not self._waiting
 
+    @property
+    def waiting(self) -> int:
+        """How many admitted deliveries wait for a free place."""
+        return len(self._waiting)
+
     def admit(self, delivery: Delivery) -> None:
         """Start a delivery, or let it wait for a free place."""
         if self._intake is Intake.OPEN and len(self.running) < self.handler.concurrency:

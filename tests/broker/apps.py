@@ -15,6 +15,7 @@ from tests.rabbit.client import Client
 RECORDING = """
     import asyncio
     import os
+    import random
 
     from mxworker import Handlers, Queue
     from tests.harness.ledger import Ledger
@@ -27,7 +28,7 @@ RECORDING = """
     @handlers.consume(Queue(os.environ["QUEUE"], type=os.environ["TYPE"]), concurrency=int(os.environ["CONCURRENCY"]))
     async def record(message_id: str) -> None:
         ledger.start(message_id)
-        await asyncio.sleep(work_s)
+        await asyncio.sleep(random.uniform(0, work_s))  # so that deliveries finish in another order than they came
         ledger.finish(message_id)
 """
 

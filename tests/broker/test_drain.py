@@ -46,7 +46,7 @@ def test_handlers_longer_than_the_drain_timeout_leave_their_messages(
     recorded = Recorded(broker_url, tmp_path, queue_name)
     recorded.declare()
     recorded.publish(100)
-    with recorded.service("--workers=2", "--drain-timeout=1s", work_s=3600, concurrency=16) as service:
+    with recorded.service("--workers=2", "--drain-timeout=1s", work_s=1e9, concurrency=16) as service:
         wait_until(lambda: recorded.handled == 32, 30, "all handlers to be busy")
         asked_at = time.monotonic()
         service.signal(SIGTERM)
@@ -61,7 +61,7 @@ def test_second_sigint_cancels_what_runs_and_says_130(broker_url: str, queue_nam
     recorded = Recorded(broker_url, tmp_path, queue_name)
     recorded.declare()
     recorded.publish(8)
-    with recorded.service("--workers=1", work_s=3600, concurrency=8) as service:
+    with recorded.service("--workers=1", work_s=1e9, concurrency=8) as service:
         wait_until(lambda: recorded.handled == 8, 30, "all handlers to be busy")
         service.signal(SIGINT)
         service.wait_for_log("DRAINING")

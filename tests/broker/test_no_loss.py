@@ -22,7 +22,7 @@ def test_killed_workers_lose_nothing(
     recorded = Recorded(broker_url, tmp_path, queue_name)
     recorded.declare()
     recorded.publish(messages)
-    with recorded.service(f"--workers={WORKERS}", work_s=0.004, concurrency=CONCURRENCY) as service:
+    with recorded.service(f"--workers={WORKERS}", work_s=0.008, concurrency=CONCURRENCY) as service:
         service.wait_ready()
         for kill in range(1, kills + 1):
             due = 2 * messages * kill // (kills + 1)

@@ -150,6 +150,19 @@ def test_missing_passive_queue(folder: Path, broker_url: str, queue_name: str) -
     assert ended.stderr.startswith(f"Error: broker refused queue '{queue_name}.dlq': 404 NOT_FOUND")
 
 
+def test_one_refused_queue_of_two_says_so(folder: Path, broker_url: str, queue_name: str) -> None:
+    source = APP.replace("QUEUE", queue_name)
+    source += """
+    @handlers.consume(Queue("nowhere", declare="off", dead_letter=False))
+    async def other(payload: dict) -> None:
+        pass
+"""
+    write_app(folder, source, "two")
+    ended = run(folder, "two:handlers", url=broker_url)
+    assert ended.returncode == 4
+    assert ended.stderr.startswith("Error: broker refused queue 'nowhere': 404 NOT_FOUND")
+
+
 def test_crash_at_import_ends_with_5(folder: Path, broker_url: str) -> None:
     (folder / "crash.py").write_text("import os\nos.abort()\n")
     ended = run(folder, "crash:handlers", url=broker_url)

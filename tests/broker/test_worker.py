@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -16,38 +14,11 @@ from mxworker.amqp import connection as connections
 from mxworker.board import Board, Word
 from mxworker.config import BrokerUrl, Consumption
 from mxworker.errors import ExitCode
-from mxworker.handlers import Overrides
 from mxworker.lifecycle import WorkerState
 from mxworker.worker.service import Service
+from tests.broker.workers import running
 from tests.harness.waiting import until
 from tests.rabbit.client import Client
-
-Run = Callable[..., Any]
-
-
-class Worker:
-    """A service in this event loop, and its slot of the board."""
-
-    def __init__(self, service: Service, board: Board) -> None:
-        self.service = service
-        self.slot = board.slot(1)
-
-    def count(self, word: Word) -> int:
-        return self.slot.words[word]
-
-
-@asynccontextmanager
-async def running(url: str, handlers: Handlers, **settings: Any) -> AsyncIterator[Worker]:
-    """Run the handlers until the block ends, then drain; the drain must be clean."""
-    board = Board(1)
-    board.slot(1).write_state(WorkerState.BOOTING)
-    consumption = Consumption(app="test", broker=BrokerUrl.parse(url), **settings)
-    service = Service(consumption, handlers.compile(Overrides()), board.slot(1), lambda: True, lambda state: None)
-    task = asyncio.create_task(service.run())
-    await until(lambda: service.state is WorkerState.READY or task.done(), 15, "the worker to be ready")
-    yield Worker(service, board)
-    service.request_stop()
-    assert await asyncio.wait_for(task, 40) is ExitCode.OK
 
 
 async def dead_letters(admin: Client, queue: str, count: int) -> list[bytes]:

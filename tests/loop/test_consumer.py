@@ -105,6 +105,25 @@ async def test_settlement_after_the_end_is_stale_and_writes_nothing() -> None:
 
 
 @on_both_loops
+async def test_settlement_of_the_turn_in_which_the_channel_ends_is_not_written() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.handshake()
+        await peer.serve()
+
+    async with FakeBroker(script) as broker:
+        connection = await open_soon(broker)
+        admitted: list[Delivery] = []
+        subscription = await Subscription.open(connection, QUEUE, 10, admitted.append)
+        peer = broker.peers[0]
+        peer.write(delivery(1, b"body"))
+        await until(lambda: admitted, SOON_S)
+        assert subscription.ack(admitted[0])
+        subscription.on_end(ChannelLost("gone"))  # its number may belong to another channel by the end of the turn
+        await connection.close()
+        assert not sent(peer, commands.Basic.Ack)
+
+
+@on_both_loops
 async def test_late_deliveries_of_a_channel_whose_close_is_not_answered_do_no_harm() -> None:
     """The library would queue them for a reader that is gone, ten, and then read nothing more, or die of a property."""
     is_closed = asyncio.Event()

@@ -1,0 +1,182 @@
+"""The steps of a drain, each seen at work: a service in this process, its broker behind a proxy that counts frames."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from mxworker import Handlers, Reject
+from mxworker.board import Word
+from mxworker.errors import ExitCode
+from mxworker.lifecycle import WorkerState
+from tests.broker.workers import running
+from tests.harness.faults import TO_BROKER, TO_CLIENT
+from tests.harness.frames import BASIC_CANCEL_OK, BASIC_NACK, Frame
+from tests.harness.proxy import Proxy
+from tests.harness.waiting import until
+from tests.rabbit.client import Client
+
+
+def proxy_to(url: str) -> Proxy:
+    parts = urlsplit(url)
+    return Proxy(parts.hostname or "", parts.port or 0)
+
+
+async def test_nothing_is_started_or_given_back_before_cancel_ok(
+    broker_url: str, queue_name: str, admin: Client
+) -> None:
+    handlers = Handlers()
+    started: list[str] = []
+
+    @handlers.consume(queue_name, concurrency=1, prefetch=50)
+    async def take(body: str) -> None:
+        started.append(body)
+        await asyncio.sleep(0.05)
+
+    withheld: list[bytes] = []
+
+    def withhold(frame: Frame) -> bytes:
+        withheld.append(frame.raw)
+        return b""
+
+    async with proxy_to(broker_url) as proxy:
+        proxy.on(TO_CLIENT, BASIC_CANCEL_OK, withhold, times=1)
+        nacks = proxy.on(TO_BROKER, BASIC_NACK, lambda frame: frame.raw)
+        async with running(proxy.url(broker_url), handlers) as worker:
+            admin.publish(queue_name, [str(number).encode() for number in range(200)])
+            await until(lambda: started, 10, "the first delivery")
+            worker.service.request_stop()
+            await until(lambda: withheld, 10, "cancel-ok")
+            started_before = len(started)
+            await asyncio.sleep(0.5)  # for what must not happen
+            assert len(started) == started_before
+            assert nacks.hits == 0
+            proxy.inject(TO_CLIENT, withheld[0])
+    assert nacks.hits >= 40
+    assert admin.counts(queue_name).messages == 200 - len(started)
+
+
+async def test_settlements_still_on_their_way_survive_the_drain(
+    broker_url: str, queue_name: str, admin: Client, scale: Callable[[int, int], int]
+) -> None:
+    for _ in range(scale(3, 10)):
+        await _drain_with_a_thousand_rejects(broker_url, queue_name, admin)
+        assert admin.counts(queue_name).messages == 0
+
+
+async def _drain_with_a_thousand_rejects(broker_url: str, queue_name: str, admin: Client) -> None:
+    held = 1000
+    handlers = Handlers()
+    release = asyncio.Event()
+    started = 0
+
+    @handlers.consume(queue_name, concurrency=held, prefetch=held)
+    async def hold(body: bytes) -> None:
+        nonlocal started
+        started += 1
+        await release.wait()
+        raise Reject("all at once")
+
+    async with proxy_to(broker_url) as proxy:
+        cancelled = proxy.on(TO_CLIENT, BASIC_CANCEL_OK, lambda frame: frame.raw)
+        async with running(proxy.url(broker_url), handlers) as worker:
+            admin.publish(queue_name, [b""] * held)
+            await until(lambda: started == held, 20, "all to run")
+            worker.service.request_stop()
+            await until(lambda: cancelled.hits, 10, "cancel-ok")
+            release.set()
+
+
+async def test_stop_in_the_moment_of_the_first_delivery_is_clean(
+    broker_url: str, queue_name: str, admin: Client
+) -> None:
+    bodies = [str(number) for number in range(300)]
+    for _ in range(3):
+        stop: list[Callable[[], None]] = []
+        done: list[str] = []
+        handlers = Handlers()
+
+        @handlers.consume(queue_name, concurrency=200, prefetch=200)
+        async def take(body: str, stop: list[Callable[[], None]] = stop, done: list[str] = done) -> None:
+            for request_stop in stop:
+                request_stop()
+            done.append(body)
+
+        async with running(broker_url, handlers):
+            pass  # makes the queue
+        admin.publish(queue_name, [body.encode() for body in bodies])
+        async with running(
+            broker_url, handlers, before_start=lambda service, stop=stop: stop.append(service.request_stop)
+        ):
+            pass
+        left = [message.body.decode() for message in admin.drain(queue_name)]
+        assert done
+        assert sorted(done + left) == sorted(bodies)
+
+
+async def test_messages_wait_for_others_while_handlers_finish(broker_url: str, queue_name: str, admin: Client) -> None:
+    handlers = Handlers()
+    release = asyncio.Event()
+    started = 0
+
+    @handlers.consume(queue_name, concurrency=2, prefetch=30)
+    async def hold(body: bytes) -> None:
+        nonlocal started
+        started += 1
+        await release.wait()
+
+    async with running(broker_url, handlers) as worker:
+        admin.publish(queue_name, [b""] * 50)
+        await until(lambda: started == 2, 10, "two to run")
+        worker.service.request_stop()
+        await until(lambda: admin.counts(queue_name).messages == 48, 10, "all but the running ones to be free")
+        assert worker.service.state is WorkerState.DRAINING
+        release.set()
+    assert worker.count(Word.ACKED) == 2
+    assert started == 2
+    assert admin.counts(queue_name).messages == 48
+
+
+async def test_handler_that_makes_an_error_of_its_cancellation_leaves_its_message(
+    broker_url: str, queue_name: str, admin: Client
+) -> None:
+    handlers = Handlers()
+    started = 0
+
+    @handlers.consume(queue_name)
+    async def stubborn(body: bytes) -> None:
+        nonlocal started
+        started += 1
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            raise RuntimeError("my connection was closed") from None
+
+    async with running(broker_url, handlers, ExitCode.DRAIN_TIMEOUT, drain_timeout_s=0.3):
+        admin.publish(queue_name, [b""] * 3)
+        await until(lambda: started == 3, 10, "all to run")
+    await until(lambda: admin.counts(queue_name).messages == 3, 10, "all to be back")
+    assert admin.counts(f"{queue_name}.dlq").messages == 0
+
+
+async def test_cut_works_while_the_broker_is_silent(broker_url: str, queue_name: str, admin: Client) -> None:
+    handlers = Handlers()
+    started = 0
+
+    @handlers.consume(queue_name)
+    async def hold(body: bytes) -> None:
+        nonlocal started
+        started += 1
+        await asyncio.sleep(3600)
+
+    async with proxy_to(broker_url) as proxy:
+        async with running(proxy.url(broker_url), handlers, ExitCode.DRAIN_TIMEOUT) as worker:
+            admin.publish(queue_name, [b""])
+            await until(lambda: started, 10, "one to run")
+            proxy.blackhole()
+            asked_at = time.monotonic()
+            worker.service.request_stop()
+            worker.service.request_cut()
+        assert time.monotonic() - asked_at < 10, "far less than the drain timeout of 30 s"

@@ -1,0 +1,49 @@
+"""A worker in the test's own event loop, on a real broker, without a master."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from mxworker import Handlers
+from mxworker.board import Board, Word
+from mxworker.config import BrokerUrl, Consumption
+from mxworker.errors import ExitCode
+from mxworker.handlers import Overrides
+from mxworker.lifecycle import WorkerState
+from mxworker.worker.service import Service
+from tests.harness.waiting import until
+
+
+class Worker:
+    """A service in this event loop, and its slot of the board."""
+
+    def __init__(self, service: Service, board: Board) -> None:
+        self.service = service
+        self.slot = board.slot(1)
+
+    def count(self, word: Word) -> int:
+        return self.slot.words[word]
+
+
+@asynccontextmanager
+async def running(
+    url: str,
+    handlers: Handlers,
+    ends_with: ExitCode = ExitCode.OK,
+    before_start: Callable[[Service], None] = lambda service: None,
+    **settings: Any,
+) -> AsyncIterator[Worker]:
+    """Run the handlers until the block ends, then drain; the service must end as expected."""
+    board = Board(1)
+    board.slot(1).write_state(WorkerState.BOOTING)
+    consumption = Consumption(app="test", broker=BrokerUrl.parse(url), **settings)
+    service = Service(consumption, handlers.compile(Overrides()), board.slot(1), lambda: True, lambda state: None)
+    before_start(service)
+    task = asyncio.create_task(service.run())
+    await until(lambda: service.state is WorkerState.READY or task.done(), 15, "the worker to be ready")
+    yield Worker(service, board)
+    service.request_stop()
+    assert await asyncio.wait_for(task, 40) is ends_with
