@@ -13,7 +13,7 @@ from mxworker.errors import ExitCode
 from mxworker.lifecycle import WorkerState
 from tests.broker.workers import running
 from tests.harness.faults import TO_BROKER, TO_CLIENT
-from tests.harness.frames import BASIC_CANCEL_OK, BASIC_NACK, Frame
+from tests.harness.frames import BASIC_CANCEL, BASIC_CANCEL_OK, BASIC_CONSUME_OK, BASIC_NACK, Frame
 from tests.harness.proxy import Proxy
 from tests.harness.waiting import until
 from tests.rabbit.client import Client
@@ -89,31 +89,34 @@ async def _drain_with_a_thousand_rejects(broker_url: str, queue_name: str, admin
             release.set()
 
 
-async def test_stop_in_the_moment_of_the_first_delivery_is_clean(
+async def test_subscription_still_in_the_making_is_cancelled_too(
     broker_url: str, queue_name: str, admin: Client
 ) -> None:
     bodies = [str(number) for number in range(300)]
-    for _ in range(3):
-        stop: list[Callable[[], None]] = []
-        done: list[str] = []
-        handlers = Handlers()
+    handlers = Handlers()
+    done: list[str] = []
 
-        @handlers.consume(queue_name, concurrency=200, prefetch=200)
-        async def take(body: str, stop: list[Callable[[], None]] = stop, done: list[str] = done) -> None:
-            for request_stop in stop:
-                request_stop()
-            done.append(body)
+    @handlers.consume(queue_name, concurrency=20, prefetch=50)
+    async def take(body: str) -> None:
+        await asyncio.sleep(0.2)
+        done.append(body)
 
-        async with running(broker_url, handlers):
-            pass  # makes the queue
-        admin.publish(queue_name, [body.encode() for body in bodies])
-        async with running(
-            broker_url, handlers, before_start=lambda service, stop=stop: stop.append(service.request_stop)
-        ):
-            pass
-        left = [message.body.decode() for message in admin.drain(queue_name)]
-        assert done
-        assert sorted(done + left) == sorted(bodies)
+    async with running(broker_url, handlers):
+        pass  # makes the queue
+    admin.publish(queue_name, [body.encode() for body in bodies])
+    withheld: list[bytes] = []
+    async with proxy_to(broker_url) as proxy:
+        proxy.on(TO_CLIENT, BASIC_CONSUME_OK, lambda frame: withheld.append(frame.raw) or b"", times=1)
+        cancels = proxy.on(TO_BROKER, BASIC_CANCEL, lambda frame: frame.raw)
+        async with running(proxy.url(broker_url), handlers, wait_until_ready=False) as worker:
+            await until(lambda: done, 10, "deliveries that come before we know that we consume")
+            worker.service.request_stop()
+            await until(lambda: worker.service.state is WorkerState.DRAINING, 10, "the drain")
+            assert cancels.hits == 0
+            proxy.inject(TO_CLIENT, withheld[0])
+    assert cancels.hits == 1
+    left = [message.body.decode() for message in admin.drain(queue_name)]
+    assert sorted(done + left) == sorted(bodies)
 
 
 async def test_messages_wait_for_others_while_handlers_finish(broker_url: str, queue_name: str, admin: Client) -> None:

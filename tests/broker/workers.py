@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -33,7 +33,7 @@ async def running(
     url: str,
     handlers: Handlers,
     ends_with: ExitCode = ExitCode.OK,
-    before_start: Callable[[Service], None] = lambda service: None,
+    wait_until_ready: bool = True,
     **settings: Any,
 ) -> AsyncIterator[Worker]:
     """Run the handlers until the block ends, then drain; the service must end as expected."""
@@ -41,9 +41,9 @@ async def running(
     board.slot(1).write_state(WorkerState.BOOTING)
     consumption = Consumption(app="test", broker=BrokerUrl.parse(url), **settings)
     service = Service(consumption, handlers.compile(Overrides()), board.slot(1), lambda: True, lambda state: None)
-    before_start(service)
     task = asyncio.create_task(service.run())
-    await until(lambda: service.state is WorkerState.READY or task.done(), 15, "the worker to be ready")
+    if wait_until_ready:
+        await until(lambda: service.state is WorkerState.READY or task.done(), 15, "the worker to be ready")
     yield Worker(service, board)
     service.request_stop()
     assert await asyncio.wait_for(task, 40) is ends_with
