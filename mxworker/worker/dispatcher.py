@@ -98,25 +98,30 @@ class Dispatcher:
             self._timer = loop.call_at(expires_at, self._expire)
 
     async def _run(self, delivery: Delivery) -> None:
-        slot = self._slot
-        message_id = message_id_bytes(delivery.raw_properties)
-        entry = slot.enter(self._index, delivery.delivery_tag, 1, message_id, time.monotonic_ns())
-        settlement: Settlement | None = None
+        """Take a delivery to its end. Whatever is raised here is a bug of ours, and would lie unseen in the task."""
         try:
-            settlement = await self._execute(delivery)
-        except asyncio.CancelledError:
-            if not self._is_cut_short:
-                settlement = self._report.cancelled(delivery, timed_out=delivery in self._timed_out)
-        finally:
-            slot.leave(entry)
-        try:
+            settlement = await self._executed(delivery)
             # Who was told to leave may turn that into an error of its own; only a success still counts then.
             if settlement is not None and (not self._is_cut_short or isinstance(settlement, Ack)):
                 self._settle(delivery, settlement)
             self._forget(delivery)
-        except BaseException as error:  # a bug of ours: without this it would lie unseen in the task
+        except BaseException as error:
             self._on_broken(error)
             raise
+
+    async def _executed(self, delivery: Delivery) -> Settlement | None:
+        """Run the handler, on record in the board; None when it was cut short."""
+        slot = self._slot
+        message_id = message_id_bytes(delivery.raw_properties)
+        entry = slot.enter(self._index, delivery.delivery_tag, 1, message_id, time.monotonic_ns())
+        try:
+            return await self._execute(delivery)
+        except asyncio.CancelledError:
+            if self._is_cut_short:
+                return None
+            return self._report.cancelled(delivery, timed_out=delivery in self._timed_out)
+        finally:
+            slot.leave(entry)
 
     def _settle(self, delivery: Delivery, settlement: Settlement) -> None:
         words = self._slot.words

@@ -37,6 +37,7 @@ def pipeline(handler: Handler, report: Report) -> Execute:
                 outcome = await function(payload, Context(delivery, queue, name))
             else:
                 outcome = await function(payload)
+            return ACK if outcome is None else report.settled(delivery, outcome)
         except Settlement as settlement:
             return report.settled(delivery, settlement)
         except asyncio.CancelledError:
@@ -45,8 +46,5 @@ def pipeline(handler: Handler, report: Report) -> Execute:
             return report.undecodable(delivery, error)
         except BaseException as error:  # SystemExit too: one message must not end the process
             return report.failed(delivery, error)
-        if outcome is None:
-            return ACK
-        return report.settled(delivery, outcome)
 
     return execute

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import logging
 import signal
 import traceback
@@ -47,6 +48,8 @@ def run(settings: Consumption, board: Board, number: int) -> int:
         slot.write_state(WorkerState.STOPPED)
         return error.exit_code
     slot.write_note(describe(handlers))
+    gc.collect()
+    gc.freeze()  # what the import made lives as long as the process: no collection has to look at it again
     loop = _new_loop()
     asyncio.set_event_loop(loop)
     try:

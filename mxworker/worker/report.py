@@ -55,7 +55,7 @@ class Report:
 
     def failed(self, delivery: Delivery, error: BaseException) -> Settlement:
         """Reject a delivery whose handler raised."""
-        text = f"{type(error).__name__}: {error}"
+        text = f"{type(error).__name__}: {_text_of(error)}"
         self._line(self._failed, logging.ERROR, "failed on", delivery, text, error)
         return Reject(text)
 
@@ -88,3 +88,10 @@ class Report:
             more,
             exc_info=error,
         )
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # `__str__` is the application's code, too
+        return "(its text cannot be shown)"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.service import REPOSITORY, write_app
+from tests.harness.service import REPOSITORY, Service, mxworker_run, write_app
 from tests.rabbit.client import Client
 from tests.rabbit.node import Node
 from tests.rabbit.ports import free_port
@@ -27,11 +27,15 @@ APP = """
 PASSWORD = "S3cr3t%2Fx"
 
 
-def run(folder: Path, *arguments: str, url: str | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    folder: Path, *arguments: str, url: str | None = None, url_file: str | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run `mxworker run` in `folder` to its end."""
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY)}
     if url is not None:
         environment["MXWORKER_BROKER_URL"] = url
+    if url_file is not None:
+        environment["MXWORKER_BROKER_URL_FILE"] = url_file
     command = [sys.executable, "-m", "mxworker", "run", "--workers=2", "--log-level=error", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
@@ -46,6 +50,32 @@ def test_missing_url(folder: Path) -> None:
     ended = run(folder, "app:handlers")
     assert ended.returncode == 2
     assert ended.stderr.startswith("Error: no broker URL.\n  Try:  mxworker run APP --broker-url amqp://")
+
+
+def test_url_from_a_file(folder: Path, broker_url: str) -> None:
+    (folder / "url").write_text(f"{broker_url}\n")
+    ended = run(folder, "app:handlers", "--burst", url_file=str(folder / "url"))
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_url_file_that_cannot_be_read(folder: Path) -> None:
+    ended = run(folder, "app:handlers", url_file=str(folder / "nothing"))
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("Error: MXWORKER_BROKER_URL_FILE names '")
+
+
+def test_password_of_the_command_line_is_wiped_from_process_titles_and_logs(folder: Path, broker_url: str) -> None:
+    url = broker_url.replace("guest:guest@", "guest:gu%65st@")
+    command = mxworker_run("app:handlers", "--workers=1", f"--broker-url={url}", "--log-level=debug", app_dir=folder)
+    with Service(command, folder) as service:
+        service.wait_ready()
+        pids = [service.pid, *service.worker_pids()]
+        titles = [Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode() for pid in pids]
+        assert titles == ["mxworker: master app:handlers", "mxworker: worker 1 [ready]"]
+        log = service.log_text()
+        assert "gu%65st" not in log
+        assert "guest:guest" not in log
+        assert "names a file to read it from" in log
 
 
 def test_amqps_is_refused_not_downgraded(folder: Path) -> None:

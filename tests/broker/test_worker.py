@@ -100,19 +100,43 @@ async def test_handler_past_its_deadline_is_cancelled_and_rejected(
     assert cancelled == ["slow", "slow"]
 
 
-@pytest.mark.parametrize("how", ["SystemExit", "KeyboardInterrupt", "cancels itself", "awaits a cancelled future"])
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+class NeedsAnArgument(Reject):
+    def __init__(self, code: int) -> None:
+        super().__init__(f"code {code}")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "unprintable",
+        "settlement class with arguments",
+        "SystemExit",
+        "KeyboardInterrupt",
+        "cancels itself",
+        "awaits a cancelled future",
+    ],
+)
 async def test_nothing_a_handler_raises_ends_the_worker(
     how: str, broker_url: str, queue_name: str, admin: Client
 ) -> None:
     handlers = Handlers()
 
     @handlers.consume(queue_name)
-    async def wild(body: str) -> None:
+    async def wild(body: str) -> object:
         match body:
             case "SystemExit":
                 raise SystemExit(3)
             case "KeyboardInterrupt":
                 raise KeyboardInterrupt
+            case "unprintable":
+                raise Unprintable
+            case "settlement class with arguments":
+                return NeedsAnArgument
             case "cancels itself":
                 task = asyncio.current_task()
                 assert task is not None
@@ -122,6 +146,7 @@ async def test_nothing_a_handler_raises_ends_the_worker(
                 future = asyncio.get_running_loop().create_future()
                 future.cancel()
                 await future
+        return None
 
     async with running(broker_url, handlers):
         admin.publish(queue_name, [how.encode()])
