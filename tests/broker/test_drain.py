@@ -37,6 +37,7 @@ def test_sigterm_at_any_moment_loses_and_doubles_nothing(
             service.signal(SIGTERM)
             assert service.wait_exit(40) == 0
     report = recorded.judge()
+    print(f"{rounds} drains: {report}")
     assert report.exactly_once, report
 
 

@@ -34,6 +34,7 @@ def test_killed_workers_lose_nothing(
         service.stop()
         assert service.exit_code == 0
     report = recorded.judge()
+    print(f"{kills} kills: {report}; {report.duplicate_count} duplicates of at most {PREFETCH * kills}")
     assert report.nothing_lost, report
     assert not report.in_queue, report
     assert report.duplicate_count <= PREFETCH * kills, report
