@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 from pamqp import commands
@@ -44,13 +45,10 @@ async def open_soon(broker: FakeBroker) -> BrokerConnection:
     return await BrokerConnection.open(broker.url, "test", asyncio.get_running_loop().time() + SOON_S)
 
 
-def sent(peer: Peer, kind: type[object]) -> int:
-    """Return how many frames of a kind the client has sent."""
-    return sum(isinstance(frame, kind) for _, frame in peer.received)
+@asynccontextmanager
+async def subscribed() -> AsyncIterator[tuple[BrokerConnection, Subscription, list[Delivery], Peer]]:
+    """Lend a subscription to a broker that answers everything, with what it admits and the broker's end of the wire."""
 
-
-@on_both_loops
-async def test_settlements_of_one_turn_are_written_together() -> None:
     async def script(peer: Peer) -> None:
         await peer.handshake()
         await peer.serve()
@@ -59,7 +57,17 @@ async def test_settlements_of_one_turn_are_written_together() -> None:
         connection = await open_soon(broker)
         admitted: list[Delivery] = []
         subscription = await Subscription.open(connection, QUEUE, 10, admitted.append)
-        peer = broker.peers[0]
+        yield connection, subscription, admitted, broker.peers[0]
+
+
+def sent(peer: Peer, kind: type[object]) -> int:
+    """Return how many frames of a kind the client has sent."""
+    return sum(isinstance(frame, kind) for _, frame in peer.received)
+
+
+@on_both_loops
+async def test_settlements_of_one_turn_are_written_together() -> None:
+    async with subscribed() as (connection, subscription, admitted, peer):
         for tag in range(1, 6):
             peer.write(delivery(tag, b"body"))
         await until(lambda: len(admitted) == 5, SOON_S)
@@ -78,15 +86,7 @@ async def test_settlements_of_one_turn_are_written_together() -> None:
 
 @on_both_loops
 async def test_settlement_after_the_end_is_stale_and_writes_nothing() -> None:
-    async def script(peer: Peer) -> None:
-        await peer.handshake()
-        await peer.serve()
-
-    async with FakeBroker(script) as broker:
-        connection = await open_soon(broker)
-        admitted: list[Delivery] = []
-        subscription = await Subscription.open(connection, QUEUE, 10, admitted.append)
-        peer = broker.peers[0]
+    async with subscribed() as (connection, subscription, admitted, peer):
         peer.write(delivery(1, b"body") + delivery(2, b"body"))
         await until(lambda: len(admitted) == 2, SOON_S)
         peer.send(commands.Channel.Close(406, "PRECONDITION_FAILED - delivery acknowledgement timed out", 0, 0), 1)
@@ -106,15 +106,7 @@ async def test_settlement_after_the_end_is_stale_and_writes_nothing() -> None:
 
 @on_both_loops
 async def test_settlement_of_the_turn_in_which_the_channel_ends_is_not_written() -> None:
-    async def script(peer: Peer) -> None:
-        await peer.handshake()
-        await peer.serve()
-
-    async with FakeBroker(script) as broker:
-        connection = await open_soon(broker)
-        admitted: list[Delivery] = []
-        subscription = await Subscription.open(connection, QUEUE, 10, admitted.append)
-        peer = broker.peers[0]
+    async with subscribed() as (connection, subscription, admitted, peer):
         peer.write(delivery(1, b"body"))
         await until(lambda: admitted, SOON_S)
         assert subscription.ack(admitted[0])
