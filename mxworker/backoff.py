@@ -8,6 +8,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+_SETTLED_AFTER_S = 5.0  # the longest wait before a reconnect
+
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
@@ -31,6 +33,14 @@ class Backoff:
     def delay_s(self, attempt: int, rng: random.Random) -> float:
         """Return the seconds to wait before attempt number `attempt`, counted from 0."""
         return rng.uniform(0.0, self.ceiling_s(attempt))
+
+
+def next_attempt(attempt: int, lived_s: float) -> int:
+    """Return the number of the attempt that follows, after attempt number `attempt` led to something that lived.
+
+    What ended soon counts as one more failure, or a thing that is made and lost at once would be made without a pause.
+    """
+    return 0 if lived_s > _SETTLED_AFTER_S else attempt + 1
 
 
 RECONNECT = Backoff(base_s=0.2, cap_s=5.0)

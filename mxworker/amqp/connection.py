@@ -20,7 +20,7 @@ from aio_pika.abc import AbstractChannel
 
 from mxworker.amqp.translate import handshake_error, library_errors, raise_own_cancellation
 from mxworker.amqp.transport import DataPlane, DataPlaneFactory
-from mxworker.backoff import RECONNECT, REFUSED_CREDENTIALS
+from mxworker.backoff import RECONNECT, REFUSED_CREDENTIALS, next_attempt
 from mxworker.config import BrokerUrl
 from mxworker.errors import BrokerError, ConnectionLost, CredentialsRefused
 
@@ -29,9 +29,6 @@ log = logging.getLogger(__name__)
 CONNECT_DEADLINE_S = 10.0
 CLOSE_DEADLINE_S = 2.0
 BODY_CAP_BYTES = 64 * 1024 * 1024
-
-# A connection that ended sooner than this after it was made counts as one more failed attempt.
-_SETTLED_AFTER_S = 5.0
 
 
 class _ControlConnection(aio_pika.Connection):
@@ -145,7 +142,7 @@ class Link:
             loss = await asyncio.shield(connection.plane.lost)
             self._up = loop.create_future()
             await connection.close()
-            attempt = 0 if loop.time() - opened_at > _SETTLED_AFTER_S else attempt + 1
+            attempt = next_attempt(attempt, loop.time() - opened_at)
             await self._rest(loss, attempt)
 
     async def _rest(self, error: BrokerError, attempt: int) -> None:

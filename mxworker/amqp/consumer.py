@@ -15,15 +15,13 @@ from collections.abc import Callable
 
 from mxworker.amqp.connection import BrokerConnection, Link
 from mxworker.amqp.subscription import Admit, Subscription
-from mxworker.backoff import RECONNECT
+from mxworker.backoff import RECONNECT, next_attempt
 from mxworker.errors import BrokerError, ChannelLost
 from mxworker.handlers import Queue
 
 log = logging.getLogger(__name__)
 
 _OPEN_DEADLINE_S = 30.0
-# A subscription that ended sooner than this after it was made counts as one more failed attempt.
-_SETTLED_AFTER_S = 5.0
 
 
 class Consumer:
@@ -66,7 +64,7 @@ class Consumer:
             self.last_error = None
             self._on_change()
             loss = await asyncio.shield(self.subscription.lost)
-            attempt = 0 if loop.time() - self.subscription.opened_at > _SETTLED_AFTER_S else attempt + 1
+            attempt = next_attempt(attempt, loop.time() - self.subscription.opened_at)
             await self.subscription.close()
             await self._rest(loss, connection, attempt)
 

@@ -160,9 +160,8 @@ class DataPlaneFactory(TransportFactory):
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=_NEVER_PAUSE_BYTES, loop=loop)
         plane = DataPlane(reader, loop, self._body_cap_bytes)
-        make: Callable[[], DataPlane] = lambda: plane  # noqa: E731  typed, and one line
         try:
-            transport, _ = await loop.create_connection(make, url.host or "", url.port or 0, **kwargs)
+            transport, _ = await loop.create_connection(lambda: plane, url.host or "", url.port or 0, **kwargs)
         except OSError as error:
             raise ConnectionLost(f"cannot connect: {_plain(error)}") from error
         self._tune_socket(transport.get_extra_info("socket"))

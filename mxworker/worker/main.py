@@ -10,9 +10,9 @@ Signals: TERM drains; USR2 drains without waiting for handlers; USR1 says what r
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import gc
 import logging
+import os
 import signal
 import traceback
 from contextlib import suppress
@@ -20,7 +20,7 @@ from types import FrameType
 
 from setproctitle import setproctitle
 
-from mxworker.board import Board, BoardSlot
+from mxworker.board import Board, BoardSlot, Word
 from mxworker.config import Consumption, format_duration
 from mxworker.errors import BrokerError, ConnectionLost, ExitCode, MxWorkerError
 from mxworker.handlers import Handler, Overrides
@@ -37,8 +37,8 @@ _SHOWN_FRAMES = 5
 def run(settings: Consumption, board: Board, number: int) -> int:
     """Live as worker `number` of `board`; return the process's exit code."""
     slot = board.slot(number)
-    faulthandler.enable()
     signal.signal(signal.SIGUSR1, lambda _, frame: _report_stack(number, frame))  # an import can hang, too
+    slot.words[Word.PID] = os.getpid()
     _show(number, WorkerState.BOOTING)
     slot.write_state(WorkerState.BOOTING)
     try:

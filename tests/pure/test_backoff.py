@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxworker.backoff import RECONNECT, REFUSED_CREDENTIALS, RESPAWN, Backoff
+from mxworker.backoff import RECONNECT, REFUSED_CREDENTIALS, RESPAWN, Backoff, next_attempt
 
 BACKOFFS = st.builds(Backoff, base_s=st.floats(0.001, 100), cap_s=st.floats(0.001, 1000), factor=st.floats(1, 1000))
 
@@ -51,3 +51,8 @@ def test_the_backoffs_in_use_start_and_end_where_the_design_says(
 ) -> None:
     assert backoff.ceiling_s(0) == first_s
     assert backoff.ceiling_s(10**9) == last_s
+
+
+def test_what_lived_counts_anew_and_what_ended_soon_counts_on() -> None:
+    assert next_attempt(7, lived_s=60.0) == 0
+    assert next_attempt(7, lived_s=0.1) == 8

@@ -18,23 +18,9 @@ from handlers_example import invoices, pricing, shop
 from handlers_example.demo.orders import BAD_EVERY, bad_among, samples
 from handlers_example.pricing import CATALOGUE, InvalidOrder, Invoice, price, read_order, vat_of
 from mxworker import Context, Delivery, Reject
+from tests.harness.nowhere import Nowhere
 
 GOOD: dict[str, Any] = {"id": "order-1", "customer": "customer-7", "lines": [{"article": "mug", "quantity": 2}]}
-
-
-class Nowhere:
-    """The source of deliveries that nobody settles."""
-
-    is_lost = False
-
-    def ack(self, delivery: Delivery) -> bool:
-        return True
-
-    def reject(self, delivery: Delivery, requeue: bool) -> bool:
-        return True
-
-    def give_back(self, delivery: Delivery) -> bool:
-        return True
 
 
 def context() -> Context:

@@ -24,6 +24,7 @@ from mxworker.amqp.frames import (
 )
 from mxworker.errors import ChannelLost, ConnectionLost, ProtocolViolation
 from mxworker.message import Delivery
+from tests.harness.nowhere import Nowhere
 from tests.rabbit.raw import HOSTILE
 
 CAP = 40
@@ -60,21 +61,6 @@ class Calls:
 
     def _note(self, *call: object) -> None:
         self._calls.append((self._number, *call))
-
-
-class Nowhere:
-    """A source that settles nothing."""
-
-    is_lost = True
-
-    def ack(self, delivery: Delivery) -> bool:
-        return False
-
-    def reject(self, delivery: Delivery, requeue: bool) -> bool:
-        return False
-
-    def give_back(self, delivery: Delivery) -> bool:
-        return False
 
 
 def reader_with_channels(numbers: Sequence[int] = OURS, cap: int = CAP) -> tuple[FrameReader, list[tuple[object, ...]]]:

@@ -13,6 +13,7 @@ from pamqp import commands, decode, encode
 from pamqp.common import FieldTable
 
 from mxworker.message import Delivery, Properties, message_id_bytes
+from tests.harness.nowhere import Nowhere
 from tests.rabbit.raw import HOSTILE, NANOSECONDS, NOT_UTF_8, raw_properties, table
 
 TEXTS = (
@@ -42,23 +43,8 @@ raw_values = st.fixed_dictionaries(
 )
 
 
-class Channel:
-    """Where a delivery came from; notes nothing."""
-
-    is_lost = False
-
-    def ack(self, delivery: Delivery) -> bool:
-        return True
-
-    def reject(self, delivery: Delivery, requeue: bool) -> bool:
-        return True
-
-    def give_back(self, delivery: Delivery) -> bool:
-        return True
-
-
 def delivery(raw: bytes = b"\x00\x00", route: bytes = b"\x00\x00", body: bytes = b"") -> Delivery:
-    return Delivery(body, raw, route, False, 1, Channel())
+    return Delivery(body, raw, route, False, 1, Nowhere())
 
 
 @given(
