@@ -1,25 +1,15 @@
-"""The hot frames of AMQP 0-9-1: cut the byte stream, take out the deliveries, encode the settlements.
+"""The hot frames of AMQP 0-9-1, as numbers and as bytes: what is written for every delivery and every publish.
 
-Sans-IO and pure: bytes in, calls on a `ChannelSink` and bytes out. Knows nothing of sockets, tasks or what a delivery
-is for. Everything that is not listed here stays with the AMQP library, which is fed the frames that `FrameReader.feed`
-returns, whole and untouched.
+Pure. `reader` cuts the inbound bytes; here is what both directions share, and what we send. Everything that is not
+listed here stays with the AMQP library.
 
 Frame (AMQP 0-9-1, 4.2.3): type octet, channel short, size long, `size` octets of payload, end octet 0xCE.
 A content is a method frame, a content header frame and as many body frames as its body size asks for.
-
-Invariants:
-- What comes out, diverted or passed on, is whole frames in the order they came.
-- A frame that breaks the rules raises ProtocolViolation; the reader must not be fed again.
-- Properties are never decoded here, so that a hostile one costs nothing.
-- The body of a content above the cap is counted, never kept.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import Protocol
-
-from mxworker.errors import ChannelLost, ConnectionLost, ProtocolViolation
 
 FRAME_METHOD = 1
 FRAME_HEADER = 2
@@ -34,9 +24,13 @@ MIN_FRAME_MAX = 4_096  # AMQP 0-9-1, 4.2.3: frame-min-size
 CONNECTION_START = 10 << 16 | 10
 CONNECTION_TUNE = 10 << 16 | 30
 CONNECTION_CLOSE = 10 << 16 | 50
+CONNECTION_BLOCKED = 10 << 16 | 60
+CONNECTION_UNBLOCKED = 10 << 16 | 61
 CHANNEL_CLOSE = 20 << 16 | 40
 CHANNEL_CLOSE_OK = 20 << 16 | 41
 BASIC_CANCEL = 60 << 16 | 30
+BASIC_PUBLISH = 60 << 16 | 40
+BASIC_RETURN = 60 << 16 | 50
 BASIC_DELIVER = 60 << 16 | 60
 BASIC_GET = 60 << 16 | 70
 BASIC_GET_OK = 60 << 16 | 71
@@ -47,243 +41,15 @@ BASIC_NACK = 60 << 16 | 120
 
 HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
-_FRAME_TYPES = frozenset({FRAME_METHOD, FRAME_HEADER, FRAME_BODY, FRAME_HEARTBEAT})
-_SHOWN_BYTES = 16
+BASIC_CLASS = 60
+END = bytes((FRAME_END,))
 
-_frame_head = struct.Struct(">BHI").unpack_from
-_method_id = struct.Struct(">I").unpack_from
-_tag_and_bit = struct.Struct(">QB").unpack_from
-_body_size = struct.Struct(">Q").unpack_from
-_short = struct.Struct(">H").unpack_from
-_tune = struct.Struct(">HIH")
 _settlement = struct.Struct(">BHIIQBB").pack
+_content_header = struct.Struct(">BHIHHQ").pack
+_body_head = struct.Struct(">BBHI").pack  # with the end octet of the frame before it
+_frame_head = struct.Struct(">BHI").pack
 _SETTLEMENT_SIZE = 13
-
-
-class ChannelSink(Protocol):
-    """Who takes what is diverted on one registered channel. Called from inside `feed`: return fast, never raise."""
-
-    def on_deliver(self, tag: int, redelivered: bool, route: bytes, properties: bytes, body: bytes) -> None:
-        """Take a delivery. `route` is exchange and routing key, `properties` flags and values, both as on the wire."""
-
-    def on_too_large(self, tag: int, size_bytes: int) -> None:
-        """Take the news that the body of delivery `tag` is above the cap; its bytes are gone."""
-
-    def on_get(self, tag: int | None) -> None:
-        """Take the answer to our basic.get: the delivery tag of the message it brought, or None for an empty queue."""
-
-    def on_cancel(self) -> None:
-        """Take the broker's own basic.cancel (https://www.rabbitmq.com/docs/consumer-cancel)."""
-
-    def on_end(self, error: ChannelLost | ConnectionLost) -> None:
-        """Take the end of the channel, or of the whole connection; the sink is unregistered already."""
-
-
-class _Channel:
-    """The content under way on one registered channel."""
-
-    __slots__ = ("body_size", "method", "parts", "properties", "received", "redelivered", "route", "sink", "tag")
-
-    def __init__(self, sink: ChannelSink) -> None:
-        self.sink = sink
-        self.method = 0
-        self.tag = 0
-        self.redelivered = False
-        self.route = b""
-        self.properties: bytes | None = None
-        self.body_size = 0
-        self.received = 0
-        self.parts: list[bytes] = []
-
-
-class FrameReader:
-    """Cut a connection's inbound bytes into frames; divert what belongs to registered channels.
-
-    `frame_max` is learnt from connection.tune. A broker that offers "no limit" is answered with our default: the tune
-    frame that is passed on says so, and the AMQP library agrees to what it says.
-    """
-
-    def __init__(self, body_cap_bytes: int) -> None:
-        """Start before the first byte of a connection. Bodies above `body_cap_bytes` are not kept."""
-        self.frame_max = DEFAULT_FRAME_MAX
-        self.started = False
-        self.close_reason: tuple[int, str] | None = None
-        """The broker's connection.close, as reply code and text, once it came."""
-        self._body_cap = body_cap_bytes
-        self._channels: dict[int, _Channel] = {}
-        self._partial = bytearray()  # one incomplete frame and what came with it; at most frame_max + one read
-        self._needed = 0
-
-    def register(self, channel: int, sink: ChannelSink) -> None:
-        """Divert the contents of `channel` to `sink`, until its close or close-ok is seen."""
-        self._channels[channel] = _Channel(sink)
-
-    def end(self, error: ConnectionLost) -> None:
-        """Tell every registered channel that the connection has ended, and unregister it."""
-        channels, self._channels = self._channels, {}
-        for channel in channels.values():
-            channel.sink.on_end(error)
-
-    def feed(self, data: bytes) -> bytes:
-        """Take the next bytes; return the whole frames that are not ours, joined, to be passed on."""
-        if self._partial:
-            self._partial += data
-            if len(self._partial) < self._needed:
-                return b""
-            data = bytes(self._partial)
-            self._partial.clear()
-        return self._cut(data)
-
-    def _cut(self, data: bytes) -> bytes:
-        channels = self._channels
-        passed: list[bytes] = []
-        at = 0
-        end = len(data)
-        while end - at >= FRAME_OVERHEAD:
-            kind, number, size = _frame_head(data, at)
-            last = at + 7 + size
-            if kind not in _FRAME_TYPES or size > self.frame_max - FRAME_OVERHEAD:
-                raise self._violation("an impossible frame head", data, at)
-            if last >= end:
-                break
-            if data[last] != FRAME_END:
-                raise self._violation("a frame without its end octet", data, at)
-            channel = channels.get(number)
-            if channel is None or kind == FRAME_HEARTBEAT:
-                passed.append(self._pass_on(number, data[at : last + 1]))
-            elif kind == FRAME_METHOD:
-                if not self._divert_method(channel, number, data, at, last):
-                    passed.append(data[at : last + 1])
-            elif kind == FRAME_HEADER:
-                self._divert_header(channel, data, at, last)
-            else:
-                self._divert_body(channel, data, at, last)
-            at = last + 1
-        if at < end:
-            self._keep(data, at)
-        return b"".join(passed)
-
-    def _keep(self, data: bytes, at: int) -> None:
-        """Keep an incomplete frame; nothing is looked at again before the bytes it needs are there."""
-        rest = len(data) - at
-        if rest >= FRAME_OVERHEAD:
-            self._needed = _frame_head(data, at)[2] + FRAME_OVERHEAD
-        else:
-            self._needed = FRAME_OVERHEAD
-            if not self.started and data[at : at + 1] != b"\x01":
-                raise self._violation("no connection.start", data, at)
-        self._partial += data[at:]
-
-    # ---- frames of the connection and of channels that are not ours
-
-    def _pass_on(self, number: int, frame: bytes) -> bytes:
-        """Look at a frame that goes to the AMQP library; return what it shall see."""
-        if number != 0 or frame[0] != FRAME_METHOD or len(frame) < FRAME_OVERHEAD + 4:
-            return frame
-        (method,) = _method_id(frame, 7)
-        if method == CONNECTION_START:
-            self.started = True
-        elif method == CONNECTION_TUNE:
-            return self._agree(frame)
-        elif method == CONNECTION_CLOSE:
-            self.close_reason = _reply(frame, 11, len(frame) - 1)
-        return frame
-
-    def _agree(self, frame: bytes) -> bytes:
-        if len(frame) < 11 + _tune.size + 1:
-            raise self._violation("a short connection.tune", frame, 0)
-        channel_max, frame_max, heartbeat = _tune.unpack_from(frame, 11)
-        self.frame_max = frame_max or DEFAULT_FRAME_MAX
-        if self.frame_max < MIN_FRAME_MAX:
-            raise self._violation("a frame_max below the minimum", frame, 0)
-        return frame[:11] + _tune.pack(channel_max, self.frame_max, heartbeat) + frame[11 + _tune.size :]
-
-    # ---- frames of registered channels
-
-    def _divert_method(self, channel: _Channel, number: int, data: bytes, at: int, last: int) -> bool:
-        """Take a method frame if it is ours; return False when it must be passed on."""
-        if last - at < 11:
-            raise self._violation("a short method frame", data, at)
-        (method,) = _method_id(data, at + 7)
-        if method in (BASIC_DELIVER, BASIC_GET_OK):
-            if channel.method:
-                raise self._violation("a method inside a content", data, at)
-            tag_at = at + 11 if method == BASIC_GET_OK else at + 12 + data[at + 11]
-            if tag_at + 9 > last:
-                raise self._violation("a short basic.deliver", data, at)
-            channel.tag, bits = _tag_and_bit(data, tag_at)
-            channel.redelivered = bits & 1 == 1
-            channel.route = data[tag_at + 9 : last]
-            channel.method = method
-            return True
-        if method == BASIC_GET_EMPTY:
-            channel.sink.on_get(None)
-            return True
-        if method == BASIC_CANCEL:
-            channel.sink.on_cancel()
-        elif method == CHANNEL_CLOSE:
-            # The library uses the number again at once, so it must be free before it sees the frame.
-            del self._channels[number]
-            code, text = _reply(data, at + 11, last)
-            channel.sink.on_end(ChannelLost(f"the broker closed the channel: {code} {text}", code))
-        elif method == CHANNEL_CLOSE_OK:
-            del self._channels[number]
-            channel.sink.on_end(ChannelLost("the channel was closed"))
-        return False
-
-    def _divert_header(self, channel: _Channel, data: bytes, at: int, last: int) -> None:
-        if not channel.method or channel.properties is not None or last - at < 21:
-            raise self._violation("an unexpected content header", data, at)
-        (channel.body_size,) = _body_size(data, at + 11)
-        channel.properties = data[at + 19 : last]
-        channel.received = 0
-        if channel.body_size == 0:
-            self._complete(channel, b"")
-
-    def _divert_body(self, channel: _Channel, data: bytes, at: int, last: int) -> None:
-        if channel.properties is None:
-            raise self._violation("an unexpected body frame", data, at)
-        size = last - at - 7
-        if size == channel.body_size and not channel.received:
-            self._complete(channel, data[at + 7 : last] if size <= self._body_cap else b"")
-            return
-        channel.received += size
-        if not size or channel.received > channel.body_size:
-            raise self._violation("a body frame of an impossible size", data, at)
-        if channel.body_size <= self._body_cap:
-            channel.parts.append(data[at + 7 : last])
-        if channel.received == channel.body_size:
-            body = b"".join(channel.parts)
-            channel.parts = []
-            self._complete(channel, body)
-
-    def _complete(self, channel: _Channel, body: bytes) -> None:
-        method = channel.method
-        properties = channel.properties
-        assert properties is not None
-        channel.method = 0
-        channel.properties = None
-        if method == BASIC_GET_OK:
-            channel.sink.on_get(channel.tag)
-        elif channel.body_size > self._body_cap:
-            channel.sink.on_too_large(channel.tag, channel.body_size)
-        else:
-            channel.sink.on_deliver(channel.tag, channel.redelivered, channel.route, properties, body)
-
-    def _violation(self, what: str, data: bytes, at: int) -> ProtocolViolation:
-        if not self.started:
-            return ProtocolViolation(f"the peer does not speak AMQP 0-9-1: it answered {data[:_SHOWN_BYTES]!r}")
-        head = data[at : at + 7]  # never the payload: it may be a piece of a message
-        return ProtocolViolation(f"the peer sent {what}; frame head {head.hex(' ')}")
-
-
-def _reply(data: bytes, at: int, last: int) -> tuple[int, str]:
-    """Read the reply code and text of a close method, as far as they are there."""
-    if last - at < 3:
-        return 0, ""
-    (code,) = _short(data, at)
-    text = data[at + 3 : min(at + 3 + data[at + 2], last)]
-    return code, text.decode("utf-8", "backslashreplace")
+_CONTENT_HEADER_BYTES = 12  # class, weight and body size, before the properties
 
 
 def encode_ack(channel: int, tag: int, multiple: bool) -> bytes:
@@ -306,4 +72,30 @@ def encode_get(channel: int, queue: str) -> bytes:
     """Return basic.get, to be acknowledged."""
     name = queue.encode("utf-8")
     payload = struct.pack(">IHB", BASIC_GET, 0, len(name)) + name + b"\x00"
-    return struct.pack(">BHI", FRAME_METHOD, channel, len(payload)) + payload + bytes((FRAME_END,))
+    return struct.pack(">BHI", FRAME_METHOD, channel, len(payload)) + payload + END
+
+
+def encode_publish(channel: int, exchange: bytes, routing_key: bytes) -> bytes:
+    """Return the method frame of a mandatory basic.publish, which a content follows; both names are short strings."""
+    mandatory_bit = 1
+    route = bytes((len(exchange),)) + exchange + bytes((len(routing_key),)) + routing_key
+    payload = struct.pack(">IH", BASIC_PUBLISH, 0) + route + bytes((mandatory_bit,))
+    return struct.pack(">BHI", FRAME_METHOD, channel, len(payload)) + payload + END
+
+
+def content_pieces(channel: int, properties: bytes, body: bytes, frame_max: int) -> tuple[bytes, ...]:
+    """Return a content header frame and the body frames, in pieces to be joined; `properties` must fit a frame."""
+    size = len(body)
+    header = _content_header(FRAME_HEADER, channel, len(properties) + _CONTENT_HEADER_BYTES, BASIC_CLASS, 0, size)
+    if 0 < size <= frame_max - FRAME_OVERHEAD:
+        return header, properties, _body_head(FRAME_END, FRAME_BODY, channel, size), body, END
+    pieces = [header, properties, END]
+    for at in range(0, size, frame_max - FRAME_OVERHEAD):
+        part = body[at : at + frame_max - FRAME_OVERHEAD]
+        pieces += (_frame_head(FRAME_BODY, channel, len(part)), part, END)
+    return tuple(pieces)
+
+
+def max_properties_bytes(frame_max: int) -> int:
+    """Return how long properties may be, so that their content header frame is no longer than `frame_max`."""
+    return frame_max - FRAME_OVERHEAD - _CONTENT_HEADER_BYTES

@@ -79,7 +79,7 @@ class Subscription:
         subscription._consumer_tag = consumed.consumer_tag
         return subscription
 
-    # ---- called from inside the read, see frames.ChannelSink
+    # ---- called from inside the read, see reader.ConsumerSink
 
     def on_deliver(self, tag: int, redelivered: bool, route: bytes, properties: bytes, body: bytes) -> None:
         """Take a delivery; what comes after the end is delivered again elsewhere, and dropped here."""

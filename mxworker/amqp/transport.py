@@ -1,8 +1,11 @@
 """The data plane: the protocol object of a broker connection, owned by us under aiormq's control plane.
 
 aiormq connects through a `TransportFactory`. Ours puts a `DataPlane` on the socket: it takes the deliveries out of the
-inbound bytes (`frames.FrameReader`) and feeds everything else, whole frames at a time, to the `StreamReader` that
-aiormq reads. Settlements are encoded by us and written to the same transport, joined once per loop turn.
+inbound bytes (`reader.FrameReader`) and feeds everything else, whole frames at a time, to the `StreamReader` that
+aiormq reads. Settlements and publishes are encoded by us and written to the same transport, joined once per loop turn.
+
+Publishes ask for room first: `room_bytes` counts down what may still be written in this turn, and is nothing while the
+socket or the broker takes no more. So what is not sent waits with its publisher, never without a bound in a buffer.
 
 Must not know: queues, handlers, topology, reconnection.
 
@@ -16,6 +19,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from typing import Any, cast
@@ -23,14 +27,18 @@ from typing import Any, cast
 from aiormq.connection import TransportFactory
 from yarl import URL
 
-from mxworker.amqp.frames import HEARTBEAT, ChannelSink, FrameReader
+from mxworker.amqp.frames import HEARTBEAT
+from mxworker.amqp.reader import ConsumerSink, FrameReader, PublisherSink
 from mxworker.errors import ConfigError, ConnectionLost, ProtocolViolation
+
+log = logging.getLogger(__name__)
 
 # A paused transport would hide deliveries behind what aiormq has not read yet, so its reader never asks for a pause.
 _NEVER_PAUSE_BYTES = 2**40
 _HEARTBEAT_FEED_S = 1.0
 _SHORTEST_LOOK_S = 0.05
 _USER_TIMEOUT_FACTOR = 2
+_ROOM_BYTES = 256 * 1024  # what publishers may write in one loop turn; then the socket is asked whether it keeps up
 
 
 class DataPlane(asyncio.StreamReaderProtocol):
@@ -41,6 +49,13 @@ class DataPlane(asyncio.StreamReaderProtocol):
         self.frames = FrameReader(body_cap_bytes)
         self.lost: asyncio.Future[ConnectionLost] = loop.create_future()
         """Resolves, never raises, when the connection has ended."""
+        self.room_bytes = _ROOM_BYTES
+        """How much publishers may still write in this turn; who writes takes it off, and at 0 nobody does."""
+        self._on_room: Callable[[], None] | None = None
+        self._is_congested = False
+        self._is_library_paused = False
+        self._blocked_reason: str | None = None
+        self._user_timeout_ms = 0
         self._loop = loop
         self._wire: asyncio.Transport | None = None
         self._error: ConnectionLost | None = None
@@ -72,6 +87,27 @@ class DataPlane(asyncio.StreamReaderProtocol):
             passed += HEARTBEAT
         if passed:
             super().data_received(passed)
+        if self.frames.blocked_reason != self._blocked_reason:
+            self._change_block()
+
+    def pause_writing(self) -> None:
+        """Take no more publishes: the transport's buffer is full.
+
+        On a connection that publishes, aiormq is not paused too: its heartbeats would wait behind our publishes.
+        """
+        self._is_congested = True
+        self.room_bytes = 0
+        if self._on_room is None:
+            self._is_library_paused = True
+            super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """Go on: the buffer has drained."""
+        self._is_congested = False
+        if self._is_library_paused:
+            self._is_library_paused = False
+            super().resume_writing()
+        self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell aiormq and every registered channel, once."""
@@ -92,12 +128,28 @@ class DataPlane(asyncio.StreamReaderProtocol):
 
     # ---- called by the connection and its channels
 
-    def register(self, number: int, sink: ChannelSink) -> None:
+    def register(self, number: int, sink: ConsumerSink) -> None:
         """Divert the contents of channel `number` to `sink` until it ends; it may have ended already."""
         if self._error is not None:
             sink.on_end(self._error)
         else:
             self.frames.register(number, sink)
+
+    def register_publisher(self, number: int, sink: PublisherSink, on_room: Callable[[], None]) -> None:
+        """Divert the confirms and returns of channel `number` to `sink` until it ends; it may have ended already.
+
+        `on_room` is called whenever there is room again, and is the same for all publishers of a connection.
+        """
+        if self._error is not None:
+            sink.on_end(self._error)
+        else:
+            self._on_room = on_room
+            self.frames.register_publisher(number, sink)
+
+    @property
+    def blocked_reason(self) -> str | None:
+        """Why the broker takes no publishes now, or None (https://www.rabbitmq.com/docs/connection-blocked)."""
+        return self._blocked_reason
 
     def write_soon(self, take: Callable[[], bytes]) -> None:
         """Write what `take` returns at the end of this loop turn, joined with the others' writes.
@@ -116,6 +168,36 @@ class DataPlane(asyncio.StreamReaderProtocol):
     def _write_dirty(self) -> None:
         dirty, self._dirty = self._dirty, []
         self.write(b"".join([take() for take in dirty]))
+        self._make_room()
+
+    def _make_room(self) -> None:
+        if self._is_congested or self._blocked_reason is not None or self._error is not None:
+            return
+        was_full = self.room_bytes <= 0
+        self.room_bytes = _ROOM_BYTES
+        if was_full and self._on_room is not None:
+            self._on_room()
+
+    def _change_block(self) -> None:
+        """Stop or go on, as the broker said in connection.blocked or connection.unblocked.
+
+        A blocked broker reads nothing, and the kernel would end the connection when what is written stays in its buffer
+        for TCP_USER_TIMEOUT (tcp(7): "buffered data may remain untransmitted due to zero window size"); so that is off.
+        """
+        sock = self._wire.get_extra_info("socket") if self._wire is not None else None
+        was_blocked = self._blocked_reason is not None
+        self._blocked_reason = self.frames.blocked_reason
+        if self._blocked_reason is None:
+            log.warning("the broker takes publishes again")
+            if sock is not None:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._user_timeout_ms)
+            self._make_room()
+            return
+        self.room_bytes = 0
+        log.warning("the broker takes no publishes: %s", self._blocked_reason)
+        if sock is not None and not was_blocked:
+            self._user_timeout_ms = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
 
     def watch_peer(self, heartbeat_s: float) -> None:
         """From now on, end the connection when nothing was heard for twice `heartbeat_s` seconds.

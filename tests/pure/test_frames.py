@@ -16,12 +16,12 @@ from pamqp import frame as frames
 
 from mxworker.amqp.frames import (
     DEFAULT_FRAME_MAX,
-    FrameReader,
     encode_ack,
     encode_get,
     encode_give_back,
     encode_reject,
 )
+from mxworker.amqp.reader import FrameReader
 from mxworker.errors import ChannelLost, ConnectionLost, ProtocolViolation
 from mxworker.message import Delivery
 from tests.harness.nowhere import Nowhere
