@@ -13,8 +13,8 @@ What is named here, and the exceptions in `mxworker.errors`, is the public inter
 """
 
 from mxworker.context import Context
+from mxworker.delivery import Delivery
 from mxworker.handlers import Handlers, Queue
-from mxworker.message import Delivery
 from mxworker.settlement import Ack, Reject, Requeue
 
 __version__ = "0.1.0"

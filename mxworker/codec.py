@@ -11,8 +11,8 @@ from typing import Any, get_args, get_origin
 
 import orjson
 
+from mxworker.delivery import Delivery
 from mxworker.errors import DecodeError
-from mxworker.message import Delivery
 
 Decoder = Callable[[Delivery], Any]
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import MutableMapping
 from typing import Any
 
-from mxworker.message import Delivery
+from mxworker.delivery import Delivery
 
 
 class Context:

@@ -24,9 +24,9 @@ from mxworker.amqp.acks import AckLedger
 from mxworker.amqp.connection import BrokerConnection
 from mxworker.amqp.frames import encode_get
 from mxworker.amqp.translate import library_errors
+from mxworker.delivery import Delivery
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost
 from mxworker.handlers import Queue
-from mxworker.message import Delivery
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,9 @@ from collections.abc import Callable
 from enum import Enum, auto
 
 from mxworker.board import BoardSlot, Word
+from mxworker.delivery import Delivery
 from mxworker.handlers import Handler
-from mxworker.message import Delivery, message_id_bytes
+from mxworker.properties import message_id_bytes
 from mxworker.settlement import Ack, Requeue, Settlement
 from mxworker.worker.execution import pipeline
 from mxworker.worker.report import Report

@@ -13,9 +13,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from mxworker.context import Context
+from mxworker.delivery import Delivery
 from mxworker.errors import DecodeError
 from mxworker.handlers import Handler
-from mxworker.message import Delivery
 from mxworker.settlement import Settlement
 from mxworker.worker.report import ACK, Report
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 import time
 
+from mxworker.delivery import Delivery
 from mxworker.errors import DecodeError
 from mxworker.handlers import Handler
 from mxworker.log import LineBudget
-from mxworker.message import Delivery
 from mxworker.settlement import Ack, Reject, Settlement
 
 log = logging.getLogger(__name__)

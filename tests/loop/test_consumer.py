@@ -15,9 +15,9 @@ from mxworker.amqp.connection import BrokerConnection, Link
 from mxworker.amqp.consumer import Consumer
 from mxworker.amqp.reconcile import Reconciler
 from mxworker.amqp.subscription import Subscription
+from mxworker.delivery import Delivery
 from mxworker.errors import ChannelLost, ConnectionLost
 from mxworker.handlers import Queue
-from mxworker.message import Delivery
 from tests.harness.waiting import until
 from tests.loop.fake_broker import FakeBroker, Peer, delivery
 from tests.loop.loops import on_both_loops

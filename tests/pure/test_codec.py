@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mxworker.codec import decoder_for
+from mxworker.delivery import Delivery
 from mxworker.errors import DecodeError
-from mxworker.message import Delivery
-from tests.pure.test_message import delivery
+from tests.pure.test_delivery import delivery
 
 JSON = (dict, list, Any, object, dict[str, Any], dict[str, object], list[Any], list[object])
 json_values = st.recursive(

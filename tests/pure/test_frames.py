@@ -22,8 +22,8 @@ from mxworker.amqp.frames import (
     encode_reject,
 )
 from mxworker.amqp.reader import FrameReader
+from mxworker.delivery import Delivery
 from mxworker.errors import ChannelLost, ConnectionLost, ProtocolViolation
-from mxworker.message import Delivery
 from tests.harness.nowhere import Nowhere
 from tests.rabbit.raw import HOSTILE
 

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from pamqp import commands, decode, encode
 from pamqp.common import FieldTable
 
-from mxworker.message import Delivery, Properties, message_id_bytes
-from tests.harness.nowhere import Nowhere
-from tests.rabbit.raw import HOSTILE, NANOSECONDS, NOT_UTF_8, raw_properties, table
+from mxworker.properties import Properties, message_id_bytes
+from tests.rabbit.raw import HOSTILE, NANOSECONDS, raw_properties, table
 
 TEXTS = (
     "content_type",
@@ -41,10 +40,6 @@ raw_values = st.fixed_dictionaries(
     | {"headers": st.binary(max_size=100).map(lambda content: struct.pack(">I", len(content)) + content)}
     | {"delivery_mode": st.integers(0, 255), "priority": st.integers(0, 255), "timestamp": st.integers(0, 2**64 - 1)},
 )
-
-
-def delivery(raw: bytes = b"\x00\x00", route: bytes = b"\x00\x00", body: bytes = b"") -> Delivery:
-    return Delivery(body, raw, route, False, 1, Nowhere())
 
 
 @given(
@@ -97,7 +92,6 @@ def test_any_bytes_in_a_text_survive_the_round_trip(values: dict[str, bytes | in
 def test_no_bytes_whatever_raise(raw: bytes) -> None:
     Properties(raw)
     message_id_bytes(raw)
-    repr(delivery(raw, raw, raw))
 
 
 @given(flags=st.integers(0, 2**16 - 1), rest=st.binary(max_size=60))
@@ -143,53 +137,9 @@ def test_nanosecond_timestamp_is_the_number_that_was_sent() -> None:
     assert Properties(HOSTILE["timestamp of all ones"]).timestamp == 2**64 - 1
 
 
-def test_message_id_that_is_no_utf_8_can_be_printed_and_logged() -> None:
-    odd = delivery(raw_properties(message_id=NOT_UTF_8))
-    assert odd.message_id is not None
-    assert odd.message_id.encode("utf-8", "surrogateescape") == NOT_UTF_8
-    repr(odd).encode("utf-8")
-
-
 def test_header_table_with_a_size_past_the_end_hides_what_follows_and_no_more() -> None:
     raw = raw_properties(content_type=b"text", headers=table() + b"", message_id=b"id")
     broken = raw.replace(table(), struct.pack(">I", 2**32 - 1))
     read = Properties(broken)
     assert (read.content_type, read.headers_raw, read.message_id) == ("text", None, None)
     assert message_id_bytes(broken) == b""
-
-
-# ---- the delivery
-
-names = st.text("aZ9-_.:@#,/+ ", max_size=40)
-
-
-@given(exchange=names, routing_key=short_texts)
-def test_exchange_and_routing_key_read_as_pamqp_wrote_them(exchange: str, routing_key: str) -> None:
-    method = commands.Basic.Deliver("tag", 1, False, exchange, routing_key)
-    route = method.marshal()[1 + len("tag") + 8 + 1 :]
-    read = delivery(route=route)
-    assert (read.exchange, read.routing_key) == (exchange, routing_key)
-
-
-@given(route=st.binary(max_size=30))
-def test_cut_route_never_raises(route: bytes) -> None:
-    read = delivery(route=route)
-    assert isinstance(read.exchange + read.routing_key, str)
-
-
-def test_properties_are_decoded_once_and_only_when_asked_for() -> None:
-    read = delivery(raw_properties(message_id=b"an id"))
-    assert read.properties is read.properties
-    assert read.message_id == "an id"
-
-
-def test_delivery_is_stale_when_its_channel_is_lost() -> None:
-    read = delivery()
-    assert not read.is_stale
-    read.source.is_lost = True
-    assert read.is_stale
-
-
-def test_repr_shows_no_body() -> None:
-    assert "S3cr3t" not in repr(delivery(body=b"S3cr3t"))
-    assert "6 bytes" in repr(delivery(body=b"S3cr3t"))

@@ -1,0 +1,90 @@
+"""What is received: a delivery.
+
+A delivery keeps what came on the wire and decodes it when somebody asks, tolerantly: see `properties`.
+
+Must not know how a delivery is settled on the wire.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from mxworker.properties import Properties
+
+
+class Source(Protocol):
+    """Where a delivery came from and is settled: one incarnation of a channel.
+
+    Each of the three ends the delivery; they return False when it was stale, so that nothing was sent.
+    """
+
+    is_lost: bool
+    """Whether that channel has ended, so that the broker delivers its unsettled messages again."""
+
+    def ack(self, delivery: Delivery) -> bool:
+        """Settle as done."""
+
+    def reject(self, delivery: Delivery, requeue: bool) -> bool:
+        """Settle as failed."""
+
+    def give_back(self, delivery: Delivery) -> bool:
+        """Settle as not processed: back to the queue."""
+
+
+class Delivery:
+    """One message as the broker delivered it.
+
+    `body` is the bytes as published. `delivery_tag` is unique on its channel only. `redelivered` says that the broker
+    may have delivered it before.
+    """
+
+    __slots__ = ("_properties", "_route", "body", "delivery_tag", "raw_properties", "redelivered", "source")
+
+    def __init__(
+        self, body: bytes, raw_properties: bytes, route: bytes, redelivered: bool, delivery_tag: int, source: Source
+    ) -> None:
+        """Keep what came; `route` and `raw_properties` are as on the wire."""
+        self.body = body
+        self.raw_properties = raw_properties
+        self.redelivered = redelivered
+        self.delivery_tag = delivery_tag
+        self.source = source
+        self._route = route
+        self._properties: Properties | None = None
+
+    @property
+    def properties(self) -> Properties:
+        """The message's properties, decoded at the first use."""
+        if self._properties is None:
+            self._properties = Properties(self.raw_properties)
+        return self._properties
+
+    @property
+    def exchange(self) -> str:
+        """The exchange it was published to; '' is the default exchange."""
+        return _split_route(self._route)[0]
+
+    @property
+    def routing_key(self) -> str:
+        """The routing key it was published with."""
+        return _split_route(self._route)[1]
+
+    @property
+    def message_id(self) -> str | None:
+        """The application's message id."""
+        return self.properties.message_id
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the channel it came on has ended: the broker delivers it again, and settling it does nothing."""
+        return self.source.is_lost
+
+    def __repr__(self) -> str:
+        return f"<Delivery {self.delivery_tag} {self.routing_key!r} id={self.message_id!r} {len(self.body)} bytes>"
+
+
+def _split_route(route: bytes) -> tuple[str, str]:
+    """Return exchange and routing key, two short strings one after the other; what is cut short is ''."""
+    middle = 1 + route[0] if route else 0
+    key = route[middle + 1 : middle + 1 + route[middle]] if middle < len(route) else b""
+    return route[1:middle].decode("utf-8", "surrogateescape"), key.decode("utf-8", "surrogateescape")

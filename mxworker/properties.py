@@ -1,0 +1,153 @@
+"""The properties of a message as they stand on the wire, in front of its body (AMQP 0-9-1, 4.2.6.1).
+
+Reading is tolerant: text that is not UTF-8 survives as surrogates (PEP 383), a number is what the publisher wrote, and
+a property section that is cut short loses what follows the cut, never the delivery.
+
+A word of flags says which properties are there; their values follow in the order of the flags, the highest first.
+"""
+
+from __future__ import annotations
+
+import struct
+
+FLAG_CONTENT_TYPE = 1 << 15
+FLAG_CONTENT_ENCODING = 1 << 14
+FLAG_HEADERS = 1 << 13
+FLAG_DELIVERY_MODE = 1 << 12
+FLAG_PRIORITY = 1 << 11
+FLAG_CORRELATION_ID = 1 << 10
+FLAG_REPLY_TO = 1 << 9
+FLAG_EXPIRATION = 1 << 8
+FLAG_MESSAGE_ID = 1 << 7
+FLAG_TIMESTAMP = 1 << 6
+FLAG_TYPE = 1 << 5
+FLAG_USER_ID = 1 << 4
+FLAG_APP_ID = 1 << 3
+
+_flags = struct.Struct(">H").unpack_from
+_table_size = struct.Struct(">I").unpack_from
+_timestamp = struct.Struct(">Q").unpack_from
+
+
+class Properties:
+    """The scalar properties of a message (AMQP 0-9-1, 1.8); what was not sent, or cannot be read, is None.
+
+    `timestamp` is the publisher's number as it stands: seconds by the standard, but not checked. `expiration` is text,
+    as the standard has it. `headers_raw` is the header table as on the wire, without its length.
+    """
+
+    __slots__ = (
+        "app_id",
+        "content_encoding",
+        "content_type",
+        "correlation_id",
+        "delivery_mode",
+        "expiration",
+        "headers_raw",
+        "message_id",
+        "priority",
+        "reply_to",
+        "timestamp",
+        "type",
+        "user_id",
+    )
+
+    content_type: str | None
+    content_encoding: str | None
+    headers_raw: bytes | None
+    delivery_mode: int | None
+    priority: int | None
+    correlation_id: str | None
+    reply_to: str | None
+    expiration: str | None
+    message_id: str | None
+    timestamp: int | None
+    type: str | None
+    user_id: str | None
+    app_id: str | None
+
+    def __init__(self, raw: bytes) -> None:
+        """Read `raw`, the property flags and values as on the wire. Never raises."""
+        reader = _PropertyReader(raw)
+        self.content_type = reader.text(FLAG_CONTENT_TYPE)
+        self.content_encoding = reader.text(FLAG_CONTENT_ENCODING)
+        self.headers_raw = reader.table(FLAG_HEADERS)
+        self.delivery_mode = reader.octet(FLAG_DELIVERY_MODE)
+        self.priority = reader.octet(FLAG_PRIORITY)
+        self.correlation_id = reader.text(FLAG_CORRELATION_ID)
+        self.reply_to = reader.text(FLAG_REPLY_TO)
+        self.expiration = reader.text(FLAG_EXPIRATION)
+        self.message_id = reader.text(FLAG_MESSAGE_ID)
+        self.timestamp = reader.timestamp(FLAG_TIMESTAMP)
+        self.type = reader.text(FLAG_TYPE)
+        self.user_id = reader.text(FLAG_USER_ID)
+        self.app_id = reader.text(FLAG_APP_ID)
+
+
+class _PropertyReader:
+    """Reads the values in wire order. Once a value runs past the end, it and all later ones are None."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+        self._flags = _flags(raw)[0] if len(raw) >= 2 else 0
+        # The lowest bit announces another flag word; no such property is defined, so a claim of one is not believed.
+        self._at = 2
+
+    def _take(self, flag: int, prefix: int, size: int) -> bytes | None:
+        if not self._flags & flag:
+            return None
+        start = self._at + prefix
+        self._at = start + size
+        if self._at > len(self._raw):
+            self._flags = 0
+            return None
+        return self._raw[start : self._at]
+
+    def text(self, flag: int) -> str | None:
+        size = self._raw[self._at] if self._at < len(self._raw) else 0
+        value = self._take(flag, 1, size)
+        return None if value is None else value.decode("utf-8", "surrogateescape")
+
+    def octet(self, flag: int) -> int | None:
+        value = self._take(flag, 0, 1)
+        return None if value is None else value[0]
+
+    def timestamp(self, flag: int) -> int | None:
+        value = self._take(flag, 0, 8)
+        return None if value is None else int(_timestamp(value)[0])
+
+    def table(self, flag: int) -> bytes | None:
+        size = _table_size(self._raw, self._at)[0] if self._at + 4 <= len(self._raw) else 0
+        return self._take(flag, 4, size)
+
+
+def message_id_bytes(raw: bytes) -> bytes:
+    """Return the message id in raw properties, as sent; b"" when there is none or it cannot be reached.
+
+    The hot path records it for every started delivery, so it walks the flags without building `Properties`.
+    """
+    try:
+        (flags,) = _flags(raw)
+        if not flags & FLAG_MESSAGE_ID:
+            return b""
+        at = 2
+        if flags & FLAG_CONTENT_TYPE:
+            at += 1 + raw[at]
+        if flags & FLAG_CONTENT_ENCODING:
+            at += 1 + raw[at]
+        if flags & FLAG_HEADERS:
+            at += 4 + _table_size(raw, at)[0]
+        if flags & FLAG_DELIVERY_MODE:
+            at += 1
+        if flags & FLAG_PRIORITY:
+            at += 1
+        if flags & FLAG_CORRELATION_ID:
+            at += 1 + raw[at]
+        if flags & FLAG_REPLY_TO:
+            at += 1 + raw[at]
+        if flags & FLAG_EXPIRATION:
+            at += 1 + raw[at]
+        end = at + 1 + raw[at]
+        return raw[at + 1 : end] if end <= len(raw) else b""
+    except (IndexError, struct.error):
+        return b""
