@@ -7,7 +7,7 @@ Must not know how a delivery is settled on the wire.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from mxworker.properties import Properties
 
@@ -73,6 +73,11 @@ class Delivery:
     def message_id(self) -> str | None:
         """The application's message id."""
         return self.properties.message_id
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """The application's headers, {} when there are none. Raises DecodeError when they cannot be read."""
+        return self.properties.headers
 
     @property
     def is_stale(self) -> bool:

@@ -12,6 +12,9 @@ What can go wrong, whose fault it is, and whether trying again can help:
     |   +-- ChannelLost         one channel ended, the connection did not     transient
     |   +-- TopologyRefused     a queue is not as the code says               permanent
     +-- DecodeError          publisher: the body is not what the handler takes permanent
+    +-- PublishError         a publish did not end in a confirmation
+    |   +-- EncodeError         publisher: body or property has no form to send  permanent
+    |   +-- MessageTooLarge     publisher: above the limit, nothing was sent    permanent
     +-- InvariantError       us: a bug in mxworker, never caught              permanent
 
 `permanent` says whether the same attempt, made again without a human changing something, fails again.
@@ -93,7 +96,19 @@ class TopologyRefused(BrokerError):
 
 
 class DecodeError(MxWorkerError):
-    """A body cannot be decoded as the handler's annotation asks."""
+    """A body cannot be decoded as the handler's annotation asks, or the headers cannot be read."""
+
+
+class PublishError(MxWorkerError):
+    """A publish did not end in a confirmation."""
+
+
+class EncodeError(PublishError):
+    """The body or a property of a message cannot be encoded. Nothing was sent."""
+
+
+class MessageTooLarge(PublishError):
+    """A message is above the limit for its size. Nothing was sent."""
 
 
 class InvariantError(MxWorkerError):

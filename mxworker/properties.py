@@ -9,6 +9,9 @@ A word of flags says which properties are there; their values follow in the orde
 from __future__ import annotations
 
 import struct
+from typing import Any
+
+from mxworker import field_table
 
 FLAG_CONTENT_TYPE = 1 << 15
 FLAG_CONTENT_ENCODING = 1 << 14
@@ -30,13 +33,14 @@ _timestamp = struct.Struct(">Q").unpack_from
 
 
 class Properties:
-    """The scalar properties of a message (AMQP 0-9-1, 1.8); what was not sent, or cannot be read, is None.
+    """The properties of a message (AMQP 0-9-1, 1.8); what was not sent, or cannot be read, is None.
 
     `timestamp` is the publisher's number as it stands: seconds by the standard, but not checked. `expiration` is text,
     as the standard has it. `headers_raw` is the header table as on the wire, without its length.
     """
 
     __slots__ = (
+        "_headers",
         "app_id",
         "content_encoding",
         "content_type",
@@ -82,6 +86,17 @@ class Properties:
         self.type = reader.text(FLAG_TYPE)
         self.user_id = reader.text(FLAG_USER_ID)
         self.app_id = reader.text(FLAG_APP_ID)
+        self._headers: dict[str, Any] | None = None
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """The headers, decoded at the first use (see `field_table`); {} when none were sent.
+
+        Raises DecodeError when they are broken, or larger than anything in good faith.
+        """
+        if self._headers is None:
+            self._headers = field_table.decode(self.headers_raw or b"")
+        return self._headers
 
 
 class _PropertyReader:

@@ -8,7 +8,7 @@ from pamqp import commands
 
 from mxworker.delivery import Delivery
 from tests.harness.nowhere import Nowhere
-from tests.rabbit.raw import NOT_UTF_8, raw_properties
+from tests.rabbit.raw import NOT_UTF_8, field, raw_properties, table
 
 names = st.text("aZ9-_.:@#,/+ ", max_size=40)
 short_texts = st.text(max_size=60).filter(lambda text: len(text.encode()) <= 255)
@@ -61,3 +61,9 @@ def test_message_id_that_is_no_utf_8_can_be_printed_and_logged() -> None:
     assert odd.message_id is not None
     assert odd.message_id.encode("utf-8", "surrogateescape") == NOT_UTF_8
     repr(odd).encode("utf-8")
+
+
+def test_headers_are_those_of_the_properties() -> None:
+    read = delivery(raw_properties(headers=table(field(b"n", b"t", b"\x01"))))
+    assert read.headers == {"n": True}
+    assert read.headers is read.properties.headers

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from pamqp import commands, decode, encode
 from pamqp.common import FieldTable
 
+from mxworker.errors import DecodeError
 from mxworker.properties import Properties, message_id_bytes
-from tests.rabbit.raw import HOSTILE, NANOSECONDS, raw_properties, table
+from tests.rabbit.raw import HOSTILE, NANOSECONDS, field, raw_properties, table
 
 TEXTS = (
     "content_type",
@@ -143,3 +144,24 @@ def test_header_table_with_a_size_past_the_end_hides_what_follows_and_no_more() 
     read = Properties(broken)
     assert (read.content_type, read.headers_raw, read.message_id) == ("text", None, None)
     assert message_id_bytes(broken) == b""
+
+
+# ---- headers
+
+
+def test_headers_are_decoded_once_and_only_when_asked_for() -> None:
+    read = Properties(raw_properties(headers=table(field(b"n", b"t", b"\x01"))))
+    assert read.headers == {"n": True}
+    assert read.headers is read.headers
+
+
+def test_no_headers_are_an_empty_dict() -> None:
+    assert Properties(raw_properties(message_id=b"id")).headers == {}
+
+
+def test_hostile_headers_are_an_error_for_who_asks_and_for_nobody_else() -> None:
+    read = Properties(HOSTILE["headers nested 600 deep"])
+    assert read.delivery_mode == 2
+    for _ in range(2):
+        with pytest.raises(DecodeError, match="inside each other"):
+            read.headers  # noqa: B018

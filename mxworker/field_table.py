@@ -1,0 +1,307 @@
+"""AMQP field tables: message headers as bytes, and as a dict.
+
+    decode(encode(headers)) == headers
+
+The type octets are those that RabbitMQ reads (https://www.rabbitmq.com/amqp-0-9-1-errata.html#section_3, and its
+rabbit_binary_parser). Reading is bounded, for anybody may have written the table. Writing refuses what would come back
+as something else, what could not be read here, and what makes RabbitMQ close the connection.
+
+| Python                                   | octet                  | read from, too |
+|------------------------------------------|------------------------|----------------|
+| None                                     | V                      |                |
+| bool                                     | t                      |                |
+| int                                      | I, or l above 32 bits  | b B s u i L    |
+| float                                    | d                      | f              |
+| Decimal                                  | D                      |                |
+| str                                      | S                      |                |
+| bytes                                    | x                      |                |
+| aware datetime in whole seconds          | T                      |                |
+| Timestamp                                | T                      |                |
+| list, tuple                              | A                      |                |
+| dict                                     | F                      |                |
+
+Names and strings are UTF-8; other bytes survive as surrogates (PEP 383). Of two entries of one name the last counts.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any, NoReturn
+
+from mxworker.errors import DecodeError, EncodeError
+
+MAX_DEPTH = 32
+"""Tables and arrays inside each other, the outermost included. Far from Python's recursion limit."""
+MAX_ENTRIES = 4096
+"""Values in a table and all tables and arrays inside it: a few milliseconds of reading."""
+MAX_NAME_BYTES = 255
+
+_STEPS_SHOWN = 6
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_SECOND = (datetime.max.replace(tzinfo=UTC, microsecond=0) - _EPOCH) // timedelta(seconds=1)
+# The scale is an octet. The unscaled number is unsigned to RabbitMQ and signed to other clients: what both read alike.
+_MAX_SCALE = 255
+_MAX_UNSCALED = 2**31 - 1
+
+_NUMBERS: Mapping[int, struct.Struct] = MappingProxyType(
+    {
+        ord(octet): struct.Struct(layout)
+        for octet, layout in {
+            "b": ">b",
+            "B": ">B",
+            "s": ">h",
+            "u": ">H",
+            "I": ">i",
+            "i": ">I",
+            "l": ">q",
+            "L": ">q",
+            "f": ">f",
+            "d": ">d",
+        }.items()
+    }
+)
+_size = struct.Struct(">I")
+_timestamp = struct.Struct(">Q")
+_decimal = struct.Struct(">BI")
+_tagged_int = struct.Struct(">ci").pack
+_tagged_long = struct.Struct(">cq").pack
+_tagged_double = struct.Struct(">cd").pack
+_tagged_timestamp = struct.Struct(">cQ").pack
+_tagged_decimal = struct.Struct(">cBI").pack
+_tagged_size = struct.Struct(">cI").pack
+
+
+class Timestamp(int):
+    """A number in a timestamp field that no datetime can hold: milliseconds, or finer, where the standard has seconds.
+
+    A number that a datetime can hold is read back as one.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"Timestamp({int(self)})"
+
+
+def decode(raw: bytes) -> dict[str, Any]:
+    """Return the table in `raw`, which is without its own size.
+
+    Takes time proportional to the size. Raises DecodeError, which never shows a name or a value, when the table is cut
+    short, has a type octet that RabbitMQ does not know, more than 4096 entries, or more than 32 levels.
+    """
+    return _Reader(raw).table(len(raw), 1)
+
+
+def encode(table: Mapping[str, Any]) -> bytes:
+    """Return `table` as on the wire, without its size.
+
+    Raises EncodeError, which names the key and no value, for what would not survive the way: see the module.
+    """
+    writer = _Writer()
+    writer.table(table)
+    return bytes(writer.out)
+
+
+class _Reader:
+    """Walks over the bytes once. `end` is where the innermost table or array ends."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+        self._at = 0
+        self._entries = 0
+
+    def table(self, end: int, depth: int) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        while self._at < end:
+            name = self._take(self._take(1, end)[0], end).decode("utf-8", "surrogateescape")
+            values[name] = self._value(end, depth)
+        return values
+
+    def _array(self, end: int, depth: int) -> list[Any]:
+        values = []
+        while self._at < end:
+            values.append(self._value(end, depth))
+        return values
+
+    def _value(self, end: int, depth: int) -> Any:
+        self._entries += 1
+        if self._entries > MAX_ENTRIES:
+            raise DecodeError(f"the headers have more than {MAX_ENTRIES} entries")
+        octet = self._take(1, end)[0]
+        number = _NUMBERS.get(octet)
+        if number is not None:
+            return number.unpack(self._take(number.size, end))[0]
+        match chr(octet):
+            case "S":
+                return self._take(self._size(end), end).decode("utf-8", "surrogateescape")
+            case "t":
+                return self._take(1, end) != b"\x00"
+            case "V":
+                return None
+            case "x":
+                return self._take(self._size(end), end)
+            case "T":
+                return _instant(_timestamp.unpack(self._take(8, end))[0])
+            case "D":
+                scale, unscaled = _decimal.unpack(self._take(5, end))
+                return Decimal(f"{unscaled}E-{scale}")
+            case "F":
+                return self.table(self._inner_end(end, depth), depth + 1)
+            case "A":
+                return self._array(self._inner_end(end, depth), depth + 1)
+        raise DecodeError(f"the headers have a value of the unknown type 0x{octet:02x} at byte {self._at - 1}")
+
+    def _inner_end(self, end: int, depth: int) -> int:
+        if depth == MAX_DEPTH:
+            raise DecodeError(f"the headers have more than {MAX_DEPTH} tables and arrays inside each other")
+        inner_end = self._size(end) + self._at
+        if inner_end > end:
+            self._cut_short()
+        return inner_end
+
+    def _size(self, end: int) -> int:
+        return int(_size.unpack(self._take(4, end))[0])
+
+    def _take(self, size: int, end: int) -> bytes:
+        start = self._at
+        self._at = start + size
+        if self._at > end:
+            self._at = start
+            self._cut_short()
+        return self._raw[start : self._at]
+
+    def _cut_short(self) -> NoReturn:
+        raise DecodeError(f"the headers are cut short: a value at byte {self._at} goes past the end of its table")
+
+
+def _instant(seconds: int) -> datetime | Timestamp:
+    return _EPOCH + timedelta(seconds=seconds) if seconds <= _LAST_SECOND else Timestamp(seconds)
+
+
+class _Writer:
+    """Appends to `out`. `_path` leads to the value being written, for the error that refuses it."""
+
+    def __init__(self) -> None:
+        self.out = bytearray()
+        self._path: list[str | int] = []
+        self._entries = 0
+
+    def table(self, table: Mapping[Any, Any]) -> None:
+        for name, value in table.items():
+            self._path.append(name)
+            encoded = self._text(name) if isinstance(name, str) else self._refuse("a name is a str")
+            if len(encoded) > MAX_NAME_BYTES:
+                self._refuse(f"the name has {len(encoded)} bytes, the most are {MAX_NAME_BYTES}")
+            self.out.append(len(encoded))
+            self.out += encoded
+            self._value(value)
+            self._path.pop()
+
+    def _array(self, values: Sequence[Any]) -> None:
+        for position, value in enumerate(values):
+            self._path.append(position)
+            self._value(value)
+            self._path.pop()
+
+    def _value(self, value: Any) -> None:
+        self._entries += 1
+        if self._entries > MAX_ENTRIES:
+            self._refuse(f"more than {MAX_ENTRIES} entries in all")
+        match value:
+            case str():
+                self._sized(b"S", self._text(value))
+            case None:
+                self.out += b"V"
+            case bool():
+                self.out += b"t\x01" if value else b"t\x00"
+            case Timestamp():
+                self._timestamp(value)
+            case int():
+                self._int(value)
+            case float():
+                self._float(value)
+            case bytes() | bytearray() | memoryview():
+                self._sized(b"x", bytes(value))
+            case datetime():
+                self._timestamp(self._seconds(value))
+            case Decimal():
+                self._decimal(value)
+            case list() | tuple() | Mapping():
+                self._inside(value)
+            case _:
+                self._refuse(f"a {type(value).__name__} has no form in AMQP headers")
+
+    def _inside(self, value: Sequence[Any] | Mapping[Any, Any]) -> None:
+        """Write a table or an array, its size when it is known."""
+        if len(self._path) == MAX_DEPTH:
+            self._refuse(f"more than {MAX_DEPTH} tables and arrays inside each other")
+        start = len(self.out)
+        if isinstance(value, Mapping):
+            self.out += b"F\x00\x00\x00\x00"
+            self.table(value)
+        else:
+            self.out += b"A\x00\x00\x00\x00"
+            self._array(value)
+        _size.pack_into(self.out, start + 1, len(self.out) - start - 5)
+
+    def _sized(self, octet: bytes, content: bytes) -> None:
+        self.out += _tagged_size(octet, len(content))
+        self.out += content
+
+    def _text(self, text: str) -> bytes:
+        try:
+            return text.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError as error:
+            self._refuse(f"the text is not Unicode: {error.reason} at character {error.start}")
+
+    def _int(self, number: int) -> None:
+        if -(2**31) <= number < 2**31:
+            self.out += _tagged_int(b"I", number)
+        elif -(2**63) <= number < 2**63:
+            self.out += _tagged_long(b"l", number)
+        else:
+            self._refuse("the number has more than 64 bits")
+
+    def _float(self, number: float) -> None:
+        if not math.isfinite(number):  # RabbitMQ's parser has no clause for it, and closes the connection
+            self._refuse("NaN and infinity have no form that RabbitMQ reads")
+        self.out += _tagged_double(b"d", number)
+
+    def _seconds(self, moment: datetime) -> int:
+        if moment.utcoffset() is None:
+            self._refuse("the datetime has no time zone")
+        since = moment - _EPOCH
+        if since.microseconds:
+            self._refuse("the datetime has a fraction of a second, a timestamp field has none")
+        return since // timedelta(seconds=1)
+
+    def _timestamp(self, seconds: int) -> None:
+        if not 0 <= seconds < 2**64:
+            self._refuse("a timestamp field begins in 1970, and has 64 bits")
+        self.out += _tagged_timestamp(b"T", seconds)
+
+    def _decimal(self, number: Decimal) -> None:
+        if not number.is_finite() or number.is_signed():
+            self._refuse("a decimal field is finite and not negative")
+        exponent = int(number.as_tuple().exponent)
+        scale = max(0, -exponent)
+        # The comparison comes first: the number itself may have a million digits.
+        if scale > _MAX_SCALE or number.adjusted() + scale > 10 or (unscaled := _unscaled(number)) > _MAX_UNSCALED:
+            self._refuse(f"a decimal field holds at most {_MAX_UNSCALED} with at most {_MAX_SCALE} decimal places")
+        self.out += _tagged_decimal(b"D", scale, unscaled)
+
+    def _refuse(self, why: str) -> NoReturn:
+        steps = "".join(f"[{step!r:.80}]" for step in self._path[:_STEPS_SHOWN])
+        more = "..." if len(self._path) > _STEPS_SHOWN else ""
+        raise EncodeError(f"headers{steps}{more}: {why}")
+
+
+def _unscaled(number: Decimal) -> int:
+    """Return `number` without its decimal point."""
+    _, digits, exponent = number.as_tuple()
+    return int("".join(map(str, digits)) + "0" * int(exponent))
