@@ -1,0 +1,167 @@
+"""Bodies made smaller, as their content-encoding says: gzip, and zstd with the extra of that name.
+
+Decompressing is bounded, for anybody may have compressed the body: the output is at most 64 MiB, and at most 100 times
+the input once it is above 1 MiB. What goes over is measured in small steps that are thrown away, so a body that claims
+to be a gigabyte costs a megabyte and a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType, ModuleType
+
+from mxworker.errors import ConfigError, DecodeError
+
+MAX_OUTPUT_BYTES = 64 * 1024 * 1024
+MAX_RATIO = 100
+FREE_OUTPUT_BYTES = 1024 * 1024
+"""Up to here any ratio is in good faith: a log of one line repeated compresses a thousandfold."""
+
+_PLAIN = frozenset({"", "identity", "binary", "7bit", "8bit", "utf-8", "utf8", "us-ascii", "ascii"})
+"""What says nothing about compression. kombu writes the character set of the body there."""
+_LEVELS: Mapping[str, range] = MappingProxyType({"gzip": range(1, 10), "zstd": range(1, 20)})
+_GZIP_WINDOW_BITS = 31  # 15, and 16 for the gzip format (https://zlib.net/manual.html, inflateInit2)
+_ZSTD_WINDOW_BYTES = 8 * 1024 * 1024  # what RFC 8878, 3.1.1.1.2, asks of every decoder; levels above 19 want more
+_INPUT_STEP_BYTES = 16 * 1024
+_OUTPUT_STEP_BYTES = 256 * 1024
+_MAX_GZIP_MEMBERS = 4096  # each costs a decompressor; bgzip, the one tool that writes many, puts 64 KiB into each
+
+
+@dataclass(frozen=True, slots=True)
+class Compression:
+    """How bodies are compressed: `encoding` is gzip or zstd, `level` 1 to 9 or 1 to 19.
+
+    Bodies of up to `threshold_bytes` are left as they are. Raises ConfigError when made with what cannot work.
+    """
+
+    encoding: str = "gzip"
+    level: int = 6
+    threshold_bytes: int = 1024
+
+    def __post_init__(self) -> None:
+        """Refuse what could only fail later, at a publish."""
+        levels = _LEVELS.get(self.encoding)
+        if levels is None:
+            raise ConfigError(f"compression is gzip or zstd, not {self.encoding!r}")
+        if self.level not in levels:
+            raise ConfigError(f"the level of {self.encoding} is {levels[0]} to {levels[-1]}, not {self.level}")
+        if self.encoding == "zstd":
+            _zstandard()
+
+    def compress(self, body: bytes) -> bytes | None:
+        """Return the compressed body; None when it is better sent as it is.
+
+        That is when it is small, when it would not get smaller, and when `decompress` would take it for a bomb.
+        """
+        if len(body) <= self.threshold_bytes:
+            return None
+        compressed = _COMPRESSORS[self.encoding](body, self.level)
+        return compressed if len(compressed) < len(body) <= _output_limit_bytes(compressed) else None
+
+
+def decompress(body: bytes, content_encoding: str) -> bytes:
+    """Return what `body` holds, in the one encoding that its content-encoding names.
+
+    Raises DecodeError when the encoding is unknown or a list, and when the body is broken, cut short, followed by
+    something else, or above the limits. A zstd body is a single frame.
+    """
+    encoding = content_encoding.strip().lower()
+    if encoding in _PLAIN:
+        return body
+    reader = _DECOMPRESSORS.get(encoding)
+    if reader is None:
+        raise DecodeError(f"the content-encoding is {content_encoding!r:.40}, which is none of gzip, zstd and identity")
+    return reader(body, _output_limit_bytes(body))
+
+
+def _output_limit_bytes(compressed: bytes) -> int:
+    return min(MAX_OUTPUT_BYTES, max(FREE_OUTPUT_BYTES, MAX_RATIO * len(compressed)))
+
+
+def _gzip(body: bytes, level: int) -> bytes:
+    return zlib.compress(body, level, _GZIP_WINDOW_BITS)
+
+
+def _zstd(body: bytes, level: int) -> bytes:
+    # A compressor must not be used by two threads at once; making one is quick beside compressing.
+    compressed: bytes = _zstandard().ZstdCompressor(level=level).compress(body)
+    return compressed
+
+
+def _gunzip(body: bytes, limit_bytes: int) -> bytes:
+    kept: list[bytes] = []
+    size = 0
+    try:
+        for chunk in _gunzipped(body):
+            size = _within(size + len(chunk), limit_bytes)
+            if size <= FREE_OUTPUT_BYTES:
+                kept.append(chunk)
+            else:
+                kept.clear()
+        return b"".join(kept if size <= FREE_OUTPUT_BYTES else _gunzipped(body))
+    except zlib.error as error:
+        raise DecodeError(f"the body is not gzip, as its content-encoding says: {error}") from None
+
+
+def _gunzipped(body: bytes) -> Iterator[bytes]:
+    """Yield the content of all members in steps. What is left over is copied at each, so input goes in steps, too."""
+    member = zlib.decompressobj(_GZIP_WINDOW_BITS)
+    members = 1
+    for start in range(0, len(body), _INPUT_STEP_BYTES):
+        piece = body[start : start + _INPUT_STEP_BYTES]
+        while piece:
+            if member.eof:
+                member = zlib.decompressobj(_GZIP_WINDOW_BITS)
+                members += 1
+                if members > _MAX_GZIP_MEMBERS:
+                    raise DecodeError(f"the body has more than {_MAX_GZIP_MEMBERS} gzip members")
+            yield member.decompress(piece, _OUTPUT_STEP_BYTES)
+            piece = member.unused_data if member.eof else member.unconsumed_tail
+    while chunk := member.decompress(b"", _OUTPUT_STEP_BYTES):  # all input is taken, its last output may be not
+        yield chunk
+    if not member.eof:
+        raise DecodeError("the body is gzip, cut short")
+
+
+def _unzstd(body: bytes, limit_bytes: int) -> bytes:
+    try:
+        zstandard = _zstandard()
+    except ConfigError as error:  # the operator's fault, but the delivery has to end somewhere it can be kept
+        raise DecodeError(f"the body cannot be read, {error}") from error
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
+    try:
+        # Only the stream can be read in steps, and only the object tells whether the end was reached.
+        with decompressor.stream_reader(body) as stream:
+            size = 0
+            while chunk := stream.read(_OUTPUT_STEP_BYTES):
+                size = _within(size + len(chunk), limit_bytes)
+        frame = decompressor.decompressobj()
+        content: bytes = frame.decompress(body)
+    except zstandard.ZstdError as error:
+        raise DecodeError(f"the body is not zstd, as its content-encoding says: {error}") from None
+    if not frame.eof:
+        raise DecodeError("the body is zstd, cut short")
+    if frame.unused_data:
+        raise DecodeError("the body is zstd, followed by something else")
+    return content
+
+
+def _within(size: int, limit_bytes: int) -> int:
+    if size > limit_bytes:
+        raise DecodeError(f"the body decompresses to more than {limit_bytes} bytes")
+    return size
+
+
+def _zstandard() -> ModuleType:
+    """Return the package of the extra. Imported when it is used: it takes 10 ms, and most do without."""
+    try:
+        import zstandard
+    except ImportError:
+        raise ConfigError("zstd is not installed: pip install 'mxworker[zstd]'") from None
+    return zstandard
+
+
+_COMPRESSORS: Mapping[str, Callable[[bytes, int], bytes]] = MappingProxyType({"gzip": _gzip, "zstd": _zstd})
+_DECOMPRESSORS: Mapping[str, Callable[[bytes, int], bytes]] = MappingProxyType({"gzip": _gunzip, "zstd": _unzstd})
