@@ -14,7 +14,8 @@ import orjson
 from mxworker.delivery import Delivery
 from mxworker.errors import DecodeError
 
-Decoder = Callable[[Delivery], Any]
+Decoder = Callable[[Delivery, bytes], Any]
+"""Takes a delivery and its body, decompressed; returns what the handler takes."""
 
 
 def decoder_for(annotation: Any) -> Decoder | None:
@@ -30,37 +31,38 @@ def decoder_for(annotation: Any) -> Decoder | None:
         return None
 
 
-def _whole(delivery: Delivery) -> Delivery:
+def whole_delivery(delivery: Delivery, body: bytes) -> Delivery:
+    """Return the delivery itself. The one decoder that does not look at the body, so that none need be decompressed."""
     return delivery
 
 
-def _body(delivery: Delivery) -> bytes:
-    return delivery.body
+def _body(delivery: Delivery, body: bytes) -> bytes:
+    return body
 
 
-def _text(delivery: Delivery) -> str:
+def _text(delivery: Delivery, body: bytes) -> str:
     try:
-        return delivery.body.decode("utf-8")
+        return body.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DecodeError(f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
 
 
-def _json(delivery: Delivery) -> Any:
+def _json(delivery: Delivery, body: bytes) -> Any:
     try:
-        return orjson.loads(delivery.body)
+        return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise DecodeError(f"the body is not JSON: {error.msg} at byte {error.pos}") from None
 
 
-def _json_object(delivery: Delivery) -> dict[str, Any]:
-    value = _json(delivery)
+def _json_object(delivery: Delivery, body: bytes) -> dict[str, Any]:
+    value = _json(delivery, body)
     if type(value) is not dict:
         raise DecodeError(f"the body is JSON, but not an object: it is {_JSON_NAMES[type(value)]}")
     return value
 
 
-def _json_array(delivery: Delivery) -> list[Any]:
-    value = _json(delivery)
+def _json_array(delivery: Delivery, body: bytes) -> list[Any]:
+    value = _json(delivery, body)
     if type(value) is not list:
         raise DecodeError(f"the body is JSON, but not an array: it is {_JSON_NAMES[type(value)]}")
     return value
@@ -78,7 +80,15 @@ _JSON_NAMES: Mapping[type, str] = MappingProxyType(
     }
 )
 _DECODERS: Mapping[Any, Decoder] = MappingProxyType(
-    {Delivery: _whole, bytes: _body, str: _text, dict: _json_object, list: _json_array, Any: _json, object: _json}
+    {
+        Delivery: whole_delivery,
+        bytes: _body,
+        str: _text,
+        dict: _json_object,
+        list: _json_array,
+        Any: _json,
+        object: _json,
+    }
 )
 _ALIASES: Mapping[tuple[Any, tuple[Any, ...]], Any] = MappingProxyType(
     {

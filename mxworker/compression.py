@@ -76,6 +76,11 @@ def decompress(body: bytes, content_encoding: str) -> bytes:
     return reader(body, _output_limit_bytes(body))
 
 
+def is_compressed(content_encoding: str) -> bool:
+    """Say whether `decompress` has something to do for this encoding, rather than returning or refusing at once."""
+    return content_encoding.strip().lower() in _DECOMPRESSORS
+
+
 def _output_limit_bytes(compressed: bytes) -> int:
     return min(MAX_OUTPUT_BYTES, max(FREE_OUTPUT_BYTES, MAX_RATIO * len(compressed)))
 

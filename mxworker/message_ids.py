@@ -22,11 +22,11 @@ class MessageIds:
     def _start(self) -> None:
         # From the kernel: the random module's state is inherited by forks and set by seeds.
         self._prefix = base64.urlsafe_b64encode(os.urandom(_PREFIX_BYTES))
-        self._count = itertools.count()
+        self._next_number = itertools.count().__next__
         self._pid = os.getpid()
 
     def next(self) -> bytes:
         """Return a fresh id."""
         if os.getpid() != self._pid:  # cheap, and unlike a hook it sees forks that Python did not make
             self._start()
-        return b"%b%08x" % (self._prefix, next(self._count))
+        return self._prefix + b"%08x" % self._next_number()

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import gzip
 import json
 import logging
 import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,9 +23,11 @@ from mxworker.board import Board, Word
 from mxworker.config import BrokerUrl, Consumption
 from mxworker.errors import ExitCode
 from mxworker.worker.service import Service
+from tests.broker.workers import running
+from tests.harness.bombs import gzip_bomb, zstd_bomb
 from tests.harness.waiting import until
 from tests.rabbit.client import Client
-from tests.rabbit.raw import HOSTILE, NANOSECONDS, NOT_UTF_8
+from tests.rabbit.raw import HOSTILE, NANOSECONDS, NOT_UTF_8, raw_properties
 
 WORST_TURN_S = 0.05
 GOOD_BETWEEN = 15
@@ -162,3 +166,64 @@ def test_delivery_shows_what_was_sent(
     message_id = by_kind["message_id not UTF-8"].message_id
     assert message_id is not None
     assert message_id.encode("utf-8", "surrogateescape") == NOT_UTF_8
+
+
+BOMBS_MEMORY_BYTES = 80_000_000
+
+
+def compressed_bodies() -> list[tuple[bytes, bytes]]:
+    """Return encodings and bodies that no handler of JSON can be given."""
+    whole = gzip.compress(json.dumps({"id": "x" * 50_000}).encode())
+    return [
+        (b"gzip", gzip_bomb()),
+        (b"zstd", zstd_bomb()),
+        (b"gzip", gzip.compress(whole)),
+        (b"gzip", whole[:-1]),
+        (b"gzip", whole + b"more"),
+        (b"gzip, gzip", gzip.compress(whole)),
+        (b"br", whole),
+    ]
+
+
+class PeakMemory:
+    """The most memory that this process had resident since it began to be measured, above what it had then."""
+
+    def __init__(self) -> None:
+        Path("/proc/self/clear_refs").write_text("5")  # see proc(5): resets the peak
+        self._before = self._peak_bytes()
+
+    @staticmethod
+    def _peak_bytes() -> int:
+        (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+
+    @property
+    def delta_bytes(self) -> int:
+        return self._peak_bytes() - self._before
+
+
+def test_compressed_bombs_end_in_the_dead_letter_queue(
+    loop: MeasuredLoop, broker_url: str, admin: Client, queue_name: str
+) -> None:
+    queue = Queue(queue_name)
+    handled = Handled()
+    bodies = compressed_bodies()
+    good_ids = [f"good {number}" for number in range(len(bodies))]
+
+    async def consume_all() -> None:
+        async with running(broker_url, handled.as_json(queue)) as worker:
+            for (encoding, body), id_ in zip(bodies, good_ids, strict=True):
+                admin.publish_raw(queue_name, body, raw_properties(delivery_mode=2, content_encoding=encoding))
+                good = gzip.compress(json.dumps({"id": id_}).encode())
+                admin.publish_raw(queue_name, good, raw_properties(delivery_mode=2, content_encoding=b"gzip"))
+            await until(lambda: worker.count(Word.ACKED) + worker.count(Word.REJECTED) == 2 * len(bodies), 30)
+
+    memory = PeakMemory()
+    loop.run_until_complete(consume_all())
+    assert memory.delta_bytes < BOMBS_MEMORY_BYTES
+    assert handled.bodies == Counter(dict.fromkeys(good_ids, 1)), "the good ones were handled, once"
+    assert loop.worst_turn_s < WORST_TURN_S, f"one turn of the loop took {loop.worst_turn_s * 1000:.0f} ms of CPU"
+    assert admin.counts(queue_name).messages == 0
+    dead = [message.body for message in admin.drain(f"{queue_name}.dlq")]
+    assert sorted(dead) == sorted(body for _, body in bodies)
+    print(f"memory: {memory.delta_bytes / 1e6:.0f} MB; worst turn: {loop.worst_turn_s * 1000:.1f} ms of CPU")

@@ -1,0 +1,113 @@
+"""A body reaches its handler as it was before it was compressed; what does not decompress costs nobody anything."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import random
+import time
+import zlib
+from typing import Any
+
+import pytest
+
+from mxworker import Ack, Context, Delivery, Handlers, Reject
+from mxworker.settlement import Settlement
+from mxworker.worker.execution import Execute, pipeline
+from mxworker.worker.report import Report
+from tests.harness.bombs import gzip_bomb
+from tests.harness.nowhere import Nowhere
+from tests.rabbit.raw import raw_properties
+
+SMALL = b'{"n": 1}'
+LARGE = b'{"n": "%s"}' % random.Random(1).randbytes(20_000).hex().encode()
+
+
+def encoded(body: bytes, encoding: bytes | None = b"gzip") -> Delivery:
+    raw = raw_properties() if encoding is None else raw_properties(content_encoding=encoding)
+    return Delivery(body, raw, b"\0\0", False, 1, Nowhere())
+
+
+def handling(annotation: object, taken: list[Any]) -> Execute:
+    """Return the pipeline of a handler that notes its payload."""
+    handlers = Handlers()
+
+    async def take(payload: Any, ctx: Context) -> None:
+        taken.append(payload)
+
+    take.__annotations__["payload"] = annotation
+    handlers.consume("queue")(take)
+    (handler,) = handlers.compile()
+    return pipeline(handler, Report(handler))
+
+
+async def settlement_of(delivery: Delivery, annotation: object = dict) -> tuple[Settlement, list[Any]]:
+    taken: list[Any] = []
+    return await handling(annotation, taken)(delivery), taken
+
+
+@pytest.mark.parametrize("body", [SMALL, LARGE], ids=["small", "large"])
+async def test_compressed_body_is_decompressed_before_it_is_decoded(body: bytes) -> None:
+    compressed = gzip.compress(body)
+    for annotation, payload in ((bytes, body), (str, body.decode())):
+        settlement, taken = await settlement_of(encoded(compressed), annotation)
+        assert isinstance(settlement, Ack)
+        assert taken == [payload]
+    assert (await settlement_of(encoded(compressed)))[1][0].keys() == {"n"}
+
+
+async def test_handler_of_deliveries_gets_the_body_as_published_whatever_it_is() -> None:
+    for body in (gzip.compress(SMALL), gzip.compress(LARGE)[:-1]):
+        _, (taken,) = await settlement_of(encoded(body), Delivery)
+        assert taken.body == body
+
+
+@pytest.mark.parametrize("encoding", [None, b"utf-8", b"identity", b"binary", b""])
+async def test_body_that_is_not_compressed_is_taken_as_it_is(encoding: bytes | None) -> None:
+    assert (await settlement_of(encoded(LARGE, encoding), bytes))[1] == [LARGE]
+
+
+async def test_plain_delivery_has_no_properties_made() -> None:
+    delivery = encoded(SMALL, None)
+    await settlement_of(delivery)
+    assert delivery._properties is None
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "why"),
+    [
+        (gzip.compress(gzip.compress(SMALL)), b"gzip", "the body is not JSON"),
+        (gzip.compress(LARGE)[:-9], b"gzip", "the body is gzip, cut short"),
+        (SMALL, b"gzip", "the body is not gzip"),
+        (gzip.compress(SMALL), b"gzip, gzip", "the content-encoding is 'gzip, gzip'"),
+        (gzip.compress(SMALL), b"\xff", r"the content-encoding is '\udcff'"),
+        (zlib.compress(bytes(2**21), 9, 31), b"gzip", "the body decompresses to more than 1048576 bytes"),
+    ],
+)
+async def test_body_that_does_not_decompress_is_rejected(body: bytes, encoding: bytes, why: str) -> None:
+    settlement, taken = await settlement_of(encoded(body, encoding))
+    assert isinstance(settlement, Reject)
+    assert why in (settlement.reason or "")
+    assert not taken
+
+
+async def test_bomb_leaves_the_loop_to_others() -> None:
+    bomb = gzip_bomb()
+    begin = time.thread_time()
+    settlement, taken = await settlement_of(encoded(bomb))
+    assert time.thread_time() - begin < 0.02, "the loop's thread did not decompress it"
+    assert isinstance(settlement, Reject)
+    assert not taken
+
+
+async def test_handler_out_of_time_is_not_held_up_by_its_body() -> None:
+    body = gzip.compress(random.Random(1).randbytes(10_000_000).hex().encode(), 1)
+    taken: list[Any] = []
+    execution = asyncio.ensure_future(handling(bytes, taken)(encoded(body)))
+    await asyncio.sleep(0)
+    begin = time.monotonic()
+    execution.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await execution
+    assert time.monotonic() - begin < 0.1
+    assert not taken
