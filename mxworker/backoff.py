@@ -44,5 +44,5 @@ def next_attempt(attempt: int, lived_s: float) -> int:
 
 
 RECONNECT = Backoff(base_s=0.2, cap_s=5.0)
-REFUSED_CREDENTIALS = Backoff(base_s=8.0, cap_s=8.0)  # slower, so that a wrong password does not lock the account
+REFUSED = Backoff(base_s=8.0, cap_s=8.0)  # slower, so that a wrong password does not lock the account
 RESPAWN = Backoff(base_s=0.5, cap_s=30.0)

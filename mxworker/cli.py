@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mxworker import __version__
-from mxworker.config import BrokerUrl, Consumption, Supervision, parse_duration_s
+from mxworker.brokers import Brokers, Tls
+from mxworker.config import Consumption, Supervision, parse_duration_s
 from mxworker.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -74,7 +75,16 @@ def main() -> None:
 
 @main.command(epilog="Durations read 250ms, 30s, 5m, 1h.  TERM or Ctrl-C drains; Ctrl-C again cancels handlers.")
 @click.argument("app")
-@_option("--broker-url", help=f"Where RabbitMQ is: amqp://user:password@host/vhost.  {_URL_FILE} names a file with it.")
+@_option(
+    "--broker-url",
+    multiple=True,
+    help=f"Where RabbitMQ is: amqp[s]://user:password@host/vhost.  Again: where to turn when the first is down.  "
+    f"{_URL_FILE} names a file with one a line.",
+)
+@_option("--broker-shuffle", is_flag=True, help="Each worker prefers another of the brokers.")
+@_option("--tls-ca", type=click.Path(), help="Trust these authorities for amqps://, not the system's.  PEM.")
+@_option("--tls-cert", type=click.Path(), help="Our certificate, for a broker that asks for one.  PEM.")
+@_option("--tls-key", type=click.Path(), help="Its key, when it is in another file.  PEM.")
 @_option("--workers", "-w", type=_Workers(), default="auto", show_default=True, help="Worker processes.")
 @_option("--concurrency", "-c", type=click.IntRange(1, 65535), help="Handlers at once per queue and process.")
 @_option("--prefetch", type=click.IntRange(1, 65535), help="Deliveries sent ahead per queue and process.")
@@ -97,37 +107,51 @@ def run(ctx: click.Context, /, app: str, log_level: str, log_format: str, **flag
 
     try:
         set_up(log_level, log_format)
-        broker = _broker(flags["broker_url"])
+        brokers = _brokers(flags)
         _check(flags)
-        if ctx.get_parameter_source("broker_url") is click.core.ParameterSource.COMMANDLINE and _has_password(flags):
+        is_typed = ctx.get_parameter_source("broker_url") is click.core.ParameterSource.COMMANDLINE
+        if is_typed and any(map(_has_password, flags["broker_url"])):
             log.warning(
                 "a password on the command line is visible to others; %s names a file to read it from", _URL_FILE
             )
-        code = _supervise(app, broker, flags, is_text(log_format))
+        code = _supervise(app, brokers, flags, is_text(log_format))
     except ConfigError as error:
         _say(f"Error: {error}")
         code = error.exit_code
     sys.exit(code)
 
 
-def _broker(url: str | None) -> BrokerUrl:
-    path = os.environ.get(_URL_FILE)
-    if not url and path:
-        try:
-            url = Path(path).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{_URL_FILE} names '{path}', which cannot be read: {error}.") from error
-    if not url:
+def _brokers(flags: dict[str, Any]) -> Brokers:
+    """Return the brokers, with every file that TLS needs found to be usable."""
+    urls = flags["broker_url"] or _urls_from_file()
+    if not urls:
         raise ConfigError(
             "no broker URL.\n"
             "  Try:  mxworker run APP --broker-url amqp://user:password@host/\n"
             f"  or set MXWORKER_BROKER_URL, or let {_URL_FILE} name a file that holds it."
         )
-    return BrokerUrl.parse(url)
+    tls = Tls(flags["tls_ca"], flags["tls_cert"], flags["tls_key"])
+    brokers = Brokers.parse(urls, flags["broker_shuffle"], tls)
+    if brokers.urls[0].is_tls:
+        from mxworker.amqp.tls import check_files
+
+        check_files(tls)
+    return brokers
 
 
-def _has_password(flags: dict[str, Any]) -> bool:
-    return "@" in flags["broker_url"] and ":" in flags["broker_url"].partition("://")[2].rpartition("@")[0]
+def _urls_from_file() -> list[str]:
+    path = os.environ.get(_URL_FILE)
+    if not path:
+        return []
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{_URL_FILE} names '{path}', which cannot be read: {error}.") from error
+    return [line for line in lines if line.strip()]
+
+
+def _has_password(url: str) -> bool:
+    return "@" in url and ":" in url.partition("://")[2].rpartition("@")[0]
 
 
 def _check(flags: dict[str, Any]) -> None:
@@ -138,7 +162,7 @@ def _check(flags: dict[str, Any]) -> None:
         raise ConfigError("--heartbeat-timeout must be at least 2s: workers beat once a second.")
 
 
-def _supervise(app: str, broker: BrokerUrl, flags: dict[str, Any], as_text: bool) -> int:
+def _supervise(app: str, brokers: Brokers, flags: dict[str, Any], as_text: bool) -> int:
     """Put board, master and workers together; return the exit code of the service."""
     from mxworker.board import Board
     from mxworker.master import loop
@@ -147,9 +171,9 @@ def _supervise(app: str, broker: BrokerUrl, flags: dict[str, Any], as_text: bool
     usable_cpus = len(os.sched_getaffinity(0))
     workers = flags["workers"] or usable_cpus
     origin = "set" if flags["workers"] else f"auto: {usable_cpus} usable CPU{'s' if usable_cpus > 1 else ''}"
-    consumption = _consumption(app, broker, flags)
+    consumption = _consumption(app, brokers, flags)
     board = Board(workers)
-    greeting = _Greeting(app, broker, f"{workers} ({origin})", as_text)
+    greeting = _Greeting(app, brokers, f"{workers} ({origin})", as_text)
     code = loop.run(
         _supervision(app, workers, flags),
         board,
@@ -172,10 +196,10 @@ def _supervision(app: str, workers: int, flags: dict[str, Any]) -> Supervision:
     )
 
 
-def _consumption(app: str, broker: BrokerUrl, flags: dict[str, Any]) -> Consumption:
+def _consumption(app: str, brokers: Brokers, flags: dict[str, Any]) -> Consumption:
     return Consumption(
         app=app,
-        broker=broker,
+        brokers=brokers,
         app_dir=flags["app_dir"],
         queues=tuple(name.strip() for name in (flags["queues"] or "").split(",") if name.strip()),
         concurrency=flags["concurrency"],
@@ -191,13 +215,13 @@ def _consumption(app: str, broker: BrokerUrl, flags: dict[str, Any]) -> Consumpt
 class _Greeting:
     """What is said at the start: a fact a line for people, one event with all facts in a JSON log."""
 
-    def __init__(self, app: str, broker: BrokerUrl, workers: str, as_text: bool) -> None:
+    def __init__(self, app: str, brokers: Brokers, workers: str, as_text: bool) -> None:
         """Say to people what is known before the first worker."""
         python = ".".join(str(part) for part in sys.version_info[:3])
         self._facts = {
             "mxworker": f"{__version__}, Python {python}, aio-pika {version('aio-pika')}",
             "app": app,
-            "broker": str(broker),
+            "broker": str(brokers),
             "workers": workers,
         }
         self._as_text = as_text

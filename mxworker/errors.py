@@ -9,6 +9,7 @@ What can go wrong, whose fault it is, and whether trying again can help:
     |   +-- ConnectionLost      the connection ended or could not be made     transient
     |   |   +-- ProtocolViolation  the peer sent what AMQP 0-9-1 forbids      transient
     |   +-- CredentialsRefused  the broker does not let us in                 permanent
+    |   +-- TlsRefused          its certificate or ours is not accepted       permanent
     |   +-- ChannelLost         one channel ended, the connection did not     transient
     |   +-- TopologyRefused     a queue is not as the code says               permanent
     +-- DecodeError          publisher: the body is not what the handler takes permanent
@@ -76,6 +77,10 @@ class ProtocolViolation(ConnectionLost):
 
 class CredentialsRefused(BrokerError):
     """The broker does not accept the user, the password or the virtual host."""
+
+
+class TlsRefused(BrokerError):
+    """The broker and we do not come to an encrypted connection. Nothing was sent in plain text."""
 
 
 class ChannelLost(BrokerError):

@@ -19,7 +19,7 @@ import click
 
 from handlers_example.demo.service import ServiceFailed
 from handlers_example.demo.story import DemoFailed, demonstrate
-from mxworker.config import BrokerUrl
+from mxworker.brokers import BrokerUrl
 from mxworker.errors import BrokerError, ConfigError
 
 _FAILED = 1

@@ -12,7 +12,7 @@ from aio_pika.abc import AbstractChannel, DeliveryMode
 
 from handlers_example.demo.orders import Sample
 from mxworker.amqp.translate import library_errors
-from mxworker.config import BrokerUrl
+from mxworker.brokers import BrokerUrl
 from mxworker.errors import BrokerError
 
 _WINDOW = 500  # publishes that await their confirm at once; twice as many bring no more speed

@@ -15,7 +15,7 @@ from handlers_example.demo.broker import Broker, connected
 from handlers_example.demo.orders import bad_among, samples
 from handlers_example.demo.progress import Count, Progress
 from handlers_example.demo.service import Service, running
-from mxworker.config import BrokerUrl
+from mxworker.brokers import BrokerUrl
 
 APP = "handlers_example.demo.app"
 WORKERS = 2

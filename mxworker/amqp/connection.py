@@ -1,7 +1,8 @@
 """One broker connection, and the link that keeps one up.
 
 `BrokerConnection` is one connection from its handshake to its end; it is replaced, never repaired. `Link` owns the
-replacing: one attempt at a time, each under a deadline, with jittered backoff between them.
+replacing, with jittered backoff between attempts. `Dialler` makes the attempts of all links of a process: one at a
+time, each under a deadline, each at the broker whose turn it is.
 
 Must not know: queues, handlers, what the connection is used for.
 """
@@ -20,9 +21,9 @@ from aio_pika.abc import AbstractChannel
 
 from mxworker.amqp.translate import handshake_error, library_errors, raise_own_cancellation
 from mxworker.amqp.transport import DataPlane, DataPlaneFactory
-from mxworker.backoff import RECONNECT, REFUSED_CREDENTIALS, next_attempt
-from mxworker.config import BrokerUrl
-from mxworker.errors import BrokerError, ConnectionLost, CredentialsRefused
+from mxworker.backoff import next_attempt
+from mxworker.brokers import DEFAULT_TLS, Brokers, BrokerUrl, Rotation, Tls
+from mxworker.errors import BrokerError, ConnectionLost
 
 log = logging.getLogger(__name__)
 
@@ -42,18 +43,19 @@ class _ControlConnection(aio_pika.Connection):
 class BrokerConnection:
     """One established connection: aio-pika's control plane and our data plane on one socket."""
 
-    def __init__(self, control: aio_pika.Connection, plane: DataPlane) -> None:
+    def __init__(self, url: BrokerUrl, control: aio_pika.Connection, plane: DataPlane) -> None:
+        self.url = url
         self.plane = plane
         self._control = control
         self._closing: set[asyncio.Task[None]] = set()  # channels that await their close-ok; gone with the connection
 
     @classmethod
-    async def open(cls, url: BrokerUrl, name: str, deadline: float) -> BrokerConnection:
-        """Connect, authenticate and tune before the loop time `deadline`.
+    async def open(cls, url: BrokerUrl, name: str, deadline: float, tls: Tls = DEFAULT_TLS) -> BrokerConnection:
+        """Connect, encrypt for amqps://, authenticate and tune before the loop time `deadline`.
 
-        `name` is what the broker's operator sees. Raises ConnectionLost or CredentialsRefused.
+        `name` is what the broker's operator sees. Raises ConnectionLost, CredentialsRefused or TlsRefused.
         """
-        factory = DataPlaneFactory(BODY_CAP_BYTES, url.heartbeat_s)
+        factory = DataPlaneFactory(BODY_CAP_BYTES, url.heartbeat_s, tls)
         control = _ControlConnection(url.dsn, factory, name)
         try:
             async with asyncio.timeout_at(deadline):
@@ -63,11 +65,11 @@ class BrokerConnection:
                 factory.plane.abort(ConnectionLost("given up"))
             raise_own_cancellation()
             if asyncio.get_running_loop().time() >= deadline:  # whatever the library made of our cancellation
-                raise ConnectionLost(f"no answer from {url.host}:{url.port} in time") from None
+                raise ConnectionLost(f"no answer from {url.place} in time") from None
             raise handshake_error(error, factory.plane.frames.close_reason if factory.plane else None) from error
         assert factory.plane is not None
         factory.plane.watch_peer(url.heartbeat_s)
-        return cls(control, factory.plane)
+        return cls(url, control, factory.plane)
 
     @property
     def server(self) -> str:
@@ -112,17 +114,57 @@ async def _close_quietly(channel: AbstractChannel) -> None:
         await channel.close()
 
 
-class Link:
-    """Keeps one connection to the broker up while `run` runs."""
+class Dialler:
+    """Makes the connections of a process, for all its links.
 
-    def __init__(self, url: BrokerUrl, name: str, on_change: Callable[[], None], rng: random.Random) -> None:
+    One attempt at a time: what the first finds out about a broker, the next ones know, and a broker that comes back
+    gets one handshake from each process, not one from each link.
+    """
+
+    def __init__(self, brokers: Brokers, rng: random.Random) -> None:
+        self.rotation = Rotation(brokers, rng)
+        self._tls = brokers.tls
+        self._attempt = asyncio.Lock()
+
+    async def dial(self, name: str) -> BrokerConnection:
+        """Connect to the broker whose turn it is; waits before one that has just refused us. Raises BrokerError."""
+        loop = asyncio.get_running_loop()
+        async with self._attempt:
+            url = await self._turn()
+            try:
+                connection = await BrokerConnection.open(url, name, loop.time() + CONNECT_DEADLINE_S, self._tls)
+            except BrokerError as error:
+                self.rotation.note_failed(url, error, loop.time())
+                log.warning("no connection to %s: %s", url, error)
+                raise
+            self.rotation.note_connected(url)
+            log.info("connected to %s, %s", url, connection.server)
+            return connection
+
+    def note_loss(self, connection: BrokerConnection, loss: ConnectionLost) -> None:
+        """Take the news that an established connection has ended."""
+        self.rotation.note_failed(connection.url, loss, asyncio.get_running_loop().time())
+        log.warning("lost the connection to %s: %s", connection.url, loss)
+
+    async def _turn(self) -> BrokerUrl:
+        loop = asyncio.get_running_loop()
+        while True:
+            url, open_at = self.rotation.turn(loop.time())
+            if open_at <= loop.time():
+                return url
+            await asyncio.sleep(open_at - loop.time())
+
+
+class Link:
+    """Keeps one connection to a broker up while `run` runs."""
+
+    def __init__(self, dialler: Dialler, name: str, on_change: Callable[[], None]) -> None:
         """Prepare; nothing is connected before `run`. `on_change` is called whenever `last_error` has changed."""
         self.last_error: BrokerError | None = None
-        """Why there is no connection, or why the last one ended."""
-        self._url = url
+        """Why there is no connection, or why the last one ended: permanent only when every broker has refused us."""
+        self._dialler = dialler
         self._name = name
         self._on_change = on_change
-        self._rng = rng
         self._up: asyncio.Future[BrokerConnection] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
@@ -131,27 +173,28 @@ class Link:
         attempt = 0
         while True:
             try:
-                connection = await BrokerConnection.open(self._url, self._name, loop.time() + CONNECT_DEADLINE_S)
-            except BrokerError as error:
-                await self._rest(error, attempt)
+                connection = await self._dialler.dial(self._name)
+            except BrokerError:
+                self._say_why()
+                await self._rest(attempt)
                 attempt += 1
                 continue
             opened_at = loop.time()
-            log.info("connected to %s, %s", self._url, connection.server)
             self._up.set_result(connection)
             loss = await asyncio.shield(connection.plane.lost)
             self._up = loop.create_future()
-            await connection.close()
+            self._dialler.note_loss(connection, loss)
+            self._say_why()
             attempt = next_attempt(attempt, loop.time() - opened_at)
-            await self._rest(loss, attempt)
+            await connection.close()
+            await self._rest(attempt)
 
-    async def _rest(self, error: BrokerError, attempt: int) -> None:
-        self.last_error = error
+    def _say_why(self) -> None:
+        self.last_error = self._dialler.rotation.verdict
         self._on_change()
-        backoff = REFUSED_CREDENTIALS if isinstance(error, CredentialsRefused) else RECONNECT
-        delay_s = backoff.delay_s(attempt, self._rng)
-        log.warning("no connection to %s: %s; next attempt in %.1f s", self._url, error, delay_s)
-        await asyncio.sleep(delay_s)
+
+    async def _rest(self, attempt: int) -> None:
+        await asyncio.sleep(self._dialler.rotation.rest_s(attempt, asyncio.get_running_loop().time()))
 
     async def connection(self) -> BrokerConnection:
         """Return the live connection; waits, for as long as it takes, while there is none."""

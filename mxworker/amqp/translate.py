@@ -9,12 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import aiormq.exceptions
 
-from mxworker.errors import BrokerError, ChannelLost, ConnectionLost, CredentialsRefused, TopologyRefused
+from mxworker.amqp.tls import answered_in_tls, tls_error
+from mxworker.errors import (
+    BrokerError,
+    ChannelLost,
+    ConnectionLost,
+    CredentialsRefused,
+    ProtocolViolation,
+    TlsRefused,
+    TopologyRefused,
+)
 
 _ACCESS_REFUSED = 403
 _NOT_FOUND = 404
@@ -56,6 +66,10 @@ def handshake_error(error: BaseException, close_reason: tuple[int, str] | None) 
         if code in (_ACCESS_REFUSED, _NOT_ALLOWED):
             return CredentialsRefused(f"the broker refused us: {code} {text}")
         return ConnectionLost(f"the broker closed the connection: {code} {text}")
+    if isinstance(error.__cause__, ssl.SSLError) and isinstance(error, ConnectionLost):
+        return tls_error(error.__cause__)  # in TLS 1.3 a broker refuses our certificate after our last word
+    if isinstance(error, ProtocolViolation) and answered_in_tls(error):
+        return TlsRefused("the broker speaks TLS on this port; write amqps:// instead of amqp://.")
     if isinstance(error, BrokerError):
         return error
     if isinstance(error, aiormq.exceptions.AuthenticationError | aiormq.exceptions.ProbableAuthenticationError):

@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -29,7 +30,9 @@ from yarl import URL
 
 from mxworker.amqp.frames import HEARTBEAT
 from mxworker.amqp.reader import ConsumerSink, FrameReader, PublisherSink
-from mxworker.errors import ConfigError, ConnectionLost, ProtocolViolation
+from mxworker.amqp.tls import client_context, tls_error, verification_error
+from mxworker.brokers import DEFAULT_TLS, Tls
+from mxworker.errors import ConfigError, ConnectionLost, ProtocolViolation, TlsRefused
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +127,9 @@ class DataPlane(asyncio.StreamReaderProtocol):
         if self.frames.close_reason is not None:
             code, text = self.frames.close_reason
             return ConnectionLost(f"the broker closed the connection: {code} {text}")
-        return ConnectionLost(f"the connection broke: {exc}" if exc else "the broker closed the socket")
+        lost = ConnectionLost(f"the connection broke: {exc}" if exc else "the broker closed the socket")
+        lost.__cause__ = exc
+        return lost
 
     # ---- called by the connection and its channels
 
@@ -227,28 +232,42 @@ class DataPlane(asyncio.StreamReaderProtocol):
 
 
 class DataPlaneFactory(TransportFactory):
-    """aiormq's transport hook: connect a socket with a `DataPlane` on it. Makes one connection."""
+    """aiormq's transport hook: connect a socket with a `DataPlane` on it. Makes one connection.
 
-    def __init__(self, body_cap_bytes: int, heartbeat_s: int) -> None:
+    The scheme of the URL alone decides about TLS, and `tls` how; what the library brings for it is left unused.
+    """
+
+    def __init__(self, body_cap_bytes: int, heartbeat_s: int, tls: Tls = DEFAULT_TLS) -> None:
         self.plane: DataPlane | None = None
         self._body_cap_bytes = body_cap_bytes
         self._heartbeat_s = heartbeat_s
+        self._tls = tls
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Connect to `url`; raises ConnectionLost. Only amqp:// is taken: TLS must never turn into plain text here."""
+        """Connect to `url`; raises ConnectionLost or TlsRefused. Only amqp:// is connected to in plain text."""
         kwargs.pop("ssl_context_provider", None)
-        if url.scheme != "amqp":
-            raise ConfigError(f"{url.scheme}:// is not supported by this transport")
+        host = url.host or ""
+        encryption = {} if url.scheme == "amqp" else self._encryption(host)
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=_NEVER_PAUSE_BYTES, loop=loop)
         plane = DataPlane(reader, loop, self._body_cap_bytes)
         try:
-            transport, _ = await loop.create_connection(lambda: plane, url.host or "", url.port or 0, **kwargs)
+            transport, _ = await loop.create_connection(lambda: plane, host, url.port or 0, **encryption, **kwargs)
+        except ssl.SSLCertVerificationError as error:
+            raise verification_error(error, host) from error
+        except ssl.SSLError as error:
+            raise tls_error(error) from error
         except OSError as error:
             raise ConnectionLost(f"cannot connect: {_plain(error)}") from error
         self._tune_socket(transport.get_extra_info("socket"))
         self.plane = plane
         return reader, asyncio.StreamWriter(transport, plane, reader, loop)
+
+    def _encryption(self, host: str) -> dict[str, Any]:
+        try:
+            return {"ssl": client_context(self._tls), "server_hostname": host}
+        except ConfigError as error:  # the files were good at the start: somebody is renewing them
+            raise TlsRefused(str(error)) from error
 
     def _tune_socket(self, sock: socket.socket) -> None:
         """Let the kernel give up on unacknowledged writes as early as the heartbeat would (tcp(7))."""

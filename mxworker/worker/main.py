@@ -108,7 +108,7 @@ def _explain(settings: Consumption, failure: BrokerError) -> str:
     if not isinstance(failure, ConnectionLost):
         return f"Error: {failure} {waited}."
     return (
-        f"Error: no broker at {settings.broker}: {failure} {waited}.\n"
+        f"Error: no broker at {settings.brokers}: {failure} {waited}.\n"
         "  Check that RabbitMQ runs there and the address is right, or wait longer with --connect-wait."
     )
 

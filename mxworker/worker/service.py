@@ -19,12 +19,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from mxworker.amqp import topology
-from mxworker.amqp.connection import Link
+from mxworker.amqp.connection import Dialler, Link
 from mxworker.amqp.consumer import Consumer
 from mxworker.amqp.reconcile import Reconciler
 from mxworker.board import BoardSlot, Word
 from mxworker.config import Consumption, format_duration
-from mxworker.errors import BrokerError, ConnectionLost, CredentialsRefused, ExitCode, TopologyRefused
+from mxworker.errors import BrokerError, ConnectionLost, ExitCode
 from mxworker.handlers import Handler
 from mxworker.lifecycle import WorkerState, next_worker_state
 from mxworker.worker.dispatcher import Dispatcher
@@ -64,7 +64,7 @@ class Service:
         self._show = show
         self._loop = loop
         connection_name = f"mxworker {settings.app} worker {slot.number}"
-        self._link = Link(settings.broker, connection_name, self._look_around, rng)
+        self._link = Link(Dialler(settings.brokers, rng), connection_name, self._look_around)
         self._consumers = [
             Consumer(
                 self._link,
@@ -156,7 +156,7 @@ class Service:
         if self._link.last_error is not None and self._link.live is None:
             errors.append(self._link.last_error)
         for error in errors:
-            if isinstance(error, TopologyRefused | CredentialsRefused):
+            if error.permanent:
                 return error
         if not is_time_up:
             return None

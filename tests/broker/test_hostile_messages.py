@@ -20,7 +20,8 @@ import pytest
 
 from mxworker import Context, Delivery, Handlers, Queue
 from mxworker.board import Board, Word
-from mxworker.config import BrokerUrl, Consumption
+from mxworker.brokers import Brokers
+from mxworker.config import Consumption
 from mxworker.errors import ExitCode
 from mxworker.worker.service import Service
 from tests.broker.workers import running
@@ -106,7 +107,7 @@ async def serve(url: str, handlers: Handlers, done: Callable[[], bool]) -> Board
     """Run the service until `done`, drain it, and return its board."""
     board = Board(1)
     service = Service(
-        Consumption("hostile", BrokerUrl.parse(url)),
+        Consumption("hostile", Brokers.parse([url])),
         handlers.compile(),
         board.slot(1),
         is_first_start=lambda: False,

@@ -78,11 +78,20 @@ def test_password_of_the_command_line_is_wiped_from_process_titles_and_logs(fold
         assert "names a file to read it from" in log
 
 
-def test_amqps_is_refused_not_downgraded(folder: Path) -> None:
-    ended = run(folder, "app:handlers", url=f"amqps://me:{PASSWORD}@localhost/")
+def test_tls_files_are_checked_before_the_start(folder: Path) -> None:
+    ended = run(folder, "app:handlers", "--tls-ca=nothing", url=f"amqps://me:{PASSWORD}@localhost/")
     assert ended.returncode == 2
-    assert "Error: amqps:// is not supported yet" in ended.stderr
-    assert PASSWORD not in ended.stderr
+    assert ended.stderr == "Error: --tls-ca names 'nothing', which cannot be read: No such file or directory.\n"
+    ended = run(folder, "app:handlers", "--tls-ca=nothing", url=f"amqp://me:{PASSWORD}@localhost/")
+    assert ended.returncode == 2
+    assert "write amqps:// for TLS" in ended.stderr
+
+
+def test_wrong_url_among_several_in_a_file(folder: Path) -> None:
+    (folder / "urls").write_text(f"amqp://a/\n\namqp://me:{PASSWORD}@b:0/\n")
+    ended = run(folder, "app:handlers", url_file=str(folder / "urls"))
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("Error: URL 2 of 2: the broker URL has the port 0")
 
 
 def test_bad_duration(folder: Path, broker_url: str) -> None:
@@ -157,6 +166,35 @@ def test_wrong_password_does_not_wait(folder: Path, broker_url: str) -> None:
     assert ended.returncode == 4
     assert ended.stderr.startswith("Error: the broker refused us: 403 ACCESS_REFUSED")
     assert PASSWORD not in ended.stderr
+
+
+def test_no_broker_of_several(folder: Path, broker_url: str) -> None:
+    refused = broker_url.replace("guest:guest", f"guest:{PASSWORD}")
+    away = f"amqp://me:{PASSWORD}@127.0.0.1:{free_port()}/"
+    ended = run(folder, "app:handlers", "--connect-wait=1s", url=f"{refused} {away}")
+    assert ended.returncode == 4
+    assert ended.stderr.startswith("Error: no broker at amqp://guest:***@127.0.0.1:")
+    assert ": the broker refused us: 403 ACCESS_REFUSED" in ended.stderr
+    assert ": cannot connect: connection refused (tried for 1s)" in ended.stderr
+    assert "S3cr3t" not in ended.stderr
+
+
+def test_several_brokers_that_all_refuse_us_do_not_wait(folder: Path, broker_url: str) -> None:
+    urls = [broker_url.replace("guest:guest", f"{user}:{PASSWORD}") for user in ("guest", "nobody")]
+    ended = run(folder, "app:handlers", "--connect-wait=60s", url="\n".join(urls))
+    assert ended.returncode == 4
+    assert ended.stderr.count("the broker refused us: 403 ACCESS_REFUSED") == 2
+    assert "S3cr3t" not in ended.stderr
+
+
+def test_one_broker_that_refuses_us_is_warned_about_and_another_is_used(folder: Path, broker_url: str) -> None:
+    urls = [broker_url.replace("guest:guest", f"guest:{PASSWORD}"), broker_url]
+    flags = [f"--broker-url={url}" for url in urls]
+    ended = run(folder, "app:handlers", *flags, "--burst", "--log-level=warning")
+    assert ended.returncode == 0, ended.stderr
+    assert "the broker refused us: 403 ACCESS_REFUSED" in ended.stderr
+    assert "a password on the command line is visible" in ended.stderr
+    assert "S3cr3t" not in ended.stderr
 
 
 def test_mismatched_queue(folder: Path, node: Node, queue_name: str) -> None:

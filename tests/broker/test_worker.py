@@ -12,7 +12,8 @@ from pamqp import commands
 from mxworker import Ack, Context, Delivery, Handlers, Queue, Reject, Requeue
 from mxworker.amqp import connection as connections
 from mxworker.board import Board, Word
-from mxworker.config import BrokerUrl, Consumption
+from mxworker.brokers import Brokers
+from mxworker.config import Consumption
 from mxworker.errors import ExitCode
 from mxworker.lifecycle import WorkerState
 from mxworker.worker.service import Service
@@ -270,7 +271,7 @@ async def test_stop_before_anything_is_connected_ends_at_once(queue_name: str) -
         raise AssertionError
 
     board = Board(1)
-    settings = Consumption(app="test", broker=BrokerUrl.parse("amqp://127.0.0.1:1/"))
+    settings = Consumption(app="test", brokers=Brokers.parse(["amqp://127.0.0.1:1/"]))
     service = Service(settings, handlers.compile(), board.slot(1), lambda: True, lambda state: None)
     task = asyncio.create_task(service.run())
     await asyncio.sleep(0)

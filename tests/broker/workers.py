@@ -9,7 +9,8 @@ from typing import Any
 
 from mxworker import Handlers
 from mxworker.board import Board, Word
-from mxworker.config import BrokerUrl, Consumption
+from mxworker.brokers import Brokers
+from mxworker.config import Consumption
 from mxworker.errors import ExitCode
 from mxworker.handlers import Overrides
 from mxworker.lifecycle import WorkerState
@@ -39,7 +40,7 @@ async def running(
     """Run the handlers until the block ends, then drain; the service must end as expected."""
     board = Board(1)
     board.slot(1).write_state(WorkerState.BOOTING)
-    consumption = Consumption(app="test", broker=BrokerUrl.parse(url), **settings)
+    consumption = Consumption(app="test", brokers=Brokers.parse([url]), **settings)
     service = Service(consumption, handlers.compile(Overrides()), board.slot(1), lambda: True, lambda state: None)
     task = asyncio.create_task(service.run())
     if wait_until_ready:

@@ -7,6 +7,7 @@ what a script does not handle, `serve` answers the way a decent broker would.
 from __future__ import annotations
 
 import asyncio
+import ssl
 import struct
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -17,7 +18,7 @@ from typing import Self, TypeVar
 from pamqp import base, body, commands, heartbeat
 from pamqp import frame as frames
 
-from mxworker.config import BrokerUrl
+from mxworker.brokers import BrokerUrl
 from tests.harness.waiting import until
 
 HEARTBEAT = heartbeat.Heartbeat().marshal()
@@ -69,15 +70,23 @@ class Peer:
         assert isinstance(frame, kind), frame
         return frame
 
+    async def first(self, size_bytes: int) -> bytes:
+        """Return the client's first bytes, whatever they are."""
+        return await self._reader.readexactly(size_bytes)
+
     async def greeting(self) -> None:
         """Take the client's protocol header."""
-        await self._reader.readexactly(8)
+        await self.first(8)
 
-    async def handshake(self, frame_max: int = 131_072) -> None:
-        """Let the client in."""
+    async def start(self) -> None:
+        """Take the client's credentials."""
         await self.greeting()
         self.send(START)
         await self.expect(commands.Connection.StartOk)
+
+    async def handshake(self, frame_max: int = 131_072) -> None:
+        """Let the client in."""
+        await self.start()
         self.send(commands.Connection.Tune(2047, frame_max, 60))
         await self.expect(commands.Connection.TuneOk)
         await self.expect(commands.Connection.Open)
@@ -122,11 +131,14 @@ class Peer:
 class FakeBroker:
     """Accepts connections and runs `script` on each. A failed assertion of a script fails the test at the end."""
 
-    def __init__(self, script: Script, heartbeat_s: int = 10, port: int = 0) -> None:
+    def __init__(
+        self, script: Script, heartbeat_s: int = 10, port: int = 0, encryption: ssl.SSLContext | None = None
+    ) -> None:
         self.peers: list[Peer] = []
         self.accepted_at: list[float] = []
         self.tasks: list[asyncio.Task[None]] = []
-        self.url = BrokerUrl("127.0.0.1", port, heartbeat_s=heartbeat_s)
+        self.url = BrokerUrl("127.0.0.1", port, heartbeat_s=heartbeat_s, is_tls=encryption is not None)
+        self._encryption = encryption
         self._script = script
         self._failures: list[AssertionError] = []
 
@@ -135,7 +147,7 @@ class FakeBroker:
         await until(lambda: len(self.peers) >= count, within_s, f"{count} connections")
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, self.url.host, self.url.port)
+        self._server = await asyncio.start_server(self._accept, self.url.host, self.url.port, ssl=self._encryption)
         self.url = replace(self.url, port=self._server.sockets[0].getsockname()[1])
         return self
 

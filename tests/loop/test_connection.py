@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager
 import pytest
 from pamqp import commands
 
-from mxworker.amqp.connection import CLOSE_DEADLINE_S, BrokerConnection, Link
-from mxworker.backoff import RECONNECT, REFUSED_CREDENTIALS
-from mxworker.config import BrokerUrl
+from mxworker.amqp.connection import CLOSE_DEADLINE_S, BrokerConnection, Dialler, Link
+from mxworker.backoff import RECONNECT, REFUSED
+from mxworker.brokers import Brokers, BrokerUrl
 from mxworker.errors import BrokerError, ConnectionLost, CredentialsRefused, ProtocolViolation
 from tests.harness.waiting import until
 from tests.loop.fake_broker import START, FakeBroker, Peer, Script, delivery
@@ -254,6 +254,10 @@ def nobody_cares() -> None:
     """Take the news that the link's error has changed."""
 
 
+def link_to(*urls: BrokerUrl, rng: random.Random) -> Link:
+    return Link(Dialler(Brokers(urls), rng), "test", nobody_cares)
+
+
 @asynccontextmanager
 async def running(link: Link) -> AsyncIterator[asyncio.Task[None]]:
     """Run the link; afterwards it must end by its cancellation alone, and soon."""
@@ -271,7 +275,7 @@ async def running(link: Link) -> AsyncIterator[asyncio.Task[None]]:
 @on_both_loops
 async def test_link_is_up_and_says_why_it_is_not() -> None:
     async with FakeBroker(decent) as broker:
-        link = Link(broker.url, "test", nobody_cares, Least())
+        link = link_to(broker.url, rng=Least())
         assert link.live is None
         async with running(link):
             connection = await link.connection()
@@ -309,7 +313,7 @@ async def test_link_survives_every_way_a_connection_ends(end: str, is_asking: bo
         await peer.gone()
 
     async with FakeBroker(script, heartbeat_s=1) as broker:
-        link = Link(broker.url, "test", nobody_cares, Least())
+        link = link_to(broker.url, rng=Least())
         async with running(link):
             for _ in range(2 if end == "silence" else 5):
                 connection = await link.connection()
@@ -328,7 +332,7 @@ async def test_failed_attempts_back_off() -> None:
         peer.hang_up()
 
     async with FakeBroker(hangs_up) as broker:
-        link = Link(broker.url, "test", nobody_cares, Most())
+        link = link_to(broker.url, rng=Most())
         async with running(link):
             await until(lambda: len(broker.accepted_at) >= 5, 20)
             gaps_s = [after - before for before, after in zip(broker.accepted_at, broker.accepted_at[1:], strict=False)]
@@ -343,7 +347,7 @@ async def test_connections_that_end_at_once_back_off_too() -> None:
         peer.hang_up()
 
     async with FakeBroker(hangs_up) as broker:
-        link = Link(broker.url, "test", nobody_cares, Most())
+        link = link_to(broker.url, rng=Most())
         async with running(link):
             await until(lambda: len(broker.accepted_at) >= 4, 20)
             gaps_s = [after - before for before, after in zip(broker.accepted_at, broker.accepted_at[1:], strict=False)]
@@ -364,17 +368,17 @@ async def test_refused_credentials_wait_longer() -> None:
         peer.send(commands.Connection.Close(403, "ACCESS_REFUSED", 0, 0))
 
     async with FakeBroker(refuses) as broker:
-        link = Link(broker.url, "test", nobody_cares, Notes())
+        link = link_to(broker.url, rng=Notes())
         async with running(link):
             await until(lambda: len(asked) >= 3, SOON_S)
         assert isinstance(link.last_error, CredentialsRefused)
-        assert set(asked) == {REFUSED_CREDENTIALS.cap_s}
+        assert set(asked) == {REFUSED.cap_s}
 
 
 @on_both_loops
 async def test_link_finds_a_broker_that_comes_later() -> None:
     port = free_port()
-    link = Link(BrokerUrl("127.0.0.1", port), "test", nobody_cares, Least())
+    link = link_to(BrokerUrl("127.0.0.1", port), rng=Least())
     async with running(link):
         await until(lambda: link.last_error is not None, SOON_S)
         assert str(link.last_error) == "cannot connect: connection refused"
@@ -400,7 +404,7 @@ async def test_cancellation_of_the_link_is_never_swallowed(phase: str) -> None:
             peer.hang_up()
 
     for delay_s in (0.0, 0.02, 0.1):
-        async with FakeBroker(script) as broker, running(Link(broker.url, "test", nobody_cares, Most())):
+        async with FakeBroker(script) as broker, running(link_to(broker.url, rng=Most())):
             await broker.accept(1)
             await asyncio.sleep(delay_s)
 
@@ -409,7 +413,7 @@ async def test_cancellation_of_the_link_is_never_swallowed(phase: str) -> None:
 async def test_cancelled_link_leaves_its_connection_up_until_it_is_closed() -> None:
     """A drain cancels the duties first, and needs the connection to the end."""
     async with FakeBroker(decent) as broker:
-        link = Link(broker.url, "test", nobody_cares, Least())
+        link = link_to(broker.url, rng=Least())
         task = asyncio.create_task(link.run())
         connection = await link.connection()
         task.cancel()
@@ -429,7 +433,7 @@ async def test_link_leaves_no_tasks_behind() -> None:
 
     async with FakeBroker(ends) as broker:
         before = asyncio.all_tasks()
-        link = Link(broker.url, "test", nobody_cares, Least())
+        link = link_to(broker.url, rng=Least())
         async with running(link):
             await until(lambda: len(broker.peers) >= 20, 20)
 

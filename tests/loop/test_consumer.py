@@ -11,10 +11,11 @@ from contextlib import asynccontextmanager
 import pytest
 from pamqp import commands
 
-from mxworker.amqp.connection import BrokerConnection, Link
+from mxworker.amqp.connection import BrokerConnection, Dialler, Link
 from mxworker.amqp.consumer import Consumer
 from mxworker.amqp.reconcile import Reconciler
 from mxworker.amqp.subscription import Subscription
+from mxworker.brokers import Brokers
 from mxworker.delivery import Delivery
 from mxworker.errors import ChannelLost, ConnectionLost
 from mxworker.handlers import Queue
@@ -202,7 +203,7 @@ async def test_reconciler_survives_a_connection_lost_under_its_look() -> None:
         peer.hang_up()
 
     async with FakeBroker(script) as broker:
-        link = Link(broker.url, "test", lambda: None, Least())
+        link = Link(Dialler(Brokers((broker.url,)), Least()), "test", lambda: None)
         consumer = Consumer(link, QUEUE, 10, lambda delivery: None, lambda: None, Least())
         duties = [link.run(), consumer.run(), Reconciler(link, [consumer], look_every_s=0.02).run()]
         tasks = [asyncio.create_task(duty) for duty in duties]
@@ -228,7 +229,7 @@ async def test_consumer_survives_every_unanswered_step() -> None:
             peer.hang_up()
 
         async with FakeBroker(script) as broker:
-            link = Link(broker.url, "test", lambda: None, Least())
+            link = Link(Dialler(Brokers((broker.url,)), Least()), "test", lambda: None)
             consumer = Consumer(link, QUEUE, 10, lambda delivery: None, lambda: None, Least())
             tasks = [asyncio.create_task(link.run()), asyncio.create_task(consumer.run())]
             try:

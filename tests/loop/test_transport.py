@@ -18,7 +18,7 @@ from yarl import URL
 from mxworker.amqp.connection import BrokerConnection
 from mxworker.amqp.frames import DEFAULT_FRAME_MAX
 from mxworker.amqp.transport import DataPlane, DataPlaneFactory
-from mxworker.errors import ChannelLost, ConfigError, ConnectionLost, ProtocolViolation
+from mxworker.errors import ChannelLost, ConnectionLost, ProtocolViolation
 from tests.harness.waiting import until
 from tests.loop.fake_broker import HEARTBEAT, START, FakeBroker, Peer, delivery
 from tests.loop.loops import on_both_loops
@@ -410,17 +410,6 @@ async def test_nothing_is_written_after_the_end() -> None:
 
 
 # ---- the factory
-
-
-async def test_amqps_is_refused_before_anything_is_connected() -> None:
-    async def accepted(_: Peer) -> None:
-        raise AssertionError("a connection was made")
-
-    async with FakeBroker(accepted) as broker:
-        factory = DataPlaneFactory(CAP, 10)
-        with pytest.raises(ConfigError, match="amqps"):
-            await factory.create(URL(f"amqps://127.0.0.1:{broker.url.port}/"), ssl_context_provider=None)
-        assert broker.peers == []
 
 
 @on_both_loops

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxworker.backoff import RECONNECT, REFUSED_CREDENTIALS, RESPAWN, Backoff, next_attempt
+from mxworker.backoff import RECONNECT, REFUSED, RESPAWN, Backoff, next_attempt
 
 BACKOFFS = st.builds(Backoff, base_s=st.floats(0.001, 100), cap_s=st.floats(0.001, 1000), factor=st.floats(1, 1000))
 
@@ -44,7 +44,7 @@ def test_the_same_seed_gives_the_same_waits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("backoff", "first_s", "last_s"), [(RECONNECT, 0.2, 5.0), (REFUSED_CREDENTIALS, 8.0, 8.0), (RESPAWN, 0.5, 30.0)]
+    ("backoff", "first_s", "last_s"), [(RECONNECT, 0.2, 5.0), (REFUSED, 8.0, 8.0), (RESPAWN, 0.5, 30.0)]
 )
 def test_the_backoffs_in_use_start_and_end_where_the_design_says(
     backoff: Backoff, first_s: float, last_s: float

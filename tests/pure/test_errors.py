@@ -20,6 +20,7 @@ from mxworker.errors import (
     InvariantError,
     MxWorkerError,
     ProtocolViolation,
+    TlsRefused,
     TopologyRefused,
 )
 
@@ -53,6 +54,7 @@ def test_exit_codes_are_the_public_ones() -> None:
         (BrokerError, ExitCode.BROKER),
         (ConnectionLost, ExitCode.BROKER),
         (CredentialsRefused, ExitCode.BROKER),
+        (TlsRefused, ExitCode.BROKER),
         (TopologyRefused, ExitCode.BROKER),
         (InvariantError, ExitCode.RUNTIME),
     ],
