@@ -6,8 +6,9 @@ to the parsers below, whose errors name the setting, the value and the way out.
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mxworker.brokers import Brokers
 from mxworker.errors import ConfigError
@@ -18,6 +19,7 @@ _SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
 DEFAULT_CONCURRENCY = 32
 DEFAULT_HANDLER_TIMEOUT_S = 30.0
 MAX_PREFETCH = 65535
+MAX_CHANNELS = 65535
 
 
 def parse_duration_s(text: str) -> float:
@@ -57,6 +59,42 @@ class Supervision:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """The connections of one worker process, and the channels that its handlers borrow. All durations in seconds.
+
+    One connection consumes and one publishes, always. The others, up to `max_connections`, carry borrowed channels:
+    each is opened on demand and closed when nothing of it was borrowed for `idle_trim_s`, down to `min_connections`.
+    `max_channels` and `warm_channels` are for each of those: how many it may have, never more than the broker allows,
+    and how many of them stay open although nobody borrows them. `health_check_s` is the time from one look at all this
+    to the next. Raises ConfigError when a value cannot work.
+    """
+
+    min_connections: int = 2
+    max_connections: int = 4
+    connect_timeout_s: float = 10.0
+    health_check_s: float = 30.0
+    idle_trim_s: float = 60.0
+    warm_channels: int = 10
+    max_channels: int = 100
+    borrow_timeout_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        at_least = {"min_connections": 2, "max_connections": 3, "warm_channels": 0, "max_channels": 1}
+        for name, least in at_least.items():
+            if getattr(self, name) < least:
+                raise ConfigError(f"pool: {name} is {getattr(self, name)}, but must be at least {least}.")
+        for name in ("connect_timeout_s", "health_check_s", "idle_trim_s", "borrow_timeout_s"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"pool: {name} is {getattr(self, name):g}, but must be a time above 0.")
+        if self.min_connections > self.max_connections:
+            raise ConfigError(
+                f"pool: min_connections is {self.min_connections}, above max_connections, {self.max_connections}."
+            )
+        if self.max_channels > MAX_CHANNELS:
+            raise ConfigError(f"pool: max_channels is {self.max_channels}, but AMQP has at most {MAX_CHANNELS}.")
+
+
+@dataclass(frozen=True, slots=True)
 class Consumption:
     """What a worker has to know. All durations in seconds.
 
@@ -75,3 +113,4 @@ class Consumption:
     heartbeat_timeout_s: float = 30.0
     connect_wait_s: float = 30.0
     burst: bool = False
+    pool: PoolSettings = field(default_factory=PoolSettings)

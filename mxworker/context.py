@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import MutableMapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from mxworker.delivery import Delivery
+from mxworker.errors import MxWorkerError
+
+if TYPE_CHECKING:  # names of what handlers are given; this module is a word and uses none of it (see test_imports)
+    from mxworker.amqp.pool import BorrowedChannel, Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """What a worker process has for all its handlers; the service makes it once."""
+
+    pool: Pool
 
 
 class Context:
@@ -15,12 +27,26 @@ class Context:
     `delivery` is the raw message, `queue` the queue it was consumed from, `handler` the handler's name.
     """
 
-    __slots__ = ("delivery", "handler", "queue")
+    __slots__ = ("_equipment", "delivery", "handler", "queue")
 
-    def __init__(self, delivery: Delivery, queue: str, handler: str) -> None:
+    def __init__(self, delivery: Delivery, queue: str, handler: str, equipment: Equipment | None = None) -> None:
+        """Without `equipment`, as in a test of a handler, there is no broker to reach."""
         self.delivery = delivery
         self.queue = queue
         self.handler = handler
+        self._equipment = equipment
+
+    def channel(self) -> BorrowedChannel:
+        """Borrow a plain aio-pika channel: `async with ctx.channel() as channel:`.
+
+        Its connection is not the one that consumes, and publishes on it are confirmed: one that is returned or refused
+        raises. It goes back at the end of the block, also when the handler is cancelled; in a drain it lives as long as
+        its handler. Do not use it after the block or in other tasks. Waiting for one takes 5 s at most; then raises
+        PoolExhausted, or ConnectionLost or ChannelLost (see `mxworker.amqp.pool.Pool.channel`).
+        """
+        if self._equipment is None:
+            raise MxWorkerError("this context was made without a worker, so there is no channel to borrow")
+        return self._equipment.pool.channel()
 
     @property
     def is_stale(self) -> bool:

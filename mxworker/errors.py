@@ -12,6 +12,7 @@ What can go wrong, whose fault it is, and whether trying again can help:
     |   +-- TlsRefused          its certificate or ours is not accepted       permanent
     |   +-- ChannelLost         one channel ended, the connection did not     transient
     |   +-- TopologyRefused     a queue is not as the code says               permanent
+    |   +-- PoolExhausted       handlers hold every channel there may be      transient
     +-- DecodeError          publisher: the body is not what the handler takes permanent
     +-- PublishError         a publish did not end in a confirmation
     |   +-- EncodeError         publisher: body or property has no form to send  permanent
@@ -98,6 +99,12 @@ class ChannelLost(BrokerError):
 
 class TopologyRefused(BrokerError):
     """A queue is missing, or exists with other arguments than the code asks for."""
+
+
+class PoolExhausted(BrokerError):
+    """No channel could be borrowed in time, because handlers hold all that there may be; the text says how many."""
+
+    permanent = False
 
 
 class DecodeError(MxWorkerError):

@@ -23,6 +23,7 @@ from mxworker.amqp.translate import handshake_error, library_errors, raise_own_c
 from mxworker.amqp.transport import DataPlane, DataPlaneFactory
 from mxworker.backoff import next_attempt
 from mxworker.brokers import DEFAULT_TLS, Brokers, BrokerUrl, Rotation, Tls
+from mxworker.config import MAX_CHANNELS
 from mxworker.errors import BrokerError, ConnectionLost
 
 log = logging.getLogger(__name__)
@@ -78,10 +79,26 @@ class BrokerConnection:
         properties: dict[str, Any] = dict(transport.connection.server_properties or {}) if transport else {}
         return f"{properties.get('product', 'unknown broker')} {properties.get('version', '')}".rstrip()
 
-    async def channel(self) -> AbstractChannel:
-        """Open a plain aio-pika channel without publisher confirms. The caller closes it. Raises ConnectionLost."""
+    @property
+    def channel_max(self) -> int:
+        """The highest channel number that was agreed on; the broker ends a connection that goes beyond (530)."""
+        transport = self._control.transport
+        return (transport.connection.connection_tune.channel_max if transport else 0) or MAX_CHANNELS
+
+    @property
+    def channel_numbers(self) -> frozenset[int]:
+        """The numbers of all channels that are open, being opened, or still being closed."""
+        transport = self._control.transport
+        return frozenset(transport.connection.channels) if transport else frozenset()
+
+    async def channel(self, number: int | None = None, *, confirms: bool = False) -> AbstractChannel:
+        """Open a plain aio-pika channel. The caller closes it. Raises ConnectionLost or ChannelLost.
+
+        `number` is one that is free; None leaves it to the library, which knows no `channel_max` and uses a number
+        again only after all above it are gone. With `confirms`, a publish raises what the broker says against it.
+        """
         with library_errors():
-            channel = self._control.channel(publisher_confirms=False)
+            channel = self._control.channel(number, publisher_confirms=confirms, on_return_raises=confirms)
             await channel.initialize()
         return channel
 
@@ -121,9 +138,11 @@ class Dialler:
     gets one handshake from each process, not one from each link.
     """
 
-    def __init__(self, brokers: Brokers, rng: random.Random) -> None:
+    def __init__(self, brokers: Brokers, rng: random.Random, connect_timeout_s: float = CONNECT_DEADLINE_S) -> None:
+        """`connect_timeout_s` is the time for one attempt: TCP, TLS and the AMQP handshake."""
         self.rotation = Rotation(brokers, rng)
         self._tls = brokers.tls
+        self._connect_timeout_s = connect_timeout_s
         self._attempt = asyncio.Lock()
 
     async def dial(self, name: str) -> BrokerConnection:
@@ -131,8 +150,9 @@ class Dialler:
         loop = asyncio.get_running_loop()
         async with self._attempt:
             url = await self._turn()
+            deadline = loop.time() + self._connect_timeout_s
             try:
-                connection = await BrokerConnection.open(url, name, loop.time() + CONNECT_DEADLINE_S, self._tls)
+                connection = await BrokerConnection.open(url, name, deadline, self._tls)
             except BrokerError as error:
                 self.rotation.note_failed(url, error, loop.time())
                 log.warning("no connection to %s: %s", url, error)

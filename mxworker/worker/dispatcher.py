@@ -20,6 +20,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 
 from mxworker.board import BoardSlot, Word
+from mxworker.context import Equipment
 from mxworker.delivery import Delivery
 from mxworker.handlers import Handler
 from mxworker.properties import message_id_bytes
@@ -46,8 +47,12 @@ class Dispatcher:
         slot: BoardSlot,
         loop: asyncio.AbstractEventLoop,
         on_broken: Callable[[BaseException], None],
+        equipment: Equipment | None = None,
     ) -> None:
-        """`index` is the handler's place in the board's directory; `on_broken` is told of a bug of ours."""
+        """`index` is the handler's place in the board's directory; `on_broken` is told of a bug of ours.
+
+        `equipment` is what handlers find in their context.
+        """
         self.handler = handler
         self.running: dict[Delivery, tuple[asyncio.Task[None], float]] = {}
         """The started deliveries with their tasks and the loop times at which they expire."""
@@ -56,7 +61,7 @@ class Dispatcher:
         self._loop = loop
         self._on_broken = on_broken
         self._report = Report(handler)
-        self._execute = pipeline(handler, self._report)
+        self._execute = pipeline(handler, self._report, equipment)
         self._waiting: deque[Delivery] = deque()  # at most prefetch: what a lost channel left goes before more comes
         self._intake = Intake.OPEN
         self._timed_out: set[Delivery] = set()

@@ -14,7 +14,7 @@ from typing import Any
 
 from mxworker.codec import whole_delivery
 from mxworker.compression import decompress, is_compressed
-from mxworker.context import Context
+from mxworker.context import Context, Equipment
 from mxworker.delivery import Delivery
 from mxworker.errors import DecodeError
 from mxworker.handlers import Handler
@@ -29,7 +29,7 @@ _SMALL_BODY_BYTES = 8 * 1024
 Execute = Callable[[Delivery], Coroutine[Any, Any, Settlement]]
 
 
-def pipeline(handler: Handler, report: Report) -> Execute:
+def pipeline(handler: Handler, report: Report, equipment: Equipment | None) -> Execute:
     """Return the coroutine function that takes a delivery of `handler` to its settlement."""
     decode = handler.decode
     reads_body = decode is not whole_delivery
@@ -45,7 +45,7 @@ def pipeline(handler: Handler, report: Report) -> Execute:
                 body = await _decompressed(delivery)
             payload = decode(delivery, body)
             if wants_context:
-                outcome = await function(payload, Context(delivery, queue, name))
+                outcome = await function(payload, Context(delivery, queue, name, equipment))
             else:
                 outcome = await function(payload)
             return ACK if outcome is None else report.settled(delivery, outcome)

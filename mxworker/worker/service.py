@@ -19,11 +19,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from mxworker.amqp import topology
-from mxworker.amqp.connection import Dialler, Link
 from mxworker.amqp.consumer import Consumer
+from mxworker.amqp.pool import Pool
 from mxworker.amqp.reconcile import Reconciler
 from mxworker.board import BoardSlot, Word
 from mxworker.config import Consumption, format_duration
+from mxworker.context import Equipment
 from mxworker.errors import BrokerError, ConnectionLost, ExitCode
 from mxworker.handlers import Handler
 from mxworker.lifecycle import WorkerState, next_worker_state
@@ -54,17 +55,19 @@ class Service:
         self.state = WorkerState.BOOTING
         self.failure: BrokerError | None = None
         """Why `run` returned ExitCode.BROKER."""
-        self.dispatchers = [
-            Dispatcher(index, handler, slot, loop, self._on_broken) for index, handler in enumerate(handlers)
-        ]
         rng = random.Random(os.urandom(16))  # noqa: S311  not for secrets; seeded here, after the fork
+        process_name = f"mxworker {settings.app} worker {slot.number}"
+        self.pool = Pool(settings.pool, settings.brokers, process_name, self._look_around, rng)
+        self._link = self.pool.consume_link
+        equipment = Equipment(self.pool)
+        self.dispatchers = [
+            Dispatcher(index, handler, slot, loop, self._on_broken, equipment) for index, handler in enumerate(handlers)
+        ]
         self._settings = settings
         self._slot = slot
         self._is_first_start = is_first_start
         self._show = show
         self._loop = loop
-        connection_name = f"mxworker {settings.app} worker {slot.number}"
-        self._link = Link(Dialler(settings.brokers, rng), connection_name, self._look_around)
         self._consumers = [
             Consumer(
                 self._link,
@@ -100,7 +103,7 @@ class Service:
         """Serve until asked to stop, until a burst is over, or until the first start has failed."""
         self._beat()
         self._move(WorkerState.CONNECTING)
-        duties = [self._link.run(), *(consumer.run() for consumer in self._consumers)]
+        duties = [self.pool.run(), *(consumer.run() for consumer in self._consumers)]
         duties.append(Reconciler(self._link, self._consumers).run())
         background = [self._loop.create_task(duty) for duty in duties]
         for task in background:
@@ -111,7 +114,7 @@ class Service:
                 await self._serve()
             deadline = self._loop.time() + self._settings.drain_timeout_s
             self._move(WorkerState.DRAINING)
-            await end(background[1:])  # all but the link, which the drain needs
+            await end(background[1:])  # all but the pool, which the drain and the handlers need
             has_finished = await Drain(self._consumers, self.dispatchers, self._cut, deadline).run()
             self._move(WorkerState.STOPPED)
             if self._is_broken:
@@ -122,7 +125,7 @@ class Service:
         finally:
             await end(background)
             await asyncio.gather(*(consumer.abandon() for consumer in self._consumers))
-            await self._link.close()
+            await self.pool.close()
 
     def _on_duty_ended(self, duty: asyncio.Task[None]) -> None:
         if not duty.cancelled():

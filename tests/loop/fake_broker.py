@@ -28,7 +28,11 @@ Method = TypeVar("Method", bound=base.Frame)
 Script = Callable[["Peer"], Awaitable[None]]
 
 START = commands.Connection.Start(
-    server_properties={"product": "FakeMQ", "version": "1.0", "capabilities": {"basic.nack": True}},
+    server_properties={
+        "product": "FakeMQ",
+        "version": "1.0",
+        "capabilities": {"basic.nack": True, "publisher_confirms": True},
+    },
     mechanisms="PLAIN",
 )
 
@@ -84,10 +88,10 @@ class Peer:
         self.send(START)
         await self.expect(commands.Connection.StartOk)
 
-    async def handshake(self, frame_max: int = 131_072) -> None:
+    async def handshake(self, frame_max: int = 131_072, channel_max: int = 2047) -> None:
         """Let the client in."""
         await self.start()
-        self.send(commands.Connection.Tune(2047, frame_max, 60))
+        self.send(commands.Connection.Tune(channel_max, frame_max, 60))
         await self.expect(commands.Connection.TuneOk)
         await self.expect(commands.Connection.Open)
         self.send(commands.Connection.OpenOk())
@@ -195,6 +199,8 @@ def _answer(frame: frames.FrameTypes) -> base.Frame | None:
             return commands.Channel.CloseOk()
         case commands.Connection.Close():
             return commands.Connection.CloseOk()
+        case commands.Confirm.Select():
+            return commands.Confirm.SelectOk()
         case commands.Basic.Qos():
             return commands.Basic.QosOk()
         case commands.Basic.Consume():

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mxworker.brokers import Brokers, BrokerUrl
-from mxworker.config import Consumption, Supervision, format_duration, parse_duration_s
+from mxworker.config import Consumption, PoolSettings, Supervision, format_duration, parse_duration_s
 from mxworker.errors import ConfigError
 
 # Durations
@@ -69,7 +69,40 @@ def test_a_written_duration_is_read_back(seconds: float) -> None:
 # The rest
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"min_connections": 1}, "min_connections is 1, but must be at least 2"),
+        ({"max_connections": 2}, "max_connections is 2, but must be at least 3"),
+        ({"min_connections": 5}, "min_connections is 5, above max_connections, 4"),
+        ({"warm_channels": -1}, "warm_channels is -1, but must be at least 0"),
+        ({"max_channels": 0}, "max_channels is 0, but must be at least 1"),
+        ({"max_channels": 65536}, "max_channels is 65536, but AMQP has at most 65535"),
+        ({"borrow_timeout_s": 0}, "borrow_timeout_s is 0, but must be a time above 0"),
+        ({"health_check_s": -1}, "health_check_s is -1, but must be a time above 0"),
+        ({"idle_trim_s": float("nan")}, "idle_trim_s is nan, but must be a time above 0"),
+        ({"connect_timeout_s": float("inf")}, "connect_timeout_s is inf, but must be a time above 0"),
+    ],
+)
+def test_pool_that_cannot_work_is_refused(settings: dict[str, float], said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^pool: {said}"):
+        PoolSettings(**settings)  # type: ignore[arg-type]
+
+
+def test_pool_defaults_are_the_promised_ones() -> None:
+    assert dataclasses.asdict(PoolSettings()) == {
+        "min_connections": 2,
+        "max_connections": 4,
+        "connect_timeout_s": 10,
+        "health_check_s": 30,
+        "idle_trim_s": 60,
+        "warm_channels": 10,
+        "max_channels": 100,
+        "borrow_timeout_s": 5,
+    }
+
+
 def test_settings_are_frozen() -> None:
-    for settings in (Supervision("app", 4), Consumption("app", Brokers((BrokerUrl("rabbit"),)))):
+    for settings in (Supervision("app", 4), Consumption("app", Brokers((BrokerUrl("rabbit"),))), PoolSettings()):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(settings, dataclasses.fields(settings)[0].name, "other")

@@ -19,6 +19,7 @@ from mxworker.errors import (
     ExitCode,
     InvariantError,
     MxWorkerError,
+    PoolExhausted,
     ProtocolViolation,
     TlsRefused,
     TopologyRefused,
@@ -63,9 +64,9 @@ def test_a_process_that_dies_of_an_error_ends_with_its_code(error: type[MxWorker
     assert error.exit_code is code
 
 
-def test_only_lost_connections_and_channels_are_worth_another_attempt() -> None:
+def test_what_was_lost_or_lent_out_is_worth_another_attempt() -> None:
     transient = {error for error in descendants(MxWorkerError) if not error.permanent}
-    assert transient == {ConnectionLost, ProtocolViolation, ChannelLost}
+    assert transient == {ConnectionLost, ProtocolViolation, ChannelLost, PoolExhausted}
 
 
 def test_what_ends_the_connection_is_caught_as_a_lost_connection() -> None:

@@ -25,6 +25,9 @@ MAY_IMPORT = {
     "master": {WORDS, "master"},
     COMPOSITION: {WORDS, "amqp", "worker", "master", COMPOSITION},
 }
+# What a word may name in annotations alone, under TYPE_CHECKING: nothing of it is loaded, and an editor knows what the
+# handler of a delivery gets from its context.
+ANNOTATION_ONLY = frozenset({("mxworker.context", "mxworker.amqp.pool")})
 AMQP_LIBRARIES = frozenset({"aio_pika", "aiormq", "pamqp"})
 FORKS = frozenset({"fork", "forkpty"})
 FORKING_MODULE = "mxworker.master.processes"
@@ -60,6 +63,12 @@ def test_the_modules_are_found() -> None:
         ("mxworker.newfolder.thing", "from mxworker import errors"),
         ("mxworker.worker.service", "def lazy():\n    from mxworker.master import loop"),
         ("mxworker.worker.service", "if TYPE_CHECKING:\n    from mxworker.master import loop"),
+        ("mxworker.context", "from mxworker.amqp.pool import Pool"),
+        ("mxworker.context", "def lazy():\n    from mxworker.amqp.pool import Pool"),
+        ("mxworker.context", "if TYPE_CHECKING:\n    from mxworker.amqp.connection import Link"),
+        ("mxworker.context", "if TYPE_CHECKING:\n    pass\nelse:\n    from mxworker.amqp.pool import Pool"),
+        ("mxworker.context", "if True:\n    from mxworker.amqp.pool import Pool"),
+        ("mxworker.message", "if TYPE_CHECKING:\n    from mxworker.amqp.pool import Pool"),
         ("mxworker.worker.service", "from . import execution"),
         ("mxworker.worker.service", "import aio_pika"),
         ("mxworker.worker.service", "from aiormq.abc import DeliveredMessage"),
@@ -80,6 +89,7 @@ def test_the_checker_sees_a_violation(module: str, source: str) -> None:
         ("mxworker.errors", "import asyncio\nfrom mxworker.backoff import Backoff\nfrom mxworker import __version__"),
         ("mxworker.amqp.transport", "import aio_pika\nfrom mxworker import errors\nfrom mxworker.amqp import frames"),
         ("mxworker.worker.service", "from mxworker.amqp.consumer import Consumer"),
+        ("mxworker.context", "if TYPE_CHECKING:\n    from mxworker.amqp.pool import Pool"),
         ("mxworker.master.processes", "import os\npid = os.fork()"),
         ("mxworker.cli", "from mxworker.master import loop\nfrom mxworker.worker import main"),
     ],
@@ -94,7 +104,13 @@ def violations(module: str, source: str) -> list[str]:
     layer = layer_of(module)
     if layer not in MAY_IMPORT:
         return [f"{module}: the folder '{layer}' has no place in the order of layers"]
-    found = [problem for line, name in imports(tree) if (problem := refusal(layer, name, f"{module}:{line}"))]
+    unloaded = annotation_only_lines(tree)
+    found = [
+        problem
+        for line, name in imports(tree)
+        if not (line in unloaded and (module, name) in ANNOTATION_ONLY)
+        and (problem := refusal(layer, name, f"{module}:{line}"))
+    ]
     if module != FORKING_MODULE:
         found += [f"{module}:{line}: only {FORKING_MODULE} forks" for line in forks(tree)]
     return found
@@ -133,6 +149,17 @@ def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
                 yield from ((node.lineno, f"mxworker.{alias.name}") for alias in node.names)
             else:
                 yield node.lineno, "." * node.level + (node.module or "")
+
+
+def annotation_only_lines(tree: ast.Module) -> set[int]:
+    """Return the lines of the imports that stand directly under `if TYPE_CHECKING:`."""
+    return {
+        statement.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for statement in node.body
+        if isinstance(statement, ast.ImportFrom)
+    }
 
 
 def forks(tree: ast.Module) -> Iterator[int]:
