@@ -7,6 +7,9 @@ A false alarm would be a new fault, so a consumer is only replaced when the brok
 when two looks in a row found messages ready while nothing was delivered, fewer than `prefetch` deliveries are
 unsettled, and the queue has no single active consumer. If that did not bring a delivery, the next time needs twice the
 patience.
+
+It cannot see a consumer that the broker has moved, unasked, to a queue of the same name: there is a consumer then and,
+up to its prefetch, nothing is ready. `subscription` prevents that one.
 """
 
 from __future__ import annotations

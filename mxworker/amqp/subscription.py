@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 # basic.get is refused on a queue with a single active consumer; there a pause has to stand for the barrier.
 _PAUSE_INSTEAD_OF_BARRIER_S = 0.1
 
+_LARGEST_PREFETCH = 65_535  # a short, on the wire
+
 Admit = Callable[[Delivery], None]
 
 
@@ -73,6 +75,8 @@ class Subscription:
             with library_errors(queue.name):
                 await underlay.basic_qos(prefetch_count=prefetch)
                 consumed = await underlay.basic_consume(queue.name, _never_called)
+                if queue.type == "quorum" and connection.server.startswith("RabbitMQ 3."):
+                    await _refuse_successor(channel)
         except (BrokerError, asyncio.CancelledError):  # cancelled, it would go on to take deliveries, known to nobody
             await subscription.close()
             raise
@@ -201,6 +205,21 @@ class Subscription:
         """
         self.give_up("closed")
         await self._connection.close_channel(self._channel)
+
+
+async def _refuse_successor(channel: AbstractChannel) -> None:
+    """Have the broker cancel the consumer of a deleted quorum queue even when the queue is made again at once.
+
+    Before 4.0, RabbitMQ first tries for 30 ms to consume, unasked, whatever has the queue's name by then
+    (rabbit_channel.erl, handle_consuming_queue_down_or_eol). On a quorum queue that succeeds in vain: the new queue
+    counts a consumer and hands messages to it, none of which leaves the broker, and no basic.cancel tells of it. But a
+    quorum queue refuses the consumers of a channel with a global prefetch, so one that is set after our own consume
+    makes the attempt fail. It limits nothing, since quorum queues do not know it
+    (https://www.rabbitmq.com/docs/quorum-queues). It does nothing where an operator has forbidden it, from 3.12 on,
+    nor in the one round trip after the consume. The argument made for this, x-cancel-on-ha-failover, is a 406 there.
+    """
+    underlay = await channel.get_underlay_channel()
+    await underlay.basic_qos(prefetch_count=_LARGEST_PREFETCH, global_=True)
 
 
 async def _never_called(_: object) -> None:

@@ -76,13 +76,28 @@ def test_queue_deleted_and_made_again(broker_url: str, queue_name: str, tmp_path
     assert recorded.judge().exactly_once
 
 
+def test_queue_made_again_before_the_broker_has_said_that_it_was_deleted(
+    broker_url: str, queue_name: str, tmp_path: Path
+) -> None:
+    recorded = Recorded(broker_url, tmp_path, queue_name)
+    recorded.declare()
+    with recorded.service("--workers=2") as service, Client(broker_url) as client:
+        for count in range(1, 4):
+            wait_until(lambda count=count: _consumed(service, queue_name) == 2 * count, BACK_WITHIN_S, "both consumers")
+            client.delete(queue_name)
+            recorded.declare()
+            recorded.publish(10)  # fewer than the prefetch: a consumer that gets nothing would hold them all
+            wait_until(lambda: recorded.finished_ids == set(recorded.ids), BACK_WITHIN_S, "every id")
+    assert recorded.judge().nothing_lost
+
+
 def test_missing_queue_comes_back_and_the_other_one_is_undisturbed(
     broker_url: str, queue_name: str, tmp_path: Path
 ) -> None:
     steady, missing = Recorded(broker_url, tmp_path, queue_name), Recorded(broker_url, tmp_path, f"{queue_name}-2")
     with Client(broker_url) as client, _two_queues(broker_url, steady, missing) as service:
         client.delete(missing.queue)
-        service.wait_for_log("DEGRADED")
+        service.wait_for_log("READY -> DEGRADED")  # at the start it was CONNECTING -> DEGRADED
         steady.publish(500)
         wait_until(lambda: steady.finished_ids == set(steady.ids), BACK_WITHIN_S, "the steady queue")
         missing.declare()
@@ -90,9 +105,13 @@ def test_missing_queue_comes_back_and_the_other_one_is_undisturbed(
         wait_until(
             lambda: steady.finished_ids == {*steady.ids, *missing.ids}, BACK_WITHIN_S, "the queue that was missing"
         )
-        lines = [record["message"] for record in service.log_records()]
-        assert sum(f"consuming queue {steady.queue}," in line for line in lines) == 1, "its consumer was never replaced"
+        assert _consumed(service, steady.queue) == 1, "its consumer was never replaced"
         client.delete(missing.queue)
+
+
+def _consumed(service: Service, queue: str) -> int:
+    """Count how often a worker has said that it consumes `queue`."""
+    return sum(f"consuming queue {queue}," in record["message"] for record in service.log_records())
 
 
 @contextmanager
