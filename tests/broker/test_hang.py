@@ -69,7 +69,6 @@ def test_blocked_loop_is_replaced_and_the_log_names_handler_and_message(
         log = service.log_text()
         assert "inside handler digest with message the-culprit" in log
         assert "Fatal Python error: Aborted" in log, "faulthandler shows all threads"
-        service.wait_for_log("consuming queue")
         wait_until(lambda: client.counts(queue_name).consumers == 2, 10, "both to consume")
 
 
