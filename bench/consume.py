@@ -14,44 +14,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
+from bench.samples import OURS, Sample, measure, table
 from tests.rabbit.client import Client
 
 BODY_BYTES = 256
 QUEUE = "mxworker-bench"
-DEADLINE_S = 300.0
-OURS = "mxworker"
 MXWORKER = [sys.executable, "-m", "mxworker", "run", "bench.consume_app:handlers", "--workers", "1", "--app-dir", "."]
 COMMANDS = {
     OURS: [*MXWORKER, "--log-level", "warning"],
     "aio-pika": [sys.executable, "-m", "bench.rival_aio_pika"],
 }
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One drained queue."""
-
-    wall_s: float
-    cpu_s: float
-    messages: int
-
-    @property
-    def rate(self) -> float:
-        """Messages per second."""
-        return self.messages / self.wall_s
-
-    @property
-    def cpu_us(self) -> float:
-        """CPU microseconds per message, in the consuming process."""
-        return self.cpu_s / self.messages * 1e6
 
 
 def fill(url: str, messages: int, queue_type: str) -> None:
@@ -64,28 +40,6 @@ def fill(url: str, messages: int, queue_type: str) -> None:
             for number in range(messages)
         )
         client.publish(QUEUE, bodies)
-
-
-def drain(command: list[str], url: str, messages: int, queue_type: str, folder: Path) -> Sample:
-    """Let one rival drain the queue; it reports when it has handled the last message."""
-    report = folder / "report.json"
-    report.unlink(missing_ok=True)
-    environment = os.environ | {
-        "MXWORKER_BROKER_URL": url,
-        "BENCH_QUEUE": QUEUE,
-        "BENCH_TYPE": queue_type,
-        "BENCH_MESSAGES": str(messages),
-        "BENCH_REPORT": str(report),
-    }
-    with subprocess.Popen(command, env=environment) as process:
-        deadline = time.monotonic() + DEADLINE_S
-        while not (report.exists() and report.read_text()):
-            if process.poll() is not None or time.monotonic() > deadline:
-                process.kill()
-                raise SystemExit(f"{command} did not drain the queue (exit code {process.returncode})")
-            time.sleep(0.05)
-        process.terminate()
-    return Sample(**json.loads(report.read_text()), messages=messages)
 
 
 def main() -> None:
@@ -102,12 +56,13 @@ def main() -> None:
     rivals = COMMANDS | {
         name: command.split() for name, _, command in (rival.partition("=") for rival in options.rival)
     }
+    settings = {"QUEUE": QUEUE, "TYPE": options.type}
     samples: dict[str, list[Sample]] = {name: [] for name in rivals}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(1, options.rounds + 1):
             for name, command in rivals.items():
                 fill(url, options.messages, options.type)
-                sample = drain(command, url, options.messages, options.type, Path(folder))
+                sample = measure(command, settings, options.messages, Path(folder))
                 samples[name].append(sample)
                 print(
                     f"round {number}  {name:<10} {sample.rate:>9,.0f} msg/s  {sample.cpu_us:>6.1f} us CPU/msg",
@@ -115,18 +70,7 @@ def main() -> None:
                 )
     with Client(url) as client:
         client.delete(QUEUE)
-    report(samples)
-
-
-def report(samples: dict[str, list[Sample]]) -> None:
-    """Print medians, and the ratios of ours to each rival's."""
-    rates = {name: statistics.median(sample.rate for sample in taken) for name, taken in samples.items()}
-    cpus = {name: statistics.median(sample.cpu_us for sample in taken) for name, taken in samples.items()}
-    busy = {name: rates[name] * cpus[name] / 1e6 for name in samples}
-    print(f"\n{'median':<12} {'msg/s':>9}  {'us CPU/msg':>10}  {'CPU busy':>8}  {'ours : it':>9}")
-    for name in samples:
-        ratio = rates[OURS] / rates[name]
-        print(f"{name:<12} {rates[name]:>9,.0f}  {cpus[name]:>10.1f}  {busy[name]:>8.0%}  {ratio:>8.2f}x")
+    print(f"\n{table(samples)}")
 
 
 if __name__ == "__main__":

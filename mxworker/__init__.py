@@ -12,10 +12,26 @@
 What is named here, and the exceptions in `mxworker.errors`, is the public interface; everything else may change.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from mxworker.context import Context
 from mxworker.delivery import Delivery
 from mxworker.handlers import Handlers, Queue
+from mxworker.message import Message
 from mxworker.settlement import Ack, Reject, Requeue
 
+if TYPE_CHECKING:
+    from mxworker.amqp.publisher import Publisher
+
 __version__ = "0.1.0"
-__all__ = ["Ack", "Context", "Delivery", "Handlers", "Queue", "Reject", "Requeue"]
+__all__ = ["Ack", "Context", "Delivery", "Handlers", "Message", "Publisher", "Queue", "Reject", "Requeue"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the publisher when it is asked for: with the AMQP library it takes longer than all the rest together."""
+    if name == "Publisher":
+        return import_module("mxworker.amqp.publisher").Publisher
+    raise AttributeError(f"module 'mxworker' has no attribute {name!r}")

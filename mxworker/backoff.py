@@ -46,3 +46,4 @@ def next_attempt(attempt: int, lived_s: float) -> int:
 RECONNECT = Backoff(base_s=0.2, cap_s=5.0)
 REFUSED = Backoff(base_s=8.0, cap_s=8.0)  # slower, so that a wrong password does not lock the account
 RESPAWN = Backoff(base_s=0.5, cap_s=30.0)
+PUBLISH_RETRY = Backoff(base_s=0.05, cap_s=0.5)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from typing import Literal
 
 from mxworker.brokers import Brokers
 from mxworker.errors import ConfigError
@@ -95,6 +96,40 @@ class PoolSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PublisherSettings:
+    """How a publisher publishes. Raises ConfigError when a value cannot work.
+
+    `channels` publish; what goes to one exchange with one routing key always takes the same one, in order.
+    `max_in_flight` publishes may be without an outcome. `overflow` is what the next one finds then: "wait" for room;
+    "raise" PublishOverflow; "drop" it, which is counted apart and which `publish_nowait` does not raise.
+    `when_blocked` says whether publishes "wait" or "raise" PublishOverflow while the broker takes none.
+    `timeout_s` is the time for one publish in seconds, over all attempts, waiting included. A refused publish is sent
+    `attempts` times in all; one whose fate is unknown only with `retry_unconfirmed`, for that may duplicate it.
+    Bodies above `max_body_bytes` are refused: RabbitMQ 4 takes 16 MiB by default, 3.x takes 128 MiB.
+    """
+
+    channels: int = 2
+    max_in_flight: int = 10_000
+    overflow: Literal["wait", "raise", "drop"] = "wait"
+    when_blocked: Literal["wait", "raise"] = "wait"
+    timeout_s: float = 5.0
+    attempts: int = 3
+    retry_unconfirmed: bool = False
+    max_body_bytes: int = 16 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "max_in_flight", "attempts", "max_body_bytes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"publisher: {name} is {getattr(self, name)}, but must be at least 1.")
+        if not self.timeout_s > 0:  # so that NaN is refused too
+            raise ConfigError(f"publisher: timeout_s is {self.timeout_s:g}, but must be a time above 0.")
+        if self.overflow not in ("wait", "raise", "drop"):
+            raise ConfigError(f"publisher: overflow is {self.overflow!r}, but must be 'wait', 'raise' or 'drop'.")
+        if self.when_blocked not in ("wait", "raise"):
+            raise ConfigError(f"publisher: when_blocked is {self.when_blocked!r}, but must be 'wait' or 'raise'.")
+
+
+@dataclass(frozen=True, slots=True)
 class Consumption:
     """What a worker has to know. All durations in seconds.
 
@@ -114,3 +149,4 @@ class Consumption:
     connect_wait_s: float = 30.0
     burst: bool = False
     pool: PoolSettings = field(default_factory=PoolSettings)
+    publisher: PublisherSettings = field(default_factory=lambda: PublisherSettings(retry_unconfirmed=True))

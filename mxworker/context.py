@@ -12,6 +12,7 @@ from mxworker.errors import MxWorkerError
 
 if TYPE_CHECKING:  # names of what handlers are given; this module is a word and uses none of it (see test_imports)
     from mxworker.amqp.pool import BorrowedChannel, Pool
+    from mxworker.amqp.publisher import Publisher
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class Equipment:
     """What a worker process has for all its handlers; the service makes it once."""
 
     pool: Pool
+    publisher: Publisher
 
 
 class Context:
@@ -36,6 +38,15 @@ class Context:
         self.handler = handler
         self._equipment = equipment
 
+    @property
+    def publisher(self) -> Publisher:
+        """The publisher of this process: `await ctx.publisher.publish(body, routing_key="queue")`.
+
+        Every publish is confirmed. Receipts of `publish_nowait` that the handler does not await are awaited before its
+        delivery is acked.
+        """
+        return self._equipped.publisher
+
     def channel(self) -> BorrowedChannel:
         """Borrow a plain aio-pika channel: `async with ctx.channel() as channel:`.
 
@@ -44,9 +55,13 @@ class Context:
         its handler. Do not use it after the block or in other tasks. Waiting for one takes 5 s at most; then raises
         PoolExhausted, or ConnectionLost or ChannelLost (see `mxworker.amqp.pool.Pool.channel`).
         """
+        return self._equipped.pool.channel()
+
+    @property
+    def _equipped(self) -> Equipment:
         if self._equipment is None:
-            raise MxWorkerError("this context was made without a worker, so there is no channel to borrow")
-        return self._equipment.pool.channel()
+            raise MxWorkerError("this context was made without a worker, so there is no broker to reach through it")
+        return self._equipment
 
     @property
     def is_stale(self) -> bool:

@@ -13,10 +13,14 @@ What can go wrong, whose fault it is, and whether trying again can help:
     |   +-- ChannelLost         one channel ended, the connection did not     transient
     |   +-- TopologyRefused     a queue is not as the code says               permanent
     |   +-- PoolExhausted       handlers hold every channel there may be      transient
-    +-- DecodeError          publisher: the body is not what the handler takes permanent
     +-- PublishError         a publish did not end in a confirmation
-    |   +-- EncodeError         publisher: body or property has no form to send  permanent
-    |   +-- MessageTooLarge     publisher: above the limit, nothing was sent    permanent
+    |   +-- EncodeError         application: a body or property cannot be sent  permanent
+    |   +-- MessageTooLarge     application: it is above a limit; not sent     permanent
+    |   +-- PublishOverflow     not sent: no room, or no broker in time        transient
+    |   +-- PublishNacked       the broker refused it                          transient
+    |   +-- Unroutable          no queue takes it: a binding is missing        permanent
+    |   +-- PublishUnconfirmed  sent, but its fate is unknown                  transient
+    +-- DecodeError          publisher: the body is not what the handler takes permanent
     +-- InvariantError       us: a bug in mxworker, never caught              permanent
 
 `permanent` says whether the same attempt, made again without a human changing something, fails again.
@@ -107,20 +111,46 @@ class PoolExhausted(BrokerError):
     permanent = False
 
 
-class DecodeError(MxWorkerError):
-    """A body cannot be decoded as the handler's annotation asks, or the headers cannot be read."""
-
-
 class PublishError(MxWorkerError):
-    """A publish did not end in a confirmation."""
+    """A publish did not end in a confirmation. Of its classes only PublishUnconfirmed leaves the fate open."""
 
 
 class EncodeError(PublishError):
-    """The body or a property of a message cannot be encoded. Nothing was sent."""
+    """The body or a property cannot be encoded. Nothing was sent."""
 
 
 class MessageTooLarge(PublishError):
-    """A message is above the limit for its size. Nothing was sent."""
+    """The message is above a limit of ours or of the broker. It is in no queue."""
+
+
+class PublishOverflow(PublishError):
+    """The message was never sent: the window was full, the broker blocked us, or no connection came up in time."""
+
+    permanent = False
+
+
+class PublishNacked(PublishError):
+    """The broker refused the message, at every attempt: with basic.nack, or by closing the channel over it.
+
+    A message that is routed to several queues is refused when one of them refuses it; the others may have it
+    (https://www.rabbitmq.com/docs/confirms#server-sent-nacks).
+    """
+
+    permanent = False
+
+
+class Unroutable(PublishError):
+    """The exchange is missing, or no binding of it took the message: the broker returned it. It is in no queue."""
+
+
+class PublishUnconfirmed(PublishError):
+    """The message was sent, but no confirm came: it may be in the queue, or not. Publishing again may duplicate it."""
+
+    permanent = False
+
+
+class DecodeError(MxWorkerError):
+    """A body cannot be decoded as the handler's annotation asks, or the headers cannot be read."""
 
 
 class InvariantError(MxWorkerError):

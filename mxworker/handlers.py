@@ -25,7 +25,7 @@ Number = TypeVar("Number", int, float)
 
 _SHORT_STRING_BYTES = 255
 # What pamqp takes as the name of a queue or an exchange; for others it raises, in the middle of a declaration.
-_SENDABLE_NAME = re.compile(r"[a-zA-Z0-9\-_.:@#,/+ ]*")
+SENDABLE_NAME = re.compile(r"[a-zA-Z0-9\-_.:@#,/+ ]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Queue:
         if not self.name or len(self.dead_letter_name.encode()) > _SHORT_STRING_BYTES:
             raise ValueError(f"a queue name has 1 to 251 bytes, '{self.name}' does not")
         for name in (self.name, *(exchange for exchange, _ in self.bind)):
-            if not _SENDABLE_NAME.fullmatch(name):
+            if not SENDABLE_NAME.fullmatch(name):
                 raise ValueError(f"the name {name!r} has more than letters, digits, spaces and -_.:@#,/+")
         if self.type not in ("quorum", "classic"):
             raise ValueError(f"queue '{self.name}': type is 'quorum' or 'classic', not {self.type!r}")

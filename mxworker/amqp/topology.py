@@ -13,8 +13,9 @@ from typing import Any
 from aio_pika.abc import AbstractChannel
 
 from mxworker.amqp.translate import library_errors
-from mxworker.handlers import Queue
+from mxworker.handlers import SENDABLE_NAME, Queue
 
+_LIBRARY_NAME_CHARACTERS = 127
 _DEAD_LETTER_ARGUMENTS: Mapping[str, Any] = {"x-queue-type": "quorum"}
 
 
@@ -40,6 +41,17 @@ async def depth(channel: AbstractChannel, name: str) -> tuple[int, int]:
     with library_errors(name):
         declared = await underlay.queue_declare(name, passive=True)
     return declared.message_count or 0, declared.consumer_count or 0
+
+
+async def find_exchange(channel: AbstractChannel, exchange: str) -> None:
+    """Check that an exchange exists. Raises TopologyRefused when it does not, ChannelLost or ConnectionLost.
+
+    One whose name the library cannot send is taken for existing.
+    """
+    if SENDABLE_NAME.fullmatch(exchange) and len(exchange) <= _LIBRARY_NAME_CHARACTERS:
+        underlay = await channel.get_underlay_channel()
+        with library_errors():
+            await underlay.exchange_declare(exchange, passive=True)
 
 
 async def _declare(channel: AbstractChannel, name: str, queue: Queue, arguments: Mapping[str, Any]) -> None:

@@ -5,7 +5,8 @@
 3. give back what waits and what still arrived;
 4. let the running handlers finish, with heartbeats and acks going on;
 5. at the deadline, or when asked to cut it short, cancel the rest and leave it unacked, for the broker to redeliver;
-6. write what is settled and wait until the broker has processed it, then close the channels.
+6. wait for the confirms of what was published;
+7. write what is settled and wait until the broker has processed it, then close the channels.
 
 The deadline is absolute, over all of it; a request to cut moves it to now.
 """
@@ -17,13 +18,16 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from mxworker.amqp.consumer import Consumer
+from mxworker.amqp.publisher import Publisher
 from mxworker.worker.dispatcher import Dispatcher
 from mxworker.worker.tasks import end
 
-# How long after the deadline the broker may still answer basic.cancel, cancelled handlers get to leave, and the broker
-# may answer the barrier. The master's own bound is one second after the deadline (see fleet.DRAIN_SLACK_NS).
+# How long after the deadline the broker may still answer basic.cancel, cancelled handlers get to leave, confirms may
+# come, and the broker may answer the barrier. The master's own bound is one second after the deadline (see
+# fleet.DRAIN_SLACK_NS).
 _CANCEL_GRACE_S = 0.2
 _LEAVE_GRACE_S = 0.4
+_CONFIRM_GRACE_S = 0.5
 _BARRIER_GRACE_S = 0.7
 
 
@@ -31,9 +35,15 @@ class Drain:
     """One drain, run once."""
 
     def __init__(
-        self, consumers: Sequence[Consumer], dispatchers: Sequence[Dispatcher], cut: asyncio.Event, deadline: float
+        self,
+        consumers: Sequence[Consumer],
+        dispatchers: Sequence[Dispatcher],
+        publisher: Publisher,
+        cut: asyncio.Event,
+        deadline: float,
     ) -> None:
         """Prepare; the consumers' `run` has been cancelled. `deadline` is a loop time, `cut` may be set at any time."""
+        self._publisher = publisher
         self._consumers = consumers
         self._dispatchers = dispatchers
         self._cut = cut
@@ -52,6 +62,7 @@ class Drain:
             for dispatcher in self._dispatchers:
                 dispatcher.cut_short()
             await self._within(_LEAVE_GRACE_S, *(dispatcher.finished() for dispatcher in self._dispatchers))
+        await self._within(_CONFIRM_GRACE_S, self._publisher.drain())
         subscriptions = [consumer.subscription for consumer in self._consumers if consumer.subscription is not None]
         await self._within(_BARRIER_GRACE_S, *(subscription.barrier() for subscription in subscriptions))
         await asyncio.gather(*(subscription.close() for subscription in subscriptions))

@@ -1,7 +1,8 @@
 """From a delivery to its settlement: decompress, decode, call the handler, translate what came of it.
 
 `pipeline` builds the coroutine function that runs for every delivery of one handler. It ends in exactly one settlement,
-whatever happens inside; only a cancellation passes through, for who cancelled knows what it means.
+whatever happens inside; only a cancellation passes through, for who cancelled knows what it means. What a handler
+published and did not wait for is confirmed before its delivery is acked, or the handler has failed.
 
 Must not know: channels, concurrency, deadlines.
 """
@@ -19,7 +20,8 @@ from mxworker.delivery import Delivery
 from mxworker.errors import DecodeError
 from mxworker.handlers import Handler
 from mxworker.properties import FLAG_CONTENT_ENCODING
-from mxworker.settlement import Settlement
+from mxworker.receipts import Receipt, confirm_rest, unawaited
+from mxworker.settlement import Ack, Settlement
 from mxworker.worker.report import ACK, Report
 
 _ENCODED = FLAG_CONTENT_ENCODING >> 8  # in the first octet of the raw properties
@@ -29,7 +31,7 @@ _SMALL_BODY_BYTES = 8 * 1024
 Execute = Callable[[Delivery], Coroutine[Any, Any, Settlement]]
 
 
-def pipeline(handler: Handler, report: Report, equipment: Equipment | None) -> Execute:
+def pipeline(handler: Handler, report: Report, equipment: Equipment | None = None) -> Execute:
     """Return the coroutine function that takes a delivery of `handler` to its settlement."""
     decode = handler.decode
     reads_body = decode is not whole_delivery
@@ -44,13 +46,19 @@ def pipeline(handler: Handler, report: Report, equipment: Equipment | None) -> E
             if reads_body and delivery.raw_properties[0] & _ENCODED:
                 body = await _decompressed(delivery)
             payload = decode(delivery, body)
-            if wants_context:
-                outcome = await function(payload, Context(delivery, queue, name, equipment))
-            else:
-                outcome = await function(payload)
-            return ACK if outcome is None else report.settled(delivery, outcome)
-        except Settlement as settlement:
-            return report.settled(delivery, settlement)
+            receipts: list[Receipt] = []
+            try:
+                if wants_context:
+                    unawaited.set(receipts)
+                    outcome = await function(payload, Context(delivery, queue, name, equipment))
+                else:
+                    outcome = await function(payload)
+            except Settlement as raised:
+                outcome = raised
+            settlement = ACK if outcome is None else report.settled(delivery, outcome)
+            if receipts and isinstance(settlement, Ack):
+                await confirm_rest(receipts)
+            return settlement
         except asyncio.CancelledError:
             raise
         except DecodeError as error:

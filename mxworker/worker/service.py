@@ -15,12 +15,14 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from typing import Any
 
 from mxworker.amqp import topology
 from mxworker.amqp.consumer import Consumer
 from mxworker.amqp.pool import Pool
+from mxworker.amqp.publisher import Publisher
 from mxworker.amqp.reconcile import Reconciler
 from mxworker.board import BoardSlot, Word
 from mxworker.config import Consumption, format_duration
@@ -28,6 +30,7 @@ from mxworker.context import Equipment
 from mxworker.errors import BrokerError, ConnectionLost, ExitCode
 from mxworker.handlers import Handler
 from mxworker.lifecycle import WorkerState, next_worker_state
+from mxworker.message import Encoder
 from mxworker.worker.dispatcher import Dispatcher
 from mxworker.worker.drain import Drain
 from mxworker.worker.tasks import end, first_of
@@ -59,7 +62,9 @@ class Service:
         process_name = f"mxworker {settings.app} worker {slot.number}"
         self.pool = Pool(settings.pool, settings.brokers, process_name, self._look_around, rng)
         self._link = self.pool.consume_link
-        equipment = Equipment(self.pool)
+        encoder = Encoder(max_body_bytes=settings.publisher.max_body_bytes)
+        self.publisher = Publisher(self.pool.publish_link, settings.publisher, encoder, rng)
+        equipment = Equipment(self.pool, self.publisher)
         self.dispatchers = [
             Dispatcher(index, handler, slot, loop, self._on_broken, equipment) for index, handler in enumerate(handlers)
         ]
@@ -103,19 +108,18 @@ class Service:
         """Serve until asked to stop, until a burst is over, or until the first start has failed."""
         self._beat()
         self._move(WorkerState.CONNECTING)
-        duties = [self.pool.run(), *(consumer.run() for consumer in self._consumers)]
-        duties.append(Reconciler(self._link, self._consumers).run())
-        background = [self._loop.create_task(duty) for duty in duties]
-        for task in background:
-            task.add_done_callback(self._on_duty_ended)
+        carrying = self._start_duties(self.pool.run(), self.publisher.run())
+        consuming = self._start_duties(
+            *(consumer.run() for consumer in self._consumers), Reconciler(self._link, self._consumers).run()
+        )
         try:
             has_started = await self._start()
             if has_started:
                 await self._serve()
             deadline = self._loop.time() + self._settings.drain_timeout_s
             self._move(WorkerState.DRAINING)
-            await end(background[1:])  # all but the pool, which the drain and the handlers need
-            has_finished = await Drain(self._consumers, self.dispatchers, self._cut, deadline).run()
+            await end(consuming)
+            has_finished = await Drain(self._consumers, self.dispatchers, self.publisher, self._cut, deadline).run()
             self._move(WorkerState.STOPPED)
             if self._is_broken:
                 return ExitCode.RUNTIME
@@ -123,9 +127,17 @@ class Service:
                 return ExitCode.BROKER
             return ExitCode.OK if has_finished else ExitCode.DRAIN_TIMEOUT
         finally:
-            await end(background)
+            await end((*consuming, *carrying))
             await asyncio.gather(*(consumer.abandon() for consumer in self._consumers))
+            await self.publisher.close()
             await self.pool.close()
+
+    def _start_duties(self, *duties: Coroutine[Any, Any, None]) -> list[asyncio.Task[None]]:
+        """Start what runs as long as the service does; one that ends before is a bug of ours."""
+        tasks = [self._loop.create_task(duty) for duty in duties]
+        for task in tasks:
+            task.add_done_callback(self._on_duty_ended)
+        return tasks
 
     def _on_duty_ended(self, duty: asyncio.Task[None]) -> None:
         if not duty.cancelled():

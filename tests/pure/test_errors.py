@@ -21,6 +21,9 @@ from mxworker.errors import (
     MxWorkerError,
     PoolExhausted,
     ProtocolViolation,
+    PublishNacked,
+    PublishOverflow,
+    PublishUnconfirmed,
     TlsRefused,
     TopologyRefused,
 )
@@ -66,7 +69,8 @@ def test_a_process_that_dies_of_an_error_ends_with_its_code(error: type[MxWorker
 
 def test_what_was_lost_or_lent_out_is_worth_another_attempt() -> None:
     transient = {error for error in descendants(MxWorkerError) if not error.permanent}
-    assert transient == {ConnectionLost, ProtocolViolation, ChannelLost, PoolExhausted}
+    of_the_broker = {ConnectionLost, ProtocolViolation, ChannelLost, PoolExhausted}
+    assert transient == of_the_broker | {PublishNacked, PublishOverflow, PublishUnconfirmed}
 
 
 def test_what_ends_the_connection_is_caught_as_a_lost_connection() -> None:

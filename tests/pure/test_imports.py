@@ -25,9 +25,15 @@ MAY_IMPORT = {
     "master": {WORDS, "master"},
     COMPOSITION: {WORDS, "amqp", "worker", "master", COMPOSITION},
 }
-# What a word may name in annotations alone, under TYPE_CHECKING: nothing of it is loaded, and an editor knows what the
-# handler of a delivery gets from its context.
-ANNOTATION_ONLY = frozenset({("mxworker.context", "mxworker.amqp.pool")})
+# What a word may name in annotations alone, under TYPE_CHECKING: nothing of it is loaded, and an editor knows what an
+# application imports, and what a handler gets from its context.
+ANNOTATION_ONLY = frozenset(
+    {
+        ("mxworker", "mxworker.amqp.publisher"),
+        ("mxworker.context", "mxworker.amqp.pool"),
+        ("mxworker.context", "mxworker.amqp.publisher"),
+    }
+)
 AMQP_LIBRARIES = frozenset({"aio_pika", "aiormq", "pamqp"})
 FORKS = frozenset({"fork", "forkpty"})
 FORKING_MODULE = "mxworker.master.processes"

@@ -1,0 +1,81 @@
+"""The confirm ledger of one channel: which publishes await their confirm, and whom an answer of the broker concerns.
+
+Sans-IO and pure. On a channel in confirm mode the broker counts publishes from 1 and answers with that number, one by
+one or `multiple`: all up to it (https://www.rabbitmq.com/docs/confirms#publisher-confirms). A message it cannot route
+it returns before it confirms it; a return carries no number, so it is told apart by the message id.
+
+Invariants:
+- The tags in flight are the broker's own: one `add` for each publish that is written, in the order of writing.
+- No two publishes in flight have the same message id, or a return could end the wrong one.
+- Every publish leaves the ledger exactly once: settled, dropped, or at the end of the channel.
+"""
+
+from __future__ import annotations
+
+from mxworker.amqp.publishing import Publishing
+from mxworker.errors import InvariantError
+
+
+class ConfirmLedger:
+    """The unconfirmed publishes of one channel. Bound: the publisher's window."""
+
+    __slots__ = ("_by_id", "_by_tag", "_last", "_oldest")
+
+    def __init__(self) -> None:
+        self._by_tag: dict[int, Publishing] = {}
+        self._by_id: dict[bytes, Publishing] = {}
+        self._last = 0
+        self._oldest = 1  # no tag below it is in flight
+
+    def __len__(self) -> int:
+        return len(self._by_tag)
+
+    def has_id(self, message_id: bytes) -> bool:
+        """Whether a publish with this message id is in flight."""
+        return message_id in self._by_id
+
+    def add(self, publishing: Publishing) -> None:
+        """Note a publish that is written now."""
+        if publishing.message_id in self._by_id:
+            raise InvariantError(f"the message id {publishing.message_id!r} is in flight already")
+        self._last = publishing.tag = self._last + 1
+        self._by_tag[self._last] = publishing
+        self._by_id[publishing.message_id] = publishing
+
+    def settle(self, tag: int, multiple: bool) -> list[Publishing]:
+        """Take the publishes that a confirm concerns, oldest first. A tag that is not in flight concerns none.
+
+        With `multiple` the tag 0 means all so far (AMQP 0-9-1, basic.ack.multiple).
+        """
+        newest = min(tag or self._last, self._last)
+        tags = range(self._oldest, newest + 1) if multiple else (tag,)
+        settled = []
+        for number in tags:
+            publishing = self._by_tag.pop(number, None)
+            if publishing is not None:
+                del self._by_id[publishing.message_id]
+                settled.append(publishing)
+        if multiple:
+            self._oldest = max(self._oldest, newest + 1)
+        return settled
+
+    def returned(self, message_id: bytes, why: str) -> bool:
+        """Mark the publish that the broker returned; False when none with that id is in flight."""
+        publishing = self._by_id.get(message_id)
+        if publishing is None:
+            return False
+        publishing.return_reason = why
+        return True
+
+    def drop(self, publishing: Publishing) -> None:
+        """Forget a publish whose confirm is no longer waited for."""
+        if self._by_tag.get(publishing.tag) is publishing:
+            del self._by_tag[publishing.tag]
+            del self._by_id[publishing.message_id]
+
+    def end(self) -> list[Publishing]:
+        """Take all that is still in flight, oldest first: the channel has ended and nothing more will be confirmed."""
+        rest = list(self._by_tag.values())
+        self._by_tag.clear()
+        self._by_id.clear()
+        return rest

@@ -1,0 +1,373 @@
+"""Publish messages, each confirmed by the broker, never lost and never lied about.
+
+    publish -> encode -> Outbox (window, retries, deadline) -> Lanes (channels) -> the wire
+                                       ^                            |
+                                       +---- confirm, return, loss -+
+
+The outcome of a publish is exactly one of: `Confirmed`; EncodeError, MessageTooLarge or PublishOverflow, when nothing
+was sent; PublishNacked or Unroutable, when the broker refused it; PublishUnconfirmed, when its fate is unknown. A
+CancelledError is a real cancellation of the caller, and nothing else.
+
+Belongs to one event loop and one process: make it after a fork.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import os
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Unpack
+
+from mxworker.amqp.connection import Dialler, Link
+from mxworker.amqp.lanes import Lanes
+from mxworker.amqp.outbox import Outbox
+from mxworker.amqp.publishing import Publishing
+from mxworker.amqp.tls import check_files
+from mxworker.brokers import Brokers, Tls
+from mxworker.compression import Compression
+from mxworker.config import PublisherSettings
+from mxworker.errors import ConnectionLost, EncodeError, PublishError, PublishOverflow, PublishUnconfirmed
+from mxworker.message import Content, Encoder, Message, MessageOptions
+from mxworker.message_ids import MessageIds
+from mxworker.receipts import Confirmed, Outcome, Receipt, unawaited
+from mxworker.serializers import Serializer
+
+log = logging.getLogger(__name__)
+
+DRAIN_S = 30.0
+_SHORT_STRING_BYTES = 255
+_REMEMBERED_ROUTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class PublisherStats:
+    """Counts since the start: `tasks_queued` = processed + failed + dropped + in flight + waiting."""
+
+    tasks_queued: int
+    """Publishes asked for."""
+    tasks_processed: int
+    """Confirmed ones."""
+    tasks_failed: int
+    """Those that ended in any other way."""
+    tasks_dropped: int
+    """Those refused at a full window under `overflow="drop"`."""
+    in_flight: int
+    """Accepted ones without an outcome, at most `max_in_flight`."""
+    waiting: int
+    """Those whose caller waits for room in the window."""
+    is_blocked: bool
+    """Whether the broker takes no publishes now (https://www.rabbitmq.com/docs/connection-blocked)."""
+
+
+class Publisher:
+    """Publishes over one connection, by a few channels in confirm mode.
+
+    In a worker it is `ctx.publisher`. Elsewhere: `async with Publisher.connect(url) as publisher`.
+    """
+
+    def __init__(self, link: Link, settings: PublisherSettings, encoder: Encoder, rng: random.Random) -> None:
+        """Prepare; nothing is sent before `run` runs. Publishes that come earlier wait, each up to its timeout."""
+        self._loop = asyncio.get_running_loop()
+        self._settings = settings
+        self._encoder = encoder
+        self._ids = MessageIds()
+        self._outbox = Outbox(settings, self._loop, rng)
+        self._lanes = Lanes(link, self._outbox, settings.channels, rng)
+        self._routes: dict[tuple[str, str], int] = {}
+        self._is_closed = False
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(
+        cls,
+        *urls: str,
+        max_in_flight: int = 10_000,
+        overflow: Literal["wait", "raise", "drop"] = "wait",
+        when_blocked: Literal["wait", "raise"] = "wait",
+        timeout_s: float = 5.0,
+        attempts: int = 3,
+        retry_unconfirmed: bool = False,
+        channels: int = 2,
+        max_body_bytes: int = 16 * 1024 * 1024,
+        compression: Compression | None = None,
+        serializers: Mapping[str, Serializer] | None = None,
+        shuffled: bool = False,
+        tls_ca: str | None = None,
+        tls_cert: str | None = None,
+        tls_key: str | None = None,
+        name: str = "mxworker publisher",
+        connect_wait_s: float = 30.0,
+    ) -> AsyncIterator[Publisher]:
+        """Connect to a broker, lend a publisher, and close it: up to 30 s for what has no outcome yet.
+
+        `urls` are tried in order, or `shuffled`; one that fails is left alone for a while. For amqps:// `tls_ca` names
+        the file of the CA to trust instead of the system's, `tls_cert` and `tls_key` those of our own certificate.
+        For the first eight settings see `config.PublisherSettings`. `serializers` turns bodies into bytes by content
+        type. `name` is what the broker's operator sees. Raises ConfigError for a wrong setting, URL or file;
+        ConnectionLost, when no broker answers within `connect_wait_s` seconds; CredentialsRefused or TlsRefused, at
+        once, when every broker refused us.
+        """
+        settings = PublisherSettings(
+            channels=channels,
+            max_in_flight=max_in_flight,
+            overflow=overflow,
+            when_blocked=when_blocked,
+            timeout_s=timeout_s,
+            attempts=attempts,
+            retry_unconfirmed=retry_unconfirmed,
+            max_body_bytes=max_body_bytes,
+        )
+        rng = random.Random(os.urandom(16))  # noqa: S311  not for secrets
+        attempted = asyncio.Event()
+        brokers = Brokers.parse(urls, shuffled, Tls(tls_ca, tls_cert, tls_key))
+        check_files(brokers.tls)
+        link = Link(Dialler(brokers, rng), name, attempted.set)
+        publisher = cls(link, settings, Encoder(compression, serializers, settings.max_body_bytes), rng)
+        duties = [asyncio.create_task(link.run()), asyncio.create_task(publisher.run())]
+        try:
+            await _until_connected(link, attempted, connect_wait_s)
+            try:
+                yield publisher
+            finally:
+                await publisher.drain()
+        finally:
+            for duty in duties:
+                duty.cancel()
+            await asyncio.wait(duties)
+            await publisher.close()
+            await link.close()
+
+    # ---- publishing
+
+    async def publish(
+        self,
+        body: Any,
+        *,
+        routing_key: str,
+        exchange: str = "",
+        timeout_s: float | None = None,
+        **options: Unpack[MessageOptions],
+    ) -> Confirmed:
+        """Publish and wait for the confirm; raises the PublishError that it ended in.
+
+        `body` is bytes, text, anything that JSON can hold, a `Message`, or a `Content` made by `prepare`; `options` are
+        those of `Message`. Persistent and mandatory: the default exchange routes by queue name. `timeout_s` is the time
+        for all attempts, waiting for room and for a connection included; default: the publisher's, 5 s.
+        """
+        publishing = self._accept(body, exchange, routing_key, timeout_s, options, may_wait=True)
+        try:
+            return await publishing.receipt
+        except asyncio.CancelledError:
+            self._outbox.abandon(publishing)
+            raise
+
+    def publish_nowait(
+        self,
+        body: Any,
+        *,
+        routing_key: str,
+        exchange: str = "",
+        timeout_s: float | None = None,
+        **options: Unpack[MessageOptions],
+    ) -> Receipt:
+        """Publish as `publish` does, without waiting: the receipt tells the outcome.
+
+        Raises EncodeError and MessageTooLarge at once, and PublishOverflow at a full window; under `overflow="drop"`
+        the receipt holds the PublishOverflow instead. Must be called in the publisher's event loop. In a handler,
+        receipts that it does not await are awaited before its delivery is acked, and their failure is its failure.
+        """
+        try:
+            receipt = self._accept(body, exchange, routing_key, timeout_s, options, may_wait=False).receipt
+        except PublishOverflow as error:
+            if self._settings.overflow != "drop":
+                raise
+            receipt = Receipt("")
+            receipt.end(error)
+            return receipt
+        receipts = unawaited.get()
+        if receipts is not None:
+            receipts.append(receipt)
+        return receipt
+
+    async def publish_many(
+        self,
+        bodies: Iterable[Any],
+        *,
+        routing_key: str,
+        exchange: str = "",
+        timeout_s: float | None = None,
+        **options: Unpack[MessageOptions],
+    ) -> list[Outcome]:
+        """Publish each body as `publish` does and return an outcome for each, in the same order.
+
+        One that fails does not stop the others, and each has its own timeout. At a full window the next one waits.
+        """
+        outcomes: list[Receipt | PublishError] = []
+        still_open: deque[Receipt] = deque()
+        for body in bodies:
+            while still_open and self._outbox.is_full:
+                await _outcome(still_open.popleft())
+            try:
+                receipt = self._accept(body, exchange, routing_key, timeout_s, options, may_wait=True).receipt
+            except PublishError as error:
+                outcomes.append(error)
+            else:
+                outcomes.append(receipt)
+                still_open.append(receipt)
+        return [await _outcome(outcome) for outcome in outcomes]
+
+    def publish_sync(
+        self,
+        body: Any,
+        *,
+        routing_key: str,
+        exchange: str = "",
+        timeout_s: float | None = None,
+        **options: Unpack[MessageOptions],
+    ) -> Confirmed:
+        """Publish as `publish` does, from a thread that is not the event loop's; blocks until the outcome is known."""
+        if _runs_in(self._loop):
+            raise RuntimeError("publish_sync would block the event loop; in an 'async def' use: await publish(...)")
+        publishing = self.publish(body, routing_key=routing_key, exchange=exchange, timeout_s=timeout_s, **options)
+        try:
+            return asyncio.run_coroutine_threadsafe(publishing, self._loop).result()
+        except concurrent.futures.CancelledError:  # the process is leaving and has cancelled its tasks
+            raise PublishUnconfirmed("the event loop ended before the confirm came") from None
+
+    def prepare(self, body: Any, **options: Unpack[MessageOptions]) -> Content:
+        """Encode a message once, to publish it many times. Raises EncodeError or MessageTooLarge."""
+        if options and isinstance(body, Message | Content):
+            raise EncodeError("a Message has its options already; leave them away, or use dataclasses.replace")
+        return self._encoder.encode(Message(body, **options) if options else body)
+
+    def _accept(
+        self,
+        body: Any,
+        exchange: str,
+        routing_key: str,
+        timeout_s: float | None,
+        options: MessageOptions,
+        may_wait: bool,
+    ) -> Publishing:
+        """Encode a publish and give it to the outbox; what is refused here is counted and was not sent."""
+        try:
+            content = body if type(body) is Content and not options else self.prepare(body, **options)
+            lane = self._routes.get((exchange, routing_key))
+            if lane is None:
+                lane = self._new_route(exchange, routing_key)
+            self._refuse_overflow(may_wait)
+        except PublishError as error:
+            self._outbox.refuse(is_drop=self._settings.overflow == "drop" and isinstance(error, PublishOverflow))
+            raise
+        message_id = content.message_id or self._ids.next()
+        properties = b"".join((content.head, bytes((len(message_id),)), message_id, content.tail))
+        deadline = self._loop.time() + (self._settings.timeout_s if timeout_s is None else timeout_s)
+        publishing = Publishing(exchange, routing_key, lane, message_id, properties, content.body, deadline)
+        self._outbox.accept(publishing, has_own_timeout=timeout_s is not None)
+        return publishing
+
+    def _new_route(self, exchange: str, routing_key: str) -> int:
+        """Return the lane of a route that is new, and remember it."""
+        for name, value in (("exchange", exchange), ("routing_key", routing_key)):
+            try:
+                size = len(value.encode())
+            except (AttributeError, UnicodeEncodeError):
+                raise EncodeError(f"{name} must be text, not {value!r}") from None
+            if size > _SHORT_STRING_BYTES:
+                raise EncodeError(f"{name} has {size} bytes; AMQP allows {_SHORT_STRING_BYTES}")
+        if len(self._routes) >= _REMEMBERED_ROUTES:
+            self._routes.clear()
+        lane = hash((exchange, routing_key)) % self._settings.channels
+        self._routes[exchange, routing_key] = lane
+        return lane
+
+    def _refuse_overflow(self, may_wait: bool) -> None:
+        """Raise PublishOverflow when a publish that may or may not wait cannot be accepted now."""
+        settings = self._settings
+        if self._is_closed:
+            why = "the publisher is closed"
+        elif self._outbox.is_full and not (may_wait and settings.overflow == "wait"):
+            why = f"{settings.max_in_flight} publishes are in flight already"
+        elif settings.when_blocked == "raise" and self._lanes.is_blocked:
+            why = self._lanes.why_not()
+        else:
+            return
+        raise PublishOverflow(f"not sent: {why}")
+
+    # ---- life
+
+    @property
+    def stats(self) -> PublisherStats:
+        """What was published so far."""
+        outbox = self._outbox
+        return PublisherStats(
+            tasks_queued=outbox.queued,
+            tasks_processed=outbox.confirmed_count,
+            tasks_failed=outbox.failed,
+            tasks_dropped=outbox.dropped,
+            in_flight=outbox.in_flight,
+            waiting=outbox.waiting,
+            is_blocked=self._lanes.is_blocked,
+        )
+
+    async def run(self) -> None:
+        """Keep the channels open; ends only by cancellation. The owner calls this, once."""
+        await self._lanes.run()
+
+    async def drain(self, timeout_s: float = DRAIN_S) -> bool:
+        """Wait until every publish has its outcome, at most `timeout_s` seconds; say whether that was reached."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._outbox.emptied()
+        except TimeoutError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Take no more publishes, end what has no outcome, as unconfirmed or as not sent, and close the channels.
+
+        The owner calls this, after `drain`, when `run` was cancelled.
+        """
+        self._is_closed = True
+        if self._outbox.in_flight:
+            log.warning("the publisher is closed with %d publishes without an outcome", self._outbox.in_flight)
+        self._outbox.end_all("the publisher was closed")
+        await self._lanes.close()
+
+
+async def _until_connected(link: Link, attempted: asyncio.Event, wait_s: float) -> None:
+    """Return when the link is up; raise why it is not, at once when a human has to change something."""
+    connecting = asyncio.create_task(link.connection())
+    try:
+        async with asyncio.timeout(wait_s):
+            while not connecting.done():
+                noticed = asyncio.create_task(attempted.wait())
+                await asyncio.wait({connecting, noticed}, return_when=asyncio.FIRST_COMPLETED)
+                noticed.cancel()
+                attempted.clear()
+                if link.last_error is not None and link.last_error.permanent:
+                    raise link.last_error
+    except TimeoutError:
+        raise link.last_error or ConnectionLost(f"no connection within {wait_s:g} s") from None
+    finally:
+        connecting.cancel()
+
+
+def _runs_in(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
+
+
+async def _outcome(receipt: Receipt | PublishError) -> Outcome:
+    try:
+        return receipt if isinstance(receipt, PublishError) else await receipt
+    except PublishError as error:
+        return error

@@ -1,0 +1,97 @@
+"""One publish on its way, from acceptance to its outcome: what is sent, and what became of it so far.
+
+Stages: WAITING for room in the window, PARKED until a channel can take it (none is up, the broker is blocked, a retry
+rests), SENT and awaiting its confirm, ENDED.
+
+    WAITING -> PARKED -> SENT -> ENDED
+                  ^        |
+                  +--------+  nacked or lost, and tried again
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from mxworker.errors import PublishError, PublishOverflow, PublishUnconfirmed
+from mxworker.receipts import Receipt
+
+if TYPE_CHECKING:
+    from mxworker.amqp.publisher_channel import PublisherChannel
+
+
+class Stage(Enum):
+    """Where a publish is."""
+
+    WAITING = auto()
+    PARKED = auto()
+    SENT = auto()
+    ENDED = auto()
+
+
+class Publishing:
+    """A message with its route, its deadline and its receipt. `properties` and `message_id` are as on the wire."""
+
+    __slots__ = (
+        "attempts",
+        "body",
+        "channel",
+        "deadline",
+        "doubt",
+        "exchange",
+        "lane",
+        "message_id",
+        "properties",
+        "receipt",
+        "refusal",
+        "return_reason",
+        "routing_key",
+        "stage",
+        "tag",
+        "timer",
+    )
+
+    def __init__(
+        self,
+        exchange: str,
+        routing_key: str,
+        lane: int,
+        message_id: bytes,
+        properties: bytes,
+        body: bytes,
+        deadline: float,
+    ) -> None:
+        """`lane` is the channel that keeps the order of its route, by number; `deadline` is a loop time, over all."""
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.lane = lane
+        self.message_id = message_id
+        self.properties = properties
+        self.body = body
+        self.deadline = deadline
+        self.receipt = Receipt(message_id.decode("utf-8", "surrogateescape"))
+        self.stage = Stage.WAITING
+        self.attempts = 0
+        self.channel: PublisherChannel | None = None
+        """By which channel the last attempt was sent, and there under which tag."""
+        self.tag = 0
+        self.return_reason: str | None = None
+        """Why the broker returned it, once it did; its confirm follows."""
+        self.doubt: str | None = None
+        """Why the fate of an earlier attempt is unknown. Once set, no later refusal makes the whole refused."""
+        self.refusal: PublishError | None = None
+        """How the last attempt was refused."""
+        self.timer: asyncio.TimerHandle | None = None
+        """What ends it at the deadline, when its timeout is not the publisher's."""
+
+    def verdict(self, unsent: str) -> PublishError:
+        """Return the error to end with now: the truth about all attempts. `unsent` says why nothing was sent."""
+        if self.doubt is not None:
+            return PublishUnconfirmed(f"publish to {self.route}: {self.doubt}; it may be in the queue, or not")
+        return self.refusal or PublishOverflow(f"publish to {self.route} was not sent: {unsent}")
+
+    @property
+    def route(self) -> str:
+        """The route, for people."""
+        return f"exchange '{self.exchange}', routing key '{self.routing_key}'"

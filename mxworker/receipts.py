@@ -1,0 +1,172 @@
+"""What a publish promises: a receipt now, its outcome when the broker has confirmed, and ways to wait for many.
+
+A receipt ends exactly once, in `Confirmed` or in a `PublishError`. Awaiting it never raises a CancelledError that was
+not a real cancellation of the waiting task.
+
+Must not know: connections, channels, how the outcome comes about. Belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator, Iterable, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+from mxworker.errors import PublishError
+
+WAIT_S = 30.0
+
+unawaited: ContextVar[list[Receipt] | None] = ContextVar("unawaited", default=None)
+"""Where `publish_nowait` leaves the receipts of the handler that runs now; None outside a handler."""
+
+
+class Confirmed:
+    """The broker has taken responsibility for the message (https://www.rabbitmq.com/docs/confirms#publisher-confirms)."""
+
+    __slots__ = ("message_id",)
+
+    def __init__(self, message_id: str) -> None:
+        self.message_id = message_id
+
+    def __repr__(self) -> str:
+        return f"Confirmed({self.message_id!r})"
+
+
+class Receipt:
+    """The outcome of one publish, known or to come. `await receipt` returns `Confirmed` or raises the PublishError."""
+
+    __slots__ = ("_error", "_is_done", "_waiters", "is_observed", "message_id")
+
+    def __init__(self, message_id: str) -> None:
+        """Open a receipt for the message that carries `message_id`."""
+        self.message_id = message_id
+        self.is_observed = False
+        """Whether somebody knows its outcome."""
+        self._is_done = False
+        self._error: PublishError | None = None
+        self._waiters: list[asyncio.Future[None]] | None = None
+
+    def done(self) -> bool:
+        """Whether the outcome is known."""
+        return self._is_done
+
+    def result(self) -> Confirmed:
+        """Return `Confirmed` or raise the PublishError; asyncio.InvalidStateError while it is not known."""
+        error = self.exception()
+        if error is not None:
+            raise error
+        return Confirmed(self.message_id)
+
+    def exception(self) -> PublishError | None:
+        """Return the PublishError, or None when it is confirmed; asyncio.InvalidStateError while it is not known."""
+        if not self._is_done:
+            raise asyncio.InvalidStateError(f"the outcome of publish {self.message_id!r} is not known yet")
+        self.is_observed = True
+        return self._error
+
+    def __await__(self) -> Generator[Any, None, Confirmed]:
+        if not self._is_done:
+            waiter = asyncio.get_running_loop().create_future()
+            self.wake(waiter)
+            yield from waiter
+        return self.result()
+
+    def wake(self, waiter: asyncio.Future[None]) -> None:
+        """Resolve `waiter` when the outcome is known; it may be cancelled, and may wait for other receipts too."""
+        if self._is_done:
+            _resolve(waiter)
+        elif self._waiters is None:
+            self._waiters = [waiter]
+        else:
+            self._waiters = [other for other in self._waiters if not other.done()]
+            self._waiters.append(waiter)
+
+    def end(self, error: PublishError | None) -> None:
+        """Make the outcome known: confirmed, or `error`. The publisher calls this, once."""
+        self._is_done = True
+        self._error = error
+        if self._waiters is not None:
+            for waiter in self._waiters:
+                _resolve(waiter)
+            self._waiters = None
+
+    def __repr__(self) -> str:
+        state = "open" if not self._is_done else "confirmed" if self._error is None else type(self._error).__name__
+        return f"<Receipt {self.message_id!r} {state}>"
+
+
+Outcome = Confirmed | PublishError
+
+
+async def wait_all(receipts: Iterable[Receipt], timeout_s: float = WAIT_S) -> list[Outcome]:
+    """Wait for all receipts and return their outcomes in the same order; TimeoutError when one is still open then."""
+    waited = list(receipts)
+    still_open = await drain(waited, timeout_s)
+    if still_open:
+        raise TimeoutError(f"{len(still_open)} of {len(waited)} receipts are still open after {timeout_s:g} s")
+    return [_outcome(receipt) for receipt in waited]
+
+
+async def wait_any(receipts: Iterable[Receipt], timeout_s: float = WAIT_S) -> Receipt:
+    """Wait for the first receipt whose outcome is known and return it.
+
+    TimeoutError when there is none after `timeout_s` seconds, ValueError for no receipts.
+    """
+    waited = list(receipts)
+    if not waited:
+        raise ValueError("there are no receipts to wait for")
+    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    for receipt in waited:
+        receipt.wake(waiter)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await waiter
+    except TimeoutError:
+        raise TimeoutError(f"none of {len(waited)} receipts is done after {timeout_s:g} s") from None
+    return next(receipt for receipt in waited if receipt.done())
+
+
+async def drain(receipts: Iterable[Receipt], timeout_s: float = WAIT_S) -> list[Receipt]:
+    """Wait for all receipts, at most `timeout_s` seconds, and return those that are still open; raises nothing."""
+    waited = list(receipts)
+    try:
+        async with asyncio.timeout(timeout_s):
+            for receipt in waited:
+                if not receipt.done():
+                    await wait_any((receipt,), timeout_s)
+    except TimeoutError:
+        pass
+    return [receipt for receipt in waited if not receipt.done()]
+
+
+async def confirm_rest(receipts: Iterable[Receipt]) -> None:
+    """Wait for those whose outcome nobody knows; raises the PublishError of the first that was not confirmed."""
+    for receipt in receipts:
+        if not receipt.is_observed:
+            await receipt
+
+
+def results(receipts: Iterable[Receipt]) -> list[Outcome | None]:
+    """Return what is known now, in the same order; None for a receipt that is still open."""
+    return [_outcome(receipt) if receipt.done() else None for receipt in receipts]
+
+
+def all_confirmed(receipts: Sequence[Receipt]) -> bool:
+    """Whether every receipt is confirmed."""
+    return all(receipt.done() and receipt.exception() is None for receipt in receipts)
+
+
+def any_failed(receipts: Sequence[Receipt]) -> bool:
+    """Whether at least one receipt has ended in a PublishError."""
+    return any(receipt.done() and receipt.exception() is not None for receipt in receipts)
+
+
+def _outcome(receipt: Receipt) -> Outcome:
+    error = receipt.exception()
+    return Confirmed(receipt.message_id) if error is None else error
+
+
+def _resolve(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
