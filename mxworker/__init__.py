@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from mxworker.context import Context
 from mxworker.delivery import Delivery
-from mxworker.handlers import Handlers, Queue
+from mxworker.handlers import Handlers
 from mxworker.message import Message
+from mxworker.queues import Queue
 from mxworker.settlement import Ack, Reject, Requeue
 
 if TYPE_CHECKING:

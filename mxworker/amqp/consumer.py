@@ -17,7 +17,7 @@ from mxworker.amqp.connection import BrokerConnection, Link
 from mxworker.amqp.subscription import Admit, Subscription
 from mxworker.backoff import RECONNECT, next_attempt
 from mxworker.errors import BrokerError, ChannelLost
-from mxworker.handlers import Queue
+from mxworker.queues import Queue
 
 log = logging.getLogger(__name__)
 

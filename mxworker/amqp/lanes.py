@@ -96,8 +96,8 @@ class Lanes:
 
     def give_up(self, publishing: Publishing) -> None:
         """Wait no longer for the confirm of a publish, and retire the channel it was sent by."""
-        if publishing.channel is not None:
-            publishing.channel.give_up(publishing)
+        if publishing.give_up is not None:
+            publishing.give_up(publishing)
             self._release_ids((publishing,))
 
     def why_not(self) -> str:
@@ -230,6 +230,8 @@ class Lanes:
                 log.warning("a publisher channel is replaced: %s", why)
                 self._own(_see_off(channel))
             attempt = next_attempt(attempt, loop.time() - channel.opened_at)
+            if attempt > 1:  # the one before did not last either
+                await asyncio.sleep(RECONNECT.delay_s(attempt - 2, self._rng))
 
     def _own(self, duty: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(duty)

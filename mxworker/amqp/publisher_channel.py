@@ -88,7 +88,7 @@ class PublisherChannel:
         """Write a publish at the end of this loop turn. Its id must not be in flight here, its properties must fit."""
         self._ledger.add(publishing)
         publishing.stage = Stage.SENT
-        publishing.channel = self
+        publishing.give_up = self._give_up
         if not self._pieces:
             self.plane.write_soon(self._take_writes)
         route = (publishing.exchange, publishing.routing_key)
@@ -109,7 +109,7 @@ class PublisherChannel:
         pieces, self._pieces = self._pieces, []
         return b"" if self._has_ended else b"".join(pieces)
 
-    def give_up(self, publishing: Publishing) -> None:
+    def _give_up(self, publishing: Publishing) -> None:
         """Wait for this confirm no longer, and take no more publishes: see the module's text."""
         self._ledger.drop(publishing)
         self._retire(ChannelLost("a confirm did not come in time"))

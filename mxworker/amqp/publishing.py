@@ -11,14 +11,11 @@ rests), SENT and awaiting its confirm, ENDED.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from enum import Enum, auto
-from typing import TYPE_CHECKING
 
 from mxworker.errors import PublishError, PublishOverflow, PublishUnconfirmed
 from mxworker.receipts import Receipt
-
-if TYPE_CHECKING:
-    from mxworker.amqp.publisher_channel import PublisherChannel
 
 
 class Stage(Enum):
@@ -36,10 +33,10 @@ class Publishing:
     __slots__ = (
         "attempts",
         "body",
-        "channel",
         "deadline",
         "doubt",
         "exchange",
+        "give_up",
         "lane",
         "message_id",
         "properties",
@@ -73,9 +70,10 @@ class Publishing:
         self.receipt = Receipt(message_id.decode("utf-8", "surrogateescape"))
         self.stage = Stage.WAITING
         self.attempts = 0
-        self.channel: PublisherChannel | None = None
-        """By which channel the last attempt was sent, and there under which tag."""
+        self.give_up: Callable[[Publishing], None] | None = None
+        """How to tell the channel of the last attempt that its confirm is no longer waited for."""
         self.tag = 0
+        """The delivery tag of the last attempt, on that channel."""
         self.return_reason: str | None = None
         """Why the broker returned it, once it did; its confirm follows."""
         self.doubt: str | None = None

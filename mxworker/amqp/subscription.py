@@ -26,7 +26,7 @@ from mxworker.amqp.frames import encode_get
 from mxworker.amqp.translate import library_errors
 from mxworker.delivery import Delivery
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost
-from mxworker.handlers import Queue
+from mxworker.queues import Queue
 
 log = logging.getLogger(__name__)
 

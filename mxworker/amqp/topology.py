@@ -13,7 +13,7 @@ from typing import Any
 from aio_pika.abc import AbstractChannel
 
 from mxworker.amqp.translate import library_errors
-from mxworker.handlers import SENDABLE_NAME, Queue
+from mxworker.queues import SENDABLE_NAME, Queue
 
 _LIBRARY_NAME_CHARACTERS = 127
 _DEAD_LETTER_ARGUMENTS: Mapping[str, Any] = {"x-queue-type": "quorum"}

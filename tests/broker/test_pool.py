@@ -20,7 +20,8 @@ from aio_pika.exceptions import AMQPError, DeliveryError
 from mxworker import Context, Handlers
 from mxworker.amqp.pool import Pool
 from mxworker.board import Word
-from mxworker.config import BrokerUrl, PoolSettings
+from mxworker.brokers import Brokers
+from mxworker.config import PoolSettings
 from mxworker.errors import ConnectionLost, ExitCode, PoolExhausted
 from mxworker.lifecycle import WorkerState
 from tests.broker.workers import running as worker_running
@@ -36,7 +37,7 @@ SOON_S = 10.0
 @asynccontextmanager
 async def running(url: str, **settings: Any) -> AsyncIterator[Pool]:
     """Run a pool and wait until its own two connections are up."""
-    pool = Pool(PoolSettings(**settings), BrokerUrl.parse(url), "test", lambda: None, random.Random(1))
+    pool = Pool(PoolSettings(**settings), Brokers.parse((url,)), "test", lambda: None, random.Random(1))
     task = asyncio.create_task(pool.run())
     await until(lambda: pool.consume_link.live and pool.publish_link.live, SOON_S, "the connections")
     try:

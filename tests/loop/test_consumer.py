@@ -18,7 +18,7 @@ from mxworker.amqp.subscription import Subscription
 from mxworker.brokers import Brokers
 from mxworker.delivery import Delivery
 from mxworker.errors import ChannelLost, ConnectionLost
-from mxworker.handlers import Queue
+from mxworker.queues import Queue
 from tests.harness.waiting import until
 from tests.loop.fake_broker import FakeBroker, Peer, delivery
 from tests.loop.loops import on_both_loops

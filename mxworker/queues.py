@@ -1,0 +1,75 @@
+"""A queue as the application wants it: its name, its arguments, and how far mxworker may shape it.
+
+Pure. What is declared at the broker, and in which order, is `amqp.topology`'s.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+_SHORT_STRING_BYTES = 255
+# What pamqp takes as the name of a queue or an exchange; for others it raises, in the middle of a declaration.
+SENDABLE_NAME = re.compile(r"[a-zA-Z0-9\-_.:@#,/+ ]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A queue to consume, and how far mxworker may shape it.
+
+    `type` is quorum (replicated, the default) or classic. On a classic queue dead-lettering is at most once: a broker
+    that dies in the middle of it can lose the message (https://www.rabbitmq.com/docs/dlx#safety).
+
+    `bind` lists (exchange, routing key) pairs; the exchanges must exist. With `dead_letter` rejected messages go to
+    `<name>.dlq`; without it, where the queue's own policy sends them, or nowhere.
+
+    `declare`: "ensure" declares the queue and its dead-letter queue and binds it; "passive" checks that they exist;
+    "off" only consumes, and checks that the dead-letter queue exists.
+
+    `arguments` are further queue arguments, such as `{"x-max-length": 1000}`. They replace ours where they name the
+    same key, `x-dead-letter-exchange` included.
+    """
+
+    name: str
+    type: Literal["quorum", "classic"] = "quorum"
+    bind: Sequence[tuple[str, str]] = ()
+    dead_letter: bool = True
+    declare: Literal["ensure", "passive", "off"] = "ensure"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what could only fail later, at the broker."""
+        if not self.name or len(self.dead_letter_name.encode()) > _SHORT_STRING_BYTES:
+            raise ValueError(f"a queue name has 1 to 251 bytes, '{self.name}' does not")
+        for name in (self.name, *(exchange for exchange, _ in self.bind)):
+            if not SENDABLE_NAME.fullmatch(name):
+                raise ValueError(f"the name {name!r} has more than letters, digits, spaces and -_.:@#,/+")
+        if self.type not in ("quorum", "classic"):
+            raise ValueError(f"queue '{self.name}': type is 'quorum' or 'classic', not {self.type!r}")
+        if self.declare not in ("ensure", "passive", "off"):
+            raise ValueError(f"queue '{self.name}': declare is 'ensure', 'passive' or 'off', not {self.declare!r}")
+
+    @property
+    def dead_letter_name(self) -> str:
+        """The queue that takes what was rejected."""
+        return f"{self.name}.dlq"
+
+    @property
+    def single_active_consumer(self) -> bool:
+        """Whether we declare the queue with a single active consumer."""
+        return bool(self.arguments.get("x-single-active-consumer"))
+
+    def declared_arguments(self) -> dict[str, Any]:
+        """Return the arguments the queue is declared with. Frozen: a change would be answered with a 406."""
+        arguments: dict[str, Any] = {"x-queue-type": self.type}
+        if self.dead_letter:
+            arguments["x-dead-letter-exchange"] = ""
+            arguments["x-dead-letter-routing-key"] = self.dead_letter_name
+            if self.type == "quorum":
+                # At-least-once loses messages when the target is missing, unless publishers are pushed back meanwhile
+                # (https://www.rabbitmq.com/docs/quorum-queues#dead-lettering).
+                arguments["x-dead-letter-strategy"] = "at-least-once"
+                arguments["x-overflow"] = "reject-publish"
+        return arguments | dict(self.arguments)
