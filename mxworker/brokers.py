@@ -94,6 +94,8 @@ def _split(text: str, default_port: int) -> tuple[SplitResult, int]:
         raise ConfigError(f"the broker URL cannot be read.  {_WRITE_IT_LIKE}") from None
     if not port:
         raise ConfigError("the broker URL has the port 0; a port is a number from 1 to 65535.")
+    if "%" in (parts.hostname or ""):
+        raise ConfigError(f"the broker URL has a % in its host.  {_WRITE_IT_LIKE}")
     if "@" in parts.path + parts.query or parts.fragment:
         raise ConfigError(f"the broker URL has an unescaped / ? or # before its host.  {_WRITE_IT_LIKE}")
     return parts, port
