@@ -54,8 +54,10 @@ class Outbox:
         self._settings = settings
         self._loop = loop
         self._rng = rng
-        self._waiting: deque[Publishing] = deque()  # one per caller that waits for the window
-        self._parked: deque[Publishing] = deque()  # at most max_in_flight, besides those that ended while parked
+        # Bound: twice those that wait (one per caller) and twice the window; what has ended is forgotten at the latest
+        # when it is the greater part.
+        self._waiting: deque[Publishing] = deque()
+        self._parked: deque[Publishing] = deque()
         self._open: dict[Publishing, None] = {}  # all of them, in the order of acceptance
         self._timer: asyncio.TimerHandle | None = None
         self._taker: Taker | None = None
@@ -68,7 +70,7 @@ class Outbox:
     @property
     def waiting(self) -> int:
         """How many publishes wait for room in the window."""
-        return len(self._waiting)
+        return len(self._open) - self.in_flight
 
     # ---- accepting
 
@@ -106,8 +108,9 @@ class Outbox:
             self._parked.append(publishing)
 
     def put_back(self, publishings: Iterable[Publishing]) -> None:
-        """Let publishes that were taken, and could not be sent, try again behind those that are parked now."""
-        self._parked.extend(publishing for publishing in publishings if publishing.stage is Stage.PARKED)
+        """Let publishes that were taken, and could not be sent, try again, before those that came later."""
+        again = [publishing for publishing in publishings if publishing.stage is Stage.PARKED]
+        self._parked.extendleft(reversed(again))
         self.pump()
 
     def pump(self) -> None:
@@ -188,8 +191,6 @@ class Outbox:
 
     def _refill(self) -> None:
         """Let those that wait for the window in, now that publishes have ended."""
-        _drop_ended(self._parked)
-        _drop_ended(self._waiting)
         while self._waiting and not self.is_full:
             publishing = self._waiting.popleft()
             if publishing.stage is Stage.WAITING:
@@ -213,11 +214,11 @@ class Outbox:
             expired.append(publishing)
         for publishing in expired:
             self._run_out(publishing, "no confirm came in time")
-        self._refill()
+        self._forget_ended()
 
     def _expire_one(self, publishing: Publishing) -> None:
         self._run_out(publishing, "no confirm came in time")
-        self._refill()
+        self._forget_ended()
 
     def _run_out(self, publishing: Publishing, why: str) -> None:
         if publishing.stage is Stage.SENT:
@@ -231,7 +232,13 @@ class Outbox:
         publishing.attempts = self._settings.attempts
         if publishing.stage in (Stage.WAITING, Stage.PARKED):
             self._fail(publishing)
-            self._refill()
+            self._forget_ended()
+
+    def _forget_ended(self) -> None:
+        """Let others in, and forget what ended in a queue, so that a long outage does not fill it."""
+        _drop_ended(self._parked, self.in_flight)
+        _drop_ended(self._waiting, self.waiting)
+        self._refill()
 
     # ---- the end
 
@@ -247,10 +254,17 @@ class Outbox:
             self._timer.cancel()
         for publishing in list(self._open):
             self._run_out(publishing, why)
-        self._refill()
+        self._forget_ended()
 
 
-def _drop_ended(queue: deque[Publishing]) -> None:
-    """Forget what ended in front of a queue, so that a long outage does not fill it."""
+def _drop_ended(queue: deque[Publishing], live: int) -> None:
+    """Forget what ended in front of a queue, and everywhere once it is more than the `live` ones, at most, and as many.
+
+    So each costs a constant on average, wherever it stood.
+    """
     while queue and queue[0].stage is Stage.ENDED:
         queue.popleft()
+    if len(queue) > 2 * live:
+        rest = [publishing for publishing in queue if publishing.stage is not Stage.ENDED]
+        queue.clear()
+        queue.extend(rest)
