@@ -12,6 +12,8 @@ Invariants:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from mxworker.amqp.publishing import Publishing
 from mxworker.errors import InvariantError
 
@@ -48,7 +50,13 @@ class ConfirmLedger:
         With `multiple` the tag 0 means all so far (AMQP 0-9-1, basic.ack.multiple).
         """
         newest = min(tag or self._last, self._last)
-        tags = range(self._oldest, newest + 1) if multiple else (tag,)
+        tags: Iterable[int] = (tag,)
+        if multiple:
+            tags = range(self._oldest, newest + 1)
+            if len(tags) > len(
+                self._by_tag
+            ):  # most of them were confirmed one by one; the dict is in the order of tags
+                tags = [number for number in self._by_tag if number <= newest]
         settled = []
         for number in tags:
             publishing = self._by_tag.pop(number, None)
