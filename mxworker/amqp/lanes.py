@@ -207,7 +207,7 @@ class Lanes:
     async def _keep(self, lane: int) -> None:
         """Open the channel of a lane, wait for its end, open the next."""
         loop = asyncio.get_running_loop()
-        attempt = 0
+        attempt = nacking = 0  # how many in a row failed or ended soon; of those, how many had nacked
         while True:
             connection = await self._link.connection()
             if connection is not self._looked_at:
@@ -215,7 +215,7 @@ class Lanes:
                 self._known_exchanges = {""}
             try:
                 async with asyncio.timeout(_OPEN_DEADLINE_S):
-                    channel = await PublisherChannel.open(connection, self)
+                    channel = await PublisherChannel.open(connection, self, RECONNECT.ceiling_s(nacking))
             except (BrokerError, TimeoutError) as error:
                 if not connection.plane.lost.done():
                     log.warning("no publisher channel: %s", error or "no answer in time")
@@ -229,7 +229,9 @@ class Lanes:
             if not connection.plane.lost.done():
                 log.warning("a publisher channel is replaced: %s", why)
                 self._own(_see_off(channel))
-            attempt = next_attempt(attempt, loop.time() - channel.opened_at)
+            lived_s = loop.time() - channel.opened_at
+            attempt = next_attempt(attempt, lived_s)
+            nacking = next_attempt(nacking, lived_s) if channel.has_nacked else 0
             if attempt > 1:  # the one before did not last either
                 await asyncio.sleep(RECONNECT.delay_s(attempt - 2, self._rng))
 

@@ -4,6 +4,12 @@ Writes publishes through the data plane, joined once per loop turn, and hears th
 replaced, never repaired: when a confirm stays away too long the channel is *retired*, so that a late return cannot be
 taken for one of a later publish with the same message id.
 
+It is retired too when it nacks, once it is old enough. RabbitMQ asks the leader of a quorum queue at a channel's first
+publish to that queue; between the death of a leader and the next one's election it asks the dead node, takes that for a
+refusal, and nacks every publish of the channel until that node is back (rabbit_fifo_client.erl, enqueue/3; seen with
+3.10: 20 s without one confirm, while a new channel got them at once). Its nacks look like those of a full queue, so
+there the channels are replaced as well, in vain but no more often than once in a few seconds.
+
 Must not know: retries, deadlines, the window, what replaces it.
 """
 
@@ -44,19 +50,29 @@ class Outcomes(Protocol):
 class PublisherChannel:
     """One channel in confirm mode. Made by `open`; `over` resolves once, when it takes no more publishes."""
 
-    def __init__(self, connection: BrokerConnection, channel: AbstractChannel, number: int, outcomes: Outcomes) -> None:
+    def __init__(
+        self,
+        connection: BrokerConnection,
+        channel: AbstractChannel,
+        number: int,
+        outcomes: Outcomes,
+        nacks_until: float,
+    ) -> None:
         loop = asyncio.get_running_loop()
+        self._loop = loop
         self.connection = connection
         self.over: asyncio.Future[BrokerError] = loop.create_future()
         """Resolves, never raises, when the channel has ended or is retired."""
         self.is_over = False
         """The same, to be asked before each publish: one that is sent by a channel that is over gets no confirm."""
+        self.has_nacked = False
         self.opened_at = loop.time()
         self.plane = connection.plane
         self.max_properties_bytes = max_properties_bytes(self.plane.frames.frame_max)
         self._channel = channel
         self._number = number
         self._outcomes = outcomes
+        self._nacks_until = nacks_until
         self._ledger = ConfirmLedger()
         self._methods: dict[tuple[str, str], bytes] = {}
         self._pieces: list[bytes] = []
@@ -64,8 +80,11 @@ class PublisherChannel:
         self._emptied = asyncio.Event()
 
     @classmethod
-    async def open(cls, connection: BrokerConnection, outcomes: Outcomes) -> PublisherChannel:
-        """Open a channel and put it into confirm mode. Raises ChannelLost or ConnectionLost."""
+    async def open(cls, connection: BrokerConnection, outcomes: Outcomes, patience_s: float) -> PublisherChannel:
+        """Open a channel and put it into confirm mode. Raises ChannelLost or ConnectionLost.
+
+        It may nack for `patience_s` seconds before that retires it.
+        """
         channel = await connection.channel()
         try:
             underlay = await channel.get_underlay_channel()
@@ -74,7 +93,8 @@ class PublisherChannel:
         except (BrokerError, asyncio.CancelledError):
             await connection.close_channel(channel)
             raise
-        publisher = cls(connection, channel, underlay.number, outcomes)
+        nacks_until = asyncio.get_running_loop().time() + patience_s
+        publisher = cls(connection, channel, underlay.number, outcomes, nacks_until)
         connection.plane.register_publisher(underlay.number, publisher, outcomes.has_room)
         return publisher
 
@@ -124,7 +144,10 @@ class PublisherChannel:
             if is_ack:
                 self._outcomes.confirmed(settled)
             else:
+                self.has_nacked = True
                 self._outcomes.nacked(settled)
+                if self._loop.time() >= self._nacks_until:
+                    self._retire(ChannelLost("the broker nacks what it publishes"))
             self._note_emptied()
 
     def on_return(self, reply: tuple[int, str], properties: bytes) -> None:
