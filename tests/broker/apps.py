@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +30,32 @@ RECORDING = """
     async def record(message_id: str) -> None:
         ledger.start(message_id)
         await asyncio.sleep(random.uniform(0, work_s))  # so that deliveries finish in another order than they came
+        ledger.finish(message_id)
+"""
+
+RELAYING = """
+    import asyncio
+    import os
+    import random
+
+    from mxworker import Context, Handlers, Queue
+    from tests.harness.ledger import Ledger
+
+    handlers = Handlers()
+    ledger = Ledger(os.environ["LEDGER"])
+    work_s = float(os.environ["WORK_S"])
+    output = os.environ["OUTPUT"]
+    awaits = os.environ["AWAITS"] == "yes"
+
+
+    @handlers.consume(Queue(os.environ["QUEUE"], type=os.environ["TYPE"]), concurrency=int(os.environ["CONCURRENCY"]))
+    async def relay(message_id: str, ctx: Context) -> None:
+        ledger.start(message_id)
+        await asyncio.sleep(random.uniform(0, work_s))
+        if awaits:
+            await ctx.publisher.publish(message_id, routing_key=output)
+        else:
+            ctx.publisher.publish_nowait(message_id, routing_key=output)
         ledger.finish(message_id)
 """
 
@@ -83,18 +110,62 @@ class Recorded:
 
     @contextmanager
     def service(
-        self, *flags: str, work_s: float = 0.0, concurrency: int = 32, url: str | None = None
+        self,
+        *flags: str,
+        work_s: float = 0.0,
+        concurrency: int = 32,
+        url: str | None = None,
+        source: str = RECORDING,
+        env: Mapping[str, str] | None = None,
     ) -> Iterator[Service]:
-        """Run the recording application on the queue, by way of `url` when it is given."""
-        app = write_app(self.folder, RECORDING)
-        env = {
+        """Run the recording application, or another one, on the queue, by way of `url` when it is given."""
+        app = write_app(self.folder, source)
+        settings = {
             "MXWORKER_BROKER_URL": url or self._url,
             "LEDGER": str(self.path),
             "QUEUE": self.queue,
             "TYPE": self._type,
             "WORK_S": str(work_s),
             "CONCURRENCY": str(concurrency),
+            **(env or {}),
         }
         name = f"service-{uuid.uuid4().hex[:6]}"
-        with Service(mxworker_run(app, *flags, app_dir=self.folder), self.folder, name=name, env=env) as service:
+        with Service(mxworker_run(app, *flags, app_dir=self.folder), self.folder, name=name, env=settings) as service:
             yield service
+
+
+class Relayed:
+    """A queue with known messages, and a second one to which handlers publish them again."""
+
+    def __init__(self, url: str, folder: Path, queue: str) -> None:
+        """`<queue>.out` is the second queue; `delete` it at the end."""
+        self.input = Recorded(url, folder, queue)
+        self.output = f"{queue}.out"
+        self._url = url
+
+    def declare(self) -> None:
+        """Declare both queues."""
+        self.input.declare()
+        with Client(self._url) as client:
+            client.declare_quorum(self.output)
+
+    def delete(self) -> None:
+        """Delete the second queue."""
+        with Client(self._url) as client:
+            client.delete(self.output)
+
+    @contextmanager
+    def service(
+        self, *flags: str, awaits: bool, work_s: float = 0.0, concurrency: int = 32, url: str | None = None
+    ) -> Iterator[Service]:
+        """Run the relaying application; with `awaits` it waits for each confirm, else it leaves that to the worker."""
+        env = {"OUTPUT": self.output, "AWAITS": "yes" if awaits else "no"}
+        with self.input.service(
+            *flags, work_s=work_s, concurrency=concurrency, url=url, source=RELAYING, env=env
+        ) as service:
+            yield service
+
+    def outputs(self) -> Counter[str]:
+        """Drain the second queue: how often each message is there."""
+        with Client(self._url) as client:
+            return Counter(message.body.decode() for message in client.drain(self.output))
