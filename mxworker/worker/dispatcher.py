@@ -17,6 +17,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from contextvars import copy_context
 from enum import Enum, auto
 
 from mxworker.board import BoardSlot, Word
@@ -60,6 +61,7 @@ class Dispatcher:
         self._slot = slot
         self._loop = loop
         self._on_broken = on_broken
+        self._context = copy_context()
         self._report = Report(handler)
         self._execute = pipeline(handler, self._report, equipment)
         self._waiting: deque[Delivery] = deque()  # at most prefetch: what a lost channel left goes before more comes
@@ -99,7 +101,9 @@ class Dispatcher:
     def _start(self, delivery: Delivery) -> None:
         loop = self._loop
         expires_at = loop.time() + self.handler.timeout_s
-        self.running[delivery] = asyncio.Task(self._run(delivery), loop=loop), expires_at
+        # Not the context of who calls, which may be the delivery before: what that has set is its own.
+        task = asyncio.Task(self._run(delivery), loop=loop, context=self._context.copy())
+        self.running[delivery] = task, expires_at
         if self._timer is None:
             self._timer = loop.call_at(expires_at, self._expire)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -227,6 +228,24 @@ async def test_handlers_outlive_a_lost_channel_and_know_it(broker_url: str, queu
         await until(lambda: worker.count(Word.STALE) == 2, 10, "both to finish")
         await until(lambda: worker.service.state is WorkerState.READY, 10, "the queue to be consumed again")
     assert worker.count(Word.ACKED) == 0
+
+
+async def test_what_a_handler_leaves_in_its_context_is_not_seen_by_the_next(
+    broker_url: str, queue_name: str, admin: Client
+) -> None:
+    handlers = Handlers()
+    trace: ContextVar[str] = ContextVar("trace", default="")
+    seen: list[str] = []
+
+    @handlers.consume(queue_name, concurrency=1)
+    async def note(body: str) -> None:
+        seen.append(trace.get())
+        trace.set(body)
+
+    async with running(broker_url, handlers):
+        admin.publish(queue_name, [b"1", b"2", b"3"])
+        await until(lambda: len(seen) == 3, 10, "all")
+    assert seen == ["", "", ""]
 
 
 async def test_drain_gives_back_what_was_not_started(broker_url: str, queue_name: str, admin: Client) -> None:
