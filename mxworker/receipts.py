@@ -17,8 +17,10 @@ from mxworker.errors import PublishError
 
 WAIT_S = 30.0
 
-unawaited: ContextVar[list[Receipt] | None] = ContextVar("unawaited", default=None)
+unawaited: ContextVar[Unawaited | None] = ContextVar("unawaited", default=None)
 """Where `publish_nowait` leaves the receipts of the handler that runs now; None outside a handler."""
+
+_PRUNE_AT = 1024
 
 
 class Confirmed:
@@ -72,6 +74,11 @@ class Receipt:
             yield from waiter
         return self.result()
 
+    @property
+    def is_unaccounted(self) -> bool:
+        """Whether nobody knows its outcome, and it has failed or still may."""
+        return not self.is_observed and not (self._is_done and self._error is None)
+
     def wake(self, waiter: asyncio.Future[None]) -> None:
         """Resolve `waiter` when the outcome is known; it may be cancelled, and may wait for other receipts too."""
         if self._is_done:
@@ -94,6 +101,34 @@ class Receipt:
     def __repr__(self) -> str:
         state = "open" if not self._is_done else "confirmed" if self._error is None else type(self._error).__name__
         return f"<Receipt {self.message_id!r} {state}>"
+
+
+class Unawaited:
+    """The receipts of one handler and of the tasks it made, until it returns.
+
+    Holds at most 1,024 receipts, or twice as many as are unaccounted for.
+    """
+
+    __slots__ = ("_prune_at", "_receipts")
+
+    def __init__(self) -> None:
+        self._receipts: list[Receipt] | None = []
+        self._prune_at = _PRUNE_AT
+
+    def add(self, receipt: Receipt) -> None:
+        """Keep a receipt, unless the handler has returned: a task that it left behind may publish for hours."""
+        if self._receipts is None:
+            return
+        if len(self._receipts) >= self._prune_at:
+            self._receipts = [kept for kept in self._receipts if kept.is_unaccounted]
+            self._prune_at = max(_PRUNE_AT, 2 * len(self._receipts))
+        self._receipts.append(receipt)
+
+    def take(self) -> list[Receipt]:
+        """Return the receipts and keep none from now on. Call once, when the handler has returned."""
+        assert self._receipts is not None
+        receipts, self._receipts = self._receipts, None
+        return receipts
 
 
 Outcome = Confirmed | PublishError
@@ -143,7 +178,7 @@ async def drain(receipts: Iterable[Receipt], timeout_s: float = WAIT_S) -> list[
 async def confirm_rest(receipts: Iterable[Receipt]) -> None:
     """Wait for those whose outcome nobody knows; raises the PublishError of the first that was not confirmed."""
     for receipt in receipts:
-        if not receipt.is_observed:
+        if receipt.is_unaccounted:
             await receipt
 
 

@@ -192,7 +192,7 @@ class Publisher:
             return receipt
         receipts = unawaited.get()
         if receipts is not None:
-            receipts.append(receipt)
+            receipts.add(receipt)
         return receipt
 
     async def publish_many(

@@ -20,7 +20,7 @@ from mxworker.delivery import Delivery
 from mxworker.errors import DecodeError
 from mxworker.handlers import Handler
 from mxworker.properties import FLAG_CONTENT_ENCODING
-from mxworker.receipts import Receipt, confirm_rest, unawaited
+from mxworker.receipts import Unawaited, confirm_rest, unawaited
 from mxworker.settlement import Ack, Settlement
 from mxworker.worker.report import ACK, Report
 
@@ -46,18 +46,20 @@ def pipeline(handler: Handler, report: Report, equipment: Equipment | None = Non
             if reads_body and delivery.raw_properties[0] & _ENCODED:
                 body = await _decompressed(delivery)
             payload = decode(delivery, body)
-            receipts: list[Receipt] = []
+            receipts = Unawaited()
+            unawaited.set(receipts)
             try:
                 if wants_context:
-                    unawaited.set(receipts)
                     outcome = await function(payload, Context(delivery, queue, name, equipment))
                 else:
                     outcome = await function(payload)
             except Settlement as raised:
                 outcome = raised
+            finally:
+                published = receipts.take()
             settlement = ACK if outcome is None else report.settled(delivery, outcome)
-            if receipts and isinstance(settlement, Ack):
-                await confirm_rest(receipts)
+            if published and isinstance(settlement, Ack):
+                await confirm_rest(published)
             return settlement
         except asyncio.CancelledError:
             raise
