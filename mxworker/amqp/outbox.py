@@ -61,7 +61,6 @@ class Outbox:
         self._open: dict[Publishing, None] = {}  # all of them, in the order of acceptance
         self._timer: asyncio.TimerHandle | None = None
         self._taker: Taker | None = None
-        self._idle = asyncio.Event()
 
     def attach(self, taker: Taker) -> None:
         """Name who sends."""
@@ -195,8 +194,6 @@ class Outbox:
             publishing = self._waiting.popleft()
             if publishing.stage is Stage.WAITING:
                 self._admit(publishing)
-        if not self._open:
-            self._idle.set()
 
     # ---- deadlines
 
@@ -243,10 +240,12 @@ class Outbox:
     # ---- the end
 
     async def emptied(self) -> None:
-        """Wait until every publish has its outcome."""
-        while self._open:
-            self._idle.clear()
-            await self._idle.wait()
+        """Wait until every publish that is open now has its outcome; who goes on publishing does not prolong that."""
+        for publishing in list(self._open):
+            if publishing.stage is not Stage.ENDED:
+                ended: asyncio.Future[None] = self._loop.create_future()
+                publishing.receipt.wake(ended)
+                await ended
 
     def end_all(self, why: str) -> None:
         """End every publish now: what was sent as unconfirmed, the rest as not sent."""

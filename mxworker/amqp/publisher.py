@@ -321,7 +321,7 @@ class Publisher:
         await self._lanes.run()
 
     async def drain(self, timeout_s: float = DRAIN_S) -> bool:
-        """Wait until every publish has its outcome, at most `timeout_s` seconds; say whether that was reached."""
+        """Wait until what was accepted so far has its outcome, at most `timeout_s` seconds; say whether it has."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._outbox.emptied()

@@ -14,7 +14,7 @@ import pytest
 from mxworker import Ack, Context, Handlers, Publisher
 from mxworker.board import Word
 from mxworker.config import PublisherSettings
-from mxworker.errors import PublishUnconfirmed, Unroutable
+from mxworker.errors import PublishOverflow, PublishUnconfirmed, Unroutable
 from mxworker.lifecycle import WorkerState
 from mxworker.receipts import Receipt
 from tests.broker.workers import running
@@ -235,6 +235,24 @@ async def test_drain_says_how_many_publishes_have_no_outcome(
         assert time.monotonic() - started_at < SOON_S
     assert "the publisher is closed with 3 publishes without an outcome" in caplog.messages
     assert {type(receipt.exception()) for receipt in receipts} == {PublishUnconfirmed}
+
+
+async def test_drain_ends_although_background_tasks_go_on_publishing(
+    broker_url: str, queue_name: str, output: str
+) -> None:
+    async with running(broker_url, _idle(queue_name)) as worker:
+        publisher = worker.service.publisher
+        background = [asyncio.create_task(_publish_for_ever(publisher, output)) for _ in range(20)]
+        await until(lambda: publisher.stats.tasks_processed > 100, SOON_S, "some")
+        asked_at = time.monotonic()
+    assert time.monotonic() - asked_at < 5, "far less than the drain timeout of 30 s"
+    ends = await asyncio.gather(*background, return_exceptions=True)
+    assert {type(end) for end in ends} <= {PublishUnconfirmed, PublishOverflow}
+
+
+async def _publish_for_ever(publisher: Publisher, output: str) -> None:
+    while True:
+        await publisher.publish(b"tick", routing_key=output)
 
 
 def _idle(queue: str) -> Handlers:
