@@ -99,12 +99,14 @@ class PoolSettings:
 class PublisherSettings:
     """How a publisher publishes. Raises ConfigError when a value cannot work.
 
-    `channels` publish; what goes to one exchange with one routing key always takes the same one, in order.
+    `channels` publish; what goes to one exchange with one routing key takes the same one, in order, except for what had
+    to be tried again, or had to wait because a message with its id was on its way.
     `max_in_flight` publishes may be without an outcome. `overflow` is what the next one finds then: "wait" for room;
     "raise" PublishOverflow; "drop" it, which is counted apart and which `publish_nowait` does not raise.
     `when_blocked` says whether publishes "wait" or "raise" PublishOverflow while the broker takes none.
     `timeout_s` is the time for one publish in seconds, over all attempts, waiting included. A refused publish is sent
-    `attempts` times in all; one whose fate is unknown only with `retry_unconfirmed`, for that may duplicate it.
+    `attempts` times in all, which may duplicate it in those of its queues that took it. One whose fate is unknown is
+    tried again only with `retry_unconfirmed`, for that may duplicate it, too.
     Bodies above `max_body_bytes` are refused: RabbitMQ 4 takes 16 MiB by default, 3.x takes 128 MiB.
     """
 

@@ -112,7 +112,7 @@ class PoolExhausted(BrokerError):
 
 
 class PublishError(MxWorkerError):
-    """A publish did not end in a confirmation. Of its classes only PublishUnconfirmed leaves the fate open."""
+    """A publish did not end in a confirmation."""
 
 
 class EncodeError(PublishError):

@@ -41,6 +41,8 @@ DEFAULT_MAX_BODY_BYTES = 16 * 1024 * 1024
 SHORT_STRING_BYTES = 255
 
 _TRANSIENT, _PERSISTENT = 1, 2
+_MORE_ROUTES = ("CC", "BCC")
+_DIRECT_REPLY = "amq.rabbitmq.reply-to"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _flags = struct.Struct(">H").pack
 _table_size = struct.Struct(">I").pack
@@ -149,6 +151,7 @@ class Encoder:
         return Content(_PLAIN_HEADS[content_type], None, b"", self._bounded(body))
 
     def _message(self, message: Message) -> Content:
+        _refuse_what_closes_the_channel(message)
         body, content_type = self._typed_body(message)
         body, encoding = self._compressed(body, self._compression_for(message))
         properties = _PropertyWriter()
@@ -280,6 +283,19 @@ def _whole(name: str, number: int, bits: int) -> int:
     if not 0 <= number < 2**bits:
         _refuse(name, number, f"it is not from 0 to {2**bits - 1}")
     return number
+
+
+def _refuse_what_closes_the_channel(message: Message) -> None:
+    """Refuse what RabbitMQ answers with a 406, which would leave the fate of all neighbours unknown.
+
+    https://www.rabbitmq.com/docs/sender-selected, https://www.rabbitmq.com/docs/direct-reply-to
+    """
+    for name in _MORE_ROUTES:
+        keys = (message.headers or {}).get(name, [])
+        if not isinstance(keys, list | tuple) or not all(isinstance(key, str) for key in keys):
+            _refuse(f"headers[{name!r}]", keys, "it must be a list of routing keys")
+    if message.reply_to is not None and str(message.reply_to).startswith(_DIRECT_REPLY):
+        _refuse("reply_to", message.reply_to, "a direct reply needs a consumer on the channel that publishes")
 
 
 def _refuse(name: str, value: object, why: str) -> NoReturn:

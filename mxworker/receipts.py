@@ -57,7 +57,7 @@ class Receipt:
         """Return `Confirmed` or raise the PublishError; asyncio.InvalidStateError while it is not known."""
         error = self.exception()
         if error is not None:
-            raise error
+            raise error.with_traceback(None)  # each who asks gets a traceback of his own
         return Confirmed(self.message_id)
 
     def exception(self) -> PublishError | None:

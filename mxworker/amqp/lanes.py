@@ -3,9 +3,6 @@
 All publishes of one exchange and routing key take the same lane, so that they arrive in their order. A lane's channel
 is replaced on every loss and when it is retired; the retired one lives on until its last confirm came.
 
-What must not reach the wire is stopped here: a publish to an exchange that is missing would end the channel for its
-neighbours (404), so an exchange is looked for, once per connection, before its first publish.
-
 Must not know: deadlines, the window, when to try again.
 """
 
@@ -14,36 +11,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import re
 from collections import deque
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine
 from typing import Any
 
-from mxworker.amqp import topology
+from mxworker.amqp.blame import blamed_exchange, culprits, is_refused_as_a_whole
 from mxworker.amqp.connection import BrokerConnection, Link
+from mxworker.amqp.exchanges import Exchanges
 from mxworker.amqp.outbox import Outbox
 from mxworker.amqp.publisher_channel import PublisherChannel
 from mxworker.amqp.publishing import Publishing, Stage
 from mxworker.backoff import RECONNECT, next_attempt
-from mxworker.errors import (
-    BrokerError,
-    ChannelLost,
-    ConnectionLost,
-    MessageTooLarge,
-    PublishError,
-    PublishNacked,
-    TopologyRefused,
-    Unroutable,
-)
+from mxworker.errors import BrokerError, ChannelLost, ConnectionLost, MessageTooLarge, PublishError
 
 log = logging.getLogger(__name__)
 
 _OPEN_DEADLINE_S = 10.0
-_ACCESS_REFUSED = 403
-_NOT_FOUND = 404
-# What RabbitMQ 3.10 to 4.x says when it closes a channel over a publish.
-_NAMED_EXCHANGE = re.compile(r"exchange '(?P<name>[^']*)' in vhost")
-_TOO_LARGE = re.compile(r"message size \d+ is larger than configured max size (?P<limit>\d+)")
 
 
 class Lanes:
@@ -55,10 +38,8 @@ class Lanes:
         self._outbox = outbox
         self._rng = rng
         self._channels: list[PublisherChannel | None] = [None] * count
-        self._known_exchanges: set[str] = {""}
-        self._looked_at: BrokerConnection | None = None  # where the exchanges are known
-        self._unknown: dict[str, list[Publishing]] = {}  # publishes that wait for the look at their exchange
-        self._same_id: dict[bytes, deque[Publishing]] = {}  # those whose message id is in flight in every lane
+        self._exchanges = Exchanges(outbox.put_back, self._refuse_soon, self._own)
+        self._same_id: dict[bytes, deque[Publishing]] = {}  # those whose message id is in flight; bound: the window
         self._tasks: set[asyncio.Task[None]] = set()
         outbox.attach(self)
 
@@ -71,34 +52,44 @@ class Lanes:
     # ---- what the outbox asks, see outbox.Taker
 
     def take(self, publishing: Publishing) -> bool:
-        """Send a publish by its lane, or keep it until its exchange is known or its message id is free again."""
+        """Send a publish by its lane, or keep it until its exchange is known or its message id is free."""
         channel = self._channels[publishing.lane]
         if channel is None or channel.is_over or channel.plane.room_bytes <= 0:
             return False
-        if publishing.exchange not in self._known_exchanges:
-            self._look_first(publishing, channel.connection)
+        if publishing.exchange not in self._exchanges.known:
+            self._exchanges.hold(publishing, channel.connection)
         elif len(publishing.properties) > channel.max_properties_bytes:
-            self._outbox.refused((publishing,), _headers_too_large(publishing, channel))
-        elif not channel.has_id(publishing.message_id):
-            channel.send(publishing)
+            self._refuse_soon(publishing, _headers_too_large(publishing, channel))
+        elif channel.has_id(publishing.message_id):
+            self._same_id.setdefault(publishing.message_id, deque()).append(publishing)
         else:
-            self._send_elsewhere(publishing)
+            channel.send(publishing)
         return True
 
-    def _send_elsewhere(self, publishing: Publishing) -> None:
-        """Send a publish by another lane, since its message id is in flight in its own; else keep it."""
-        for channel in self._channels:
-            if channel is None or channel.is_over or channel.has_id(publishing.message_id):
-                continue
-            channel.send(publishing)
-            return
-        self._same_id.setdefault(publishing.message_id, deque()).append(publishing)
+    def _refuse_soon(self, publishing: Publishing, error: PublishError) -> None:
+        """Refuse a publish, but not from inside `take`: the outbox would hand on the next one from there, and so on."""
+        asyncio.get_running_loop().call_soon(self._outbox.refused, (publishing,), error)
 
     def give_up(self, publishing: Publishing) -> None:
         """Wait no longer for the confirm of a publish, and retire the channel it was sent by."""
         if publishing.give_up is not None:
             publishing.give_up(publishing)
-            self._release_ids((publishing,))
+
+    @property
+    def has_id_waiters(self) -> bool:
+        """Whether a publish waits until its message id is free."""
+        return bool(self._same_id)
+
+    def free_id(self, message_id: bytes) -> None:
+        """Put back the next publish that waits for this message id."""
+        kept = self._same_id.get(message_id)
+        while kept:
+            following = kept.popleft()
+            if following.stage is Stage.PARKED:
+                self._outbox.put_back((following,))
+                break
+        if kept is not None and not kept:
+            del self._same_id[message_id]
 
     def why_not(self) -> str:
         """Say why nothing can be sent now."""
@@ -112,91 +103,31 @@ class Lanes:
     # ---- what the channels tell, see publisher_channel.Outcomes
 
     def confirmed(self, publishings: list[Publishing]) -> None:
-        """Pass on confirms; an id that was waited for may be free now."""
+        """Pass on confirms."""
         self._outbox.confirmed(publishings)
-        self._release_ids(publishings)
 
     def nacked(self, publishings: list[Publishing]) -> None:
         """Pass on nacks."""
         self._outbox.nacked(publishings)
-        self._release_ids(publishings)
 
-    def lost(self, publishings: list[Publishing], error: ChannelLost | ConnectionLost) -> None:
+    def unsent(self, publishings: list[Publishing]) -> None:
+        """Pass on what was never written."""
+        self._outbox.unsent(publishings)
+
+    def lost(self, publishings: list[Publishing], error: ChannelLost | ConnectionLost, is_complete: bool) -> None:
         """Tell the publish that ended the channel from its neighbours, whose fate is unknown."""
-        culprits, refusal = self._culprits(publishings, error)
+        blamed = blamed_exchange(error)
+        if blamed is not None:
+            self._exchanges.note_refused(*blamed, is_lasting=is_refused_as_a_whole(error))
+        found, refusal = culprits(publishings, error, is_complete)
         if refusal is not None:
-            self._outbox.refused(culprits, refusal)
-        refused = set(culprits)
+            self._outbox.refused(found, refusal)
+        refused = set(found)
         self._outbox.lost([publishing for publishing in publishings if publishing not in refused], str(error))
-        self._release_ids(publishings)
 
     def has_room(self) -> None:
         """Go on with what is parked."""
         self._outbox.pump()
-
-    def _release_ids(self, publishings: Iterable[Publishing]) -> None:
-        """Put back, for each publish that left its channel, the next one that waited for its message id."""
-        if not self._same_id:
-            return
-        for publishing in publishings:
-            kept = self._same_id.get(publishing.message_id)
-            while kept:
-                following = kept.popleft()
-                if following.stage is Stage.PARKED:
-                    self._outbox.put_back((following,))
-                    break
-            if kept is not None and not kept:
-                self._same_id.pop(publishing.message_id, None)
-
-    def _culprits(
-        self, publishings: list[Publishing], error: ChannelLost | ConnectionLost
-    ) -> tuple[list[Publishing], PublishError | None]:
-        """Return the publishes that the broker certainly did not take, and what they end with.
-
-        A channel works off its publishes in order, so of those to the exchange that the broker names, only a single one
-        is certain to be the refused one; of several, the earlier ones may have been taken.
-        """
-        text = str(error)
-        too_large = _TOO_LARGE.search(text)
-        if too_large is not None:
-            limit = int(too_large["limit"])
-            refusal = MessageTooLarge(f"the broker takes no message of more than {limit} bytes")
-            return [publishing for publishing in publishings if len(publishing.body) > limit], refusal
-        code = error.code if isinstance(error, ChannelLost) else None
-        named = _NAMED_EXCHANGE.search(text)
-        if named is None or code not in (_ACCESS_REFUSED, _NOT_FOUND):
-            return [], None
-        self._known_exchanges.discard(named["name"])
-        suspects = [publishing for publishing in publishings if publishing.exchange == named["name"]]
-        return suspects if len(suspects) == 1 else [], Unroutable(text) if code == _NOT_FOUND else PublishNacked(text)
-
-    # ---- exchanges
-
-    def _look_first(self, publishing: Publishing, connection: BrokerConnection) -> None:
-        waiting = self._unknown.setdefault(publishing.exchange, [])
-        waiting.append(publishing)
-        if len(waiting) == 1:
-            self._own(self._look(publishing.exchange, connection))
-
-    async def _look(self, exchange: str, connection: BrokerConnection) -> None:
-        """Find out whether an exchange exists, on a channel of its own, and send what waits for the answer."""
-        missing: Unroutable | None = None
-        try:
-            channel = await connection.channel()
-            try:
-                await topology.find_exchange(channel, exchange)
-                self._known_exchanges.add(exchange)
-            finally:
-                await connection.close_channel(channel)
-        except TopologyRefused as error:  # its first line is the broker's word, the rest is about queues
-            missing = Unroutable(str(error).splitlines()[0])
-        except BrokerError:  # what waits is looked at again, with the next connection or a little later
-            await asyncio.sleep(RECONNECT.delay_s(0, self._rng))
-        waiting = self._unknown.pop(exchange)
-        if missing is not None:
-            self._outbox.refused(waiting, missing)
-        else:
-            self._outbox.put_back(waiting)
 
     # ---- keeping the channels
 
@@ -210,17 +141,11 @@ class Lanes:
         attempt = nacking = 0  # how many in a row failed or ended soon; of those, how many had nacked
         while True:
             connection = await self._link.connection()
-            if connection is not self._looked_at:
-                self._looked_at = connection
-                self._known_exchanges = {""}
-            try:
-                async with asyncio.timeout(_OPEN_DEADLINE_S):
-                    channel = await PublisherChannel.open(connection, self, RECONNECT.ceiling_s(nacking))
-            except (BrokerError, TimeoutError) as error:
-                if not connection.plane.lost.done():
-                    log.warning("no publisher channel: %s", error or "no answer in time")
-                    await asyncio.sleep(RECONNECT.delay_s(attempt, self._rng))
-                    attempt += 1
+            self._exchanges.use(connection)
+            channel = await self._open(connection, RECONNECT.ceiling_s(nacking))
+            if channel is None:
+                await asyncio.sleep(RECONNECT.delay_s(attempt, self._rng))
+                attempt += 1
                 continue
             self._channels[lane] = channel
             self._outbox.pump()
@@ -235,18 +160,30 @@ class Lanes:
             if attempt > 1:  # the one before did not last either
                 await asyncio.sleep(RECONNECT.delay_s(attempt - 2, self._rng))
 
+    async def _open(self, connection: BrokerConnection, patience_s: float) -> PublisherChannel | None:
+        """Return a new channel, None when there is none to be had. A broker that does not even answer is left."""
+        try:
+            async with asyncio.timeout(_OPEN_DEADLINE_S):
+                return await PublisherChannel.open(connection, self, patience_s)
+        except BrokerError as error:
+            if not connection.plane.lost.done():
+                log.warning("no publisher channel: %s", error)
+        except TimeoutError:
+            if connection.plane.blocked_reason is None:  # one that is low on memory reads nothing, and is to be kept
+                connection.plane.abort(ConnectionLost(f"no channel was opened within {_OPEN_DEADLINE_S:g} s"))
+        return None
+
     def _own(self, duty: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(duty)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Close the channels. Call after `run` was cancelled, when nothing more shall be published."""
+        """Send nothing more. The channels end with their connection. Call after `run` was cancelled."""
+        self._channels = [None] * len(self._channels)
         for task in list(self._tasks):
             task.cancel()
-        channels, self._channels = self._channels, [None] * len(self._channels)
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(channel.close() for channel in channels if channel is not None))
 
 
 async def _see_off(channel: PublisherChannel) -> None:

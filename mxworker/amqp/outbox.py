@@ -20,20 +20,33 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
 
+from mxworker.amqp.parking import Parking, drop_ended
 from mxworker.amqp.publishing import Publishing, Stage
 from mxworker.backoff import PUBLISH_RETRY
 from mxworker.config import PublisherSettings
 from mxworker.errors import PublishError, PublishNacked, Unroutable
+
+_TOO_LATE = "no confirm came in time"
+# A loop that was blocked finds confirms in the socket only after the timers: one more turn before it judges.
+_OVERSLEPT_S = 0.5
+_SECOND_LOOK_S = 0.05
 
 
 class Taker(Protocol):
     """Who sends: the publisher's lanes."""
 
     def take(self, publishing: Publishing) -> bool:
-        """Send a publish, or see to it that it is put back later; False when nothing can be sent now."""
+        """Send a publish, or see to it that it is put back later; False when nothing can be sent now. Ends none."""
 
     def give_up(self, publishing: Publishing) -> None:
         """Wait no longer for the confirm of a publish that was sent."""
+
+    @property
+    def has_id_waiters(self) -> bool:
+        """Whether a publish that was taken waits for a message id."""
+
+    def free_id(self, message_id: bytes) -> None:
+        """Put back a publish that waits for this message id: one that had it has ended, or left its channel."""
 
     def why_not(self) -> str:
         """Say why nothing can be sent now."""
@@ -54,17 +67,15 @@ class Outbox:
         self._settings = settings
         self._loop = loop
         self._rng = rng
-        # Bound: twice those that wait (one per caller) and twice the window; what has ended is forgotten at the latest
-        # when it is the greater part.
+        # Bound: twice those that wait, one per caller; what has ended is forgotten when it is the greater part.
         self._waiting: deque[Publishing] = deque()
-        self._parked: deque[Publishing] = deque()
         self._open: dict[Publishing, None] = {}  # all of them, in the order of acceptance
         self._timer: asyncio.TimerHandle | None = None
-        self._taker: Taker | None = None
 
     def attach(self, taker: Taker) -> None:
         """Name who sends."""
         self._taker = taker
+        self._parking = Parking(self._settings.channels, taker.take)
 
     @property
     def waiting(self) -> int:
@@ -100,26 +111,19 @@ class Outbox:
             self._admit(publishing)
 
     def _admit(self, publishing: Publishing) -> None:
-        assert self._taker is not None
         self.in_flight += 1
         publishing.stage = Stage.PARKED
-        if self._parked or not self._taker.take(publishing):
-            self._parked.append(publishing)
+        self._parking.park(publishing)
 
     def put_back(self, publishings: Iterable[Publishing]) -> None:
         """Let publishes that were taken, and could not be sent, try again, before those that came later."""
-        again = [publishing for publishing in publishings if publishing.stage is Stage.PARKED]
-        self._parked.extendleft(reversed(again))
+        self._parking.put_back(publishings)
         self.pump()
 
     def pump(self) -> None:
-        """Hand on what is parked, for as long as it is taken. Call when something may be sent again."""
-        assert self._taker is not None
-        while self._parked:
-            publishing = self._parked.popleft()
-            if publishing.stage is Stage.PARKED and not self._taker.take(publishing):
-                self._parked.appendleft(publishing)
-                return
+        """Send what is parked, as far as that goes. Call when something may be sent again."""
+        if self._parking:
+            self._parking.pump(self._loop.time())
 
     # ---- outcomes
 
@@ -130,8 +134,7 @@ class Outbox:
                 self.confirmed_count += 1
                 self._end(publishing, None)
             else:
-                why = f"publish to {publishing.route} was returned: {publishing.return_reason}"
-                self._fail(publishing, Unroutable(why))
+                self._fail(publishing, _unroutable(publishing))
         self._refill()
 
     def nacked(self, publishings: list[Publishing]) -> None:
@@ -147,14 +150,26 @@ class Outbox:
                 self._fail(publishing, error)
         self._refill()
 
+    def unsent(self, publishings: list[Publishing]) -> None:
+        """Take back what was given to a channel and never written: that was no attempt."""
+        for publishing in publishings:
+            publishing.stage = Stage.PARKED
+        self.put_back(publishings)
+        self._free_ids(publishings)
+
     def lost(self, publishings: list[Publishing], why: str) -> None:
-        """Try again what was sent and whose fate is unknown, if duplicates are allowed."""
+        """Try again what was sent and whose fate is unknown, if duplicates are allowed; end what had been returned."""
+        unknown = []
         for publishing in publishings:
-            publishing.doubt = publishing.doubt or why
+            if publishing.return_reason is not None:
+                self._fail(publishing, _unroutable(publishing))
+            else:
+                publishing.doubt = publishing.doubt or why
+                unknown.append(publishing)
         if self._settings.retry_unconfirmed:
-            self._try_again(publishings)
+            self._try_again(unknown)
             return
-        for publishing in publishings:
+        for publishing in unknown:
             self._fail(publishing)
         self._refill()
 
@@ -171,10 +186,15 @@ class Outbox:
         if again:
             delay_s = PUBLISH_RETRY.delay_s(again[0].attempts - 1, self._rng)
             self._loop.call_later(delay_s, self.put_back, again)
+            self._free_ids(again)
         self._refill()
 
+    def _free_ids(self, publishings: Iterable[Publishing]) -> None:
+        if self._taker.has_id_waiters:
+            for publishing in publishings:
+                self._taker.free_id(publishing.message_id)
+
     def _fail(self, publishing: Publishing, refusal: PublishError | None = None) -> None:
-        assert self._taker is not None
         publishing.refusal = refusal or publishing.refusal
         self.failed += 1
         self._end(publishing, publishing.verdict(self._taker.why_not()))
@@ -187,6 +207,8 @@ class Outbox:
         if publishing.timer is not None:
             publishing.timer.cancel()
         publishing.receipt.end(error)
+        if self._taker.has_id_waiters:
+            self._taker.free_id(publishing.message_id)
 
     def _refill(self) -> None:
         """Let those that wait for the window in, now that publishes have ended."""
@@ -197,7 +219,7 @@ class Outbox:
 
     # ---- deadlines
 
-    def _expire(self) -> None:
+    def _expire(self, is_second_look: bool = False) -> None:
         """End what has run out of time; wake up again when the next one would have."""
         self._timer = None
         now = self._loop.time()
@@ -209,20 +231,31 @@ class Outbox:
                 self._timer = self._loop.call_at(publishing.deadline, self._expire)
                 break
             expired.append(publishing)
+        if expired and not is_second_look and now - expired[0].deadline > _OVERSLEPT_S:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_later(_SECOND_LOOK_S, self._expire, True)
+            return
         for publishing in expired:
-            self._run_out(publishing, "no confirm came in time")
+            self._run_out(publishing, _TOO_LATE)
         self._forget_ended()
 
-    def _expire_one(self, publishing: Publishing) -> None:
-        self._run_out(publishing, "no confirm came in time")
+    def _expire_one(self, publishing: Publishing, is_second_look: bool = False) -> None:
+        if not is_second_look and self._loop.time() - publishing.deadline > _OVERSLEPT_S:
+            publishing.timer = self._loop.call_later(_SECOND_LOOK_S, self._expire_one, publishing, True)
+            return
+        self._run_out(publishing, _TOO_LATE)
         self._forget_ended()
 
     def _run_out(self, publishing: Publishing, why: str) -> None:
+        if publishing.stage is Stage.ENDED:
+            return
+        refusal = _unroutable(publishing) if publishing.return_reason is not None else None
         if publishing.stage is Stage.SENT:
-            assert self._taker is not None
-            publishing.doubt = publishing.doubt or why
+            if refusal is None:
+                publishing.doubt = publishing.doubt or why
             self._taker.give_up(publishing)
-        self._fail(publishing)
+        self._fail(publishing, refusal)
 
     def abandon(self, publishing: Publishing) -> None:
         """Stop trying: the caller was cancelled. What is SENT stays in flight until it is confirmed, lost or late."""
@@ -233,8 +266,8 @@ class Outbox:
 
     def _forget_ended(self) -> None:
         """Let others in, and forget what ended in a queue, so that a long outage does not fill it."""
-        _drop_ended(self._parked, self.in_flight)
-        _drop_ended(self._waiting, self.waiting)
+        self._parking.forget_ended(self.in_flight)
+        drop_ended(self._waiting, self.waiting)
         self._refill()
 
     # ---- the end
@@ -256,14 +289,5 @@ class Outbox:
         self._forget_ended()
 
 
-def _drop_ended(queue: deque[Publishing], live: int) -> None:
-    """Forget what ended in front of a queue, and everywhere once it is more than the `live` ones, at most, and as many.
-
-    So each costs a constant on average, wherever it stood.
-    """
-    while queue and queue[0].stage is Stage.ENDED:
-        queue.popleft()
-    if len(queue) > 2 * live:
-        rest = [publishing for publishing in queue if publishing.stage is not Stage.ENDED]
-        queue.clear()
-        queue.extend(rest)
+def _unroutable(publishing: Publishing) -> Unroutable:
+    return Unroutable(f"publish to {publishing.route} was returned: {publishing.return_reason}")

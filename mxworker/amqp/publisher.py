@@ -33,7 +33,7 @@ from mxworker.brokers import Brokers, Tls
 from mxworker.compression import Compression
 from mxworker.config import PublisherSettings
 from mxworker.errors import ConnectionLost, EncodeError, PublishError, PublishOverflow, PublishUnconfirmed
-from mxworker.message import Content, Encoder, Message, MessageOptions
+from mxworker.message import SHORT_STRING_BYTES, Content, Encoder, Message, MessageOptions
 from mxworker.message_ids import MessageIds
 from mxworker.receipts import Confirmed, Outcome, Receipt, unawaited
 from mxworker.serializers import Serializer
@@ -41,7 +41,7 @@ from mxworker.serializers import Serializer
 log = logging.getLogger(__name__)
 
 DRAIN_S = 30.0
-_SHORT_STRING_BYTES = 255
+_BODIES_PER_TURN = 256  # of publish_many, so that others get their turn
 _REMEMBERED_ROUTES = 4096
 
 
@@ -187,7 +187,7 @@ class Publisher:
         except PublishOverflow as error:
             if self._settings.overflow != "drop":
                 raise
-            receipt = Receipt("")
+            receipt = Receipt(options.get("message_id") or "")
             receipt.end(error)
             return receipt
         receipts = unawaited.get()
@@ -206,11 +206,14 @@ class Publisher:
     ) -> list[Outcome]:
         """Publish each body as `publish` does and return an outcome for each, in the same order.
 
-        One that fails does not stop the others, and each has its own timeout. At a full window the next one waits.
+        One that fails does not stop the others, and each has its own timeout. At a full window the next one waits for
+        those before it; when others have filled it, `overflow` decides.
         """
         outcomes: list[Receipt | PublishError] = []
         still_open: deque[Receipt] = deque()
-        for body in bodies:
+        for number, body in enumerate(bodies, 1):
+            if number % _BODIES_PER_TURN == 0:
+                await asyncio.sleep(0)
             while still_open and self._outbox.is_full:
                 await _outcome(still_open.popleft())
             try:
@@ -241,7 +244,11 @@ class Publisher:
             raise PublishUnconfirmed("the event loop ended before the confirm came") from None
 
     def prepare(self, body: Any, **options: Unpack[MessageOptions]) -> Content:
-        """Encode a message once, to publish it many times. Raises EncodeError or MessageTooLarge."""
+        """Encode a message once, to publish it many times. Raises EncodeError or MessageTooLarge.
+
+        May be called in a thread, which spares the event loop the compressing of a large body:
+        `await publisher.publish(await asyncio.to_thread(publisher.prepare, body, compression="gzip"), ...)`.
+        """
         if options and isinstance(body, Message | Content):
             raise EncodeError("a Message has its options already; leave them away, or use dataclasses.replace")
         return self._encoder.encode(Message(body, **options) if options else body)
@@ -258,12 +265,13 @@ class Publisher:
         """Encode a publish and give it to the outbox; what is refused here is counted and was not sent."""
         try:
             content = body if type(body) is Content and not options else self.prepare(body, **options)
-            lane = self._routes.get((exchange, routing_key))
-            if lane is None:
-                lane = self._new_route(exchange, routing_key)
+            lane = self._lane(exchange, routing_key)
+            if timeout_s is not None and not (isinstance(timeout_s, int | float) and timeout_s > 0):
+                raise EncodeError(f"timeout_s must be a number of seconds above 0, not {timeout_s!r}")
             self._refuse_overflow(may_wait)
         except PublishError as error:
-            self._outbox.refuse(is_drop=self._settings.overflow == "drop" and isinstance(error, PublishOverflow))
+            is_drop = isinstance(error, PublishOverflow) and self._settings.overflow == "drop" and self._outbox.is_full
+            self._outbox.refuse(is_drop)
             raise
         message_id = content.message_id or self._ids.next()
         properties = b"".join((content.head, bytes((len(message_id),)), message_id, content.tail))
@@ -272,15 +280,19 @@ class Publisher:
         self._outbox.accept(publishing, has_own_timeout=timeout_s is not None)
         return publishing
 
-    def _new_route(self, exchange: str, routing_key: str) -> int:
-        """Return the lane of a route that is new, and remember it."""
+    def _lane(self, exchange: str, routing_key: str) -> int:
+        """Return the lane of a route, and remember that its names can be sent."""
+        try:
+            return self._routes[exchange, routing_key]
+        except (KeyError, TypeError):
+            pass
         for name, value in (("exchange", exchange), ("routing_key", routing_key)):
             try:
                 size = len(value.encode())
             except (AttributeError, UnicodeEncodeError):
                 raise EncodeError(f"{name} must be text, not {value!r}") from None
-            if size > _SHORT_STRING_BYTES:
-                raise EncodeError(f"{name} has {size} bytes; AMQP allows {_SHORT_STRING_BYTES}")
+            if size > SHORT_STRING_BYTES:
+                raise EncodeError(f"{name} has {size} bytes; AMQP allows {SHORT_STRING_BYTES}")
         if len(self._routes) >= _REMEMBERED_ROUTES:
             self._routes.clear()
         lane = hash((exchange, routing_key)) % self._settings.channels
@@ -330,15 +342,15 @@ class Publisher:
         return True
 
     async def close(self) -> None:
-        """Take no more publishes, end what has no outcome, as unconfirmed or as not sent, and close the channels.
+        """Take no more publishes, and end what has no outcome, as unconfirmed or as not sent.
 
-        The owner calls this, after `drain`, when `run` was cancelled.
+        The owner calls this, after `drain`, when `run` was cancelled, and closes the connection.
         """
         self._is_closed = True
         if self._outbox.in_flight:
             log.warning("the publisher is closed with %d publishes without an outcome", self._outbox.in_flight)
-        self._outbox.end_all("the publisher was closed")
         await self._lanes.close()
+        self._outbox.end_all("the publisher was closed")
 
 
 async def _until_connected(link: Link, attempted: asyncio.Event, wait_s: float) -> None:

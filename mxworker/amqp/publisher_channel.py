@@ -40,8 +40,11 @@ class Outcomes(Protocol):
     def nacked(self, publishings: list[Publishing]) -> None:
         """Take what the broker nacked."""
 
-    def lost(self, publishings: list[Publishing], error: ChannelLost | ConnectionLost) -> None:
-        """Take what was unconfirmed when the channel ended with `error`."""
+    def unsent(self, publishings: list[Publishing]) -> None:
+        """Take what was given to the channel and not written before it ended."""
+
+    def lost(self, publishings: list[Publishing], error: ChannelLost | ConnectionLost, is_complete: bool) -> None:
+        """Take what was unconfirmed when the channel ended; `is_complete` when none had been given up before."""
 
     def has_room(self) -> None:
         """Take the news that the connection takes publishes again."""
@@ -76,6 +79,8 @@ class PublisherChannel:
         self._ledger = ConfirmLedger()
         self._methods: dict[tuple[str, str], bytes] = {}
         self._pieces: list[bytes] = []
+        self._first_unwritten: Publishing | None = None
+        self._has_given_up = False
         self._has_ended = False
         self._emptied = asyncio.Event()
 
@@ -110,6 +115,7 @@ class PublisherChannel:
         publishing.stage = Stage.SENT
         publishing.give_up = self._give_up
         if not self._pieces:
+            self._first_unwritten = publishing
             self.plane.write_soon(self._take_writes)
         route = (publishing.exchange, publishing.routing_key)
         self._pieces.append(self._methods.get(route) or self._method(route))
@@ -126,12 +132,15 @@ class PublisherChannel:
         return method
 
     def _take_writes(self) -> bytes:
+        if self._has_ended:
+            return b""
         pieces, self._pieces = self._pieces, []
-        return b"" if self._has_ended else b"".join(pieces)
+        return b"".join(pieces)
 
     def _give_up(self, publishing: Publishing) -> None:
         """Wait for this confirm no longer, and take no more publishes: see the module's text."""
         self._ledger.drop(publishing)
+        self._has_given_up = True
         self._retire(ChannelLost("a confirm did not come in time"))
         self._note_emptied()
 
@@ -160,8 +169,14 @@ class PublisherChannel:
         self._has_ended = True
         self._retire(error)
         unconfirmed = self._ledger.end()
+        if self._pieces and self._first_unwritten is not None:
+            first = self._first_unwritten.tag
+            unsent = [publishing for publishing in unconfirmed if publishing.tag >= first]
+            unconfirmed = unconfirmed[: len(unconfirmed) - len(unsent)]
+            self._outcomes.unsent(unsent)
+        self._pieces = []
         if unconfirmed:
-            self._outcomes.lost(unconfirmed, error)
+            self._outcomes.lost(unconfirmed, error, is_complete=not self._has_given_up)
         self._emptied.set()
 
     def _retire(self, why: ChannelLost | ConnectionLost) -> None:

@@ -26,8 +26,8 @@ from mxworker.errors import (
     TopologyRefused,
 )
 
-_ACCESS_REFUSED = 403
-_NOT_FOUND = 404
+ACCESS_REFUSED = 403
+NOT_FOUND = 404
 _PRECONDITION_FAILED = 406
 _NOT_ALLOWED = 530
 
@@ -63,7 +63,7 @@ def handshake_error(error: BaseException, close_reason: tuple[int, str] | None) 
     """Return our own exception for a failed handshake; `close_reason` is the broker's connection.close, if it came."""
     if close_reason is not None:
         code, text = close_reason
-        if code in (_ACCESS_REFUSED, _NOT_ALLOWED):
+        if code in (ACCESS_REFUSED, _NOT_ALLOWED):
             return CredentialsRefused(f"the broker refused us: {code} {text}")
         return ConnectionLost(f"the broker closed the connection: {code} {text}")
     if isinstance(error.__cause__, ssl.SSLError) and isinstance(error, ConnectionLost):
@@ -89,11 +89,11 @@ def _translate(error: BaseException, queue: str | None) -> BrokerError:
             return TopologyRefused(_explain_mismatch(subject, queue, text))
         case aiormq.exceptions.ChannelNotFoundEntity():
             return TopologyRefused(
-                f"{_explain(subject, _NOT_FOUND, text)}\n"
+                f"{_explain(subject, NOT_FOUND, text)}\n"
                 '  Create what is missing, or let mxworker declare the queue with declare="ensure".'
             )
         case aiormq.exceptions.ChannelAccessRefused():
-            return TopologyRefused(_explain(subject, _ACCESS_REFUSED, text))
+            return TopologyRefused(_explain(subject, ACCESS_REFUSED, text))
         case aiormq.exceptions.AMQPChannelError():
             return ChannelLost(f"{subject}: {text}")
         case _:

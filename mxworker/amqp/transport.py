@@ -172,8 +172,9 @@ class DataPlane(asyncio.StreamReaderProtocol):
 
     def _write_dirty(self) -> None:
         dirty, self._dirty = self._dirty, []
-        self.write(b"".join([take() for take in dirty]))
-        self._make_room()
+        if self._error is None:  # what is not taken is known to be unwritten
+            self.write(b"".join([take() for take in dirty]))
+            self._make_room()
 
     def _make_room(self) -> None:
         if self._is_congested or self._blocked_reason is not None or self._error is not None:

@@ -1,8 +1,7 @@
-"""A clock that a test turns by hand, in the place of an event loop where only its time and its timers are used."""
+"""A clock that a test turns by hand, for code that uses only the time and the timers of an event loop."""
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import itertools
 from collections.abc import Callable
@@ -27,8 +26,8 @@ class Timer:
             self._callback(*self._arguments)
 
 
-class HandClock(asyncio.AbstractEventLoop):
-    """Time stands still until `advance`. Knows `time`, `call_soon`, `call_at` and `call_later`, and nothing else."""
+class HandClock:
+    """Time stands still until `advance`. Of an event loop it has `time`, `call_at` and `call_later`."""
 
     def __init__(self) -> None:
         self._now_s = 0.0
@@ -38,16 +37,13 @@ class HandClock(asyncio.AbstractEventLoop):
     def time(self) -> float:
         return self._now_s
 
-    def call_at(self, when: float, callback: Callable[..., object], *args: Any, **_: Any) -> Any:
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Timer:
         timer = Timer(callback, args)
         heapq.heappush(self._timers, (when, next(self._order), timer))
         return timer
 
-    def call_later(self, delay: float, callback: Callable[..., object], *args: Any, **_: Any) -> Any:
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Timer:
         return self.call_at(self._now_s + delay, callback, *args)
-
-    def call_soon(self, callback: Callable[..., object], *args: Any, **_: Any) -> Any:
-        return self.call_at(self._now_s, callback, *args)
 
     def advance(self, seconds: float) -> None:
         """Let `seconds` go by and ring every timer that is due, each at its own time."""

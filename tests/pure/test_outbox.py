@@ -5,9 +5,11 @@ Time is turned by hand; the wire is one that a test opens and closes, and that k
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 from collections import deque
+from typing import cast
 
 import pytest
 from hypothesis import settings
@@ -43,6 +45,7 @@ class Wire:
 
     def __init__(self) -> None:
         self.is_open = True
+        self.has_id_waiters = False
         self.sent: list[Publishing] = []
         self.given_up: list[Publishing] = []
 
@@ -55,6 +58,9 @@ class Wire:
     def give_up(self, publishing: Publishing) -> None:
         self.given_up.append(publishing)
 
+    def free_id(self, message_id: bytes) -> None:
+        raise AssertionError(message_id)
+
     def why_not(self) -> str:
         return "the wire is closed"
 
@@ -66,7 +72,7 @@ class Office:
         self.settings = PublisherSettings(**{"timeout_s": TIMEOUT_S, **chosen})  # type: ignore[arg-type]
         self.clock = HandClock()
         self.wire = Wire()
-        self.outbox = Outbox(self.settings, self.clock, LongestWait())
+        self.outbox = Outbox(self.settings, cast(asyncio.AbstractEventLoop, self.clock), LongestWait())
         self.outbox.attach(self.wire)
         self._numbers = itertools.count()
 
@@ -96,7 +102,7 @@ class Office:
     @property
     def remembered(self) -> int:
         """How many publishes its queues hold, those that have ended included."""
-        return len(self.outbox._parked) + len(self.outbox._waiting)
+        return len(self.outbox._parking) + len(self.outbox._waiting)
 
 
 def outcome(publishing: Publishing) -> type[PublishError] | None:
@@ -400,7 +406,7 @@ class OutboxAgainstTheTruth(RuleBasedStateMachine):
     @invariant()
     def nothing_rests_while_the_wire_is_open(self) -> None:
         if self.office.wire.is_open:
-            assert not live(self.office.outbox._parked)
+            assert not any(live(lane) for lane in self.office.outbox._parking._lanes)
 
 
 def truth(history: list[str]) -> type[PublishError] | None:
