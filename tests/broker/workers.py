@@ -45,6 +45,11 @@ async def running(
     task = asyncio.create_task(service.run())
     if wait_until_ready:
         await until(lambda: service.state is WorkerState.READY or task.done(), 15, "the worker to be ready")
-    yield Worker(service, board)
+    try:
+        yield Worker(service, board)
+    except BaseException:
+        service.request_cut()  # not left to the end of the loop, which cancels what it needs to leave
+        await asyncio.wait({task}, timeout=10)
+        raise
     service.request_stop()
     assert await asyncio.wait_for(task, 40) is ends_with
