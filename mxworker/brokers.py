@@ -150,6 +150,8 @@ class Brokers:
         Plain text and TLS are not mixed: whoever can disturb the way to the TLS broker would get the password and the
         messages of the next attempt in plain text.
         """
+        if not texts:
+            raise ConfigError(f"no broker URL is given.  {_WRITE_IT_LIKE}")
         urls = tuple(dict.fromkeys(_numbered(number, len(texts), text) for number, text in enumerate(texts, 1)))
         if len({url.is_tls for url in urls}) > 1:
             raise ConfigError(

@@ -226,6 +226,10 @@ def test_several_are_kept_in_order_and_one_written_twice_counts_once() -> None:
     assert str(brokers) == "amqp://me:***@b:5672/, amqp://guest:***@a:1/shop (shuffled)"
 
 
+def test_none_at_all_is_refused() -> None:
+    assert "no broker URL is given" in error_text()
+
+
 def test_the_error_says_which_of_several_is_wrong() -> None:
     shown = error_text("amqp://a/", "amqp://me:S3cr3t%2Fx@b:0/")
     assert "URL 2 of 2: the broker URL has the port 0" in shown
