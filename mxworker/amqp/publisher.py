@@ -356,12 +356,11 @@ class Publisher:
 async def _until_connected(link: Link, attempted: asyncio.Event, wait_s: float) -> None:
     """Return when the link is up; raise why it is not, at once when a human has to change something."""
     connecting = asyncio.create_task(link.connection())
+    connecting.add_done_callback(lambda _: attempted.set())
     try:
         async with asyncio.timeout(wait_s):
             while not connecting.done():
-                noticed = asyncio.create_task(attempted.wait())
-                await asyncio.wait({connecting, noticed}, return_when=asyncio.FIRST_COMPLETED)
-                noticed.cancel()
+                await attempted.wait()
                 attempted.clear()
                 if link.last_error is not None and link.last_error.permanent:
                     raise link.last_error
