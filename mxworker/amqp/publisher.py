@@ -18,6 +18,7 @@ import concurrent.futures
 import logging
 import os
 import random
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -41,6 +42,7 @@ from mxworker.serializers import Serializer
 log = logging.getLogger(__name__)
 
 DRAIN_S = 30.0
+_SYNC_GRACE_S = 2.0  # a publish ends by its own timeout; beyond this it is the event loop that does not answer
 _BODIES_PER_TURN = 256  # of publish_many, so that others get their turn
 _REMEMBERED_ROUTES = 4096
 
@@ -234,14 +236,24 @@ class Publisher:
         timeout_s: float | None = None,
         **options: Unpack[MessageOptions],
     ) -> Confirmed:
-        """Publish as `publish` does, from a thread that is not the event loop's; blocks until the outcome is known."""
+        """Publish as `publish` does, from a thread that is not the event loop's; blocks until the outcome is known.
+
+        Comes back when the publisher is closed, and at the latest 2 s after its timeout, whatever became of the loop.
+        """
         if _runs_in(self._loop):
             raise RuntimeError("publish_sync would block the event loop; in an 'async def' use: await publish(...)")
+        if self._is_closed:  # its loop may have ended too, and would then never run what follows
+            raise PublishOverflow("not sent: the publisher is closed")
         publishing = self.publish(body, routing_key=routing_key, exchange=exchange, timeout_s=timeout_s, **options)
+        outcome = asyncio.run_coroutine_threadsafe(publishing, self._loop)
+        wait_s = (self._settings.timeout_s if timeout_s is None else timeout_s) + _SYNC_GRACE_S
         try:
-            return asyncio.run_coroutine_threadsafe(publishing, self._loop).result()
+            return outcome.result(min(wait_s, threading.TIMEOUT_MAX))
         except concurrent.futures.CancelledError:  # the process is leaving and has cancelled its tasks
             raise PublishUnconfirmed("the event loop ended before the confirm came") from None
+        except TimeoutError:
+            outcome.cancel()
+            raise PublishUnconfirmed("the event loop did not turn in time") from None
 
     def prepare(self, body: Any, **options: Unpack[MessageOptions]) -> Content:
         """Encode a message once, to publish it many times. Raises EncodeError or MessageTooLarge.
