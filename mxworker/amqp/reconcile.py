@@ -3,10 +3,11 @@
 Losses that the broker tells us of are handled by `consumer.Consumer` at once. This is for the silent ones: every few
 seconds, on a channel of its own, the queue of each consumer that has been quiet is looked at.
 
-A false alarm would be a new fault, so a consumer is only replaced when the broker says that it has none at all, or
-when two looks in a row found messages ready while nothing was delivered, fewer than `prefetch` deliveries are
-unsettled, and the queue has no single active consumer. If that did not bring a delivery, the next time needs twice the
-patience.
+A false alarm would be a new fault, so a consumer is only replaced when two looks in a row found that the broker knows
+no consumer at all, or found messages ready while nothing was delivered, fewer than `prefetch` deliveries are unsettled,
+and the queue has no single active consumer. If the latter did not bring a delivery, the next time needs twice the
+patience. One look is not enough for the former either: while a quorum queue elects its leader, RabbitMQ answers that it
+has no messages and no consumers (rabbit_quorum_queue.erl, stat/2).
 
 It cannot see a consumer that the broker has moved, unasked, to a queue of the same name: there is a consumer then and,
 up to its prefetch, nothing is ready. `subscription` prevents that one.
@@ -90,12 +91,13 @@ class Reconciler:
         subscription = consumer.subscription
         if subscription is None or subscription is not watch.subscription or subscription.is_lost:
             return
-        if consumers == 0:
-            consumer.rebuild("the broker knows no consumer of this queue")
-        elif ready and subscription.unsettled < consumer.prefetch and not consumer.queue.single_active_consumer:
-            watch.suspicious += 1
-            if watch.suspicious >= watch.patience:
-                watch.patience = min(2 * watch.patience, _MOST_PATIENCE_LOOKS)
-                consumer.rebuild(f"{ready} messages are ready and none is delivered")
-        else:
+        is_starved = ready and subscription.unsettled < consumer.prefetch and not consumer.queue.single_active_consumer
+        if consumers and not is_starved:
             watch.suspicious = 0
+            return
+        watch.suspicious += 1
+        if not consumers and watch.suspicious >= _SUSPICIOUS_LOOKS:
+            consumer.rebuild("the broker knows no consumer of this queue")
+        elif consumers and watch.suspicious >= watch.patience:
+            watch.patience = min(2 * watch.patience, _MOST_PATIENCE_LOOKS)
+            consumer.rebuild(f"{ready} messages are ready and none is delivered")

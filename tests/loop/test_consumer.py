@@ -219,6 +219,33 @@ async def test_reconciler_survives_a_connection_lost_under_its_look() -> None:
 
 
 @on_both_loops
+async def test_one_look_that_finds_no_consumer_is_no_alarm_and_two_are() -> None:
+    """While a quorum queue has no leader, the broker answers that it has no consumers."""
+    counts = iter([0, 1, 0, 1, 0, 0])
+
+    async def script(peer: Peer) -> None:
+        await peer.handshake()
+        for count in counts:
+            await peer.serve(commands.Queue.Declare)
+            assert sent(peer, commands.Basic.Consume) == 1
+            peer.send(commands.Queue.DeclareOk("queue", 0, count), peer.received[-1][0])
+        await peer.serve()
+
+    async with FakeBroker(script) as broker:
+        link = Link(Dialler(Brokers((broker.url,)), Least()), "test", lambda: None)
+        consumer = Consumer(link, QUEUE, 10, lambda delivery: None, lambda: None, Least())
+        duties = [link.run(), consumer.run(), Reconciler(link, [consumer], look_every_s=0.02).run()]
+        tasks = [asyncio.create_task(duty) for duty in duties]
+        try:
+            await until(lambda: broker.peers and sent(broker.peers[0], commands.Basic.Consume) == 2, SOON_S)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await link.close()
+
+
+@on_both_loops
 async def test_consumer_survives_every_unanswered_step() -> None:
     """The connection ends while the broker owes the answer to each step of subscribing in turn."""
     for request in (commands.Channel.Open, commands.Basic.Qos, commands.Basic.Consume):
