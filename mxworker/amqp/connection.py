@@ -190,14 +190,14 @@ class Link:
     async def run(self) -> None:
         """Connect, wait for the loss, connect again; ends only by cancellation."""
         loop = asyncio.get_running_loop()
-        attempt = 0
+        attempt = -1  # the last one that failed, or led to what was lost; none yet
         while True:
             try:
                 connection = await self._dialler.dial(self._name)
             except BrokerError:
+                attempt += 1
                 self._say_why()
                 await self._rest(attempt)
-                attempt += 1
                 continue
             opened_at = loop.time()
             self._up.set_result(connection)

@@ -21,7 +21,7 @@ from mxworker.amqp.exchanges import Exchanges
 from mxworker.amqp.outbox import Outbox
 from mxworker.amqp.publisher_channel import PublisherChannel
 from mxworker.amqp.publishing import Publishing, Stage
-from mxworker.backoff import RECONNECT, next_attempt
+from mxworker.backoff import NACKING, RECONNECT, next_attempt
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost, MessageTooLarge, PublishError
 
 log = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ class Lanes:
         while True:
             connection = await self._link.connection()
             self._exchanges.use(connection)
-            channel = await self._open(connection, RECONNECT.ceiling_s(nacking))
+            channel = await self._open(connection, NACKING.ceiling_s(nacking))
             if channel is None:
                 await asyncio.sleep(RECONNECT.delay_s(attempt, self._rng))
                 attempt += 1

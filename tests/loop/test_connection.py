@@ -341,6 +341,25 @@ async def test_failed_attempts_back_off() -> None:
 
 
 @on_both_loops
+async def test_loss_is_the_first_failure_of_its_outage() -> None:
+    async with FakeBroker(lambda peer: _let_the_first_in(peer, broker)) as broker:
+        link = link_to(broker.url, rng=Most())
+        async with running(link):
+            await until(lambda: len(broker.accepted_at) >= 4, 20)
+            gaps_s = [after - before for before, after in zip(broker.accepted_at, broker.accepted_at[1:], strict=False)]
+            for attempt, gap_s in enumerate(gaps_s):
+                assert gap_s >= RECONNECT.ceiling_s(attempt) - 0.02
+
+
+async def _let_the_first_in(peer: Peer, broker: FakeBroker) -> None:
+    if len(broker.peers) == 1:
+        await peer.handshake()
+    else:
+        await peer.greeting()
+    peer.hang_up()
+
+
+@on_both_loops
 async def test_connections_that_end_at_once_back_off_too() -> None:
     async def hangs_up(peer: Peer) -> None:
         await peer.handshake()

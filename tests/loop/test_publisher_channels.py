@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pamqp import commands
 
 from mxworker import Publisher
-from mxworker.backoff import RECONNECT
+from mxworker.backoff import NACKING
 from mxworker.errors import PublishNacked
 from tests.loop.fake_broker import FakeBroker, Peer
 from tests.loop.loops import on_both_loops
@@ -80,5 +80,5 @@ async def test_channels_that_always_nack_are_replaced_ever_more_slowly() -> None
     async with publishing(lambda peer: True) as (publisher, broker):
         started_at = loop.time()
         assert await _refused_until(publisher, lambda: _opened(broker.peers[0]) == 4)
-        assert loop.time() - started_at >= sum(map(RECONNECT.ceiling_s, range(3))) - 0.05
+        assert loop.time() - started_at >= sum(map(NACKING.ceiling_s, range(3))) - 0.05
         assert len(broker.peers) == 1
