@@ -70,10 +70,15 @@ class Ledger:
         os.close(self._fd)
 
 
-def read(path: str | os.PathLike[str]) -> list[Record]:
-    """Return all records in the order in which they were written; a file that is not there yet is empty."""
+def read(path: str | os.PathLike[str], skip: int = 0) -> list[Record]:
+    """Return the records after the first `skip`, in the order in which they were written.
+
+    A file that is not there yet is empty.
+    """
     try:
-        raw = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            file.seek(skip * RECORD_BYTES)
+            raw = file.read()
     except FileNotFoundError:
         return []
     if len(raw) % RECORD_BYTES:
