@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from mxworker import Publisher
 from mxworker.errors import (
@@ -33,11 +34,11 @@ class Reported:
     kinds: Counter[str] = field(default_factory=Counter)
     slowest_s: float = 0.0
 
-    async def publish(self, publisher: Publisher, body: str, routing_key: str) -> None:
+    async def publish(self, publisher: Publisher, body: str, routing_key: str, **options: Any) -> None:
         """Publish one message and note the outcome; anything but the listed outcomes is raised."""
         started_at = time.monotonic()
         try:
-            await publisher.publish(body, routing_key=routing_key)
+            await publisher.publish(body, routing_key=routing_key, **options)
         except PublishUnconfirmed as error:
             self._note(self.unknown, body, error)
         except REFUSED as error:
@@ -63,14 +64,16 @@ class Reported:
         return f"{dict(self.kinds)}, {twice} duplicates, slowest {self.slowest_s:.2f} s"
 
 
-async def publish_all(publisher: Publisher, bodies: Iterable[str], routing_key: str, at_once: int) -> Reported:
+async def publish_all(
+    publisher: Publisher, bodies: Iterable[str], routing_key: str, at_once: int, **options: Any
+) -> Reported:
     """Publish every body, `at_once` at a time."""
     reported = Reported()
     waiting = iter(bodies)
 
     async def work() -> None:
         for body in waiting:
-            await reported.publish(publisher, body, routing_key)
+            await reported.publish(publisher, body, routing_key, **options)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(at_once):
