@@ -202,7 +202,7 @@ async def test_first_publish_after_the_connection_ended_unnoticed_is_never_silen
                 await until(lambda: proxy.open_connections > 0, 20, "the publisher to be back")
                 proxy.cut(how)  # the loop has not turned since, so the publisher cannot know
                 await reported.publish(publisher, f"{number}", queue_name)
-                await reported.publish(publisher, f"{number} again", queue_name)
+                await reported.publish(publisher, f"{number}-again", queue_name)
             assert publisher.stats.in_flight == 0
         figures = reported.check(message.body.decode() for message in client.drain(queue_name))
     print(f"{rounds} times {how.value}: {figures}")
