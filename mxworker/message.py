@@ -55,7 +55,7 @@ class Message:
 
     `body`: bytes and str are sent as they are, everything else as JSON, unless a serializer is registered for its
     content type. `content_type` follows from the body when it is None. `headers`: see `field_table`. `message_id`:
-    one is made when it is None. `persistent` messages survive a restart of the broker in a durable queue.
+    one is made when it is None or empty. `persistent` messages survive a restart of the broker in a durable queue.
     `priority`: 0 to 255. `expiration_ms`: milliseconds in the queue, after which the broker drops or dead-letters it.
     `timestamp`: seconds since 1970; of a datetime, which needs a time zone, the whole seconds. `compression`: gzip,
     zstd or none.
