@@ -214,6 +214,22 @@ async def test_channel_closed_in_the_middle_is_replaced_and_its_publishes_are_un
         await _confirms_again(confirming, publisher)
 
 
+@on_both_loops
+async def test_publish_of_the_turn_in_which_its_channel_ended_is_not_written_there() -> None:
+    confirming = Confirming()
+    async with publishing(confirming, max_in_flight=1, retry_unconfirmed=True) as publisher:
+        first = publisher.publish_nowait("first", routing_key="q")
+        (sent,) = await confirming.until(1)
+        second = asyncio.create_task(publisher.publish("second", routing_key="q"))
+        await until(lambda: publisher.stats.waiting == 1)
+        sent.ack()  # lets the second one in, and in the same read:
+        sent.close_channel(541, "INTERNAL_ERROR")
+        (await confirming.until(2))[1].ack()
+        await second
+        assert await outcome(first) is None
+        assert [one.body for one in confirming.published] == [b"first", b"second"]
+
+
 @pytest.mark.parametrize("retry", [True, False])
 @on_both_loops
 async def test_connection_cut_before_the_confirm_leaves_the_fate_open(retry: bool) -> None:
@@ -288,6 +304,29 @@ async def test_publish_does_not_overtake_those_that_wait_for_the_look_at_their_e
             one.ack()
         assert [one.message_id for one in published].index("later") == 2
         confirming._on_look = None
+
+
+@on_both_loops
+async def test_exchange_is_looked_for_once_for_each_connection() -> None:
+    looks = 0
+
+    async def on_look(peer: Peer, channel: int, frame: base.Frame) -> None:
+        nonlocal looks
+        looks += isinstance(frame, commands.Exchange.Declare)
+        is_close = isinstance(frame, commands.Channel.Close)
+        peer.send(commands.Channel.CloseOk() if is_close else commands.Exchange.DeclareOk(), channel)
+
+    confirming = Confirming(on_look=on_look)
+    async with publishing(confirming) as publisher:
+        for number in range(1, 5):
+            (receipt,) = publish(publisher, 1, exchange="e")
+            sent = (await confirming.until(number))[-1]
+            sent.ack()
+            assert await outcome(receipt) is None
+            assert looks == (1 if number <= 2 else 2)
+            if number == 2:
+                sent.peer.hang_up()
+                await until(lambda: "no connection" in publisher._lanes.why_not())
 
 
 async def test_look_that_is_never_answered_is_made_again() -> None:

@@ -198,6 +198,24 @@ def test_refusal_without_an_attempt_does_not_hide_that_an_earlier_one_is_unknown
         assert outcome(publishing) is expected
 
 
+def test_return_of_an_earlier_attempt_says_nothing_of_the_next() -> None:
+    office = Office()
+    publishing = office.publish()
+    publishing.return_reason = "312 NO_ROUTE"
+    office.nack(publishing)
+    office.next_attempt()
+    office.confirm(publishing)
+    assert outcome(publishing) is None
+
+
+def test_what_was_returned_is_certain_when_the_channel_ends() -> None:
+    office = Office(retry_unconfirmed=True)
+    publishing = office.publish()
+    publishing.return_reason = "312 NO_ROUTE"
+    office.lose(publishing)
+    assert outcome(publishing) is Unroutable
+
+
 # ---- deadlines
 
 
@@ -293,8 +311,9 @@ def test_one_who_stops_waiting_is_not_counted_as_waiting() -> None:
 def test_order_is_kept_over_an_outage() -> None:
     office = Office(max_in_flight=5)
     office.wire.is_open = False
-    publishings = [office.publish() for _ in range(8)]
+    publishings = [office.publish() for _ in range(4)]
     office.wire.is_open = True
+    publishings += [office.publish() for _ in range(4)]  # the outbox has not been told yet
     office.outbox.pump()
     office.confirm(*office.wire.sent)
     assert office.wire.sent == publishings
