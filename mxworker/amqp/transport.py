@@ -56,7 +56,6 @@ class DataPlane(asyncio.StreamReaderProtocol):
         """How much publishers may still write in this turn; who writes takes it off, and at 0 nobody does."""
         self._on_room: Callable[[], None] | None = None
         self._is_congested = False
-        self._is_library_paused = False
         self._blocked_reason: str | None = None
         self._user_timeout_ms = 0
         self._loop = loop
@@ -94,22 +93,15 @@ class DataPlane(asyncio.StreamReaderProtocol):
             self._change_block()
 
     def pause_writing(self) -> None:
-        """Take no more publishes: the transport's buffer is full.
-
-        On a connection that publishes, aiormq is not paused too: its heartbeats would wait behind our publishes.
-        """
+        """Take no more publishes: the transport's buffer is full."""
+        super().pause_writing()
         self._is_congested = True
         self.room_bytes = 0
-        if self._on_room is None:
-            self._is_library_paused = True
-            super().pause_writing()
 
     def resume_writing(self) -> None:
         """Go on: the buffer has drained."""
+        super().resume_writing()
         self._is_congested = False
-        if self._is_library_paused:
-            self._is_library_paused = False
-            super().resume_writing()
         self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -202,7 +202,9 @@ class Service:
                 await connection.close_channel(channel)
         except BrokerError:
             return False
-        return all(ready == 0 for ready, _ in depths) and all(dispatcher.is_idle for dispatcher in self.dispatchers)
+        # A quorum queue without a leader answers 0 and 0: it has at least our consumer when it can be believed.
+        are_empty = all(ready == 0 and consumers > 0 for ready, consumers in depths)
+        return are_empty and all(dispatcher.is_idle for dispatcher in self.dispatchers)
 
     # ---- what the board shows
 

@@ -24,6 +24,7 @@ from tests.rabbit.node import Node
 MAX_MESSAGE_BYTES = 1_000_000
 HEARTBEAT_S = 1
 LIBRARY_GRACE_S = 3 * (HEARTBEAT_S + 1)  # after so long a silence aiormq gives up by itself
+ALARM_S = 3 * LIBRARY_GRACE_S
 LARGE_BYTES, LARGE_COUNT = 200_000, 200  # more than the sockets hold, and more than the window
 ALARM = ("set_vm_memory_high_watermark", "0.00001")
 ALL_CLEAR = ("set_vm_memory_high_watermark", "0.4")
@@ -105,10 +106,8 @@ async def test_forbidden_exchange_is_a_typed_refusal_and_disturbs_no_other(stric
 
 
 async def test_alarm_stops_publishes_and_nothing_else(
-    strict_node: Node, queue: str, caplog: pytest.LogCaptureFixture, scale: Callable[[int, int], int]
+    strict_node: Node, queue: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # in full, long enough for aiormq to notice that its ten waiting heartbeats do not leave
-    alarm_s = scale(3 * LIBRARY_GRACE_S, 3 * LIBRARY_GRACE_S + 14)
     caplog.set_level(logging.INFO, "mxworker")
     url = f"{strict_node.url}?heartbeat={HEARTBEAT_S}"
     handlers = Handlers()
@@ -122,7 +121,7 @@ async def test_alarm_stops_publishes_and_nothing_else(
 
     with Client(strict_node.url) as client:
         client.declare(f"{queue}.work", arguments={"x-queue-type": "classic"})
-        client.publish(f"{queue}.work", [b"1"] * 100 * alarm_s)
+        client.publish(f"{queue}.work", [b"1"] * 100 * ALARM_S)
     try:
         async with (
             running(url, handlers),
@@ -135,7 +134,7 @@ async def test_alarm_stops_publishes_and_nothing_else(
                 handled_before, memory_before = handled, _memory_bytes()
                 tasks = _publish_large(patient, reported, queue)
                 await _check_refusals(patient, hasty, reported, queue)
-                await asyncio.sleep(alarm_s)  # the fault is the time itself
+                await asyncio.sleep(ALARM_S)  # the fault is the time itself
                 assert patient.stats.is_blocked
                 handled_during, grown_bytes = handled - handled_before, _memory_bytes() - memory_before
                 kinds_during = dict(reported.kinds)
@@ -150,10 +149,10 @@ async def test_alarm_stops_publishes_and_nothing_else(
             client.delete(f"{queue}.work")
     figures = reported.check(drained(strict_node, queue))
     print(
-        f"{alarm_s} s of alarm: {handled_during} handled, memory {grown_bytes / 1e6:+.1f} MB, till then {kinds_during}"
+        f"{ALARM_S} s of alarm: {handled_during} handled, memory {grown_bytes / 1e6:+.1f} MB, till then {kinds_during}"
     )
     print(f"and in the end {figures}")
-    assert handled_during > 20 * alarm_s
+    assert handled_during > 20 * ALARM_S
     # the bodies, as text and encoded, and no third time in a buffer
     assert grown_bytes < 2 * LARGE_COUNT * LARGE_BYTES + 15_000_000
     assert kinds_during == {"Confirmed": 200, "PublishUnconfirmed": 2, "PublishOverflow": 2}
