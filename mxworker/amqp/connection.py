@@ -233,3 +233,23 @@ class Link:
         """Close the live connection, if there is one. Call after `run` was cancelled."""
         if self._up.done():
             await self._up.result().close()
+
+
+async def until_up(link: Link, changed: asyncio.Event, wait_s: float) -> None:
+    """Return when the link is up; raise why it is not after `wait_s` seconds, or once a human has to change something.
+
+    `changed` must be set by the link's `on_change`, and belongs to this call.
+    """
+    connecting = asyncio.create_task(link.connection())
+    connecting.add_done_callback(lambda _: changed.set())
+    try:
+        async with asyncio.timeout(wait_s):
+            while not connecting.done():
+                await changed.wait()
+                changed.clear()
+                if link.last_error is not None and link.last_error.permanent:
+                    raise link.last_error
+    except TimeoutError:
+        raise link.last_error or ConnectionLost(f"no connection within {wait_s:g} s") from None
+    finally:
+        connecting.cancel()

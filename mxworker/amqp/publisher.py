@@ -25,7 +25,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Unpack
 
-from mxworker.amqp.connection import Dialler, Link
+from mxworker.amqp.connection import Dialler, Link, until_up
 from mxworker.amqp.lanes import Lanes
 from mxworker.amqp.outbox import Outbox
 from mxworker.amqp.publishing import Publishing
@@ -33,7 +33,7 @@ from mxworker.amqp.tls import check_files
 from mxworker.brokers import Brokers, Tls
 from mxworker.compression import Compression
 from mxworker.config import PublisherSettings
-from mxworker.errors import ConnectionLost, EncodeError, PublishError, PublishOverflow, PublishUnconfirmed
+from mxworker.errors import EncodeError, PublishError, PublishOverflow, PublishUnconfirmed
 from mxworker.message import SHORT_STRING_BYTES, Content, Encoder, Message, MessageOptions
 from mxworker.message_ids import MessageIds
 from mxworker.receipts import Confirmed, Outcome, Receipt, unawaited
@@ -110,10 +110,11 @@ class Publisher:
 
         `urls` are tried in order, or `shuffled`; one that fails is left alone for a while. For amqps:// `tls_ca` names
         the file of the CA to trust instead of the system's, `tls_cert` and `tls_key` those of our own certificate.
-        For the first eight settings see `config.PublisherSettings`. `serializers` turns bodies into bytes by content
-        type. `name` is what the broker's operator sees. Raises ConfigError for a wrong setting, URL or file;
-        ConnectionLost, when no broker answers within `connect_wait_s` seconds; CredentialsRefused or TlsRefused, at
-        once, when every broker refused us.
+        For the first eight settings see `config.PublisherSettings`. `compression` is for messages that name none;
+        `serializers` turn bodies into bytes by content type. `name` is what the broker's operator sees.
+
+        Raises ConfigError for a wrong setting, URL or file; ConnectionLost, when no broker answers within
+        `connect_wait_s` seconds; CredentialsRefused or TlsRefused, at once, when every broker refused us.
         """
         settings = PublisherSettings(
             channels=channels,
@@ -133,7 +134,7 @@ class Publisher:
         publisher = cls(link, settings, Encoder(compression, serializers, settings.max_body_bytes), rng)
         duties = [asyncio.create_task(link.run()), asyncio.create_task(publisher.run())]
         try:
-            await _until_connected(link, attempted, connect_wait_s)
+            await until_up(link, attempted, connect_wait_s)
             try:
                 yield publisher
             finally:
@@ -363,23 +364,6 @@ class Publisher:
             log.warning("the publisher is closed with %d publishes without an outcome", self._outbox.in_flight)
         await self._lanes.close()
         self._outbox.end_all("the publisher was closed")
-
-
-async def _until_connected(link: Link, attempted: asyncio.Event, wait_s: float) -> None:
-    """Return when the link is up; raise why it is not, at once when a human has to change something."""
-    connecting = asyncio.create_task(link.connection())
-    connecting.add_done_callback(lambda _: attempted.set())
-    try:
-        async with asyncio.timeout(wait_s):
-            while not connecting.done():
-                await attempted.wait()
-                attempted.clear()
-                if link.last_error is not None and link.last_error.permanent:
-                    raise link.last_error
-    except TimeoutError:
-        raise link.last_error or ConnectionLost(f"no connection within {wait_s:g} s") from None
-    finally:
-        connecting.cancel()
 
 
 def _runs_in(loop: asyncio.AbstractEventLoop) -> bool:
