@@ -29,10 +29,9 @@ def test_sigterm_at_any_moment_loses_and_doubles_nothing(
     recorded.declare()
     for _ in range(rounds):
         recorded.publish(messages)
+        due = recorded.handled + rng.randrange(2 * messages)  # two records for each message
         with recorded.service("--workers=2", work_s=rng.choice([0.0, 0.001, 0.002]), concurrency=200) as service:
             service.wait_ready()
-            before = recorded.handled
-            due = before + rng.randrange(messages)
             wait_until(lambda due=due: recorded.handled >= due, 60, "the moment")
             service.signal(SIGTERM)
             assert service.wait_exit(40) == 0
