@@ -133,7 +133,7 @@ def test_connection_fault(fault: str, broker_url: str, queue_name: str, tmp_path
     parts = urlsplit(broker_url)
     with Proxy(parts.hostname or "", parts.port or 0) as proxy:
         url = f"{proxy.url()}?heartbeat=1"
-        with recorded.service("--workers=1", work_s=0.005, concurrency=4, url=url) as service:
+        with recorded.service("--workers=1", work_s=0.05, concurrency=4, url=url) as service:
             service.wait_ready()
             wait_until(lambda: recorded.handled > 20, 30, "some work")
             if fault == "silence":

@@ -59,9 +59,9 @@ def test_sigterm_at_any_moment_leaves_each_message_in_exactly_one_queue(
     for _ in range(rounds):
         relayed.input.publish(messages)
         awaits, work_s = rng.choice([True, False]), rng.choice([0.0, 0.002])
+        due = relayed.input.handled + rng.randrange(2 * messages)  # two records for each message
         with relayed.service(f"--workers={WORKERS}", awaits=awaits, work_s=work_s, concurrency=100) as service:
             service.wait_ready()
-            due = relayed.input.handled + rng.randrange(messages)
             wait_until(lambda due=due: relayed.input.handled >= due, 60, "the moment")
             service.signal(SIGTERM)
             assert service.wait_exit(40) == 0
