@@ -151,17 +151,18 @@ class Node:
     def kill(self) -> None:
         """Crash the node: SIGKILL. What it had not written is lost; `start()` brings it back.
 
-        What it had not written includes a quorum queue declared in the last second, with all it confirmed: see `sync`.
+        What it had not written includes a queue declared in the last second, with all it confirmed: see `sync`.
         """
         self._end(signal.SIGKILL)
 
     def sync(self) -> None:
-        """Bring to disk which quorum queues there are; call it between declaring one and `kill()`.
+        """Bring to disk which queues there are; call it between declaring one and `kill()`.
 
-        RabbitMQ 3.10 keeps that list in a file it writes about a second late. A queue missing there comes back after a
-        crash under a new identity, empty and without a leader: every later basic.get on it hangs.
+        RabbitMQ 3.10 writes two lists late: that of all queues, so that one is missing after a crash, and that of
+        quorum queues, about a second late: one that is missing there comes back under a new identity, empty and without
+        a leader, and every later basic.get on it hangs.
         """
-        self.ctl("eval", "ok = dets:sync(ra_directory_reverse).")
+        self.ctl("eval", "ok = mnesia:sync_log(), ok = dets:sync(ra_directory_reverse).")
 
     def ctl(self, *arguments: str) -> str:
         """Run rabbitmqctl against this node (about a second) and return what it printed; NodeError when it failed."""
