@@ -11,6 +11,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from urllib.parse import urlsplit
 
 import pytest
@@ -247,11 +248,15 @@ async def test_exchange_deleted_in_use_never_makes_a_lie(
             async def publishes(total: int) -> None:
                 await until(lambda: reported.kinds.total() >= total, 30, f"{total} publishes")
 
+            def has_more_unroutable(than: int) -> bool:
+                return reported.kinds["Unroutable"] > than or reported.kinds.total() == count
+
             async def delete() -> None:
                 for step in range(1, deletions + 1):
                     await publishes(step * count // (deletions + 2))
+                    refused = reported.kinds["Unroutable"]
                     client.delete_exchange(exchange)
-                    await publishes(reported.kinds.total() + 60)  # some of them to a missing exchange
+                    await until(partial(has_more_unroutable, refused), 30, "a publish to the missing exchange")
                     client.declare_exchange(exchange)
                     client.bind(queue_name, exchange, "k")
 
