@@ -53,9 +53,8 @@ class ConfirmLedger:
         tags: Iterable[int] = (tag,)
         if multiple:
             tags = range(self._oldest, newest + 1)
-            if len(tags) > len(
-                self._by_tag
-            ):  # most of them were confirmed one by one; the dict is in the order of tags
+            # When most of them were confirmed one by one: what is left stands in the dict, in the order of tags.
+            if len(tags) > len(self._by_tag):
                 tags = [number for number in self._by_tag if number <= newest]
         settled = []
         for number in tags:

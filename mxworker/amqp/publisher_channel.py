@@ -59,7 +59,7 @@ class PublisherChannel:
         channel: AbstractChannel,
         number: int,
         outcomes: Outcomes,
-        nacks_until: float,
+        patience_s: float,
     ) -> None:
         loop = asyncio.get_running_loop()
         self._loop = loop
@@ -75,7 +75,7 @@ class PublisherChannel:
         self._channel = channel
         self._number = number
         self._outcomes = outcomes
-        self._nacks_until = nacks_until
+        self._nacks_until = self.opened_at + patience_s
         self._ledger = ConfirmLedger()
         self._methods: dict[tuple[str, str], bytes] = {}
         self._pieces: list[bytes] = []
@@ -98,8 +98,7 @@ class PublisherChannel:
         except (BrokerError, asyncio.CancelledError):
             await connection.close_channel(channel)
             raise
-        nacks_until = asyncio.get_running_loop().time() + patience_s
-        publisher = cls(connection, channel, underlay.number, outcomes, nacks_until)
+        publisher = cls(connection, channel, underlay.number, outcomes, patience_s)
         connection.plane.register_publisher(underlay.number, publisher, outcomes.has_room)
         return publisher
 
