@@ -197,7 +197,7 @@ class Outbox:
     def _fail(self, publishing: Publishing, refusal: PublishError | None = None) -> None:
         publishing.refusal = refusal or publishing.refusal
         self.failed += 1
-        self._end(publishing, publishing.verdict(self._taker.why_not()))
+        self._end(publishing, publishing.verdict(self._taker.why_not))
 
     def _end(self, publishing: Publishing, error: PublishError | None) -> None:
         if publishing.stage is not Stage.WAITING:

@@ -83,11 +83,11 @@ class Publishing:
         self.timer: asyncio.TimerHandle | None = None
         """What ends it at the deadline, when its timeout is not the publisher's."""
 
-    def verdict(self, unsent: str) -> PublishError:
-        """Return the error to end with now: the truth about all attempts. `unsent` says why nothing was sent."""
+    def verdict(self, why_unsent: Callable[[], str]) -> PublishError:
+        """Return the error to end with now: the truth about all attempts. `why_unsent` is asked if nothing was sent."""
         if self.doubt is not None:
             return PublishUnconfirmed(f"publish to {self.route}: {self.doubt}; it may be in the queue, or not")
-        return self.refusal or PublishOverflow(f"publish to {self.route} was not sent: {unsent}")
+        return self.refusal or PublishOverflow(f"publish to {self.route} was not sent: {why_unsent()}")
 
     @property
     def route(self) -> str:
