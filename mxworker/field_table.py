@@ -65,6 +65,10 @@ _NUMBERS: Mapping[int, struct.Struct] = MappingProxyType(
         }.items()
     }
 )
+_FIXED_SIZES: Mapping[int, int] = MappingProxyType(
+    {octet: number.size for octet, number in _NUMBERS.items()} | {ord("t"): 1, ord("V"): 0, ord("T"): 8, ord("D"): 5}
+)
+_SIZED = frozenset(b"SxFA")
 _size = struct.Struct(">I")
 _timestamp = struct.Struct(">Q")
 _decimal = struct.Struct(">BI")
@@ -105,6 +109,53 @@ def encode(table: Mapping[str, Any]) -> bytes:
     writer = _Writer()
     writer.table(table)
     return bytes(writer.out)
+
+
+def entries(raw: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the entries of the table in `raw`, in its order: each a name and a value as on the wire, its type first.
+
+    `encode(decode(raw))` is another table where a value has a type that we only read; `entry` of each of these, joined,
+    is `raw` again. Inner tables and arrays are not looked into, so there may be any number of entries, of any depth, in
+    time proportional to the size. Raises DecodeError, which never shows a name or a value, when the table is cut short
+    or has a type octet that RabbitMQ does not know.
+    """
+    found = []
+    at = 0
+    try:
+        while at < len(raw):
+            value_at = at + 1 + raw[at]
+            end = value_at + _value_bytes(raw, value_at)
+            if end > len(raw):
+                _refuse_cut_short(at)
+            found.append((raw[at + 1 : value_at], raw[value_at:end]))
+            at = end
+    except (IndexError, struct.error):
+        _refuse_cut_short(at)
+    return found
+
+
+def entry(name: bytes, value: bytes) -> bytes:
+    """Return an entry as on the wire. The name has at most 255 bytes; `value` begins with its type."""
+    return bytes((len(name),)) + name + value
+
+
+def _value_bytes(raw: bytes, at: int) -> int:
+    """Return how long the value at byte `at` is, its type included."""
+    octet = raw[at]
+    fixed = _FIXED_SIZES.get(octet)
+    if fixed is not None:
+        return 1 + fixed
+    if octet not in _SIZED:
+        _refuse_type(octet, at)
+    return 1 + _size.size + int(_size.unpack_from(raw, at + 1)[0])
+
+
+def _refuse_type(octet: int, at: int) -> NoReturn:
+    raise DecodeError(f"the headers have a value of the unknown type 0x{octet:02x} at byte {at}")
+
+
+def _refuse_cut_short(at: int) -> NoReturn:
+    raise DecodeError(f"the headers are cut short: a value at byte {at} goes past the end of its table")
 
 
 class _Reader:
@@ -154,14 +205,14 @@ class _Reader:
                 return self.table(self._inner_end(end, depth), depth + 1)
             case "A":
                 return self._array(self._inner_end(end, depth), depth + 1)
-        raise DecodeError(f"the headers have a value of the unknown type 0x{octet:02x} at byte {self._at - 1}")
+        _refuse_type(octet, self._at - 1)
 
     def _inner_end(self, end: int, depth: int) -> int:
         if depth == MAX_DEPTH:
             raise DecodeError(f"the headers have more than {MAX_DEPTH} tables and arrays inside each other")
         inner_end = self._size(end) + self._at
         if inner_end > end:
-            self._cut_short()
+            _refuse_cut_short(self._at)
         return inner_end
 
     def _size(self, end: int) -> int:
@@ -171,12 +222,8 @@ class _Reader:
         start = self._at
         self._at = start + size
         if self._at > end:
-            self._at = start
-            self._cut_short()
+            _refuse_cut_short(start)
         return self._raw[start : self._at]
-
-    def _cut_short(self) -> NoReturn:
-        raise DecodeError(f"the headers are cut short: a value at byte {self._at} goes past the end of its table")
 
 
 def _instant(seconds: int) -> datetime | Timestamp:

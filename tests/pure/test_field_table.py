@@ -17,7 +17,7 @@ from pamqp import decode as pamqp_decode
 from pamqp import encode as pamqp_encode
 
 from mxworker.errors import DecodeError, EncodeError
-from mxworker.field_table import MAX_DEPTH, MAX_ENTRIES, Timestamp, decode, encode
+from mxworker.field_table import MAX_DEPTH, MAX_ENTRIES, Timestamp, decode, encode, entries, entry
 from tests.rabbit.raw import NOT_UTF_8, field, nested_table, table, wide_table
 
 AFTER_ALL_DATETIMES = 253_402_300_800
@@ -48,6 +48,34 @@ values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=4), max_leaves=20
 )
 tables = st.dictionaries(names, values, max_size=6)
+
+FIXED_SIZES = {**dict.fromkeys("tbB", 1), **dict.fromkeys("su", 2), **dict.fromkeys("Ii", 4), **dict.fromkeys("lLT", 8)}
+
+
+def sized(octet: bytes, content: bytes) -> bytes:
+    return octet + struct.pack(">I", len(content)) + content
+
+
+raw_names = st.binary(max_size=255)
+raw_scalars = st.one_of(
+    st.just(b"V"),
+    *(st.binary(min_size=size, max_size=size).map(octet.encode().__add__) for octet, size in FIXED_SIZES.items()),
+    st.floats(width=32, allow_nan=False, allow_infinity=False).map(lambda number: b"f" + struct.pack(">f", number)),
+    floats.map(lambda number: b"d" + struct.pack(">d", number)),
+    st.binary(min_size=5, max_size=5).map(b"D".__add__),
+    st.binary(max_size=30).map(lambda content: sized(b"S", content)),
+    st.binary(max_size=30).map(lambda content: sized(b"x", content)),
+)
+raw_values = st.recursive(
+    raw_scalars,
+    lambda inner: (
+        st.lists(inner, max_size=4).map(lambda values: sized(b"A", b"".join(values)))
+        | st.lists(st.builds(entry, raw_names, inner), max_size=4).map(lambda fields: sized(b"F", b"".join(fields)))
+    ),
+    max_leaves=10,
+)
+raw_entries = st.lists(st.tuples(raw_names, raw_values), max_size=6)
+"""Entries of every type that RabbitMQ knows, those that are only read included."""
 
 
 def same(one: object, other: object) -> bool:
@@ -249,6 +277,81 @@ def array_of(entries: int) -> bytes:
 def test_hostile_headers_cost_no_time(raw: bytes) -> None:
     started_at = time.thread_time()
     decode_or_refuse(raw)
+    assert time.thread_time() - started_at < 0.05
+
+
+# ---- splitting
+
+
+def joined(split: list[tuple[bytes, bytes]]) -> bytes:
+    return b"".join(entry(name, value) for name, value in split)
+
+
+@given(sent=raw_entries)
+@settings(max_examples=500, deadline=None)
+def test_entries_of_every_type_are_found_and_join_to_the_same_bytes(sent: list[tuple[bytes, bytes]]) -> None:
+    assert entries(joined(sent)) == sent
+
+
+@given(sent=raw_entries)
+@settings(max_examples=300, deadline=None)
+def test_each_entry_alone_reads_as_it_does_in_its_table(sent: list[tuple[bytes, bytes]]) -> None:
+    one_by_one: dict[str, Any] = {}
+    for name, value in sent:
+        one_by_one.update(decode(entry(name, value)))
+    assert same(decode(joined(sent)), one_by_one)
+
+
+@given(sent=raw_entries, data=st.data())
+@settings(max_examples=500, deadline=None)
+def test_damaged_headers_split_or_are_refused_and_what_reads_splits(
+    sent: list[tuple[bytes, bytes]], data: st.DataObject
+) -> None:
+    raw = bytearray(joined(sent))
+    for _ in range(data.draw(st.integers(0, 3))):
+        if raw:
+            raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    damaged = bytes(raw[: data.draw(st.integers(0, len(raw)))])
+    try:
+        split = entries(damaged)
+    except DecodeError:
+        with pytest.raises(DecodeError):
+            decode(damaged)
+    else:
+        assert joined(split) == damaged
+
+
+@pytest.mark.parametrize(
+    ("raw", "why"),
+    [
+        (b"\x05ab", "cut short"),
+        (b"\x01a", "cut short"),
+        (field(b"a", b"V") + field(b"a", b"I", b"\x00"), "cut short: a value at byte 3 "),
+        (field(b"a", b"S", b"\xff\xff\xff\xffS3cr3t"), "cut short"),
+        (field(b"a", b"S", b"\x00\x00"), "cut short"),
+        (field(b"a", b"F", b"\x00\x00\x00\x09\x01bV"), "cut short"),
+        (field(b"a", b"S3cr3t"[1:2]), "of the unknown type 0x33 at byte 2"),
+    ],
+)
+def test_broken_headers_do_not_split_and_the_error_shows_nothing_they_hold(raw: bytes, why: str) -> None:
+    with pytest.raises(DecodeError, match=why) as caught:
+        entries(raw)
+    assert "S3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("raw", "count"),
+    [
+        (nested_table(5000)[4:], 1),
+        (field(b"", b"V") * 60_000, 60_000),
+        (array_of(128_000), 1),
+        (wide_table(20_000)[4:], 20_000),
+    ],
+    ids=["5000 deep", "60k empty", "array", "wide"],
+)
+def test_splitting_hostile_headers_costs_no_time(raw: bytes, count: int) -> None:
+    started_at = time.thread_time()
+    assert len(entries(raw)) == count
     assert time.thread_time() - started_at < 0.05
 
 
