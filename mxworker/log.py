@@ -14,13 +14,12 @@ import time
 
 import orjson
 
+from mxworker.printable import CONTROLS, CUT, head, printable, tail, well_formed
+
 LINE_BYTES = 4096
-_CUT = "[cut]"
 _TEXT_HEAD_BYTES = 2048  # of a text line that has a traceback: the rest is for the traceback
 _JSON_LIMITS = (2000, 1000, 500, 250, 120, 60, 30)  # characters a field may have; the first that fits is taken
-_CONTROLS = (*range(127, 160), 0x2028, 0x2029)
-_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *_CONTROLS)}
-_JSON_ESCAPES = {code: f"\\u{code:04x}" for code in _CONTROLS}  # those below 32 JSON escapes by itself
+_JSON_ESCAPES = {code: f"\\u{code:04x}" for code in CONTROLS}  # those below 32 JSON escapes by itself
 _STANDARD = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {"message", "asctime", "taskName"}
 
 
@@ -31,13 +30,13 @@ class TextFormatter(logging.Formatter):
         """Return the line, and the traceback when there is one; of that the end is kept, where the error is named."""
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         line = f"{clock}.{int(record.msecs):03d} {record.levelname:<7} {record.name}  {record.getMessage()}"
-        line = _well_formed(line).translate(_ESCAPES)
+        line = printable(line)
         if not record.exc_info:
-            return _head(line, LINE_BYTES - 1)
-        line = _head(line, _TEXT_HEAD_BYTES)
-        trace = _well_formed(self.formatException(record.exc_info)).split("\n")
-        indented = "\n".join("    " + row.translate(_ESCAPES) for row in trace)
-        return f"{line}\n{_tail(indented, LINE_BYTES - 2 - len(line.encode()))}"
+            return head(line, LINE_BYTES - 1)
+        line = head(line, _TEXT_HEAD_BYTES)
+        trace = self.formatException(record.exc_info).split("\n")
+        indented = "\n".join("    " + printable(row) for row in trace)
+        return f"{line}\n{tail(indented, LINE_BYTES - 2 - len(line.encode()))}"
 
 
 class JsonFormatter(logging.Formatter):
@@ -69,17 +68,17 @@ class JsonFormatter(logging.Formatter):
 def _plain(value: object) -> object:
     """Return what JSON can hold: a scalar, or as bytes the JSON of anything else."""
     if isinstance(value, str):
-        return _well_formed(value)
+        return well_formed(value)
     if value is None or isinstance(value, bool | float):
         return value
     try:
         return orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS)
     except orjson.JSONEncodeError:  # an integer beyond 64 bits, a lone surrogate, a cycle
-        return _well_formed(repr(value))
+        return well_formed(repr(value))
 
 
 def _object(fields: dict[str, object], limit: int) -> str:
-    short = {_well_formed(key)[:limit]: _shortened(key, value, limit) for key, value in fields.items()}
+    short = {well_formed(key)[:limit]: _shortened(key, value, limit) for key, value in fields.items()}
     return orjson.dumps(short).decode().translate(_JSON_ESCAPES)
 
 
@@ -90,22 +89,7 @@ def _shortened(key: str, value: object, limit: int) -> object:
         value = value.decode()
     if not isinstance(value, str) or len(value) <= limit:
         return value
-    return _CUT + value[-limit:] if key == "traceback" else value[:limit] + _CUT
-
-
-def _well_formed(text: str) -> str:
-    """Return `text` with lone surrogates, which have no UTF-8, written out as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _head(text: str, size_bytes: int) -> str:
-    raw = text.encode()
-    return text if len(raw) <= size_bytes else raw[: size_bytes - len(_CUT)].decode("utf-8", "ignore") + _CUT
-
-
-def _tail(text: str, size_bytes: int) -> str:
-    raw = text.encode()
-    return text if len(raw) <= size_bytes else _CUT + raw[len(raw) - size_bytes + len(_CUT) :].decode("utf-8", "ignore")
+    return CUT + value[-limit:] if key == "traceback" else value[:limit] + CUT
 
 
 class LineHandler(logging.Handler):
