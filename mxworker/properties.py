@@ -9,9 +9,11 @@ A word of flags says which properties are there; their values follow in the orde
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 from mxworker import field_table
+from mxworker.errors import DecodeError
 
 FLAG_CONTENT_TYPE = 1 << 15
 FLAG_CONTENT_ENCODING = 1 << 14
@@ -26,8 +28,29 @@ FLAG_TIMESTAMP = 1 << 6
 FLAG_TYPE = 1 << 5
 FLAG_USER_ID = 1 << 4
 FLAG_APP_ID = 1 << 3
+_FLAG_CLUSTER_ID = 1 << 2  # of AMQP 0-9; nobody reads it, RabbitMQ carries it
+
+# The size in bytes of each value, in wire order; two kinds say theirs themselves.
+_SHORT_STRING, _TABLE = -1, -2
+_SIZES = (
+    (FLAG_CONTENT_TYPE, _SHORT_STRING),
+    (FLAG_CONTENT_ENCODING, _SHORT_STRING),
+    (FLAG_HEADERS, _TABLE),
+    (FLAG_DELIVERY_MODE, 1),
+    (FLAG_PRIORITY, 1),
+    (FLAG_CORRELATION_ID, _SHORT_STRING),
+    (FLAG_REPLY_TO, _SHORT_STRING),
+    (FLAG_EXPIRATION, _SHORT_STRING),
+    (FLAG_MESSAGE_ID, _SHORT_STRING),
+    (FLAG_TIMESTAMP, 8),
+    (FLAG_TYPE, _SHORT_STRING),
+    (FLAG_USER_ID, _SHORT_STRING),
+    (FLAG_APP_ID, _SHORT_STRING),
+    (_FLAG_CLUSTER_ID, _SHORT_STRING),
+)
 
 _flags = struct.Struct(">H").unpack_from
+_pack_flags = struct.Struct(">H").pack
 _table_size = struct.Struct(">I").unpack_from
 _timestamp = struct.Struct(">Q").unpack_from
 
@@ -134,6 +157,39 @@ class _PropertyReader:
     def table(self, flag: int) -> bytes | None:
         size = _table_size(self._raw, self._at)[0] if self._at + 4 <= len(self._raw) else 0
         return self._take(flag, 4, size)
+
+
+def split(raw: bytes) -> dict[int, bytes]:
+    """Return the values of raw properties by their flags, in wire order, each as on the wire, its size included.
+
+    Raises DecodeError when they are cut short: such properties must not be published again, for the broker would close
+    the connection.
+    """
+    values = {}
+    at = 2
+    try:
+        (flags,) = _flags(raw)
+        for flag, size in _SIZES:
+            if flags & flag:
+                end = at + _value_bytes(raw, at, size)
+                values[flag] = raw[at:end]
+                at = end
+    except (IndexError, struct.error):
+        at = len(raw) + 1
+    if at > len(raw):
+        raise DecodeError("the properties are cut short")
+    return values
+
+
+def join(values: Mapping[int, bytes]) -> bytes:
+    """Return raw properties made of the values that `split` returns, in any order."""
+    return _pack_flags(sum(values)) + b"".join(values[flag] for flag in sorted(values, reverse=True))
+
+
+def _value_bytes(raw: bytes, at: int, size: int) -> int:
+    if size == _SHORT_STRING:
+        return 1 + raw[at]
+    return 4 + int(_table_size(raw, at)[0]) if size == _TABLE else size
 
 
 def message_id_bytes(raw: bytes) -> bytes:

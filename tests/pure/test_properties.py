@@ -13,7 +13,7 @@ from pamqp import commands, decode, encode
 from pamqp.common import FieldTable
 
 from mxworker.errors import DecodeError
-from mxworker.properties import Properties, message_id_bytes
+from mxworker.properties import Properties, join, message_id_bytes, split
 from tests.rabbit.raw import HOSTILE, NANOSECONDS, field, raw_properties, table
 
 TEXTS = (
@@ -144,6 +144,38 @@ def test_header_table_with_a_size_past_the_end_hides_what_follows_and_no_more() 
     read = Properties(broken)
     assert (read.content_type, read.headers_raw, read.message_id) == ("text", None, None)
     assert message_id_bytes(broken) == b""
+
+
+# ---- splitting
+
+
+@given(values=raw_values, cluster_id=st.none() | st.binary(max_size=20))
+@settings(max_examples=300)
+def test_properties_split_and_join_to_the_same_bytes(values: dict[str, bytes | int], cluster_id: bytes | None) -> None:
+    raw = raw_properties(**values, **({} if cluster_id is None else {"cluster_id": cluster_id}))
+    in_parts = split(raw)
+    assert list(in_parts) == sorted(in_parts, reverse=True)
+    assert join(in_parts) == raw
+    assert join(dict(sorted(in_parts.items()))) == raw
+
+
+@given(values=raw_values, data=st.data())
+@settings(max_examples=300)
+def test_properties_that_are_cut_short_do_not_split(values: dict[str, bytes | int], data: st.DataObject) -> None:
+    raw = raw_properties(**values)
+    with pytest.raises(DecodeError, match="cut short"):
+        split(raw[: data.draw(st.integers(0, len(raw) - 1))])
+
+
+@given(raw=st.binary(min_size=2, max_size=400))
+@settings(max_examples=500)
+def test_any_bytes_split_as_they_read_or_are_refused(raw: bytes) -> None:
+    try:
+        in_parts = split(raw)
+    except DecodeError:
+        return
+    whole, again = Properties(raw), Properties(join(in_parts))
+    assert all(getattr(again, name) == getattr(whole, name) for name in _wire_order())
 
 
 # ---- headers
