@@ -1,6 +1,7 @@
 """What is received: a delivery.
 
-A delivery keeps what came on the wire and decodes it when somebody asks, tolerantly: see `properties`.
+A delivery keeps what came on the wire and decodes it when somebody asks, tolerantly: see `properties`. One that is a
+copy, tried again or taken from a dead-letter queue, shows the message that was copied: see `origins`.
 
 Must not know how a delivery is settled on the wire.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from mxworker.origins import restored
 from mxworker.properties import Properties
 
 
@@ -35,10 +37,10 @@ class Delivery:
     """One message as the broker delivered it.
 
     `body` is the bytes as published. `delivery_tag` is unique on its channel only. `redelivered` says that the broker
-    may have delivered it before.
+    may have delivered it before. `raw_properties` and `raw_route` (exchange and routing key) are as on the wire.
     """
 
-    __slots__ = ("_properties", "_route", "body", "delivery_tag", "raw_properties", "redelivered", "source")
+    __slots__ = ("_original", "body", "delivery_tag", "raw_properties", "raw_route", "redelivered", "source")
 
     def __init__(
         self, body: bytes, raw_properties: bytes, route: bytes, redelivered: bool, delivery_tag: int, source: Source
@@ -49,25 +51,23 @@ class Delivery:
         self.redelivered = redelivered
         self.delivery_tag = delivery_tag
         self.source = source
-        self._route = route
-        self._properties: Properties | None = None
+        self.raw_route = route
+        self._original: tuple[Properties, bytes] | None = None
 
     @property
     def properties(self) -> Properties:
-        """The message's properties, decoded at the first use."""
-        if self._properties is None:
-            self._properties = Properties(self.raw_properties)
-        return self._properties
+        """The message's properties as they were first published, decoded at the first use."""
+        return self._published()[0]
 
     @property
     def exchange(self) -> str:
-        """The exchange it was published to; '' is the default exchange."""
-        return _split_route(self._route)[0]
+        """The exchange it was first published to; '' is the default exchange."""
+        return _split_route(self._published()[1])[0]
 
     @property
     def routing_key(self) -> str:
-        """The routing key it was published with."""
-        return _split_route(self._route)[1]
+        """The routing key it was first published with."""
+        return _split_route(self._published()[1])[1]
 
     @property
     def message_id(self) -> str | None:
@@ -76,13 +76,22 @@ class Delivery:
 
     @property
     def headers(self) -> dict[str, Any]:
-        """The application's headers, {} when there are none. Raises DecodeError when they cannot be read."""
+        """The application's headers, {} when there are none. Raises DecodeError when they cannot be read.
+
+        Those of a dead letter have the facts of its death among them.
+        """
         return self.properties.headers
 
     @property
     def is_stale(self) -> bool:
         """Whether the channel it came on has ended: the broker delivers it again, and settling it does nothing."""
         return self.source.is_lost
+
+    def _published(self) -> tuple[Properties, bytes]:
+        if self._original is None:
+            raw_properties, route = restored(self.raw_properties, self.raw_route)
+            self._original = (Properties(raw_properties), route)
+        return self._original
 
     def __repr__(self) -> str:
         return f"<Delivery {self.delivery_tag} {self.routing_key!r} id={self.message_id!r} {len(self.body)} bytes>"

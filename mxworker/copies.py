@@ -1,0 +1,130 @@
+"""Copies of deliveries: to be tried again later, or to be kept as dead letters with the facts of their failure.
+
+A copy is published, confirmed, and only then is its original acked. It keeps body, properties and headers byte for
+byte, but for what the broker would act on; see `origins`. A message without an id gets one from the publisher.
+
+The attempt is counted in a header of ours. Anybody may have written it, so it is believed within bounds: every message
+gets at least one execution, and none gets more than there may be.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mxworker import field_table
+from mxworker.delivery import Delivery
+from mxworker.errors import DecodeError
+from mxworker.field_table import Timestamp
+from mxworker.message import Content
+from mxworker.origins import ATTEMPT_HEADER as ATTEMPT_HEADER
+from mxworker.origins import headers_of, moved_away, with_headers
+from mxworker.printable import head, printable
+from mxworker.properties import FLAG_MESSAGE_ID, join, split
+
+ERROR_TEXT_BYTES = 1024
+NAME_BYTES = 255
+
+_ATTEMPT = ATTEMPT_HEADER.encode()
+_DELIVERY_COUNT = b"x-delivery-count"
+_FLAGS_BYTES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Why a message is a dead letter.
+
+    `attempt` is the number of the last execution, `kind` how it failed in one word, `at_s` when, in whole seconds since
+    1970. Texts may be of any length and hold anything; see `headers`.
+    """
+
+    queue: str
+    handler: str
+    attempt: int
+    kind: str
+    error_type: str
+    error_text: str
+    at_s: int
+
+    def headers(self) -> dict[str, Any]:
+        """Return the headers that a dead letter gets. Texts are printable, and cut at 1024 bytes for the error, or 255.
+
+        There is no `mx-attempt` among them: a dead letter that an operator publishes to its queue again is tried as
+        often as a new message. What it died of before stays with it until it dies again.
+        """
+        return {
+            "mx-queue": _shown(self.queue, NAME_BYTES),
+            "mx-handler": _shown(self.handler, NAME_BYTES),
+            "mx-attempts": self.attempt,
+            "mx-reason": _shown(self.kind, NAME_BYTES),
+            "mx-error-type": _shown(self.error_type, NAME_BYTES),
+            "mx-error": _shown(self.error_text, ERROR_TEXT_BYTES),
+            "mx-failed-at": Timestamp(self.at_s),
+        }
+
+
+def attempt_of(delivery: Delivery, most: int) -> int:
+    """Return which attempt an execution of this delivery is, from 1 to `most`.
+
+    An integer above `most` counts as `most`, anything else that is no attempt as 1. Costs next to nothing when the
+    header is not there.
+    """
+    number = _integer(delivery, _ATTEMPT)
+    return 1 if number is None or number < 1 else min(number, most)
+
+
+def redeliveries_of(delivery: Delivery) -> int:
+    """Return how often the broker has delivered it before, as a quorum queue counts; 0 when it does not say.
+
+    Believed of a redelivered message alone: on a first delivery the header is what the publisher wrote.
+    """
+    number = _integer(delivery, _DELIVERY_COUNT) if delivery.redelivered else None
+    return 0 if number is None else max(0, number)
+
+
+def retry_copy(delivery: Delivery, attempt: int) -> Content:
+    """Return the copy for a retry queue; `attempt` is the one that its own execution will be.
+
+    Raises DecodeError when properties or headers cannot be split, so that no copy can be made.
+    """
+    return _copy(delivery, {ATTEMPT_HEADER: attempt})
+
+
+def dead_letter_copy(delivery: Delivery, facts: Facts) -> Content:
+    """Return the copy for a dead-letter queue, with the facts as headers in place of those of an earlier death.
+
+    Raises DecodeError when properties or headers cannot be split, so that no copy can be made.
+    """
+    return _copy(delivery, facts.headers())
+
+
+def _copy(delivery: Delivery, added: Mapping[str, Any]) -> Content:
+    """Return a copy with `added` headers in place of those of the same names."""
+    values, headers = moved_away(delivery.raw_properties, delivery.raw_route)
+    replaced = {name.encode() for name in added}
+    kept = [(name, value) for name, value in headers if name not in replaced]
+    values = with_headers(values, kept + field_table.entries(field_table.encode(added)))
+    message_id = values.get(FLAG_MESSAGE_ID)
+    raw = join({**values, FLAG_MESSAGE_ID: b""})  # the flag alone: the publisher puts the id where it belongs
+    middle = _FLAGS_BYTES + sum(len(value) for flag, value in values.items() if flag > FLAG_MESSAGE_ID)
+    return Content(raw[:middle], None if message_id is None else message_id[1:], raw[middle:], delivery.body)
+
+
+def _integer(delivery: Delivery, name: bytes) -> int | None:
+    """Return a header that is an integer; None when it is missing, is something else, or cannot be read."""
+    if name not in delivery.raw_properties:
+        return None
+    try:
+        found = [value for other, value in headers_of(split(delivery.raw_properties)) if other == name]
+        number = field_table.decode(field_table.entry(name, found[-1]))[name.decode()] if found else None
+    except DecodeError:
+        return None
+    return number if type(number) is int else None
+
+
+def _shown(text: str, size_bytes: int) -> str:
+    """Return a printable beginning of `text`, which may be long beyond measure."""
+    return head(printable(text[: size_bytes + 1]), size_bytes)

@@ -1,0 +1,141 @@
+"""Where a copied message came from: what must not ride along with a copy, kept under names that do nothing.
+
+A copy of a delivery goes through a retry or a dead-letter queue. What the broker would act on there moves to a header
+of its own (tried, with RabbitMQ 3.10):
+
+| of the original                        | kept in the copy as               | where it was, it would             |
+|----------------------------------------|-----------------------------------|------------------------------------|
+| exchange, routing key                  | mx-origin-exchange, -routing-key  | be that of the copy                |
+| headers x-death, x-first-death-*, ...  | mx-origin-x-death, ...            | let cycle detection drop the copy  |
+| header x-delivery-count                | mx-origin-x-delivery-count        | be taken for the copy's own        |
+| headers CC, BCC                        | mx-origin-CC, mx-origin-BCC       | send the copy to those queues, too |
+| expiration                             | mx-origin-expiration              | cut the delay short                |
+| user_id                                | mx-origin-user-id                 | close the channel: 406             |
+
+All else stays as it is, byte for byte, and `restored` turns a copy into the original again. A copy of a copy keeps the
+origin of the first, and loses what the broker added on the way: x-death would grow with each round.
+
+A delivery is taken for a copy when it has a readable origin and came through the default exchange, as copies do.
+Whoever may publish there could put a message into the retry queue as well, so a forged origin tells no more than that.
+
+Pure: bytes as on the wire.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from mxworker.errors import DecodeError
+from mxworker.field_table import MAX_NAME_BYTES, entries, entry
+from mxworker.properties import FLAG_EXPIRATION, FLAG_HEADERS, FLAG_USER_ID, join, split
+
+ATTEMPT_HEADER = "mx-attempt"
+"""Which attempt the execution of a retry copy is. Never shown with the original's headers."""
+
+_PREFIX = b"mx-origin-"
+_EXCHANGE = _PREFIX + b"exchange"
+_ROUTING_KEY = _PREFIX + b"routing-key"
+_PROPERTIES: Mapping[int, bytes] = MappingProxyType(
+    {FLAG_EXPIRATION: _PREFIX + b"expiration", FLAG_USER_ID: _PREFIX + b"user-id"}
+)
+_ORIGIN = frozenset({_EXCHANGE, _ROUTING_KEY, *_PROPERTIES.values()})
+_ATTEMPT = ATTEMPT_HEADER.encode()
+_HEADERS = frozenset({b"x-death", b"x-delivery-count", b"CC", b"BCC"})
+_HEADER_FAMILIES = (b"x-first-death-", b"x-last-death-")
+_TABLE_SIZE_BYTES = 4
+_LONGEST_SHORT = 255
+_NO_EXCHANGE = b"\x00"
+_size = struct.Struct(">I")
+
+Headers = list[tuple[bytes, bytes]]
+"""The entries of a table, see `field_table.entries`."""
+
+
+def headers_of(values: Mapping[int, bytes]) -> Headers:
+    """Return the headers among split properties. Raises DecodeError when they cannot be split."""
+    return entries(values.get(FLAG_HEADERS, b"")[_TABLE_SIZE_BYTES:])
+
+
+def with_headers(values: Mapping[int, bytes], headers: Headers) -> dict[int, bytes]:
+    """Return split properties with these headers in place of theirs; no headers at all are no property."""
+    rest = {flag: value for flag, value in values.items() if flag != FLAG_HEADERS}
+    table = b"".join(entry(name, value) for name, value in headers)
+    return {**rest, FLAG_HEADERS: _size.pack(len(table)) + table} if table else rest
+
+
+def moved_away(raw_properties: bytes, route: bytes) -> tuple[dict[int, bytes], Headers]:
+    """Return the properties and headers that a copy of the message has, split, without its own attempt.
+
+    The headers among the properties are still the original's. `route` is exchange and routing key, two short strings.
+    Raises DecodeError when properties or headers cannot be split.
+    """
+    values = split(raw_properties)
+    headers = [(name, value) for name, value in headers_of(values) if name != _ATTEMPT]
+    kept = {flag: value for flag, value in values.items() if flag not in _PROPERTIES}
+    if _origin(headers, route) is not None:
+        return kept, [(name, value) for name, value in headers if not _is_moved(name)]
+    moved = [
+        (_PREFIX + name if _is_moved(name) else name, value) for name, value in headers if not name.startswith(_PREFIX)
+    ]
+    moved += [(name, _long(values[flag])) for flag, name in _PROPERTIES.items() if flag in values]
+    exchange_end = 1 + route[0] if route else 0
+    moved += [(_EXCHANGE, _long(route[:exchange_end])), (_ROUTING_KEY, _long(route[exchange_end:]))]
+    return kept, moved
+
+
+def restored(raw_properties: bytes, route: bytes) -> tuple[bytes, bytes]:
+    """Return properties and route as they were before the first copy; what is no copy, or is broken, as it is.
+
+    A message id that the publisher made for the copy stays.
+    """
+    if _EXCHANGE not in raw_properties:
+        return raw_properties, route
+    try:
+        values = split(raw_properties)
+        headers = headers_of(values)
+    except DecodeError:
+        return raw_properties, route
+    origin = _origin(headers, route)
+    if origin is None:
+        return raw_properties, route
+    kept = {flag: value for flag, value in values.items() if flag not in _PROPERTIES}
+    kept |= {flag: origin[name] for flag, name in _PROPERTIES.items() if name in origin}
+    originals = [_moved_back(name, value) for name, value in headers if not _is_added(name)]
+    return join(with_headers(kept, originals)), origin[_EXCHANGE] + origin[_ROUTING_KEY]
+
+
+def _origin(headers: Headers, route: bytes) -> dict[bytes, bytes] | None:
+    """Return what a copy says of its original, as short strings by their names; None when it is no copy."""
+    if route[:1] != _NO_EXCHANGE:
+        return None
+    origin = {name: short for name, value in headers if name in _ORIGIN and (short := _short(value)) is not None}
+    return origin if _EXCHANGE in origin and _ROUTING_KEY in origin else None
+
+
+def _is_moved(name: bytes) -> bool:
+    """Whether a header moves. One of those families whose name leaves no room for ours is no broker's."""
+    return name in _HEADERS or (name.startswith(_HEADER_FAMILIES) and len(_PREFIX + name) <= MAX_NAME_BYTES)
+
+
+def _is_added(name: bytes) -> bool:
+    """Whether a copy's header is none of its original: ours, or the broker's on the copy's way."""
+    return name == _ATTEMPT or name in _ORIGIN or _is_moved(name)
+
+
+def _moved_back(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    original = name.removeprefix(_PREFIX)
+    return (original, value) if _is_moved(original) else (name, value)
+
+
+def _long(short: bytes) -> bytes:
+    """Return a short string as a value in a table; one that is missing is ''."""
+    text = short[1:]
+    return b"S" + _size.pack(len(text)) + text
+
+
+def _short(value: bytes) -> bytes | None:
+    """Return a value in a table as a short string; None when it is none."""
+    text = value[1 + _TABLE_SIZE_BYTES :]
+    return bytes((len(text),)) + text if value[:1] == b"S" and len(text) <= _LONGEST_SHORT else None
