@@ -76,13 +76,15 @@ def attempt_of(delivery: Delivery, most: int) -> int:
     return 1 if number is None or number < 1 else min(number, most)
 
 
-def redeliveries_of(delivery: Delivery) -> int:
-    """Return how often the broker has delivered it before, as a quorum queue counts; 0 when it does not say.
+def redeliveries_of(delivery: Delivery) -> int | None:
+    """Return how often the broker has delivered it before; None when it has, and does not count, as classic queues do.
 
-    Believed of a redelivered message alone: on a first delivery the header is what the publisher wrote.
+    The count is believed of a redelivered message alone: on a first delivery the header is what the publisher wrote.
     """
-    number = _integer(delivery, _DELIVERY_COUNT) if delivery.redelivered else None
-    return 0 if number is None else max(0, number)
+    if not delivery.redelivered:
+        return 0
+    number = _integer(delivery, _DELIVERY_COUNT)
+    return number if number is not None and number > 0 else None
 
 
 def retry_copy(delivery: Delivery, attempt: int) -> Content:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -22,6 +23,8 @@ from tests.harness.copied import come_back, properties_on_wire, received, route_
 from tests.pure.test_field_table import raw_names, raw_values
 from tests.pure.test_properties import TEXTS
 from tests.rabbit.raw import HOSTILE, NOT_UTF_8, field, nested_table, raw_properties, table, wide_table
+
+T = TypeVar("T")
 
 MOVED = (
     *(b"x-death", b"x-first-death-queue", b"x-first-death-reason", b"x-first-death-exchange", b"x-delivery-count"),
@@ -208,12 +211,19 @@ def test_what_cannot_be_split_cannot_be_copied_and_is_shown_as_it_is(broken: byt
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_hostile_properties_are_copied_in_no_time(kind: str) -> None:
+def test_hostile_properties_are_copied_and_restored_in_no_time(kind: str) -> None:
+    content, copying_s = timed(lambda: retry_copy(received(HOSTILE[kind]), 3))
+    copy = come_back(content)
+    attempt, counting_s = timed(lambda: attempt_of(copy, 9))
+    shown, restoring_s = timed(lambda: copy.properties.headers_raw)
+    assert attempt == 3
+    assert shown == Properties(HOSTILE[kind]).headers_raw
+    assert max(copying_s, counting_s, restoring_s) < 0.5
+
+
+def timed(act: Callable[[], T]) -> tuple[T, float]:
     started_at = time.thread_time()
-    copy = come_back(retry_copy(received(HOSTILE[kind], redelivered=True), 3))
-    assert attempt_of(copy, 9) == 3
-    assert copy.properties.headers_raw == Properties(HOSTILE[kind]).headers_raw
-    assert time.thread_time() - started_at < 0.05
+    return act(), time.thread_time() - started_at
 
 
 # ---- attempts
@@ -273,7 +283,7 @@ def test_attempt_is_found_among_more_headers_than_are_read() -> None:
 @settings(max_examples=500)
 def test_attempt_of_any_bytes_is_within_bounds(raw: bytes, most: int) -> None:
     assert 1 <= attempt_of(received(raw), most) <= most
-    assert redeliveries_of(received(raw + b"x-delivery-count", redelivered=True)) == 0
+    assert redeliveries_of(received(raw + b"x-delivery-count", redelivered=True)) is None
 
 
 def test_delivery_without_an_attempt_costs_nothing() -> None:
@@ -283,7 +293,7 @@ def test_delivery_without_an_attempt_costs_nothing() -> None:
     started_at = time.thread_time()
     for _ in range(10_000):
         attempt_of(plain, 4)
-    assert time.thread_time() - started_at < 0.05  # 5 us each; it takes a tenth of that
+    assert time.thread_time() - started_at < 0.5  # 50 us each; it takes a hundredth of that
     assert plain._original is None
 
 
@@ -295,8 +305,8 @@ def test_delivery_count_is_believed_of_a_redelivered_message_alone() -> None:
 
 @pytest.mark.parametrize("value", [text(b"3"), b"t\x01", b"I" + struct.pack(">i", -1), b"F" + table(), b"V"], ids=repr)
 def test_delivery_count_that_is_none_counts_nothing(value: bytes) -> None:
-    assert redeliveries_of(with_header(value, b"x-delivery-count", redelivered=True)) == 0
-    assert redeliveries_of(received(redelivered=True)) == 0
+    assert redeliveries_of(with_header(value, b"x-delivery-count", redelivered=True)) is None
+    assert redeliveries_of(received(redelivered=True)) is None
 
 
 # ---- dead letters
