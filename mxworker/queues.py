@@ -8,9 +8,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
-_SHORT_STRING_BYTES = 255
+SHORT_STRING_BYTES = 255
+# What a quorum queue needs so that the broker moves its messages on without a loss. At-least-once loses them when the
+# target is missing, unless publishers are pushed back meanwhile
+# (https://www.rabbitmq.com/docs/quorum-queues#dead-lettering).
+AT_LEAST_ONCE: Mapping[str, str] = MappingProxyType(
+    {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
+)
 # What pamqp takes as the name of a queue or an exchange; for others it raises, in the middle of a declaration.
 SENDABLE_NAME = re.compile(r"[a-zA-Z0-9\-_.:@#,/+ ]*")
 
@@ -25,8 +32,8 @@ class Queue:
     `bind` lists (exchange, routing key) pairs; the exchanges must exist. With `dead_letter` rejected messages go to
     `<name>.dlq`; without it, where the queue's own policy sends them, or nowhere.
 
-    `declare`: "ensure" declares the queue and its dead-letter queue and binds it; "passive" checks that they exist;
-    "off" only consumes, and checks that the dead-letter queue exists.
+    `declare`: "ensure" declares the queue, its dead-letter queue and its retry queues, and binds it; "passive" checks
+    that they exist; "off" only consumes, and checks that the queues beside it exist.
 
     `arguments` are further queue arguments, such as `{"x-max-length": 1000}`. They replace ours where they name the
     same key, `x-dead-letter-exchange` included.
@@ -41,7 +48,7 @@ class Queue:
 
     def __post_init__(self) -> None:
         """Refuse what could only fail later, at the broker."""
-        if not self.name or len(self.dead_letter_name.encode()) > _SHORT_STRING_BYTES:
+        if not self.name or len(self.dead_letter_name.encode()) > SHORT_STRING_BYTES:
             raise ValueError(f"a queue name has 1 to 251 bytes, '{self.name}' does not")
         for name in (self.name, *(exchange for exchange, _ in self.bind)):
             if not SENDABLE_NAME.fullmatch(name):
@@ -56,6 +63,10 @@ class Queue:
         """The queue that takes what was rejected."""
         return f"{self.name}.dlq"
 
+    def retry_name(self, step_ms: int) -> str:
+        """Return the name of the queue in which failed deliveries wait `step_ms` milliseconds."""
+        return f"{self.name}.retry.{step_ms}"
+
     @property
     def single_active_consumer(self) -> bool:
         """Whether we declare the queue with a single active consumer."""
@@ -68,8 +79,5 @@ class Queue:
             arguments["x-dead-letter-exchange"] = ""
             arguments["x-dead-letter-routing-key"] = self.dead_letter_name
             if self.type == "quorum":
-                # At-least-once loses messages when the target is missing, unless publishers are pushed back meanwhile
-                # (https://www.rabbitmq.com/docs/quorum-queues#dead-lettering).
-                arguments["x-dead-letter-strategy"] = "at-least-once"
-                arguments["x-overflow"] = "reject-publish"
+                arguments |= AT_LEAST_ONCE
         return arguments | dict(self.arguments)

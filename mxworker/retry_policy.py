@@ -1,0 +1,69 @@
+"""How often and when a failed delivery is tried again, as a value.
+
+The waiting is done by the broker, in one queue for each delay, so delays are a short ladder of fixed steps and not any
+number: see `queues.Queue.retry_name`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MAX_RETRIES = 100
+MAX_STEPS = 16
+_MIN_DELAY_S = 0.01
+_MAX_DELAY_S = 2_000_000.0  # a queue's TTL is a timer of the Erlang VM, which has 32 bits of milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """The retries of a handler's failed deliveries.
+
+    `max_retries`: after so many, the next failure makes a dead letter; each message is executed at most once more than
+    that, not counting executions that a worker's death or a lost connection cut off. `delays`: seconds before the
+    first, the second ... retry, ascending; the last one serves all further ones. Each is a queue beside the handler's
+    own. With `jitter` a retry takes its own step or the next one, at random, so that what failed together does not come
+    back together. Raises ValueError when a value cannot work.
+    """
+
+    max_retries: int = 3
+    delays: Sequence[float] = (1.0, 5.0, 25.0)
+    jitter: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_retries <= MAX_RETRIES:
+            raise ValueError(f"max_retries is {self.max_retries!r}, but must be from 0 to {MAX_RETRIES}")
+        if not 1 <= len(self.delays) <= MAX_STEPS:
+            raise ValueError(f"delays has {len(self.delays)} steps, but must have from 1 to {MAX_STEPS}")
+        for delay_s in self.delays:
+            if not _MIN_DELAY_S <= delay_s <= _MAX_DELAY_S:
+                raise ValueError(
+                    f"a delay is {delay_s!r}, but must be from {_MIN_DELAY_S:g} to {_MAX_DELAY_S:g} seconds"
+                )
+        if list(self.steps_ms) != sorted(set(self.steps_ms)):
+            raise ValueError(f"delays are {tuple(self.delays)}, but must ascend, by a millisecond at least")
+
+    @property
+    def steps_ms(self) -> tuple[int, ...]:
+        """The delays in milliseconds, ascending: one retry queue each."""
+        return tuple(round(delay_s * 1000) for delay_s in self.delays)
+
+    @property
+    def max_attempts(self) -> int:
+        """How often a message is executed at most."""
+        return self.max_retries + 1
+
+    def step_ms(self, attempt: int, rng: random.Random) -> int:
+        """Return how long the retry after the failed `attempt`, counted from 1, has to wait."""
+        steps = self.steps_ms
+        step = min(attempt, len(steps)) - 1
+        return rng.choice(steps[step : step + 2]) if self.jitter else steps[step]
+
+    def step_after_ms(self, after_s: float) -> int:
+        """Return the shortest step that is at least `after_s` seconds long, else the last one."""
+        steps = self.steps_ms
+        return next((step_ms for step_ms in steps if step_ms >= after_s * 1000), steps[-1])
+
+
+DEFAULT_RETRY = RetryPolicy()
