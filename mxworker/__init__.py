@@ -22,13 +22,26 @@ from mxworker.delivery import Delivery
 from mxworker.handlers import Handlers
 from mxworker.message import Message
 from mxworker.queues import Queue
-from mxworker.settlement import Ack, Reject, Requeue
+from mxworker.retry_policy import RetryPolicy
+from mxworker.settlement import Ack, Reject, Requeue, Retry
 
 if TYPE_CHECKING:
     from mxworker.amqp.publisher import Publisher
 
 __version__ = "0.1.0"
-__all__ = ["Ack", "Context", "Delivery", "Handlers", "Message", "Publisher", "Queue", "Reject", "Requeue"]
+__all__ = [
+    "Ack",
+    "Context",
+    "Delivery",
+    "Handlers",
+    "Message",
+    "Publisher",
+    "Queue",
+    "Reject",
+    "Requeue",
+    "Retry",
+    "RetryPolicy",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -55,6 +55,7 @@ class Word(IntEnum):
     NOTE_LENGTH = auto()
     ACKED = auto()
     REQUEUED = auto()
+    RETRIED = auto()
     REJECTED = auto()
     STALE = auto()
 

@@ -18,7 +18,7 @@ import click
 
 from mxworker import __version__
 from mxworker.brokers import Brokers, Tls
-from mxworker.config import Consumption, Supervision, parse_duration_s
+from mxworker.config import DEFAULT_PROCESS_CONCURRENCY, Consumption, Supervision, parse_duration_s
 from mxworker.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -87,6 +87,13 @@ def main() -> None:
 @_option("--tls-key", type=click.Path(), help="Its key, when it is in another file.  PEM.")
 @_option("--workers", "-w", type=_Workers(), default="auto", show_default=True, help="Worker processes.")
 @_option("--concurrency", "-c", type=click.IntRange(1, 65535), help="Handlers at once per queue and process.")
+@_option(
+    "--process-concurrency",
+    type=click.IntRange(1, 65535),
+    default=DEFAULT_PROCESS_CONCURRENCY,
+    show_default=True,
+    help="Handlers at once per process, all queues together.",
+)
 @_option("--prefetch", type=click.IntRange(1, 65535), help="Deliveries sent ahead per queue and process.")
 @_option("--queues", "-Q", help="Consume only these queues, separated by commas.")
 @_option("--handler-timeout", type=_Duration(), help="How long a handler may run.")
@@ -205,6 +212,7 @@ def _consumption(app: str, brokers: Brokers, flags: dict[str, Any]) -> Consumpti
         concurrency=flags["concurrency"],
         prefetch=flags["prefetch"],
         handler_timeout_s=flags["handler_timeout"],
+        process_concurrency=flags["process_concurrency"],
         drain_timeout_s=flags["drain_timeout"],
         heartbeat_timeout_s=flags["heartbeat_timeout"],
         connect_wait_s=flags["connect_wait"],
@@ -241,7 +249,7 @@ def _tally(board: Board) -> str:
     """Return what all workers of this run did, those that died included."""
     from mxworker.board import Word
 
-    words = (Word.ACKED, Word.REQUEUED, Word.REJECTED, Word.STALE)
+    words = (Word.ACKED, Word.REQUEUED, Word.RETRIED, Word.REJECTED, Word.STALE)
     return ", ".join(f"{sum(slot.words[word] for slot in board.slots):,} {word.name.lower()}" for word in words)
 
 

@@ -19,6 +19,7 @@ _SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
 
 DEFAULT_CONCURRENCY = 32
 DEFAULT_HANDLER_TIMEOUT_S = 30.0
+DEFAULT_PROCESS_CONCURRENCY = 256
 MAX_PREFETCH = 65535
 MAX_CHANNELS = 65535
 
@@ -136,7 +137,8 @@ class Consumption:
     """What a worker has to know. All durations in seconds.
 
     `concurrency`, `prefetch` and `handler_timeout_s` replace what the handlers in the code say, when they are not None.
-    `queues` limits the worker to the handlers of those queues; empty means all.
+    `queues` limits the worker to the handlers of those queues; empty means all. `process_concurrency` bounds the
+    handlers that run at once in the process, all queues together.
     """
 
     app: str
@@ -146,6 +148,7 @@ class Consumption:
     concurrency: int | None = None
     prefetch: int | None = None
     handler_timeout_s: float | None = None
+    process_concurrency: int = DEFAULT_PROCESS_CONCURRENCY
     drain_timeout_s: float = 30.0
     heartbeat_timeout_s: float = 30.0
     connect_wait_s: float = 30.0

@@ -1,7 +1,7 @@
 """The registry: which function consumes which queue, and how.
 
 A `Handlers` object is what `mxworker run app:handlers` names. Registering only notes what was said; `compile` checks it
-all at once, when the worker starts, and says what cannot work with file and line.
+all at once, when the worker starts, and says what cannot work with file and line (see `compilation`).
 
 Pure: no I/O, no event loop, no global state.
 """
@@ -9,53 +9,31 @@ Pure: no I/O, no event loop, no global state.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar, get_type_hints
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
-from mxworker.codec import TAKEN, Decoder, decoder_for
-from mxworker.config import DEFAULT_CONCURRENCY, DEFAULT_HANDLER_TIMEOUT_S, MAX_PREFETCH
-from mxworker.context import Context
+from mxworker.compilation import (
+    AS_IN_CODE,
+    Batch,
+    Handler,
+    Lifespan,
+    OnError,
+    Overrides,
+    Registration,
+    compiled,
+)
 from mxworker.errors import AppLoadError
+from mxworker.middleware import Middleware
 from mxworker.queues import Queue
+from mxworker.retry_policy import DEFAULT_RETRY, RetryPolicy
 
-HandlerFunction = Callable[..., Awaitable[Any]]
-Function = TypeVar("Function", bound=HandlerFunction)
-Number = TypeVar("Number", int, float)
+Function = TypeVar("Function", bound=Callable[..., Any])
 
-
-@dataclass(frozen=True, slots=True)
-class Handler:
-    """One compiled handler: everything is checked, every number is settled. Durations in seconds."""
-
-    name: str
-    queue: Queue
-    function: HandlerFunction
-    decode: Decoder
-    wants_context: bool
-    concurrency: int
-    prefetch: int
-    timeout_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Registration:
-    """What the decorator was told; nothing of it is checked yet."""
-
-    queue: Queue
-    function: HandlerFunction
-    concurrency: int | None
-    prefetch: int | None
-    timeout_s: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Overrides:
-    """What the operator says instead of the code; None leaves the code's word."""
-
-    concurrency: int | None = None
-    prefetch: int | None = None
-    timeout_s: float | None = None
+DEFAULT_BATCH_SIZE = 100
+DEFAULT_BATCH_WAIT_S = 0.1
+DEFAULT_BATCH_BYTES = 16 * 1024 * 1024
 
 
 class Handlers:
@@ -63,7 +41,12 @@ class Handlers:
 
     def __init__(self) -> None:
         """Start with no handlers."""
-        self._registrations: dict[str, _Registration] = {}
+        self._registrations: dict[str, Registration] = {}
+        self._included: list[Handlers] = []
+        self._middleware: list[Middleware] = []
+        self._lifespan: Lifespan | None = None
+
+    # ---- handlers
 
     def consume(
         self,
@@ -72,102 +55,164 @@ class Handlers:
         concurrency: int | None = None,
         prefetch: int | None = None,
         timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT_RETRY,
+        on_error: OnError = "retry",
+        reject_on: Sequence[type[BaseException]] = (),
+        cpu: bool = False,
     ) -> Callable[[Function], Function]:
-        """Register an `async def` function as the handler of `queue`.
+        """Register a function as the handler of `queue`.
+
+        An `async def` runs on the event loop, a `def` in a thread; with `cpu` a `def` runs in a process of its own, to
+        compute without holding up others.
 
         Its first parameter is the payload, decoded as its annotation says (see `codec`); an optional second one is a
-        `Context`. It returns or raises a settlement; returning None acks. Any other exception, and running longer than
-        `timeout`, rejects the delivery into the dead-letter queue.
+        `Context`. It returns or raises a settlement; returning None acks. For any other exception, and for running
+        longer than `timeout`, `on_error` decides: "retry" later as `retry` says and then "reject", "reject" into the
+        dead-letter queue at once, "requeue" for an immediate redelivery, or "ack". Exceptions in `reject_on` are always
+        rejected. With `retry` None there are no retries with delay, and no retry queues.
 
-        `concurrency`: handlers running at once in each process, default 32. `prefetch`: unsettled deliveries the broker
-        may send to each process ahead, default 2 x concurrency; fewer than `concurrency` limits that too. `timeout`:
-        seconds, default 30.
+        `concurrency`: handlers running at once in each process, default 32, with `cpu` 1. `prefetch`: unsettled
+        deliveries the broker may send to each process ahead, default 2 x concurrency; fewer than `concurrency` limits
+        that too. `timeout`: seconds, default 30.
 
         The function is returned as it is and stays callable.
         """
-        declared = Queue(queue) if isinstance(queue, str) else queue
 
         def register(function: Function) -> Function:
-            if declared.name in self._registrations:
-                raise ValueError(f"queue '{declared.name}' has a handler already; one queue has one handler")
-            self._registrations[declared.name] = _Registration(declared, function, concurrency, prefetch, timeout)
+            self._register(
+                Registration(
+                    _as_queue(queue),
+                    function,
+                    concurrency,
+                    prefetch,
+                    timeout,
+                    retry,
+                    on_error,
+                    tuple(reject_on),
+                    cpu,
+                )
+            )
             return function
 
         return register
 
+    def consume_batch(
+        self,
+        queue: str | Queue,
+        *,
+        size: int = DEFAULT_BATCH_SIZE,
+        wait: float = DEFAULT_BATCH_WAIT_S,
+        max_bytes: int = DEFAULT_BATCH_BYTES,
+        concurrency: int | None = None,
+        prefetch: int | None = None,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT_RETRY,
+        on_error: OnError = "retry",
+        reject_on: Sequence[type[BaseException]] = (),
+    ) -> Callable[[Function], Function]:
+        """Register a function that takes the deliveries of `queue` in batches: a list of payloads.
+
+        A batch is handled when it has `size` deliveries, when their bodies have `max_bytes`, or `wait` seconds after
+        its first one came. The function returns None when all are done, one settlement for all, or a list with one for
+        each, in which None means done; what it raises is for all. A body that cannot be decoded is a dead letter at
+        once and never in the list; `ctx.deliveries` matches the list.
+
+        `concurrency`: batches running at once in each process, default 1. `prefetch`: default 2 x size x concurrency; a
+        batch is never larger. Everything else is as in `consume`; `timeout` is for the whole batch.
+        """
+        batch = Batch(size, wait, max_bytes)
+
+        def register(function: Function) -> Function:
+            self._register(
+                Registration(
+                    _as_queue(queue),
+                    function,
+                    concurrency,
+                    prefetch,
+                    timeout,
+                    retry,
+                    on_error,
+                    tuple(reject_on),
+                    batch=batch,
+                )
+            )
+            return function
+
+        return register
+
+    def _register(self, registration: Registration) -> None:
+        self._refuse_taken(registration.queue.name)
+        self._registrations[registration.queue.name] = registration
+
+    def _refuse_taken(self, queue: str) -> None:
+        if queue in self.queues:
+            raise ValueError(f"queue '{queue}' has a handler already; one queue has one handler")
+
+    # ---- what is around them
+
+    def lifespan(self, function: Function) -> Function:
+        """Register what runs around the whole service, once in each worker process, after the fork.
+
+        `function` is an async generator function that yields once, or returns an async context manager. What it yields
+        is `ctx.state`. It is entered before the first delivery and left after the last handler.
+        """
+        if self._lifespan is not None:
+            raise ValueError("there is a lifespan already; one registry has one")
+        self._lifespan = asynccontextmanager(function) if inspect.isasyncgenfunction(function) else function
+        return function
+
+    def middleware(self, function: Function) -> Function:
+        """Register a middleware around every handler of this registry and of those it includes; see `middleware`.
+
+        The first one registered is the outermost.
+        """
+        if not inspect.iscoroutinefunction(function):
+            raise ValueError(f"middleware '{getattr(function, '__name__', function)}' is not 'async def'")
+        self._middleware.append(function)
+        return function
+
+    def include(self, other: Handlers) -> None:
+        """Take in all handlers of another registry, what it will register later too.
+
+        Its own middleware stays inside ours. `ctx.state` is what its own lifespan yields, or ours when it has none.
+        """
+        if self in other._family():
+            raise ValueError("a registry cannot include itself")
+        for queue in other.queues:
+            self._refuse_taken(queue)
+        self._included.append(other)
+
+    def _family(self) -> list[Handlers]:
+        """Return this registry and all that it includes."""
+        return [self, *(member for included in self._included for member in included._family())]
+
+    # ---- what came of it
+
     def __len__(self) -> int:
-        return len(self._registrations)
+        return len(self.queues)
 
     @property
     def queues(self) -> tuple[str, ...]:
-        """The names of the queues, in the order of registration."""
-        return tuple(self._registrations)
+        """The names of the queues, in the order of registration, our own first."""
+        return tuple(queue for member in self._family() for queue in member._registrations)
 
-    def compile(self, overrides: Overrides = Overrides()) -> tuple[Handler, ...]:
+    def compile(self, overrides: Overrides = AS_IN_CODE) -> tuple[Handler, ...]:
         """Return the handlers, checked. Raises AppLoadError that names file and line."""
-        return tuple(_compile(registration, overrides) for registration in self._registrations.values())
+        twice = [queue for queue, count in Counter(self.queues).items() if count > 1]
+        if twice:
+            raise AppLoadError(f"queue '{twice[0]}' has two handlers, in registries that include each other.")
+        return tuple(self._compile(overrides, (), None))
+
+    def _compile(
+        self, overrides: Overrides, outer: tuple[Middleware, ...], outer_lifespan: Lifespan | None
+    ) -> list[Handler]:
+        middleware = (*outer, *self._middleware)
+        lifespan = self._lifespan or outer_lifespan
+        handlers = [compiled(said, overrides, middleware, lifespan) for said in self._registrations.values()]
+        for included in self._included:
+            handlers += included._compile(overrides, middleware, lifespan)
+        return handlers
 
 
-def _compile(registration: _Registration, overrides: Overrides) -> Handler:
-    function = registration.function
-    if not inspect.iscoroutinefunction(function):
-        raise _fault(function, "is not 'async def'; plain functions are not supported yet")
-    payload, wants_context = _parameters(function)
-    decode = decoder_for(payload)
-    if decode is None:
-        raise _fault(function, f"takes its payload as {_shown(payload)}, which nothing can decode; use {TAKEN}")
-    concurrency = _first(overrides.concurrency, registration.concurrency, DEFAULT_CONCURRENCY)
-    if not 1 <= concurrency <= MAX_PREFETCH:
-        raise _fault(function, f"has concurrency={concurrency}; it must be from 1 to {MAX_PREFETCH}")
-    prefetch = _first(overrides.prefetch, registration.prefetch, min(2 * concurrency, MAX_PREFETCH))
-    if not 1 <= prefetch <= MAX_PREFETCH:
-        raise _fault(function, f"has prefetch={prefetch}; it must be from 1 to {MAX_PREFETCH}")
-    timeout_s = _first(overrides.timeout_s, registration.timeout_s, DEFAULT_HANDLER_TIMEOUT_S)
-    if not timeout_s > 0:  # so that NaN is refused too
-        raise _fault(function, f"has timeout={timeout_s:g}; it must be above 0 seconds")
-    return Handler(
-        name=function.__name__,
-        queue=registration.queue,
-        function=function,
-        decode=decode,
-        wants_context=wants_context,
-        concurrency=concurrency,
-        prefetch=prefetch,
-        timeout_s=timeout_s,
-    )
-
-
-def _first(override: Number | None, registered: Number | None, default: Number) -> Number:
-    """Return the operator's word, else the code's, else ours."""
-    if override is not None:
-        return override
-    return default if registered is None else registered
-
-
-def _parameters(function: HandlerFunction) -> tuple[Any, bool]:
-    """Return the payload's annotation (Any when there is none), and whether a Context is wanted."""
-    try:
-        hints = get_type_hints(function)
-    except Exception as error:  # the annotation is the user's code, and may do anything
-        raise _fault(function, f"has an annotation that cannot be resolved: {error}") from error
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = [
-        parameter
-        for parameter in inspect.signature(function).parameters.values()
-        if parameter.default is inspect.Parameter.empty
-    ]
-    if not 1 <= len(parameters) <= 2 or any(parameter.kind not in positional for parameter in parameters):
-        raise _fault(function, "must take the payload and, if wanted, a Context; nothing else")
-    if len(parameters) == 2 and hints.get(parameters[1].name, Context) is not Context:
-        raise _fault(function, f"must annotate its second parameter '{parameters[1].name}' as mxworker.Context")
-    return hints.get(parameters[0].name, Any), len(parameters) == 2
-
-
-def _shown(annotation: Any) -> str:
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
-
-
-def _fault(function: HandlerFunction, what: str) -> AppLoadError:
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    place = f"{code.co_filename}:{code.co_firstlineno}  " if code else ""
-    return AppLoadError(f"{place}handler '{getattr(function, '__name__', function)}' {what}.")
+def _as_queue(queue: str | Queue) -> Queue:
+    return Queue(queue) if isinstance(queue, str) else queue

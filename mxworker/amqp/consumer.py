@@ -1,9 +1,13 @@
-"""Keeping one queue consumed, by replacing its subscription.
+"""Keeping one queue consumed, by replacing its subscription; and not consuming it, while there is a reason not to.
 
 Whatever ends a subscription (the connection, a 404 or 406, a server-sent basic.cancel), a new one is opened, with
-backoff. Replace, never repair.
+backoff. Replace, never repair. A pause is no loss: the channel stays, for the running handlers settle on it, and when
+it is lost it is replaced by one that consumes nothing.
 
 Must not know: handlers, concurrency, processes.
+
+Invariant: one request to the broker at a time, in a task of its own. Cancelled in the middle of one, the library closes
+the channel, and the deliveries that are still to be settled on it would be done twice.
 """
 
 from __future__ import annotations
@@ -11,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from mxworker.amqp.connection import BrokerConnection, Link
 from mxworker.amqp.subscription import Admit, Subscription
@@ -21,16 +26,28 @@ from mxworker.queues import Queue
 
 log = logging.getLogger(__name__)
 
-_OPEN_DEADLINE_S = 30.0
+_REPLY_DEADLINE_S = 30.0
 
 
 class Consumer:
-    """Keeps one queue consumed while `run` runs."""
+    """Keeps one queue consumed while `run` runs, except while it is paused."""
 
     def __init__(
-        self, link: Link, queue: Queue, prefetch: int, admit: Admit, on_change: Callable[[], None], rng: random.Random
+        self,
+        link: Link,
+        queue: Queue,
+        prefetch: int,
+        admit: Admit,
+        on_change: Callable[[], None],
+        rng: random.Random,
+        on_paused: Callable[[], None] = lambda: None,
+        retry_steps_ms: Sequence[int] = (),
     ) -> None:
-        """Prepare; `on_change` is called whenever `is_consuming` or `last_error` may have changed."""
+        """Prepare. Made inside a running loop.
+
+        `on_change` is called whenever `is_as_wanted` or `last_error` may have changed; `on_paused` whenever a pause is
+        in force, so that no delivery follows: what is given back then does not come right back to us.
+        """
         self.queue = queue
         self.prefetch = prefetch
         self.last_error: BrokerError | None = None
@@ -39,60 +56,133 @@ class Consumer:
         self._link = link
         self._admit = admit
         self._on_change = on_change
+        self._on_paused = on_paused
         self._rng = rng
-        self._opening: asyncio.Task[Subscription] | None = None
+        self._retry_steps_ms = retry_steps_ms
+        self._loop = asyncio.get_running_loop()
+        self._request: asyncio.Task[None] | None = None
+        self._reasons: set[str] = set()
+        self._paused_for: frozenset[str] = frozenset()  # the reasons of which the broker knows, so to say
+        self._turned: asyncio.Future[None] = self._loop.create_future()
+
+    # ---- what is
+
+    @property
+    def is_as_wanted(self) -> bool:
+        """Whether its channel is up, be it consuming or paused."""
+        return self.subscription is not None and not self.subscription.is_lost
 
     @property
     def is_consuming(self) -> bool:
-        """Whether a subscription is live."""
-        return self.subscription is not None and not self.subscription.is_lost
+        """Whether the queue is consumed, and shall be."""
+        return self.is_as_wanted and self.consumer_tag is not None and not self._reasons
+
+    @property
+    def consumer_tag(self) -> str | None:
+        """The broker's name for what consumes the queue now, never used twice; None when nothing does."""
+        return self.subscription.consumer_tag if self.subscription is not None else None
+
+    @property
+    def delivered(self) -> int:
+        """How many deliveries have come on the present channel."""
+        return self.subscription.delivered if self.subscription is not None else 0
+
+    # ---- pausing
+
+    def pause(self, reason: str) -> None:
+        """Consume no more for as long as `reason` is not taken back. Comes into force soon; asking again does nothing.
+
+        May be called at any time from the loop. `reason` is a few words for the log, and the key for `resume`.
+        """
+        self._reasons.add(reason)
+        self._turn()
+
+    def resume(self, reason: str) -> None:
+        """Take `reason` back; when no other is left, consume again. Asking again does nothing."""
+        self._reasons.discard(reason)
+        self._turn()
+
+    def _turn(self) -> None:
+        if not self._turned.done():
+            self._turned.set_result(None)
+
+    # ---- consuming
 
     async def run(self) -> None:
         """Subscribe, wait for the loss, subscribe again; ends only by cancellation. The last subscription stays."""
-        loop = asyncio.get_running_loop()
         attempt = 0
         while True:
             connection = await self._link.connection()
             try:
-                self._opening = asyncio.create_task(self._open(connection))
-                self.subscription = await asyncio.shield(self._opening)
+                await self._carry_out(self._open(connection))
             except BrokerError as error:
                 await self._rest(error, connection, attempt)
                 attempt += 1
                 continue
-            log.info("consuming queue %s, prefetch %d", self.queue.name, self.prefetch)
+            assert self.subscription is not None
             self.last_error = None
             self._on_change()
-            loss = await asyncio.shield(self.subscription.lost)
-            attempt = next_attempt(attempt, loop.time() - self.subscription.opened_at)
+            loss = await self._steer(self.subscription)
+            attempt = next_attempt(attempt, self._loop.time() - self.subscription.opened_at)
             await self.subscription.close()
             await self._rest(loss, connection, attempt)
 
-    async def _open(self, connection: BrokerConnection) -> Subscription:
+    async def _carry_out(self, request: Coroutine[Any, Any, None]) -> None:
+        """Make a request to the end, whatever happens to the caller; `cancel` waits for it."""
+        self._request = self._loop.create_task(request)
+        await asyncio.shield(self._request)
+
+    async def _open(self, connection: BrokerConnection) -> None:
+        prefetch = None if self._reasons else self.prefetch
         try:
-            async with asyncio.timeout(_OPEN_DEADLINE_S):
-                return await Subscription.open(connection, self.queue, self.prefetch, self._admit)
+            async with asyncio.timeout(_REPLY_DEADLINE_S):
+                self.subscription = await Subscription.open(
+                    connection, self.queue, prefetch, self._admit, self._retry_steps_ms
+                )
         except TimeoutError:
-            raise ChannelLost(f"queue '{self.queue.name}': no answer within {_OPEN_DEADLINE_S:g} s") from None
+            raise ChannelLost(f"queue '{self.queue.name}': no answer within {_REPLY_DEADLINE_S:g} s") from None
+        if prefetch is not None:
+            self._note_consuming(self.subscription)
 
-    async def cancel(self) -> None:
-        """Stop the deliveries for good: returns once none will follow. Call after `run` was cancelled.
+    async def _steer(self, subscription: Subscription) -> BrokerError:
+        """Consume or pause, as is wanted at the time, until the subscription is lost; return why it was."""
+        while not subscription.is_lost:
+            self._turned = self._loop.create_future()
+            if self._has_to_adjust(subscription):
+                await self._carry_out(self._adjust(subscription))
+            else:
+                await asyncio.wait((subscription.lost, self._turned), return_when=asyncio.FIRST_COMPLETED)
+        return subscription.lost.result()
 
-        A subscription may have been in the making then. It may have delivered already, and only one that is known can
-        be cancelled and drained, so its opening is waited for, up to 30 s.
-        """
-        if self._opening is not None:
-            await asyncio.wait({self._opening})
-            if not self._opening.cancelled() and self._opening.exception() is None:
-                self.subscription = self._opening.result()
-        if self.subscription is not None:
-            await self.subscription.cancel()
+    def _has_to_adjust(self, subscription: Subscription) -> bool:
+        is_consuming = subscription.consumer_tag is not None
+        return self._reasons != self._paused_for or is_consuming is bool(self._reasons)
 
-    async def abandon(self) -> None:
-        """Give up a subscription that is still in the making. Call at the very end."""
-        if self._opening is not None:
-            self._opening.cancel()
-            await asyncio.wait({self._opening})
+    async def _adjust(self, subscription: Subscription) -> None:
+        """Come a step closer to what is wanted, which may change meanwhile."""
+        try:
+            async with asyncio.timeout(_REPLY_DEADLINE_S):
+                if self._reasons:
+                    await subscription.cancel()
+                elif subscription.consumer_tag is None:
+                    await subscription.consume(self.prefetch)
+        except TimeoutError:
+            subscription.give_up(f"no answer within {_REPLY_DEADLINE_S:g} s")
+        if subscription.is_lost:
+            return
+        if subscription.consumer_tag is not None:
+            self._note_consuming(subscription)
+        elif self._reasons:
+            self._note_paused()
+
+    def _note_consuming(self, subscription: Subscription) -> None:
+        self._paused_for = frozenset()
+        log.info("consuming queue %s, prefetch %d", self.queue.name, subscription.prefetch)
+
+    def _note_paused(self) -> None:
+        self._paused_for = frozenset(self._reasons)
+        log.info("queue %s is paused: %s", self.queue.name, ", ".join(sorted(self._reasons)))
+        self._on_paused()
 
     async def _rest(self, error: BrokerError, connection: BrokerConnection, attempt: int) -> None:
         self.last_error = error
@@ -102,6 +192,27 @@ class Consumer:
         delay_s = RECONNECT.delay_s(attempt, self._rng)
         log.warning("queue %s is not consumed: %s; next attempt in %.1f s", self.queue.name, error, delay_s)
         await asyncio.sleep(delay_s)
+
+    # ---- ending
+
+    async def cancel(self) -> None:
+        """Stop the deliveries for good: returns once none will follow. Call after `run` was cancelled.
+
+        A request may have been under way then. It may have brought deliveries already, and only a subscription that is
+        known can be cancelled and drained, so its end is waited for, up to 30 s.
+        """
+        if self._request is not None:
+            await asyncio.wait({self._request})
+            if not self._request.cancelled():
+                self._request.exception()  # nobody else takes it any more
+        if self.subscription is not None:
+            await self.subscription.cancel()
+
+    async def abandon(self) -> None:
+        """Give up a request that is still under way. Call at the very end."""
+        if self._request is not None:
+            self._request.cancel()
+            await asyncio.wait({self._request})
 
     def rebuild(self, why: str) -> None:
         """Replace the subscription although nothing said that it ended; `run` does it."""

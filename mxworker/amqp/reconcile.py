@@ -1,7 +1,8 @@
 """Find the consumer that is connected but does not consume, and have it replaced.
 
 Losses that the broker tells us of are handled by `consumer.Consumer` at once. This is for the silent ones: every few
-seconds, on a channel of its own, the queue of each consumer that has been quiet is looked at.
+seconds, on a channel of its own, the queue of each consumer that has been quiet is looked at. A paused one is left
+alone, and one that consumes again is a new one.
 
 A false alarm would be a new fault, so a consumer is only replaced when two looks in a row found that the broker knows
 no consumer at all, or found messages ready while nothing was delivered, fewer than `prefetch` deliveries are unsettled,
@@ -24,7 +25,6 @@ from dataclasses import dataclass
 from mxworker.amqp import topology
 from mxworker.amqp.connection import Link
 from mxworker.amqp.consumer import Consumer
-from mxworker.amqp.subscription import Subscription
 from mxworker.errors import BrokerError
 
 log = logging.getLogger(__name__)
@@ -39,20 +39,19 @@ _MOST_PATIENCE_LOOKS = 200
 class _Watch:
     """What the last looks at one consumer found."""
 
-    subscription: Subscription | None = None
+    consumer_tag: str | None = None
     delivered: int = 0
     suspicious: int = 0
     patience: int = _SUSPICIOUS_LOOKS
 
     def is_quiet(self, consumer: Consumer) -> bool:
         """Note the present and say whether nothing was delivered since the last look."""
-        current = consumer.subscription
-        delivered = current.delivered if current is not None else 0
-        if current is self.subscription and delivered == self.delivered:
+        tag, delivered = consumer.consumer_tag, consumer.delivered
+        if tag == self.consumer_tag and delivered == self.delivered:
             return True
         if delivered:
             self.patience = _SUSPICIOUS_LOOKS
-        self.subscription, self.delivered, self.suspicious = current, delivered, 0
+        self.consumer_tag, self.delivered, self.suspicious = tag, delivered, 0
         return False
 
 
@@ -89,9 +88,11 @@ class Reconciler:
 
     def _judge(self, consumer: Consumer, watch: _Watch, ready: int, consumers: int) -> None:
         subscription = consumer.subscription
-        if subscription is None or subscription is not watch.subscription or subscription.is_lost:
+        if subscription is None or not consumer.is_consuming or subscription.consumer_tag != watch.consumer_tag:
             return
-        is_starved = ready and subscription.unsettled < consumer.prefetch and not consumer.queue.single_active_consumer
+        is_starved = (
+            ready and subscription.unsettled < subscription.prefetch and not consumer.queue.single_active_consumer
+        )
         if consumers and not is_starved:
             watch.suspicious = 0
             return

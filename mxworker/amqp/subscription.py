@@ -1,7 +1,8 @@
-"""One channel consuming one queue, from consume to its end.
+"""One channel consuming one queue, from its opening to its end.
 
 A subscription's identity is the *epoch* of the deliveries that came through it. A delivery is settled through the
 subscription it came from, and a settlement that comes after the end is dropped: the broker delivers the message again.
+Its consumer may be cancelled and made anew meanwhile; what was delivered before is settled on the same channel.
 
 Must not know: handlers, concurrency, what replaces it.
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aio_pika.abc import AbstractChannel
 
@@ -39,7 +40,7 @@ Admit = Callable[[Delivery], None]
 
 
 class Subscription:
-    """One channel consuming one queue. Made by `open`; `lost` resolves once, when the channel has ended."""
+    """One channel for consuming one queue. Made by `open`; `lost` resolves once, when the channel has ended."""
 
     def __init__(
         self, connection: BrokerConnection, channel: AbstractChannel, number: int, queue: Queue, admit: Admit
@@ -49,6 +50,10 @@ class Subscription:
         self.is_lost = False
         self.opened_at = loop.time()
         self.delivered = 0
+        self.prefetch = 0
+        """How many unsettled deliveries the present consumer may have; without one, what the last one had."""
+        self.consumer_tag: str | None = None
+        """The broker's name for the present consumer; None while nothing is consumed."""
         self._connection = connection
         self._plane = connection.plane
         self._channel = channel
@@ -57,31 +62,65 @@ class Subscription:
         self._admit = admit
         self._ledger = AckLedger(number)
         self._is_dirty = False
-        self._consumer_tag: str | None = None
         self._got: asyncio.Future[int | None] | None = None
 
     @classmethod
-    async def open(cls, connection: BrokerConnection, queue: Queue, prefetch: int, admit: Admit) -> Subscription:
+    async def open(
+        cls,
+        connection: BrokerConnection,
+        queue: Queue,
+        prefetch: int | None,
+        admit: Admit,
+        retry_steps_ms: Sequence[int] = (),
+    ) -> Subscription:
         """Open a channel, ensure the topology and consume. Every delivery goes to `admit`, from inside the read.
 
-        Raises TopologyRefused, ChannelLost or ConnectionLost.
+        With None for `prefetch` nothing is consumed yet. Raises TopologyRefused, ChannelLost or ConnectionLost.
         """
         channel = await connection.channel()
         underlay = await channel.get_underlay_channel()
         subscription = cls(connection, channel, underlay.number, queue, admit)
         try:
-            await topology.ensure(channel, queue)
+            await topology.ensure(channel, queue, retry_steps_ms)
             connection.plane.register(underlay.number, subscription)
-            with library_errors(queue.name):
-                await underlay.basic_qos(prefetch_count=prefetch)
-                consumed = await underlay.basic_consume(queue.name, _never_called)
-                if queue.type == "quorum" and connection.server.startswith("RabbitMQ 3."):
-                    await _refuse_successor(channel)
+            if prefetch is not None:
+                await subscription._consume(prefetch)
         except (BrokerError, asyncio.CancelledError):  # cancelled, it would go on to take deliveries, known to nobody
             await subscription.close()
             raise
-        subscription._consumer_tag = consumed.consumer_tag
         return subscription
+
+    # ---- consuming
+
+    async def consume(self, prefetch: int) -> None:
+        """Consume again after `cancel`, with another consumer tag; a refusal ends the subscription."""
+        try:
+            await self._consume(prefetch)
+        except BrokerError as error:
+            self._end(error)
+
+    async def _consume(self, prefetch: int) -> None:
+        underlay = await self._channel.get_underlay_channel()
+        with library_errors(self._queue.name):
+            # It also lifts a global prefetch (rabbit_channel.erl, handle_method of basic.qos), which _refuse_successor
+            # may have left: with one, a quorum queue refuses the consumer, and the whole connection ends (540).
+            await underlay.basic_qos(prefetch_count=prefetch)
+            consumed = await underlay.basic_consume(self._queue.name, _never_called)
+            self.prefetch, self.consumer_tag = prefetch, consumed.consumer_tag
+            if self._queue.type == "quorum" and self._connection.server.startswith("RabbitMQ 3."):
+                await _refuse_successor(self._channel)
+
+    async def cancel(self) -> None:
+        """Stop the deliveries: returns once the broker has confirmed that none will follow, or the channel is lost."""
+        if self.is_lost or self.consumer_tag is None:
+            return
+        underlay = await self._channel.get_underlay_channel()
+        try:
+            with library_errors(self._queue.name):
+                await underlay.basic_cancel(self.consumer_tag)
+        except BrokerError as error:
+            self._end(error)
+        self.consumer_tag = None
 
     # ---- called from inside the read, see reader.ConsumerSink
 
@@ -163,17 +202,6 @@ class Subscription:
         return b"" if self.is_lost else self._ledger.flush()
 
     # ---- ending
-
-    async def cancel(self) -> None:
-        """Stop the deliveries: returns once the broker has confirmed that none will follow, or the channel is lost."""
-        if self.is_lost or self._consumer_tag is None:
-            return
-        underlay = await self._channel.get_underlay_channel()
-        try:
-            with library_errors(self._queue.name):
-                await underlay.basic_cancel(self._consumer_tag)
-        except BrokerError as error:
-            self._end(error)
 
     async def barrier(self) -> None:
         """Wait until the broker has processed every settlement written so far, or the channel is lost.

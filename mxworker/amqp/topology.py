@@ -1,26 +1,31 @@
 """Make sure that a queue is what the code says, before it is consumed.
 
 The arguments are frozen: they never depend on the broker's version, or an upgrade would be answered with a 406 (see
-`handlers.Queue.declared_arguments`). The dead-letter queue comes first, so that there is no moment in which a rejected
-message has nowhere to go.
+`queues.Queue`). Around a queue `q` stand `q.dlq`, for dead letters, and a `q.retry.<ms>` for each delay of its retries,
+whose messages the broker moves back to `q` when their time is up. `q` is consumed when all of them are there, so that
+there is no moment in which a failed message has nowhere to go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aio_pika.abc import AbstractChannel
 
+from mxworker.amqp.connection import Link
 from mxworker.amqp.translate import library_errors
-from mxworker.queues import SENDABLE_NAME, Queue
+from mxworker.errors import ChannelLost, ConnectionLost
+from mxworker.queues import AT_LEAST_ONCE, SENDABLE_NAME, Queue
 
 _LIBRARY_NAME_CHARACTERS = 127
+_REPAIR_DEADLINE_S = 10.0
 _DEAD_LETTER_ARGUMENTS: Mapping[str, Any] = {"x-queue-type": "quorum"}
 
 
-async def ensure(channel: AbstractChannel, queue: Queue) -> None:
-    """Declare or check `queue` and its dead-letter queue, as `queue.declare` asks.
+async def ensure(channel: AbstractChannel, queue: Queue, retry_steps_ms: Sequence[int] = ()) -> None:
+    """Declare or check `queue` and the queues beside it, as `queue.declare` asks.
 
     Raises TopologyRefused, ChannelLost or ConnectionLost; the channel is of no use afterwards.
     """
@@ -28,11 +33,42 @@ async def ensure(channel: AbstractChannel, queue: Queue) -> None:
         await _declare(channel, queue.dead_letter_name, queue, _DEAD_LETTER_ARGUMENTS)
     if queue.declare != "off":
         await _declare(channel, queue.name, queue, queue.declared_arguments())
+    for step_ms in retry_steps_ms:
+        await _declare(channel, queue.retry_name(step_ms), queue, _retry_arguments(queue, step_ms))
     if queue.declare == "ensure":
         underlay = await channel.get_underlay_channel()
         for exchange, routing_key in queue.bind:
             with library_errors(queue.name):
                 await underlay.queue_bind(queue.name, exchange, routing_key)
+
+
+async def repair(link: Link, queue: Queue, retry_steps_ms: Sequence[int]) -> None:
+    """Declare or check `queue` and the queues beside it once more, on a channel of its own, within 10 s.
+
+    Raises BrokerError when that is not possible now.
+    """
+    connection = link.live
+    if connection is None:
+        raise ConnectionLost("no connection to declare a queue on")
+    try:
+        async with asyncio.timeout(_REPAIR_DEADLINE_S):
+            channel = await connection.channel()
+            try:
+                await ensure(channel, queue, retry_steps_ms)
+            finally:
+                await connection.close_channel(channel)
+    except TimeoutError:
+        raise ChannelLost(f"queue '{queue.name}': no answer within {_REPAIR_DEADLINE_S:g} s") from None
+
+
+def _retry_arguments(queue: Queue, step_ms: int) -> dict[str, Any]:
+    return {
+        "x-queue-type": "quorum",
+        "x-message-ttl": step_ms,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": queue.name,
+        **AT_LEAST_ONCE,
+    }
 
 
 async def depth(channel: AbstractChannel, name: str) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from mxworker.amqp.consumer import Consumer
 from mxworker.amqp.publisher import Publisher
-from mxworker.worker.dispatcher import Dispatcher
+from mxworker.worker.station import Station
 from mxworker.worker.tasks import end
 
 # How long after the deadline the broker may still answer basic.cancel, cancelled handlers get to leave, confirms may
@@ -37,31 +37,37 @@ class Drain:
     def __init__(
         self,
         consumers: Sequence[Consumer],
-        dispatchers: Sequence[Dispatcher],
+        stations: Sequence[Station],
         publisher: Publisher,
         cut: asyncio.Event,
         deadline: float,
+        waits_for_stuck: bool = True,
     ) -> None:
-        """Prepare; the consumers' `run` has been cancelled. `deadline` is a loop time, `cut` may be set at any time."""
+        """Prepare; the consumers' `run` has been cancelled. `deadline` is a loop time, `cut` may be set at any time.
+
+        Without `waits_for_stuck`, handlers that are stuck are not given the time until the deadline.
+        """
         self._publisher = publisher
         self._consumers = consumers
-        self._dispatchers = dispatchers
+        self._stations = stations
         self._cut = cut
         self._deadline = deadline
+        self._waits_for_stuck = waits_for_stuck
         self._loop = asyncio.get_running_loop()
 
     async def run(self) -> bool:
         """Drain, and say whether every running handler has finished."""
-        for dispatcher in self._dispatchers:
-            dispatcher.hold()
+        for station in self._stations:
+            station.hold()
         await self._within(_CANCEL_GRACE_S, *(consumer.cancel() for consumer in self._consumers))
-        for dispatcher in self._dispatchers:
-            dispatcher.return_waiting()
-        has_finished = await self._within(0.0, *(dispatcher.finished() for dispatcher in self._dispatchers))
+        for station in self._stations:
+            station.return_all()
+        await self._within(0.0, *(station.finished(not self._waits_for_stuck) for station in self._stations))
+        has_finished = not any(station.running for station in self._stations)
         if not has_finished:
-            for dispatcher in self._dispatchers:
-                dispatcher.cut_short()
-            await self._within(_LEAVE_GRACE_S, *(dispatcher.finished() for dispatcher in self._dispatchers))
+            for station in self._stations:
+                station.cut_short()
+            await self._within(_LEAVE_GRACE_S, *(station.finished() for station in self._stations))
         await self._within(_CONFIRM_GRACE_S, self._publisher.drain())
         subscriptions = [consumer.subscription for consumer in self._consumers if consumer.subscription is not None]
         await self._within(_BARRIER_GRACE_S, *(subscription.barrier() for subscription in subscriptions))

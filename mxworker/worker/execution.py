@@ -1,8 +1,9 @@
 """From a delivery to its settlement: decompress, decode, call the handler, translate what came of it.
 
-`pipeline` builds the coroutine function that runs for every delivery of one handler. It ends in exactly one settlement,
-whatever happens inside; only a cancellation passes through, for who cancelled knows what it means. What a handler
-published and did not wait for is confirmed before its delivery is acked, or the handler has failed.
+`pipeline` builds the coroutine function that runs for every delivery of one handler, `batch_pipeline` the one for its
+batches. They end in exactly one settlement for each delivery, whatever happens inside; only a cancellation passes
+through, for who cancelled knows what it means. What a handler published and did not wait for is confirmed before its
+delivery is acked, or the handler has failed.
 
 Must not know: channels, concurrency, deadlines.
 """
@@ -10,35 +11,39 @@ Must not know: channels, concurrency, deadlines.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from mxworker.codec import whole_delivery
+from mxworker.compilation import Handler, HandlerKind
 from mxworker.compression import decompress, is_compressed
-from mxworker.context import Context, Equipment
+from mxworker.context import Context, Surroundings
 from mxworker.delivery import Delivery
 from mxworker.errors import DecodeError
-from mxworker.handlers import Handler
+from mxworker.middleware import CallNext, compose
 from mxworker.properties import FLAG_CONTENT_ENCODING
 from mxworker.receipts import Unawaited, confirm_rest, unawaited
 from mxworker.settlement import Ack, Settlement
 from mxworker.worker.report import ACK, Report
+from mxworker.worker.threads import Threads
 
 _ENCODED = FLAG_CONTENT_ENCODING >> 8  # in the first octet of the raw properties
 # A compressed body up to here comes to a mebibyte at most, which takes 3 ms; a thread would cost others more than that.
 _SMALL_BODY_BYTES = 8 * 1024
+_BODIES_PER_TURN = 64  # of a batch, decoded before others get their turn
 
 Execute = Callable[[Delivery], Coroutine[Any, Any, Settlement]]
+ExecuteBatch = Callable[[list[Delivery]], Coroutine[Any, Any, list[Settlement]]]
 
 
-def pipeline(handler: Handler, report: Report, equipment: Equipment | None = None) -> Execute:
-    """Return the coroutine function that takes a delivery of `handler` to its settlement."""
+def pipeline(handler: Handler, report: Report, surroundings: Surroundings, threads: Threads | None = None) -> Execute:
+    """Return the coroutine function that takes a delivery of `handler` to its settlement.
+
+    Without `threads` a `def` handler runs where the coroutine does, as it should in a process of its own.
+    """
     decode = handler.decode
     reads_body = decode is not whole_delivery
-    function = handler.function
-    wants_context = handler.wants_context
-    queue = handler.queue.name
-    name = handler.name
+    call, needs_context = _call(handler, threads)
 
     async def execute(delivery: Delivery) -> Settlement:
         try:
@@ -49,10 +54,10 @@ def pipeline(handler: Handler, report: Report, equipment: Equipment | None = Non
             receipts = Unawaited()
             unawaited.set(receipts)
             try:
-                if wants_context:
-                    outcome = await function(payload, Context(delivery, queue, name, equipment))
+                if needs_context:
+                    outcome = await call(payload, Context(delivery, surroundings))
                 else:
-                    outcome = await function(payload)
+                    outcome = await call(payload)
             except Settlement as raised:
                 outcome = raised
             finally:
@@ -69,6 +74,81 @@ def pipeline(handler: Handler, report: Report, equipment: Equipment | None = Non
             return report.failed(delivery, error)
 
     return execute
+
+
+def batch_pipeline(
+    handler: Handler, report: Report, surroundings: Surroundings, threads: Threads | None = None
+) -> ExecuteBatch:
+    """Return the coroutine function that takes a batch of `handler` to a settlement for each of its deliveries."""
+    call, needs_context = _call(handler, threads)
+
+    async def execute(deliveries: list[Delivery]) -> list[Settlement]:
+        undecodable: dict[Delivery, Settlement] = {}
+        payloads = []
+        taken = []
+        for number, delivery in enumerate(deliveries, 1):
+            if number % _BODIES_PER_TURN == 0:
+                await asyncio.sleep(0)
+            try:
+                payloads.append(await _decoded(handler, delivery))
+                taken.append(delivery)
+            except DecodeError as error:
+                undecodable[delivery] = report.undecodable(delivery, error)
+        settlements = await _settlements(payloads, taken) if taken else []
+        if not undecodable:
+            return settlements
+        rest = iter(settlements)
+        return [undecodable.get(delivery) or next(rest) for delivery in deliveries]
+
+    async def _settlements(payloads: list[Any], taken: list[Delivery]) -> list[Settlement]:
+        receipts = Unawaited()
+        unawaited.set(receipts)
+        try:
+            try:
+                if needs_context:
+                    outcome = await call(payloads, Context(taken[0], surroundings, taken))
+                else:
+                    outcome = await call(payloads)
+            except Settlement as raised:
+                outcome = raised
+            finally:
+                published = receipts.take()
+            settlements = report.batch_settled(taken, outcome)
+            if published and any(isinstance(settlement, Ack) for settlement in settlements):
+                await confirm_rest(published)
+            return settlements
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # as above
+            return [report.batch_failed(taken, error)] * len(taken)
+
+    return execute
+
+
+def _call(handler: Handler, threads: Threads | None) -> tuple[Callable[..., Awaitable[Any]], bool]:
+    """Return how to call the handler through its middleware, and whether that takes a context beside the payload."""
+    function = handler.function
+    if handler.kind is not HandlerKind.ASYNC:
+        function = _in_thread(function, threads)
+    if not handler.middleware:
+        return function, handler.wants_context
+    innermost: CallNext = function if handler.wants_context else lambda payload, ctx: function(payload)
+    return compose(handler.middleware, innermost), True
+
+
+def _in_thread(function: Callable[..., Any], threads: Threads | None) -> Callable[..., Awaitable[Any]]:
+    async def call(*arguments: Any) -> Any:
+        return await threads.call(function, *arguments) if threads is not None else function(*arguments)
+
+    return call
+
+
+async def _decoded(handler: Handler, delivery: Delivery) -> Any:
+    """Return the payload of a delivery. Raises DecodeError."""
+    body = delivery.body
+    if delivery.raw_properties[0] & _ENCODED and handler.decode is not whole_delivery:
+        body = await _decompressed(delivery)
+    return handler.decode(delivery, body)
 
 
 async def _decompressed(delivery: Delivery) -> bytes:

@@ -13,8 +13,9 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
+from mxworker.compilation import Handler, Overrides
 from mxworker.errors import AppLoadError, ConfigError
-from mxworker.handlers import Handler, Handlers, Overrides
+from mxworker.handlers import Handlers
 
 DEFAULT_ATTRIBUTE = "handlers"
 
@@ -97,7 +98,12 @@ def _consumers(handlers: Handlers) -> str:
 
 
 def _import_failure(target: str, error: BaseException) -> str:
-    lines = [f"'{target}' was found but failed to import:"]
+    return failure_in_app(f"'{target}' was found but failed to import:", error)
+
+
+def failure_in_app(headline: str, error: BaseException) -> str:
+    """Return `headline`, and under it the frames of the application that led to `error`."""
+    lines = [headline]
     cause = f"{type(error).__name__}: {error}"
     if isinstance(error, SyntaxError) and error.filename:
         place = f"{_shorten(error.filename)}:{error.lineno}"
@@ -112,7 +118,7 @@ def _import_failure(target: str, error: BaseException) -> str:
 
 def _is_users(filename: str) -> bool:
     return not filename.startswith("<frozen importlib") and not filename.endswith(
-        ("importlib/__init__.py", "mxworker/worker/loading.py")
+        ("importlib/__init__.py", "/contextlib.py", "mxworker/worker/loading.py", "mxworker/worker/lifespans.py")
     )
 
 

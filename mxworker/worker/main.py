@@ -21,9 +21,9 @@ from types import FrameType
 from setproctitle import setproctitle
 
 from mxworker.board import Board, BoardSlot, Word
+from mxworker.compilation import Handler, Overrides
 from mxworker.config import Consumption, format_duration
-from mxworker.errors import BrokerError, ConnectionLost, ExitCode, MxWorkerError
-from mxworker.handlers import Handler, Overrides
+from mxworker.errors import AppLoadError, BrokerError, ConnectionLost, ExitCode, MxWorkerError
 from mxworker.lifecycle import WorkerState
 from mxworker.worker.loading import load, select
 from mxworker.worker.service import Service, describe
@@ -100,8 +100,8 @@ async def _wind_down() -> None:
         await asyncio.wait(left, timeout=_WIND_DOWN_S)
 
 
-def _explain(settings: Consumption, failure: BrokerError) -> str:
-    """Return the text of a start that failed because of the broker."""
+def _explain(settings: Consumption, failure: BrokerError | AppLoadError) -> str:
+    """Return the text of a start that failed."""
     if failure.permanent:
         return f"Error: {failure}"
     waited = f"(tried for {format_duration(settings.connect_wait_s)})"
@@ -122,16 +122,16 @@ def _report(service: Service, number: int, frame: FrameType | None) -> None:
     current = None
     with suppress(RuntimeError):
         current = asyncio.current_task()
-    for dispatcher in service.dispatchers:
-        for delivery, (task, _) in dispatcher.running.items():
+    for station in service.stations:
+        for deliveries, task in station.tasks():
             if task is current:
                 log.warning(
                     "worker %d is inside handler %s with message %s (delivery tag %d) of queue %s",
                     number,
-                    dispatcher.handler.name,
-                    delivery.message_id,
-                    delivery.delivery_tag,
-                    dispatcher.handler.queue.name,
+                    station.handler.name,
+                    deliveries[0].message_id,
+                    deliveries[0].delivery_tag,
+                    station.handler.queue.name,
                 )
     _report_stack(number, frame)
 

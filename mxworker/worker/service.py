@@ -2,8 +2,10 @@
 
 Its duties, in order:
 1. keep the heartbeat: every second of its loop it promises the master the next one;
-2. connect and consume every queue, and say on the board how far that is;
-3. on request, or when a burst is over, drain: stop the deliveries, finish what runs, settle, leave.
+2. enter the application's lifespans, which its handlers stand on;
+3. connect and consume every queue, and say on the board how far that is;
+4. on request, when a burst is over, or when too many handlers are stuck, drain: stop the deliveries, finish what runs,
+   settle, leave.
 
 Must not know: how it was forked, other workers, the command line.
 """
@@ -15,8 +17,9 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from mxworker.amqp import topology
@@ -25,21 +28,26 @@ from mxworker.amqp.pool import Pool
 from mxworker.amqp.publisher import Publisher
 from mxworker.amqp.reconcile import Reconciler
 from mxworker.board import BoardSlot, Word
+from mxworker.compilation import Handler, HandlerKind, Lifespan
 from mxworker.config import Consumption, format_duration
-from mxworker.context import Equipment
-from mxworker.errors import BrokerError, ConnectionLost, ExitCode
-from mxworker.handlers import Handler
+from mxworker.context import Equipment, WorkerStats
+from mxworker.errors import AppLoadError, BrokerError, ConnectionLost, ExitCode
 from mxworker.lifecycle import WorkerState, next_worker_state
 from mxworker.message import Encoder
-from mxworker.worker.dispatcher import Dispatcher
 from mxworker.worker.drain import Drain
+from mxworker.worker.lifespans import Lifespans
+from mxworker.worker.room import Room
+from mxworker.worker.station import Premises, Station
 from mxworker.worker.tasks import end, first_of
+from mxworker.worker.threads import Threads
 
 log = logging.getLogger(__name__)
 
 BEAT_EVERY_S = 1.0
 BURST_LOOK_EVERY_S = 0.25
 _NS_PER_S = 1_000_000_000
+_ASKED = "asked"
+_COUNTED = (Word.ACKED, Word.REQUEUED, Word.RETRIED, Word.REJECTED)
 
 
 class Service:
@@ -56,38 +64,31 @@ class Service:
         """`is_first_start` says whether no worker was ever ready; `show` is told every state, for the process title."""
         loop = asyncio.get_running_loop()
         self.state = WorkerState.BOOTING
-        self.failure: BrokerError | None = None
-        """Why `run` returned ExitCode.BROKER."""
+        self.failure: BrokerError | AppLoadError | None = None
+        """Why `run` returned ExitCode.BROKER or ExitCode.APP_LOAD."""
+        self.stations: list[Station] = []
         rng = random.Random(os.urandom(16))  # noqa: S311  not for secrets; seeded here, after the fork
         process_name = f"mxworker {settings.app} worker {slot.number}"
         self.pool = Pool(settings.pool, settings.brokers, process_name, self._look_around, rng)
         self._link = self.pool.consume_link
         encoder = Encoder(max_body_bytes=settings.publisher.max_body_bytes)
         self.publisher = Publisher(self.pool.publish_link, settings.publisher, encoder, rng)
-        equipment = Equipment(self.pool, self.publisher)
-        self.dispatchers = [
-            Dispatcher(index, handler, slot, loop, self._on_broken, equipment) for index, handler in enumerate(handlers)
-        ]
         self._settings = settings
         self._slot = slot
+        self._counted_before = {word: slot.words[word] for word in _COUNTED}
         self._is_first_start = is_first_start
         self._show = show
         self._loop = loop
-        self._consumers = [
-            Consumer(
-                self._link,
-                dispatcher.handler.queue,
-                dispatcher.handler.prefetch,
-                dispatcher.admit,
-                self._look_around,
-                rng,
-            )
-            for dispatcher in self.dispatchers
-        ]
+        self._handlers = handlers
+        self._rng = rng
+        self.consumers: list[Consumer] = []
+        self._lifespans = Lifespans(handlers)
+        self._threads = Threads(_threads_for(handlers, settings.process_concurrency))
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()
         self._cut = asyncio.Event()
         self._is_broken = False
+        self._is_recycled = False
         for index, handler in enumerate(handlers):
             slot.name_handler(index, handler.name)
 
@@ -95,23 +96,59 @@ class Service:
 
     def request_stop(self) -> None:
         """Drain and leave. Asking again changes nothing."""
+        self._lifespans.give_up_entering()
         self._stop.set()
 
     def request_cut(self) -> None:
         """Drain and leave, but cancel what runs at once."""
-        self._stop.set()
+        self.request_stop()
         self._cut.set()
+
+    # ---- what handlers may ask and do, see context.Desk
+
+    @property
+    def stats(self) -> WorkerStats:
+        """What this process did since its start, and what it does."""
+        words = self._slot.words
+        counts = {word: words[word] - self._counted_before[word] for word in _COUNTED}
+        return WorkerStats(
+            messages_processed=counts[Word.ACKED],
+            messages_failed=counts[Word.REQUEUED] + counts[Word.RETRIED] + counts[Word.REJECTED],
+            active_workers=sum(station.running for station in self.stations),
+            queued_tasks=sum(station.waiting for station in self.stations),
+        )
+
+    def pause(self, queue: str) -> None:
+        """Stop consuming a queue until `resume`. Raises KeyError when no handler here consumes it."""
+        self._consumer(queue).pause(_ASKED)
+
+    def resume(self, queue: str) -> None:
+        """Consume a queue again. Raises KeyError when no handler here consumes it."""
+        self._consumer(queue).resume(_ASKED)
+
+    def _consumer(self, queue: str) -> Consumer:
+        return {consumer.queue.name: consumer for consumer in self.consumers}[queue]
 
     # ---- start, serve
 
     async def run(self) -> ExitCode:
         """Serve until asked to stop, until a burst is over, or until the first start has failed."""
         self._beat()
+        try:
+            states = await self._lifespans.enter()
+        except AppLoadError as error:
+            self._move(WorkerState.STOPPED)
+            if self._stop.is_set():
+                return ExitCode.OK
+            self.failure = error
+            return ExitCode.APP_LOAD
+        self._furnish(states)
         self._move(WorkerState.CONNECTING)
         carrying = self._start_duties(self.pool.run(), self.publisher.run())
         consuming = self._start_duties(
-            *(consumer.run() for consumer in self._consumers), Reconciler(self._link, self._consumers).run()
+            *(consumer.run() for consumer in self.consumers), Reconciler(self._link, self.consumers).run()
         )
+        deadline = 0.0
         try:
             has_started = await self._start()
             if has_started:
@@ -119,18 +156,51 @@ class Service:
             deadline = self._loop.time() + self._settings.drain_timeout_s
             self._move(WorkerState.DRAINING)
             await end(consuming)
-            has_finished = await Drain(self._consumers, self.dispatchers, self.publisher, self._cut, deadline).run()
+            drain = Drain(self.consumers, self.stations, self.publisher, self._cut, deadline, not self._is_recycled)
+            has_finished = await drain.run()
             self._move(WorkerState.STOPPED)
-            if self._is_broken:
+            if self._is_broken or self._is_recycled:
                 return ExitCode.RUNTIME
             if not has_started:
                 return ExitCode.BROKER
             return ExitCode.OK if has_finished else ExitCode.DRAIN_TIMEOUT
         finally:
             await end((*consuming, *carrying))
-            await asyncio.gather(*(consumer.abandon() for consumer in self._consumers))
+            await asyncio.gather(*(consumer.abandon() for consumer in self.consumers))
+            await self._lifespans.leave(deadline)
+            self._threads.close()
             await self.publisher.close()
             await self.pool.close()
+
+    def _furnish(self, states: Mapping[Lifespan, Any]) -> None:
+        """Make a station and a consumer for each handler."""
+        premises = Premises(
+            slot=self._slot,
+            loop=self._loop,
+            room=Room(self._settings.process_concurrency),
+            threads=self._threads,
+            rng=self._rng,
+            on_broken=self._on_broken,
+            on_stuck=self._recycle_if_lost,
+            equipment=Equipment(self.pool, self.publisher, self),
+        )
+        for index, handler in enumerate(self._handlers):
+            repair = partial(topology.repair, self._link, handler.queue, handler.retry_steps_ms)
+            state = states.get(handler.lifespan) if handler.lifespan is not None else None
+            station = Station(index, handler, premises, repair, state)
+            self.stations.append(station)
+            self.consumers.append(
+                Consumer(
+                    self._link,
+                    handler.queue,
+                    handler.prefetch,
+                    station.admit,
+                    self._look_around,
+                    self._rng,
+                    station.return_waiting,
+                    handler.retry_steps_ms,
+                )
+            )
 
     def _start_duties(self, *duties: Coroutine[Any, Any, None]) -> list[asyncio.Task[None]]:
         """Start what runs as long as the service does; one that ends before is a bug of ours."""
@@ -151,6 +221,21 @@ class Service:
         self._is_broken = True
         self._stop.set()
 
+    def _recycle_if_lost(self) -> None:
+        """Drain and end the process when too many places are lost to handlers that do not stop."""
+        lost = next((station for station in self.stations if station.is_lost_to_stuck), None)
+        if lost is None or self._stop.is_set():
+            return
+        log.error(
+            "worker %d ends, to be replaced: %d of %d places for handler %s are lost to handlers that are stuck",
+            self._slot.number,
+            lost.stuck,
+            lost.handler.concurrency,
+            lost.handler.name,
+        )
+        self._is_recycled = True
+        self._stop.set()
+
     async def _start(self) -> bool:
         """Wait until all queues are consumed; False when this is the first start and it has failed."""
         give_up_at = self._loop.time() + self._settings.connect_wait_s
@@ -167,7 +252,7 @@ class Service:
 
     def _fatal_error(self, is_time_up: bool) -> BrokerError | None:
         """Return why a first start cannot succeed: what only a human can change, or the broker is not there in time."""
-        errors = [consumer.last_error for consumer in self._consumers if consumer.last_error is not None]
+        errors = [consumer.last_error for consumer in self.consumers if consumer.last_error is not None]
         if self._link.last_error is not None and self._link.live is None:
             errors.append(self._link.last_error)
         for error in errors:
@@ -191,20 +276,31 @@ class Service:
             empty_looks = empty_looks + 1 if await self._is_empty() else 0
 
     async def _is_empty(self) -> bool:
+        """Look once. A queue that is paused is never found empty: what it was paused for is still to be done."""
         connection = self._link.live
-        if connection is None or not all(dispatcher.is_idle for dispatcher in self.dispatchers):
+        if connection is None or not self._is_unoccupied:
             return False
         try:
             channel = await connection.channel()
             try:
-                depths = [await topology.depth(channel, consumer.queue.name) for consumer in self._consumers]
+                depths = [await topology.depth(channel, handler.queue.name) for handler in self._handlers]
+                retrying = [await topology.depth(channel, name) for name in self._retry_queues()]
             finally:
                 await connection.close_channel(channel)
         except BrokerError:
             return False
         # A quorum queue without a leader answers 0 and 0: it has at least our consumer when it can be believed.
         are_empty = all(ready == 0 and consumers > 0 for ready, consumers in depths)
-        return are_empty and all(dispatcher.is_idle for dispatcher in self.dispatchers)
+        return are_empty and all(ready == 0 for ready, _ in retrying) and self._is_unoccupied
+
+    @property
+    def _is_unoccupied(self) -> bool:
+        return all(station.is_idle for station in self.stations) and all(
+            consumer.is_consuming for consumer in self.consumers
+        )
+
+    def _retry_queues(self) -> list[str]:
+        return [handler.queue.retry_name(step) for handler in self._handlers for step in handler.retry_steps_ms]
 
     # ---- what the board shows
 
@@ -215,15 +311,15 @@ class Service:
         self._loop.call_later(BEAT_EVERY_S, self._beat)
 
     def _look_around(self) -> None:
-        """Show how many of the queues are consumed now."""
+        """Show how many of the queues are consumed now; one that is paused is as it shall be, too."""
         self._changed.set()
         if self.state is WorkerState.DRAINING or self.state is WorkerState.STOPPED:
             return
-        consuming = sum(consumer.is_consuming for consumer in self._consumers)
-        if consuming == len(self._consumers):
+        as_wanted = sum(consumer.is_as_wanted for consumer in self.consumers)
+        if as_wanted == len(self.consumers):
             self._move(WorkerState.READY)
             self._slot.words[Word.EVER_READY] = 1
-        elif consuming:
+        elif as_wanted:
             self._move(WorkerState.DEGRADED)
         else:
             self._move(WorkerState.CONNECTING)
@@ -235,6 +331,12 @@ class Service:
         self._slot.write_state(state)
         self._show(state)
         log.info("worker %d %s -> %s", self._slot.number, former.name, state.name)
+
+
+def _threads_for(handlers: Sequence[Handler], most: int) -> int:
+    """Return how many threads the `def` handlers may use: a place in one for each that may run."""
+    wanted = sum(handler.concurrency for handler in handlers if handler.kind is HandlerKind.THREAD)
+    return max(1, min(wanted, most))
 
 
 def describe(handlers: Sequence[Handler]) -> str:

@@ -31,3 +31,15 @@ async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
     for outcome in await asyncio.gather(*ending, return_exceptions=True):
         if isinstance(outcome, Exception):
             log.error("a background task failed", exc_info=outcome)
+
+
+def stack_of(task: asyncio.Task[Any]) -> list[str]:
+    """Return where a task is, a frame a line, the innermost last; `Task.get_stack` ends at the outermost coroutine."""
+    frames = []
+    awaited: Any = task.get_coro()
+    while awaited is not None:
+        frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)
+        if frame is not None:
+            frames.append(f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}")
+        awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
+    return frames

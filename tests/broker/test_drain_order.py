@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from mxworker import Handlers, Reject
+from mxworker import Handlers, Queue, Reject
 from mxworker.board import Word
 from mxworker.errors import ExitCode
 from mxworker.lifecycle import WorkerState
@@ -72,7 +72,7 @@ async def _drain_with_a_thousand_rejects(broker_url: str, queue_name: str, admin
     release = asyncio.Event()
     started = 0
 
-    @handlers.consume(queue_name, concurrency=held, prefetch=held)
+    @handlers.consume(Queue(queue_name, dead_letter=False), concurrency=held, prefetch=held)
     async def hold(body: bytes) -> None:
         nonlocal started
         started += 1
@@ -81,7 +81,7 @@ async def _drain_with_a_thousand_rejects(broker_url: str, queue_name: str, admin
 
     async with proxy_to(broker_url) as proxy:
         cancelled = proxy.on(TO_CLIENT, BASIC_CANCEL_OK, lambda frame: frame.raw)
-        async with running(proxy.url(broker_url), handlers) as worker:
+        async with running(proxy.url(broker_url), handlers, process_concurrency=held) as worker:
             admin.publish(queue_name, [b""] * held)
             await until(lambda: started == held, 20, "all to run")
             worker.service.request_stop()

@@ -86,7 +86,7 @@ async def test_input_is_not_acked_before_the_confirm_of_its_output(
     handlers = Handlers()
     returned: list[bytes] = []
 
-    @handlers.consume(queue_name)
+    @handlers.consume(queue_name, retry=None)
     async def relay(body: bytes, ctx: Context) -> None:
         await publish(ctx, output)  # type: ignore[misc]
         returned.append(body)
@@ -108,7 +108,7 @@ async def test_unroutable_output_makes_its_input_a_dead_letter(
 ) -> None:
     handlers = Handlers()
 
-    @handlers.consume(queue_name)
+    @handlers.consume(queue_name, retry=None)
     async def relay(body: bytes, ctx: Context) -> object:
         ctx.publisher.publish_nowait(body, routing_key=f"{queue_name}.missing")
         if ending == "raise Ack()":
@@ -127,7 +127,7 @@ async def test_failure_that_the_handler_has_seen_is_its_own_business(
 ) -> None:
     handlers = Handlers()
 
-    @handlers.consume(queue_name)
+    @handlers.consume(queue_name, retry=None)
     async def relay(body: bytes, ctx: Context) -> None:
         with suppress(Unroutable):
             await ctx.publisher.publish_nowait(body, routing_key=f"{queue_name}.missing")
@@ -141,7 +141,7 @@ async def test_each_handler_waits_for_its_own_outputs_only(broker_url: str, queu
     handlers = Handlers()
     both = asyncio.Barrier(2)
 
-    @handlers.consume(queue_name)
+    @handlers.consume(queue_name, retry=None)
     async def relay(body: str, ctx: Context) -> None:
         await both.wait()
         routing_key = f"{queue_name}.missing" if body == "bad" else f"{queue_name}.dlq"
@@ -165,7 +165,7 @@ async def test_handler_without_a_context_is_held_to_its_outputs_too(
     handlers = Handlers()
     publishers: list[Publisher] = []
 
-    @handlers.consume(queue_name)
+    @handlers.consume(queue_name, retry=None)
     async def relay(body: bytes) -> None:
         publishers[0].publish_nowait(body, routing_key=f"{queue_name}.missing")
 
@@ -182,7 +182,7 @@ async def test_background_publishes_of_a_finished_handler_are_nobody_s(
     background: list[asyncio.Task[None]] = []
     published = 0
 
-    @handlers.consume(queue_name)
+    @handlers.consume(queue_name, retry=None)
     async def leave_behind(body: bytes, ctx: Context) -> None:
         async def publish_for_ever() -> None:
             nonlocal published

@@ -221,7 +221,7 @@ def test_missing_passive_queue(folder: Path, broker_url: str, queue_name: str) -
 def test_one_refused_queue_of_two_says_so(folder: Path, broker_url: str, queue_name: str) -> None:
     source = APP.replace("QUEUE", queue_name)
     source += """
-    @handlers.consume(Queue("nowhere", declare="off", dead_letter=False))
+    @handlers.consume(Queue("nowhere", declare="off", dead_letter=False), retry=None)
     async def other(payload: dict) -> None:
         pass
 """

@@ -33,7 +33,7 @@ async def test_each_settlement_does_what_it_says(broker_url: str, queue_name: st
     handlers = Handlers()
     seen: list[tuple[bytes, bool]] = []
 
-    @handlers.consume(queue_name)
+    @handlers.consume(queue_name, retry=None)
     async def settle(message: Delivery) -> object:
         seen.append((message.body, message.redelivered))
         match message.body:
@@ -70,7 +70,7 @@ async def test_bodies_are_decoded_by_annotation_and_undecodable_ones_are_dead_le
     handlers = Handlers()
     seen: list[object] = []
 
-    @handlers.consume(queue_name)
+    @handlers.consume(queue_name, retry=None)
     async def take(payload: dict[str, Any], ctx: Context) -> None:
         seen.append((payload, ctx.queue, ctx.handler, ctx.delivery.message_id, ctx.is_stale))
 
@@ -88,7 +88,7 @@ async def test_handler_past_its_deadline_is_cancelled_and_rejected(
     handlers = Handlers()
     cancelled = []
 
-    @handlers.consume(queue_name, timeout=0.2)
+    @handlers.consume(queue_name, timeout=0.2, retry=None)
     async def slow(body: str) -> None:
         try:
             await asyncio.sleep(0.01 if body == "quick" else 3600)
@@ -128,7 +128,7 @@ async def test_nothing_a_handler_raises_ends_the_worker(
 ) -> None:
     handlers = Handlers()
 
-    @handlers.consume(queue_name)
+    @handlers.consume(queue_name, retry=None)
     async def wild(body: str) -> object:
         match body:
             case "SystemExit":

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -18,32 +16,11 @@ from mxworker.amqp.subscription import Subscription
 from mxworker.brokers import Brokers
 from mxworker.delivery import Delivery
 from mxworker.errors import ChannelLost, ConnectionLost
-from mxworker.queues import Queue
 from tests.harness.waiting import until
+from tests.loop.consuming import QUEUE, SOON_S, Least, open_soon, sent
 from tests.loop.fake_broker import FakeBroker, Peer, delivery
 from tests.loop.loops import on_both_loops
 from tests.rabbit.raw import HOSTILE
-
-SOON_S = 5.0
-QUEUE = Queue("queue", declare="off", dead_letter=False)
-
-
-@pytest.fixture(autouse=True)
-def _as_in_production(caplog: pytest.LogCaptureFixture) -> None:
-    """Keep the library's log to what `log.set_up` keeps it to."""
-    for library in ("aio_pika", "aiormq"):
-        caplog.set_level(logging.CRITICAL, library)
-
-
-class Least(random.Random):
-    """No jitter and no waiting."""
-
-    def uniform(self, a: float, b: float) -> float:
-        return min(b, 0.01)
-
-
-async def open_soon(broker: FakeBroker) -> BrokerConnection:
-    return await BrokerConnection.open(broker.url, "test", asyncio.get_running_loop().time() + SOON_S)
 
 
 @asynccontextmanager
@@ -61,9 +38,7 @@ async def subscribed() -> AsyncIterator[tuple[BrokerConnection, Subscription, li
         yield connection, subscription, admitted, broker.peers[0]
 
 
-def sent(peer: Peer, kind: type[object]) -> int:
-    """Return how many frames of a kind the client has sent."""
-    return sum(isinstance(frame, kind) for _, frame in peer.received)
+pytestmark = pytest.mark.usefixtures("log_as_in_production")
 
 
 @on_both_loops

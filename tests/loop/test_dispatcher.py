@@ -1,4 +1,4 @@
-"""The dispatcher alone, with deliveries that nobody sent."""
+"""Who runs, who waits, and for whom there is no room; with deliveries that nobody sent."""
 
 from __future__ import annotations
 
@@ -6,36 +6,11 @@ import asyncio
 
 import pytest
 
-from mxworker import Delivery, Handlers
-from mxworker.board import Board, Word
+from mxworker import Handlers
+from mxworker.board import Word
 from mxworker.errors import InvariantError
-from mxworker.worker.dispatcher import Dispatcher
+from tests.harness.stations import Channel, at_work, deliveries
 from tests.harness.waiting import until
-
-
-class Channel:
-    """Takes settlements as a subscription does."""
-
-    def __init__(self, fault: Exception | None = None) -> None:
-        self.is_lost = False
-        self.acked: list[int] = []
-        self._fault = fault
-
-    def ack(self, delivery: Delivery) -> bool:
-        if self._fault is not None:
-            raise self._fault
-        self.acked.append(delivery.delivery_tag)
-        return not self.is_lost
-
-    def reject(self, delivery: Delivery, requeue: bool) -> bool:
-        raise AssertionError
-
-    def give_back(self, delivery: Delivery) -> bool:
-        raise AssertionError
-
-
-def deliveries(channel: Channel, count: int) -> list[Delivery]:
-    return [Delivery(b"", b"\0\0", b"\0\0", False, tag, channel) for tag in range(1, count + 1)]
 
 
 async def test_what_lost_channels_left_waiting_does_not_pile_up() -> None:
@@ -46,24 +21,21 @@ async def test_what_lost_channels_left_waiting_does_not_pile_up() -> None:
     async def hold(body: bytes) -> None:
         await release.wait()
 
-    board = Board(1)
-    (handler,) = handlers.compile()
-    broken: list[BaseException] = []
-    dispatcher = Dispatcher(0, handler, board.slot(1), asyncio.get_running_loop(), broken.append)
+    bench = at_work(handlers)
     for _ in range(20):
         channel = Channel()
         for delivery in deliveries(channel, 50):
-            dispatcher.admit(delivery)
-        assert dispatcher.waiting <= 50
+            bench.station.admit(delivery)
+        assert bench.station.waiting <= 50
         channel.is_lost = True
     last = Channel()
     for delivery in deliveries(last, 50):
-        dispatcher.admit(delivery)
+        bench.station.admit(delivery)
     release.set()
-    await dispatcher.finished()
+    await bench.station.finished()
     await until(lambda: len(last.acked) == 50, 5)
-    assert board.slot(1).words[Word.STALE] == 20 * 50
-    assert not broken
+    assert bench.count(Word.STALE) == 20 * 50
+    assert not bench.broken
 
 
 async def test_bug_of_ours_is_told_and_does_not_hide_in_a_task() -> None:
@@ -73,13 +45,49 @@ async def test_bug_of_ours_is_told_and_does_not_hide_in_a_task() -> None:
     async def take(body: bytes) -> None:
         return None
 
-    board = Board(1)
-    (handler,) = handlers.compile()
-    broken: list[BaseException] = []
-    dispatcher = Dispatcher(0, handler, board.slot(1), asyncio.get_running_loop(), broken.append)
+    bench = at_work(handlers)
     (delivery,) = deliveries(Channel(InvariantError("settled twice")), 1)
-    dispatcher.admit(delivery)
-    task, _ = dispatcher.running[delivery]
+    bench.station.admit(delivery)
+    ((_, task),) = bench.station.tasks()
     with pytest.raises(InvariantError, match="settled twice"):
         await task
-    assert [str(error) for error in broken] == ["settled twice"]
+    assert [str(error) for error in bench.broken] == ["settled twice"]
+
+
+async def test_process_has_a_bound_over_all_its_handlers_and_each_gets_its_turn() -> None:
+    handlers = Handlers()
+    release = asyncio.Semaphore(0)
+    running: list[str] = []
+    done: list[str] = []
+    most = 0
+
+    async def hold(name: str) -> None:
+        nonlocal most
+        running.append(name)
+        most = max(most, len(running))
+        await release.acquire()
+        running.remove(name)
+        done.append(name)
+
+    @handlers.consume("a", concurrency=8)
+    async def a(body: bytes) -> None:
+        await hold("a")
+
+    @handlers.consume("b", concurrency=8)
+    async def b(body: bytes) -> None:
+        await hold("b")
+
+    bench = at_work(handlers, process_concurrency=3)
+    for station in bench.stations:
+        for delivery in deliveries(Channel(), 6):
+            station.admit(delivery)
+    await asyncio.sleep(0)
+    assert running == ["a", "a", "a"]
+    for _ in range(12):
+        release.release()
+        await asyncio.sleep(0.001)
+    for station in bench.stations:
+        await station.finished()
+    assert most == 3
+    assert sorted(done) == 6 * ["a"] + 6 * ["b"]
+    assert "b" in done[:6], "the second handler waited until the first had nothing left"

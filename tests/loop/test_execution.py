@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from mxworker import Ack, Context, Delivery, Handlers, Reject
+from mxworker.context import Surroundings
 from mxworker.settlement import Settlement
 from mxworker.worker.execution import Execute, pipeline
 from mxworker.worker.report import Report
@@ -38,7 +39,7 @@ def handling(annotation: object, taken: list[Any]) -> Execute:
     take.__annotations__["payload"] = annotation
     handlers.consume("queue")(take)
     (handler,) = handlers.compile()
-    return pipeline(handler, Report(handler))
+    return pipeline(handler, Report(handler), Surroundings("queue", "take"))
 
 
 async def settlement_of(delivery: Delivery, annotation: object = dict) -> tuple[Settlement, list[Any]]:

@@ -18,13 +18,14 @@ from handlers_example import invoices, pricing, shop
 from handlers_example.demo.orders import BAD_EVERY, bad_among, samples
 from handlers_example.pricing import CATALOGUE, InvalidOrder, Invoice, price, read_order, vat_of
 from mxworker import Context, Delivery, Reject
+from mxworker.context import Surroundings
 from tests.harness.nowhere import Nowhere
 
 GOOD: dict[str, Any] = {"id": "order-1", "customer": "customer-7", "lines": [{"article": "mug", "quantity": 2}]}
 
 
 def context() -> Context:
-    return Context(Delivery(b"", b"", b"", False, 1, Nowhere()), "orders", "order")
+    return Context(Delivery(b"", b"", b"", False, 1, Nowhere()), Surroundings("orders", "order"))
 
 
 def with_line(**changes: Any) -> dict[str, Any]:

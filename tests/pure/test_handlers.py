@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from mxworker import Context, Delivery, Handlers, Queue
+from mxworker.compilation import Batch, Handler, HandlerKind, Overrides
 from mxworker.errors import AppLoadError
-from mxworker.handlers import Handler, Overrides
 
 AS_IN_CODE = Overrides()
 
@@ -114,14 +114,97 @@ def test_queue_has_one_handler() -> None:
         handlers.consume(Queue("orders", type="classic"))(take)
 
 
-# ---- what is not, with file and line
-
-
 def plain(payload: dict[str, Any]) -> None: ...
 
 
-def test_plain_function() -> None:
-    assert fault(plain) == "handler 'plain' is not 'async def'; plain functions are not supported yet."
+def test_plain_function_runs_in_a_thread_or_a_process() -> None:
+    assert compiled(plain).kind is HandlerKind.THREAD
+    assert compiled(plain).concurrency == 32
+    assert compiled(plain, cpu=True).kind is HandlerKind.PROCESS
+    assert compiled(plain, cpu=True).concurrency == 1
+
+
+def batch_of(function: Callable[..., Any], **said: Any) -> Handler:
+    handlers = Handlers()
+    handlers.consume_batch("events", **said)(function)
+    (handler,) = handlers.compile()
+    return handler
+
+
+async def takes_list(payloads: list[dict[str, Any]]) -> None: ...
+
+
+def test_batch_has_the_defaults_of_the_guide() -> None:
+    handler = batch_of(takes_list)
+    assert handler.batch == Batch(100, 0.1, 16 * 1024 * 1024)
+    assert (handler.concurrency, handler.prefetch) == (1, 200)
+
+
+def test_batch_is_no_larger_than_what_the_broker_sends_ahead() -> None:
+    batch = batch_of(takes_list, size=100, prefetch=30).batch
+    assert batch is not None
+    assert batch.size == 30
+
+
+@pytest.mark.parametrize("said", [{"size": 0}, {"wait": -1}, {"wait": float("nan")}, {"max_bytes": 0}])
+def test_batch_that_cannot_work(said: dict[str, Any]) -> None:
+    with pytest.raises(AppLoadError, match=f"has {next(iter(said))}="):
+        batch_of(takes_list, **said)
+
+
+def test_batch_is_a_list() -> None:
+    with pytest.raises(AppLoadError, match="takes its batch as dict"):
+        batch_of(take)
+
+
+# ---- registries in registries
+
+
+async def outer(payload: Any, ctx: Any, call_next: Any) -> None: ...
+
+
+async def inner(payload: Any, ctx: Any, call_next: Any) -> None: ...
+
+
+async def lifespan() -> Any:
+    yield 1
+
+
+def test_included_registry_keeps_its_own_inside_ours() -> None:
+    ours, theirs = Handlers(), Handlers()
+    ours.middleware(outer)
+    theirs.middleware(inner)
+    ours.lifespan(lifespan)
+    ours.include(theirs)
+    ours.consume("a")(take)
+    theirs.consume("b")(take)
+    assert ours.queues == ("a", "b")
+    first, second = ours.compile()
+    assert (first.middleware, second.middleware) == ((outer,), (outer, inner))
+    assert first.lifespan is second.lifespan is not None
+    assert theirs.compile()[0].lifespan is None
+
+
+def test_queue_has_one_handler_over_all_registries() -> None:
+    ours, theirs = Handlers(), Handlers()
+    ours.consume("a")(take)
+    ours.include(theirs)
+    theirs.consume("b")(take)
+    with pytest.raises(ValueError, match="queue 'b' has a handler already"):
+        ours.consume("b")(take)
+    theirs.consume("a")(take)
+    with pytest.raises(AppLoadError, match="queue 'a' has two handlers"):
+        ours.compile()
+
+
+def test_registry_does_not_include_itself() -> None:
+    ours, theirs = Handlers(), Handlers()
+    ours.include(theirs)
+    with pytest.raises(ValueError, match="cannot include itself"):
+        theirs.include(ours)
+
+
+# ---- what is not, with file and line
 
 
 async def generator(payload: bytes) -> Any:
@@ -129,7 +212,35 @@ async def generator(payload: bytes) -> Any:
 
 
 def test_async_generator() -> None:
-    assert "is not 'async def'" in fault(generator)
+    assert (
+        fault(generator) == "handler 'generator' is a generator; a handler returns its settlement and yields nothing."
+    )
+
+
+def test_coroutine_function_does_not_compute_in_a_process() -> None:
+    assert "is 'async def' and has cpu=True" in fault(take, cpu=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ({"on_error": "explode"}, "has on_error='explode'; it must be one of 'retry', 'reject', 'requeue', 'ack'."),
+        ({"reject_on": ["ValueError"]}, "has reject_on=('ValueError',); it must be exception classes."),
+        ({"retry": 3}, "has retry=3; it must be a RetryPolicy, or None for no retries."),
+    ],
+)
+def test_failure_policy_that_means_nothing(said: dict[str, Any], text: str) -> None:
+    assert fault(take, **said).endswith(text)
+
+
+def test_name_of_the_longest_retry_queue_has_to_fit() -> None:
+    handlers = Handlers()
+    handlers.consume("q" * 245)(take)
+    with pytest.raises(AppLoadError, match="the name of its queue is too long"):
+        handlers.compile()
+    shorter = Handlers()
+    shorter.consume("q" * 245, retry=None)(take)
+    assert shorter.compile()[0].retry_steps_ms == ()
 
 
 async def takes_int(payload: int) -> None: ...

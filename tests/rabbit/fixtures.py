@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from mxworker.retry_policy import DEFAULT_RETRY
+from tests.harness.retries import FAST
 from tests.rabbit.client import Client
 from tests.rabbit.installation import OWN_BROKER
 from tests.rabbit.node import Node
@@ -57,12 +59,12 @@ def admin(broker_url: str) -> Iterator[Client]:
 
 @pytest.fixture
 def queue_name(broker_url: str) -> Iterator[str]:
-    """A queue name that nobody else uses. The queue and its `.dlq` are deleted afterwards."""
+    """A queue name that nobody else uses. The queue and those beside it are deleted afterwards."""
     name = f"test-{uuid.uuid4().hex[:12]}"
     yield name
     with Client(broker_url) as client:
-        client.delete(name)
-        client.delete(f"{name}.dlq")
+        for beside in ("", ".dlq", *(f".retry.{step_ms}" for step_ms in (*DEFAULT_RETRY.steps_ms, *FAST.steps_ms))):
+            client.delete(f"{name}{beside}")
 
 
 @pytest.fixture

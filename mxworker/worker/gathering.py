@@ -1,0 +1,60 @@
+"""Deliveries gathered into batches: complete by count, by bytes, or by the age of the first one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from mxworker.compilation import Batch
+from mxworker.delivery import Delivery
+
+
+class Gathered:
+    """One batch, at most `Batch.size` deliveries. Compared by identity: it is a unit of work."""
+
+    __slots__ = ("bytes", "deliveries")
+
+    def __init__(self) -> None:
+        self.deliveries: list[Delivery] = []
+        self.bytes = 0
+
+
+class Gatherer:
+    """Gathers the deliveries of one handler. Belongs to one event loop."""
+
+    def __init__(self, batch: Batch, loop: asyncio.AbstractEventLoop, admit: Callable[[Gathered], None]) -> None:
+        """`admit` takes each batch when it is complete."""
+        self._batch = batch
+        self._loop = loop
+        self._admit = admit
+        self._open: Gathered | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many deliveries are in the batch that is not complete yet."""
+        return len(self._open.deliveries) if self._open is not None else 0
+
+    def add(self, delivery: Delivery) -> None:
+        """Take a delivery; one that would make the batch too large begins the next."""
+        batch = self._batch
+        size_bytes = len(delivery.body)
+        if self._open is not None and self._open.bytes + size_bytes > batch.max_bytes:
+            self.complete()
+        if self._open is None:
+            self._open = Gathered()
+            self._timer = self._loop.call_later(batch.wait_s, self.complete)
+        gathered = self._open
+        gathered.deliveries.append(delivery)
+        gathered.bytes += size_bytes
+        if len(gathered.deliveries) >= batch.size or gathered.bytes >= batch.max_bytes:
+            self.complete()
+
+    def complete(self) -> None:
+        """Hand on what was gathered, if there is any."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        gathered, self._open = self._open, None
+        if gathered is not None:
+            self._admit(gathered)

@@ -1,0 +1,59 @@
+"""The application's lifespans: entered before the first delivery, left after the last handler, once per process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+from mxworker.compilation import Handler, Lifespan
+from mxworker.errors import AppLoadError
+from mxworker.worker.loading import failure_in_app
+
+log = logging.getLogger(__name__)
+
+_LEAVE_GRACE_S = 0.5  # beyond the drain's deadline; the master's own bound is a second beyond it
+
+
+class Lifespans:
+    """The lifespans of all handlers. Entered and left in one task, as what they hold may need."""
+
+    def __init__(self, handlers: Sequence[Handler]) -> None:
+        self._lifespans = list(dict.fromkeys(handler.lifespan for handler in handlers if handler.lifespan is not None))
+        self._entered = AsyncExitStack()
+        self._entering: asyncio.Timeout | None = None
+
+    async def enter(self) -> Mapping[Lifespan, Any]:
+        """Enter all in order and return what each yielded. Raises AppLoadError, having left those it had entered."""
+        states: dict[Lifespan, Any] = {}
+        for lifespan in self._lifespans:
+            try:
+                async with asyncio.timeout(None) as self._entering:
+                    states[lifespan] = await self._entered.enter_async_context(lifespan())
+            except BaseException as error:
+                await self.leave(asyncio.get_running_loop().time())
+                if isinstance(error, asyncio.CancelledError):
+                    raise
+                name = getattr(lifespan, "__name__", lifespan)
+                raise AppLoadError(failure_in_app(f"lifespan '{name}' failed at the start:", error)) from error
+            finally:
+                self._entering = None
+        return states
+
+    def give_up_entering(self) -> None:
+        """End an `enter` that is under way, by a TimeoutError where the application waits."""
+        if self._entering is not None:
+            self._entering.reschedule(asyncio.get_running_loop().time())
+
+    async def leave(self, deadline: float) -> None:
+        """Leave what was entered, the last first, until the loop time `deadline` and a little longer."""
+        leave_until = max(deadline, asyncio.get_running_loop().time()) + _LEAVE_GRACE_S
+        try:
+            async with asyncio.timeout_at(leave_until):
+                await self._entered.aclose()
+        except TimeoutError:
+            log.error("a lifespan did not end in time and is left as it is")
+        except Exception:  # the application's code
+            log.exception("a lifespan failed at the end")

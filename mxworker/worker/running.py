@@ -1,0 +1,112 @@
+r"""What runs now for one handler, until when, and what does not stop when its time is up.
+
+    started -> finished
+        \-> timed out (its task is cancelled) -> finished
+                        \-> stuck, after a grace -> finished, perhaps
+
+A *unit* is what one task works on: a delivery, or a batch. All units have the same time, and are kept in the order of
+starting, so the first one is always the next to expire: one timer serves all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+GRACE_S = 5.0
+"""How long a cancelled handler may take to leave before it counts as stuck."""
+
+Unit = TypeVar("Unit")
+
+
+class Running(Generic[Unit]):
+    """The started units of one handler. Belongs to one event loop; at most the handler's concurrency."""
+
+    def __init__(
+        self,
+        timeout_s: float,
+        loop: asyncio.AbstractEventLoop,
+        on_stuck: Callable[[Unit, asyncio.Task[Any]], None],
+        grace_s: float = GRACE_S,
+    ) -> None:
+        """`on_stuck` is told of each unit that did not leave within `grace_s` seconds after its time was up."""
+        self.stuck: set[Unit] = set()
+        self.is_cut_short = False
+        """Whether all that ran was told to leave, and is left unsettled."""
+        self._started: dict[Unit, tuple[asyncio.Task[Any], float]] = {}
+        self._timeout_s = timeout_s
+        self._grace_s = grace_s
+        self._loop = loop
+        self._on_stuck = on_stuck
+        self._timed_out: dict[Unit, float] = {}  # with the loop time at which the grace ends
+        self._settling: set[Unit] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._changed = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._started)
+
+    def items(self) -> Iterator[tuple[Unit, asyncio.Task[Any]]]:
+        """Yield the units with their tasks, in the order of starting."""
+        return ((unit, task) for unit, (task, _) in self._started.items())
+
+    def start(self, unit: Unit, task: asyncio.Task[Any]) -> None:
+        """Note that `task` works on `unit` from now on."""
+        expires_at = self._loop.time() + self._timeout_s
+        self._started[unit] = task, expires_at
+        if self._timer is None:
+            self._timer = self._loop.call_at(expires_at, self._expire)
+
+    def settle(self, unit: Unit) -> None:
+        """Note that the handler is done, and only its settlement takes time: it has no deadline any more."""
+        self._settling.add(unit)
+
+    def end(self, unit: Unit) -> None:
+        """Note that nothing of `unit` is left to do."""
+        del self._started[unit]
+        if self._timed_out:
+            self._timed_out.pop(unit, None)
+            self.stuck.discard(unit)
+        if self._settling:
+            self._settling.discard(unit)
+        if not self._changed.is_set():
+            self._changed.set()
+
+    def is_timed_out(self, unit: Unit) -> bool:
+        """Whether the time of `unit` was up before it was done."""
+        return unit in self._timed_out
+
+    async def finished(self, but_stuck: bool = False) -> None:
+        """Wait until nothing runs; with `but_stuck`, nothing but what is stuck."""
+        while len(self._started) > (len(self.stuck) if but_stuck else 0):
+            self._changed.clear()
+            await self._changed.wait()
+
+    def cut_short(self) -> None:
+        """Cancel what runs; it is left unsettled, so that the broker delivers it again."""
+        self.is_cut_short = True
+        for task, _ in self._started.values():
+            task.cancel()
+
+    def _expire(self) -> None:
+        """Cancel what has run too long, report what did not leave, and wake up again for the next."""
+        now = self._loop.time()
+        wake_at = None
+        for unit, (task, expires_at) in self._started.items():
+            if expires_at > now:
+                wake_at = expires_at
+                break
+            if unit not in self._settling and unit not in self._timed_out:
+                self._timed_out[unit] = now + self._grace_s
+                task.cancel()
+        for unit, grace_ends_at in self._timed_out.items():
+            if unit in self.stuck or unit in self._settling:
+                continue
+            if grace_ends_at <= now:
+                self.stuck.add(unit)
+                self._changed.set()
+                self._on_stuck(unit, self._started[unit][0])
+            else:
+                wake_at = grace_ends_at if wake_at is None else min(wake_at, grace_ends_at)
+        self._timer = None if wake_at is None else self._loop.call_at(wake_at, self._expire)

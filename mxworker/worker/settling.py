@@ -1,0 +1,161 @@
+"""From a settlement to the wire: at once where a frame is enough, else by a confirmed copy.
+
+A retry, and a dead letter with the facts, is a copy that is published and confirmed before the original is acked: a
+crash between the two duplicates it, and nothing loses it. Where no copy can be had the broker does it: a dead letter is
+rejected (basic.reject), and what should have been retried goes back to its queue, after a pause.
+
+Must not know: handlers' code, deadlines, concurrency.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+
+from mxworker.amqp.publisher import Publisher
+from mxworker.backoff import COPY
+from mxworker.board import BoardSlot, Word
+from mxworker.compilation import Handler
+from mxworker.copies import Facts, attempt_of, dead_letter_copy, redeliveries_of, retry_copy
+from mxworker.delivery import Delivery
+from mxworker.endings import Back, Dead, Done, Ending, History, Later, ending
+from mxworker.errors import BrokerError, DecodeError, EncodeError, MessageTooLarge, PublishError, Unroutable
+from mxworker.log import LineBudget
+from mxworker.message import Content
+from mxworker.settlement import Ack, Settlement
+
+log = logging.getLogger(__name__)
+
+Repair = Callable[[], Awaitable[None]]
+"""Declares the queue and those beside it once more. Raises BrokerError."""
+
+
+class Settling:
+    """Settles the deliveries of one handler."""
+
+    def __init__(
+        self, handler: Handler, slot: BoardSlot, publisher: Publisher | None, repair: Repair | None, rng: random.Random
+    ) -> None:
+        """Without a publisher there are no copies: every retry goes back, every dead letter is left to the broker."""
+        self._handler = handler
+        self._max_attempts = handler.max_attempts
+        self._words = slot.words
+        self._publisher = publisher
+        self._repair = repair
+        self._rng = rng
+        self._refusals = 0
+        self._repairing: asyncio.Future[None] | None = None
+        self._dead = LineBudget()
+        self._refused = LineBudget()
+
+    def settle(self, delivery: Delivery, settlement: Settlement) -> Later | Dead | None:
+        """Settle at once and return None, or return the ending that needs `by_copy`."""
+        if type(settlement) is Ack:
+            self._words[Word.ACKED if delivery.source.ack(delivery) else Word.STALE] += 1
+            return None
+        ends = self._ending(delivery, settlement)
+        match ends:
+            case Done():
+                self._count(Word.ACKED, delivery.source.ack(delivery))
+            case Back():
+                self._count(Word.REQUEUED, delivery.source.reject(delivery, requeue=True))
+            case Later() | Dead():
+                if not delivery.is_stale:
+                    return ends
+                self._count(Word.STALE, delivery.source.give_back(delivery))
+        return None
+
+    async def by_copy(self, delivery: Delivery, ends: Later | Dead) -> None:
+        """Have the broker keep a copy, then ack the original. Cancelled, it leaves the original unsettled."""
+        match ends:
+            case Later():
+                await self._later(delivery, ends)
+            case Dead():
+                await self._dead_letter(delivery, ends)
+
+    def _ending(self, delivery: Delivery, settlement: Settlement) -> Ending:
+        history = History(attempt_of(delivery, self._max_attempts), redeliveries_of(delivery))
+        return ending(settlement, history, self._handler.retry, self._rng)
+
+    async def _later(self, delivery: Delivery, ends: Later) -> None:
+        try:
+            await self._publish(retry_copy(delivery, ends.attempt), self._handler.queue.retry_name(ends.step_ms))
+        except (DecodeError, EncodeError, MessageTooLarge) as error:
+            self._say(
+                self._refused, f"cannot be copied into a retry queue and becomes a dead letter ({error})", delivery
+            )
+            self._count(Word.REJECTED, delivery.source.reject(delivery, requeue=False))
+        except (PublishError, BrokerError) as error:
+            self._say(self._refused, f"goes back to its queue: no retry queue took a copy ({error})", delivery)
+            await self._pause()
+            self._count(Word.REQUEUED, delivery.source.give_back(delivery))
+        else:
+            self._refusals = 0
+            self._count(Word.RETRIED, delivery.source.ack(delivery))
+
+    async def _dead_letter(self, delivery: Delivery, ends: Dead) -> None:
+        attempt = attempt_of(delivery, self._max_attempts)
+        self._say(
+            self._dead, f"is a dead letter after {attempt} attempt{'s' * (attempt > 1)} ({ends.failure})", delivery
+        )
+        if self._handler.queue.dead_letter:
+            try:
+                copy = dead_letter_copy(delivery, self._facts(attempt, ends))
+                await self._publish(copy, self._handler.queue.dead_letter_name)
+            except (DecodeError, PublishError, BrokerError) as error:
+                self._say(self._refused, f"is dead-lettered by the broker, without the facts ({error})", delivery)
+            else:
+                self._count(Word.REJECTED, delivery.source.ack(delivery))
+                return
+        self._count(Word.REJECTED, delivery.source.reject(delivery, requeue=False))
+
+    def _facts(self, attempt: int, ends: Dead) -> Facts:
+        return Facts(
+            queue=self._handler.queue.name,
+            handler=self._handler.name,
+            attempt=attempt,
+            kind=ends.failure.kind,
+            error_type=ends.failure.error_type,
+            error_text=ends.failure.text,
+            at_s=int(time.time()),
+        )
+
+    async def _publish(self, copy: Content, queue: str) -> None:
+        """Publish a copy and see it confirmed; when its queue is missing, once more after a repair."""
+        if self._publisher is None:
+            raise BrokerError("there is no publisher")
+        try:
+            await self._publisher.publish(copy, routing_key=queue)
+        except Unroutable:
+            if self._repair is None:
+                raise
+            await self._repaired(self._repair)
+            await self._publisher.publish(copy, routing_key=queue)
+
+    async def _repaired(self, repair: Repair) -> None:
+        """Wait for a repair; all that miss a queue at the same time share one."""
+        if self._repairing is None or self._repairing.done():
+            self._repairing = asyncio.ensure_future(repair())
+        await asyncio.shield(self._repairing)
+
+    async def _pause(self) -> None:
+        """Wait before a delivery goes back, the longer the more of them had to: it comes right again."""
+        self._refusals += 1
+        await asyncio.sleep(COPY.delay_s(self._refusals, self._rng))
+
+    def _count(self, word: Word, was_sent: bool) -> None:
+        self._words[word if was_sent else Word.STALE] += 1
+
+    def _say(self, budget: LineBudget, what: str, delivery: Delivery) -> None:
+        more = budget.spend(time.monotonic())
+        if more is not None:
+            log.warning(
+                "message %s of queue %s %s%s",
+                delivery.message_id or f"(no id, delivery tag {delivery.delivery_tag})",
+                self._handler.queue.name,
+                what,
+                more,
+            )

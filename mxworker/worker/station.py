@@ -1,0 +1,166 @@
+"""All that one handler has in a worker process: where its deliveries wait, run, are reported and settled.
+
+admit -> (gathering) -> dispatcher -> work: execution -> settling
+                            |
+                         running: deadlines, grace, what is stuck
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mxworker.board import BoardSlot
+from mxworker.compilation import Handler
+from mxworker.context import Equipment, Surroundings
+from mxworker.delivery import Delivery
+from mxworker.worker.dispatcher import Dispatcher
+from mxworker.worker.execution import batch_pipeline, pipeline
+from mxworker.worker.gathering import Gathered, Gatherer
+from mxworker.worker.report import Report
+from mxworker.worker.room import Room
+from mxworker.worker.running import GRACE_S, Running
+from mxworker.worker.settling import Repair, Settling
+from mxworker.worker.tasks import stack_of
+from mxworker.worker.threads import Threads
+from mxworker.worker.work import BatchWork, Record, SingleWork
+
+log = logging.getLogger(__name__)
+
+_SHOWN_FRAMES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Premises:
+    """What all stations of a process share. `on_broken` is told of a bug of ours, `on_stuck` of each stuck handler."""
+
+    slot: BoardSlot
+    loop: asyncio.AbstractEventLoop
+    room: Room
+    threads: Threads
+    rng: random.Random
+    on_broken: Callable[[BaseException], None]
+    on_stuck: Callable[[], None] = lambda: None
+    equipment: Equipment | None = None
+    grace_s: float = GRACE_S
+
+
+class Station:
+    """One handler at work. `admit` takes its deliveries, from inside the socket read."""
+
+    def __init__(
+        self, index: int, handler: Handler, premises: Premises, repair: Repair | None = None, state: Any = None
+    ) -> None:
+        """`index` is the handler's place in the board's directory, `state` what its lifespan yielded."""
+        self.handler = handler
+        self.admit: Callable[[Delivery], None]
+        self._premises = premises
+        self._gatherer: Gatherer | None = None
+        equipment = premises.equipment
+        report = Report(handler)
+        record = Record(handler, index, premises.slot)
+        settling = Settling(
+            handler, premises.slot, equipment.publisher if equipment is not None else None, repair, premises.rng
+        )
+        surroundings = Surroundings(handler.queue.name, handler.name, handler.max_attempts, state, equipment)
+        self._running: Running[Any] = Running(handler.timeout_s, premises.loop, self._report_stuck, premises.grace_s)
+        work: SingleWork | BatchWork
+        if handler.batch is None:
+            execute = pipeline(handler, report, surroundings, premises.threads)
+            work = SingleWork(record, execute, report, settling, self._running)
+        else:
+            execute_batch = batch_pipeline(handler, report, surroundings, premises.threads)
+            work = BatchWork(record, execute_batch, report, settling, self._running)
+        self._dispatcher: Dispatcher[Any] = Dispatcher(
+            handler.concurrency, self._running, work, premises.room, premises.loop, premises.on_broken
+        )
+        if handler.batch is None:
+            self.admit = self._dispatcher.admit
+        else:
+            self._gatherer = Gatherer(handler.batch, premises.loop, self._dispatcher.admit)
+            self.admit = self._gatherer.add
+
+    # ---- what is here
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs and nothing waits."""
+        return not self.running and not self.waiting
+
+    @property
+    def running(self) -> int:
+        """How many handlers run."""
+        return len(self._running)
+
+    @property
+    def stuck(self) -> int:
+        """How many of them did not stop when their time was up."""
+        return len(self._running.stuck)
+
+    @property
+    def waiting(self) -> int:
+        """How many deliveries wait for a free place, or for their batch to be complete."""
+        gathering = self._gatherer.waiting if self._gatherer is not None else 0
+        return gathering + sum(len(_deliveries(unit)) for unit in self._dispatcher.waiting)
+
+    def tasks(self) -> Iterator[tuple[list[Delivery], asyncio.Task[Any]]]:
+        """Yield what runs: its deliveries, and the task that works on them."""
+        return ((_deliveries(unit), task) for unit, task in self._running.items())
+
+    # ---- stopping
+
+    def hold(self) -> None:
+        """Start nothing more; what arrives waits."""
+        self._dispatcher.hold()
+
+    def return_waiting(self) -> None:
+        """Give back what waits now. Call when the broker has confirmed the basic.cancel."""
+        if self._gatherer is not None:
+            self._gatherer.complete()
+        self._dispatcher.return_waiting()
+
+    def return_all(self) -> None:
+        """Give back what waits and all that still arrives."""
+        self._dispatcher.return_all()
+        if self._gatherer is not None:
+            self._gatherer.complete()
+
+    async def finished(self, but_stuck: bool = False) -> None:
+        """Wait until nothing runs; with `but_stuck`, nothing but what is stuck."""
+        await self._running.finished(but_stuck)
+
+    def cut_short(self) -> None:
+        """Cancel what runs; it is left unsettled, so that the broker delivers it again."""
+        self._running.cut_short()
+
+    # ---- what does not stop
+
+    def _report_stuck(self, unit: Delivery | Gathered, task: asyncio.Task[Any]) -> None:
+        handler = self.handler
+        stack = self._premises.threads.stack_of(task) or stack_of(task)
+        log.error(
+            "handler %s is stuck on message %s of queue %s: it did not stop %g s after its %g s were up "
+            "(%d of %d places are lost to such handlers); it is at %s",
+            handler.name,
+            _deliveries(unit)[0].message_id,
+            handler.queue.name,
+            self._premises.grace_s,
+            handler.timeout_s,
+            self.stuck,
+            handler.concurrency,
+            " > ".join(stack[-_SHOWN_FRAMES:]),
+        )
+        self._premises.on_stuck()
+
+    @property
+    def is_lost_to_stuck(self) -> bool:
+        """Whether so many of its places are lost that the process should be replaced: half of them."""
+        return 2 * self.stuck >= self.handler.concurrency
+
+
+def _deliveries(unit: Delivery | Gathered) -> list[Delivery]:
+    return unit.deliveries if isinstance(unit, Gathered) else [unit]

@@ -1,0 +1,163 @@
+"""What a started unit is taken through: on record in the board, executed, settled.
+
+Invariant: exactly one settlement per delivery, except for those cut short by a drain: unless their handler still
+succeeds, they stay unsettled, for the broker to deliver again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any, Protocol, TypeVar
+
+from mxworker.board import BoardSlot, Word
+from mxworker.compilation import Handler
+from mxworker.copies import attempt_of
+from mxworker.delivery import Delivery
+from mxworker.properties import message_id_bytes
+from mxworker.settlement import Ack, Settlement
+from mxworker.worker.execution import Execute, ExecuteBatch
+from mxworker.worker.gathering import Gathered
+from mxworker.worker.report import Report
+from mxworker.worker.running import Running
+from mxworker.worker.settling import Settling
+
+Unit = TypeVar("Unit", contravariant=True)
+
+
+class Work(Protocol[Unit]):
+    """What is done with the units of one handler."""
+
+    def run(self, unit: Unit) -> Coroutine[Any, Any, None]:
+        """Take a unit to its end."""
+
+    def give_back(self, unit: Unit) -> None:
+        """Settle a unit as not processed; of a lost channel, let it go."""
+
+    def is_stale(self, unit: Unit) -> bool:
+        """Whether the broker delivers all of it again anyway."""
+
+
+class Record:
+    """The in-flight entries of one handler in the board."""
+
+    def __init__(self, handler: Handler, index: int, slot: BoardSlot) -> None:
+        """`index` is the handler's place in the board's directory."""
+        self.words = slot.words
+        self.leave = slot.leave
+        self._slot = slot
+        self._index = index
+        self._max_attempts = handler.max_attempts
+
+    def enter(self, delivery: Delivery) -> int:
+        """Record a delivery as started; the entry is for `leave`."""
+        message_id = message_id_bytes(delivery.raw_properties)
+        attempt = attempt_of(delivery, self._max_attempts)
+        return self._slot.enter(self._index, delivery.delivery_tag, attempt, message_id, time.monotonic_ns())
+
+    def give_back(self, delivery: Delivery) -> None:
+        """Settle a delivery as not processed, and count it when it was stale."""
+        if not delivery.source.give_back(delivery):
+            self.words[Word.STALE] += 1
+
+
+class SingleWork:
+    """Deliveries one by one."""
+
+    def __init__(
+        self, record: Record, execute: Execute, report: Report, settling: Settling, running: Running[Delivery]
+    ) -> None:
+        self._record = record
+        self._execute = execute
+        self._report = report
+        self._settling = settling
+        self._running = running
+        self.give_back = record.give_back
+
+    async def run(self, delivery: Delivery) -> None:
+        """Execute and settle a delivery."""
+        record = self._record
+        running = self._running
+        entry = record.enter(delivery)
+        try:
+            settlement = await self._execute(delivery)
+        except asyncio.CancelledError:
+            if running.is_cut_short:
+                return
+            settlement = self._report.cancelled(delivery, running.is_timed_out(delivery))
+        finally:
+            record.leave(entry)
+        # Who was told to leave may turn that into an error of its own; only a success still counts then.
+        if running.is_cut_short and not isinstance(settlement, Ack):
+            return
+        ends = self._settling.settle(delivery, settlement)
+        if ends is not None:
+            running.settle(delivery)
+            await self._settling.by_copy(delivery, ends)
+
+    def is_stale(self, delivery: Delivery) -> bool:
+        """Whether its channel has ended."""
+        return delivery.source.is_lost
+
+
+class BatchWork:
+    """Deliveries by the batch, each with a settlement of its own."""
+
+    def __init__(
+        self, record: Record, execute: ExecuteBatch, report: Report, settling: Settling, running: Running[Gathered]
+    ) -> None:
+        self._record = record
+        self._execute = execute
+        self._report = report
+        self._settling = settling
+        self._running = running
+
+    async def run(self, gathered: Gathered) -> None:
+        """Execute a batch and settle all that is in it."""
+        deliveries = self._alive(gathered)
+        if not deliveries:
+            return
+        running = self._running
+        entries = [self._record.enter(delivery) for delivery in deliveries]
+        try:
+            settlements = await self._execute(deliveries)
+        except asyncio.CancelledError:
+            if running.is_cut_short:
+                return
+            settlement = self._report.batch_cancelled(deliveries, running.is_timed_out(gathered))
+            settlements = [settlement] * len(deliveries)
+        finally:
+            for entry in entries:
+                self._record.leave(entry)
+        await self._settle(gathered, deliveries, settlements)
+
+    def _alive(self, gathered: Gathered) -> list[Delivery]:
+        """Return what is not stale; one that waited while its channel was lost is on its way to somebody again."""
+        if not any(delivery.source.is_lost for delivery in gathered.deliveries):
+            return gathered.deliveries
+        for delivery in gathered.deliveries:
+            if delivery.source.is_lost:
+                self._record.give_back(delivery)
+        return [delivery for delivery in gathered.deliveries if not delivery.source.is_lost]
+
+    async def _settle(self, gathered: Gathered, deliveries: list[Delivery], settlements: list[Settlement]) -> None:
+        copies = []
+        for delivery, settlement in zip(deliveries, settlements, strict=True):
+            if self._running.is_cut_short and not isinstance(settlement, Ack):
+                continue
+            ends = self._settling.settle(delivery, settlement)
+            if ends is not None:
+                copies.append(self._settling.by_copy(delivery, ends))
+        if copies:
+            self._running.settle(gathered)
+            await asyncio.gather(*copies)
+
+    def give_back(self, gathered: Gathered) -> None:
+        """Settle all of a batch as not processed."""
+        for delivery in gathered.deliveries:
+            self._record.give_back(delivery)
+
+    def is_stale(self, gathered: Gathered) -> bool:
+        """Whether the channels of all of it have ended."""
+        return all(delivery.source.is_lost for delivery in gathered.deliveries)

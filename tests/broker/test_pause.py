@@ -1,0 +1,142 @@
+"""Pausing on a real broker: what waits goes to others, what runs is settled on the same channel, and all goes on."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from mxworker import Handlers, Queue
+from mxworker.board import Word
+from mxworker.errors import ExitCode
+from mxworker.lifecycle import WorkerState
+from tests.broker.workers import Worker, running
+from tests.harness.waiting import until
+from tests.rabbit.client import Client
+
+
+def consumes(worker: Worker) -> bool:
+    return worker.service.consumers[0].consumer_tag is not None
+
+
+@pytest.mark.parametrize("queue_type", ["quorum", "classic"])
+async def test_paused_queue_goes_on_where_it_was_on_the_same_channel(
+    queue_type: str, broker_url: str, queue_name: str, admin: Client
+) -> None:
+    handlers = Handlers()
+    release = asyncio.Event()
+    started: list[str] = []
+
+    @handlers.consume(Queue(queue_name, type=queue_type), concurrency=2, prefetch=30)
+    async def hold(body: str) -> None:
+        started.append(body)
+        await release.wait()
+
+    async with running(broker_url, handlers) as worker:
+        (consumer,) = worker.service.consumers
+        subscription = consumer.subscription
+        for round_ in range(1, 3):
+            release.clear()
+            admin.publish(queue_name, [f"{round_} {number}".encode() for number in range(50)])
+            await until(lambda: len(started) % 50 == 2, 10, "two to run")
+            consumer.pause("test")
+            await until(lambda: not consumes(worker), 10, "the pause")
+            await until(lambda: admin.counts(queue_name).messages == 48, 10, "all but the running ones to be free")
+            assert worker.service.state is WorkerState.READY
+            release.set()
+            await until(lambda: worker.count(Word.ACKED) % 50 == 2, 10, "the running ones to be acked")
+            await asyncio.sleep(0.2)  # for what must not happen
+            assert len(started) % 50 == 2, "nothing is started while paused"
+            consumer.resume("test")
+            await until(lambda round_=round_: worker.count(Word.ACKED) == 50 * round_, 10, "all")
+        assert consumer.subscription is subscription
+    assert len(set(started)) == len(started) == 100
+    assert worker.count(Word.STALE) == 0
+
+
+async def test_queue_deleted_and_made_again_is_noticed_by_a_consumer_that_was_paused(
+    broker_url: str, queue_name: str, admin: Client
+) -> None:
+    """Consuming again guards as the first time against a successor that the broker subscribes to in vain."""
+    handlers = Handlers()
+    done: list[str] = []
+
+    @handlers.consume(queue_name)
+    async def take(body: str) -> None:
+        done.append(body)
+
+    async with running(broker_url, handlers) as worker:
+        (consumer,) = worker.service.consumers
+        consumer.pause("test")
+        await until(lambda: not consumes(worker), 10, "the pause")
+        consumer.resume("test")
+        await until(lambda: consumes(worker), 10, "the end of it")
+        tag = consumer.consumer_tag
+        admin.delete(queue_name)
+        admin.declare(queue_name, arguments=Queue(queue_name).declared_arguments())
+        await until(lambda: consumes(worker) and consumer.consumer_tag != tag, 10, "another consumer")
+        admin.publish(queue_name, [b"new"])
+        await until(lambda: done == ["new"], 10, "the new queue's message")
+
+
+async def test_queue_deleted_while_paused_is_made_again_when_it_is_resumed(
+    broker_url: str, queue_name: str, admin: Client
+) -> None:
+    handlers = Handlers()
+    done: list[str] = []
+
+    @handlers.consume(queue_name)
+    async def take(body: str) -> None:
+        done.append(body)
+
+    async with running(broker_url, handlers) as worker:
+        (consumer,) = worker.service.consumers
+        consumer.pause("test")
+        await until(lambda: not consumes(worker), 10, "the pause")
+        admin.delete(queue_name)
+        consumer.resume("test")
+        await until(lambda: admin.exists(queue_name) and consumes(worker), 10, "the queue to be consumed again")
+        admin.publish(queue_name, [b"new"])
+        await until(lambda: done == ["new"], 10, "its message")
+
+
+async def test_drain_while_paused_finishes_what_runs(broker_url: str, queue_name: str, admin: Client) -> None:
+    handlers = Handlers()
+    release = asyncio.Event()
+    started = 0
+
+    @handlers.consume(queue_name, concurrency=2, prefetch=30)
+    async def hold(body: bytes) -> None:
+        nonlocal started
+        started += 1
+        await release.wait()
+
+    async with running(broker_url, handlers) as worker:
+        admin.publish(queue_name, [b""] * 50)
+        await until(lambda: started == 2, 10, "two to run")
+        worker.service.consumers[0].pause("test")
+        await until(lambda: not consumes(worker), 10, "the pause")
+        worker.service.request_stop()
+        await until(lambda: worker.service.state is WorkerState.DRAINING, 10, "the drain")
+        release.set()
+    assert worker.count(Word.ACKED) == 2
+    assert admin.counts(queue_name).messages == 48
+
+
+async def test_burst_does_not_end_while_its_queue_is_paused(broker_url: str, queue_name: str, admin: Client) -> None:
+    handlers = Handlers()
+    done: list[str] = []
+
+    @handlers.consume(queue_name)
+    async def take(body: str) -> None:
+        done.append(body)
+
+    async with running(broker_url, handlers, ExitCode.OK, burst=True) as worker:
+        worker.service.consumers[0].pause("test")
+        await until(lambda: not consumes(worker), 10, "the pause")
+        await asyncio.sleep(1)  # for what must not happen: two looks take half of it
+        assert worker.service.state is WorkerState.READY
+        admin.publish(queue_name, [b"1"])
+        worker.service.consumers[0].resume("test")
+        await until(lambda: worker.service.state is WorkerState.STOPPED, 10, "the end of the burst")
+    assert done == ["1"]

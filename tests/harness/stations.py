@@ -1,0 +1,95 @@
+"""A handler at work in the test's event loop, without a broker: deliveries go in by hand, settlements are looked at."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+
+from mxworker import Delivery, Handlers
+from mxworker.board import Board, BoardSlot, Word
+from mxworker.config import DEFAULT_PROCESS_CONCURRENCY
+from mxworker.worker.room import Room
+from mxworker.worker.station import Premises, Station
+from mxworker.worker.threads import Threads
+
+
+class Channel:
+    """Takes settlements as a subscription does, and remembers them by delivery tag."""
+
+    def __init__(self, fault: Exception | None = None) -> None:
+        """With `fault`, an ack raises it."""
+        self.is_lost = False
+        self.acked: list[int] = []
+        self.rejected: list[int] = []
+        self.requeued: list[int] = []
+        self.given_back: list[int] = []
+        self._fault = fault
+
+    def ack(self, delivery: Delivery) -> bool:
+        if self._fault is not None:
+            raise self._fault
+        return self._note(self.acked, delivery)
+
+    def reject(self, delivery: Delivery, requeue: bool) -> bool:
+        return self._note(self.requeued if requeue else self.rejected, delivery)
+
+    def give_back(self, delivery: Delivery) -> bool:
+        return self._note(self.given_back, delivery)
+
+    @property
+    def settled(self) -> int:
+        """How many settlements there were."""
+        return len(self.acked) + len(self.rejected) + len(self.requeued) + len(self.given_back)
+
+    def _note(self, tags: list[int], delivery: Delivery) -> bool:
+        tags.append(delivery.delivery_tag)
+        return not self.is_lost
+
+
+def deliveries(channel: Channel, count: int, body: bytes = b"") -> list[Delivery]:
+    """Return `count` deliveries from `channel`, with the tags from 1 on."""
+    return [Delivery(body, b"\0\0", b"\0\0", False, tag, channel) for tag in range(1, count + 1)]
+
+
+@dataclass
+class Bench:
+    """The stations of some handlers, and what was said of them."""
+
+    stations: list[Station]
+    slot: BoardSlot
+    broken: list[BaseException] = field(default_factory=list)
+    stuck_reports: int = 0
+
+    @property
+    def station(self) -> Station:
+        """The only one."""
+        (station,) = self.stations
+        return station
+
+    def count(self, word: Word) -> int:
+        """Return a counter of the board."""
+        return self.slot.words[word]
+
+
+def at_work(
+    handlers: Handlers, process_concurrency: int = DEFAULT_PROCESS_CONCURRENCY, grace_s: float = 5.0, threads: int = 8
+) -> Bench:
+    """Return the stations of `handlers`. They have no publisher: a retry goes back, a dead letter is rejected."""
+    bench = Bench([], Board(1).slot(1))
+
+    def note_stuck() -> None:
+        bench.stuck_reports += 1
+
+    premises = Premises(
+        slot=bench.slot,
+        loop=asyncio.get_running_loop(),
+        room=Room(process_concurrency),
+        threads=Threads(threads),
+        rng=random.Random(1),
+        on_broken=bench.broken.append,
+        on_stuck=note_stuck,
+        grace_s=grace_s,
+    )
+    bench.stations += [Station(index, handler, premises) for index, handler in enumerate(handlers.compile())]
+    return bench
