@@ -3,7 +3,8 @@
     python -m bench.consume [--messages 50000] [--rounds 3] [--type classic|quorum] [--rival aio-pika ...]
 
 Every round fills the queue anew and lets each rival drain it in one process: 256-byte JSON bodies, prefetch 1000, a
-no-op handler, an ack after it. Printed are messages per second and the client's own CPU time per message, between its
+no-op handler, an ack after it. mxworker does it in three ways: with objects, with a dataclass and a middleware, and in
+batches of 100. Printed are messages per second and the client's own CPU time per message, between its
 first and its last message, and the ratios of the medians. Absolute figures move with the machine; the ratios count.
 
 The broker is the one in MXWORKER_BROKER_URL; `make bench` starts a private one.
@@ -23,9 +24,18 @@ from tests.rabbit.client import Client
 
 BODY_BYTES = 256
 QUEUE = "mxworker-bench"
-MXWORKER = [sys.executable, "-m", "mxworker", "run", "bench.consume_app:handlers", "--workers", "1", "--app-dir", "."]
+
+
+def _mxworker(registry: str) -> list[str]:
+    """Return the command that runs one registry of the application in one worker."""
+    run = [sys.executable, "-m", "mxworker", "run", f"bench.consume_app:{registry}", "--app-dir", "."]
+    return [*run, "--workers", "1", "--process-concurrency", "1000", "--log-level", "warning"]
+
+
 COMMANDS = {
-    OURS: [*MXWORKER, "--log-level", "warning"],
+    OURS: _mxworker("handlers"),
+    "... typed": _mxworker("typed"),
+    "... batches": _mxworker("batches"),
     "aio-pika": [sys.executable, "-m", "bench.rival_aio_pika"],
 }
 
