@@ -1,34 +1,68 @@
-"""From a body's bytes to what a handler takes, as the annotation of its first parameter says.
+"""From a body's bytes to what a handler takes, as the annotation of its first parameter and the content-type say.
 
-`decoder_for` is asked once per handler, at start; what it returns runs for every delivery.
+`decoder_for` is asked once per handler, at start; what it returns runs for every delivery. The content-type is the
+first property on the wire, so comparing bytes is enough for the usual two, none and application/json.
+
+    annotation      JSON or none    text/*          octet-stream    a codec's            any other
+    Delivery        the delivery, whatever it is
+    bytes           the body, whatever it is
+    str             UTF-8           its charset     UTF-8           UTF-8                UTF-8
+    Any or none     JSON            str             bytes           its value            refused
+    all else        JSON, checked   JSON, checked   JSON, checked   its value, checked   refused
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-import orjson
-
+from mxworker.annotations import bare
+from mxworker.content_codec import NO_CODECS, ContentCodec
+from mxworker.content_types import (
+    BYTES,
+    JSON,
+    JSON_ENDS_AT,
+    JSON_ON_WIRE,
+    PRESENT,
+    TEXT_ENDS_AT,
+    TEXT_ON_WIRE,
+    content_type_of,
+    is_json,
+    is_text,
+    shown,
+    text,
+)
 from mxworker.delivery import Delivery
 from mxworker.errors import DecodeError
+from mxworker.json_payloads import ANYTHING, ARRAY, OBJECT
+from mxworker.payload_form import PayloadForm
+from mxworker.typed_payloads import typed_form, unusable
 
+Entry = TypeVar("Entry")
 Decoder = Callable[[Delivery, bytes], Any]
 """Takes a delivery and its body, decompressed; returns what the handler takes."""
 
 
-def decoder_for(annotation: Any) -> Decoder | None:
-    """Return the decoder for `annotation`, or None when there is no way to honour it.
+def decoder_for(annotation: Any, codecs: Mapping[str, ContentCodec] = NO_CODECS) -> Decoder:
+    """Return the decoder for `annotation`; any type will do, the elements of a batch included.
 
-    `Delivery` takes the delivery itself, `bytes` its body, `str` its body as UTF-8; `dict`, `list` and `Any` take JSON,
-    the first two only an object or an array. `dict[str, Any]` and `list[Any]` mean the same as `dict` and `list`; other
-    type arguments are refused, because nothing would check them. Decoders raise DecodeError.
+    See the table above. `dict[str, Any]` and `list[Any]` mean the same as `dict` and `list`; `typed_payloads` is asked
+    for all else. `codecs` are by media type, in lower case; one for application/json takes the place of ours.
+
+    Raises AppLoadError, see `typed_form`. Decoders raise DecodeError.
     """
     try:
-        return _DECODERS.get(_ALIASES.get((get_origin(annotation), get_args(annotation)), annotation))
-    except TypeError:  # an annotation that cannot be hashed is none of ours
-        return None
+        annotation = bare(annotation)
+    except Exception as error:  # a `type` statement is resolved here, and may name what is not there
+        raise unusable(annotation, f"{type(error).__name__}: {error}") from error
+    annotation = _entry(_ALIASES, (get_origin(annotation), get_args(annotation))) or annotation
+    as_it_came = _entry(_AS_IT_CAME, annotation)
+    if as_it_came is not None:
+        return as_it_came
+    if get_origin(annotation) is Annotated and _entry(_AS_IT_CAME, annotation.__origin__) is not None:
+        raise unusable(annotation, "it is taken as it came, so nothing would check the constraint")
+    return _by_content_type(_entry(_FORMS, annotation) or typed_form(annotation), codecs)
 
 
 def whole_delivery(delivery: Delivery, body: bytes) -> Delivery:
@@ -41,55 +75,67 @@ def _body(delivery: Delivery, body: bytes) -> bytes:
 
 
 def _text(delivery: Delivery, body: bytes) -> str:
+    raw = delivery.raw_properties
+    if raw[0] < PRESENT or raw[2:TEXT_ENDS_AT] == TEXT_ON_WIRE or raw[2:JSON_ENDS_AT] == JSON_ON_WIRE:
+        return text(body)
+    media_type, charset = content_type_of(raw)
+    return text(body, charset if is_text(media_type) else None)
+
+
+def _entry(table: Mapping[Any, Entry], annotation: Any) -> Entry | None:
     try:
-        return body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DecodeError(f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
+        return table.get(annotation)
+    except TypeError:  # an annotation that cannot be hashed is none of ours
+        return None
 
 
-def _json(delivery: Delivery, body: bytes) -> Any:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise DecodeError(f"the body is not JSON: {error.msg} at byte {error.pos}") from None
+def _by_content_type(form: PayloadForm, codecs: Mapping[str, ContentCodec]) -> Decoder:
+    """Return the decoder of all that is not taken as it came. It runs for every delivery: see tests/pure/test_codec."""
+    readers = _readers(form, codecs)
+    from_json = readers[JSON]
+    takes_text = form is ANYTHING
+    refusals, explain = form.refusals, form.explain
+
+    def decode(delivery: Delivery, body: bytes) -> Any:
+        raw = delivery.raw_properties
+        try:
+            if raw[0] < PRESENT or raw[2:JSON_ENDS_AT] == JSON_ON_WIRE:
+                return from_json(body)
+            return read_other(raw, body)
+        except refusals as error:
+            raise DecodeError(explain(error)) from None
+
+    def read_other(raw: bytes, body: bytes) -> Any:
+        media_type, charset = content_type_of(raw)
+        read = readers.get(media_type)
+        if read is not None:
+            return read(body)
+        if is_json(media_type):
+            return from_json(body)
+        if is_text(media_type):
+            return text(body, charset) if takes_text else from_json(body)
+        raise DecodeError(f"the content-type is {shown(media_type)}, for which no codec is registered")
+
+    return decode
 
 
-def _json_object(delivery: Delivery, body: bytes) -> dict[str, Any]:
-    value = _json(delivery, body)
-    if type(value) is not dict:
-        raise DecodeError(f"the body is JSON, but not an object: it is {_JSON_NAMES[type(value)]}")
-    return value
+def _readers(form: PayloadForm, codecs: Mapping[str, ContentCodec]) -> dict[str, Callable[[bytes], Any]]:
+    """Return what reads a body, by media type; '' is a delivery without one."""
+    registered = {media_type: _through(codec, form) for media_type, codec in codecs.items()}
+    from_json = registered.get(JSON, form.from_json)
+    return {"": from_json, JSON: from_json, BYTES: _same if form is ANYTHING else from_json, **registered}
 
 
-def _json_array(delivery: Delivery, body: bytes) -> list[Any]:
-    value = _json(delivery, body)
-    if type(value) is not list:
-        raise DecodeError(f"the body is JSON, but not an array: it is {_JSON_NAMES[type(value)]}")
-    return value
+def _through(codec: ContentCodec, form: PayloadForm) -> Callable[[bytes], Any]:
+    return lambda body: form.from_value(codec.read(body))
 
 
-_JSON_NAMES: Mapping[type, str] = MappingProxyType(
-    {
-        dict: "an object",
-        list: "an array",
-        str: "a string",
-        int: "a number",
-        float: "a number",
-        bool: "a boolean",
-        type(None): "null",
-    }
-)
-_DECODERS: Mapping[Any, Decoder] = MappingProxyType(
-    {
-        Delivery: whole_delivery,
-        bytes: _body,
-        str: _text,
-        dict: _json_object,
-        list: _json_array,
-        Any: _json,
-        object: _json,
-    }
-)
+def _same(body: bytes) -> bytes:
+    return body
+
+
+_AS_IT_CAME: Mapping[Any, Decoder] = MappingProxyType({Delivery: whole_delivery, bytes: _body, str: _text})
+_FORMS: Mapping[Any, PayloadForm] = MappingProxyType({dict: OBJECT, list: ARRAY, Any: ANYTHING, object: ANYTHING})
 _ALIASES: Mapping[tuple[Any, tuple[Any, ...]], Any] = MappingProxyType(
     {
         (dict, (str, Any)): dict,
@@ -98,4 +144,3 @@ _ALIASES: Mapping[tuple[Any, tuple[Any, ...]], Any] = MappingProxyType(
         (list, (object,)): list,
     }
 )
-TAKEN = "bytes, str, dict, list, Any or mxworker.Delivery"

@@ -8,13 +8,14 @@ Pure: no I/O, no event loop.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from mxworker.codec import TAKEN, Decoder, decoder_for
+from mxworker.codec import Decoder, decoder_for
 from mxworker.config import DEFAULT_CONCURRENCY, DEFAULT_HANDLER_TIMEOUT_S, MAX_PREFETCH
+from mxworker.content_codec import ContentCodec
 from mxworker.context import Context
 from mxworker.errors import AppLoadError
 from mxworker.middleware import Middleware
@@ -113,18 +114,26 @@ class Overrides:
 AS_IN_CODE = Overrides()
 
 
-def compiled(
-    said: Registration, overrides: Overrides, middleware: tuple[Middleware, ...], lifespan: Lifespan | None
-) -> Handler:
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a registry puts around its handlers; codecs are by media type."""
+
+    middleware: tuple[Middleware, ...]
+    lifespan: Lifespan | None
+    codecs: Mapping[str, ContentCodec]
+
+
+def compiled(said: Registration, overrides: Overrides, around: Around) -> Handler:
     """Return the handler that `said` describes. Raises AppLoadError."""
     function = said.function
     kind = _kind(said)
     payload, wants_context = _parameters(function)
     if said.batch is not None:
         payload = _element(function, payload)
-    decode = decoder_for(payload)
-    if decode is None:
-        raise _fault(function, f"takes its payload as {_shown(payload)}, which nothing can decode; use {TAKEN}")
+    try:
+        decode = decoder_for(payload, around.codecs)
+    except AppLoadError as error:
+        raise _fault(function, str(error)) from error
     concurrency = _concurrency(said, overrides, kind)
     batch = _checked_batch(said)
     size = batch.size if batch is not None else 1
@@ -150,8 +159,8 @@ def compiled(
         retry=said.retry,
         on_error=said.on_error,
         reject_on=said.reject_on,
-        middleware=middleware,
-        lifespan=lifespan,
+        middleware=around.middleware,
+        lifespan=around.lifespan,
     )
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from mxworker.compilation import (
     AS_IN_CODE,
+    Around,
     Batch,
     Handler,
     Lifespan,
@@ -24,10 +25,12 @@ from mxworker.compilation import (
     Registration,
     compiled,
 )
+from mxworker.content_codec import NO_CODECS, ContentCodec
 from mxworker.errors import AppLoadError
 from mxworker.middleware import Middleware
 from mxworker.queues import Queue
 from mxworker.retry_policy import DEFAULT_RETRY, RetryPolicy
+from mxworker.serializers import Serializer
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -43,6 +46,7 @@ class Handlers:
         """Start with no handlers."""
         self._registrations: dict[str, Registration] = {}
         self._included: list[Handlers] = []
+        self._codecs: dict[str, ContentCodec] = {}
         self._middleware: list[Middleware] = []
         self._lifespan: Lifespan | None = None
 
@@ -171,10 +175,26 @@ class Handlers:
         self._middleware.append(function)
         return function
 
+    def codec(self, content_type: str, decode: Callable[[bytes], Any], *, encode: Serializer | None = None) -> None:
+        """Register what reads the bodies of `content_type`, for all handlers here and those of included registries.
+
+        What `decode` returns is checked against the handler's annotation, as JSON is; `bytes`, `str` and `Delivery`
+        take the body as it came. It runs on the event loop, and whatever it raises makes the delivery undecodable.
+        `encode` makes the bodies of messages with that `content_type`, see `serializers`.
+
+        Content types are compared without parameters and case; "application/json" replaces the built-in one. Raises
+        ValueError for a second codec of one type, and for pickle and its like.
+        """
+        codec = ContentCodec(content_type, decode, encode)
+        if codec.media_type in self._codecs:
+            raise ValueError(f"{content_type!r} has a codec already; one content type has one codec")
+        self._codecs[codec.media_type] = codec
+
     def include(self, other: Handlers) -> None:
         """Take in all handlers of another registry, what it will register later too.
 
-        Its own middleware stays inside ours. `ctx.state` is what its own lifespan yields, or ours when it has none.
+        Its own middleware stays inside ours, and its own codecs replace ours. `ctx.state` is what its own lifespan
+        yields, or ours when it has none.
         """
         if self in other._family():
             raise ValueError("a registry cannot include itself")
@@ -196,21 +216,28 @@ class Handlers:
         """The names of the queues, in the order of registration, our own first."""
         return tuple(queue for member in self._family() for queue in member._registrations)
 
+    @property
+    def serializers(self) -> Mapping[str, Serializer]:
+        """What makes bodies, by content type: the codecs that have an `encode`. Of two, the outer registry's counts."""
+        codecs = [codec for member in reversed(self._family()) for codec in member._codecs.values()]
+        return {codec.content_type: codec.encode for codec in codecs if codec.encode is not None}
+
     def compile(self, overrides: Overrides = AS_IN_CODE) -> tuple[Handler, ...]:
         """Return the handlers, checked. Raises AppLoadError that names file and line."""
         twice = [queue for queue, count in Counter(self.queues).items() if count > 1]
         if twice:
             raise AppLoadError(f"queue '{twice[0]}' has two handlers, in registries that include each other.")
-        return tuple(self._compile(overrides, (), None))
+        return tuple(self._compile(overrides, Around((), None, NO_CODECS)))
 
-    def _compile(
-        self, overrides: Overrides, outer: tuple[Middleware, ...], outer_lifespan: Lifespan | None
-    ) -> list[Handler]:
-        middleware = (*outer, *self._middleware)
-        lifespan = self._lifespan or outer_lifespan
-        handlers = [compiled(said, overrides, middleware, lifespan) for said in self._registrations.values()]
+    def _compile(self, overrides: Overrides, outer: Around) -> list[Handler]:
+        around = Around(
+            middleware=(*outer.middleware, *self._middleware),
+            lifespan=self._lifespan or outer.lifespan,
+            codecs={**outer.codecs, **self._codecs},
+        )
+        handlers = [compiled(said, overrides, around) for said in self._registrations.values()]
         for included in self._included:
-            handlers += included._compile(overrides, middleware, lifespan)
+            handlers += included._compile(overrides, around)
         return handlers
 
 

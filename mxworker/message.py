@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TypedDict
 
 from mxworker import field_table
 from mxworker.compression import Compression
+from mxworker.content_types import BYTES, JSON, TEXT, is_json
 from mxworker.errors import ConfigError, EncodeError, MessageTooLarge
 from mxworker.properties import (
     FLAG_APP_ID,
@@ -34,7 +35,7 @@ from mxworker.properties import (
     FLAG_TIMESTAMP,
     FLAG_TYPE,
 )
-from mxworker.serializers import BUFFERS, BYTES, JSON, TEXT, Serializer, is_json, serialize, to_json
+from mxworker.serializers import BUFFERS, Serializer, serialize, to_json
 
 DEFAULT_MAX_BODY_BYTES = 16 * 1024 * 1024
 """The most that RabbitMQ 4 takes unless told otherwise (https://www.rabbitmq.com/docs/configure, max_message_size)."""

@@ -7,7 +7,8 @@ is read, pickle above all, is ever chosen for it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -15,10 +16,7 @@ import orjson
 from mxworker.errors import EncodeError
 
 Serializer = Callable[[Any], bytes]
-
-JSON = "application/json"
-TEXT = "text/plain"
-BYTES = "application/octet-stream"
+NO_SERIALIZERS: Mapping[str, Serializer] = MappingProxyType({})
 
 BUFFERS = (bytes, bytearray, memoryview)
 
@@ -42,12 +40,6 @@ def serialize(serializer: Serializer, value: Any, content_type: str) -> bytes:
     if not isinstance(body, BUFFERS):
         raise EncodeError(f"the serializer for {content_type} returned a {type(body).__name__} instead of bytes")
     return bytes(body)
-
-
-def is_json(content_type: str) -> bool:
-    """Say whether `content_type` is JSON by name, parameters aside (RFC 6839, 3.1, for the suffix)."""
-    media_type = content_type.partition(";")[0].strip().lower()
-    return media_type in (JSON, "text/json") or media_type.endswith("+json")
 
 
 def _of_a_library(value: Any) -> Any:

@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from types import FrameType
 
@@ -25,6 +26,7 @@ from mxworker.compilation import Handler, Overrides
 from mxworker.config import Consumption, format_duration
 from mxworker.errors import AppLoadError, BrokerError, ConnectionLost, ExitCode, MxWorkerError
 from mxworker.lifecycle import WorkerState
+from mxworker.serializers import Serializer
 from mxworker.worker.loading import load, select
 from mxworker.worker.service import Service, describe
 
@@ -42,7 +44,9 @@ def run(settings: Consumption, board: Board, number: int) -> int:
     _show(number, WorkerState.BOOTING)
     slot.write_state(WorkerState.BOOTING)
     try:
-        handlers = _load(settings)
+        application = load(settings.app, settings.app_dir)
+        overrides = Overrides(settings.concurrency, settings.prefetch, settings.handler_timeout_s)
+        handlers = select(application, settings.queues, overrides)
     except MxWorkerError as error:
         slot.write_note(f"Error: {error}")
         slot.write_state(WorkerState.STOPPED)
@@ -53,14 +57,9 @@ def run(settings: Consumption, board: Board, number: int) -> int:
     loop = _new_loop()
     asyncio.set_event_loop(loop)
     try:
-        return loop.run_until_complete(_serve(settings, handlers, board, slot))
+        return loop.run_until_complete(_serve(settings, handlers, application.serializers, board, slot))
     finally:
         loop.run_until_complete(_wind_down())
-
-
-def _load(settings: Consumption) -> tuple[Handler, ...]:
-    overrides = Overrides(settings.concurrency, settings.prefetch, settings.handler_timeout_s)
-    return select(load(settings.app, settings.app_dir), settings.queues, overrides)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -73,13 +72,20 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-async def _serve(settings: Consumption, handlers: tuple[Handler, ...], board: Board, slot: BoardSlot) -> ExitCode:
+async def _serve(
+    settings: Consumption,
+    handlers: tuple[Handler, ...],
+    serializers: Mapping[str, Serializer],
+    board: Board,
+    slot: BoardSlot,
+) -> ExitCode:
     service = Service(
         settings,
         handlers,
         slot,
         is_first_start=lambda: not board.ever_ready,
         show=lambda state: _show(slot.number, state),
+        serializers=serializers,
     )
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, service.request_stop)

@@ -34,6 +34,7 @@ from mxworker.context import Equipment, WorkerStats
 from mxworker.errors import AppLoadError, BrokerError, ConnectionLost, ExitCode
 from mxworker.lifecycle import WorkerState, next_worker_state
 from mxworker.message import Encoder
+from mxworker.serializers import NO_SERIALIZERS, Serializer
 from mxworker.worker.drain import Drain
 from mxworker.worker.lifespans import Lifespans
 from mxworker.worker.room import Room
@@ -60,8 +61,12 @@ class Service:
         slot: BoardSlot,
         is_first_start: Callable[[], bool],
         show: Callable[[WorkerState], None],
+        serializers: Mapping[str, Serializer] = NO_SERIALIZERS,
     ) -> None:
-        """`is_first_start` says whether no worker was ever ready; `show` is told every state, for the process title."""
+        """`is_first_start` says whether no worker was ever ready; `show` is told every state, for the process title.
+
+        `serializers` make the bodies of what handlers publish, by content type.
+        """
         loop = asyncio.get_running_loop()
         self.state = WorkerState.BOOTING
         self.failure: BrokerError | AppLoadError | None = None
@@ -71,7 +76,7 @@ class Service:
         process_name = f"mxworker {settings.app} worker {slot.number}"
         self.pool = Pool(settings.pool, settings.brokers, process_name, self._look_around, rng)
         self._link = self.pool.consume_link
-        encoder = Encoder(max_body_bytes=settings.publisher.max_body_bytes)
+        encoder = Encoder(None, serializers, settings.publisher.max_body_bytes)
         self.publisher = Publisher(self.pool.publish_link, settings.publisher, encoder, rng)
         self._settings = settings
         self._slot = slot

@@ -1,19 +1,24 @@
-"""An annotation says what a handler takes; what cannot be made of a body is a DecodeError that says why."""
+"""Annotation and content-type say what a handler takes; a body that does not give it is a DecodeError that says why."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+import timeit
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, NewType
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mxworker.codec import decoder_for
+from mxworker.content_codec import NO_CODECS, ContentCodec
 from mxworker.delivery import Delivery
-from mxworker.errors import DecodeError
+from mxworker.errors import AppLoadError, DecodeError
 from tests.pure.test_delivery import delivery
+from tests.rabbit.raw import NOT_UTF_8, raw_properties
 
 JSON = (dict, list, Any, object, dict[str, Any], dict[str, object], list[Any], list[object])
 json_values = st.recursive(
@@ -27,24 +32,44 @@ json_values = st.recursive(
 )
 
 
-def decode(annotation: object, body: bytes) -> object:
-    decoder = decoder_for(annotation)
-    assert decoder is not None
-    return decoder(delivery(body=b"compressed"), body)
+MSGPACK = {"application/msgpack": ContentCodec("application/msgpack", msgspec.msgpack.decode)}
 
 
-def refusal(annotation: object, body: bytes) -> str:
+@dataclass
+class Point:
+    x: int
+    y: int
+
+
+def decode(
+    annotation: object,
+    body: bytes,
+    content_type: str | bytes | None = None,
+    codecs: Mapping[str, ContentCodec] = NO_CODECS,
+) -> object:
+    written = content_type.encode() if isinstance(content_type, str) else content_type
+    raw = raw_properties(delivery_mode=2) if written is None else raw_properties(content_type=written, delivery_mode=2)
+    return decoder_for(annotation, codecs)(delivery(raw, body=b"compressed"), body)
+
+
+def refusal(
+    annotation: object,
+    body: bytes,
+    content_type: str | bytes | None = None,
+    codecs: Mapping[str, ContentCodec] = NO_CODECS,
+) -> str:
     """Return the text of the DecodeError that `body` ends in."""
     with pytest.raises(DecodeError) as caught:
-        decode(annotation, body)
+        decode(annotation, body, content_type, codecs)
     return str(caught.value)
 
 
+# ---- the annotation
+
+
 def test_delivery_is_taken_whole() -> None:
-    decoder = decoder_for(Delivery)
-    assert decoder is not None
     whole = delivery(body=b"\xff")
-    assert decoder(whole, b"") is whole
+    assert decoder_for(Delivery)(whole, b"") is whole
 
 
 @given(body=st.binary(max_size=100))
@@ -85,11 +110,11 @@ def test_list_is_a_json_array(annotation: object) -> None:
     ],
 )
 def test_other_json_than_an_object_is_named(body: bytes, found: str) -> None:
-    assert refusal(dict, body) == f"the body is JSON, but not an object: it is {found}"
+    assert refusal(dict, body) == f"the body is not an object: it is {found}"
 
 
 def test_other_json_than_an_array_is_named() -> None:
-    assert refusal(list, b"{}") == "the body is JSON, but not an array: it is an object"
+    assert refusal(list, b"{}") == "the body is not an array: it is an object"
 
 
 def test_text_that_is_not_utf_8_says_where() -> None:
@@ -134,25 +159,140 @@ def test_any_bytes_decode_or_are_refused(body: bytes) -> None:
 @pytest.mark.parametrize(
     "annotation",
     [
-        int,
-        float,
-        None,
-        tuple,
-        dict[str, int],
-        dict[int, Any],
-        list[int],
-        Mapping[str, Any],
-        Sequence[Any],
-        dict | None,
-        bytes | str,
-        Literal["a"],
-        Literal[[1]],  # its argument cannot be hashed
-        Annotated[dict, []],
-        "dict",
-        [],
-        Exception,
+        NewType("Body", bytes),
+        Annotated[bytes, "a note"],
+        NewType("Noted", Annotated[bytes, "a note"]),  # type: ignore[valid-newtype]
     ],
     ids=str,
 )
-def test_annotation_that_nothing_would_check_has_no_decoder(annotation: object) -> None:
-    assert decoder_for(annotation) is None
+def test_other_name_of_a_type_means_that_type(annotation: object) -> None:
+    assert decode(annotation, b"\xff") == b"\xff"
+
+
+@pytest.mark.parametrize("annotation", [Annotated[str, msgspec.Meta(max_length=3)], Annotated[bytes, msgspec.Meta()]])
+def test_constraint_that_nothing_would_check_is_refused(annotation: object) -> None:
+    with pytest.raises(AppLoadError, match="nothing would check the constraint"):
+        decoder_for(annotation)
+
+
+# ---- the content-type
+
+JSON_TYPES = (None, "", "application/json", "Application/JSON; charset=utf-8", "application/vnd.shop+json", "text/json")
+OTHER_TYPES = ("application/xml", "image/png", "application/x-python-serialize", "nonsense", NOT_UTF_8, b"\xff" * 255)
+
+
+@pytest.mark.parametrize("content_type", JSON_TYPES)
+def test_json_and_no_content_type_are_json(content_type: str | None) -> None:
+    body = b'{"x": 1, "y": 2}'
+    for annotation in (Any, dict, dict[str, int]):
+        assert decode(annotation, body, content_type) == {"x": 1, "y": 2}
+    assert decode(list, b"[1]", content_type) == [1]
+    assert decode(Point, body, content_type) == Point(1, 2)
+
+
+@pytest.mark.parametrize("content_type", ["application/octet-stream", "text/plain", "text/csv; charset=latin1"])
+def test_who_asks_for_a_form_gets_it_of_bytes_and_text(content_type: str) -> None:
+    assert decode(dict, b"{}", content_type) == {}
+    assert decode(list, b"[]", content_type) == []
+    assert decode(Point, b'{"x": 1, "y": 2}', content_type) == Point(1, 2)
+    assert refusal(dict, b"S3cr3t", content_type).startswith("the body is not JSON: ")
+
+
+def test_who_takes_anything_gets_text_and_bytes_as_the_content_type_says() -> None:
+    assert decode(Any, b"[1]", "text/plain") == "[1]"
+    assert decode(Any, b"\xfc", "text/html; charset=ISO-8859-1") == "ü"
+    assert decode(Any, b"[1]", "application/octet-stream") == b"[1]"
+    assert refusal(Any, b"\xfc", "text/plain") == "the body is not UTF-8: invalid start byte at byte 0"
+
+
+def test_str_is_text_in_its_charset() -> None:
+    assert decode(str, "ü".encode("utf-16"), "text/plain; charset=utf-16") == "ü"
+    assert decode(str, "ü".encode(), "text/plain") == "ü"
+    assert decode(str, '{"ü": 1}'.encode(), "application/json; charset=latin1") == '{"ü": 1}'
+    assert refusal(str, b"\x80", "text/plain; charset=us-ascii").startswith("the body is not US-ASCII: ")
+    assert refusal(str, b"", "text/plain; charset=rot13").startswith("the content-type names the charset 'rot13'")
+
+
+@pytest.mark.parametrize("content_type", OTHER_TYPES, ids=lambda content_type: repr(content_type[:30]))
+def test_other_content_type_is_refused_by_who_needs_to_know_it(content_type: str | bytes) -> None:
+    for annotation in (Any, dict, list, Point, dict[str, int]):
+        text = refusal(annotation, b"{}", content_type)
+        assert text.startswith("the content-type is '")
+        assert text.endswith(", for which no codec is registered")
+        assert len(text) < 500
+        text.encode()  # what is logged must be encodable
+    assert decode(bytes, b"\x80", content_type) == b"\x80"
+    assert decode(str, b"{}", content_type) == "{}"
+
+
+@pytest.mark.parametrize("content_type", ["application/msgpack", "Application/MsgPack; v=1"])
+def test_codec_reads_its_content_type_and_the_annotation_checks_the_value(content_type: str) -> None:
+    body = msgspec.msgpack.encode({"x": 1, "y": 2})
+    for annotation in (Any, dict, dict[str, int]):
+        assert decode(annotation, body, content_type, MSGPACK) == {"x": 1, "y": 2}
+    assert decode(Point, body, content_type, MSGPACK) == Point(1, 2)
+    assert decode(list, msgspec.msgpack.encode([1]), content_type, MSGPACK) == [1]
+    assert decode(dict[int, int], msgspec.msgpack.encode({1: 2, "3": 4}), content_type, MSGPACK) == {1: 2, 3: 4}
+    assert decode(bytes, body, content_type, MSGPACK) == body
+    assert refusal(list, body, content_type, MSGPACK) == "the body is not an array: it is an object"
+    assert (
+        refusal(dict, msgspec.msgpack.encode(b""), content_type, MSGPACK) == "the body is not an object: it is a bytes"
+    )
+    wrong = msgspec.msgpack.encode({"x": 1, "y": "S3cr3t"})
+    assert refusal(Point, wrong, content_type, MSGPACK) == (
+        "the body does not fit Point: Expected `int`, got `str` - at `$.y`"
+    )
+    assert refusal(Point, b"", content_type, MSGPACK).startswith("the body is not application/msgpack")
+
+
+def test_json_is_json_beside_other_codecs() -> None:
+    assert decode(Any, b"{}", "application/json", MSGPACK) == {}
+    assert decode(Any, b"{}", None, MSGPACK) == {}
+
+
+def test_codec_of_json_text_or_bytes_takes_the_place_of_ours() -> None:
+    for content_type in ("application/json", "text/plain", "application/octet-stream"):
+        codecs = {content_type: ContentCodec(content_type, lambda body: {"x": len(body), "y": 0})}
+        assert decode(Any, b"...", content_type, codecs) == {"x": 3, "y": 0}
+        assert decode(Point, b"...", content_type, codecs) == Point(3, 0)
+
+
+def test_codec_of_json_reads_bodies_without_a_content_type_and_other_json() -> None:
+    codecs = {"application/json": ContentCodec("application/json", lambda body: {"x": len(body), "y": 0})}
+    for content_type in JSON_TYPES:
+        assert decode(Point, b"...", content_type, codecs) == Point(3, 0)
+
+
+def test_first_property_that_is_no_content_type_is_none() -> None:
+    raw = raw_properties(content_encoding=b"application/json", headers=b"\0\0\0\0")
+    assert decoder_for(Any)(delivery(raw), b"{}") == {}
+    raw = raw_properties(content_encoding=b"application/xml")
+    assert decoder_for(Any)(delivery(raw), b"{}") == {}
+
+
+@given(raw=st.binary(min_size=2, max_size=60), body=st.binary(max_size=20))
+def test_any_properties_and_bytes_decode_or_are_refused(raw: bytes, body: bytes) -> None:
+    for annotation in (str, dict, list, Any, Point):
+        try:
+            decoder_for(annotation, MSGPACK)(delivery(raw), body)
+        except DecodeError:
+            pass
+
+
+@pytest.mark.parametrize("content_type", [None, b"application/json"])
+def test_usual_delivery_is_decoded_without_reading_its_properties(content_type: bytes | None) -> None:
+    properties = {} if content_type is None else {"content_type": content_type}
+    for annotation in (dict, Any, Point, str):
+        usual = delivery(raw_properties(**properties))
+        decoder_for(annotation)(usual, b'{"x": 1, "y": 2}')
+        assert usual._properties is None
+
+
+def test_usual_delivery_costs_little_more_than_the_library() -> None:
+    """The bound is 0.15 us where this was written, which 0.09 us was measured; ten times that is a lost shortcut."""
+    alone = msgspec.json.Decoder(Point).decode
+    ours, usual, body = decoder_for(Point), delivery(raw_properties(content_type=b"application/json")), b'{"x":1,"y":2}'
+    rounds = 20_000
+    of_library_s = min(timeit.repeat(lambda: alone(body), number=rounds, repeat=5))
+    of_ours_s = min(timeit.repeat(lambda: ours(usual, body), number=rounds, repeat=5))
+    assert (of_ours_s - of_library_s) / rounds < 1.5e-6

@@ -7,13 +7,17 @@ import inspect
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from msgspec import Meta
 
 from mxworker import Context, Delivery, Handlers, Queue
 from mxworker.compilation import Batch, Handler, HandlerKind, Overrides
-from mxworker.errors import AppLoadError
+from mxworker.errors import AppLoadError, DecodeError
+from mxworker.typed_payloads import TAKEN
+from tests.pure.test_delivery import delivery
+from tests.rabbit.raw import raw_properties
 
 AS_IN_CODE = Overrides()
 
@@ -243,18 +247,27 @@ def test_name_of_the_longest_retry_queue_has_to_fit() -> None:
     assert shorter.compile()[0].retry_steps_ms == ()
 
 
-async def takes_int(payload: int) -> None: ...
+async def takes_exception(payload: Exception) -> None: ...
 
 
-async def takes_checked(payload: dict[str, int]) -> None: ...
+async def takes_text_or_bytes(payload: str | bytes) -> None: ...
 
 
-@pytest.mark.parametrize(("function", "shown"), [(takes_int, "int"), (takes_checked, "dict[str, int]")])
+@pytest.mark.parametrize(("function", "shown"), [(takes_exception, "Exception"), (takes_text_or_bytes, "str | bytes")])
 def test_payload_that_nothing_can_decode(function: Callable[..., Any], shown: str) -> None:
-    assert fault(function) == (
-        f"handler '{function.__name__}' takes its payload as {shown}, which nothing can decode; "
-        "use bytes, str, dict, list, Any or mxworker.Delivery."
-    )
+    text = fault(function)
+    assert text.startswith(f"handler '{function.__name__}' takes its payload as {shown}, which nothing can decode (")
+    assert text.endswith("use " + TAKEN + ".")
+
+
+async def takes_bounded(payload: Annotated[int, Meta(ge=1)]) -> None: ...
+
+
+def test_constraint_of_an_annotation_is_checked() -> None:
+    decode = compiled(takes_bounded).decode
+    assert decode(delivery(), b"1") == 1
+    with pytest.raises(DecodeError):
+        decode(delivery(), b"0")
 
 
 async def unresolved(payload: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821
@@ -313,16 +326,48 @@ def test_operator_s_number_is_checked_too() -> None:
 
 
 def test_fault_of_a_wrapped_function_names_the_function_itself() -> None:
-    @functools.wraps(takes_int)
+    @functools.wraps(takes_exception)
     async def wrapper(*arguments: Any) -> None:
-        await takes_int(*arguments)
+        await takes_exception(*arguments)
 
-    assert "takes its payload as int" in fault(wrapper)
+    assert "takes its payload as Exception" in fault(wrapper)
 
 
 def test_partial_is_refused_and_does_not_crash() -> None:
     with pytest.raises(AppLoadError, match="cannot be resolved"):
-        compiled(functools.partial(takes_int))
+        compiled(functools.partial(takes_exception))
+
+
+# ---- codecs
+
+
+def read_x(body: bytes) -> Any:
+    return {"read": body}
+
+
+def test_codec_serves_all_handlers_whatever_was_registered_first() -> None:
+    handlers, included = Handlers(), Handlers()
+    handlers.consume("first")(take)
+    handlers.codec("application/x", read_x)
+    handlers.consume("second")(take)
+    included.consume("third")(take)
+    handlers.include(included)
+    for handler in handlers.compile():
+        assert handler.decode(delivery(raw_properties(content_type=b"application/x")), b"1") == {"read": b"1"}
+
+
+def test_content_type_has_one_codec() -> None:
+    handlers = Handlers()
+    handlers.codec("application/x", read_x)
+    with pytest.raises(ValueError, match="'Application/X' has a codec already"):
+        handlers.codec("Application/X", read_x)
+
+
+def test_codec_that_makes_bodies_is_a_serializer() -> None:
+    handlers = Handlers()
+    handlers.codec("application/x", read_x)
+    handlers.codec("application/Y", read_x, encode=repr)  # type: ignore[arg-type]
+    assert handlers.serializers == {"application/Y": repr}
 
 
 # ---- the queue
