@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Annotated, Any, NewType, get_args, get_origin
 
 _LIBRARIES_OF_CONSTRAINTS = frozenset({"msgspec", "pydantic", "pydantic_core", "annotated_types"})
@@ -36,7 +37,8 @@ def _another_name_of(annotation: Any) -> Any:
     if isinstance(annotation, NewType):
         return annotation.__supertype__
     if type(annotation).__name__ == "TypeAliasType":  # the `type` statement of Python 3.12, or typing_extensions'
-        return annotation.__value__
+        with suppress(Exception):  # what it names may not be there; the library that is asked next says so
+            return annotation.__value__
     if get_origin(annotation) is Annotated and not any(map(_is_constraint, annotation.__metadata__)):
         return annotation.__origin__
     return annotation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import timeit
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, NewType
 
@@ -279,20 +279,16 @@ def test_any_properties_and_bytes_decode_or_are_refused(raw: bytes, body: bytes)
             pass
 
 
-@pytest.mark.parametrize("content_type", [None, b"application/json"])
-def test_usual_delivery_is_decoded_without_reading_its_properties(content_type: bytes | None) -> None:
-    properties = {} if content_type is None else {"content_type": content_type}
-    for annotation in (dict, Any, Point, str):
-        usual = delivery(raw_properties(**properties))
-        decoder_for(annotation)(usual, b'{"x": 1, "y": 2}')
-        assert usual._properties is None
+def test_usual_delivery_is_not_taken_apart_to_decode_it() -> None:
+    """It costs less than half of what is added to a delivery whose content-type has to be read: 0.1 us to 0.7 us."""
+    body = b'{"x":1,"y":2}'
+    alone_s = cost_s(msgspec.json.Decoder(Point).decode, body)
+    decode = decoder_for(Point)
+    read_s = cost_s(decode, delivery(raw_properties(content_type=b"Application/JSON")), body) - alone_s
+    for usual in (raw_properties(content_type=b"application/json"), raw_properties(delivery_mode=2)):
+        assert cost_s(decode, delivery(usual), body) - alone_s < read_s / 2
 
 
-def test_usual_delivery_costs_little_more_than_the_library() -> None:
-    """The bound is 0.15 us where this was written, which 0.09 us was measured; ten times that is a lost shortcut."""
-    alone = msgspec.json.Decoder(Point).decode
-    ours, usual, body = decoder_for(Point), delivery(raw_properties(content_type=b"application/json")), b'{"x":1,"y":2}'
-    rounds = 20_000
-    of_library_s = min(timeit.repeat(lambda: alone(body), number=rounds, repeat=5))
-    of_ours_s = min(timeit.repeat(lambda: ours(usual, body), number=rounds, repeat=5))
-    assert (of_ours_s - of_library_s) / rounds < 1.5e-6
+def cost_s(function: Callable[..., Any], *arguments: Any) -> float:
+    """Return the seconds of many calls, at their quickest."""
+    return min(timeit.repeat(lambda: function(*arguments), number=5_000, repeat=20))

@@ -34,6 +34,15 @@ def test_whatever_the_function_raises_is_a_decode_error_that_says_what() -> None
     assert isinstance(caught.value.__cause__, UnicodeDecodeError)
 
 
+@pytest.mark.parametrize("error", [KeyError("x"), RecursionError(), MemoryError()])
+def test_no_exception_of_the_function_gets_past(error: Exception) -> None:
+    def fail(body: bytes) -> None:
+        raise error
+
+    with pytest.raises(DecodeError, match=f"as its content-type says: {type(error).__name__}: "):
+        ContentCodec("text/x-shout", fail).read(b"")
+
+
 def test_what_the_function_says_of_a_body_is_cut() -> None:
     def fail(body: bytes) -> None:
         raise ValueError(body.decode() + "\nat the end")

@@ -320,6 +320,26 @@ def test_model_in_a_container_that_pydantic_does_not_know() -> None:
     assert ", which nothing can decode (pydantic: " in fault(dict[Unknown, Model])
 
 
+TYPE_STATEMENTS = """
+type Body = bytes
+type Missing = list[Nowhere]
+type Missings = list[Missing]
+type Json = dict[str, Json] | int
+type Tree = dict[str, Tree] | Model
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the type statement came with Python 3.12")
+def test_type_statement_is_another_name_and_may_name_itself() -> None:
+    names: dict[str, Any] = {"Model": Model}
+    exec(TYPE_STATEMENTS, names)
+    assert taken(names["Body"], b"\xff") == b"\xff"
+    assert taken(names["Tree"], b'{"leaf": {"id": 1}}') == {"leaf": Model(id=1)}
+    for annotation in (names["Missing"], names["Missings"]):
+        assert "(msgspec: name 'Nowhere' is not defined)" in fault(annotation)
+    assert "(msgspec: maximum recursion depth exceeded" in fault(names["Json"])  # what it cannot do, as it says
+
+
 async def take_order(payload: Order) -> None: ...
 
 
@@ -403,6 +423,8 @@ def test_no_library_is_imported_before_an_annotation_needs_it() -> None:
          "the body does not fit Owner: Input tag is none of the expected ones - at `$.pet`"),
         (list[ModelCat], b"[1,1,1,1,1]", "the body does not fit list[{}.ModelCat]: " + "; ".join(
             f"Input should be an object - at `$[{number}]`" for number in range(3)) + "; 2 more"),
+        (list[ModelCat], b"[%s1]" % (b"1," * 1000),
+         "the body does not fit list[{}.ModelCat]: it has 1001 errors, too many to name any"),
         (Model, b"", "the body does not fit Model: Invalid JSON: EOF while parsing a value at line 1 column 0"),
     ],
 )  # fmt: skip
@@ -511,6 +533,22 @@ class Positive:
 
 def test_value_error_of_a_dataclass_means_a_bad_body() -> None:
     assert refusal(Positive, b'{"number": -1}') == "the body does not fit Positive: a number below zero"
+
+
+class Quoting(pydantic.BaseModel):
+    text: str
+
+    @pydantic.field_validator("text")
+    @classmethod
+    def refuse(cls, text: str) -> str:
+        raise ValueError(text)
+
+
+def test_value_error_of_a_model_means_a_bad_body_and_is_shown_in_part() -> None:
+    assert refusal(Quoting, b'{"text": "too short"}') == (
+        "the body does not fit Quoting: Value error, too short - at `$.text`"
+    )
+    assert len(refusal(Quoting, b'{"text": "%s"}' % LARGE)) < 500
 
 
 def test_other_error_of_a_dataclass_is_its_own_failure() -> None:
