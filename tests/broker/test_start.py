@@ -141,11 +141,11 @@ def test_syntax_error_shows_the_users_line(folder: Path, broker_url: str) -> Non
 
 
 def test_handler_that_cannot_work_names_file_and_line(folder: Path, broker_url: str) -> None:
-    write_app(folder, APP.replace("payload: dict", "payload: set"), "odd")
+    write_app(folder, APP.replace("payload: dict", "payload: type"), "odd")
     ended = run(folder, "odd:handlers", url=broker_url)
     assert ended.returncode == 3
     assert "odd.py:" in ended.stderr
-    assert "handler 'order' takes its payload as set, which nothing can decode" in ended.stderr
+    assert "handler 'order' takes its payload as type, which nothing can decode" in ended.stderr
 
 
 def test_unreachable_broker(folder: Path) -> None:
