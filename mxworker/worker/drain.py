@@ -6,7 +6,8 @@
 4. let the running handlers finish, with heartbeats and acks going on;
 5. at the deadline, or when asked to cut it short, cancel the rest and leave it unacked, for the broker to redeliver;
 6. wait for the confirms of what was published;
-7. write what is settled and wait until the broker has processed it, then close the channels.
+7. write what is settled and wait until the broker has processed it, then close the channels; but not while a handler
+   still runs, for its message would come back beside it.
 
 The deadline is absolute, over all of it; a request to cut moves it to now.
 """
@@ -71,7 +72,8 @@ class Drain:
         await self._within(_CONFIRM_GRACE_S, self._publisher.drain())
         subscriptions = [consumer.subscription for consumer in self._consumers if consumer.subscription is not None]
         await self._within(_BARRIER_GRACE_S, *(subscription.barrier() for subscription in subscriptions))
-        await asyncio.gather(*(subscription.close() for subscription in subscriptions))
+        if not any(station.running for station in self._stations):
+            await asyncio.gather(*(subscription.close() for subscription in subscriptions))
         return has_finished
 
     async def _within(self, grace_s: float, *duties: Coroutine[Any, Any, object]) -> bool:

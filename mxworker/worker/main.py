@@ -56,10 +56,7 @@ def run(settings: Consumption, board: Board, number: int) -> int:
     gc.freeze()  # what the import made lives as long as the process: no collection has to look at it again
     loop = _new_loop()
     asyncio.set_event_loop(loop)
-    try:
-        return loop.run_until_complete(_serve(settings, handlers, application.serializers, board, slot))
-    finally:
-        loop.run_until_complete(_wind_down())
+    return loop.run_until_complete(_serve(settings, handlers, application.serializers, board, slot))
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -91,7 +88,11 @@ async def _serve(
     loop.add_signal_handler(signal.SIGTERM, service.request_stop)
     loop.add_signal_handler(signal.SIGUSR2, service.request_cut)
     signal.signal(signal.SIGUSR1, lambda _, frame: _report(service, slot.number, frame))
-    code = await service.run()
+    try:
+        code = await service.run()
+    finally:
+        if not service.is_leaving_work:
+            await _wind_down()
     if service.failure is not None:
         slot.write_note(_explain(settings, service.failure))
     return code

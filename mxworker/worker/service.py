@@ -97,6 +97,15 @@ class Service:
         for index, handler in enumerate(handlers):
             slot.name_handler(index, handler.name)
 
+    @property
+    def is_leaving_work(self) -> bool:
+        """Whether handlers run on after `run`, because nothing can stop them.
+
+        You must end the process then, without any more ado: its connections end with it, and not before, or the broker
+        would deliver their messages again beside them.
+        """
+        return self.state is WorkerState.STOPPED and any(station.running for station in self.stations)
+
     # ---- requests from outside, from a signal handler of the loop
 
     def request_stop(self) -> None:
@@ -175,7 +184,8 @@ class Service:
             await self._lifespans.leave(deadline)
             self._threads.close()
             await self.publisher.close()
-            await self.pool.close()
+            if not self.is_leaving_work:
+                await self.pool.close()
 
     def _furnish(self, states: Mapping[Lifespan, Any]) -> None:
         """Make a station and a consumer for each handler."""
