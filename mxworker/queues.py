@@ -18,6 +18,8 @@ SHORT_STRING_BYTES = 255
 AT_LEAST_ONCE: Mapping[str, str] = MappingProxyType(
     {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
 )
+_MAX_PRIORITY = 255
+_CONSUMER_PRIORITIES = range(-(2**31), 2**31)
 # What pamqp takes as the name of a queue or an exchange; for others it raises, in the middle of a declaration.
 SENDABLE_NAME = re.compile(r"[a-zA-Z0-9\-_.:@#,/+ ]*")
 
@@ -35,6 +37,16 @@ class Queue:
     `declare`: "ensure" declares the queue, its dead-letter queue and its retry queues, and binds it; "passive" checks
     that they exist; "off" only consumes, and checks that the queues beside it exist.
 
+    With `single_active_consumer` one of all workers gets the messages and the others stand by, so that with
+    `concurrency=1` they are handled in order (https://www.rabbitmq.com/docs/consumers#single-active-consumer).
+
+    `max_priority`, 1 to 255, has a classic queue deliver messages of a higher priority first; each level costs the
+    broker memory and CPU, so 10 are plenty (https://www.rabbitmq.com/docs/priority). A quorum queue takes no such
+    argument: from RabbitMQ 4.0 on it has two priorities, above 4 and the rest.
+
+    `consumer_priority`: these workers get messages only while no consumer of a higher one can take more, whoever that
+    is; others have 0 (https://www.rabbitmq.com/docs/consumer-priority).
+
     `arguments` are further queue arguments, such as `{"x-max-length": 1000}`. They replace ours where they name the
     same key, `x-dead-letter-exchange` included.
     """
@@ -44,6 +56,9 @@ class Queue:
     bind: Sequence[tuple[str, str]] = ()
     dead_letter: bool = True
     declare: Literal["ensure", "passive", "off"] = "ensure"
+    single_active_consumer: bool = False
+    max_priority: int | None = None
+    consumer_priority: int = 0
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -57,6 +72,22 @@ class Queue:
             raise ValueError(f"queue '{self.name}': type is 'quorum' or 'classic', not {self.type!r}")
         if self.declare not in ("ensure", "passive", "off"):
             raise ValueError(f"queue '{self.name}': declare is 'ensure', 'passive' or 'off', not {self.declare!r}")
+        if self.max_priority is not None:
+            self._check_max_priority(self.max_priority)
+        if self.consumer_priority not in _CONSUMER_PRIORITIES:
+            raise ValueError(f"queue '{self.name}': consumer_priority {self.consumer_priority!r} is no 32-bit integer")
+        if self.arguments.get("x-single-active-consumer"):
+            object.__setattr__(self, "single_active_consumer", True)
+
+    def _check_max_priority(self, max_priority: int) -> None:
+        if self.type == "quorum":
+            raise ValueError(
+                f"queue '{self.name}': a quorum queue takes no max_priority. From RabbitMQ 4.0 on it has two "
+                "priorities, unasked: messages with one above 4 come before the rest. Before 4.0 it has none. "
+                'Leave max_priority out, or use type="classic".'
+            )
+        if not 1 <= max_priority <= _MAX_PRIORITY:
+            raise ValueError(f"queue '{self.name}': max_priority is from 1 to {_MAX_PRIORITY}, not {max_priority}")
 
     @property
     def dead_letter_name(self) -> str:
@@ -67,11 +98,6 @@ class Queue:
         """Return the name of the queue in which failed deliveries wait `step_ms` milliseconds."""
         return f"{self.name}.retry.{step_ms}"
 
-    @property
-    def single_active_consumer(self) -> bool:
-        """Whether we declare the queue with a single active consumer."""
-        return bool(self.arguments.get("x-single-active-consumer"))
-
     def declared_arguments(self) -> dict[str, Any]:
         """Return the arguments the queue is declared with. Frozen: a change would be answered with a 406."""
         arguments: dict[str, Any] = {"x-queue-type": self.type}
@@ -80,4 +106,12 @@ class Queue:
             arguments["x-dead-letter-routing-key"] = self.dead_letter_name
             if self.type == "quorum":
                 arguments |= AT_LEAST_ONCE
+        if self.single_active_consumer:
+            arguments["x-single-active-consumer"] = True
+        if self.max_priority is not None:
+            arguments["x-max-priority"] = self.max_priority
         return arguments | dict(self.arguments)
+
+    def consumer_arguments(self) -> dict[str, Any]:
+        """Return the arguments the queue is consumed with."""
+        return {"x-priority": self.consumer_priority} if self.consumer_priority else {}

@@ -6,7 +6,8 @@ alone, and one that consumes again is a new one.
 
 A false alarm would be a new fault, so a consumer is only replaced when two looks in a row found that the broker knows
 no consumer at all, or found messages ready while nothing was delivered, fewer than `prefetch` deliveries are unsettled,
-and the queue has no single active consumer. If the latter did not bring a delivery, the next time needs twice the
+and the messages cannot be meant for others: where there are others, a single active consumer may be one of them, and
+so may one of a higher priority, when ours is below 0. If that did not bring a delivery, the next time needs twice the
 patience. One look is not enough for the former either: while a quorum queue elects its leader, RabbitMQ answers that it
 has no messages and no consumers (rabbit_quorum_queue.erl, stat/2).
 
@@ -26,6 +27,7 @@ from mxworker.amqp import topology
 from mxworker.amqp.connection import Link
 from mxworker.amqp.consumer import Consumer
 from mxworker.errors import BrokerError
+from mxworker.queues import Queue
 
 log = logging.getLogger(__name__)
 
@@ -90,9 +92,8 @@ class Reconciler:
         subscription = consumer.subscription
         if subscription is None or not consumer.is_consuming or subscription.consumer_tag != watch.consumer_tag:
             return
-        is_starved = (
-            ready and subscription.unsettled < subscription.prefetch and not consumer.queue.single_active_consumer
-        )
+        has_room = subscription.unsettled < subscription.prefetch
+        is_starved = ready and has_room and not (consumers > 1 and _yields(consumer.queue))
         if consumers and not is_starved:
             watch.suspicious = 0
             return
@@ -102,3 +103,11 @@ class Reconciler:
         elif consumers and watch.suspicious >= watch.patience:
             watch.patience = min(2 * watch.patience, _MOST_PATIENCE_LOOKS)
             consumer.rebuild(f"{ready} messages are ready and none is delivered")
+
+
+def _yields(queue: Queue) -> bool:
+    """Whether what is ready may be meant for another consumer of the queue, which has not come to take it yet.
+
+    A priority above 0 is no reason: who gives one wants to be served first, so being passed over is suspicious.
+    """
+    return queue.single_active_consumer or queue.consumer_priority < 0

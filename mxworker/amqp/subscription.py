@@ -105,7 +105,9 @@ class Subscription:
             # It also lifts a global prefetch (rabbit_channel.erl, handle_method of basic.qos), which _refuse_successor
             # may have left: with one, a quorum queue refuses the consumer, and the whole connection ends (540).
             await underlay.basic_qos(prefetch_count=prefetch)
-            consumed = await underlay.basic_consume(self._queue.name, _never_called)
+            consumed = await underlay.basic_consume(
+                self._queue.name, _never_called, arguments=self._queue.consumer_arguments()
+            )
             self.prefetch, self.consumer_tag = prefetch, consumed.consumer_tag
             if self._queue.type == "quorum" and self._connection.server.startswith("RabbitMQ 3."):
                 await _refuse_successor(self._channel)

@@ -33,6 +33,8 @@ _NOT_ALLOWED = 530
 
 # What RabbitMQ 3.10 to 4.x answers to a declaration with other arguments than the queue has.
 _INEQUIVALENT = re.compile(r"inequivalent arg '(?P<key>[^']+)'.*?received (?P<ours>.+?) but current is (?P<theirs>.+)")
+# And to an argument that a type of queue does not know.
+_UNKNOWN_ARGUMENT = re.compile(r"invalid arg '(?P<key>[^']+)' for queue .* of queue type rabbit_(?P<type>\w+)_queue")
 _TYPED_VALUE = re.compile(r"(?:the value )?'(?P<value>[^']*)'.*")
 # Refusals that pass by themselves: the queue's node comes back, or its exclusive consumer leaves.
 _PASSING = ("is down or inaccessible", "in exclusive use")
@@ -101,6 +103,13 @@ def _translate(error: BaseException, queue: str | None) -> BrokerError:
 
 
 def _explain_mismatch(subject: str, queue: str | None, text: str) -> str:
+    unknown = _UNKNOWN_ARGUMENT.search(text)
+    if unknown is not None:
+        return (
+            f"broker refused {subject}: {_PRECONDITION_FAILED} PRECONDITION_FAILED, "
+            f"a {unknown['type']} queue takes no {unknown['key']}.\n"
+            "  Take it out of the queue's arguments, or use another type of queue."
+        )
     found = _INEQUIVALENT.search(text)
     if found is None:
         return _explain(subject, _PRECONDITION_FAILED, text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -412,6 +413,29 @@ def test_declared_arguments_are_a_copy() -> None:
 def test_single_active_consumer_is_known() -> None:
     assert not Queue("orders").single_active_consumer
     assert Queue("orders", arguments={"x-single-active-consumer": True}).single_active_consumer
+    assert Queue("orders", single_active_consumer=True).declared_arguments()["x-single-active-consumer"] is True
+
+
+def test_priorities_are_arguments_where_they_belong() -> None:
+    queue = Queue("orders", type="classic", dead_letter=False, max_priority=10, consumer_priority=-1)
+    assert queue.declared_arguments() == {"x-queue-type": "classic", "x-max-priority": 10}
+    assert queue.consumer_arguments() == {"x-priority": -1}
+    assert Queue("orders").consumer_arguments() == {}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"max_priority": 5}, "a quorum queue takes no max_priority. From RabbitMQ 4.0 on it has two priorities"),
+        ({"max_priority": 0, "type": "classic"}, "max_priority is from 1 to 255, not 0"),
+        ({"max_priority": 256, "type": "classic"}, "max_priority is from 1 to 255, not 256"),
+        ({"consumer_priority": 2**31}, "consumer_priority 2147483648 is no 32-bit integer"),
+        ({"consumer_priority": 0.5}, "consumer_priority 0.5 is no 32-bit integer"),
+    ],
+)
+def test_priority_that_cannot_work_is_refused(parameters: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=f"^queue 'orders': {re.escape(said)}"):
+        Queue("orders", **parameters)
 
 
 def test_queue_name_leaves_room_for_the_dead_letter_queue() -> None:

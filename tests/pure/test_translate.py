@@ -61,6 +61,11 @@ def channel_closed(code: int, text: str) -> BaseException:
             "received the value '' of type 'longstr' but current is none",
             "x-dead-letter-exchange is none, code says ''",
         ),
+        (
+            "'x-single-active-consumer' for queue 'orders' in vhost '/': "
+            "received none but current is the value 'true' of type 'bool'",
+            "x-single-active-consumer is 'true', code says none",
+        ),
     ],
 )
 def test_mismatch_says_what_is_and_what_the_code_wants(details: str, expected: str) -> None:
@@ -78,6 +83,16 @@ def test_other_precondition_is_quoted() -> None:
     assert isinstance(error, TopologyRefused)
     assert str(error) == (
         "broker refused queue 'orders': 406 PRECONDITION_FAILED, invalid arg 'x-max-length' for queue 'orders': text."
+    )
+
+
+def test_argument_that_the_type_of_queue_does_not_know_is_named() -> None:
+    text = "invalid arg 'x-max-priority' for queue 'orders' in vhost '/' of queue type rabbit_quorum_queue"
+    error = translated(channel_closed(406, f"PRECONDITION_FAILED - {text}"))
+    assert isinstance(error, TopologyRefused)
+    assert str(error) == (
+        "broker refused queue 'orders': 406 PRECONDITION_FAILED, a quorum queue takes no x-max-priority.\n"
+        "  Take it out of the queue's arguments, or use another type of queue."
     )
 
 
