@@ -18,7 +18,13 @@ import click
 
 from mxworker import __version__
 from mxworker.brokers import Brokers, Tls
-from mxworker.config import DEFAULT_PROCESS_CONCURRENCY, Consumption, Supervision, parse_duration_s
+from mxworker.config import (
+    DEFAULT_PROCESS_CONCURRENCY,
+    Consumption,
+    Supervision,
+    parse_duration_s,
+    parse_size_bytes,
+)
 from mxworker.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,6 +49,21 @@ class _Duration(click.ParamType[float]):
             return value
         try:
             return parse_duration_s(value)
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Size(click.ParamType[int]):
+    """A size such as 512MB or 1GiB; bytes as an int."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the bytes, or fail with the parser's text."""
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_size_bytes(value)
         except ConfigError as error:
             self.fail(str(error), param, ctx)
 
@@ -73,7 +94,9 @@ def main() -> None:
     """Run a multi-process RabbitMQ worker service."""
 
 
-@main.command(epilog="Durations read 250ms, 30s, 5m, 1h.  TERM or Ctrl-C drains; Ctrl-C again cancels handlers.")
+@main.command(
+    epilog="Durations read 250ms, 30s, 5m, sizes 512MB, 1GiB.  TERM or Ctrl-C drains; Ctrl-C again cancels handlers."
+)
 @click.argument("app")
 @_option(
     "--broker-url",
@@ -95,6 +118,13 @@ def main() -> None:
     help="Handlers at once per process, all queues together.",
 )
 @_option("--prefetch", type=click.IntRange(1, 65535), help="Deliveries sent ahead per queue and process.")
+@_option(
+    "--prefetch-budget",
+    type=_Size(),
+    default="256MiB",
+    show_default=True,
+    help="Bodies that a process may hold, over all queues.",
+)
 @_option("--queues", "-Q", help="Consume only these queues, separated by commas.")
 @_option("--handler-timeout", type=_Duration(), help="How long a handler may run.")
 @_option("--drain-timeout", type=_Duration(), default="30s", show_default=True, help="Time to finish what runs.")
@@ -211,6 +241,7 @@ def _consumption(app: str, brokers: Brokers, flags: dict[str, Any]) -> Consumpti
         queues=tuple(name.strip() for name in (flags["queues"] or "").split(",") if name.strip()),
         concurrency=flags["concurrency"],
         prefetch=flags["prefetch"],
+        prefetch_budget_bytes=flags["prefetch_budget"],
         handler_timeout_s=flags["handler_timeout"],
         process_concurrency=flags["process_concurrency"],
         drain_timeout_s=flags["drain_timeout"],

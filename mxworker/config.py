@@ -17,6 +17,18 @@ from mxworker.errors import ConfigError
 _DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s*(ms|s|m|h|)", re.ASCII)
 _SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
 
+_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s*(|B|kB|MB|GB|KiB|MiB|GiB)", re.ASCII | re.IGNORECASE)
+_BYTES_PER_UNIT = {
+    "": 1,
+    "b": 1,
+    "kb": 1000,
+    "mb": 1000**2,
+    "gb": 1000**3,
+    "kib": 1024,
+    "mib": 1024**2,
+    "gib": 1024**3,
+}
+
 DEFAULT_CONCURRENCY = 32
 DEFAULT_HANDLER_TIMEOUT_S = 30.0
 DEFAULT_PROCESS_CONCURRENCY = 256
@@ -33,6 +45,20 @@ def parse_duration_s(text: str) -> float:
     if match is None:
         raise ConfigError(f"'{text}' is not a duration.  Write it like 250ms, 30s, 5m or 1h.")
     return float(match[1]) * _SECONDS_PER_UNIT[match[2]]
+
+
+def parse_size_bytes(text: str) -> int:
+    """Return the bytes that `text` means: `512MB` is 512,000,000, `1GiB` is 2**30; a bare number counts bytes.
+
+    Raises ConfigError for anything else, and for less than one byte.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ConfigError(f"'{text}' is not a size.  Write it like 512MB, 256MiB or 1GiB.")
+    size_bytes = int(float(match[1]) * _BYTES_PER_UNIT[match[2].lower()])
+    if size_bytes < 1:
+        raise ConfigError(f"'{text}' is too small a size; it must be at least one byte.")
+    return size_bytes
 
 
 def format_duration(seconds: float) -> str:
@@ -138,7 +164,8 @@ class Consumption:
 
     `concurrency`, `prefetch` and `handler_timeout_s` replace what the handlers in the code say, when they are not None.
     `queues` limits the worker to the handlers of those queues; empty means all. `process_concurrency` bounds the
-    handlers that run at once in the process, all queues together.
+    handlers that run at once in the process, all queues together, and `prefetch_budget_bytes` the bodies that it holds
+    unsettled; one body for each queue may come on top.
     """
 
     app: str
@@ -147,6 +174,7 @@ class Consumption:
     queues: tuple[str, ...] = ()
     concurrency: int | None = None
     prefetch: int | None = None
+    prefetch_budget_bytes: int = 256 * 1024 * 1024
     handler_timeout_s: float | None = None
     process_concurrency: int = DEFAULT_PROCESS_CONCURRENCY
     drain_timeout_s: float = 30.0

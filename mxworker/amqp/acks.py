@@ -24,7 +24,7 @@ class AckLedger:
 
     def __init__(self, channel: int) -> None:
         self._channel = channel
-        self._unsettled: set[int] = set()
+        self._unsettled: dict[int, int] = {}  # with the bytes that each holds
         self._acked: list[int] = []
         self._negative: list[bytes] = []
         self._oldest = 1  # no unsettled tag is below it; tags count up from 1 on each channel
@@ -34,24 +34,31 @@ class AckLedger:
         """How many deliveries await their settlement; those awaiting the flush are settled."""
         return len(self._unsettled)
 
-    def deliver(self, tag: int) -> None:
-        """Note that the broker delivered `tag`."""
-        self._unsettled.add(tag)
+    def deliver(self, tag: int, size_bytes: int = 0) -> None:
+        """Note that the broker delivered `tag`, and how many bytes it holds until it is settled."""
+        self._unsettled[tag] = size_bytes
 
-    def ack(self, tag: int) -> None:
-        """Settle `tag` as done."""
-        self._settle(tag)
+    def ack(self, tag: int) -> int:
+        """Settle `tag` as done; return the bytes it held, as every settlement does."""
+        size_bytes = self._settle(tag)
         self._acked.append(tag)
+        return size_bytes
 
-    def reject(self, tag: int, requeue: bool) -> None:
+    def reject(self, tag: int, requeue: bool) -> int:
         """Settle `tag` as failed: to the dead-letter exchange, or with `requeue` back to the queue."""
-        self._settle(tag)
+        size_bytes = self._settle(tag)
         self._negative.append(encode_reject(self._channel, tag, requeue))
+        return size_bytes
 
-    def give_back(self, tag: int) -> None:
+    def give_back(self, tag: int) -> int:
         """Settle `tag` as not processed: back to the queue."""
-        self._settle(tag)
+        size_bytes = self._settle(tag)
         self._negative.append(encode_give_back(self._channel, tag))
+        return size_bytes
+
+    def drop(self, tag: int) -> int:
+        """Settle `tag` on a channel that has ended: nothing is written for it."""
+        return self._settle(tag)
 
     def flush(self) -> bytes:
         """Return the frames for all that was settled since the last flush; b"" when nothing was."""
@@ -62,9 +69,9 @@ class AckLedger:
             self._acked = []
         return b"".join(frames)
 
-    def _settle(self, tag: int) -> None:
+    def _settle(self, tag: int) -> int:
         try:
-            self._unsettled.remove(tag)
+            return self._unsettled.pop(tag)
         except KeyError:
             raise InvariantError(f"delivery {tag} on channel {self._channel} is settled already") from None
 

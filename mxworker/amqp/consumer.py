@@ -4,6 +4,11 @@ Whatever ends a subscription (the connection, a 404 or 406, a server-sent basic.
 backoff. Replace, never repair. A pause is no loss: the channel stays, for the running handlers settle on it, and when
 it is lost it is replaced by one that consumes nothing.
 
+A consumer whose bodies find no room in the byte budget is paused, too, but what waits for a handler is kept. It goes on
+when there is room, with a prefetch of so many bodies, of the size that the last ones had, as will fit: otherwise the
+same messages would be given back again and again, and before RabbitMQ 4.3 each time counts toward the delivery limit of
+a quorum queue.
+
 Must not know: handlers, concurrency, processes.
 
 Invariant: one request to the broker at a time, in a task of its own. Cancelled in the middle of one, the library closes
@@ -15,9 +20,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import sys
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from mxworker.amqp.budget import ByteBudget
 from mxworker.amqp.connection import BrokerConnection, Link
 from mxworker.amqp.subscription import Admit, Subscription
 from mxworker.backoff import RECONNECT, next_attempt
@@ -27,6 +34,10 @@ from mxworker.queues import Queue
 log = logging.getLogger(__name__)
 
 _REPLY_DEADLINE_S = 30.0
+_BYTES = "byte budget"
+# How long a reduced prefetch is kept before the bodies that came meanwhile are looked at: a raise is a cancel and a
+# consume, so not for every change of the weather.
+_CALM_S = 10.0
 
 
 class Consumer:
@@ -42,11 +53,14 @@ class Consumer:
         rng: random.Random,
         on_paused: Callable[[], None] = lambda: None,
         retry_steps_ms: Sequence[int] = (),
+        budget: ByteBudget | None = None,
+        calm_s: float = _CALM_S,
     ) -> None:
         """Prepare. Made inside a running loop.
 
         `on_change` is called whenever `is_as_wanted` or `last_error` may have changed; `on_paused` whenever a pause is
-        in force, so that no delivery follows: what is given back then does not come right back to us.
+        in force, so that no delivery follows: what is given back then does not come right back to us. Without `budget`
+        there is no bound to the bytes. `calm_s`: seconds until a prefetch that was reduced is looked at.
         """
         self.queue = queue
         self.prefetch = prefetch
@@ -64,6 +78,11 @@ class Consumer:
         self._reasons: set[str] = set()
         self._paused_for: frozenset[str] = frozenset()  # the reasons of which the broker knows, so to say
         self._turned: asyncio.Future[None] = self._loop.create_future()
+        self._budget = budget or ByteBudget(sys.maxsize)
+        self._body_bytes = 0
+        self._fitting_prefetch = prefetch
+        self._calm_s = calm_s
+        self._look: asyncio.TimerHandle | None = None
 
     # ---- what is
 
@@ -106,6 +125,49 @@ class Consumer:
         if not self._turned.done():
             self._turned.set_result(None)
 
+    # ---- the byte budget
+
+    def _on_full(self) -> None:
+        """Pause, as there is no room for a body."""
+        if _BYTES not in self._reasons:
+            self._budget.wait(self._on_room)
+            self.pause(_BYTES)
+
+    def _on_room(self) -> None:
+        """Go on if there is room enough, or nothing held whose settlement would tell us later."""
+        subscription = self.subscription
+        if self._budget.has_recovered or subscription is None or not subscription.holds_bodies:
+            self._forget_full()
+
+    def _forget_full(self) -> None:
+        self._budget.stop_waiting(self._on_room)
+        self.resume(_BYTES)
+
+    def _fit(self) -> int:
+        """Return the prefetch that fits the bodies that came last, and keep it in mind."""
+        if self.subscription is not None:
+            self._body_bytes = self.subscription.take_body_bytes() or self._body_bytes
+        self._fitting_prefetch = self._budget.fitting_prefetch(self._body_bytes, self.prefetch)
+        return self._fitting_prefetch
+
+    def _look_later(self) -> None:
+        if self._look is not None:
+            self._look.cancel()
+        self._look = self._loop.call_later(self._calm_s, self._look_at_bodies)
+
+    def _look_at_bodies(self) -> None:
+        """Raise a reduced prefetch, if that is worth it."""
+        self._look = None
+        if not self.is_consuming:
+            return
+        assert self.subscription is not None
+        present = self.subscription.prefetch
+        if self._fit() >= min(2 * present, self.prefetch):
+            self._turn()
+        else:
+            self._fitting_prefetch = present
+            self._look_later()
+
     # ---- consuming
 
     async def run(self) -> None:
@@ -123,6 +185,7 @@ class Consumer:
             self.last_error = None
             self._on_change()
             loss = await self._steer(self.subscription)
+            self._forget_full()
             attempt = next_attempt(attempt, self._loop.time() - self.subscription.opened_at)
             await self.subscription.close()
             await self._rest(loss, connection, attempt)
@@ -133,11 +196,17 @@ class Consumer:
         await asyncio.shield(self._request)
 
     async def _open(self, connection: BrokerConnection) -> None:
-        prefetch = None if self._reasons else self.prefetch
+        prefetch = None if self._reasons else self._fit()
         try:
             async with asyncio.timeout(_REPLY_DEADLINE_S):
                 self.subscription = await Subscription.open(
-                    connection, self.queue, prefetch, self._admit, self._retry_steps_ms
+                    connection,
+                    self.queue,
+                    prefetch,
+                    self._admit,
+                    self._retry_steps_ms,
+                    self._budget,
+                    self._on_full,
                 )
         except TimeoutError:
             raise ChannelLost(f"queue '{self.queue.name}': no answer within {_REPLY_DEADLINE_S:g} s") from None
@@ -155,17 +224,18 @@ class Consumer:
         return subscription.lost.result()
 
     def _has_to_adjust(self, subscription: Subscription) -> bool:
-        is_consuming = subscription.consumer_tag is not None
-        return self._reasons != self._paused_for or is_consuming is bool(self._reasons)
+        if subscription.consumer_tag is None or self._reasons:
+            return self._reasons != self._paused_for or not self._reasons
+        return subscription.has_unread or subscription.prefetch != self._fitting_prefetch
 
     async def _adjust(self, subscription: Subscription) -> None:
         """Come a step closer to what is wanted, which may change meanwhile."""
         try:
             async with asyncio.timeout(_REPLY_DEADLINE_S):
-                if self._reasons:
+                if self._reasons or subscription.consumer_tag is not None:
                     await subscription.cancel()
-                elif subscription.consumer_tag is None:
-                    await subscription.consume(self.prefetch)
+                else:
+                    await subscription.consume(self._fit())
         except TimeoutError:
             subscription.give_up(f"no answer within {_REPLY_DEADLINE_S:g} s")
         if subscription.is_lost:
@@ -178,11 +248,16 @@ class Consumer:
     def _note_consuming(self, subscription: Subscription) -> None:
         self._paused_for = frozenset()
         log.info("consuming queue %s, prefetch %d", self.queue.name, subscription.prefetch)
+        if subscription.prefetch < self.prefetch:
+            self._look_later()
 
     def _note_paused(self) -> None:
         self._paused_for = frozenset(self._reasons)
         log.info("queue %s is paused: %s", self.queue.name, ", ".join(sorted(self._reasons)))
-        self._on_paused()
+        if self._paused_for != {_BYTES}:
+            self._on_paused()
+        if _BYTES in self._reasons:
+            self._on_room()  # what was held may have been settled before the last body was left unread
 
     async def _rest(self, error: BrokerError, connection: BrokerConnection, attempt: int) -> None:
         self.last_error = error

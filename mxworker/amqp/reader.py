@@ -7,7 +7,7 @@ Invariants:
 - What comes out, diverted or passed on, is whole frames in the order they came.
 - A frame that breaks the rules raises ProtocolViolation; the reader must not be fed again.
 - Properties are never decoded here, so that a hostile one costs nothing.
-- The body of a content above the cap is counted, never kept.
+- The body of a content above the cap, or that its sink does not take, is counted, never kept.
 """
 
 from __future__ import annotations
@@ -55,11 +55,17 @@ _tune = struct.Struct(">HIH")
 class ConsumerSink(Protocol):
     """Who takes what is diverted on a consuming channel. Called from inside `feed`: return fast, never raise."""
 
+    def takes(self, size_bytes: int) -> bool:
+        """Say whether a body of this size, which is about to come, shall be kept. Asked once for each delivery."""
+
     def on_deliver(self, tag: int, redelivered: bool, route: bytes, properties: bytes, body: bytes) -> None:
         """Take a delivery. `route` is exchange and routing key, `properties` flags and values, both as on the wire."""
 
     def on_too_large(self, tag: int, size_bytes: int) -> None:
         """Take the news that the body of delivery `tag` is above the cap; its bytes are gone."""
+
+    def on_unread(self, tag: int, size_bytes: int) -> None:
+        """Take the news that delivery `tag` has come, whose body was not to be kept; its bytes are gone."""
 
     def on_get(self, tag: int | None) -> None:
         """Take the answer to our basic.get: the delivery tag of the message it brought, or None for an empty queue."""
@@ -292,7 +298,13 @@ class FrameReader:
         (channel.body_size,) = _body_size(data, at + 11)
         channel.properties = data[at + 19 : last]
         channel.received = 0
-        channel.keeps_body = channel.method == BASIC_DELIVER and channel.body_size <= self._body_cap
+        consumer = channel.consumer
+        channel.keeps_body = (
+            channel.method == BASIC_DELIVER
+            and channel.body_size <= self._body_cap
+            and consumer is not None
+            and consumer.takes(channel.body_size)
+        )
         if channel.body_size == 0:
             self._complete(channel, b"")
 
@@ -327,8 +339,10 @@ class FrameReader:
             channel.consumer.on_get(channel.tag)
         elif channel.keeps_body:
             channel.consumer.on_deliver(channel.tag, channel.redelivered, channel.route, properties, body)
-        else:
+        elif channel.body_size > self._body_cap:
             channel.consumer.on_too_large(channel.tag, channel.body_size)
+        else:
+            channel.consumer.on_unread(channel.tag, channel.body_size)
 
     def _violation(self, what: str, data: bytes, at: int) -> ProtocolViolation:
         if not self.started:

@@ -7,7 +7,8 @@ Its consumer may be cancelled and made anew meanwhile; what was delivered before
 Must not know: handlers, concurrency, what replaces it.
 
 Invariants:
-- Every delivery of a live subscription is in its ledger until it is settled.
+- Every delivery is in the ledger, and its bytes in the budget, until it is settled, also after the end.
+- Once a body was left unread, all after it are, so that their order stays. They are given back after the next `cancel`.
 - Settlements of one loop turn are written together, at its end (see `acks`).
 - Nothing is written after the end: the number may belong to another channel by then.
 """
@@ -16,12 +17,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, Sequence
 
 from aio_pika.abc import AbstractChannel
 
 from mxworker.amqp import topology
 from mxworker.amqp.acks import AckLedger
+from mxworker.amqp.budget import ByteBudget
 from mxworker.amqp.connection import BrokerConnection
 from mxworker.amqp.frames import encode_get
 from mxworker.amqp.translate import library_errors
@@ -43,7 +46,14 @@ class Subscription:
     """One channel for consuming one queue. Made by `open`; `lost` resolves once, when the channel has ended."""
 
     def __init__(
-        self, connection: BrokerConnection, channel: AbstractChannel, number: int, queue: Queue, admit: Admit
+        self,
+        connection: BrokerConnection,
+        channel: AbstractChannel,
+        number: int,
+        queue: Queue,
+        admit: Admit,
+        budget: ByteBudget,
+        on_full: Callable[[], None],
     ) -> None:
         loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[BrokerError] = loop.create_future()
@@ -60,7 +70,14 @@ class Subscription:
         self._number = number
         self._queue = queue
         self._admit = admit
+        self._budget = budget
+        self._on_full = on_full
         self._ledger = AckLedger(number)
+        self._unread: list[int] = []  # at most prefetch
+        self._unread_count = 0
+        self._unread_bytes = 0
+        self._received_bytes = 0
+        self._received_from = 0
         self._is_dirty = False
         self._got: asyncio.Future[int | None] | None = None
 
@@ -72,14 +89,19 @@ class Subscription:
         prefetch: int | None,
         admit: Admit,
         retry_steps_ms: Sequence[int] = (),
+        budget: ByteBudget | None = None,
+        on_full: Callable[[], None] = lambda: None,
     ) -> Subscription:
         """Open a channel, ensure the topology and consume. Every delivery goes to `admit`, from inside the read.
 
-        With None for `prefetch` nothing is consumed yet. Raises TopologyRefused, ChannelLost or ConnectionLost.
+        With None for `prefetch` nothing is consumed yet. When `budget` has no room for a delivery, `on_full` is called
+        instead, from inside the read too: call `cancel` soon. Without a budget there is no bound.
+        Raises TopologyRefused, ChannelLost or ConnectionLost.
         """
+        budget = budget or ByteBudget(sys.maxsize)
         channel = await connection.channel()
         underlay = await channel.get_underlay_channel()
-        subscription = cls(connection, channel, underlay.number, queue, admit)
+        subscription = cls(connection, channel, underlay.number, queue, admit, budget, on_full)
         try:
             await topology.ensure(channel, queue, retry_steps_ms)
             connection.plane.register(underlay.number, subscription)
@@ -112,8 +134,23 @@ class Subscription:
             if self._queue.type == "quorum" and self._connection.server.startswith("RabbitMQ 3."):
                 await _refuse_successor(self._channel)
 
+    def take_body_bytes(self) -> int:
+        """Return the mean size of the bodies that came since the last call; 0 when none came.
+
+        Where bodies were left unread it is theirs: they came last.
+        """
+        count, size_bytes = self.delivered - self._received_from, self._received_bytes
+        if self._unread_count:
+            count, size_bytes = self._unread_count, self._unread_bytes
+        self._received_from, self._received_bytes = self.delivered, 0
+        self._unread_count = self._unread_bytes = 0
+        return size_bytes // count if count else 0
+
     async def cancel(self) -> None:
-        """Stop the deliveries: returns once the broker has confirmed that none will follow, or the channel is lost."""
+        """Stop the deliveries: returns once the broker has confirmed that none will follow, or the channel is lost.
+
+        What was left unread is given back then.
+        """
         if self.is_lost or self.consumer_tag is None:
             return
         underlay = await self._channel.get_underlay_channel()
@@ -123,15 +160,29 @@ class Subscription:
         except BrokerError as error:
             self._end(error)
         self.consumer_tag = None
+        if self._unread and not self.is_lost:
+            for tag in self._unread:
+                self._ledger.give_back(tag)
+            self._unread.clear()
+            self._write_soon()
 
     # ---- called from inside the read, see reader.ConsumerSink
+
+    def takes(self, size_bytes: int) -> bool:
+        """Say whether the budget has room for a body; one has always room where nothing is held."""
+        budget = self._budget
+        has_room = budget.held_bytes + size_bytes <= budget.limit_bytes and not self._unread
+        return has_room or not self._ledger.unsettled
 
     def on_deliver(self, tag: int, redelivered: bool, route: bytes, properties: bytes, body: bytes) -> None:
         """Take a delivery; what comes after the end is delivered again elsewhere, and dropped here."""
         if self.is_lost:
             return
-        self._ledger.deliver(tag)
+        size_bytes = len(body)
+        self._ledger.deliver(tag, size_bytes)
+        self._budget.held_bytes += size_bytes
         self.delivered += 1
+        self._received_bytes += size_bytes
         self._admit(Delivery(body, properties, route, redelivered, tag, self))
 
     def on_too_large(self, tag: int, size_bytes: int) -> None:
@@ -140,6 +191,17 @@ class Subscription:
         self._ledger.deliver(tag)
         self._ledger.reject(tag, requeue=False)
         self._write_soon()
+
+    def on_unread(self, tag: int, size_bytes: int) -> None:
+        """Keep a delivery without its body, to be given back."""
+        if self.is_lost:
+            return
+        self._ledger.deliver(tag)
+        self.delivered += 1
+        self._unread.append(tag)
+        self._unread_count += 1
+        self._unread_bytes += size_bytes
+        self._on_full()
 
     def on_get(self, tag: int | None) -> None:
         """Take the barrier's answer; a message it brought goes back at once."""
@@ -170,29 +232,44 @@ class Subscription:
         """How many deliveries await their settlement."""
         return self._ledger.unsettled
 
+    @property
+    def has_unread(self) -> bool:
+        """Whether deliveries were left unread, and are to be given back by `cancel`."""
+        return bool(self._unread)
+
+    @property
+    def holds_bodies(self) -> bool:
+        """Whether a delivery that was read awaits its settlement."""
+        return self._ledger.unsettled > len(self._unread)
+
     def ack(self, delivery: Delivery) -> bool:
         """Settle a delivery as done; False when it was stale and nothing was sent."""
         if self.is_lost:
-            return False
-        self._ledger.ack(delivery.delivery_tag)
+            return self._drop(delivery)
+        self._budget.give_back(self._ledger.ack(delivery.delivery_tag))
         self._write_soon()
         return True
 
     def reject(self, delivery: Delivery, requeue: bool) -> bool:
         """Settle a delivery as failed; False when it was stale and nothing was sent."""
         if self.is_lost:
-            return False
-        self._ledger.reject(delivery.delivery_tag, requeue)
+            return self._drop(delivery)
+        self._budget.give_back(self._ledger.reject(delivery.delivery_tag, requeue))
         self._write_soon()
         return True
 
     def give_back(self, delivery: Delivery) -> bool:
         """Return a delivery unprocessed. Before `cancel` has returned, the broker would send it right back to us."""
         if self.is_lost:
-            return False
-        self._ledger.give_back(delivery.delivery_tag)
+            return self._drop(delivery)
+        self._budget.give_back(self._ledger.give_back(delivery.delivery_tag))
         self._write_soon()
         return True
+
+    def _drop(self, delivery: Delivery) -> bool:
+        """Settle a stale delivery, for ourselves alone."""
+        self._budget.give_back(self._ledger.drop(delivery.delivery_tag))
+        return False
 
     def _write_soon(self) -> None:
         if not self._is_dirty:

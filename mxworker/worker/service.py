@@ -23,6 +23,7 @@ from functools import partial
 from typing import Any
 
 from mxworker.amqp import topology
+from mxworker.amqp.budget import ByteBudget
 from mxworker.amqp.consumer import Consumer
 from mxworker.amqp.pool import Pool
 from mxworker.amqp.publisher import Publisher
@@ -199,6 +200,7 @@ class Service:
             on_stuck=self._recycle_if_lost,
             equipment=Equipment(self.pool, self.publisher, self),
         )
+        budget = ByteBudget(self._settings.prefetch_budget_bytes)
         for index, handler in enumerate(self._handlers):
             repair = partial(topology.repair, self._link, handler.queue, handler.retry_steps_ms)
             state = states.get(handler.lifespan) if handler.lifespan is not None else None
@@ -214,6 +216,7 @@ class Service:
                     self._rng,
                     station.return_waiting,
                     handler.retry_steps_ms,
+                    budget,
                 )
             )
 

@@ -63,8 +63,14 @@ class Sink:
         self.has_delivery.set()
         self._then(tag)
 
+    def takes(self, size_bytes: int) -> bool:
+        return True
+
     def on_too_large(self, tag: int, size_bytes: int) -> None:
         raise AssertionError(tag)
+
+    def on_unread(self, tag: int, size_bytes: int) -> None:
+        raise AssertionError
 
     def on_get(self, tag: int | None) -> None:
         self.got.append(tag)

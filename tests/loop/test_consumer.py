@@ -63,15 +63,15 @@ async def test_settlements_of_one_turn_are_written_together() -> None:
 @on_both_loops
 async def test_settlement_after_the_end_is_stale_and_writes_nothing() -> None:
     async with subscribed() as (connection, subscription, admitted, peer):
-        peer.write(delivery(1, b"body") + delivery(2, b"body"))
-        await until(lambda: len(admitted) == 2, SOON_S)
+        peer.write(b"".join(delivery(tag, b"body") for tag in range(1, 5)))
+        await until(lambda: len(admitted) == 4, SOON_S)
         peer.send(commands.Channel.Close(406, "PRECONDITION_FAILED - delivery acknowledgement timed out", 0, 0), 1)
         assert subscription.ack(admitted[0]), "the end has not come yet"
         await until(lambda: subscription.is_lost, SOON_S)
         assert admitted[1].is_stale
         assert not subscription.ack(admitted[1])
-        assert not subscription.reject(admitted[1], requeue=True)
-        assert not subscription.give_back(admitted[1])
+        assert not subscription.reject(admitted[2], requeue=True)
+        assert not subscription.give_back(admitted[3])
         loss = await subscription.lost
         assert isinstance(loss, ChannelLost)
         assert loss.code == 406

@@ -45,8 +45,14 @@ class Sink:
     def on_deliver(self, tag: int, redelivered: bool, route: bytes, properties: bytes, body: bytes) -> None:
         self.bodies.append(body)
 
+    def takes(self, size_bytes: int) -> bool:
+        return True
+
     def on_too_large(self, tag: int, size_bytes: int) -> None:
         raise AssertionError(tag)
+
+    def on_unread(self, tag: int, size_bytes: int) -> None:
+        raise AssertionError
 
     def on_get(self, tag: int | None) -> None:
         raise AssertionError(tag)

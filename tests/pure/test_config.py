@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mxworker.brokers import Brokers, BrokerUrl
-from mxworker.config import Consumption, PoolSettings, Supervision, format_duration, parse_duration_s
+from mxworker.config import Consumption, PoolSettings, Supervision, format_duration, parse_duration_s, parse_size_bytes
 from mxworker.errors import ConfigError
 
 # Durations
@@ -64,6 +64,38 @@ def test_a_duration_is_written_as_an_operator_would(seconds: float, text: str) -
 @given(st.floats(0, 10**9))
 def test_a_written_duration_is_read_back(seconds: float) -> None:
     assert parse_duration_s(format_duration(seconds)) == pytest.approx(seconds, abs=0.001)
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [
+        ("512MB", 512 * 10**6),
+        ("256MiB", 256 * 2**20),
+        ("1GiB", 2**30),
+        ("1.5kB", 1500),
+        (" 2 gb ", 2 * 10**9),
+        ("10KiB", 10_240),
+        ("1B", 1),
+        ("65536", 65_536),
+    ],
+)
+def test_a_size_is_read(text: str, size_bytes: int) -> None:
+    assert parse_size_bytes(text) == size_bytes
+
+
+@pytest.mark.parametrize("text", ["", "MB", "-1MB", "1 M B", "1e3", "inf", "nan", "1,5MB", "1TB", "1m", "٣MB"])
+def test_what_is_no_size_is_refused_with_the_way_out(text: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"'{text}' is not a size.  Write it like 512MB, 256MiB or 1GiB.")):
+        parse_size_bytes(text)
+
+
+@pytest.mark.parametrize("text", ["0", "0GB", "0.5B"])
+def test_size_below_one_byte_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"'{text}' is too small a size; it must be at least one byte.")):
+        parse_size_bytes(text)
 
 
 # The rest

@@ -28,6 +28,7 @@ from tests.harness.nowhere import Nowhere
 from tests.rabbit.raw import HOSTILE
 
 CAP = 40
+REFUSED_BYTES = 13
 OURS = (1, 7)
 THEIRS = 3
 CANARY = b"S3cr3t body, to be seen by nobody"
@@ -47,8 +48,14 @@ class Calls:
         delivery = Delivery(body, properties, route, redelivered, tag, Nowhere())
         self._note("deliver", tag, redelivered, delivery.exchange, delivery.routing_key, properties, body)
 
+    def takes(self, size_bytes: int) -> bool:
+        return size_bytes != REFUSED_BYTES
+
     def on_too_large(self, tag: int, size_bytes: int) -> None:
         self._note("too large", tag, size_bytes)
+
+    def on_unread(self, tag: int, size_bytes: int) -> None:
+        self._note("unread", tag, size_bytes)
 
     def on_get(self, tag: int | None) -> None:
         self._note("get", tag)
@@ -125,6 +132,8 @@ def _told_when_complete(
                     yield number, "get", method.delivery_tag
                 case commands.Basic.Deliver() if len(whole) > cap:
                     yield number, "too large", method.delivery_tag, len(whole)
+                case commands.Basic.Deliver() if len(whole) == REFUSED_BYTES:
+                    yield number, "unread", method.delivery_tag, len(whole)
                 case commands.Basic.Deliver():
                     route = (method.redelivered, method.exchange, method.routing_key)
                     yield number, "deliver", method.delivery_tag, *route, content.properties.marshal(), whole
@@ -273,6 +282,15 @@ def test_body_at_the_cap_is_kept_and_one_byte_more_is_not() -> None:
     reader.feed(frames.marshal(START, 0) + deliver(1, (b"x" * CAP,)) + deliver(2, (b"x" * (CAP + 1),)))
     assert [call[1:3] for call in calls] == [("deliver", 1), ("too large", 2)]
     assert calls[1] == (1, "too large", 2, CAP + 1)
+
+
+def test_body_that_the_sink_does_not_take_is_not_kept() -> None:
+    reader, calls = reader_with_channels()
+    refused = b"x" * REFUSED_BYTES
+    reader.feed(frames.marshal(START, 0) + deliver(1, (refused,)) + deliver(2, (refused[:5], refused[5:])))
+    reader.feed(deliver(3, (b"taken",)))
+    assert [call[1:3] for call in calls] == [("unread", 1), ("unread", 2), ("deliver", 3)]
+    assert calls[0] == (1, "unread", 1, REFUSED_BYTES)
 
 
 @pytest.mark.parametrize("chunk_bytes", [100_000, 1_000])
