@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from mxworker.context import Context
 from mxworker.delivery import Delivery
 from mxworker.handlers import Handlers
+from mxworker.kill_switch import KillSwitch
 from mxworker.message import Message
 from mxworker.queues import Queue
 from mxworker.retry_policy import RetryPolicy
@@ -34,6 +35,7 @@ __all__ = [
     "Context",
     "Delivery",
     "Handlers",
+    "KillSwitch",
     "Message",
     "Publisher",
     "Queue",

@@ -18,6 +18,7 @@ from mxworker.config import DEFAULT_CONCURRENCY, DEFAULT_HANDLER_TIMEOUT_S, MAX_
 from mxworker.content_codec import ContentCodec
 from mxworker.context import Context
 from mxworker.errors import AppLoadError
+from mxworker.kill_switch import KillSwitch
 from mxworker.middleware import Middleware
 from mxworker.queues import SHORT_STRING_BYTES, Queue
 from mxworker.retry_policy import RetryPolicy
@@ -72,6 +73,7 @@ class Handler:
     retry: RetryPolicy | None
     on_error: OnError
     reject_on: tuple[type[BaseException], ...]
+    kill_switch: KillSwitch | None
     middleware: tuple[Middleware, ...]
     lifespan: Lifespan | None
 
@@ -98,6 +100,7 @@ class Registration:
     retry: RetryPolicy | None
     on_error: OnError
     reject_on: tuple[type[BaseException], ...]
+    kill_switch: KillSwitch | None
     cpu: bool = False
     batch: Batch | None = None
 
@@ -159,6 +162,7 @@ def compiled(said: Registration, overrides: Overrides, around: Around) -> Handle
         retry=said.retry,
         on_error=said.on_error,
         reject_on=said.reject_on,
+        kill_switch=said.kill_switch,
         middleware=around.middleware,
         lifespan=around.lifespan,
     )

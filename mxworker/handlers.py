@@ -27,6 +27,7 @@ from mxworker.compilation import (
 )
 from mxworker.content_codec import NO_CODECS, ContentCodec
 from mxworker.errors import AppLoadError
+from mxworker.kill_switch import KillSwitch
 from mxworker.middleware import Middleware
 from mxworker.queues import Queue
 from mxworker.retry_policy import DEFAULT_RETRY, RetryPolicy
@@ -62,6 +63,7 @@ class Handlers:
         retry: RetryPolicy | None = DEFAULT_RETRY,
         on_error: OnError = "retry",
         reject_on: Sequence[type[BaseException]] = (),
+        kill_switch: KillSwitch | None = None,
         cpu: bool = False,
     ) -> Callable[[Function], Function]:
         """Register a function as the handler of `queue`.
@@ -73,7 +75,8 @@ class Handlers:
         `Context`. It returns or raises a settlement; returning None acks. For any other exception, and for running
         longer than `timeout`, `on_error` decides: "retry" later as `retry` says and then "reject", "reject" into the
         dead-letter queue at once, "requeue" for an immediate redelivery, or "ack". Exceptions in `reject_on` are always
-        rejected. With `retry` None there are no retries with delay, and no retry queues.
+        rejected. With `retry` None there are no retries with delay, and no retry queues. A `kill_switch` leaves the
+        queue alone for a while when too many deliveries fail.
 
         `concurrency`: handlers running at once in each process, default 32, with `cpu` 1. `prefetch`: unsettled
         deliveries the broker may send to each process ahead, default 2 x concurrency; fewer than `concurrency` limits
@@ -93,6 +96,7 @@ class Handlers:
                     retry,
                     on_error,
                     tuple(reject_on),
+                    kill_switch,
                     cpu,
                 )
             )
@@ -113,6 +117,7 @@ class Handlers:
         retry: RetryPolicy | None = DEFAULT_RETRY,
         on_error: OnError = "retry",
         reject_on: Sequence[type[BaseException]] = (),
+        kill_switch: KillSwitch | None = None,
     ) -> Callable[[Function], Function]:
         """Register a function that takes the deliveries of `queue` in batches: a list of payloads.
 
@@ -137,6 +142,7 @@ class Handlers:
                     retry,
                     on_error,
                     tuple(reject_on),
+                    kill_switch,
                     batch=batch,
                 )
             )

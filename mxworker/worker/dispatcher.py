@@ -44,6 +44,7 @@ class Dispatcher(Generic[Unit]):
         """`on_broken` is told of a bug of ours."""
         self.running = running
         self._concurrency = concurrency
+        self._limit = concurrency
         self._work = work
         self._room = room
         self._loop = loop
@@ -59,7 +60,7 @@ class Dispatcher(Generic[Unit]):
 
     def admit(self, unit: Unit) -> None:
         """Start a unit, or let it wait for a free place."""
-        if self._intake is Intake.OPEN and len(self.running) < self._concurrency and self._room.take(self):
+        if self._intake is Intake.OPEN and len(self.running) < self._limit and self._room.take(self):
             self._start(unit)
         elif self._intake is Intake.RETURNED:
             self._work.give_back(unit)
@@ -72,7 +73,7 @@ class Dispatcher(Generic[Unit]):
         if self._intake is not Intake.OPEN:
             return
         self._drop_stale()
-        if self._waiting and len(self.running) < self._concurrency and self._room.take(self):
+        if self._waiting and len(self.running) < self._limit and self._room.take(self):
             self._start(self._waiting.popleft())
 
     def _drop_stale(self) -> None:
@@ -96,6 +97,12 @@ class Dispatcher(Generic[Unit]):
         self.running.end(unit)
         self._room.leave()
         if self._waiting:
+            self.start_one()
+
+    def limit(self, most: int | None) -> None:
+        """Run at most `most` units at once, or as many as the handler may when None; what runs goes on."""
+        self._limit = self._concurrency if most is None else min(most, self._concurrency)
+        for _ in range(self._limit - len(self.running)):
             self.start_one()
 
     # ---- draining

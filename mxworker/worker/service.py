@@ -205,20 +205,20 @@ class Service:
             repair = partial(topology.repair, self._link, handler.queue, handler.retry_steps_ms)
             state = states.get(handler.lifespan) if handler.lifespan is not None else None
             station = Station(index, handler, premises, repair, state)
-            self.stations.append(station)
-            self.consumers.append(
-                Consumer(
-                    self._link,
-                    handler.queue,
-                    handler.prefetch,
-                    station.admit,
-                    self._look_around,
-                    self._rng,
-                    station.return_waiting,
-                    handler.retry_steps_ms,
-                    budget,
-                )
+            consumer = Consumer(
+                self._link,
+                handler.queue,
+                handler.prefetch,
+                station.admit,
+                self._look_around,
+                self._rng,
+                station.return_waiting,
+                handler.retry_steps_ms,
+                budget,
             )
+            station.guard(consumer.pause, consumer.resume)
+            self.stations.append(station)
+            self.consumers.append(consumer)
 
     def _start_duties(self, *duties: Coroutine[Any, Any, None]) -> list[asyncio.Task[None]]:
         """Start what runs as long as the service does; one that ends before is a bug of ours."""

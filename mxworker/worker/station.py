@@ -18,9 +18,11 @@ from mxworker.board import BoardSlot
 from mxworker.compilation import Handler
 from mxworker.context import Equipment, Surroundings
 from mxworker.delivery import Delivery
+from mxworker.settlement import Settlement
 from mxworker.worker.dispatcher import Dispatcher
 from mxworker.worker.execution import batch_pipeline, pipeline
 from mxworker.worker.gathering import Gathered, Gatherer
+from mxworker.worker.guard import Guard
 from mxworker.worker.report import Report
 from mxworker.worker.room import Room
 from mxworker.worker.running import GRACE_S, Running
@@ -60,6 +62,7 @@ class Station:
         self.admit: Callable[[Delivery], None]
         self._premises = premises
         self._gatherer: Gatherer | None = None
+        self._guard: Guard | None = None
         equipment = premises.equipment
         report = Report(handler)
         record = Record(handler, index, premises.slot)
@@ -68,13 +71,14 @@ class Station:
         )
         surroundings = Surroundings(handler.queue.name, handler.name, handler.max_attempts, state, equipment)
         self._running: Running[Any] = Running(handler.timeout_s, premises.loop, self._report_stuck, premises.grace_s)
+        watch = self._watch if handler.kill_switch is not None else None
         work: SingleWork | BatchWork
         if handler.batch is None:
             execute = pipeline(handler, report, surroundings, premises.threads)
-            work = SingleWork(record, execute, report, settling, self._running)
+            work = SingleWork(record, execute, report, settling, self._running, watch)
         else:
             execute_batch = batch_pipeline(handler, report, surroundings, premises.threads)
-            work = BatchWork(record, execute_batch, report, settling, self._running)
+            work = BatchWork(record, execute_batch, report, settling, self._running, watch)
         self._dispatcher: Dispatcher[Any] = Dispatcher(
             handler.concurrency, self._running, work, premises.room, premises.loop, premises.on_broken
         )
@@ -83,6 +87,22 @@ class Station:
         else:
             self._gatherer = Gatherer(handler.batch, premises.loop, self._dispatcher.admit)
             self.admit = self._gatherer.add
+
+    def guard(self, pause: Callable[[str], None], resume: Callable[[str], None]) -> None:
+        """Let the handler's kill switch, if it has one, steer its consumer by these two."""
+        if self.handler.kill_switch is not None:
+            self._guard = Guard(
+                self.handler.kill_switch,
+                self.handler.queue.name,
+                self._premises.loop,
+                pause,
+                resume,
+                self._dispatcher.limit,
+            )
+
+    def _watch(self, settlement: Settlement, started_at: float) -> None:
+        if self._guard is not None:
+            self._guard.note(settlement, started_at)
 
     # ---- what is here
 

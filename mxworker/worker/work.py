@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from mxworker.board import BoardSlot, Word
@@ -24,6 +24,10 @@ from mxworker.worker.running import Running
 from mxworker.worker.settling import Settling
 
 Unit = TypeVar("Unit", contravariant=True)
+
+
+Watch = Callable[[Settlement, float], None]
+"""Is told how each delivery ended, and the monotonic instant in seconds at which it was started."""
 
 
 class Work(Protocol[Unit]):
@@ -66,19 +70,27 @@ class SingleWork:
     """Deliveries one by one."""
 
     def __init__(
-        self, record: Record, execute: Execute, report: Report, settling: Settling, running: Running[Delivery]
+        self,
+        record: Record,
+        execute: Execute,
+        report: Report,
+        settling: Settling,
+        running: Running[Delivery],
+        watch: Watch | None,
     ) -> None:
         self._record = record
         self._execute = execute
         self._report = report
         self._settling = settling
         self._running = running
+        self._watch = watch
         self.give_back = record.give_back
 
     async def run(self, delivery: Delivery) -> None:
         """Execute and settle a delivery."""
         record = self._record
         running = self._running
+        started_at = time.monotonic() if self._watch is not None else 0.0
         entry = record.enter(delivery)
         try:
             settlement = await self._execute(delivery)
@@ -91,6 +103,8 @@ class SingleWork:
         # Who was told to leave may turn that into an error of its own; only a success still counts then.
         if running.is_cut_short and not isinstance(settlement, Ack):
             return
+        if self._watch is not None:
+            self._watch(settlement, started_at)
         ends = self._settling.settle(delivery, settlement)
         if ends is not None:
             running.settle(delivery)
@@ -105,13 +119,20 @@ class BatchWork:
     """Deliveries by the batch, each with a settlement of its own."""
 
     def __init__(
-        self, record: Record, execute: ExecuteBatch, report: Report, settling: Settling, running: Running[Gathered]
+        self,
+        record: Record,
+        execute: ExecuteBatch,
+        report: Report,
+        settling: Settling,
+        running: Running[Gathered],
+        watch: Watch | None,
     ) -> None:
         self._record = record
         self._execute = execute
         self._report = report
         self._settling = settling
         self._running = running
+        self._watch = watch
 
     async def run(self, gathered: Gathered) -> None:
         """Execute a batch and settle all that is in it."""
@@ -119,6 +140,7 @@ class BatchWork:
         if not deliveries:
             return
         running = self._running
+        started_at = time.monotonic()
         entries = [self._record.enter(delivery) for delivery in deliveries]
         try:
             settlements = await self._execute(deliveries)
@@ -130,6 +152,9 @@ class BatchWork:
         finally:
             for entry in entries:
                 self._record.leave(entry)
+        if self._watch is not None:
+            for settlement in settlements:
+                self._watch(settlement, started_at)
         await self._settle(gathered, deliveries, settlements)
 
     def _alive(self, gathered: Gathered) -> list[Delivery]:

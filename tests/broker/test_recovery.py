@@ -30,12 +30,12 @@ TWO_QUEUES = """
     ledger = Ledger(os.environ["LEDGER"])
 
 
-    @handlers.consume(Queue(os.environ["FIRST"], declare="passive", dead_letter=False))
+    @handlers.consume(Queue(os.environ["FIRST"], declare="passive", dead_letter=False), retry=None)
     async def first(message_id: str) -> None:
         ledger.finish(message_id)
 
 
-    @handlers.consume(Queue(os.environ["SECOND"], declare="passive", dead_letter=False))
+    @handlers.consume(Queue(os.environ["SECOND"], declare="passive", dead_letter=False), retry=None)
     async def second(message_id: str) -> None:
         ledger.finish(message_id)
 """

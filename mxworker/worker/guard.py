@@ -1,0 +1,81 @@
+"""A handler's kill switch at work: it pauses the handler's queue, tries a few deliveries later, and lets all in again.
+
+What counts as a failure is what the next delivery would meet, too: an exception, a timeout, a lost process, and a
+handler that asks for another attempt. A message that is refused, or cannot be decoded, says nothing of the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import assert_never
+
+from mxworker.failures import FailureKind
+from mxworker.kill_switch import Action, Close, KillSwitch, Pause, Switch, Try
+from mxworker.settlement import Ack, Reject, Settlement
+
+log = logging.getLogger(__name__)
+
+REASON = "kill switch"
+
+
+class Guard:
+    """Watches the deliveries of one handler. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        settings: KillSwitch,
+        queue: str,
+        loop: asyncio.AbstractEventLoop,
+        pause: Callable[[str], None],
+        resume: Callable[[str], None],
+        limit: Callable[[int | None], None],
+    ) -> None:
+        """`pause` and `resume` steer the consumer of `queue`, by reason; `limit` bounds what runs at once, None not."""
+        self._switch = Switch(settings)
+        self._queue = queue
+        self._loop = loop
+        self._pause = pause
+        self._resume = resume
+        self._limit = limit
+
+    def note(self, settlement: Settlement, started_at: float) -> None:
+        """Take in how a delivery ended that was started at the loop time `started_at`."""
+        now = self._loop.time()
+        if is_failure(settlement):
+            self._act(self._switch.failed(now, started_at))
+        else:
+            self._act(self._switch.succeeded(now, started_at))
+
+    def _act(self, action: Action | None) -> None:
+        match action:
+            case None:
+                pass
+            case Pause(until):
+                log.error(
+                    "kill switch of queue %s: too many deliveries fail; it is left alone for %.0f s",
+                    self._queue,
+                    until - self._loop.time(),
+                )
+                self._pause(REASON)
+                self._loop.call_at(until, self._rested)
+            case Try(deliveries):
+                log.warning("kill switch of queue %s: trying again, %d at a time", self._queue, deliveries)
+                self._limit(deliveries)
+                self._resume(REASON)
+            case Close():
+                log.warning("kill switch of queue %s: the trial has passed", self._queue)
+                self._limit(None)
+            case _:
+                assert_never(action)
+
+    def _rested(self) -> None:
+        self._act(self._switch.rested(self._loop.time()))
+
+
+def is_failure(settlement: Settlement) -> bool:
+    """Say whether the next delivery can be expected to fail like this one."""
+    if settlement.failure is not None:
+        return settlement.failure.kind not in (FailureKind.UNDECODABLE, FailureKind.REJECTED)
+    return not isinstance(settlement, Ack | Reject)

@@ -1,0 +1,71 @@
+"""A queue whose handler fails again and again is left alone, tried, and consumed again; nothing is lost meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from mxworker import Handlers, KillSwitch, RetryPolicy
+from tests.broker.workers import running
+from tests.harness.waiting import until
+from tests.rabbit.client import Client
+
+SWITCH = KillSwitch(failure_ratio=0.5, window=10, min_deliveries=5, pause=0.6)
+PATIENT = RetryPolicy(max_retries=50, delays=(0.1,), jitter=False)
+
+
+@pytest.fixture(autouse=True)
+def heard(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "mxworker.worker.guard")
+
+
+async def test_failing_handler_is_left_alone_tried_and_let_work_again(
+    broker_url: str, queue_name: str, admin: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    handlers = Handlers()
+    is_down = True
+    failed_at: list[float] = []
+    handled: list[str] = []
+    loop = asyncio.get_running_loop()
+
+    @handlers.consume(queue_name, concurrency=4, retry=PATIENT, kill_switch=SWITCH)
+    async def call_bank(body: str) -> None:
+        if is_down:
+            failed_at.append(loop.time())
+            raise ConnectionError("the bank does not answer")
+        handled.append(body)
+
+    bodies = [str(number) for number in range(40)]
+    async with running(broker_url, handlers) as worker:
+        admin.publish(queue_name, [body.encode() for body in bodies])
+        await until(lambda: "left alone" in caplog.text, 10, "the switch to open")
+        await until(lambda: "trying again, 1 at a time" in caplog.text, 10, "the trial")
+        await until(lambda: caplog.text.count("left alone") == 2, 10, "the trial to fail")
+        consumer = worker.service.consumers[0]
+        await until(lambda: not consumer.is_consuming, 5, "the pause")
+        before, opened_at = len(failed_at), loop.time()
+        is_down = False
+        await until(lambda: "the trial has passed" in caplog.text, 10, "the trial to pass")
+        assert loop.time() - opened_at > 0.5, "the second pause is longer than the first"
+        assert len(failed_at) == before
+        await until(lambda: len(handled) == 40, 15, "all to be handled")
+    assert sorted(handled) == sorted(bodies)
+    assert len(failed_at) < 40, "a queue that was left alone was not"
+    admin.delete(f"{queue_name}.retry.100")
+
+
+async def test_refused_messages_do_not_trip_it(
+    broker_url: str, queue_name: str, admin: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    handlers = Handlers()
+
+    @handlers.consume(queue_name, retry=None, kill_switch=SWITCH)
+    async def take(payload: dict[str, int]) -> None:
+        raise AssertionError
+
+    async with running(broker_url, handlers):
+        admin.publish(queue_name, [b"not json"] * 30)
+        await until(lambda: admin.counts(f"{queue_name}.dlq").messages == 30, 10, "the dead letters")
+    assert "kill switch" not in caplog.text
