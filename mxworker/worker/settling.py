@@ -98,9 +98,8 @@ class Settling:
 
     async def _dead_letter(self, delivery: Delivery, ends: Dead) -> None:
         attempt = attempt_of(delivery, self._max_attempts)
-        self._say(
-            self._dead, f"is a dead letter after {attempt} attempt{'s' * (attempt > 1)} ({ends.failure})", delivery
-        )
+        if attempt > 1:  # what became of a first attempt is in the line that told of its failure
+            self._say(self._dead, f"is a dead letter after {attempt} attempts", delivery)
         if self._handler.queue.dead_letter:
             try:
                 copy = dead_letter_copy(delivery, self._facts(attempt, ends))
