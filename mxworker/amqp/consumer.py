@@ -7,7 +7,7 @@ it is lost it is replaced by one that consumes nothing.
 A consumer whose bodies find no room in the byte budget is paused, too, but what waits for a handler is kept. It goes on
 when there is room, with a prefetch of so many bodies, of the size that the last ones had, as will fit: otherwise the
 same messages would be given back again and again, and before RabbitMQ 4.3 each time counts toward the delivery limit of
-a quorum queue.
+a quorum queue. A single active consumer that is cancelled hands over to another one, so it first settles all it has.
 
 Must not know: handlers, concurrency, processes.
 
@@ -131,12 +131,14 @@ class Consumer:
         """Pause, as there is no room for a body."""
         if _BYTES not in self._reasons:
             self._budget.wait(self._on_room)
-            self.pause(_BYTES)
+            if not self.queue.single_active_consumer:
+                self.pause(_BYTES)
 
     def _on_room(self) -> None:
         """Go on if there is room enough, or nothing held whose settlement would tell us later."""
         subscription = self.subscription
-        if self._budget.has_recovered or subscription is None or not subscription.holds_bodies:
+        has_recovered = self._budget.has_recovered and not self.queue.single_active_consumer
+        if has_recovered or subscription is None or not subscription.holds_bodies:
             self._forget_full()
 
     def _forget_full(self) -> None:
@@ -162,7 +164,9 @@ class Consumer:
             return
         assert self.subscription is not None
         present = self.subscription.prefetch
-        if self._fit() >= min(2 * present, self.prefetch):
+        if self._would_hand_over(self.subscription):
+            self._look_later()
+        elif self._fit() >= min(2 * present, self.prefetch):
             self._turn()
         else:
             self._fitting_prefetch = present
@@ -226,7 +230,13 @@ class Consumer:
     def _has_to_adjust(self, subscription: Subscription) -> bool:
         if subscription.consumer_tag is None or self._reasons:
             return self._reasons != self._paused_for or not self._reasons
+        if self._would_hand_over(subscription):
+            return False
         return subscription.has_unread or subscription.prefetch != self._fitting_prefetch
+
+    def _would_hand_over(self, subscription: Subscription) -> bool:
+        """Whether, cancelled now, another consumer would work on what follows beside us, who are not done yet."""
+        return self.queue.single_active_consumer and subscription.holds_bodies
 
     async def _adjust(self, subscription: Subscription) -> None:
         """Come a step closer to what is wanted, which may change meanwhile."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 
 import pytest
 from pamqp import commands
@@ -206,6 +207,28 @@ async def test_all_settled_before_the_pause_began_does_not_leave_bodies_unread()
         await until(lambda: given_back(lent.peer) == [4], SOON_S)
         await until(lambda: lent.consumer.is_consuming, SOON_S)
         assert sent(lent.peer, commands.Basic.Consume) == 2
+
+
+@on_both_loops
+async def test_single_active_consumer_is_cancelled_only_when_all_it_holds_is_settled() -> None:
+    """Cancelled, it hands over to another one, and the order of messages would be lost."""
+    taken: list[Delivery] = []
+    queue = replace(QUEUE, single_active_consumer=True)
+    async with consuming(taken.append, queue=queue, budget=ByteBudget(LIMIT), calm_s=0.05) as lent:
+        await start(lent)
+        lent.peer.write(bodies(BIG, BIG, BIG, BIG, b"small"))
+        await until(lambda: lent.consumer.delivered == 5, SOON_S)
+        assert tags(taken) == [1, 2, 3]
+        settle(taken[:2])
+        await until(lambda: sent(lent.peer, commands.Basic.Ack), SOON_S)
+        await asyncio.sleep(0.2)  # for what must not happen
+        assert not sent(lent.peer, commands.Basic.Cancel)
+        settle(taken[2:])
+        await until(lambda: given_back(lent.peer) == [4, 5], SOON_S)
+        await until(lambda: lent.consumer.is_consuming, SOON_S)
+        kinds = [type(frame) for _, frame in lent.peer.received]
+        last_ack = len(kinds) - kinds[::-1].index(commands.Basic.Ack)
+        assert last_ack <= kinds.index(commands.Basic.Cancel)
 
 
 @on_both_loops
