@@ -33,7 +33,9 @@ _SMALL_BODY_BYTES = 8 * 1024
 _BODIES_PER_TURN = 64  # of a batch, decoded before others get their turn
 
 Execute = Callable[[Delivery], Coroutine[Any, Any, Settlement]]
-ExecuteBatch = Callable[[list[Delivery]], Coroutine[Any, Any, list[Settlement]]]
+Undecodable = dict[Delivery, Settlement]
+"""The deliveries of a batch that no handler is shown, with what becomes of them."""
+ExecuteBatch = Callable[[list[Delivery], Undecodable], Coroutine[Any, Any, list[Settlement]]]
 
 
 def pipeline(handler: Handler, report: Report, surroundings: Surroundings, threads: Threads | None = None) -> Execute:
@@ -79,11 +81,13 @@ def pipeline(handler: Handler, report: Report, surroundings: Surroundings, threa
 def batch_pipeline(
     handler: Handler, report: Report, surroundings: Surroundings, threads: Threads | None = None
 ) -> ExecuteBatch:
-    """Return the coroutine function that takes a batch of `handler` to a settlement for each of its deliveries."""
+    """Return the coroutine function that takes a batch of `handler` to a settlement for each of its deliveries.
+
+    What cannot be decoded is put into its second argument as well, for a caller who cancels it.
+    """
     call, needs_context = _call(handler, threads)
 
-    async def execute(deliveries: list[Delivery]) -> list[Settlement]:
-        undecodable: dict[Delivery, Settlement] = {}
+    async def execute(deliveries: list[Delivery], undecodable: Undecodable) -> list[Settlement]:
         payloads = []
         taken = []
         for number, delivery in enumerate(deliveries, 1):

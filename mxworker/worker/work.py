@@ -17,7 +17,7 @@ from mxworker.copies import attempt_of
 from mxworker.delivery import Delivery
 from mxworker.properties import message_id_bytes
 from mxworker.settlement import Ack, Settlement
-from mxworker.worker.execution import Execute, ExecuteBatch
+from mxworker.worker.execution import Execute, ExecuteBatch, Undecodable
 from mxworker.worker.gathering import Gathered
 from mxworker.worker.report import Report
 from mxworker.worker.running import Running
@@ -142,13 +142,14 @@ class BatchWork:
         running = self._running
         started_at = time.monotonic()
         entries = [self._record.enter(delivery) for delivery in deliveries]
+        undecodable: Undecodable = {}
         try:
-            settlements = await self._execute(deliveries)
+            settlements = await self._execute(deliveries, undecodable)
         except asyncio.CancelledError:
             if running.is_cut_short:
                 return
             settlement = self._report.batch_cancelled(deliveries, running.is_timed_out(gathered))
-            settlements = [settlement] * len(deliveries)
+            settlements = [undecodable.get(delivery, settlement) for delivery in deliveries]
         finally:
             for entry in entries:
                 self._record.leave(entry)
