@@ -5,12 +5,13 @@ r"""What runs now for one handler, until when, and what does not stop when its t
                         \-> stuck, after a grace -> finished, perhaps
 
 A *unit* is what one task works on: a delivery, or a batch. All units have the same time, and are kept in the order of
-starting, so the first one is always the next to expire: one timer serves all.
+starting, so the first one whose time is not up is always the next to expire: one timer serves all.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -42,6 +43,7 @@ class Running(Generic[Unit]):
         self._timed_out: dict[Unit, float] = {}  # with the loop time at which the grace ends
         self._settling: set[Unit] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._wake_at = math.inf  # when the timer rings
         self._changed = asyncio.Event()
 
     def __len__(self) -> int:
@@ -55,8 +57,8 @@ class Running(Generic[Unit]):
         """Note that `task` works on `unit` from now on."""
         expires_at = self._loop.time() + self._timeout_s
         self._started[unit] = task, expires_at
-        if self._timer is None:
-            self._timer = self._loop.call_at(expires_at, self._expire)
+        if expires_at < self._wake_at:  # nothing else runs, or the timer is set for the end of a grace
+            self._wake(expires_at)
 
     def settle(self, unit: Unit) -> None:
         """Note that the handler is done, and only its settlement takes time: it has no deadline any more."""
@@ -92,7 +94,7 @@ class Running(Generic[Unit]):
     def _expire(self) -> None:
         """Cancel what has run too long, report what did not leave, and wake up again for the next."""
         now = self._loop.time()
-        wake_at = None
+        wake_at = math.inf
         for unit, (task, expires_at) in self._started.items():
             if expires_at > now:
                 wake_at = expires_at
@@ -108,5 +110,12 @@ class Running(Generic[Unit]):
                 self._changed.set()
                 self._on_stuck(unit, self._started[unit][0])
             else:
-                wake_at = grace_ends_at if wake_at is None else min(wake_at, grace_ends_at)
-        self._timer = None if wake_at is None else self._loop.call_at(wake_at, self._expire)
+                wake_at = min(wake_at, grace_ends_at)
+        self._wake(wake_at)
+
+    def _wake(self, at: float) -> None:
+        """Set the one timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wake_at = at
+        self._timer = None if at == math.inf else self._loop.call_at(at, self._expire)
