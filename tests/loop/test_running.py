@@ -12,7 +12,7 @@ from mxworker import Handlers, Retry
 from mxworker.board import Word
 from mxworker.worker.running import Running
 from tests.harness.hand_clock import HandClock
-from tests.harness.stations import Channel, at_work, deliveries
+from tests.harness.stations import Bench, Channel, at_work, deliveries
 from tests.harness.waiting import until
 
 TIMEOUT_S, GRACE_S = 10.0, 5.0
@@ -171,6 +171,11 @@ async def test_waiting_for_the_end_sees_what_becomes_stuck_meanwhile() -> None:
 # ---- with real handlers
 
 
+async def finished(bench: Bench) -> None:
+    """Wait until nothing runs."""
+    await asyncio.wait_for(bench.station.finished(), SOON_S)
+
+
 async def test_handler_that_leaves_is_a_timeout_and_its_place_is_free() -> None:
     handlers = Handlers()
     left: list[str] = []
@@ -202,7 +207,7 @@ async def test_success_after_the_deadline_is_a_success() -> None:
 
     bench, channel = at_work(handlers), Channel()
     bench.station.admit(*deliveries(channel, 1))
-    await bench.station.finished()
+    await finished(bench)
     assert channel.acked == [1]
     assert bench.count(Word.ACKED) == 1
 
@@ -219,7 +224,7 @@ async def test_error_after_the_deadline_is_a_failure(caplog: pytest.LogCaptureFi
 
     bench, channel = at_work(handlers), Channel()
     bench.station.admit(*deliveries(channel, 1))
-    await bench.station.finished()
+    await finished(bench)
     assert channel.requeued == [1]
     assert "ConnectionError: closed" in caplog.text
 
@@ -269,7 +274,7 @@ async def test_report_of_a_stuck_handler_names_its_line(caplog: pytest.LogCaptur
     assert "it did not stop 0.03 s after its 0.03 s were up (1 of 4 places are lost to such handlers)" in caplog.text
     assert stubborn.line in caplog.text
     stubborn.let_go.set()
-    await bench.station.finished()
+    await finished(bench)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +288,7 @@ async def test_process_is_lost_when_half_of_the_places_are(concurrency: int, stu
     await until(lambda: bench.station.stuck == stuck, SOON_S, "all to be stuck")
     assert bench.station.is_lost_to_stuck is is_lost
     stubborn.let_go.set()
-    await bench.station.finished()
+    await finished(bench)
     assert not bench.station.is_lost_to_stuck
 
 
@@ -296,7 +301,7 @@ async def test_settlement_may_take_longer_than_the_handler() -> None:
 
     bench, channel = at_work(handlers, grace_s=0.02), Channel()
     bench.station.admit(*deliveries(channel, 1))  # without a publisher it goes back after a pause longer than the time
-    await bench.station.finished()
+    await finished(bench)
     assert channel.given_back == [1]
     assert bench.stuck_reports == 0
 
@@ -315,6 +320,6 @@ async def test_cut_is_for_what_is_stuck_too_and_leaves_it_unsettled() -> None:
     bench.station.admit(*deliveries(channel, 1))
     await until(lambda: bench.station.stuck, SOON_S, "it to be stuck")
     bench.station.cut_short()
-    await bench.station.finished()
+    await finished(bench)
     assert channel.settled == 0
     assert not bench.broken
