@@ -63,7 +63,8 @@ class RetryPolicy:
     def step_after_ms(self, after_s: float) -> int:
         """Return the shortest step that is at least `after_s` seconds long, else the last one."""
         steps = self.steps_ms
-        return next((step_ms for step_ms in steps if step_ms >= after_s * 1000), steps[-1])
+        # In seconds: 16.1 * 1000 is more than 16,100, but 16,100 / 1000 is 16.1.
+        return next((step_ms for step_ms in steps if step_ms / 1000 >= after_s), steps[-1])
 
 
 DEFAULT_RETRY = RetryPolicy()
