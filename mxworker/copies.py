@@ -76,13 +76,16 @@ def attempt_of(delivery: Delivery, most: int) -> int:
     return 1 if number is None or number < 1 else min(number, most)
 
 
-def redeliveries_of(delivery: Delivery) -> int | None:
-    """Return how often the broker has delivered it before; None when it has, and does not count, as classic queues do.
+def redeliveries_of(delivery: Delivery, is_counted: bool) -> int | None:
+    """Return how often the broker has delivered it before; None when it has, and nobody counts.
 
-    The count is believed of a redelivered message alone: on a first delivery the header is what the publisher wrote.
+    `is_counted` says whether the queue counts, see `Queue.counts_redeliveries`. Where it does not, the header is what
+    the publisher wrote, and stays the same however often the message comes back.
     """
     if not delivery.redelivered:
         return 0
+    if not is_counted:
+        return None
     number = _integer(delivery, _DELIVERY_COUNT)
     return number if number is not None and number > 0 else None
 

@@ -98,6 +98,14 @@ class Queue:
         """Return the name of the queue in which failed deliveries wait `step_ms` milliseconds."""
         return f"{self.name}.retry.{step_ms}"
 
+    @property
+    def counts_redeliveries(self) -> bool:
+        """Whether the queue is known to count how often it redelivers a message, as only quorum queues do.
+
+        One that we do not declare ourselves may be of another type than the code says.
+        """
+        return self.type == "quorum" and self.declare == "ensure"
+
     def declared_arguments(self) -> dict[str, Any]:
         """Return the arguments the queue is declared with. Frozen: a change would be answered with a 406."""
         arguments: dict[str, Any] = {"x-queue-type": self.type}

@@ -27,7 +27,8 @@ class Requeue(Settlement):
     """The delivery failed and shall be tried again at once (basic.reject, requeue=true).
 
     It comes back immediately, to this worker or another, as often as the handler's `RetryPolicy` has retries; then it
-    is a dead letter. Return it only for what is about to pass.
+    is a dead letter. Where nobody counts redeliveries, on a classic queue or one that mxworker did not declare, only
+    the first is immediate, and the next one is a `Retry`. Return it only for what is about to pass.
     """
 
 

@@ -77,7 +77,8 @@ class Settling:
                 await self._dead_letter(delivery, ends)
 
     def _ending(self, delivery: Delivery, settlement: Settlement) -> Ending:
-        history = History(attempt_of(delivery, self._max_attempts), redeliveries_of(delivery))
+        redeliveries = redeliveries_of(delivery, self._handler.queue.counts_redeliveries)
+        history = History(attempt_of(delivery, self._max_attempts), redeliveries)
         return ending(settlement, history, self._handler.retry, self._rng)
 
     async def _later(self, delivery: Delivery, ends: Later) -> None:

@@ -283,7 +283,7 @@ def test_attempt_is_found_among_more_headers_than_are_read() -> None:
 @settings(max_examples=500)
 def test_attempt_of_any_bytes_is_within_bounds(raw: bytes, most: int) -> None:
     assert 1 <= attempt_of(received(raw), most) <= most
-    assert redeliveries_of(received(raw + b"x-delivery-count", redelivered=True)) is None
+    assert redeliveries_of(received(raw + b"x-delivery-count", redelivered=True), is_counted=True) is None
 
 
 def test_delivery_without_an_attempt_costs_nothing() -> None:
@@ -297,16 +297,19 @@ def test_delivery_without_an_attempt_costs_nothing() -> None:
     assert plain._original is None
 
 
-def test_delivery_count_is_believed_of_a_redelivered_message_alone() -> None:
+def test_delivery_count_is_believed_of_a_redelivered_message_and_a_queue_that_counts_alone() -> None:
     count = b"l" + struct.pack(">q", 10**9)
-    assert redeliveries_of(with_header(count, b"x-delivery-count")) == 0
-    assert redeliveries_of(with_header(count, b"x-delivery-count", redelivered=True)) == 10**9
+    for is_counted in (True, False):
+        assert redeliveries_of(with_header(count, b"x-delivery-count"), is_counted) == 0
+    redelivered = with_header(count, b"x-delivery-count", redelivered=True)
+    assert redeliveries_of(redelivered, is_counted=True) == 10**9
+    assert redeliveries_of(redelivered, is_counted=False) is None
 
 
 @pytest.mark.parametrize("value", [text(b"3"), b"t\x01", b"I" + struct.pack(">i", -1), b"F" + table(), b"V"], ids=repr)
 def test_delivery_count_that_is_none_counts_nothing(value: bytes) -> None:
-    assert redeliveries_of(with_header(value, b"x-delivery-count", redelivered=True)) is None
-    assert redeliveries_of(received(redelivered=True)) is None
+    assert redeliveries_of(with_header(value, b"x-delivery-count", redelivered=True), is_counted=True) is None
+    assert redeliveries_of(received(redelivered=True), is_counted=True) is None
 
 
 # ---- dead letters
