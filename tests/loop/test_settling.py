@@ -1,0 +1,355 @@
+"""Each way to the wire settles a delivery once, after its copy is safe, or leaves it unsettled when it is cut."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from mxworker import Ack, Delivery, Handlers, Queue, Reject, Requeue, Retry, RetryPolicy
+from mxworker.board import Board, Word
+from mxworker.copies import attempt_of
+from mxworker.errors import (
+    BrokerError,
+    ChannelLost,
+    ConnectionLost,
+    EncodeError,
+    MessageTooLarge,
+    PublishNacked,
+    PublishOverflow,
+    PublishUnconfirmed,
+    TopologyRefused,
+    Unroutable,
+)
+from mxworker.field_table import encode
+from mxworker.message import Content
+from mxworker.settlement import Settlement
+from mxworker.worker.settling import Settling
+from tests.harness.copied import properties_on_wire, received, route_of
+from tests.harness.stations import Channel
+from tests.harness.waiting import until
+from tests.rabbit.raw import raw_properties
+
+RETRY_QUEUE, DEAD_LETTER_QUEUE = "orders.retry.1000", "orders.dlq"
+UNSPLITTABLE = raw_properties(headers=b"\x00\x00\x00\x03abc")
+CONFIRMED = None
+OUTCOMES = (Word.ACKED, Word.REQUEUED, Word.RETRIED, Word.REJECTED, Word.STALE)
+
+
+class Publishing:
+    """A publisher that ends each publish as it was told to, in order; the last outcome serves all further ones."""
+
+    def __init__(self, *outcomes: Exception | asyncio.Event | None) -> None:
+        """An event is waited for, and then the publish is confirmed."""
+        self.published: list[tuple[Content, str]] = []
+        self.before_each: Callable[[], None] = lambda: None
+        self._outcomes = list(outcomes)
+
+    async def publish(self, body: Content, *, routing_key: str) -> None:
+        self.before_each()
+        self.published.append((body, routing_key))
+        outcome = self._outcomes.pop(0) if len(self._outcomes) > 1 else self._outcomes[0]
+        await asyncio.sleep(0)
+        if isinstance(outcome, asyncio.Event):
+            await outcome.wait()
+        elif outcome is not None:
+            raise outcome
+
+
+class Hasty(random.Random):
+    """Waits for no time, and notes how long it might have had to."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.ceilings_s: list[float] = []
+
+    def uniform(self, a: float, b: float) -> float:
+        self.ceilings_s.append(b)
+        return a
+
+
+@dataclass
+class Desk:
+    """A settling at work, with all around it that it touches."""
+
+    publishing: Publishing | None
+    repair: Callable[[], Awaitable[None]] | None = None
+    queue: Queue = field(default_factory=lambda: Queue("orders"))
+    channel: Channel = field(default_factory=Channel)
+    rng: Hasty = field(default_factory=Hasty)
+
+    def __post_init__(self) -> None:
+        handlers = Handlers()
+
+        @handlers.consume(self.queue, retry=RetryPolicy(delays=(1, 5), jitter=False))
+        async def order(body: bytes) -> None:
+            pass
+
+        (handler,) = handlers.compile()
+        self.slot = Board(1).slot(1)
+        publisher: Any = self.publishing
+        self.settling = Settling(handler, self.slot, publisher, self.repair, self.rng)
+
+    def delivery(self, raw: bytes = raw_properties(message_id=b"m-1"), *, redelivered: bool = False) -> Delivery:
+        return Delivery(b"body", raw, route_of(b"shop", b"new"), redelivered, 1, self.channel)
+
+    async def settle(self, settlement: Settlement, delivery: Delivery | None = None) -> None:
+        delivery = delivery or self.delivery()
+        ends = self.settling.settle(delivery, settlement)
+        if ends is not None:
+            assert self.channel.settled == 0
+            await self.settling.by_copy(delivery, ends)
+
+    @property
+    def counts(self) -> dict[Word, int]:
+        """What was counted, without what was not."""
+        return {word: count for word in OUTCOMES if (count := self.slot.words[word])}
+
+    @property
+    def settled(self) -> list[str]:
+        """How it was settled."""
+        ways = ("acked", "rejected", "requeued", "given_back")
+        return [way for way in ways for _ in getattr(self.channel, way)]
+
+
+def repairing(error: BrokerError | None = None) -> Callable[[], Awaitable[None]]:
+    async def repair() -> None:
+        await asyncio.sleep(0)
+        if error is not None:
+            raise error
+
+    return repair
+
+
+# ---- no copy needed
+
+
+@pytest.mark.parametrize(
+    ("settlement", "way", "word"),
+    [(Ack(), "acked", Word.ACKED), (Requeue(), "requeued", Word.REQUEUED)],
+)
+async def test_where_a_frame_is_enough_nothing_is_published(settlement: Settlement, way: str, word: Word) -> None:
+    desk = Desk(Publishing(CONFIRMED))
+    await desk.settle(settlement)
+    assert desk.publishing is not None
+    assert not desk.publishing.published
+    assert desk.settled == [way]
+    assert desk.counts == {word: 1}
+
+
+async def test_forged_count_of_redeliveries_requeues_nothing_twice_where_nobody_counts() -> None:
+    desk = Desk(Publishing(CONFIRMED), queue=Queue("orders", type="classic"))
+    headers = encode({"x-delivery-count": 1})
+    raw = raw_properties(headers=len(headers).to_bytes(4, "big") + headers)
+    await desk.settle(Requeue(), desk.delivery(raw, redelivered=True))
+    assert desk.settled == ["acked"]
+    assert desk.counts == {Word.RETRIED: 1}
+
+
+# ---- a retry
+
+
+REPAIRED, IN_VAIN = repairing(), repairing(TopologyRefused("missing"))
+LATER = {
+    "confirmed": ([CONFIRMED], None, "acked", 1),
+    "nacked": ([PublishNacked("full")], REPAIRED, "given_back", 1),
+    "unconfirmed": ([PublishUnconfirmed("lost")], REPAIRED, "given_back", 1),
+    "overflow": ([PublishOverflow("blocked")], REPAIRED, "given_back", 1),
+    "too large": ([MessageTooLarge("16 MB")], REPAIRED, "rejected", 1),
+    "not encodable": ([EncodeError("a name")], REPAIRED, "rejected", 1),
+    "unroutable, repaired": ([Unroutable("no queue"), CONFIRMED], REPAIRED, "acked", 2),
+    "unroutable, repaired, nacked": ([Unroutable("no queue"), PublishNacked("full")], REPAIRED, "given_back", 2),
+    "unroutable again": ([Unroutable("no queue")], REPAIRED, "given_back", 2),
+    "unroutable, refused repair": ([Unroutable("no queue")], IN_VAIN, "given_back", 1),
+    "unroutable, no connection": ([Unroutable("no queue")], repairing(ConnectionLost("gone")), "given_back", 1),
+    "unroutable, no answer": ([Unroutable("no queue")], repairing(ChannelLost("late")), "given_back", 1),
+    "unroutable, no repair": ([Unroutable("no queue")], None, "given_back", 1),
+}
+RETRY_WORD = {"acked": Word.RETRIED, "given_back": Word.REQUEUED, "rejected": Word.REJECTED}
+
+
+@pytest.mark.parametrize("case", LATER)
+async def test_retry_is_acked_once_its_copy_is_confirmed_and_goes_back_otherwise(case: str) -> None:
+    outcomes, repair, way, publishes = LATER[case]
+    publishing = Publishing(*outcomes)
+    desk = Desk(publishing, repair)
+    publishing.before_each = lambda: _assert_unsettled(desk)
+    await desk.settle(Retry())
+    assert desk.settled == [way]
+    assert desk.counts == {RETRY_WORD[way]: 1}
+    assert [queue for _, queue in publishing.published] == [RETRY_QUEUE] * publishes
+    for copy, _ in publishing.published:
+        assert attempt_of(received(properties_on_wire(copy)), 9) == 2
+    assert len(desk.rng.ceilings_s) == (way == "given_back"), "what comes right back waits before"
+
+
+async def test_retry_without_a_publisher_goes_back() -> None:
+    desk = Desk(None)
+    await desk.settle(Retry())
+    assert desk.settled == ["given_back"]
+
+
+async def test_retry_that_cannot_be_copied_is_a_dead_letter_of_the_brokers() -> None:
+    publishing = Publishing(CONFIRMED)
+    desk = Desk(publishing)
+    await desk.settle(Retry(), desk.delivery(UNSPLITTABLE))
+    assert not publishing.published
+    assert desk.settled == ["rejected"]
+
+
+async def test_pause_before_a_delivery_goes_back_grows_and_begins_anew_after_a_success() -> None:
+    refused = PublishNacked("full")
+    publishing = Publishing(*[refused] * 7, CONFIRMED, refused)
+    desk = Desk(publishing)
+    for _ in range(9):
+        await desk.settle(Retry(), Delivery(b"", b"\0\0", b"\0\0", False, 1, Channel()))
+    assert desk.rng.ceilings_s == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0, 1.0]
+
+
+async def test_many_that_miss_a_queue_share_one_repair() -> None:
+    repairs = 0
+    release = asyncio.Event()
+
+    async def repair() -> None:
+        nonlocal repairs
+        repairs += 1
+        await release.wait()
+
+    missing = [Unroutable("no queue")] * 20
+    publishing = Publishing(*missing, CONFIRMED)
+    desk = Desk(publishing, repair)
+    tasks = [asyncio.create_task(desk.settle(Retry())) for _ in range(20)]
+    await until(lambda: repairs and len(publishing.published) == 20, 5, "all to miss it")
+    tasks[0].cancel()  # the others wait on
+    await asyncio.wait(tasks[:1])
+    release.set()
+    await asyncio.gather(*tasks[1:])
+    assert repairs == 1
+    assert desk.settled == ["acked"] * 19
+
+
+# ---- a dead letter
+
+
+DEAD = {
+    "confirmed": ([CONFIRMED], None, "acked", 1),
+    "nacked": ([PublishNacked("full")], REPAIRED, "rejected", 1),
+    "unconfirmed": ([PublishUnconfirmed("lost")], REPAIRED, "rejected", 1),
+    "overflow": ([PublishOverflow("blocked")], REPAIRED, "rejected", 1),
+    "too large": ([MessageTooLarge("16 MB")], REPAIRED, "rejected", 1),
+    "not encodable": ([EncodeError("a name")], REPAIRED, "rejected", 1),
+    "unroutable, repaired": ([Unroutable("no queue"), CONFIRMED], REPAIRED, "acked", 2),
+    "unroutable again": ([Unroutable("no queue")], REPAIRED, "rejected", 2),
+    "unroutable, refused repair": ([Unroutable("no queue")], IN_VAIN, "rejected", 1),
+    "unroutable, no repair": ([Unroutable("no queue")], None, "rejected", 1),
+}
+
+
+@pytest.mark.parametrize("case", DEAD)
+async def test_dead_letter_is_acked_once_its_copy_is_confirmed_and_left_to_the_broker_otherwise(case: str) -> None:
+    outcomes, repair, way, publishes = DEAD[case]
+    publishing = Publishing(*outcomes)
+    desk = Desk(publishing, repair)
+    publishing.before_each = lambda: _assert_unsettled(desk)
+    await desk.settle(Reject("too old"))
+    assert desk.settled == [way]
+    assert desk.counts == {Word.REJECTED: 1}
+    assert [queue for _, queue in publishing.published] == [DEAD_LETTER_QUEUE] * publishes
+    for copy, _ in publishing.published:
+        assert received(properties_on_wire(copy)).headers["mx-error"] == "too old"
+
+
+async def test_dead_letter_without_a_publisher_is_left_to_the_broker() -> None:
+    desk = Desk(None)
+    await desk.settle(Reject())
+    assert desk.settled == ["rejected"]
+
+
+async def test_without_a_dead_letter_queue_of_ours_the_broker_gets_the_rejection() -> None:
+    publishing = Publishing(CONFIRMED)
+    desk = Desk(publishing, queue=Queue("orders", dead_letter=False))
+    await desk.settle(Reject())
+    assert not publishing.published
+    assert desk.settled == ["rejected"]
+    assert desk.counts == {Word.REJECTED: 1}
+
+
+async def test_dead_letter_that_cannot_be_copied_is_left_to_the_broker() -> None:
+    publishing = Publishing(CONFIRMED)
+    desk = Desk(publishing)
+    await desk.settle(Reject(), desk.delivery(UNSPLITTABLE))
+    assert not publishing.published
+    assert desk.settled == ["rejected"]
+
+
+# ---- stale
+
+
+@pytest.mark.parametrize("settlement", [Ack(), Requeue(), Retry(), Reject()], ids=repr)
+async def test_stale_delivery_ends_in_one_call_of_its_source_and_no_copy(settlement: Settlement) -> None:
+    publishing = Publishing(CONFIRMED)
+    desk = Desk(publishing)
+    desk.channel.is_lost = True
+    await desk.settle(settlement)
+    assert not publishing.published, "the broker delivers it again: a copy would be one too many"
+    assert len(desk.settled) == 1
+    assert desk.counts == {Word.STALE: 1}
+
+
+@pytest.mark.parametrize("settlement", [Retry(), Reject()], ids=repr)
+@pytest.mark.parametrize("outcome", [CONFIRMED, PublishUnconfirmed("lost")], ids=["confirmed", "unconfirmed"])
+async def test_delivery_that_goes_stale_while_its_copy_is_published_ends_in_one_call(
+    settlement: Settlement, outcome: Exception | None
+) -> None:
+    publishing = Publishing(outcome)
+    desk = Desk(publishing)
+    publishing.before_each = lambda: setattr(desk.channel, "is_lost", True)
+    await desk.settle(settlement)
+    assert len(desk.settled) == 1
+    assert desk.counts == {Word.STALE: 1}
+
+
+# ---- cut
+
+
+@pytest.mark.parametrize("settlement", [Retry(), Reject()], ids=repr)
+async def test_cut_while_its_copy_is_published_nothing_is_settled(settlement: Settlement) -> None:
+    publishing = Publishing(asyncio.Event())
+    desk = Desk(publishing)
+    await _cut(desk, settlement, lambda: bool(publishing.published))
+
+
+@pytest.mark.parametrize("settlement", [Retry(), Reject()], ids=repr)
+async def test_cut_while_its_queue_is_repaired_nothing_is_settled(settlement: Settlement) -> None:
+    repairs = 0
+
+    async def repair() -> None:
+        nonlocal repairs
+        repairs += 1
+        await asyncio.Event().wait()
+
+    await _cut(Desk(Publishing(Unroutable("no queue")), repair), settlement, lambda: bool(repairs))
+
+
+async def test_cut_while_it_waits_to_go_back_nothing_is_settled() -> None:
+    desk = Desk(Publishing(PublishNacked("full")))
+    desk.rng.uniform = lambda a, b: desk.rng.ceilings_s.append(b) or 3600.0  # type: ignore[method-assign,func-returns-value]
+    await _cut(desk, Retry(), lambda: bool(desk.rng.ceilings_s))
+
+
+async def _cut(desk: Desk, settlement: Settlement, has_come_so_far: Callable[[], bool]) -> None:
+    task = asyncio.create_task(desk.settle(settlement))
+    await until(has_come_so_far, 5, "the moment")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert desk.settled == []
+    assert desk.counts == {}
+
+
+def _assert_unsettled(desk: Desk) -> None:
+    assert desk.settled == [], "settled before the copy was confirmed"
