@@ -25,7 +25,6 @@ from tests.harness.nowhere import Nowhere
 from tests.harness.waiting import until, wait_until
 from tests.pure.test_field_table import raw_names, raw_values
 from tests.rabbit.client import Client, Received
-from tests.rabbit.node import Node
 from tests.rabbit.raw import field, raw_properties, table
 
 DELAY_S = 1.5
@@ -104,16 +103,6 @@ def shop(admin: Client) -> Iterator[Shop]:
     made = Shop(admin, f"test-{uuid.uuid4().hex[:12]}", DELAY_S)
     yield made
     made.remove()
-
-
-@pytest.fixture(scope="module")
-def worker_url(node: Node) -> Iterator[str]:
-    """The URL for a user of the shared node who is not the one that publishes originals."""
-    name = f"worker-{uuid.uuid4().hex[:8]}"
-    node.ctl("add_user", name, "secret")
-    node.ctl("set_permissions", name, ".*", ".*", ".*")
-    yield node.url.replace("guest:guest", f"{name}:secret")
-    node.ctl("delete_user", name)
 
 
 def more_routes(name: bytes, queue: str) -> tuple[bytes, bytes]:

@@ -50,6 +50,16 @@ def broker_url(request: pytest.FixtureRequest) -> str:
     return shared.url
 
 
+@pytest.fixture(scope="session")
+def worker_url(node: Node) -> Iterator[str]:
+    """The URL for a user of the shared node who is not the one that publishes originals."""
+    name = f"worker-{uuid.uuid4().hex[:8]}"
+    node.ctl("add_user", name, "secret")
+    node.ctl("set_permissions", name, ".*", ".*", ".*")
+    yield node.url.replace("guest:guest", f"{name}:secret")
+    node.ctl("delete_user", name)
+
+
 @pytest.fixture
 def admin(broker_url: str) -> Iterator[Client]:
     """A plain client of the shared broker, independent of mxworker."""
