@@ -11,28 +11,23 @@ Knows nothing about slots' states or why something is done. Invariants:
 
 from __future__ import annotations
 
-import ctypes
-import faulthandler
 import gc
 import logging
 import os
-import resource
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Set
 from pathlib import Path
 from typing import NoReturn
 
+from mxworker.child import bind_to_parent, do_nothing, flush
 from mxworker.errors import ExitCode, InvariantError
-from mxworker.master.signals import TAKEN, do_nothing
+from mxworker.master.signals import TAKEN
 
 _LOG = logging.getLogger("mxworker.master")
 _WORKER_LOG = logging.getLogger("mxworker.worker")
 
-_PR_SET_PDEATHSIG = 1  # prctl(2)
-_LIBC = ctypes.CDLL(None, use_errno=True)  # loaded before any fork: a child must not need the dynamic linker's lock
 _STANDARD_FDS = frozenset({0, 1, 2})
 _REAP_LOOK_S = 0.02
 
@@ -126,7 +121,7 @@ def _live_as_worker(slot: int, run_worker: Callable[[int], int], master_pid: int
         _WORKER_LOG.exception("slot %d: the worker failed", slot)
     finally:
         try:
-            _flush()
+            flush()
         finally:
             os._exit(code)
 
@@ -137,12 +132,7 @@ def _leave_the_master(master_pid: int) -> None:
     for signum in TAKEN:
         signal.signal(signum, do_nothing if signum in _FOR_THE_MASTER_ALONE else signal.SIG_DFL)
     _close_inherited_fds()
-    if _LIBC.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL)) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != master_pid:  # it died before the line above, so its death will not be signalled any more
-        os._exit(ExitCode.RUNTIME)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    faulthandler.enable(file=2)
+    bind_to_parent(master_pid)
 
 
 def _close_inherited_fds() -> None:
@@ -165,13 +155,3 @@ def _exit_code_of(request: SystemExit) -> int:
         case text:
             _WORKER_LOG.error("%s", text)
             return ExitCode.RUNTIME
-
-
-def _flush() -> None:
-    """Flush what `os._exit` would drop; a reader that went away is no reason to fail."""
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):
-            pass

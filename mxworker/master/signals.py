@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import signal
-from types import FrameType
+
+from mxworker.child import do_nothing
 
 TAKEN = frozenset(
     {
@@ -26,10 +27,6 @@ TAKEN = frozenset(
 )
 
 _READ_BYTES = 4096  # a pipe holds 65536; what one read leaves makes the next poll return at once
-
-
-def do_nothing(signum: int, frame: FrameType | None) -> None:
-    """Exist. A Python function instead of SIG_IGN: exec resets it, so subprocesses do not inherit deafness."""
 
 
 class SignalInbox:
