@@ -51,3 +51,4 @@ RESPAWN = Backoff(base_s=0.5, cap_s=30.0)
 NACKING = Backoff(base_s=0.2, cap_s=5.0)  # how long a publisher channel may nack; about as long as an election takes
 PUBLISH_RETRY = Backoff(base_s=0.05, cap_s=0.5)
 COPY = Backoff(base_s=0.5, cap_s=10.0)  # before a delivery goes back because its retry queue took no copy
+CPU_START = Backoff(base_s=1.0, cap_s=30.0)  # before a process for cpu handlers is started after one that could not

@@ -134,6 +134,13 @@ def set_up(level: str, style: str = "auto") -> None:
         logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
+def as_set_up() -> tuple[str, str]:
+    """Return the level and the style of this process's log, for a process that is to log as this one does."""
+    root = logging.getLogger()
+    has_text = any(isinstance(handler.formatter, TextFormatter) for handler in root.handlers)
+    return logging.getLevelName(root.level).lower(), "text" if has_text else "json"
+
+
 class LineBudget:
     """A rate limit for one kind of log line: at most `lines` in each window of `window_s` seconds."""
 

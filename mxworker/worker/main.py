@@ -28,6 +28,7 @@ from mxworker.errors import AppLoadError, BrokerError, ConnectionLost, ExitCode,
 from mxworker.lifecycle import WorkerState
 from mxworker.serializers import Serializer
 from mxworker.worker.loading import load, select
+from mxworker.worker.loops import new_loop
 from mxworker.worker.service import Service, describe
 
 log = logging.getLogger(__name__)
@@ -54,19 +55,9 @@ def run(settings: Consumption, board: Board, number: int) -> int:
     slot.write_note(describe(handlers))
     gc.collect()
     gc.freeze()  # what the import made lives as long as the process: no collection has to look at it again
-    loop = _new_loop()
+    loop = new_loop()
     asyncio.set_event_loop(loop)
     return loop.run_until_complete(_serve(settings, handlers, application.serializers, board, slot))
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    """Return uvloop's event loop when the extra `fast` is installed, else asyncio's."""
-    try:
-        import uvloop  # the extra may be missing
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
 
 
 async def _serve(

@@ -34,8 +34,11 @@ from mxworker.config import Consumption, format_duration
 from mxworker.context import Equipment, WorkerStats
 from mxworker.errors import AppLoadError, BrokerError, ConnectionLost, ExitCode
 from mxworker.lifecycle import WorkerState, next_worker_state
+from mxworker.log import as_set_up
 from mxworker.message import Encoder
 from mxworker.serializers import NO_SERIALIZERS, Serializer
+from mxworker.worker.cpu_pool import CpuPool
+from mxworker.worker.cpu_protocol import Terms
 from mxworker.worker.drain import Drain
 from mxworker.worker.lifespans import Lifespans
 from mxworker.worker.room import Room
@@ -89,7 +92,12 @@ class Service:
         self._rng = rng
         self.consumers: list[Consumer] = []
         self._lifespans = Lifespans(handlers)
-        self._threads = Threads(_threads_for(handlers, settings.process_concurrency))
+        self._threads = Threads(_places_for(HandlerKind.THREAD, handlers, settings.process_concurrency))
+        self.cpu = CpuPool(
+            Terms.of(settings, slot.number, os.getpid(), as_set_up()),
+            _places_for(HandlerKind.PROCESS, handlers, settings.process_concurrency),
+            rng,
+        )
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()
         self._cut = asyncio.Event()
@@ -182,7 +190,9 @@ class Service:
         finally:
             await end((*consuming, *carrying))
             await asyncio.gather(*(consumer.abandon() for consumer in self.consumers))
+            closing = self._loop.create_task(self.cpu.close(deadline))
             await self._lifespans.leave(deadline)
+            await closing
             self._threads.close()
             await self.publisher.close()
             if not self.is_leaving_work:
@@ -199,6 +209,7 @@ class Service:
             on_broken=self._on_broken,
             on_stuck=self._recycle_if_lost,
             equipment=Equipment(self.pool, self.publisher, self),
+            cpu=self.cpu,
         )
         budget = ByteBudget(self._settings.prefetch_budget_bytes)
         for index, handler in enumerate(self._handlers):
@@ -351,9 +362,9 @@ class Service:
         log.info("worker %d %s -> %s", self._slot.number, former.name, state.name)
 
 
-def _threads_for(handlers: Sequence[Handler], most: int) -> int:
-    """Return how many threads the `def` handlers may use: a place in one for each that may run."""
-    wanted = sum(handler.concurrency for handler in handlers if handler.kind is HandlerKind.THREAD)
+def _places_for(kind: HandlerKind, handlers: Sequence[Handler], most: int) -> int:
+    """Return how many threads, or processes, handlers of one kind may use: a place for each that may run."""
+    wanted = sum(handler.concurrency for handler in handlers if handler.kind is kind)
     return max(1, min(wanted, most))
 
 

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from mxworker.board import BoardSlot
-from mxworker.compilation import Handler
+from mxworker.compilation import Handler, HandlerKind
 from mxworker.context import Equipment, Surroundings
 from mxworker.delivery import Delivery
 from mxworker.settlement import Settlement
+from mxworker.worker.cpu_pool import CpuPool
 from mxworker.worker.dispatcher import Dispatcher
-from mxworker.worker.execution import batch_pipeline, pipeline
+from mxworker.worker.execution import Execute, batch_pipeline, pipeline
 from mxworker.worker.gathering import Gathered, Gatherer
 from mxworker.worker.guard import Guard
 from mxworker.worker.report import Report
@@ -38,7 +39,10 @@ _SHOWN_FRAMES = 8
 
 @dataclass(frozen=True, slots=True)
 class Premises:
-    """What all stations of a process share. `on_broken` is told of a bug of ours, `on_stuck` of each stuck handler."""
+    """What all stations of a process share. `on_broken` is told of a bug of ours, `on_stuck` of each stuck handler.
+
+    `cpu` is there when a handler has `cpu=True`.
+    """
 
     slot: BoardSlot
     loop: asyncio.AbstractEventLoop
@@ -49,6 +53,7 @@ class Premises:
     on_stuck: Callable[[], None] = lambda: None
     equipment: Equipment | None = None
     grace_s: float = GRACE_S
+    cpu: CpuPool | None = None
 
 
 class Station:
@@ -74,7 +79,7 @@ class Station:
         watch = self._watch if handler.kill_switch is not None else None
         work: SingleWork | BatchWork
         if handler.batch is None:
-            execute = pipeline(handler, report, surroundings, premises.threads)
+            execute = self._execute(report, surroundings)
             work = SingleWork(record, execute, report, settling, self._running, watch)
         else:
             execute_batch = batch_pipeline(handler, report, surroundings, premises.threads)
@@ -87,6 +92,12 @@ class Station:
         else:
             self._gatherer = Gatherer(handler.batch, premises.loop, self._dispatcher.admit)
             self.admit = self._gatherer.add
+
+    def _execute(self, report: Report, surroundings: Surroundings) -> Execute:
+        if self.handler.kind is not HandlerKind.PROCESS:
+            return pipeline(self.handler, report, surroundings, self._premises.threads)
+        assert self._premises.cpu is not None, "a cpu=True handler needs a pool of processes"
+        return self._premises.cpu.executing(self.handler, report)
 
     def guard(self, pause: Callable[[str], None], resume: Callable[[str], None]) -> None:
         """Let the handler's kill switch, if it has one, steer its consumer by these two."""

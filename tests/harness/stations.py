@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from mxworker import Delivery, Handlers
 from mxworker.board import Board, BoardSlot, Word
 from mxworker.config import DEFAULT_PROCESS_CONCURRENCY
+from mxworker.worker.cpu_pool import CpuPool
 from mxworker.worker.room import Room
 from mxworker.worker.station import Premises, Station
 from mxworker.worker.threads import Threads
@@ -73,7 +74,11 @@ class Bench:
 
 
 def at_work(
-    handlers: Handlers, process_concurrency: int = DEFAULT_PROCESS_CONCURRENCY, grace_s: float = 5.0, threads: int = 8
+    handlers: Handlers,
+    process_concurrency: int = DEFAULT_PROCESS_CONCURRENCY,
+    grace_s: float = 5.0,
+    threads: int = 8,
+    cpu: CpuPool | None = None,
 ) -> Bench:
     """Return the stations of `handlers`. They have no publisher: a retry goes back, a dead letter is rejected."""
     bench = Bench([], Board(1).slot(1))
@@ -90,6 +95,7 @@ def at_work(
         on_broken=bench.broken.append,
         on_stuck=note_stuck,
         grace_s=grace_s,
+        cpu=cpu,
     )
     bench.stations += [Station(index, handler, premises) for index, handler in enumerate(handlers.compile())]
     return bench

@@ -308,6 +308,16 @@ def test_text_is_text_everywhere() -> None:
     assert raw.endswith(b"WARNING shop  a warning\n")
 
 
+@pytest.mark.parametrize(("level", "style"), [("debug", "text"), ("warning", "json")])
+def test_set_up_can_be_told_to_another_process(level: str, style: str) -> None:
+    source = (
+        "import sys; from mxworker.log import as_set_up, set_up; "
+        "set_up(*sys.argv[1:]); sys.stderr.write(repr(as_set_up()))"
+    )
+    _, raw = _python(source, level, style, stderr=subprocess.PIPE).communicate(timeout=60)
+    assert raw.decode() == repr((level, style))
+
+
 def _python(source: str, *arguments: str, stderr: int) -> subprocess.Popen[bytes]:
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     return subprocess.Popen([sys.executable, "-c", source, *arguments], stderr=stderr, env=environment)

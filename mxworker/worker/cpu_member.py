@@ -1,0 +1,139 @@
+"""The whole life of a process that executes `cpu=True` handlers: load, enter the lifespans, answer requests, leave.
+
+It runs the same pipeline as its worker does, so decoding, middleware, `reject_on` and `on_error` mean the same here.
+The handler is called right on the event loop of this process, in its main thread: there is nothing else for the loop to
+do, and a process that is stuck is killed from outside.
+
+Requests and answers have a socket of their own; stdin is empty, stdout and stderr are the worker's. Signals that reach
+the whole process group do nothing: the worker decides, and ends this process by the end of the stream, or by SIGKILL.
+What the application reads off `sys.argv` is not there.
+
+Must not know: AMQP, channels, deadlines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from contextvars import copy_context
+from typing import Any
+
+from setproctitle import setproctitle
+
+from mxworker.child import bind_to_parent, do_nothing, flush
+from mxworker.compilation import Handler, HandlerKind
+from mxworker.context import Surroundings
+from mxworker.delivery import Delivery
+from mxworker.errors import ExitCode, MxWorkerError
+from mxworker.log import set_up
+from mxworker.settlement import Settlement
+from mxworker.worker.cpu_pipe import Pipe
+from mxworker.worker.cpu_protocol import FAILED, READY, Frame, Terms, requested, settled
+from mxworker.worker.execution import Execute, pipeline
+from mxworker.worker.lifespans import Lifespans
+from mxworker.worker.loading import load, select
+from mxworker.worker.loops import new_loop
+from mxworker.worker.report import Report
+
+log = logging.getLogger(__name__)
+
+DEAF_TO = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+"""What a terminal, or a service manager, sends to all processes at once."""
+
+_LONG_S = 24 * 3600.0  # for leaving the lifespans: the worker knows how long that may take, and kills
+
+
+def main() -> None:
+    """Live as a member; the command line holds the number of the socket and the terms. Never returns."""
+    number, text = sys.argv[1:]
+    terms = Terms.from_json(text)
+    bind_to_parent(terms.worker_pid)
+    for signum in DEAF_TO:
+        signal.signal(signum, do_nothing)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, DEAF_TO)
+    sys.argv[1:] = []
+    setproctitle(f"mxworker: worker {terms.worker} cpu")
+    set_up(terms.log_level, terms.log_style)
+    end = socket.socket(fileno=int(number))
+    end.set_inheritable(False)  # not for the subprocesses of a handler
+    code: int = ExitCode.RUNTIME
+    try:
+        code = _live(terms, Pipe(end))
+    except BaseException:
+        log.exception("a process for cpu handlers of worker %d failed", terms.worker)
+    finally:
+        flush()
+        os._exit(code)  # threads that the application left behind do not hold it up
+
+
+def _live(terms: Terms, pipe: Pipe) -> ExitCode:
+    loop = new_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        chosen = select(load(terms.app, terms.app_dir), terms.queues, terms.overrides)
+        handlers = [handler for handler in chosen if handler.kind is HandlerKind.PROCESS]
+        gc.collect()
+        gc.freeze()  # as in the worker: what the import made is not looked at again
+        loop.run_until_complete(_serve(handlers, pipe))
+    except MxWorkerError as error:
+        pipe.send_now(Frame(FAILED, {"text": str(error)}))
+        return error.exit_code
+    return ExitCode.OK
+
+
+async def _serve(handlers: Sequence[Handler], pipe: Pipe) -> None:
+    """Answer requests until the stream ends. Raises AppLoadError when a lifespan cannot be entered."""
+    lifespans = Lifespans(handlers)
+    states = await lifespans.enter()
+    desks = {handler.queue.name: _Desk(handler, states) for handler in handlers}
+    pipe.send_now(Frame(READY, {}))
+    while (frame := await pipe.receive()) is not None:
+        queue, delivery = requested(frame, _ELSEWHERE)
+        pipe.send_now(settled(await desks[queue].settlement_of(delivery)))
+    await lifespans.leave(asyncio.get_running_loop().time() + _LONG_S)
+
+
+class _Desk:
+    """Where the deliveries of one handler are executed."""
+
+    def __init__(self, handler: Handler, states: Mapping[Any, Any]) -> None:
+        """`states` is what the lifespans yielded."""
+        state = states.get(handler.lifespan) if handler.lifespan is not None else None
+        self._report = Report(handler)
+        surroundings = Surroundings(handler.queue.name, handler.name, handler.max_attempts, state)
+        self._execute: Execute = pipeline(handler, self._report, surroundings)
+        self._context = copy_context()
+
+    async def settlement_of(self, delivery: Delivery) -> Settlement:
+        """Execute a delivery, in a context of its own: what one sets is not seen by the next."""
+        try:
+            return await asyncio.create_task(self._execute(delivery), context=self._context.copy())
+        except asyncio.CancelledError:  # raised by the handler: nobody cancels here
+            return self._report.cancelled(delivery, timed_out=False)
+
+
+class _Elsewhere:
+    """The source of deliveries that are settled by the worker."""
+
+    is_lost = False
+
+    def ack(self, delivery: Delivery) -> bool:
+        """Do nothing."""
+        return False
+
+    def reject(self, delivery: Delivery, requeue: bool) -> bool:
+        """Do nothing."""
+        return False
+
+    def give_back(self, delivery: Delivery) -> bool:
+        """Do nothing."""
+        return False
+
+
+_ELSEWHERE = _Elsewhere()

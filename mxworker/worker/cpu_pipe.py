@@ -1,0 +1,93 @@
+"""Frames over one socket, for either side: from an event loop, or blocking."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from mxworker.worker.cpu_protocol import Frame, Unpacker
+
+_READ_BYTES = 256 * 1024  # a Unix socket holds about as much
+
+
+class Pipe:
+    """One end of a stream of frames. One side speaks at a time, so nothing is ever read ahead."""
+
+    def __init__(self, end: socket.socket) -> None:
+        """Take over `end`, one of a socket pair."""
+        end.setblocking(False)
+        self._socket = end
+
+    # ---- from the event loop
+
+    async def send(self, frame: Frame) -> None:
+        """Write a frame; waits while the other side does not read. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        for piece in frame.pieces():
+            await loop.sock_sendall(self._socket, piece)
+
+    async def receive(self) -> Frame | None:
+        """Return the next frame, None at the end. Raises OSError, EOFError inside a frame, ProtocolBroken.
+
+        Cancelled, it may have taken a part of a frame: the pipe is of no use then.
+        """
+        loop = asyncio.get_running_loop()
+        unpacker = Unpacker()
+        while True:
+            data = await loop.sock_recv(self._socket, _READ_BYTES)
+            if not data:
+                _refuse_half(unpacker)
+                return None
+            if (frame := unpacker.feed(data)) is not None:
+                return frame
+
+    # ---- blocking, from any thread, while nobody awaits
+
+    def send_now(self, frame: Frame) -> None:
+        """Do as `send` does. Raises OSError."""
+        self._socket.setblocking(True)
+        try:
+            for piece in frame.pieces():
+                self._socket.sendall(piece)
+        finally:
+            self._socket.setblocking(False)
+
+    def receive_now(self) -> Frame | None:
+        """Do as `receive` does."""
+        unpacker = Unpacker()
+        self._socket.setblocking(True)
+        try:
+            while True:
+                data = self._socket.recv(_READ_BYTES)
+                if not data:
+                    _refuse_half(unpacker)
+                return None
+                if (frame := unpacker.feed(data)) is not None:
+                    return frame
+        finally:
+            self._socket.setblocking(False)
+
+    # ---- the end
+
+    def end_sending(self) -> None:
+        """Let the other side see the end of the stream."""
+        self._shut(socket.SHUT_WR)
+
+    def end_receiving(self) -> None:
+        """Return from `receive` at the end of what has come, although somebody may still hold the other end open."""
+        self._shut(socket.SHUT_RD)
+
+    def close(self) -> None:
+        """Close this end. You must call it when nobody reads or writes any more."""
+        self._socket.close()
+
+    def _shut(self, how: int) -> None:
+        try:
+            self._socket.shutdown(how)
+        except OSError:
+            pass  # the other end is closed already
+
+
+def _refuse_half(unpacker: Unpacker) -> None:
+    if not unpacker.is_empty:
+        raise EOFError("the stream ended inside a frame")

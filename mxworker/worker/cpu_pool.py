@@ -1,0 +1,242 @@
+r"""The processes in which `cpu=True` handlers run: bounded, kept, and killed when their time is up.
+
+    STARTING -> idle <-> executing one delivery
+        \          \          \-> killed, because its delivery was cancelled
+         \          \-----------> dead, by a fault of its own
+          \-> cannot start: a pause before the next one
+
+Every process serves every `cpu=True` handler of the worker. One that dies costs the delivery that it executes, and
+nothing else. An execution that is cancelled kills its process and returns when the kernel says that it is gone: only
+then is its place free, so a retry never runs beside it. A start belongs to the pool, not to the delivery that needed
+it, so that a start which takes longer than a handler may still comes to its end.
+
+Must not know: deadlines, channels, what a settlement means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from contextlib import suppress
+
+from mxworker.backoff import CPU_START
+from mxworker.compilation import Handler
+from mxworker.delivery import Delivery
+from mxworker.settlement import Settlement
+from mxworker.worker.cpu_process import CpuProcess, in_words
+from mxworker.worker.cpu_protocol import FAILED, READY, SETTLEMENT, Frame, ProtocolBroken, Terms, request, settlement_of
+from mxworker.worker.execution import Execute
+from mxworker.worker.report import Report
+
+log = logging.getLogger(__name__)
+
+_START_PATIENCE_S = 60.0  # as long as a worker may take to boot by default
+_LEAVE_GRACE_S = 0.5  # beyond the drain's deadline, as for the worker's own lifespans
+
+
+class Lost(Exception):
+    """A delivery was not executed to its end; the text says why."""
+
+
+class Unread(Lost):
+    """Its process died before it had read all of the request: the kernel resets a socket with unread data (unix(7))."""
+
+
+class CpuPool:
+    """At most `size` processes, started when they are needed. Belongs to one event loop."""
+
+    def __init__(self, terms: Terms, size: int, rng: random.Random) -> None:
+        """Start none yet."""
+        self._terms = terms
+        self._size = size
+        self._rng = rng
+        self._loop = asyncio.get_running_loop()
+        self._members: set[CpuProcess] = set()  # all that are ready and have not ended
+        self._idle: list[CpuProcess] = []  # the one that was used last is at the end, and warm
+        self._starting: set[asyncio.Task[None]] = set()
+        self._waiters: deque[asyncio.Future[CpuProcess]] = deque()  # at most one for each delivery that runs
+        self._failed_starts = 0
+        self._is_closed = False
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of all that are ready."""
+        return sorted(member.pid for member in self._members)
+
+    # ---- executing
+
+    def executing(self, handler: Handler, report: Report) -> Execute:
+        """Return the coroutine function that takes a delivery of `handler` to its settlement; see `execution`."""
+        queue = handler.queue.name
+
+        async def execute(delivery: Delivery) -> Settlement:
+            try:
+                return await self._executed(queue, delivery)
+            except Lost as loss:
+                return report.lost(delivery, str(loss))
+
+        return execute
+
+    async def _executed(self, queue: str, delivery: Delivery) -> Settlement:
+        """Have a process execute a delivery. Raises Lost."""
+        asked = request(queue, delivery)
+        try:
+            return await self._executed_by(await self._taken(), asked)
+        except Unread:  # it died idle, and nobody knew: that is not the delivery's fault
+            return await self._executed_by(await self._taken(), asked)
+
+    async def _executed_by(self, member: CpuProcess, asked: Frame) -> Settlement:
+        """Have `member` execute a delivery. Raises Lost, when it has ended. Cancelled, it kills the process first."""
+        try:
+            settlement = await self._answer(member, asked)
+        except asyncio.CancelledError:
+            await member.kill()
+            raise
+        except ProtocolBroken as error:
+            await member.kill()
+            raise Lost(f"its process wrote into the pipe to its worker: {error}") from error
+        except OSError as error:
+            raise Unread(in_words(await member.kill())) from error
+        except EOFError as error:
+            raise Lost(in_words(await member.kill())) from error
+        self._hand_on(member)
+        return settlement
+
+    async def _answer(self, member: CpuProcess, asked: Frame) -> Settlement:
+        await member.pipe.send(asked)
+        frame = await member.pipe.receive()
+        if frame is None:
+            raise EOFError("the process has ended")
+        if frame.kind == SETTLEMENT:
+            return settlement_of(frame)
+        raise ProtocolBroken(f"'{frame.kind}' is no answer")
+
+    # ---- who is free, who waits
+
+    async def _taken(self) -> CpuProcess:
+        """Wait for a free process; the caller gives it back with `_hand_on`, or kills it. Raises Lost."""
+        while self._idle:
+            member = self._idle.pop()
+            if member.is_alive:
+                return member
+        waiter: asyncio.Future[CpuProcess] = self._loop.create_future()
+        self._waiters.append(waiter)
+        self._start_enough()
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._hand_on(waiter.result())
+            raise
+
+    def _hand_on(self, member: CpuProcess) -> None:
+        """Give a free process to who has waited longest, or keep it."""
+        waiter = self._next_waiter()
+        if waiter is not None:
+            waiter.set_result(member)
+        else:
+            self._idle.append(member)
+
+    def _next_waiter(self) -> asyncio.Future[CpuProcess] | None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                return waiter
+        return None
+
+    # ---- starting
+
+    def _start_enough(self) -> None:
+        """Start a process for each who waits, as far as there may be more."""
+        waiting = sum(not waiter.done() for waiter in self._waiters)
+        room = self._size - len(self._members) - len(self._starting)
+        for _ in range(0 if self._is_closed else min(waiting - len(self._starting), room)):
+            task = self._loop.create_task(self._start())
+            self._starting.add(task)
+            task.add_done_callback(self._on_start_over)
+
+    def _on_start_over(self, task: asyncio.Task[None]) -> None:
+        self._starting.discard(task)
+        self._start_enough()
+
+    async def _start(self) -> None:
+        """Start a process and hand it on; what went wrong is told to who has waited longest."""
+        if self._failed_starts:
+            await asyncio.sleep(CPU_START.ceiling_s(self._failed_starts - 1) * self._rng.uniform(0.5, 1.0))
+        began_at = self._loop.time()
+        try:
+            member = await self._started()
+        except Lost as loss:
+            self._failed_starts += 1
+            log.error("a process for cpu handlers of worker %d cannot start: %s", self._terms.worker, loss)
+            waiter = self._next_waiter()
+            if waiter is not None:
+                waiter.set_exception(Lost(f"no process could start for it: {' '.join(str(loss).split())}"))
+            return
+        self._failed_starts = 0
+        self._members.add(member)
+        member.ended.add_done_callback(lambda _: self._on_ended(member))
+        log.info(
+            "process %d for cpu handlers of worker %d is ready after %.2f s; there are %d of at most %d",
+            member.pid,
+            self._terms.worker,
+            self._loop.time() - began_at,
+            len(self._members),
+            self._size,
+        )
+        self._hand_on(member)
+
+    async def _started(self) -> CpuProcess:
+        """Return a process that is ready. Raises Lost."""
+        try:
+            member = CpuProcess(self._terms)
+        except OSError as error:
+            raise Lost(str(error)) from error
+        try:
+            async with asyncio.timeout(_START_PATIENCE_S):
+                frame = await member.pipe.receive()
+        except TimeoutError:
+            await member.kill()
+            raise Lost(f"it was not ready after {_START_PATIENCE_S:g} s") from None
+        except (OSError, EOFError, ProtocolBroken) as error:
+            raise Lost(in_words(await member.kill())) from error
+        except asyncio.CancelledError:
+            await member.kill()
+            raise
+        if frame is not None and frame.kind == READY:
+            return member
+        code = await member.kill()
+        raise Lost(frame.facts["text"] if frame is not None and frame.kind == FAILED else in_words(code))
+
+    def _on_ended(self, member: CpuProcess) -> None:
+        self._members.discard(member)
+        if member in self._idle:
+            self._idle.remove(member)
+            member.pipe.close()
+            if not self._is_closed:
+                log.warning(
+                    "process %d for cpu handlers ended while idle: %s", member.pid, in_words(member.ended.result())
+                )
+        self._start_enough()
+
+    # ---- the end
+
+    async def close(self, deadline: float) -> None:
+        """End all processes; those that do not leave until the loop time `deadline`, and a little longer, are killed.
+
+        Call it when nothing is executed any more.
+        """
+        self._is_closed = True
+        for task in self._starting:
+            task.cancel()
+        await asyncio.gather(*self._starting, return_exceptions=True)
+        members = list(self._members)
+        for member in members:
+            member.pipe.end_sending()
+        leave_until = max(deadline, self._loop.time()) + _LEAVE_GRACE_S
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(leave_until):
+                await asyncio.gather(*(asyncio.shield(member.ended) for member in members))
+        await asyncio.gather(*(member.kill() for member in members))

@@ -1,0 +1,207 @@
+"""What a worker and the process of its `cpu=True` handlers say to each other, as values and as bytes.
+
+    worker -> member   Terms, as an argument of the command
+    member -> worker   ready, or failed with a text
+    worker -> member   a request: one delivery                \
+    member -> worker   any number of times: publish           |  once for each delivery
+    worker -> member       confirmed, or refused              |
+    member -> worker   a settlement                           /
+    worker -> member   the end of the stream: leave
+
+One side speaks at a time. A frame is a head in JSON and raw parts; nothing is pickled, and nothing that comes from a
+publisher is interpreted on the way.
+
+Pure: no I/O, no event loop.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mxworker.compilation import Overrides
+from mxworker.config import Consumption
+from mxworker.delivery import Delivery, Source
+from mxworker.failures import Failure, FailureKind
+from mxworker.settlement import Ack, Reject, Requeue, Retry, Settlement
+
+READY = "ready"
+FAILED = "failed"
+REQUEST = "request"
+SETTLEMENT = "settlement"
+PUBLISH = "publish"
+CONFIRMED = "confirmed"
+REFUSED = "refused"
+
+_PREFIX = struct.Struct(">IQ")  # bytes of the head, bytes of all parts
+_MAX_HEAD_BYTES = 64 * 1024 * 1024
+_JOINED_BYTES = 128 * 1024  # a frame up to here is copied together for one write; a larger part is not copied
+_KINDS: Mapping[str, type[Settlement]] = {kind.__name__: kind for kind in (Ack, Requeue, Retry, Reject)}
+
+
+class ProtocolBroken(Exception):
+    """What came over the pipe is no frame of ours: somebody else wrote into it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One thing said: `kind` is a word of the list above."""
+
+    kind: str
+    facts: dict[str, Any]
+    parts: tuple[bytes, ...] = ()
+
+    def pieces(self) -> list[bytes]:
+        """Return the bytes to be written, in as few pieces as copying little allows."""
+        sizes = [len(part) for part in self.parts]
+        head = json.dumps([self.kind, self.facts, sizes], default=str).encode()
+        start = _PREFIX.pack(len(head), sum(sizes)) + head
+        if len(start) + sum(sizes) <= _JOINED_BYTES:
+            return [b"".join((start, *self.parts))]
+        return [start, *self.parts]
+
+
+class Unpacker:
+    """Makes a frame of bytes as they come. Holds one frame at most, for the other side then waits."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of a frame has come yet."""
+        return not self._data
+
+    def feed(self, data: bytes) -> Frame | None:
+        """Take more bytes, and return the frame once it is whole. Raises ProtocolBroken."""
+        self._data += data
+        if len(self._data) < _PREFIX.size:
+            return None
+        head_bytes, parts_bytes = _PREFIX.unpack_from(self._data)
+        if head_bytes > _MAX_HEAD_BYTES:
+            raise ProtocolBroken(f"a head of {head_bytes} bytes")
+        end = _PREFIX.size + head_bytes + parts_bytes
+        if len(self._data) < end:
+            return None
+        if len(self._data) > end:
+            raise ProtocolBroken("more than a frame")
+        whole, self._data = self._data, bytearray()
+        return _frame(memoryview(whole), _PREFIX.size + head_bytes)
+
+
+def _frame(data: memoryview, parts_at: int) -> Frame:
+    try:
+        kind, facts, sizes = json.loads(bytes(data[_PREFIX.size : parts_at]))
+        parts = []
+        for size in sizes:
+            parts.append(bytes(data[parts_at : parts_at + size]))
+            parts_at += size
+    except (ValueError, TypeError) as error:
+        raise ProtocolBroken(f"a head that cannot be read: {error}") from error
+    return Frame(kind, facts, tuple(parts))
+
+
+# ---- what a member is told at its start
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """All that a member has to know to load the same application as its worker, and to log as it does."""
+
+    worker: int
+    worker_pid: int
+    app: str
+    app_dir: str | None
+    queues: tuple[str, ...]
+    concurrency: int | None
+    prefetch: int | None
+    handler_timeout_s: float | None
+    max_body_bytes: int
+    log_level: str
+    log_style: str
+
+    @classmethod
+    def of(cls, settings: Consumption, worker: int, worker_pid: int, log_as: tuple[str, str]) -> Terms:
+        """Return the terms of the members of worker number `worker`; `log_as` is level and style, see `log.set_up`."""
+        return cls(
+            worker=worker,
+            worker_pid=worker_pid,
+            app=settings.app,
+            app_dir=settings.app_dir,
+            queues=settings.queues,
+            concurrency=settings.concurrency,
+            prefetch=settings.prefetch,
+            handler_timeout_s=settings.handler_timeout_s,
+            max_body_bytes=settings.publisher.max_body_bytes,
+            log_level=log_as[0],
+            log_style=log_as[1],
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Terms:
+        """Return what `to_json` has made text of."""
+        facts = json.loads(text)
+        return cls(**facts | {"queues": tuple(facts["queues"])})
+
+    def to_json(self) -> str:
+        """Return the terms as an argument of a command."""
+        return json.dumps(asdict(self))
+
+    @property
+    def overrides(self) -> Overrides:
+        """What the operator says instead of the code."""
+        return Overrides(self.concurrency, self.prefetch, self.handler_timeout_s)
+
+
+# ---- deliveries and settlements
+
+
+def request(queue: str, delivery: Delivery) -> Frame:
+    """Return the request to execute a delivery of `queue`."""
+    facts = {"queue": queue, "redelivered": delivery.redelivered, "tag": delivery.delivery_tag}
+    return Frame(REQUEST, facts, (delivery.raw_properties, delivery.raw_route, delivery.body))
+
+
+def requested(frame: Frame, source: Source) -> tuple[str, Delivery]:
+    """Return the queue and the delivery of a request."""
+    raw_properties, route, body = frame.parts
+    facts = frame.facts
+    return facts["queue"], Delivery(body, raw_properties, route, facts["redelivered"], facts["tag"], source)
+
+
+def settled(settlement: Settlement) -> Frame:
+    """Return the answer to a request."""
+    kind = next(name for name, kind in _KINDS.items() if isinstance(settlement, kind))
+    facts: dict[str, Any] = {"kind": kind}
+    if isinstance(settlement, Retry):
+        facts |= {"after_s": None if settlement.after_s is None else float(settlement.after_s)}
+    if isinstance(settlement, Retry | Reject):
+        facts |= {"reason": settlement.reason}
+    if settlement.failure is not None:
+        facts |= {"failure": asdict(settlement.failure)}
+    return Frame(SETTLEMENT, facts)
+
+
+def settlement_of(frame: Frame) -> Settlement:
+    """Return what an answer says. Raises ProtocolBroken."""
+    facts = frame.facts
+    try:
+        settlement = _settlement(facts)
+        if "failure" in facts:
+            failure = facts["failure"]
+            settlement.failure = Failure(FailureKind(failure["kind"]), failure["error_type"], failure["text"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolBroken(f"an answer that means nothing: {facts!r:.200}") from error
+    return settlement
+
+
+def _settlement(facts: Mapping[str, Any]) -> Settlement:
+    kind = _KINDS[facts["kind"]]
+    if kind is Retry:
+        return Retry(facts["after_s"], facts["reason"])
+    if kind is Reject:
+        return Reject(facts["reason"])
+    return kind()

@@ -1,0 +1,526 @@
+"""What handlers in processes of their own do to their worker: nothing, whatever they do to themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import hashlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mxworker import Ack, Delivery, Reject, Retry
+from mxworker.context import Surroundings
+from mxworker.failures import FailureKind
+from mxworker.settlement import Settlement
+from mxworker.worker import cpu_pool
+from mxworker.worker.execution import pipeline
+from mxworker.worker.report import Report
+from tests.harness.cpu import Cpu, cpu, is_there, recorded
+from tests.harness.nowhere import Nowhere
+from tests.harness.processes import Process, children
+from tests.harness.stations import Channel, at_work, deliveries
+from tests.harness.waiting import until
+
+SOON_S = 10.0
+
+ENDINGS = """
+    import asyncio
+    import ctypes
+    import os
+    import sys
+
+    from mxworker import Ack, Context, Handlers, Reject, Requeue, Retry
+
+    handlers = Handlers()
+
+
+    @handlers.middleware
+    async def refusing(payload, ctx, call_next):
+        if payload == "middleware":
+            raise Reject("the middleware said so")
+        return await call_next(payload, ctx)
+
+
+    def end(what: str) -> object:
+        match what:
+            case "None": return None
+            case "Ack": return Ack
+            case "Requeue": return Requeue()
+            case "Retry": return Retry(after=2.5, reason="later")
+            case "raised Retry": raise Retry
+            case "Reject": raise Reject("never \\ud800")
+            case "a number": return 5
+            case "ValueError": raise ValueError("no \\udcff good")
+            case "KeyError": raise KeyError("refused")
+            case "SystemExit": sys.exit("out")
+            case "StopIteration": raise StopIteration
+            case "CancelledError": raise asyncio.CancelledError
+
+
+    @handlers.consume("cpu", cpu=True, reject_on=[LookupError], on_error="retry")
+    def in_a_process(what: str) -> object:
+        return end(what)
+
+
+    @handlers.consume("async", reject_on=[LookupError], on_error="retry")
+    async def in_the_worker(what: str) -> object:
+        return end(what)
+"""
+
+DYING = """
+    import ctypes
+    import os
+    import subprocess
+    import time
+
+    from mxworker import Handlers, Reject
+
+    handlers = Handlers()
+
+
+    @handlers.consume("die", cpu=True)
+    def die(how: str) -> None:
+        if how == "exit":
+            os._exit(3)
+        if how == "segfault":
+            ctypes.string_at(0)
+        if how == "leaves a child":
+            if os.fork() == 0:
+                time.sleep(60)
+            os._exit(4)
+        if how == "closes all":
+            os.closerange(3, 1000)
+            time.sleep(60)
+        if how == "writes into every socket":
+            for fd in range(3, 100):
+                try:
+                    os.write(fd, b"x" * 20)
+                except OSError:
+                    pass
+
+
+    @handlers.consume("pid", cpu=True, concurrency=8, timeout=20)
+    def pid(seconds: str) -> None:
+        time.sleep(float(seconds))
+        raise Reject(str(os.getpid()))
+
+
+    @handlers.consume("loop", cpu=True, concurrency=3, timeout=2, on_error="reject")
+    def loop(path: str) -> None:
+        with open(path, "a") as file:
+            print(os.getpid(), file=file)
+        while True:
+            pass
+"""
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *("None", "Ack", "Requeue", "Retry", "raised Retry", "Reject", "a number", "ValueError", "KeyError"),
+        *("SystemExit", "StopIteration", "CancelledError", "middleware", "not UTF-8"),
+    ],
+)
+async def test_deliveries_end_as_in_the_worker(how: str, tmp_path: Path) -> None:
+    body = b"\xff" if how == "not UTF-8" else how.encode()
+    async with cpu(tmp_path, ENDINGS, size=1) as app:
+        there = await app.execute("cpu", body)
+        here = await in_the_worker(app, body)
+    assert type(there) is type(here)
+    assert there.failure == here.failure
+    for name in ("after_s", "reason"):
+        assert getattr(there, name, None) == getattr(here, name, None)
+
+
+async def in_the_worker(app: Cpu, body: bytes) -> Settlement:
+    """Return the settlement that reaches the wire for an `async def` handler."""
+    handler = app.handler("async")
+    delivery = Delivery(body, b"\0\0", b"\0\0", False, 1, Nowhere())
+    report = Report(handler)
+    try:
+        return await pipeline(handler, report, Surroundings("async", handler.name))(delivery)
+    except asyncio.CancelledError:
+        return report.cancelled(delivery, timed_out=False)
+
+
+# ---- what dies
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        (b"exit", "its process exited with code 3"),
+        (b"segfault", "its process died with signal 11 (SIGSEGV)"),
+        (b"leaves a child", "its process exited with code 4"),
+        (b"closes all", "its process died with signal 9 (SIGKILL)"),
+    ],
+)
+async def test_dead_process_costs_its_delivery_and_says_how_it_died(how: bytes, why: str, tmp_path: Path) -> None:
+    async with cpu(tmp_path, DYING, size=1) as app:
+        settlement = await asyncio.wait_for(app.execute("die", how), SOON_S)
+        assert isinstance(settlement, Retry)
+        assert settlement.failure is not None
+        assert (settlement.failure.kind, settlement.failure.text) == (FailureKind.LOST, why)
+        assert isinstance(await app.execute("die", b"not"), Ack)
+
+
+async def test_process_that_writes_into_the_pipe_costs_its_delivery(tmp_path: Path) -> None:
+    async with cpu(tmp_path, DYING, size=1) as app:
+        settlement = await asyncio.wait_for(app.execute("die", b"writes into every socket"), SOON_S)
+        assert settlement.failure is not None
+        assert "wrote into the pipe" in settlement.failure.text
+        assert isinstance(await app.execute("die", b"not"), Ack)
+
+
+async def test_death_of_one_does_not_touch_the_others(tmp_path: Path) -> None:
+    async with cpu(tmp_path, DYING, size=3) as app:
+        others = [asyncio.create_task(app.execute("pid", b"0.5")) for _ in range(2)]
+        await until(lambda: len(app.processes()) == 2, SOON_S)
+        lost = await app.execute("die", b"exit")
+        assert lost.failure is not None
+        assert all(isinstance(settlement, Reject) for settlement in await asyncio.gather(*others))
+
+
+async def test_process_that_died_idle_costs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with cpu(tmp_path, DYING, size=1) as app:
+        first = await app.tell("pid", b"0")
+        os.kill(int(first), signal.SIGKILL)
+        second = await app.tell("pid", b"0")  # before the loop could hear of it
+        assert second != first
+        os.kill(int(second), signal.SIGKILL)
+        await until(lambda: not app.processes(), SOON_S)
+        assert await app.tell("pid", b"0") not in (first, second)
+    assert "ended while idle: its process died with signal 9 (SIGKILL)" in caplog.text
+
+
+async def test_process_killed_from_outside_costs_its_delivery(tmp_path: Path) -> None:
+    async with cpu(tmp_path, DYING, size=1) as app:
+        lost = asyncio.create_task(app.execute("pid", b"30"))
+        await until(app.processes, SOON_S)
+        app.processes()[0].signal(signal.SIGKILL)
+        settlement = await asyncio.wait_for(lost, SOON_S)
+        assert settlement.failure is not None
+        assert "signal 9" in settlement.failure.text
+
+
+# ---- what does not end
+
+
+async def test_stuck_handler_is_killed_when_its_time_is_up_and_its_place_is_free(tmp_path: Path) -> None:
+    path = tmp_path / "pids"
+    async with cpu(tmp_path, DYING, size=10) as app:
+        bench = at_work(app.handlers, cpu=app.pool, grace_s=2.0)
+        station = next(station for station in bench.stations if station.handler.name == "loop")
+        channel = Channel()
+        for delivery in deliveries(channel, 3, str(path).encode()):
+            station.admit(delivery)
+        await asyncio.wait_for(station.finished(), SOON_S)
+        pids = recorded(path)
+        assert len(set(pids)) == len(pids) == 3
+        assert not any(is_there(pid) for pid in pids)
+        assert sorted(channel.rejected) == [1, 2, 3]
+        assert bench.stuck_reports == 0
+        assert isinstance(await app.execute("die", b"not"), Ack)
+
+
+async def test_place_is_free_only_when_the_killed_process_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "pids"
+    async with cpu(tmp_path, DYING, size=1) as app:
+        running = asyncio.create_task(app.execute("loop", str(path).encode()))
+        await until(lambda: recorded(path), SOON_S)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert not is_there(recorded(path)[0])
+        assert app.pool.pids == []
+        assert isinstance(await app.execute("die", b"not"), Ack)
+
+
+async def test_waiting_for_a_free_process_gives_up_when_cancelled(tmp_path: Path) -> None:
+    async with cpu(tmp_path, DYING, size=1) as app:
+        running = asyncio.create_task(app.tell("pid", b"0.3"))
+        await until(app.processes, SOON_S)
+        waiting = asyncio.create_task(app.execute("pid", b"0"))
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert await running == await app.tell("pid", b"0"), "the process was kept"
+
+
+async def test_there_are_never_more_processes_than_places(tmp_path: Path) -> None:
+    async with cpu(tmp_path, DYING, size=2) as app:
+        pids = await asyncio.gather(*(app.tell("pid", b"0.02") for _ in range(40)))
+        assert len(set(pids)) == 2
+        assert len(app.seen) == 2
+
+
+async def test_handlers_of_several_queues_share_the_processes(tmp_path: Path) -> None:
+    async with cpu(tmp_path, DYING, size=2) as app:
+        pid = await app.tell("pid", b"0")
+        assert isinstance(await app.execute("die", b"not"), Ack)
+        assert await app.tell("pid", b"0") == pid
+        assert len(app.processes()) == 1
+
+
+# ---- starting
+
+CONDITIONAL = """
+    import os
+    import time
+    from pathlib import Path
+
+    from mxworker import Handlers, Reject
+
+    handlers = Handlers()
+    folder = Path(__file__).parent
+    worker = {worker}
+
+    if os.getpid() != worker:
+        time.sleep({import_s})
+        if (folder / "broken").exists():
+            raise RuntimeError("not here")
+
+
+    @handlers.lifespan
+    async def lifespan():
+        if (folder / "unlivable").exists():
+            raise OSError("no such database")
+        yield {{"pid": os.getpid()}}
+        (folder / f"left-{{os.getpid()}}").touch()
+
+
+    @handlers.consume("pid", cpu=True)
+    def pid(payload: bytes) -> None:
+        raise Reject(str(os.getpid()))
+"""
+
+
+def conditional(import_s: float = 0.0) -> str:
+    return CONDITIONAL.format(worker=os.getpid(), import_s=import_s)
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"), [("broken", "RuntimeError: not here"), ("unlivable", "OSError: no such database")]
+)
+async def test_process_that_cannot_start_is_reported_and_tried_again_later(
+    fault: str, why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / fault).touch()
+    async with cpu(tmp_path, conditional()) as app:
+        begin = time.monotonic()
+        for _ in range(2):
+            settlement = await app.execute("pid")
+            assert settlement.failure is not None
+            assert settlement.failure.kind is FailureKind.LOST
+            assert why in settlement.failure.text
+        assert time.monotonic() - begin > 0.5, "there was a pause before the second start"
+        assert f"cannot start: {'lifespan' if fault == 'unlivable' else ''}" in caplog.text
+        (tmp_path / fault).unlink()
+        assert (await app.tell("pid")).isdigit()
+
+
+async def test_start_that_takes_longer_than_a_handler_may_comes_to_its_end(tmp_path: Path) -> None:
+    async with cpu(tmp_path, conditional(import_s=0.5), size=1) as app:
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(app.execute("pid"), 0.1)
+        await until(app.processes, SOON_S)
+        (process,) = app.processes()
+        assert await app.tell("pid") == str(process.pid)
+
+
+async def test_process_that_hangs_at_its_start_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_pool, "_START_PATIENCE_S", 0.3)
+    async with cpu(tmp_path, conditional(import_s=60), size=1) as app:
+        settlement = await app.execute("pid")
+        assert settlement.failure is not None
+        assert "it was not ready after 0.3 s" in settlement.failure.text
+
+
+async def test_start_does_not_hold_up_the_loop(tmp_path: Path) -> None:
+    longest_s = 0.0
+
+    async def watch() -> None:
+        nonlocal longest_s
+        while True:
+            begin = time.monotonic()
+            await asyncio.sleep(0)
+            longest_s = max(longest_s, time.monotonic() - begin)
+
+    async with cpu(tmp_path, conditional(), size=1) as app:
+        gc.collect()
+        watching = asyncio.create_task(watch())
+        await app.execute("pid")
+        watching.cancel()
+    assert longest_s < 0.1
+
+
+async def test_lifespan_is_left_at_the_end(tmp_path: Path) -> None:
+    async with cpu(tmp_path, conditional(), size=1) as app:
+        pid = await app.tell("pid")
+    assert (tmp_path / f"left-{pid}").exists()
+
+
+async def test_close_ends_what_starts(tmp_path: Path) -> None:
+    async with cpu(tmp_path, conditional(import_s=60), size=1) as app:
+        begin = time.monotonic()
+        starting = asyncio.create_task(app.execute("pid"))
+        await until(app_children, SOON_S)
+        members = app_children()
+        starting.cancel()
+        await app.pool.close(0.0)
+        assert time.monotonic() - begin < SOON_S
+        assert not any(member.is_alive for member in members)
+
+
+def app_children() -> list[Process]:
+    """Return the members among our children."""
+    return [child for child in children(os.getpid()) if "cpu" in _command(child)]
+
+
+def _command(process: Process) -> str:
+    try:
+        return Path(f"/proc/{process.pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+# ---- what a handler finds there
+
+SURROUNDINGS = """
+    import hashlib
+    import logging
+    import os
+    import subprocess
+    import sys
+    from contextvars import ContextVar
+    from pathlib import Path
+
+    from mxworker import Context, Handlers, Reject
+
+    handlers = Handlers()
+    mine = ContextVar("mine", default="unset")
+
+
+    @handlers.lifespan
+    async def lifespan():
+        yield {"where": os.getpid()}
+
+
+    @handlers.consume("ctx", cpu=True)
+    def ctx(payload: bytes, ctx: Context) -> None:
+        found = [ctx.queue, ctx.handler, ctx.attempt, ctx.is_stale, ctx.delivery.delivery_tag, ctx.delivery.message_id]
+        assert ctx.state == {"where": os.getpid()}
+        ctx.log.info("the log line of %s", ctx.handler)
+        raise Reject(repr(found))
+
+
+    @handlers.consume("variable", cpu=True)
+    def variable(payload: bytes) -> None:
+        before = mine.get()
+        mine.set("set")
+        raise Reject(before)
+
+
+    @handlers.consume("print", cpu=True)
+    def say(payload: str) -> None:
+        print(payload * 1000, flush=True)
+        print("to stderr", file=sys.stderr, flush=True)
+        os.write(1, b"raw\\n")
+        assert sys.stdin.read() == ""
+        subprocess.run(["true"], check=True)
+
+
+    @handlers.consume("digest", cpu=True)
+    def digest(body: bytes) -> None:
+        raise Reject(hashlib.sha256(body).hexdigest())
+
+
+    @handlers.consume("process", cpu=True)
+    def process(payload: str) -> None:
+        found = {
+            "argv": sys.argv[1:],
+            "level": logging.getLogger().level,
+            "core": __import__("resource").getrlimit(__import__("resource").RLIMIT_CORE),
+            "title": Path("/proc/self/cmdline").read_text().strip("\\0"),
+            "path": sys.path,
+            "fds": sorted(int(fd) for fd in os.listdir("/proc/self/fd")),
+        }
+        raise Reject(repr(found[payload]))
+"""
+
+
+async def test_context_is_that_of_the_delivery(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    async with cpu(tmp_path, SURROUNDINGS, size=1) as app:
+        assert await app.tell("ctx") == repr(["ctx", "ctx", 1, False, 1, None])
+    assert "INFO    mxworker.handler.ctx  the log line of ctx" in capfd.readouterr().err
+
+
+async def test_context_variables_of_one_delivery_are_not_seen_by_the_next(tmp_path: Path) -> None:
+    async with cpu(tmp_path, SURROUNDINGS, size=1) as app:
+        assert [await app.tell("variable") for _ in range(2)] == ["unset", "unset"]
+
+
+async def test_prints_go_where_those_of_the_worker_go(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    async with cpu(tmp_path, SURROUNDINGS, size=1) as app:
+        for _ in range(2):
+            assert isinstance(await app.execute("print", b"hello"), Ack)
+    shown = capfd.readouterr()
+    assert shown.out == 2 * (1000 * "hello" + "\nraw\n")
+    assert "to stderr" in shown.err
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 131_072, 8_000_000, 64 * 1024 * 1024])
+async def test_bodies_of_all_sizes_arrive_whole(size_bytes: int, tmp_path: Path) -> None:
+    body = os.urandom(size_bytes)
+    async with cpu(tmp_path, SURROUNDINGS, size=1) as app:
+        assert await app.tell("digest", body) == hashlib.sha256(body).hexdigest()
+
+
+async def test_process_is_set_up_like_a_worker(tmp_path: Path) -> None:
+    async with cpu(tmp_path, SURROUNDINGS, size=1) as app:
+        assert await app.tell("process", b"argv") == "[]"
+        assert await app.tell("process", b"level") == "20"
+        assert await app.tell("process", b"core") == "(0, 0)"
+        assert await app.tell("process", b"title") == repr("mxworker: worker 7 cpu")
+
+
+async def test_current_directory_takes_the_place_of_no_module(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "colorsys.py").write_text("raise ImportError('not this one')")
+    (elsewhere / "mxworker.py").write_text("raise ImportError('nor this one')")
+    monkeypatch.chdir(elsewhere)
+    async with cpu(tmp_path, "import colorsys\n" + SURROUNDINGS.replace("\n    ", "\n"), size=1) as app:
+        assert str(elsewhere) not in sys.path
+        assert isinstance(await app.execute("print", b""), Ack)
+
+
+async def test_signals_to_the_whole_group_do_nothing(tmp_path: Path) -> None:
+    async with cpu(tmp_path, DYING, size=1) as app:
+        running = asyncio.create_task(app.tell("pid", b"0.5"))
+        await until(app.processes, SOON_S)
+        (process,) = app.processes()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            assert process.signal(number)
+        assert await running == str(process.pid)
+        assert await app.tell("pid", b"0") == str(process.pid)
+
+
+async def test_signals_at_the_start_do_nothing_either(tmp_path: Path) -> None:
+    async with cpu(tmp_path, conditional(import_s=0.3), size=1) as app:
+        telling = asyncio.create_task(app.tell("pid"))
+        await until(app_children, SOON_S)
+        (process,) = app_children()
+        while not telling.done():
+            process.signal(signal.SIGTERM)
+            process.signal(signal.SIGINT)
+            await asyncio.sleep(0.001)
+        assert await telling == str(process.pid)

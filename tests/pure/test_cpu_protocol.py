@@ -1,0 +1,133 @@
+"""What a worker and its processes say to each other arrives as it was said, however it is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mxworker import Ack, Delivery, Reject, Requeue, Retry
+from mxworker.brokers import Brokers
+from mxworker.config import Consumption
+from mxworker.failures import Failure, FailureKind
+from mxworker.settlement import Settlement
+from mxworker.worker.cpu_protocol import (
+    SETTLEMENT,
+    Frame,
+    ProtocolBroken,
+    Terms,
+    Unpacker,
+    request,
+    requested,
+    settled,
+    settlement_of,
+)
+from tests.harness.nowhere import Nowhere
+
+any_text = st.text(st.characters())  # with lone surrogates: a text may come from a hostile body
+
+
+def with_failure(settlement: Settlement, failure: Failure | None) -> Settlement:
+    settlement.failure = failure
+    return settlement
+
+
+failures = st.none() | st.builds(Failure, st.sampled_from(FailureKind), any_text, any_text)
+seconds = st.none() | st.floats(0, 1e9)
+settlements = st.builds(
+    with_failure,
+    st.builds(Ack) | st.builds(Requeue) | st.builds(Retry, seconds, any_text) | st.builds(Reject, any_text),
+    failures,
+)
+
+
+def carried(frame: Frame, cut: Callable[[int], int] = lambda left: left) -> Frame:
+    """Return what arrives when the bytes come in pieces of `cut(bytes left)`."""
+    data = b"".join(frame.pieces())
+    unpacker = Unpacker()
+    arrived = None
+    while data:
+        assert arrived is None
+        size = max(1, min(cut(len(data)), len(data)))
+        arrived = unpacker.feed(data[:size])
+        data = data[size:]
+    assert arrived is not None
+    return arrived
+
+
+@given(settlements)
+def test_settlement_arrives_as_it_was(settlement: Settlement) -> None:
+    there = settlement_of(carried(settled(settlement)))
+    assert type(there) is type(settlement)
+    assert there.failure == settlement.failure
+    assert vars(there) | {"failure": None} == vars(settlement) | {"failure": None}
+
+
+@given(st.data(), st.binary(), st.binary(), st.binary(), st.booleans(), st.integers(1, 2**64 - 1))
+def test_delivery_arrives_as_it_was_however_it_is_cut(
+    data: st.DataObject, body: bytes, properties: bytes, route: bytes, redelivered: bool, tag: int
+) -> None:
+    delivery = Delivery(body, properties, route, redelivered, tag, Nowhere())
+    frame = carried(request("orders", delivery), lambda left: data.draw(st.integers(1, left)))
+    queue, there = requested(frame, Nowhere())
+    assert queue == "orders"
+    assert (there.body, there.raw_properties, there.raw_route) == (body, properties, route)
+    assert (there.redelivered, there.delivery_tag) == (redelivered, tag)
+
+
+def test_large_part_is_not_copied_to_be_sent() -> None:
+    body = bytes(1_000_000)
+    assert any(piece is body for piece in Frame("request", {}, (b"small", body)).pieces())
+    assert len(Frame("request", {}, (b"small", b"body")).pieces()) == 1
+
+
+def test_settlement_of_a_class_of_the_applications_own_arrives_as_what_it_is() -> None:
+    class TooOld(Reject):
+        pass
+
+    there = settlement_of(carried(settled(TooOld("2019"))))
+    assert type(there) is Reject
+    assert there.reason == "2019"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff" * 20,
+        b"\0\0\0\x02\0\0\0\0\0\0\0\0{}",
+        b"\0\0\0\x02\0\0\0\0\0\0\0\0{,",
+        b"\0\0\0\x01\0\0\0\0\0\0\0\0\xff",
+        b"".join(Frame("ready", {}).pieces()) + b"x",
+    ],
+)
+def test_bytes_that_are_no_frame_are_found_out(data: bytes) -> None:
+    with pytest.raises(ProtocolBroken):
+        Unpacker().feed(data)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {},
+        {"kind": "Perhaps"},
+        {"kind": "Retry", "after_s": -1.0, "reason": ""},
+        {"kind": "Reject"},
+        {"kind": "Ack", "failure": {"kind": "unheard of", "error_type": "", "text": ""}},
+        {"kind": "Ack", "failure": None},
+    ],
+)
+def test_answer_that_means_nothing_is_found_out(facts: dict[str, object]) -> None:
+    with pytest.raises(ProtocolBroken):
+        settlement_of(Frame(SETTLEMENT, facts))
+
+
+def test_terms_arrive_as_they_were() -> None:
+    settings = Consumption(
+        app="app:handlers", app_dir="/srv", brokers=Brokers.parse(["amqp://nowhere"]), queues=("a", "b"), concurrency=3
+    )
+    terms = Terms.of(settings, 4, 1234, ("debug", "json"))
+    assert Terms.from_json(terms.to_json()) == terms
+    assert terms.overrides.concurrency == 3
+    assert "nowhere" not in terms.to_json(), "the broker's URL, which may hold a password, is not in the arguments"
