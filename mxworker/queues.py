@@ -74,7 +74,8 @@ class Queue:
             raise ValueError(f"queue '{self.name}': declare is 'ensure', 'passive' or 'off', not {self.declare!r}")
         if self.max_priority is not None:
             self._check_max_priority(self.max_priority)
-        if self.consumer_priority not in _CONSUMER_PRIORITIES:
+        # A range looks for what is no int one by one.
+        if not isinstance(self.consumer_priority, int) or self.consumer_priority not in _CONSUMER_PRIORITIES:
             raise ValueError(f"queue '{self.name}': consumer_priority {self.consumer_priority!r} is no 32-bit integer")
         if self.arguments.get("x-single-active-consumer"):
             object.__setattr__(self, "single_active_consumer", True)
