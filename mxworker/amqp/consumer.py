@@ -51,6 +51,7 @@ class Consumer:
         admit: Admit,
         on_change: Callable[[], None],
         rng: random.Random,
+        *,
         on_paused: Callable[[], None] = lambda: None,
         retry_steps_ms: Sequence[int] = (),
         budget: ByteBudget | None = None,
@@ -208,9 +209,9 @@ class Consumer:
                     self.queue,
                     prefetch,
                     self._admit,
-                    self._retry_steps_ms,
-                    self._budget,
-                    self._on_full,
+                    retry_steps_ms=self._retry_steps_ms,
+                    budget=self._budget,
+                    on_full=self._on_full,
                 )
         except TimeoutError:
             raise ChannelLost(f"queue '{self.queue.name}': no answer within {_REPLY_DEADLINE_S:g} s") from None

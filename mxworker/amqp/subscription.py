@@ -88,6 +88,7 @@ class Subscription:
         queue: Queue,
         prefetch: int | None,
         admit: Admit,
+        *,
         retry_steps_ms: Sequence[int] = (),
         budget: ByteBudget | None = None,
         on_full: Callable[[], None] = lambda: None,

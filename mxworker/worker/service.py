@@ -223,9 +223,9 @@ class Service:
                 station.admit,
                 self._look_around,
                 self._rng,
-                station.return_waiting,
-                handler.retry_steps_ms,
-                budget,
+                on_paused=station.return_waiting,
+                retry_steps_ms=handler.retry_steps_ms,
+                budget=budget,
             )
             station.guard(consumer.pause, consumer.resume)
             self.stations.append(station)

@@ -106,7 +106,7 @@ async def test_every_settlement_gives_the_bytes_back_once() -> None:
         connection = await open_soon(broker)
         taken: list[Delivery] = []
         budget = ByteBudget(10**6)
-        subscription = await Subscription.open(connection, QUEUE, 10, taken.append, budget)
+        subscription = await Subscription.open(connection, QUEUE, 10, taken.append, budget=budget)
         broker.peers[0].write(bodies(*[BIG] * 7))
         await until(lambda: len(taken) == 7, SOON_S)
         for number, one in enumerate(taken):
