@@ -69,7 +69,9 @@ class Handlers:
         """Register a function as the handler of `queue`.
 
         An `async def` runs on the event loop, a `def` in a thread; with `cpu` a `def` runs in a process of its own, to
-        compute without holding up others.
+        compute without holding up others. Such a process is killed when the time is up, and what a handler does to it,
+        a crash included, costs one attempt of its own message. It loads the application and enters the lifespan anew;
+        of its context, `publisher.publish_sync` works there, while `channel`, `pause`, `resume` and `stats` do not.
 
         Its first parameter is the payload, decoded as its annotation says (see `codec`); an optional second one is a
         `Context`. It returns or raises a settlement; returning None acks. For any other exception, and for running

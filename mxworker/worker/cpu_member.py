@@ -27,14 +27,16 @@ from typing import Any
 from setproctitle import setproctitle
 
 from mxworker.child import bind_to_parent, do_nothing, flush
-from mxworker.compilation import Handler, HandlerKind
-from mxworker.context import Surroundings
+from mxworker.compilation import Handler, HandlerKind, Lifespan
+from mxworker.context import Equipment, Surroundings
 from mxworker.delivery import Delivery
 from mxworker.errors import ExitCode, MxWorkerError
 from mxworker.log import set_up
+from mxworker.message import Encoder
 from mxworker.settlement import Settlement
 from mxworker.worker.cpu_pipe import Pipe
 from mxworker.worker.cpu_protocol import FAILED, READY, Frame, Terms, requested, settled
+from mxworker.worker.cpu_publisher import CpuPublisher, equipment
 from mxworker.worker.execution import Execute, pipeline
 from mxworker.worker.lifespans import Lifespans
 from mxworker.worker.loading import load, select
@@ -75,38 +77,42 @@ def main() -> None:
 def _live(terms: Terms, pipe: Pipe) -> ExitCode:
     loop = new_loop()
     asyncio.set_event_loop(loop)
+    publisher = CpuPublisher(pipe, Encoder(max_body_bytes=terms.max_body_bytes))
     try:
         chosen = select(load(terms.app, terms.app_dir), terms.queues, terms.overrides)
         handlers = [handler for handler in chosen if handler.kind is HandlerKind.PROCESS]
         gc.collect()
         gc.freeze()  # as in the worker: what the import made is not looked at again
-        loop.run_until_complete(_serve(handlers, pipe))
+        loop.run_until_complete(_serve(handlers, pipe, publisher))
     except MxWorkerError as error:
         pipe.send_now(Frame(FAILED, {"text": str(error)}))
         return error.exit_code
     return ExitCode.OK
 
 
-async def _serve(handlers: Sequence[Handler], pipe: Pipe) -> None:
+async def _serve(handlers: Sequence[Handler], pipe: Pipe, publisher: CpuPublisher) -> None:
     """Answer requests until the stream ends. Raises AppLoadError when a lifespan cannot be entered."""
     lifespans = Lifespans(handlers)
     states = await lifespans.enter()
-    desks = {handler.queue.name: _Desk(handler, states) for handler in handlers}
+    places = {handler.queue.name: _Place(handler, states, equipment(publisher)) for handler in handlers}
     pipe.send_now(Frame(READY, {}))
     while (frame := await pipe.receive()) is not None:
         queue, delivery = requested(frame, _ELSEWHERE)
-        pipe.send_now(settled(await desks[queue].settlement_of(delivery)))
+        publisher.open()
+        settlement = await places[queue].settlement_of(delivery)
+        publisher.close()
+        pipe.send_now(settled(settlement))
     await lifespans.leave(asyncio.get_running_loop().time() + _LONG_S)
 
 
-class _Desk:
+class _Place:
     """Where the deliveries of one handler are executed."""
 
-    def __init__(self, handler: Handler, states: Mapping[Any, Any]) -> None:
+    def __init__(self, handler: Handler, states: Mapping[Lifespan, Any], equipment: Equipment) -> None:
         """`states` is what the lifespans yielded."""
         state = states.get(handler.lifespan) if handler.lifespan is not None else None
         self._report = Report(handler)
-        surroundings = Surroundings(handler.queue.name, handler.name, handler.max_attempts, state)
+        surroundings = Surroundings(handler.queue.name, handler.name, handler.max_attempts, state, equipment)
         self._execute: Execute = pipeline(handler, self._report, surroundings)
         self._context = copy_context()
 

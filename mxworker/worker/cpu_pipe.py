@@ -61,7 +61,7 @@ class Pipe:
                 data = self._socket.recv(_READ_BYTES)
                 if not data:
                     _refuse_half(unpacker)
-                return None
+                    return None
                 if (frame := unpacker.feed(data)) is not None:
                     return frame
         finally:

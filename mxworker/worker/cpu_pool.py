@@ -21,12 +21,28 @@ import random
 from collections import deque
 from contextlib import suppress
 
+from mxworker.amqp.publisher import Publisher
 from mxworker.backoff import CPU_START
 from mxworker.compilation import Handler
 from mxworker.delivery import Delivery
+from mxworker.errors import PublishError, PublishOverflow
+from mxworker.receipts import Confirmed
 from mxworker.settlement import Settlement
 from mxworker.worker.cpu_process import CpuProcess, in_words
-from mxworker.worker.cpu_protocol import FAILED, READY, SETTLEMENT, Frame, ProtocolBroken, Terms, request, settlement_of
+from mxworker.worker.cpu_protocol import (
+    FAILED,
+    PUBLISH,
+    READY,
+    SETTLEMENT,
+    Frame,
+    Outgoing,
+    ProtocolBroken,
+    Terms,
+    outgoing,
+    published,
+    request,
+    settlement_of,
+)
 from mxworker.worker.execution import Execute
 from mxworker.worker.report import Report
 
@@ -47,11 +63,12 @@ class Unread(Lost):
 class CpuPool:
     """At most `size` processes, started when they are needed. Belongs to one event loop."""
 
-    def __init__(self, terms: Terms, size: int, rng: random.Random) -> None:
-        """Start none yet."""
+    def __init__(self, terms: Terms, size: int, rng: random.Random, publisher: Publisher | None = None) -> None:
+        """Start none yet. `publisher` is for what handlers publish."""
         self._terms = terms
         self._size = size
         self._rng = rng
+        self._publisher = publisher
         self._loop = asyncio.get_running_loop()
         self._members: set[CpuProcess] = set()  # all that are ready and have not ended
         self._idle: list[CpuProcess] = []  # the one that was used last is at the end, and warm
@@ -105,13 +122,36 @@ class CpuPool:
         return settlement
 
     async def _answer(self, member: CpuProcess, asked: Frame) -> Settlement:
+        """Ask, publish what the handler publishes, and return its settlement.
+
+        Raises OSError when the process had ended before; EOFError when it ends now, ProtocolBroken.
+        """
         await member.pipe.send(asked)
         frame = await member.pipe.receive()
+        while frame is not None and frame.kind == PUBLISH:
+            try:
+                await member.pipe.send(published(await self._publish(outgoing(frame))))
+                frame = await member.pipe.receive()
+            except OSError as error:
+                raise EOFError("the process has ended") from error
         if frame is None:
             raise EOFError("the process has ended")
-        if frame.kind == SETTLEMENT:
-            return settlement_of(frame)
-        raise ProtocolBroken(f"'{frame.kind}' is no answer")
+        if frame.kind != SETTLEMENT:
+            raise ProtocolBroken(f"'{frame.kind}' is no answer")
+        return settlement_of(frame)
+
+    async def _publish(self, message: Outgoing) -> Confirmed | PublishError:
+        if self._publisher is None:
+            return PublishOverflow("not sent: there is no publisher")
+        try:
+            return await self._publisher.publish(
+                message.content,
+                routing_key=message.routing_key,
+                exchange=message.exchange,
+                timeout_s=message.timeout_s,
+            )
+        except PublishError as error:
+            return error
 
     # ---- who is free, who waits
 

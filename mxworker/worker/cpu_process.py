@@ -95,7 +95,8 @@ def in_words(code: int) -> str:
 
 def _start(terms: Terms, theirs: socket.socket) -> subprocess.Popen[bytes]:
     """Start the command with one end of a socket pair. Signals to the whole group wait until it is deaf to them."""
-    command = [sys.executable, "-c", _BOOT, str(theirs.fileno()), terms.to_json(), json.dumps(sys.path)]
+    path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])  # others mean nothing to an import
+    command = [sys.executable, "-c", _BOOT, str(theirs.fileno()), terms.to_json(), path]
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, DEAF_TO)
     try:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),))  # noqa: S603

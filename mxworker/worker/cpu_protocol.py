@@ -25,7 +25,18 @@ from typing import Any
 from mxworker.compilation import Overrides
 from mxworker.config import Consumption
 from mxworker.delivery import Delivery, Source
+from mxworker.errors import (
+    EncodeError,
+    MessageTooLarge,
+    PublishError,
+    PublishNacked,
+    PublishOverflow,
+    PublishUnconfirmed,
+    Unroutable,
+)
 from mxworker.failures import Failure, FailureKind
+from mxworker.message import Content
+from mxworker.receipts import Confirmed
 from mxworker.settlement import Ack, Reject, Requeue, Retry, Settlement
 
 READY = "ready"
@@ -40,6 +51,10 @@ _PREFIX = struct.Struct(">IQ")  # bytes of the head, bytes of all parts
 _MAX_HEAD_BYTES = 64 * 1024 * 1024
 _JOINED_BYTES = 128 * 1024  # a frame up to here is copied together for one write; a larger part is not copied
 _KINDS: Mapping[str, type[Settlement]] = {kind.__name__: kind for kind in (Ack, Requeue, Retry, Reject)}
+_PUBLISH_ERRORS: Mapping[str, type[PublishError]] = {
+    error.__name__: error
+    for error in (EncodeError, MessageTooLarge, PublishOverflow, PublishNacked, Unroutable, PublishUnconfirmed)
+}
 
 
 class ProtocolBroken(Exception):
@@ -205,3 +220,53 @@ def _settlement(facts: Mapping[str, Any]) -> Settlement:
     if kind is Reject:
         return Reject(facts["reason"])
     return kind()
+
+
+# ---- what a handler publishes
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message that a handler publishes, encoded, and the route it shall take; `timeout_s` None: the publisher's."""
+
+    content: Content
+    exchange: str
+    routing_key: str
+    timeout_s: float | None
+
+
+def publish(outgoing: Outgoing) -> Frame:
+    """Return the request to publish."""
+    content = outgoing.content
+    facts = {
+        "exchange": outgoing.exchange,
+        "routing_key": outgoing.routing_key,
+        "timeout_s": outgoing.timeout_s,
+        "has_id": content.message_id is not None,
+    }
+    return Frame(PUBLISH, facts, (content.head, content.message_id or b"", content.tail, content.body))
+
+
+def outgoing(frame: Frame) -> Outgoing:
+    """Return what a request to publish asks for. Raises ProtocolBroken."""
+    facts = frame.facts
+    try:
+        head, message_id, tail, body = frame.parts
+        content = Content(head, message_id if facts["has_id"] else None, tail, body)
+        return Outgoing(content, facts["exchange"], facts["routing_key"], facts["timeout_s"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolBroken(f"a publish that means nothing: {facts!r:.200}") from error
+
+
+def published(outcome: Confirmed | PublishError) -> Frame:
+    """Return the answer to a request to publish."""
+    if isinstance(outcome, Confirmed):
+        return Frame(CONFIRMED, {"message_id": outcome.message_id})
+    return Frame(REFUSED, {"error": type(outcome).__name__, "text": str(outcome)})
+
+
+def outcome_of(frame: Frame) -> Confirmed | PublishError:
+    """Return what the answer to a request to publish says."""
+    if frame.kind == CONFIRMED:
+        return Confirmed(frame.facts["message_id"])
+    return _PUBLISH_ERRORS.get(frame.facts["error"], PublishUnconfirmed)(frame.facts["text"])

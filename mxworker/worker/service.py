@@ -97,6 +97,7 @@ class Service:
             Terms.of(settings, slot.number, os.getpid(), as_set_up()),
             _places_for(HandlerKind.PROCESS, handlers, settings.process_concurrency),
             rng,
+            self.publisher,
         )
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()

@@ -9,13 +9,18 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from mxworker import Ack, Delivery, Reject, Retry
+from mxworker import Ack, Delivery, Publisher, Reject, Retry
 from mxworker.context import Surroundings
+from mxworker.errors import Unroutable
 from mxworker.failures import FailureKind
+from mxworker.message import Content
+from mxworker.receipts import Confirmed
 from mxworker.settlement import Settlement
 from mxworker.worker import cpu_pool
 from mxworker.worker.execution import pipeline
@@ -524,3 +529,126 @@ async def test_signals_at_the_start_do_nothing_either(tmp_path: Path) -> None:
             process.signal(signal.SIGINT)
             await asyncio.sleep(0.001)
         assert await telling == str(process.pid)
+
+
+# ---- publishing
+
+PUBLISHING = """
+    import asyncio
+    import threading
+
+    from mxworker import Context, Handlers, Reject
+    from mxworker.errors import EncodeError, PublishError
+
+    handlers = Handlers()
+    left = []
+
+
+    @handlers.middleware
+    async def announcing(payload, ctx, call_next):
+        if payload == b"middleware":
+            await ctx.publisher.publish(b"by a middleware", routing_key="audit")
+        return await call_next(payload, ctx)
+
+
+    @handlers.consume("publish", cpu=True, concurrency=8)
+    def publish(payload: bytes, ctx: Context) -> None:
+        def one(number: int) -> None:
+            ctx.publisher.publish_sync(payload, routing_key=f"out-{number}", exchange="x", timeout_s=2.5)
+
+        threads = [threading.Thread(target=one, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+    @handlers.consume("refused", cpu=True)
+    def refused(payload: bytes, ctx: Context) -> None:
+        try:
+            ctx.publisher.publish_sync(payload, routing_key="nowhere")
+        except PublishError as error:
+            raise Reject(f"{type(error).__name__}: {error}")
+
+
+    @handlers.consume("wrong", cpu=True)
+    def wrong(payload: bytes, ctx: Context) -> None:
+        try:
+            ctx.publisher.publish_sync(payload, routing_key=payload)
+        except EncodeError as error:
+            raise Reject(str(error))
+
+
+    @handlers.consume("leave", cpu=True)
+    def leave(payload: bytes, ctx: Context) -> None:
+        left.append(ctx.publisher)
+
+
+    @handlers.lifespan
+    async def lifespan():
+        async def late():
+            while not left:
+                await asyncio.sleep(0.01)
+            try:
+                await left[0].publish(b"late", routing_key="late")
+                left.append("published")
+            except PublishError as error:
+                left.append(str(error))
+
+        task = asyncio.create_task(late())
+        yield left
+        await task
+
+
+    @handlers.consume("ask", cpu=True)
+    def ask(payload: bytes) -> None:
+        raise Reject(left[1] if len(left) > 1 else "")
+"""
+
+
+class Published:
+    """Stands for a worker's publisher: confirms all but what goes nowhere."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[bytes, str, str, float | None]] = []
+
+    async def publish(self, body: Content, *, routing_key: str, exchange: str, timeout_s: float | None) -> Confirmed:
+        await asyncio.sleep(0.001)
+        if routing_key == "nowhere":
+            raise Unroutable("the broker returned it")
+        self.messages.append((body.body, exchange, routing_key, timeout_s))
+        return Confirmed("id")
+
+
+@pytest.fixture
+def out() -> Published:
+    return Published()
+
+
+async def test_threads_and_middleware_publish_by_way_of_the_worker(tmp_path: Path, out: Published) -> None:
+    async with cpu(tmp_path, PUBLISHING, size=2, publisher=cast("Publisher", out)) as app:
+        bodies = [b"one", b"two", b"middleware"]
+        settlements = await asyncio.gather(*(app.execute("publish", body) for body in bodies))
+    assert {type(settlement) for settlement in settlements} == {Ack}
+    audit = (b"by a middleware", "", "audit", None)
+    expected = [(body, "x", f"out-{number}", 2.5) for body in bodies for number in range(8)]
+    assert Counter(out.messages) == Counter([audit, *expected])
+
+
+async def test_what_a_publish_ended_in_is_raised_where_it_was_asked_for(tmp_path: Path, out: Published) -> None:
+    async with cpu(tmp_path, PUBLISHING, size=1, publisher=cast("Publisher", out)) as app:
+        assert await app.tell("refused") == "Unroutable: the broker returned it"
+        assert await app.tell("wrong", b"x") == "routing_key must be text, not b'x'"
+    async with cpu(tmp_path, PUBLISHING, size=1) as app:
+        assert await app.tell("refused") == "PublishOverflow: not sent: there is no publisher"
+
+
+async def test_publish_after_the_handler_has_returned_is_refused(tmp_path: Path, out: Published) -> None:
+    async with cpu(tmp_path, PUBLISHING, size=1, publisher=cast("Publisher", out)) as app:
+        await app.execute("leave")
+        told = ""
+        while not told:
+            await asyncio.sleep(0.02)
+            told = await app.tell("ask")
+        assert told == "not sent: the handler has returned"
+    assert out.messages == []

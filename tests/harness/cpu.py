@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from mxworker import Delivery, Handlers
+from mxworker import Delivery, Handlers, Publisher
 from mxworker.brokers import Brokers
 from mxworker.compilation import Handler
 from mxworker.config import Consumption
@@ -59,13 +59,13 @@ class Cpu:
 
 
 @asynccontextmanager
-async def cpu(directory: Path, source: str, size: int = 2) -> AsyncIterator[Cpu]:
+async def cpu(directory: Path, source: str, size: int = 2, publisher: Publisher | None = None) -> AsyncIterator[Cpu]:
     """Lend the pool for the application `source`; at the end no process of it may be left, not even a zombie."""
     name = f"app_{uuid.uuid4().hex[:8]}"
     app = write_app(directory, source, name)
     settings = Consumption(app=app, app_dir=str(directory), brokers=Brokers.parse(["amqp://nowhere"]))
     handlers = load(app, str(directory))
-    pool = CpuPool(Terms.of(settings, WORKER, os.getpid(), ("info", "text")), size, random.Random(1))
+    pool = CpuPool(Terms.of(settings, WORKER, os.getpid(), ("info", "text")), size, random.Random(1), publisher)
     lent = Cpu(pool, handlers)
     try:
         yield lent

@@ -11,14 +11,22 @@ from hypothesis import strategies as st
 from mxworker import Ack, Delivery, Reject, Requeue, Retry
 from mxworker.brokers import Brokers
 from mxworker.config import Consumption
+from mxworker.errors import PublishError, PublishUnconfirmed, Unroutable
 from mxworker.failures import Failure, FailureKind
+from mxworker.message import Content
+from mxworker.receipts import Confirmed
 from mxworker.settlement import Settlement
 from mxworker.worker.cpu_protocol import (
     SETTLEMENT,
     Frame,
+    Outgoing,
     ProtocolBroken,
     Terms,
     Unpacker,
+    outcome_of,
+    outgoing,
+    publish,
+    published,
     request,
     requested,
     settled,
@@ -75,6 +83,33 @@ def test_delivery_arrives_as_it_was_however_it_is_cut(
     assert queue == "orders"
     assert (there.body, there.raw_properties, there.raw_route) == (body, properties, route)
     assert (there.redelivered, there.delivery_tag) == (redelivered, tag)
+
+
+@given(st.binary(), st.none() | st.binary(), st.binary(), any_text, any_text, st.none() | st.floats(allow_nan=False))
+def test_publish_arrives_as_it_was(
+    head: bytes, message_id: bytes | None, body: bytes, exchange: str, routing_key: str, timeout_s: float | None
+) -> None:
+    there = outgoing(
+        carried(publish(Outgoing(Content(head, message_id, b"tail", body), exchange, routing_key, timeout_s)))
+    )
+    content = there.content
+    assert (content.head, content.message_id, content.tail, content.body) == (head, message_id, b"tail", body)
+    assert (there.exchange, there.routing_key, there.timeout_s) == (exchange, routing_key, timeout_s)
+
+
+def test_outcome_of_a_publish_arrives_as_what_it_was() -> None:
+    confirmed = outcome_of(carried(published(Confirmed("id"))))
+    assert isinstance(confirmed, Confirmed)
+    assert confirmed.message_id == "id"
+    refused = outcome_of(carried(published(Unroutable("no queue takes it"))))
+    assert (type(refused), str(refused)) == (Unroutable, "no queue takes it")
+
+
+def test_error_that_is_not_known_here_is_an_unknown_fate() -> None:
+    class Newer(PublishError):
+        pass
+
+    assert type(outcome_of(carried(published(Newer("?"))))) is PublishUnconfirmed
 
 
 def test_large_part_is_not_copied_to_be_sent() -> None:

@@ -1,0 +1,99 @@
+"""`ctx.publisher` of a `cpu=True` handler: it encodes here, and the worker publishes.
+
+Of a worker's equipment there is only this: connections stay in the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any, NoReturn, Unpack, cast
+
+from mxworker.context import Equipment
+from mxworker.errors import EncodeError, MxWorkerError, PublishError, PublishOverflow, PublishUnconfirmed
+from mxworker.message import Content, Encoder, Message, MessageOptions
+from mxworker.receipts import Confirmed
+from mxworker.worker.cpu_pipe import Pipe
+from mxworker.worker.cpu_protocol import Outgoing, outcome_of, publish
+
+if TYPE_CHECKING:  # importing it would import the AMQP library, which these processes do without
+    from mxworker.amqp.publisher import Publisher
+
+
+class CpuPublisher:
+    """Publishes by way of the worker, while a request is open. Its methods are those of `Publisher`, as far as it goes.
+
+    Publishes of several threads take turns.
+    """
+
+    def __init__(self, pipe: Pipe, encoder: Encoder) -> None:
+        """You must `open` it for each request, and `close` it before the answer."""
+        self._pipe = pipe
+        self._encoder = encoder
+        self._turn = threading.Lock()
+        self._is_open = False
+
+    def open(self) -> None:
+        """Let the handler that begins now publish."""
+        self._is_open = True
+
+    def close(self) -> None:
+        """Wait for what a thread of the handler publishes just now, and let it publish no more."""
+        with self._turn:
+            self._is_open = False
+
+    def publish_sync(
+        self,
+        body: Any,
+        *,
+        routing_key: str,
+        exchange: str = "",
+        timeout_s: float | None = None,
+        **options: Unpack[MessageOptions],
+    ) -> Confirmed:
+        """Publish and wait for the confirm; see `Publisher.publish`. Raises the PublishError that it ended in."""
+        for name, value in (("exchange", exchange), ("routing_key", routing_key)):
+            if not isinstance(value, str):
+                raise EncodeError(f"{name} must be text, not {value!r}")
+        asked = publish(Outgoing(self.prepare(body, **options), exchange, routing_key, timeout_s))
+        with self._turn:
+            if not self._is_open:
+                raise PublishOverflow("not sent: the handler has returned")
+            try:
+                self._pipe.send_now(asked)
+                answer = self._pipe.receive_now()
+            except (OSError, EOFError):
+                answer = None
+        if answer is None:
+            raise PublishUnconfirmed("the worker ended before the confirm came")
+        outcome = outcome_of(answer)
+        if isinstance(outcome, PublishError):
+            raise outcome
+        return outcome
+
+    async def publish(self, body: Any, **how: Any) -> Confirmed:
+        """Do as `publish_sync` does, for a middleware."""
+        return await asyncio.to_thread(self.publish_sync, body, **how)
+
+    def prepare(self, body: Any, **options: Unpack[MessageOptions]) -> Content:
+        """Encode a message once, to publish it many times. Raises EncodeError or MessageTooLarge."""
+        if options and isinstance(body, Message | Content):
+            raise EncodeError("a Message has its options already; leave them away, or use dataclasses.replace")
+        return self._encoder.encode(Message(body, **options) if options else body)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Say what there is instead."""
+        raise MxWorkerError(f"a cpu=True handler has no ctx.publisher.{name}; it has publish_sync")
+
+
+class _NotHere:
+    """What only a worker has."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise MxWorkerError(f"a cpu=True handler has no connection and no worker around it, so it has no ctx.{name}")
+
+
+def equipment(publisher: CpuPublisher) -> Equipment:
+    """Return what a context gives to handlers here: a publisher, and clear errors for all else."""
+    # A context hands them on as they are. A protocol for each would be there for this one place.
+    return Equipment(pool=cast("Any", _NotHere()), publisher=cast("Publisher", publisher), desk=cast("Any", _NotHere()))
