@@ -157,9 +157,9 @@ class CpuPool:
 
     async def _taken(self) -> CpuProcess:
         """Wait for a free process; the caller gives it back with `_hand_on`, or kills it. Raises Lost."""
-        while self._idle:
-            member = self._idle.pop()
-            if member.is_alive:
+        for member in reversed(self._idle):
+            if member.is_alive:  # else the loop will hear of its end soon
+                self._idle.remove(member)
                 return member
         waiter: asyncio.Future[CpuProcess] = self._loop.create_future()
         self._waiters.append(waiter)

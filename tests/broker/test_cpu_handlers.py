@@ -29,6 +29,7 @@ APP = """
     import hashlib
     import os
     import time
+    from pathlib import Path
 
     from mxworker import Context, Handlers
     from mxworker.errors import MxWorkerError, Unroutable
@@ -37,6 +38,12 @@ APP = """
 
     handlers = Handlers()
     ledger = Ledger(os.environ["LEDGER"])
+
+
+    @handlers.lifespan
+    async def lifespan():
+        yield
+        Path(f"left-{os.getpid()}").touch()
 
 
     @handlers.consume(os.environ["QUEUE"], cpu=True, concurrency=4, timeout=2, retry=FAST)
@@ -217,6 +224,7 @@ def test_drain_finishes_a_handler_that_runs(
             processed.service.signal(SIGTERM)
         assert processed.service.wait_exit() == 0
         assert processed.service.survivors() == []
+    assert (tmp_path / f"left-{processed.records()[0].pid}").exists(), "its lifespan was left"
     report = ledger.check(["1.5"], processed.records(), [m.body.decode() for m in admin.drain(f"{queues}.long")])
     assert report.exactly_once, report
 
