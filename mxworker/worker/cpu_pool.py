@@ -8,7 +8,7 @@ r"""The processes in which `cpu=True` handlers run: bounded, kept, and killed wh
 Every process serves every `cpu=True` handler of the worker. One that dies costs the delivery that it executes, and
 nothing else. An execution that is cancelled kills its process and returns when the kernel says that it is gone: only
 then is its place free, so a retry never runs beside it. A start belongs to the pool, not to the delivery that needed
-it, so that a start which takes longer than a handler may still comes to its end.
+it, so a start that takes longer than a handler may take comes to its end, for the next one.
 
 Must not know: deadlines, channels, what a settlement means.
 """
@@ -173,8 +173,9 @@ class CpuPool:
 
     def _hand_on(self, member: CpuProcess) -> None:
         """Give a free process to who has waited longest, or keep it."""
-        waiter = self._next_waiter()
-        if waiter is not None:
+        if member not in self._members:  # it has ended since it answered
+            member.pipe.close()
+        elif (waiter := self._next_waiter()) is not None:
             waiter.set_result(member)
         else:
             self._idle.append(member)
@@ -203,7 +204,7 @@ class CpuPool:
 
     async def _start(self) -> None:
         """Start a process and hand it on; what went wrong is told to who has waited longest."""
-        if self._failed_starts:
+        if self._failed_starts:  # at least half of the longest wait: what failed must not be tried again at once
             await asyncio.sleep(CPU_START.ceiling_s(self._failed_starts - 1) * self._rng.uniform(0.5, 1.0))
         began_at = self._loop.time()
         try:

@@ -80,7 +80,7 @@ ENDINGS = """
 DYING = """
     import ctypes
     import os
-    import subprocess
+    import threading
     import time
 
     from mxworker import Handlers, Reject
@@ -107,6 +107,11 @@ DYING = """
                     os.write(fd, b"x" * 20)
                 except OSError:
                     pass
+
+
+    @handlers.consume("answer and die", cpu=True)
+    def answer_and_die(seconds: str) -> None:
+        threading.Timer(float(seconds), os._exit, (6,)).start()
 
 
     @handlers.consume("pid", cpu=True, concurrency=8, timeout=20)
@@ -222,6 +227,14 @@ async def test_process_killed_from_outside_costs_its_delivery(tmp_path: Path) ->
         settlement = await asyncio.wait_for(lost, SOON_S)
         assert settlement.failure is not None
         assert "signal 9" in settlement.failure.text
+
+
+async def test_process_that_dies_after_its_answer_costs_nothing(tmp_path: Path) -> None:
+    async with cpu(tmp_path, DYING, size=1) as app:
+        for _ in range(5):
+            assert isinstance(await app.execute("answer and die", b"0.05"), Ack)
+            time.sleep(0.2)  # noqa: ASYNC251  the loop hears of the answer and of the death at once
+            assert isinstance(await app.execute("die", b"not"), Ack)
 
 
 # ---- what does not end
