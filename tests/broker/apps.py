@@ -59,6 +59,36 @@ RELAYING = """
         ledger.finish(message_id)
 """
 
+FAILING = """
+    import asyncio
+    import os
+    import random
+
+    from mxworker import Context, Handlers, Queue, Reject, Retry
+    from tests.harness.ledger import Ledger
+    from tests.harness.retries import FAST
+
+    handlers = Handlers()
+    ledger = Ledger(os.environ["LEDGER"])
+    work_s = float(os.environ["WORK_S"])
+    queue = Queue(os.environ["QUEUE"], type=os.environ["TYPE"], declare=os.environ["DECLARE"])
+
+
+    @handlers.consume(queue, concurrency=int(os.environ["CONCURRENCY"]), retry=FAST)
+    async def fail(message_id: str, ctx: Context) -> object:
+        assert 1 <= ctx.attempt <= FAST.max_attempts
+        ledger.start(message_id)
+        await asyncio.sleep(random.uniform(0, work_s))
+        match random.randrange(10):
+            case 0 | 1 | 2 | 3:
+                raise ValueError("by chance")
+            case 4 | 5:
+                return Retry(after=random.choice([0, 0.2, 5]))
+            case 6:
+                raise Reject("by chance")
+        ledger.finish(message_id)
+"""
+
 
 class Recorded:
     """A queue with known messages, and the ledger of what handlers did with them."""

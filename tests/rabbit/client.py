@@ -152,9 +152,13 @@ class Client:
             raise
         return True
 
-    def delete(self, queue: str) -> int:
-        """Delete `queue` with all it holds and return how many messages that were; a missing one counts 0."""
-        return self._call(commands.Queue.Delete(queue=queue), commands.Queue.DeleteOk).message_count or 0
+    def delete(self, queue: str, *, if_empty: bool = False) -> int:
+        """Delete `queue` with all it holds and return how many messages that were; a missing one counts 0.
+
+        With `if_empty` Refused (406) when it holds any; quorum queues do not know that.
+        """
+        delete = commands.Queue.Delete(queue=queue, if_empty=if_empty)
+        return self._call(delete, commands.Queue.DeleteOk).message_count or 0
 
     def purge(self, queue: str) -> int:
         """Delete the ready messages of `queue` and return how many that were."""
