@@ -98,6 +98,10 @@ def batch_pipeline(
                 taken.append(delivery)
             except DecodeError as error:
                 undecodable[delivery] = report.undecodable(delivery, error)
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:  # decoding may run the application's code
+                undecodable[delivery] = report.failed(delivery, error)
         settlements = await _settlements(payloads, taken) if taken else []
         if not undecodable:
             return settlements

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mxworker import Delivery, Handlers
 from mxworker.board import Board, BoardSlot, Word
+from mxworker.compilation import Handler
 from mxworker.config import DEFAULT_PROCESS_CONCURRENCY
+from mxworker.context import Equipment
 from mxworker.worker.cpu_pool import CpuPool
 from mxworker.worker.room import Room
 from mxworker.worker.station import Premises, Station
@@ -74,13 +77,15 @@ class Bench:
 
 
 def at_work(
-    handlers: Handlers,
+    handlers: Handlers | Sequence[Handler],
     process_concurrency: int = DEFAULT_PROCESS_CONCURRENCY,
     grace_s: float = 5.0,
     threads: int = 8,
     cpu: CpuPool | None = None,
+    equipment: Equipment | None = None,
+    rng: random.Random | None = None,
 ) -> Bench:
-    """Return the stations of `handlers`. They have no publisher: a retry goes back, a dead letter is rejected."""
+    """Return the stations of `handlers`. Without equipment a retry goes back, and a dead letter is rejected."""
     bench = Bench([], Board(1).slot(1))
 
     def note_stuck() -> None:
@@ -91,11 +96,13 @@ def at_work(
         loop=asyncio.get_running_loop(),
         room=Room(process_concurrency),
         threads=Threads(threads),
-        rng=random.Random(1),
+        rng=rng or random.Random(1),
         on_broken=bench.broken.append,
         on_stuck=note_stuck,
         grace_s=grace_s,
         cpu=cpu,
+        equipment=equipment,
     )
-    bench.stations += [Station(index, handler, premises) for index, handler in enumerate(handlers.compile())]
+    compiled = handlers.compile() if isinstance(handlers, Handlers) else handlers
+    bench.stations += [Station(index, handler, premises) for index, handler in enumerate(compiled)]
     return bench

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,10 +25,10 @@ from mxworker.errors import (
     Unroutable,
 )
 from mxworker.field_table import encode
-from mxworker.message import Content
 from mxworker.settlement import Settlement
 from mxworker.worker.settling import Settling
 from tests.harness.copied import properties_on_wire, received, route_of
+from tests.harness.refusing import Hasty, Publishing
 from tests.harness.stations import Channel
 from tests.harness.waiting import until
 from tests.rabbit.raw import raw_properties
@@ -38,38 +37,6 @@ RETRY_QUEUE, DEAD_LETTER_QUEUE = "orders.retry.1000", "orders.dlq"
 UNSPLITTABLE = raw_properties(headers=b"\x00\x00\x00\x03abc")
 CONFIRMED = None
 OUTCOMES = (Word.ACKED, Word.REQUEUED, Word.RETRIED, Word.REJECTED, Word.STALE)
-
-
-class Publishing:
-    """A publisher that ends each publish as it was told to, in order; the last outcome serves all further ones."""
-
-    def __init__(self, *outcomes: Exception | asyncio.Event | None) -> None:
-        """An event is waited for, and then the publish is confirmed."""
-        self.published: list[tuple[Content, str]] = []
-        self.before_each: Callable[[], None] = lambda: None
-        self._outcomes = list(outcomes)
-
-    async def publish(self, body: Content, *, routing_key: str) -> None:
-        self.before_each()
-        self.published.append((body, routing_key))
-        outcome = self._outcomes.pop(0) if len(self._outcomes) > 1 else self._outcomes[0]
-        await asyncio.sleep(0)
-        if isinstance(outcome, asyncio.Event):
-            await outcome.wait()
-        elif outcome is not None:
-            raise outcome
-
-
-class Hasty(random.Random):
-    """Waits for no time, and notes how long it might have had to."""
-
-    def __init__(self) -> None:
-        super().__init__(1)
-        self.ceilings_s: list[float] = []
-
-    def uniform(self, a: float, b: float) -> float:
-        self.ceilings_s.append(b)
-        return a
 
 
 @dataclass
