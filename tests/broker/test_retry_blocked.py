@@ -17,7 +17,7 @@ from tests.rabbit.node import Node
 
 ALARM = ("set_vm_memory_high_watermark", "0.00001")
 ALL_CLEAR = ("set_vm_memory_high_watermark", "0.4")
-ALARM_S = 5.0
+ALARM_S = 3.0
 CONCURRENCY = 8
 FAILING, REJECTED = 40, 10
 
