@@ -9,7 +9,6 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 MAX_LINES = 100
 MAX_QUANTITY = 1_000
@@ -48,7 +47,7 @@ class OrderLine:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A checked order: every article exists, every quantity makes sense."""
+    """What a customer wants, as the queue `orders` has it."""
 
     id: str
     customer: str
@@ -76,39 +75,9 @@ class Invoice:
     total_cents: int
 
 
-def read_order(payload: dict[str, Any]) -> Order:
-    """Return the order that `payload` holds. Raises InvalidOrder."""
-    order_id, customer, lines = payload.get("id"), payload.get("customer"), payload.get("lines")
-    if not isinstance(order_id, str) or not _ID.fullmatch(order_id):
-        raise InvalidOrder(f"'id' must be 1 to 64 letters, digits and hyphens, not {_shown(order_id)}")
-    if not isinstance(customer, str) or not customer:
-        raise InvalidOrder(f"'customer' must be a text, not {_shown(customer)}")
-    if not isinstance(lines, list) or not 1 <= len(lines) <= MAX_LINES:
-        raise InvalidOrder(f"'lines' must be a list of 1 to {MAX_LINES} lines")
-    return Order(order_id, customer, [_read_line(line) for line in lines])
-
-
-def _read_line(line: Any) -> OrderLine:
-    if not isinstance(line, dict):
-        raise InvalidOrder(f"a line must be an object, not {_shown(line)}")
-    article, quantity = line.get("article"), line.get("quantity")
-    if not isinstance(article, str) or article not in CATALOGUE:
-        raise InvalidOrder(f"there is no article {_shown(article)}")
-    if type(quantity) is not int:  # not isinstance: True is an int too, and nobody orders True mugs
-        raise InvalidOrder(f"'quantity' must be a whole number, not {_shown(quantity)}")
-    if not 1 <= quantity <= MAX_QUANTITY:
-        raise InvalidOrder(f"'quantity' must be from 1 to {MAX_QUANTITY}, not {quantity}")
-    return OrderLine(article, quantity)
-
-
-def _shown(value: Any) -> str:
-    """Return `value` short enough for a log line."""
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:40]}..."
-
-
 def price(order: Order) -> Invoice:
-    """Return the invoice of `order`. VAT is computed per rate, on the sum of that rate's lines."""
+    """Return the invoice of `order`; VAT is computed per rate, on the sum of that rate's lines. Raises InvalidOrder."""
+    _check(order)
     lines = [_priced(line) for line in order.lines]
     net_by_rate: dict[int, int] = defaultdict(int)
     for ordered, priced in zip(order.lines, lines, strict=True):
@@ -116,6 +85,26 @@ def price(order: Order) -> Invoice:
     net_cents = sum(net_by_rate.values())
     vat_cents = sum(vat_of(net, percent) for percent, net in net_by_rate.items())
     return Invoice(order.id, order.customer, lines, net_cents, vat_cents, net_cents + vat_cents)
+
+
+def _check(order: Order) -> None:
+    if not _ID.fullmatch(order.id):
+        raise InvalidOrder(f"'id' must be 1 to 64 letters, digits and hyphens, not {_shown(order.id)}")
+    if not order.customer:
+        raise InvalidOrder("'customer' must not be empty")
+    if not 1 <= len(order.lines) <= MAX_LINES:
+        raise InvalidOrder(f"an order has 1 to {MAX_LINES} lines, not {len(order.lines)}")
+    for line in order.lines:
+        if line.article not in CATALOGUE:
+            raise InvalidOrder(f"there is no article {_shown(line.article)}")
+        if not 1 <= line.quantity <= MAX_QUANTITY:
+            raise InvalidOrder(f"'quantity' must be from 1 to {MAX_QUANTITY}, not {_shown(line.quantity)}")
+
+
+def _shown(value: object) -> str:
+    """Return `value` short enough for a log line."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 def _priced(line: OrderLine) -> InvoiceLine:

@@ -2,7 +2,7 @@
 
     MXWORKER_BROKER_URL=amqp://guest:guest@localhost/ python -m handlers_example.demo
 
-Two queues of its own are made and deleted. Exit codes: 0 every order has met its right end, 1 not so, 2 usage,
+Queues of its own are made and deleted. Exit codes: 0 every order has met its right end, 1 not so, 2 usage,
 130 interrupted.
 """
 
@@ -18,9 +18,9 @@ from pathlib import Path
 import click
 
 from handlers_example.demo.service import ServiceFailed
-from handlers_example.demo.story import DemoFailed, demonstrate
+from handlers_example.demo.story import DemoFailed, Plan, demonstrate
 from mxworker.brokers import BrokerUrl
-from mxworker.errors import BrokerError, ConfigError
+from mxworker.errors import BrokerError, ConfigError, PublishError
 
 _FAILED = 1
 _INTERRUPTED = 130
@@ -51,7 +51,14 @@ def _new_folder(_context: click.Context, _option: click.Parameter, path: Path | 
     "--out",
     type=click.Path(path_type=Path),
     callback=_new_folder,
-    help="A new or empty folder for the invoices; by default a temporary one, which stays.",
+    help="A new or empty folder for what the shop writes; by default a temporary one, which stays.",
+)
+@click.option(
+    "--patience",
+    type=click.FloatRange(1),
+    default=30.0,
+    show_default=True,
+    help="Give up after so many seconds without any progress.",
 )
 @click.option(
     "--broker-url",
@@ -61,26 +68,26 @@ def _new_folder(_context: click.Context, _option: click.Parameter, path: Path | 
     callback=_read_url,
     help="Where RabbitMQ is.  'make demo' starts one.",
 )
-def main(orders: int, out: Path | None, broker_url: BrokerUrl) -> None:
+def main(orders: int, out: Path | None, patience: float, broker_url: BrokerUrl) -> None:
     """Show a shop's worker on two processes: send it orders, some of them bad, and account for every one."""
-    logging.getLogger("aio_pika").addHandler(logging.NullHandler())  # it reports a lost broker beside us
-    logging.getLogger("aiormq").addHandler(logging.NullHandler())
+    for library in ("aio_pika", "aiormq", "mxworker"):  # they report a lost broker beside us
+        logging.getLogger(library).addHandler(logging.NullHandler())
     folder = out or Path(tempfile.mkdtemp(prefix="mxworker-demo-"))
-    sys.exit(asyncio.run(_run(broker_url, orders, folder)))
+    sys.exit(asyncio.run(_run(Plan(broker_url, orders, folder, patience))))
 
 
-async def _run(url: BrokerUrl, orders: int, folder: Path) -> int:
+async def _run(plan: Plan) -> int:
     """Run the demo until it ends or a signal comes; return the exit code."""
     _cancel_on_first_signal()
     try:
-        summary = await demonstrate(url, orders, folder)
+        summary = await demonstrate(plan)
     except asyncio.CancelledError:
         click.echo("Interrupted. The service has finished what it had begun, and left.", err=True)
         return _INTERRUPTED
-    except (DemoFailed, ServiceFailed, BrokerError) as error:
+    except (DemoFailed, ServiceFailed, BrokerError, PublishError) as error:
         click.echo(f"Error: {error}", err=True)
         return _INTERRUPTED if _task().cancelling() else _FAILED
-    click.echo(f"{summary}\nEvery order has met its right end.")
+    click.echo(f"{summary}\n\nEvery order has met its right end.")
     return 0
 
 

@@ -1,8 +1,4 @@
-"""What the demo's service runs: the shop's own handler, on a queue of the demo's own, with a stopwatch around it.
-
-The queue has a name that nobody else uses, because the broker may be somebody's; the stopwatch stands here, because an
-invoice cannot tell how long its own writing took, and because a shop does not need one.
-"""
+"""What the demo's service runs: the shop as it is, with a stopwatch around every handler."""
 
 from __future__ import annotations
 
@@ -11,19 +7,26 @@ import time
 from typing import Any
 
 from handlers_example import shop
-from mxworker import Context, Handlers
+from handlers_example.demo.times import Execution
+from mxworker import Ack, Context, Handlers
+from mxworker.middleware import CallNext
 
 handlers = Handlers()
+handlers.include(shop.handlers)
 
-# One file for all workers: a line is one write with O_APPEND, so lines never mix.
+# One file for all processes: a line is one write with O_APPEND, so lines never mix.
 _times = os.open(os.environ["DEMO_TIMES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
 
-@handlers.consume(os.environ["DEMO_QUEUE"], concurrency=8, timeout=10)
-async def order(payload: dict[str, Any], ctx: Context) -> None:
-    """Do what the shop does, and note the seconds it took."""
-    started_at = time.perf_counter()
+@handlers.middleware
+async def timed(payload: Any, ctx: Context, call_next: CallNext) -> Any:
+    """Note when each execution began and ended, and how many messages it was good for."""
+    began_at, done = time.monotonic(), 0
     try:
-        await shop.order(payload, ctx)
+        outcome = await call_next(payload, ctx)
+        outcomes = outcome if isinstance(outcome, list) else [outcome] * len(ctx.deliveries)
+        done = sum(one is None or isinstance(one, Ack) for one in outcomes)
+        return outcome
     finally:
-        os.write(_times, b"%.6f\n" % (time.perf_counter() - started_at))
+        queue = ctx.queue.removeprefix(shop.PREFIX)
+        os.write(_times, Execution(queue, ctx.attempt, done, began_at, time.monotonic()).line())

@@ -1,92 +1,92 @@
-"""The demo's own way to the broker: it sends the orders, counts what was refused, and tidies up."""
+"""The demo's own way to the broker: it sends the orders, reads the dead letters, and tidies up."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from itertools import islice
 
 import aio_pika
-from aio_pika.abc import AbstractChannel, DeliveryMode
+from aio_pika.abc import AbstractChannel
 
+from handlers_example import shop
+from handlers_example.demo.accounts import DeadLetter
 from handlers_example.demo.orders import Sample
+from mxworker import Message, Publisher
 from mxworker.amqp.translate import library_errors
 from mxworker.brokers import BrokerUrl
-from mxworker.errors import BrokerError
+from mxworker.errors import BrokerError, PublishError
 
-_WINDOW = 500  # publishes that await their confirm at once; twice as many bring no more speed
+_AT_ONCE = 500  # orders without a confirm; twice as many bring no more speed
 _CONNECT_DEADLINE_S = 10.0
 _CLOSE_DEADLINE_S = 5.0
 
 
 class Broker:
-    """A channel to the queue of this run and to its dead-letter queue; the service declares both.
+    """The queues of this run; the service declares them.
 
-    Every method raises BrokerError when the broker is lost.
+    Every method raises BrokerError when the broker is lost. `prefix` goes before the names of all queues.
     """
 
-    def __init__(self, channel: AbstractChannel, queue: str) -> None:
+    def __init__(self, publisher: Publisher, channel: AbstractChannel, prefix: str) -> None:
         self.sent = 0
         """How many orders the broker has confirmed."""
+        self._publisher = publisher
         self._channel = channel
-        self._queue = queue
-        self._dead_letter_queue = f"{queue}.dlq"
+        self._prefix = prefix
 
-    async def send(self, samples: Iterable[Sample]) -> None:
-        """Publish `samples`, persistent and confirmed."""
+    async def send(self, samples: Iterable[Sample], queue: str) -> None:
+        """Publish `samples`, each confirmed. Raises the PublishError of the first that was not."""
         remaining = iter(samples)
-        while window := list(islice(remaining, _WINDOW)):
-            with library_errors(self._queue):
-                await asyncio.gather(*map(self._publish, window))
+        while window := list(islice(remaining, _AT_ONCE)):
+            messages = [Message(sample.body, "application/json", message_id=sample.id) for sample in window]
+            for outcome in await self._publisher.publish_many(messages, routing_key=self._prefix + queue):
+                if isinstance(outcome, PublishError):
+                    raise outcome
+                self.sent += 1
 
-    async def _publish(self, sample: Sample) -> None:
-        message = aio_pika.Message(
-            sample.body,
-            message_id=sample.id,
-            content_type="application/json",
-            delivery_mode=DeliveryMode.PERSISTENT,
-        )
-        await self._channel.default_exchange.publish(message, self._queue)
-        self.sent += 1
-
-    async def waiting(self) -> int:
-        """Return how many orders no worker has taken yet."""
-        return await self._depth(self._queue)
-
-    async def refused(self) -> int:
-        """Return how many orders were dead-lettered."""
-        return await self._depth(self._dead_letter_queue)
-
-    async def _depth(self, queue: str) -> int:
+    async def take_dead_letters(self, queue: str) -> list[DeadLetter]:
+        """Take all that died in `queue` out of its dead-letter queue."""
+        letters: list[DeadLetter] = []
         with library_errors(queue):
-            underlay = await self._channel.get_underlay_channel()
-            declared = await underlay.queue_declare(queue, passive=True)
-        return declared.message_count or 0
+            source = await self._channel.get_queue(f"{self._prefix}{queue}.dlq", ensure=False)
+            while (message := await source.get(no_ack=True, fail=False)) is not None:
+                letters.append(DeadLetter(queue, message.message_id or "", message.body, message.headers))
+        return letters
 
     async def delete_queues(self) -> None:
-        """Delete both queues and what they hold."""
-        for queue in (self._queue, self._dead_letter_queue):
-            with library_errors(queue):
-                await self._channel.queue_delete(queue)
+        """Delete the queues of the shop and those beside them, with all they hold."""
+        for name in _queues():
+            with library_errors(name):
+                await self._channel.queue_delete(self._prefix + name)
+
+
+def _queues() -> Iterator[str]:
+    """Yield the names of all queues of the shop, without the prefix."""
+    for handler in shop.handlers.compile():
+        queue = handler.queue
+        for name in (queue.name, queue.dead_letter_name, *map(queue.retry_name, handler.retry_steps_ms)):
+            yield name.removeprefix(shop.PREFIX)
 
 
 @asynccontextmanager
-async def connected(url: BrokerUrl, queue: str) -> AsyncIterator[Broker]:
-    """Lend a `Broker` for the queue named `queue`; afterwards the queue is gone. Raises BrokerError."""
+async def connected(url: BrokerUrl, prefix: str) -> AsyncIterator[Broker]:
+    """Lend a `Broker`; afterwards the queues are gone. Raises BrokerError."""
     try:
         connection = await aio_pika.connect(url.dsn, timeout=_CONNECT_DEADLINE_S)
     except (OSError, TimeoutError, aio_pika.exceptions.AMQPError) as error:
         raise BrokerError(f"no connection to {url}: {error}") from error
     try:
-        with library_errors(queue):
-            channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-        broker = Broker(channel, queue)
-        try:
-            yield broker
-        finally:
-            with suppress(BrokerError):  # a broker that is gone needs no tidying
-                await broker.delete_queues()
+        with library_errors():
+            channel = await connection.channel()
+        async with Publisher.connect(url.dsn, name="mxworker demo") as publisher:
+            broker = Broker(publisher, channel, prefix)
+            try:
+                yield broker
+            finally:
+                with suppress(BrokerError):  # a broker that is gone needs no tidying
+                    await broker.delete_queues()
     finally:
         with suppress(Exception, TimeoutError):
             await asyncio.wait_for(connection.close(), _CLOSE_DEADLINE_S)

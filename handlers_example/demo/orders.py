@@ -1,10 +1,14 @@
-"""Made-up orders, the same in every run: one in fifty is bad, in one of the ways that really happen."""
+"""Made-up orders, the same in every run.
+
+One in fifty is bad, in one of the ways that really happen; one in two hundred is too large to be booked by hand.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any
 
 import orjson
@@ -12,7 +16,17 @@ import orjson
 from handlers_example.pricing import CATALOGUE
 
 BAD_EVERY = 50
+BULK_EVERY = 200
+_BULK_QUANTITY = 600
 _ARTICLES = tuple(CATALOGUE)
+
+
+class Kind(Enum):
+    """What the shop must make of an order."""
+
+    PLAIN = auto()
+    BULK = auto()
+    BAD = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,15 +35,22 @@ class Sample:
 
     id: str
     body: bytes
+    kind: Kind
 
 
 def samples(count: int) -> Iterator[Sample]:
-    """Yield `count` orders; every fiftieth is bad, and the kinds of bad ones take turns."""
+    """Yield `count` orders; the kinds of bad ones take turns."""
     rng = random.Random(count)
     for number in range(1, count + 1):
         order = _order(f"order-{number:06d}", rng)
         turn, rest = divmod(number, BAD_EVERY)
-        yield Sample(order["id"], orjson.dumps(order) if rest else _spoilt(order, turn))
+        kind = Kind.PLAIN
+        if rest == 0:
+            kind = Kind.BAD
+        elif number % BULK_EVERY == 1:
+            kind = Kind.BULK
+            order["lines"][0]["quantity"] = _BULK_QUANTITY
+        yield Sample(order["id"], _spoilt(order, turn) if kind is Kind.BAD else orjson.dumps(order), kind)
 
 
 def _order(order_id: str, rng: random.Random) -> dict[str, Any]:
@@ -57,8 +78,3 @@ def _spoilt(order: dict[str, Any], turn: int) -> bytes:
         case _:
             return orjson.dumps([order])  # JSON, but not an object
     return orjson.dumps(order)
-
-
-def bad_among(count: int) -> int:
-    """Return how many of `count` orders are bad."""
-    return count // BAD_EVERY

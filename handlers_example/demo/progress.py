@@ -3,44 +3,35 @@
 from __future__ import annotations
 
 import sys
-from typing import NamedTuple
+
+from handlers_example.demo.accounts import Count
 
 _BAR_CELLS = 24
 _CLEAR_LINE = "\r\x1b[K"
 
 
-class Count(NamedTuple):
-    """Orders sent, handled and refused so far."""
-
-    sent: int
-    handled: int
-    refused: int
-
-    @property
-    def done(self) -> int:
-        """How many orders have met their end."""
-        return self.handled + self.refused
-
-
 class Progress:
-    """Shows counts as they grow towards `orders`."""
+    """Shows counts as they grow towards `goal`."""
 
-    def __init__(self, orders: int) -> None:
-        self._orders = orders
+    def __init__(self, goal: Count) -> None:
+        self._goal = goal
         self._is_terminal = sys.stderr.isatty()
         self._quarters_shown = 0
 
     def show(self, count: Count) -> None:
         """Show `count`, where there is something new to say."""
-        quarters = 4 * count.done // self._orders
-        line = f"sent {count.sent:,}   handled {count.handled:,}   refused {count.refused:,}"
+        share = min(1.0, sum(count) / sum(self._goal))
+        line = (
+            f"sent {count.sent:,}   invoices {count.invoiced:,}   labels {count.labelled:,}   "
+            f"booked {count.booked:,}   dead letters {count.dead_letters:,}"
+        )
         if self._is_terminal:
-            cells = _BAR_CELLS * min(count.done, self._orders) // self._orders
+            cells = int(_BAR_CELLS * share)
             bar = "#" * cells + "." * (_BAR_CELLS - cells)
             print(f"{_CLEAR_LINE}[{bar}] {line}", end="", file=sys.stderr, flush=True)
-        elif quarters > self._quarters_shown:
+        elif int(4 * share) > self._quarters_shown:
             print(line, file=sys.stderr)
-        self._quarters_shown = quarters
+        self._quarters_shown = int(4 * share)
 
     def close(self) -> None:
         """Leave the changing line as it stands."""

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import os
-import statistics
 import time
 import uuid
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from handlers_example import warehouse
+from handlers_example.demo.accounts import ATTEMPTS, NOWHERE, DeadLetter, Ends, differences, expected
 from handlers_example.demo.broker import Broker, connected
-from handlers_example.demo.orders import bad_among, samples
-from handlers_example.demo.progress import Count, Progress
+from handlers_example.demo.orders import samples
+from handlers_example.demo.progress import Progress
 from handlers_example.demo.service import Service, running
+from handlers_example.demo.summary import Summary
+from handlers_example.demo.times import Execution
 from mxworker.brokers import BrokerUrl
 
 APP = "handlers_example.demo.app"
 WORKERS = 2
 
-_LOOK_EVERY_S = 0.1
-_PATIENCE_S = 30.0  # without any progress; a slow machine may take as long as it likes
+_LOOK_EVERY_S = 0.3
+_SHOWN_DIFFERENCES = 12
 
 
 class DemoFailed(Exception):
@@ -29,91 +32,115 @@ class DemoFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
-    """What a whole run came to."""
+class Plan:
+    """What is asked of the demo.
 
-    count: Count
-    took_s: float
-    handler_times_s: list[float]
-    invoices: Path
+    `folder` takes what the shop writes, and the service's log. `patience_s`: without any progress; a slow machine may
+    take as long as it likes.
+    """
 
-    def __str__(self) -> str:
-        percentiles = statistics.quantiles(self.handler_times_s, n=20)
-        p50_ms, p95_ms = 1000 * percentiles[9], 1000 * percentiles[18]
-        return "\n".join(
-            (
-                f"  sent          {self.count.sent:>7,}   orders",
-                f"  handled       {self.count.handled:>7,}   invoices in {self.invoices}",
-                f"  refused       {self.count.refused:>7,}   bad orders, to the dead-letter queue",
-                f"  speed         {self.count.done / self.took_s:>7,.0f}   messages per second, "
-                f"from the first sent to the last settled ({self.took_s:.1f} s)",
-                f"  handler time  {p50_ms:>7.2f}   ms p50, {p95_ms:.2f} ms p95",
-            )
+    url: BrokerUrl
+    orders: int
+    folder: Path
+    patience_s: float
+
+
+async def demonstrate(plan: Plan) -> Summary:
+    """Run the demo.
+
+    Raises DemoFailed, ServiceFailed, PublishError or BrokerError. In any case the service is stopped and the queues are
+    deleted.
+    """
+    prefix, times = f"mxworker-demo-{uuid.uuid4().hex[:8]}-", plan.folder / "times.txt"
+    env = {"SHOP_PREFIX": prefix, "SHOP_FOLDER": str(plan.folder), "DEMO_TIMES": str(times)}
+    async with (
+        connected(plan.url, prefix) as broker,
+        running(APP, WORKERS, env, plan.folder / "service.log") as service,
+    ):
+        await service.wait_ready()
+        feeding = _Feeding(plan, broker, service)
+        took_s = await feeding.run()
+        await service.stop()
+        await feeding.look()
+        if wrong := feeding.wrong():
+            raise _failure("the accounts do not balance.", wrong)
+    executions = [Execution.parse(line) for line in times.read_text().splitlines()]
+    return Summary(feeding.right, took_s, executions, feeding.dead_letters, plan.folder)
+
+
+class _Feeding:
+    """Sends the orders, and waits until each has come to its end.
+
+    `right` are the ends that they must meet, `found` those that they have met at the last look.
+    """
+
+    def __init__(self, plan: Plan, broker: Broker, service: Service) -> None:
+        self.right = expected(samples(plan.orders))
+        self.found = NOWHERE
+        self.dead_letters: list[DeadLetter] = []
+        self._plan = plan
+        self._broker = broker
+        self._service = service
+
+    async def run(self) -> float:
+        """Return the seconds from the first order sent to the last one done."""
+        began_at = time.monotonic()
+        sending = asyncio.create_task(self._broker.send(samples(self._plan.orders), "orders"))
+        try:
+            await self._watch(sending)
+        finally:
+            sending.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await sending
+        return time.monotonic() - began_at
+
+    async def _watch(self, sending: asyncio.Task[None]) -> None:
+        last, moved_at = None, time.monotonic()
+        with closing(Progress(self.right.count(self._plan.orders))) as progress:
+            while not (sending.done() and self.found.covers(self.right)):  # the last confirm may be the last to come
+                await self._service.pause(_LOOK_EVERY_S)
+                if sending.done():
+                    sending.result()
+                await self.look()
+                count, now = self.found.count(self._broker.sent), time.monotonic()
+                progress.show(count)
+                if count != last:
+                    last, moved_at = count, now
+                elif now - moved_at > self._plan.patience_s:
+                    raise _failure(f"nothing has moved for {self._plan.patience_s:g} s.", self.wrong())
+
+    async def look(self) -> None:
+        """See where the orders are."""
+        for queue in ATTEMPTS:
+            self.dead_letters += await self._broker.take_dead_letters(queue)
+        folder = self._plan.folder
+        self.found = Ends(
+            invoiced=_written(folder / "invoices", ".json"),
+            labelled=_written(folder / "labels", ".png"),
+            booked=_booked(folder),
+            refused=self._died_in("orders"),
+            unpaid=self._died_in("payments"),
+            by_truck=self._died_in("stock"),
         )
 
+    def wrong(self) -> list[str]:
+        """Return what was not as it must be, at the last look; see `accounts.differences`."""
+        return differences(self.right, self.found, self.dead_letters)
 
-async def demonstrate(url: BrokerUrl, orders: int, folder: Path) -> Summary:
-    """Run the demo with `orders` orders; `folder` takes the invoices, the service's log and the handler times.
-
-    Raises DemoFailed, ServiceFailed or BrokerError. In any case the service is stopped and the queues are deleted.
-    """
-    queue = f"mxworker-demo-{uuid.uuid4().hex[:8]}"
-    invoices, times = folder / "invoices", folder / "handler-seconds.txt"
-    invoices.mkdir()
-    env = {"DEMO_QUEUE": queue, "DEMO_TIMES": str(times), "SHOP_INVOICES": str(invoices)}
-    async with connected(url, queue) as broker, running(APP, WORKERS, env, folder / "service.log") as service:
-        await service.wait_ready()
-        took_s = await _feed(broker, service, invoices, orders)
-        await service.stop()
-        count = await _count(broker, invoices)
-        _judge(count, orders, await broker.waiting())
-    return Summary(count, took_s, [float(line) for line in times.read_text().split()], invoices)
+    def _died_in(self, queue: str) -> frozenset[str]:
+        return frozenset(letter.id for letter in self.dead_letters if letter.queue == queue)
 
 
-async def _feed(broker: Broker, service: Service, invoices: Path, orders: int) -> float:
-    """Send the orders and wait until each was handled or refused; return the seconds from the first to the last."""
-    started_at = time.monotonic()
-    sending = asyncio.create_task(broker.send(samples(orders)))
-    try:
-        await _watch(broker, service, invoices, orders, sending)
-    finally:
-        sending.cancel()
-        with suppress(asyncio.CancelledError, Exception):
-            await sending
-    return time.monotonic() - started_at
+def _failure(what: str, wrong: list[str]) -> DemoFailed:
+    return DemoFailed("\n  ".join([what, *wrong[:_SHOWN_DIFFERENCES]]))
 
 
-async def _watch(broker: Broker, service: Service, invoices: Path, orders: int, sending: asyncio.Task[None]) -> None:
-    progress = Progress(orders)
-    last, moved_at = Count(0, 0, 0), time.monotonic()
-    try:
-        while last.done < orders or not sending.done():  # the last confirm may come after the last invoice
-            await service.pause(_LOOK_EVERY_S)
-            if sending.done():
-                sending.result()
-            count, now = await _count(broker, invoices), time.monotonic()
-            progress.show(count)
-            if count != last:
-                last, moved_at = count, now
-            elif now - moved_at > _PATIENCE_S:
-                raise DemoFailed(f"nothing has moved for {_PATIENCE_S:g} s: {last}, of {orders:,} orders.")
-    finally:
-        progress.close()
+def _written(folder: Path, suffix: str) -> frozenset[str]:
+    """Return the ids of the orders that have a file; unfinished drafts have another suffix."""
+    names = os.listdir(folder)  # noqa: PTH208  ten times faster than glob
+    return frozenset(name.removesuffix(suffix) for name in names if name.endswith(suffix))
 
 
-async def _count(broker: Broker, invoices: Path) -> Count:
-    handled, refused = _written(invoices), await broker.refused()
-    return Count(broker.sent, handled, refused)
-
-
-def _written(invoices: Path) -> int:
-    """Return how many invoices there are; unfinished drafts have another suffix."""
-    return sum(name.endswith(".json") for name in os.listdir(invoices))  # noqa: PTH208  ten times faster than glob
-
-
-def _judge(count: Count, orders: int, waiting: int) -> None:
-    """Raise DemoFailed unless every good order has its invoice, every bad one was refused and nothing is left."""
-    bad = bad_among(orders)
-    expected = Count(orders, orders - bad, bad)
-    if count != expected or waiting:
-        raise DemoFailed(f"the count is wrong.\n  expected  {expected}\n  found     {count}, and {waiting} not handled")
+def _booked(folder: Path) -> frozenset[str]:
+    with warehouse.opened(folder / "stock.sqlite") as opened:
+        return frozenset(opened.booked())

@@ -11,19 +11,24 @@ from signal import SIGHUP, SIGINT, SIGKILL, SIGTERM, Signals
 import orjson
 import pytest
 
+from handlers_example import shop
+from handlers_example.demo.accounts import expected
+from handlers_example.demo.orders import samples
 from tests.harness.processes import Process, children
 from tests.harness.service import Service
 from tests.harness.waiting import wait_until
-from tests.rabbit.client import Client
+from tests.rabbit.client import Client, Received
 from tests.rabbit.node import Node
 
 ORDERS = 500
 MORE_THAN_IT_CAN_DO_MEANWHILE = 50_000
+MORE_THAN_IT_CAN_DO_AT_ONCE = 800
 ENOUGH_S = 60.0
 
 
-def demo(url: str, folder: Path, orders: int) -> Service:
-    command = [sys.executable, "-m", "handlers_example.demo", f"--orders={orders}", f"--out={folder / 'results'}"]
+def demo(url: str, folder: Path, orders: int, *flags: str) -> Service:
+    arguments = [f"--orders={orders}", f"--out={folder / 'results'}", *flags]
+    command = [sys.executable, "-m", "handlers_example.demo", *arguments]
     return Service(command, folder, name="demo", env={"MXWORKER_BROKER_URL": url})
 
 
@@ -41,38 +46,71 @@ def supervised(demo: Service) -> Process:
     return master
 
 
-def queue_of(folder: Path) -> str:
-    found = re.search(r"mxworker-demo-[0-9a-f]{8}", (folder / "results" / "service.log").read_text())
+def log_of_service(folder: Path) -> str:
+    log = folder / "results" / "service.log"
+    return log.read_text() if log.exists() else ""
+
+
+def prefix_of(folder: Path) -> str:
+    found = re.search(r"mxworker-demo-[0-9a-f]{8}-", log_of_service(folder))
     assert found, "the service has logged no queue"
     return found[0]
 
 
 def assert_nothing_is_left(demo: Service, folder: Path, admin: Client) -> None:
     assert demo.survivors() == []
-    assert not admin.exists(queue_of(folder))
-    assert not admin.exists(f"{queue_of(folder)}.dlq")
+    for handler in shop.handlers.compile():
+        queue = handler.queue
+        for name in (queue.name, queue.dead_letter_name, *map(queue.retry_name, handler.retry_steps_ms)):
+            assert not admin.exists(prefix_of(folder) + name)
 
 
-def test_every_order_is_handled_or_refused(broker_url: str, tmp_path: Path, admin: Client) -> None:
+def test_every_order_meets_its_right_end(broker_url: str, tmp_path: Path, admin: Client) -> None:
+    right = expected(samples(ORDERS))
     with demo(broker_url, tmp_path, ORDERS) as running:
         assert running.wait_exit(ENOUGH_S) == 0, running.log_text()
         summary = running.output_text()
         assert_nothing_is_left(running, tmp_path, admin)
-    assert re.search(r"sent +500 ", summary)
-    assert re.search(r"handled +490 ", summary)
-    assert re.search(r"refused +10 ", summary)
-    assert re.search(r"[1-9][0-9,]* +messages per second", summary)
-    assert re.search(r"\d+\.\d\d +ms p50, \d+\.\d\d ms p95", summary)
-    assert len(handled(tmp_path)) == 490
+    assert re.search(r"orders +typed, async +490 +0 +10 ", summary)
+    assert re.search(rf"payments +retries +{len(right.invoiced)} +[1-9]\d* +{len(right.unpaid)} ", summary)
+    assert re.search(rf"stock +batches +{len(right.booked)} +0 +{len(right.by_truck)} ", summary)
+    assert re.search(rf"invoices +sync, in threads +{len(right.invoiced)} +0 +0 ", summary)
+    assert re.search(rf"labels +cpu=True +{len(right.labelled)} +0 +0 ", summary)
+    assert re.search(r"mx-attempts +4\n", summary)
+    assert re.search(r"mx-error-type +Unreachable\n", summary)
+    assert "Every order has met its right end." in summary
+    assert len(handled(tmp_path)) == len(right.invoiced)
     assert all(orjson.loads(path.read_bytes())["total_cents"] > 0 for path in handled(tmp_path))
 
 
 def test_a_killed_worker_costs_no_order(broker_url: str, tmp_path: Path) -> None:
-    with demo(broker_url, tmp_path, 3_000) as running:
+    with demo(broker_url, tmp_path, 800) as running:
         wait_for_work(tmp_path)
         children(supervised(running).pid)[0].signal(SIGKILL)
         assert running.wait_exit(ENOUGH_S) == 0, running.log_text()
-        assert re.search(r"handled +2,940 ", running.output_text())
+        assert "signal 9" in log_of_service(tmp_path) or "SIGKILL" in log_of_service(tmp_path)
+
+
+def steal_from(queue: str, admin: Client) -> bytes:
+    """Take a message out of `queue` before the service does, and return its body."""
+    stolen: list[Received] = []
+
+    def is_stolen() -> bool:
+        stolen.extend(filter(None, [admin.get(queue)]))
+        return bool(stolen)
+
+    wait_until(is_stolen, ENOUGH_S, "an order to steal")
+    return stolen[0].body
+
+
+def test_a_lost_order_is_told_by_its_id(broker_url: str, tmp_path: Path, admin: Client) -> None:
+    with demo(broker_url, tmp_path, MORE_THAN_IT_CAN_DO_AT_ONCE, "--patience=1.5") as running:
+        wait_until(lambda: "Ready in" in log_of_service(tmp_path), ENOUGH_S, "the service")
+        stolen = steal_from(f"{prefix_of(tmp_path)}orders", admin)
+        assert running.wait_exit(ENOUGH_S) == 1
+        order_id = orjson.loads(stolen)["id"]
+        assert "nothing has moved for 1.5 s" in running.log_text()
+        assert f"booked: 1 missing, {order_id}" in running.log_text()
 
 
 @pytest.mark.parametrize("number", [SIGINT, SIGTERM, SIGHUP])
@@ -84,7 +122,7 @@ def test_an_interrupted_demo_drains_its_service(
         running.signal(number)
         assert running.wait_exit(ENOUGH_S) == 130, running.log_text()
         assert "Interrupted" in running.log_text()
-        assert "STOPPING -> EMPTY (stop)" in (tmp_path / "results" / "service.log").read_text()
+        assert "STOPPING -> EMPTY (stop)" in log_of_service(tmp_path)
         assert_nothing_is_left(running, tmp_path, admin)
 
 
@@ -98,13 +136,12 @@ def test_a_dead_service_ends_the_demo_with_its_log(broker_url: str, tmp_path: Pa
         assert_nothing_is_left(running, tmp_path, admin)
 
 
-def test_a_wrong_count_is_told(broker_url: str, tmp_path: Path) -> None:
-    with demo(broker_url, tmp_path, MORE_THAN_IT_CAN_DO_MEANWHILE // 10) as running:
+def test_a_file_too_many_is_told(broker_url: str, tmp_path: Path) -> None:
+    with demo(broker_url, tmp_path, ORDERS) as running:
         wait_for_work(tmp_path)
-        # A stray file makes the demo believe that all is done one order too early, or see one invoice too many.
         (tmp_path / "results" / "invoices" / "stray.json").touch()
         assert running.wait_exit(ENOUGH_S) == 1
-        assert "the count is wrong" in running.log_text()
+        assert "the accounts do not balance.\n  invoiced: 1 too many, stray\n" in running.log_text()
 
 
 def test_a_lost_broker_ends_the_demo(own_node: Callable[..., Node], tmp_path: Path) -> None:

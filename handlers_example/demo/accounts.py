@@ -1,0 +1,102 @@
+"""What must have become of every order, what has, and where the two differ. Pure.
+
+Ids are sets: at least once means that a worker's death may double a message, and the shop writes nothing twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+from handlers_example import bank
+from handlers_example.demo.orders import Kind, Sample
+
+ATTEMPTS = {"orders": 1, "payments": 4, "stock": 1}
+"""How often a dead letter of each queue must have been tried."""
+
+_NAMED = 3
+
+
+class Count(NamedTuple):
+    """How many orders have come where, so far; see `Ends`."""
+
+    sent: int
+    invoiced: int
+    labelled: int
+    booked: int
+    dead_letters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Orders, by id: where each has come to."""
+
+    invoiced: frozenset[str]
+    labelled: frozenset[str]
+    booked: frozenset[str]
+    refused: frozenset[str]
+    """Bad ones: dead letters of `orders`."""
+    unpaid: frozenset[str]
+    """Those whose bank was never reached: dead letters of `payments`."""
+    by_truck: frozenset[str]
+    """Those too large for one person: dead letters of `stock`."""
+
+    def covers(self, other: Ends) -> bool:
+        """Say whether every order that has come to an end in `other` has come to it here."""
+        return all(getattr(self, field.name) >= getattr(other, field.name) for field in fields(Ends))
+
+    def count(self, sent: int) -> Count:
+        """Return how many have come where, of `sent` orders."""
+        dead_letters = len(self.refused) + len(self.unpaid) + len(self.by_truck)
+        return Count(sent, len(self.invoiced), len(self.labelled), len(self.booked), dead_letters)
+
+
+NOWHERE = Ends(*(frozenset[str]() for _ in fields(Ends)))
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message of a dead-letter queue; `queue` is the one it came from, without the prefix."""
+
+    queue: str
+    id: str
+    body: bytes
+    headers: Mapping[str, Any]
+
+
+def expected(samples: Iterable[Sample]) -> Ends:
+    """Return the right end of each order."""
+    orders = list(samples)
+    good = frozenset(order.id for order in orders if order.kind is not Kind.BAD)
+    by_truck = frozenset(order.id for order in orders if order.kind is Kind.BULK)
+    unpaid = frozenset(order_id for order_id in good if bank.is_unreachable_for(order_id))
+    return Ends(
+        invoiced=good - unpaid,
+        labelled=good - unpaid,
+        booked=good - by_truck,
+        refused=frozenset(order.id for order in orders) - good,
+        unpaid=unpaid,
+        by_truck=by_truck,
+    )
+
+
+def differences(right: Ends, found: Ends, dead_letters: Iterable[DeadLetter]) -> list[str]:
+    """Return all that is not as it must be, each as a line for people; [] when the accounts balance."""
+    return [*_misplaced(right, found), *_wrong_facts(dead_letters)]
+
+
+def _misplaced(right: Ends, found: Ends) -> Iterator[str]:
+    for field in fields(Ends):
+        must, has = getattr(right, field.name), getattr(found, field.name)
+        for what, ids in (("missing", must - has), ("too many", has - must)):
+            if ids:
+                more = ", ..." if len(ids) > _NAMED else ""
+                yield f"{field.name}: {len(ids):,} {what}, {', '.join(sorted(ids)[:_NAMED])}{more}"
+
+
+def _wrong_facts(dead_letters: Iterable[DeadLetter]) -> Iterator[str]:
+    for letter in dead_letters:
+        attempts = letter.headers.get("mx-attempts")
+        if attempts != ATTEMPTS[letter.queue]:
+            yield f"dead letter {letter.id} of {letter.queue}: {attempts} attempts instead of {ATTEMPTS[letter.queue]}"
