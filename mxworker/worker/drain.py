@@ -6,8 +6,9 @@
 4. let the running handlers finish, with heartbeats and acks going on;
 5. at the deadline, or when asked to cut it short, cancel the rest and leave it unacked, for the broker to redeliver;
 6. wait for the confirms of what was published;
-7. write what is settled and wait until the broker has processed it, then close the channels; but not while a handler
-   still runs, for its message would come back beside it.
+7. write what is settled and wait until the broker has processed it, then close the channels, but for those whose
+   handlers did not leave: a closed channel's deliveries are redelivered at once, beside a handler that is at work on
+   them. There the end of the process is the end of the channel.
 
 The deadline is absolute, over all of it; a request to cut moves it to now.
 """
@@ -20,6 +21,7 @@ from typing import Any
 
 from mxworker.amqp.consumer import Consumer
 from mxworker.amqp.publisher import Publisher
+from mxworker.amqp.subscription import Subscription
 from mxworker.worker.station import Station
 from mxworker.worker.tasks import end
 
@@ -44,7 +46,9 @@ class Drain:
         deadline: float,
         waits_for_stuck: bool = True,
     ) -> None:
-        """Prepare; the consumers' `run` has been cancelled. `deadline` is a loop time, `cut` may be set at any time.
+        """Prepare; the consumers' `run` has been cancelled. Each has its station at the same place in the sequence.
+
+        `deadline` is a loop time, `cut` may be set at any time.
 
         Without `waits_for_stuck`, handlers that are stuck are not given the time until the deadline.
         """
@@ -66,15 +70,24 @@ class Drain:
         await self._within(0.0, *(station.finished(not self._waits_for_stuck) for station in self._stations))
         has_finished = not any(station.running for station in self._stations)
         if not has_finished:
+            self._deadline = min(self._deadline, self._loop.time())  # what is left is stuck, and gets no more time
             for station in self._stations:
                 station.cut_short()
             await self._within(_LEAVE_GRACE_S, *(station.finished() for station in self._stations))
         await self._within(_CONFIRM_GRACE_S, self._publisher.drain())
         subscriptions = [consumer.subscription for consumer in self._consumers if consumer.subscription is not None]
         await self._within(_BARRIER_GRACE_S, *(subscription.barrier() for subscription in subscriptions))
-        if not any(station.running for station in self._stations):
-            await asyncio.gather(*(subscription.close() for subscription in subscriptions))
+        await asyncio.gather(*(subscription.close() for subscription in self._at_rest()))
         return has_finished
+
+    def _at_rest(self) -> list[Subscription]:
+        """Return the subscriptions whose handlers have all left."""
+        pairs = zip(self._consumers, self._stations, strict=True)
+        return [
+            consumer.subscription
+            for consumer, station in pairs
+            if consumer.subscription is not None and not station.running
+        ]
 
     async def _within(self, grace_s: float, *duties: Coroutine[Any, Any, object]) -> bool:
         """Do the duties until `grace_s` after the deadline, then cancel the rest; say whether all were done."""

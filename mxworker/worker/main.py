@@ -82,7 +82,7 @@ async def _serve(
     try:
         code = await service.run()
     finally:
-        if not service.is_leaving_work:
+        if not service.has_running_handlers:  # else every moment is one more in which they are at work
             await _wind_down()
     if service.failure is not None:
         slot.write_note(_explain(settings, service.failure))

@@ -107,15 +107,6 @@ class Service:
         for index, handler in enumerate(handlers):
             slot.name_handler(index, handler.name)
 
-    @property
-    def is_leaving_work(self) -> bool:
-        """Whether handlers run on after `run`, because nothing can stop them.
-
-        You must end the process then, without any more ado: its connections end with it, and not before, or the broker
-        would deliver their messages again beside them.
-        """
-        return self.state is WorkerState.STOPPED and any(station.running for station in self.stations)
-
     # ---- requests from outside, from a signal handler of the loop
 
     def request_stop(self) -> None:
@@ -127,6 +118,14 @@ class Service:
         """Drain and leave, but cancel what runs at once."""
         self.request_stop()
         self._cut.set()
+
+    @property
+    def has_running_handlers(self) -> bool:
+        """Whether a handler runs. One that still does after `run` is at work until the process ends.
+
+        The connections are left open then, for the kernel to close: when the broker sees their end it redelivers.
+        """
+        return any(station.running for station in self.stations)
 
     # ---- what handlers may ask and do, see context.Desk
 
@@ -196,7 +195,7 @@ class Service:
             await closing
             self._threads.close()
             await self.publisher.close()
-            if not self.is_leaving_work:
+            if not self.has_running_handlers:
                 await self.pool.close()
 
     def _furnish(self, states: Mapping[Lifespan, Any]) -> None:

@@ -27,8 +27,8 @@ class Threads:
     async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Return what `function` returns in a thread, with the caller's context variables.
 
-        When the caller is cancelled meanwhile, this goes on until the thread has ended, and what it did is still the
-        outcome; when it had not begun, or the caller is cancelled once more, the CancelledError is raised at once.
+        However often the caller is cancelled meanwhile, this goes on until the thread has ended, and what it did is
+        still the outcome. Only when it had not begun the CancelledError is raised, at once.
         """
         task = asyncio.current_task()
         assert task is not None
@@ -44,11 +44,14 @@ class Threads:
         submitted = self._pool.submit(run)
         running = asyncio.wrap_future(submitted)
         try:
-            return await asyncio.shield(running)
-        except asyncio.CancelledError:
-            if submitted.cancel() or submitted.cancelled():
-                raise
-            return await running
+            while True:
+                try:
+                    return await asyncio.shield(running)
+                except asyncio.CancelledError:
+                    if submitted.cancel():
+                        raise
+                    if running.done():
+                        return running.result()
         finally:
             self._idents.pop(task, None)
 

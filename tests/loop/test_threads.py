@@ -183,22 +183,32 @@ async def test_call_that_has_not_begun_is_cancelled_and_never_begins() -> None:
     assert await threads.call(began.is_set) is False
 
 
-async def test_second_cancellation_does_not_wait_for_the_thread() -> None:
+async def test_call_goes_on_until_its_thread_has_ended_however_often_it_is_cancelled() -> None:
     threads, release, began = Threads(1), threading.Event(), threading.Event()
 
-    def hold() -> None:
+    def hold() -> str:
         began.set()
         release.wait(FOR_EVER_S)
+        return "done"
 
     call = asyncio.create_task(threads.call(hold))
     await until(began.is_set, SOON_S, "the thread to begin")
-    call.cancel()
-    await asyncio.wait({call}, timeout=0.05)
-    assert not call.done()
-    call.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await call
+    for _ in range(3):
+        call.cancel()
+        await asyncio.wait({call}, timeout=0.03)
+        assert not call.done()
     release.set()
+    assert await call == "done"
+
+
+async def test_call_that_is_cancelled_in_the_moment_of_its_end_has_its_outcome() -> None:
+    threads, ended = Threads(1), threading.Event()
+    call = asyncio.create_task(threads.call(ended.set))
+    await asyncio.sleep(0)
+    ended.wait(SOON_S)
+    time.sleep(0.02)  # noqa: ASYNC251  so that the thread has told the loop, which has not turned yet
+    asyncio.get_running_loop().call_soon(call.cancel)
+    assert await call is None
 
 
 async def test_thread_that_is_cut_short_leaves_its_delivery_unless_it_still_succeeds() -> None:
