@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +27,7 @@ TIMEOUT_S = 0.5
 SOON_S = 15.0
 
 # A message named "stuck" is stuck for a minute, but not when it is redelivered. All that time its handler writes that
-# it is still at work.
+# it is still at work. The end of its process takes a moment: time enough to begin with what came back too early.
 BEATING = """
     import asyncio
     import os
@@ -39,6 +41,12 @@ BEATING = """
     ledger = Ledger(os.environ["LEDGER"])
     queue = Queue(os.environ["QUEUE"])
     concurrency = int(os.environ["CONCURRENCY"])
+
+
+    @handlers.lifespan
+    async def unhurried():
+        yield
+        await asyncio.sleep(0.3)
 
 
     def is_stuck(ctx: Context) -> bool:
@@ -58,7 +66,7 @@ IN_A_THREAD = f"""{BEATING}
         ledger.start(message_id)
         if is_stuck(ctx):
             for _ in beats(message_id):
-                time.sleep(0.01)
+                time.sleep(0.002)
         time.sleep(0.005)
         ledger.finish(message_id)
 """
@@ -70,7 +78,7 @@ ON_THE_LOOP = f"""{BEATING}
         if is_stuck(ctx):
             for _ in beats(message_id):
                 try:
-                    await asyncio.sleep(0.01)
+                    await asyncio.sleep(0.002)
                 except asyncio.CancelledError:
                     continue
         await asyncio.sleep(0.005)
@@ -148,6 +156,29 @@ def test_process_with_too_many_stuck_handlers_is_replaced_and_all_is_handled(stu
     assert report.nothing_lost, report
     assert not report.overlapping, report
     assert not report.refinished, report
+
+
+async def test_message_of_a_stuck_thread_comes_back_with_the_end_of_its_process_and_not_before(
+    broker_url: str, queue_name: str, admin: Client
+) -> None:
+    handlers = Handlers()
+    began, let_go = threading.Event(), threading.Event()
+
+    @handlers.consume(queue_name)
+    def hold(body: bytes) -> None:
+        began.set()
+        let_go.wait(60)
+
+    async with running(broker_url, handlers, ExitCode.DRAIN_TIMEOUT, drain_timeout_s=0.2) as worker:
+        admin.publish(queue_name, [b""])
+        await until(began.is_set, SOON_S, "it to run")
+    assert worker.service.has_running_handlers
+    await asyncio.sleep(0.2)  # for what must not happen
+    assert admin.counts(queue_name).messages == 0
+    await worker.service.pool.close()  # as the end of the process does
+    await until(lambda: admin.counts(queue_name).messages == 1, SOON_S, "it to be back")
+    let_go.set()
+    await worker.service.stations[0].finished()
 
 
 async def test_thread_handlers_publish_and_are_acked_after_that(
