@@ -8,6 +8,7 @@ Pure: no I/O, no event loop.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -86,6 +87,15 @@ class Handler:
     def retry_steps_ms(self) -> tuple[int, ...]:
         """The delays of its retry queues; () when it has none."""
         return self.retry.steps_ms if self.retry is not None else ()
+
+    @property
+    def longest_hold_s(self) -> float:
+        """How long a delivery may be unsettled when all that was sent ahead takes all the time it has.
+
+        A batch counts as full: one that is complete by its age leaves less for the next to wait behind.
+        """
+        size, wait_s = (self.batch.size, self.batch.wait_s) if self.batch is not None else (1, 0.0)
+        return self.timeout_s * math.ceil(self.prefetch / (size * self.concurrency)) + wait_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,9 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 SHORT_STRING_BYTES = 255
+CONSUMER_TIMEOUT_S = 30 * 60.0
+"""How long RabbitMQ lets a delivery be unsettled before it takes it back, unless it is told otherwise
+(https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout)."""
 # What a quorum queue needs so that the broker moves its messages on without a loss. At-least-once loses them when the
 # target is missing, unless publishers are pushed back meanwhile
 # (https://www.rabbitmq.com/docs/quorum-queues#dead-lettering).
@@ -106,6 +109,12 @@ class Queue:
         One that we do not declare ourselves may be of another type than the code says.
         """
         return self.type == "quorum" and self.declare == "ensure"
+
+    @property
+    def consumer_timeout_s(self) -> float:
+        """How long the broker lets a delivery be unsettled, as far as can be known here."""
+        timeout_ms = self.arguments.get("x-consumer-timeout")
+        return timeout_ms / 1000 if isinstance(timeout_ms, int) else CONSUMER_TIMEOUT_S
 
     def declared_arguments(self) -> dict[str, Any]:
         """Return the arguments the queue is declared with. Frozen: a change would be answered with a 406."""

@@ -15,7 +15,7 @@ import logging
 import os
 import signal
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import FrameType
 
@@ -53,11 +53,32 @@ def run(settings: Consumption, board: Board, number: int) -> int:
         slot.write_state(WorkerState.STOPPED)
         return error.exit_code
     slot.write_note(describe(handlers))
+    if number == 1 and not board.ever_ready:  # once for all workers, and for all that follow them
+        _warn_of_long_holds(handlers)
     gc.collect()
     gc.freeze()  # what the import made lives as long as the process: no collection has to look at it again
     loop = new_loop()
     asyncio.set_event_loop(loop)
     return loop.run_until_complete(_serve(settings, handlers, application.serializers, board, slot))
+
+
+def _warn_of_long_holds(handlers: Sequence[Handler]) -> None:
+    """Warn of each handler whose deliveries the broker may take back, and its channel with them, while they wait."""
+    for handler in handlers:
+        limit_s = handler.queue.consumer_timeout_s
+        if handler.longest_hold_s >= limit_s:
+            log.warning(
+                "handler %s may hold a delivery of queue %s for %g s: prefetch %d, concurrency %d, timeout %g s; after "
+                "%g s (consumer_timeout) RabbitMQ closes the channel and delivers all that is unsettled again. "
+                "Lower the prefetch or the timeout, or raise the concurrency",
+                handler.name,
+                handler.queue.name,
+                handler.longest_hold_s,
+                handler.prefetch,
+                handler.concurrency,
+                handler.timeout_s,
+                limit_s,
+            )
 
 
 async def _serve(

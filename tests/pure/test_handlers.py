@@ -162,6 +162,38 @@ def test_batch_is_a_list() -> None:
         batch_of(take)
 
 
+@pytest.mark.parametrize(
+    ("said", "hold_s"),
+    [
+        ({}, 60),
+        ({"prefetch": 100, "concurrency": 1, "timeout": 20}, 2000),
+        ({"prefetch": 7, "concurrency": 3, "timeout": 10}, 30),
+        ({"prefetch": 2, "concurrency": 32, "timeout": 10}, 10),
+    ],
+)
+def test_longest_hold_is_the_timeout_as_often_as_one_waits_for_another(said: dict[str, Any], hold_s: float) -> None:
+    handlers = Handlers()
+    handlers.consume("a", **said)(take)
+    (handler,) = handlers.compile()
+    assert handler.longest_hold_s == hold_s
+
+
+def test_longest_hold_of_a_batch_counts_batches_and_the_wait_for_one() -> None:
+    handlers = Handlers()
+
+    @handlers.consume_batch("a", size=10, wait=2, prefetch=35, concurrency=2, timeout=60)
+    async def batch(payloads: list[dict]) -> None: ...  # type: ignore[type-arg]
+
+    (handler,) = handlers.compile()
+    assert handler.longest_hold_s == 2 * 60 + 2
+
+
+def test_queue_knows_how_long_the_broker_waits_for_a_settlement() -> None:
+    assert Queue("q").consumer_timeout_s == 1800
+    assert Queue("q", arguments={"x-consumer-timeout": 90_000}).consumer_timeout_s == 90
+    assert Queue("q", arguments={"x-consumer-timeout": "soon"}).consumer_timeout_s == 1800
+
+
 # ---- registries in registries
 
 
