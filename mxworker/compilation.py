@@ -76,7 +76,8 @@ class Handler:
     reject_on: tuple[type[BaseException], ...]
     kill_switch: KillSwitch | None
     middleware: tuple[Middleware, ...]
-    lifespan: Lifespan | None
+    lifespans: tuple[Lifespan, ...]
+    """Those of its registry and of all that include it, the outermost first; the last one's value is `ctx.state`."""
 
     @property
     def max_attempts(self) -> int:
@@ -129,10 +130,10 @@ AS_IN_CODE = Overrides()
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """What a registry puts around its handlers; codecs are by media type."""
+    """What a registry puts around its handlers, what includes it as well; codecs are by media type."""
 
     middleware: tuple[Middleware, ...]
-    lifespan: Lifespan | None
+    lifespans: tuple[Lifespan, ...]
     codecs: Mapping[str, ContentCodec]
 
 
@@ -174,7 +175,7 @@ def compiled(said: Registration, overrides: Overrides, around: Around) -> Handle
         reject_on=said.reject_on,
         kill_switch=said.kill_switch,
         middleware=around.middleware,
-        lifespan=around.lifespan,
+        lifespans=around.lifespans,
     )
 
 

@@ -201,8 +201,8 @@ class Handlers:
     def include(self, other: Handlers) -> None:
         """Take in all handlers of another registry, what it will register later too.
 
-        Its own middleware stays inside ours, and its own codecs replace ours. `ctx.state` is what its own lifespan
-        yields, or ours when it has none.
+        Its own middleware stays inside ours, and so does its lifespan; its own codecs replace ours. `ctx.state` is what
+        its own lifespan yields, or ours when it has none.
         """
         if self in other._family():
             raise ValueError("a registry cannot include itself")
@@ -235,12 +235,12 @@ class Handlers:
         twice = [queue for queue, count in Counter(self.queues).items() if count > 1]
         if twice:
             raise AppLoadError(f"queue '{twice[0]}' has two handlers, in registries that include each other.")
-        return tuple(self._compile(overrides, Around((), None, NO_CODECS)))
+        return tuple(self._compile(overrides, Around((), (), NO_CODECS)))
 
     def _compile(self, overrides: Overrides, outer: Around) -> list[Handler]:
         around = Around(
             middleware=(*outer.middleware, *self._middleware),
-            lifespan=self._lifespan or outer.lifespan,
+            lifespans=outer.lifespans if self._lifespan is None else (*outer.lifespans, self._lifespan),
             codecs={**outer.codecs, **self._codecs},
         )
         handlers = [compiled(said, overrides, around) for said in self._registrations.values()]

@@ -110,7 +110,7 @@ class _Place:
 
     def __init__(self, handler: Handler, states: Mapping[Lifespan, Any], equipment: Equipment) -> None:
         """`states` is what the lifespans yielded."""
-        state = states.get(handler.lifespan) if handler.lifespan is not None else None
+        state = states[handler.lifespans[-1]] if handler.lifespans else None
         self._report = Report(handler)
         surroundings = Surroundings(handler.queue.name, handler.name, handler.max_attempts, state, equipment)
         self._execute: Execute = pipeline(handler, self._report, surroundings)

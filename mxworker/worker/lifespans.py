@@ -21,7 +21,7 @@ class Lifespans:
     """The lifespans of all handlers. Entered and left in one task, as what they hold may need."""
 
     def __init__(self, handlers: Sequence[Handler]) -> None:
-        self._lifespans = list(dict.fromkeys(handler.lifespan for handler in handlers if handler.lifespan is not None))
+        self._lifespans = list(dict.fromkeys(lifespan for handler in handlers for lifespan in handler.lifespans))
         self._entered = AsyncExitStack()
         self._entering: asyncio.Timeout | None = None
 

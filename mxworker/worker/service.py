@@ -214,7 +214,7 @@ class Service:
         budget = ByteBudget(self._settings.prefetch_budget_bytes)
         for index, handler in enumerate(self._handlers):
             repair = partial(topology.repair, self._link, handler.queue, handler.retry_steps_ms)
-            state = states.get(handler.lifespan) if handler.lifespan is not None else None
+            state = states[handler.lifespans[-1]] if handler.lifespans else None
             station = Station(index, handler, premises, repair, state)
             consumer = Consumer(
                 self._link,

@@ -218,8 +218,13 @@ def test_included_registry_keeps_its_own_inside_ours() -> None:
     assert ours.queues == ("a", "b")
     first, second = ours.compile()
     assert (first.middleware, second.middleware) == ((outer,), (outer, inner))
-    assert first.lifespan is second.lifespan is not None
-    assert theirs.compile()[0].lifespan is None
+    assert first.lifespans == second.lifespans
+    assert len(first.lifespans) == 1
+    assert theirs.compile()[0].lifespans == ()
+    theirs.lifespan(lifespan)
+    first, second = ours.compile()
+    assert (len(first.lifespans), len(second.lifespans)) == (1, 2)
+    assert second.lifespans[0] is first.lifespans[0]
 
 
 def test_queue_has_one_handler_over_all_registries() -> None:
