@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
+from mxworker.amqp.translate import raise_own_cancellation
 from mxworker.compilation import Handler, Lifespan
 from mxworker.errors import AppLoadError
 from mxworker.worker.loading import failure_in_app
@@ -24,18 +25,18 @@ class Lifespans:
         self._lifespans = list(dict.fromkeys(lifespan for handler in handlers for lifespan in handler.lifespans))
         self._entered = AsyncExitStack()
         self._entering: asyncio.Timeout | None = None
+        self._is_given_up = False
 
     async def enter(self) -> Mapping[Lifespan, Any]:
         """Enter all in order and return what each yielded. Raises AppLoadError, having left those it had entered."""
         states: dict[Lifespan, Any] = {}
         for lifespan in self._lifespans:
             try:
-                async with asyncio.timeout(None) as self._entering:
+                async with asyncio.timeout(0 if self._is_given_up else None) as self._entering:
                     states[lifespan] = await self._entered.enter_async_context(lifespan())
-            except BaseException as error:
+            except BaseException as error:  # the application's code: SystemExit, or a cancellation of its own
                 await self.leave(asyncio.get_running_loop().time())
-                if isinstance(error, asyncio.CancelledError):
-                    raise
+                raise_own_cancellation()
                 name = getattr(lifespan, "__name__", lifespan)
                 raise AppLoadError(failure_in_app(f"lifespan '{name}' failed at the start:", error)) from error
             finally:
@@ -43,7 +44,8 @@ class Lifespans:
         return states
 
     def give_up_entering(self) -> None:
-        """End an `enter` that is under way, by a TimeoutError where the application waits."""
+        """End an `enter` that is under way, by a TimeoutError where the application waits, now or next."""
+        self._is_given_up = True
         if self._entering is not None:
             self._entering.reschedule(asyncio.get_running_loop().time())
 
@@ -55,5 +57,6 @@ class Lifespans:
                 await self._entered.aclose()
         except TimeoutError:
             log.error("a lifespan did not end in time and is left as it is")
-        except Exception:  # the application's code
+        except BaseException:  # as above
+            raise_own_cancellation()
             log.exception("a lifespan failed at the end")

@@ -1,0 +1,259 @@
+"""What an application sets up around its handlers: once in each process, before the first, after the last of them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from signal import SIGTERM
+
+import pytest
+
+from mxworker import Context, Handlers
+from mxworker.board import Board
+from mxworker.brokers import Brokers
+from mxworker.config import Consumption
+from mxworker.errors import ExitCode
+from mxworker.worker.service import Service as WorkerService
+from tests.broker.workers import running
+from tests.harness.service import Service, mxworker_run, write_app
+from tests.harness.waiting import until, wait_until
+from tests.rabbit.client import Client
+
+SOON_S = 10.0
+
+APP = """
+    import asyncio
+    import os
+    import sys
+
+    from mxworker import Context, Handlers
+
+    handlers = Handlers()
+
+
+    def note(event):
+        os.write(1, f"{event} {os.getpid()}\\n".encode())
+
+
+    @handlers.lifespan
+    async def shop():
+        note("entering")
+        START
+        note("entered")
+        yield os.getpid()
+        note("leaving")
+        END
+        note("left")
+
+
+    @handlers.consume(os.environ["QUEUE"])
+    async def order(payload: str, ctx: Context) -> None:
+        assert ctx.state == os.getpid()
+        note("handling")
+        await asyncio.sleep(float(payload))
+        note("handled")
+"""
+
+
+@contextmanager
+def _service(
+    url: str, queue: str, folder: Path, *flags: str, start: str = "pass", end: str = "pass"
+) -> Iterator[Service]:
+    app = write_app(folder, APP.replace("START", start).replace("END", end))
+    env = {"MXWORKER_BROKER_URL": url, "QUEUE": queue}
+    with Service(mxworker_run(app, *flags, app_dir=folder), folder, env=env) as service:
+        yield service
+
+
+def _events(service: Service) -> list[tuple[str, int]]:
+    """Return what happened, and in which process."""
+    return [(event, int(pid)) for event, pid in map(str.split, service.output_text().splitlines())]
+
+
+# ---- as a service
+
+
+def test_it_is_entered_once_in_each_worker_and_left_after_the_last_handler(
+    broker_url: str, queue_name: str, tmp_path: Path, admin: Client
+) -> None:
+    with _service(broker_url, queue_name, tmp_path, "--workers=2") as service:
+        service.wait_ready()
+        pids = service.worker_pids()
+        assert sorted(_events(service)) == sorted((event, pid) for event in ("entering", "entered") for pid in pids)
+        admin.publish(queue_name, [b"0"] * 50)
+        wait_until(lambda: service.output_text().count("handled") == 50, SOON_S, "all")
+        admin.publish(queue_name, [b"0.5"] * 4)
+        wait_until(lambda: service.output_text().count("handling") == 54, SOON_S, "the last ones to run")
+        service.signal(SIGTERM)
+        assert service.wait_exit() == 0
+        for pid in pids:
+            its = [event for event, whose in _events(service) if whose == pid]
+            assert its[:2] == ["entering", "entered"]
+            assert its[-2:] == ["leaving", "left"]
+            assert its.count("handling") == its.count("handled") == len(its[2:-2]) / 2
+        assert service.output_text().count("handled") == 54
+
+
+def test_handlers_that_are_cancelled_have_left_before_it_ends(
+    broker_url: str, queue_name: str, tmp_path: Path, admin: Client
+) -> None:
+    with _service(broker_url, queue_name, tmp_path, "--workers=1", "--drain-timeout=500ms") as service:
+        service.wait_ready()
+        admin.publish(queue_name, [b"60"])
+        wait_until(lambda: "handling" in service.output_text(), SOON_S, "it to run")
+        service.signal(SIGTERM)
+        assert service.wait_exit() == ExitCode.DRAIN_TIMEOUT
+        assert [event for event, _ in _events(service)] == ["entering", "entered", "handling", "leaving", "left"]
+
+
+@pytest.mark.parametrize(
+    ("start", "says"),
+    [
+        ("raise LookupError('no such shop')", "    LookupError: no such shop"),
+        ("sys.exit(9)", "    SystemExit: 9"),
+        ("raise asyncio.CancelledError", "    CancelledError: "),
+    ],
+    ids=["exception", "SystemExit", "CancelledError"],
+)
+def test_failure_at_the_start_is_3_and_shows_the_users_line(
+    start: str, says: str, broker_url: str, queue_name: str, tmp_path: Path
+) -> None:
+    with _service(broker_url, queue_name, tmp_path, "--workers=2", start=start) as service:
+        assert service.wait_exit() == ExitCode.APP_LOAD
+        lines = service.log_text().splitlines()
+        told = next(number for number, line in enumerate(lines) if line.startswith("Error: "))
+        assert lines[told] == "Error: lifespan 'shop' failed at the start:"
+        assert lines[told + 1] == f"  app.py:18  {start}{says}"
+        assert service.log_text().count("Error: lifespan") == 1, "once for all workers"
+        assert "Traceback" not in service.log_text()
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "raise LookupError('no such shop')",
+        "sys.exit(9)",
+        "task = asyncio.ensure_future(asyncio.sleep(9)); task.cancel(); await task",
+    ],
+    ids=["exception", "SystemExit", "CancelledError"],
+)
+def test_failure_at_the_end_is_logged_and_changes_nothing(
+    end: str, broker_url: str, queue_name: str, tmp_path: Path
+) -> None:
+    with _service(broker_url, queue_name, tmp_path, "--workers=1", end=end) as service:
+        service.wait_ready()
+        service.signal(SIGTERM)
+        assert service.wait_exit() == 0
+        assert "a lifespan failed at the end" in service.log_text()
+        assert "app.py" in service.log_text()
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        ("await asyncio.sleep(60)", ExitCode.OK),
+        ("import time; time.sleep(60)", ExitCode.DRAIN_TIMEOUT),
+    ],
+    ids=["awaiting", "blocking"],
+)
+def test_one_that_does_not_end_keeps_to_the_time_for_the_drain(
+    end: str, code: ExitCode, broker_url: str, queue_name: str, tmp_path: Path
+) -> None:
+    with _service(broker_url, queue_name, tmp_path, "--workers=1", "--drain-timeout=1s", end=end) as service:
+        service.wait_ready()
+        asked_at = time.monotonic()
+        service.signal(SIGTERM)
+        assert service.wait_exit() == code
+        assert time.monotonic() - asked_at < 1 + 2
+
+
+def test_sigterm_in_a_slow_start_ends_it_soon(broker_url: str, queue_name: str, tmp_path: Path) -> None:
+    start = "await asyncio.sleep(60)"
+    with _service(broker_url, queue_name, tmp_path, "--workers=2", start=start) as service:
+        wait_until(lambda: service.output_text().count("entering") == 2, SOON_S, "both to start")
+        asked_at = time.monotonic()
+        service.signal(SIGTERM)
+        assert service.wait_exit() == 0
+        assert time.monotonic() - asked_at < 2
+        assert "Error" not in service.log_text()
+
+
+# ---- registries in registries, in this process
+
+
+async def test_registry_has_its_own_inside_that_of_the_one_that_includes_it(
+    broker_url: str, queue_name: str, admin: Client
+) -> None:
+    events: list[str] = []
+
+    def registry(name: str) -> Handlers:
+        made = Handlers()
+
+        async def span() -> AsyncIterator[str]:
+            events.append(f"enter {name}")
+            yield name
+            events.append(f"leave {name}")
+
+        made.lifespan(span)
+        return made
+
+    outer, inner, plain = registry("outer"), registry("inner"), Handlers()
+    outer.include(inner)
+    outer.include(plain)
+
+    @inner.consume(queue_name)
+    async def own(body: bytes, ctx: Context) -> None:
+        events.append(f"own has {ctx.state}")
+
+    async with running(broker_url, outer):
+        admin.publish(queue_name, [b""])
+        await until(lambda: len(events) == 3, SOON_S, "the handler")
+    assert events == ["enter outer", "enter inner", "own has inner", "leave inner", "leave outer"]
+
+    events.clear()
+
+    @plain.consume(f"{queue_name}.plain", retry=None)
+    async def without(body: bytes, ctx: Context) -> None:
+        events.append(f"without has {ctx.state}")
+
+    try:
+        async with running(broker_url, outer):
+            admin.publish(f"{queue_name}.plain", [b""])
+            await until(lambda: len(events) == 3, SOON_S, "the handler")
+    finally:
+        admin.delete(f"{queue_name}.plain")
+        admin.delete(f"{queue_name}.plain.dlq")
+    assert events == ["enter outer", "enter inner", "without has outer", "leave inner", "leave outer"]
+
+
+@pytest.mark.parametrize(("how", "code"), [("fails", ExitCode.APP_LOAD), ("is given up", ExitCode.OK)])
+async def test_what_was_entered_is_left_when_the_next_one(how: str, code: ExitCode) -> None:
+    outer, inner = Handlers(), Handlers()
+    outer.include(inner)
+    events: list[str] = []
+
+    @outer.lifespan
+    async def first() -> AsyncIterator[None]:
+        events.append("enter")
+        if how == "is given up":
+            service.request_stop()
+        yield
+        events.append("leave")
+
+    @inner.lifespan
+    async def second() -> AsyncIterator[None]:
+        if how == "fails":
+            raise LookupError
+        await asyncio.sleep(60)
+        yield
+
+    @inner.consume("queue")
+    async def never(body: bytes) -> None: ...
+
+    settings = Consumption(app="test", brokers=Brokers.parse(["amqp://127.0.0.1:1/"]))
+    service = WorkerService(settings, outer.compile(), Board(1).slot(1), lambda: True, lambda state: None)
+    assert await asyncio.wait_for(service.run(), SOON_S) is code
+    assert events == ["enter", "leave"]
