@@ -20,14 +20,14 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextvars import copy_context
 from typing import Any
 
 from setproctitle import setproctitle
 
 from mxworker.child import bind_to_parent, do_nothing, flush
-from mxworker.compilation import Handler, HandlerKind, Lifespan
+from mxworker.compilation import Handler, HandlerKind
 from mxworker.context import Equipment, Surroundings
 from mxworker.delivery import Delivery
 from mxworker.errors import ExitCode, MxWorkerError
@@ -93,8 +93,10 @@ def _live(terms: Terms, pipe: Pipe) -> ExitCode:
 async def _serve(handlers: Sequence[Handler], pipe: Pipe, publisher: CpuPublisher) -> None:
     """Answer requests until the stream ends. Raises AppLoadError when a lifespan cannot be entered."""
     lifespans = Lifespans(handlers)
-    states = await lifespans.enter()
-    places = {handler.queue.name: _Place(handler, states, equipment(publisher)) for handler in handlers}
+    await lifespans.enter()
+    places = {
+        handler.queue.name: _Place(handler, lifespans.state_of(handler), equipment(publisher)) for handler in handlers
+    }
     pipe.send_now(Frame(READY, {}))
     while (frame := await pipe.receive()) is not None:
         queue, delivery = requested(frame, _ELSEWHERE)
@@ -108,9 +110,8 @@ async def _serve(handlers: Sequence[Handler], pipe: Pipe, publisher: CpuPublishe
 class _Place:
     """Where the deliveries of one handler are executed."""
 
-    def __init__(self, handler: Handler, states: Mapping[Lifespan, Any], equipment: Equipment) -> None:
-        """`states` is what the lifespans yielded."""
-        state = states[handler.lifespans[-1]] if handler.lifespans else None
+    def __init__(self, handler: Handler, state: Any, equipment: Equipment) -> None:
+        """`state` is what the lifespan around it yielded."""
         self._report = Report(handler)
         surroundings = Surroundings(handler.queue.name, handler.name, handler.max_attempts, state, equipment)
         self._execute: Execute = pipeline(handler, self._report, surroundings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -23,17 +23,17 @@ class Lifespans:
 
     def __init__(self, handlers: Sequence[Handler]) -> None:
         self._lifespans = list(dict.fromkeys(lifespan for handler in handlers for lifespan in handler.lifespans))
+        self._states: dict[Lifespan, Any] = {}
         self._entered = AsyncExitStack()
         self._entering: asyncio.Timeout | None = None
         self._is_given_up = False
 
-    async def enter(self) -> Mapping[Lifespan, Any]:
-        """Enter all in order and return what each yielded. Raises AppLoadError, having left those it had entered."""
-        states: dict[Lifespan, Any] = {}
+    async def enter(self) -> None:
+        """Enter all in order. Raises AppLoadError, having left those it had entered."""
         for lifespan in self._lifespans:
             try:
                 async with asyncio.timeout(0 if self._is_given_up else None) as self._entering:
-                    states[lifespan] = await self._entered.enter_async_context(lifespan())
+                    self._states[lifespan] = await self._entered.enter_async_context(lifespan())
             except BaseException as error:  # the application's code: SystemExit, or a cancellation of its own
                 await self.leave(asyncio.get_running_loop().time())
                 raise_own_cancellation()
@@ -41,7 +41,10 @@ class Lifespans:
                 raise AppLoadError(failure_in_app(f"lifespan '{name}' failed at the start:", error)) from error
             finally:
                 self._entering = None
-        return states
+
+    def state_of(self, handler: Handler) -> Any:
+        """Return what the innermost lifespan around `handler` yielded; None without one. Call after `enter`."""
+        return self._states[handler.lifespans[-1]] if handler.lifespans else None
 
     def give_up_entering(self) -> None:
         """End an `enter` that is under way, by a TimeoutError where the application waits, now or next."""

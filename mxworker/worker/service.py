@@ -29,7 +29,7 @@ from mxworker.amqp.pool import Pool
 from mxworker.amqp.publisher import Publisher
 from mxworker.amqp.reconcile import Reconciler
 from mxworker.board import BoardSlot, Word
-from mxworker.compilation import Handler, HandlerKind, Lifespan
+from mxworker.compilation import Handler, HandlerKind
 from mxworker.config import Consumption, format_duration
 from mxworker.context import Equipment, WorkerStats
 from mxworker.errors import AppLoadError, BrokerError, ConnectionLost, ExitCode
@@ -37,6 +37,7 @@ from mxworker.lifecycle import WorkerState, next_worker_state
 from mxworker.log import as_set_up
 from mxworker.message import Encoder
 from mxworker.serializers import NO_SERIALIZERS, Serializer
+from mxworker.worker.burst import until_empty
 from mxworker.worker.cpu_pool import CpuPool
 from mxworker.worker.cpu_protocol import Terms
 from mxworker.worker.drain import Drain
@@ -49,7 +50,6 @@ from mxworker.worker.threads import Threads
 log = logging.getLogger(__name__)
 
 BEAT_EVERY_S = 1.0
-BURST_LOOK_EVERY_S = 0.25
 _NS_PER_S = 1_000_000_000
 _ASKED = "asked"
 _COUNTED = (Word.ACKED, Word.REQUEUED, Word.RETRIED, Word.REJECTED)
@@ -158,14 +158,14 @@ class Service:
         """Serve until asked to stop, until a burst is over, or until the first start has failed."""
         self._beat()
         try:
-            states = await self._lifespans.enter()
+            await self._lifespans.enter()
         except AppLoadError as error:
             self._move(WorkerState.STOPPED)
             if self._stop.is_set():
                 return ExitCode.OK
             self.failure = error
             return ExitCode.APP_LOAD
-        self._furnish(states)
+        self._furnish()
         self._move(WorkerState.CONNECTING)
         carrying = self._start_duties(self.pool.run(), self.publisher.run())
         consuming = self._start_duties(
@@ -198,7 +198,7 @@ class Service:
             if not self.has_running_handlers:
                 await self.pool.close()
 
-    def _furnish(self, states: Mapping[Lifespan, Any]) -> None:
+    def _furnish(self) -> None:
         """Make a station and a consumer for each handler."""
         premises = Premises(
             slot=self._slot,
@@ -214,8 +214,7 @@ class Service:
         budget = ByteBudget(self._settings.prefetch_budget_bytes)
         for index, handler in enumerate(self._handlers):
             repair = partial(topology.repair, self._link, handler.queue, handler.retry_steps_ms)
-            state = states[handler.lifespans[-1]] if handler.lifespans else None
-            station = Station(index, handler, premises, repair, state)
+            station = Station(index, handler, premises, repair, self._lifespans.state_of(handler))
             consumer = Consumer(
                 self._link,
                 handler.queue,
@@ -293,43 +292,9 @@ class Service:
 
     async def _serve(self) -> None:
         if self._settings.burst:
-            await first_of(self._until_empty(), self._stop.wait())
+            await first_of(until_empty(self._link, self.consumers, self.stations), self._stop.wait())
         else:
             await self._stop.wait()
-
-    async def _until_empty(self) -> None:
-        """Return when two looks in a row found nothing ready in the queues and nothing held here."""
-        empty_looks = 0
-        while empty_looks < 2:
-            await asyncio.sleep(BURST_LOOK_EVERY_S)
-            empty_looks = empty_looks + 1 if await self._is_empty() else 0
-
-    async def _is_empty(self) -> bool:
-        """Look once. A queue that is paused is never found empty: what it was paused for is still to be done."""
-        connection = self._link.live
-        if connection is None or not self._is_unoccupied:
-            return False
-        try:
-            channel = await connection.channel()
-            try:
-                depths = [await topology.depth(channel, handler.queue.name) for handler in self._handlers]
-                retrying = [await topology.depth(channel, name) for name in self._retry_queues()]
-            finally:
-                await connection.close_channel(channel)
-        except BrokerError:
-            return False
-        # A quorum queue without a leader answers 0 and 0: it has at least our consumer when it can be believed.
-        are_empty = all(ready == 0 and consumers > 0 for ready, consumers in depths)
-        return are_empty and all(ready == 0 for ready, _ in retrying) and self._is_unoccupied
-
-    @property
-    def _is_unoccupied(self) -> bool:
-        return all(station.is_idle for station in self.stations) and all(
-            consumer.is_consuming for consumer in self.consumers
-        )
-
-    def _retry_queues(self) -> list[str]:
-        return [handler.queue.retry_name(step) for handler in self._handlers for step in handler.retry_steps_ms]
 
     # ---- what the board shows
 
