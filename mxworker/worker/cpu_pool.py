@@ -7,8 +7,8 @@ r"""The processes in which `cpu=True` handlers run: bounded, kept, and killed wh
 
 Every process serves every `cpu=True` handler of the worker. One that dies costs the delivery that it executes, and
 nothing else. An execution that is cancelled kills its process and returns when the kernel says that it is gone: only
-then is its place free, so a retry never runs beside it. A start belongs to the pool, not to the delivery that needed
-it, so a start that takes longer than a handler may take comes to its end, for the next one.
+then is its place free, so a retry never runs beside it. A handler's time begins when it has a process: a start may take
+longer than it, and costs no attempt. A start belongs to the pool, and goes on when who waited for it is cancelled.
 
 Must not know: deadlines, channels, what a settlement means.
 """
@@ -19,7 +19,9 @@ import asyncio
 import logging
 import random
 from collections import deque
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 
 from mxworker.amqp.publisher import Publisher
 from mxworker.backoff import CPU_START
@@ -50,6 +52,8 @@ log = logging.getLogger(__name__)
 
 _START_PATIENCE_S = 60.0  # as long as a worker may take to boot by default
 _LEAVE_GRACE_S = 0.5  # beyond the drain's deadline, as for the worker's own lifespans
+
+Suspended = Callable[[Delivery], AbstractContextManager[object]]
 
 
 class Lost(Exception):
@@ -84,25 +88,27 @@ class CpuPool:
 
     # ---- executing
 
-    def executing(self, handler: Handler, report: Report) -> Execute:
-        """Return the coroutine function that takes a delivery of `handler` to its settlement; see `execution`."""
+    def executing(self, handler: Handler, report: Report, suspended: Suspended = nullcontext) -> Execute:
+        """Return the coroutine function that takes a delivery of `handler` to its settlement; see `execution`.
+
+        `suspended` is entered while a delivery waits for a process: that is no time of its handler.
+        """
         queue = handler.queue.name
 
         async def execute(delivery: Delivery) -> Settlement:
             try:
-                return await self._executed(queue, delivery)
+                return await self._executed(request(queue, delivery), partial(suspended, delivery))
             except Lost as loss:
                 return report.lost(delivery, str(loss))
 
         return execute
 
-    async def _executed(self, queue: str, delivery: Delivery) -> Settlement:
+    async def _executed(self, asked: Frame, suspended: Callable[[], AbstractContextManager[object]]) -> Settlement:
         """Have a process execute a delivery. Raises Lost."""
-        asked = request(queue, delivery)
         try:
-            return await self._executed_by(await self._taken(), asked)
+            return await self._executed_by(await self._taken(suspended), asked)
         except Unread:  # it died idle, and nobody knew: that is not the delivery's fault
-            return await self._executed_by(await self._taken(), asked)
+            return await self._executed_by(await self._taken(suspended), asked)
 
     async def _executed_by(self, member: CpuProcess, asked: Frame) -> Settlement:
         """Have `member` execute a delivery. Raises Lost, when it has ended. Cancelled, it kills the process first."""
@@ -155,7 +161,7 @@ class CpuPool:
 
     # ---- who is free, who waits
 
-    async def _taken(self) -> CpuProcess:
+    async def _taken(self, suspended: Callable[[], AbstractContextManager[object]]) -> CpuProcess:
         """Wait for a free process; the caller gives it back with `_hand_on`, or kills it. Raises Lost."""
         for member in reversed(self._idle):
             if member.is_alive:  # else the loop will hear of its end soon
@@ -165,7 +171,8 @@ class CpuPool:
         self._waiters.append(waiter)
         self._start_enough()
         try:
-            return await waiter
+            with suspended():
+                return await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self._hand_on(waiter.result())

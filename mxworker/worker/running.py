@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 GRACE_S = 5.0
@@ -41,7 +42,7 @@ class Running(Generic[Unit]):
         self._loop = loop
         self._on_stuck = on_stuck
         self._timed_out: dict[Unit, float] = {}  # with the loop time at which the grace ends
-        self._settling: set[Unit] = set()
+        self._settling: set[Unit] = set()  # or suspended: no deadline either way
         self._timer: asyncio.TimerHandle | None = None
         self._wake_at = math.inf  # when the timer rings
         self._changed = asyncio.Event()
@@ -63,6 +64,17 @@ class Running(Generic[Unit]):
     def settle(self, unit: Unit) -> None:
         """Note that the handler is done, and only its settlement takes time: it has no deadline any more."""
         self._settling.add(unit)
+
+    @contextmanager
+    def suspended(self, unit: Unit) -> Iterator[None]:
+        """Let `unit` wait for something that is not its own work; afterwards it has its whole time."""
+        self._settling.add(unit)
+        try:
+            yield
+        finally:
+            self._settling.discard(unit)
+            task, _ = self._started.pop(unit)
+            self.start(unit, task)  # at the end, for it expires last now
 
     def end(self, unit: Unit) -> None:
         """Note that nothing of `unit` is left to do."""

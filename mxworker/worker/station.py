@@ -97,7 +97,7 @@ class Station:
         if self.handler.kind is not HandlerKind.PROCESS:
             return pipeline(self.handler, report, surroundings, self._premises.threads)
         assert self._premises.cpu is not None, "a cpu=True handler needs a pool of processes"
-        return self._premises.cpu.executing(self.handler, report)
+        return self._premises.cpu.executing(self.handler, report, self._running.suspended)
 
     def guard(self, pause: Callable[[str], None], resume: Callable[[str], None]) -> None:
         """Let the handler's kill switch, if it has one, steer its consumer by these two."""

@@ -327,6 +327,12 @@ CONDITIONAL = """
     @handlers.consume("pid", cpu=True)
     def pid(payload: bytes) -> None:
         raise Reject(str(os.getpid()))
+
+
+    @handlers.consume("quick", cpu=True, concurrency=2, timeout=0.5, on_error="reject")
+    def quick(payload: bytes) -> None:
+        while payload == b"stuck":
+            pass
 """
 
 
@@ -362,6 +368,20 @@ async def test_start_that_takes_longer_than_a_handler_may_comes_to_its_end(tmp_p
         await until(app.processes, SOON_S)
         (process,) = app.processes()
         assert await app.tell("pid") == str(process.pid)
+
+
+async def test_start_takes_nothing_from_the_time_of_a_handler(tmp_path: Path) -> None:
+    async with cpu(tmp_path, conditional(import_s=1.0), size=2) as app:
+        bench = at_work(app.handlers, cpu=app.pool)
+        station = next(station for station in bench.stations if station.handler.name == "quick")
+        channel = Channel()
+        first, second = deliveries(channel, 2)
+        second.body = b"stuck"
+        for delivery in (first, second):
+            station.admit(delivery)
+        await asyncio.wait_for(station.finished(), SOON_S)
+        assert channel.acked == [1]
+        assert channel.rejected == [2], "it has its time, and no more, once it runs"
 
 
 async def test_process_that_hangs_at_its_start_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
