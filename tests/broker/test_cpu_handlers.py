@@ -49,7 +49,7 @@ APP = """
     @handlers.consume(os.environ["QUEUE"], cpu=True, concurrency=4, timeout=2, retry=FAST)
     def work(text: str) -> None:
         ledger.start(text)
-        print(text, flush=True)
+        print(f"{text}\\n", end="", flush=True)  # in one write, so that those of other processes do not come between
         what, _, seconds = text.partition(" ")[0].partition(":")
         match what:
             case "exit":
