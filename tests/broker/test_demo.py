@@ -24,12 +24,14 @@ ORDERS = 500
 MORE_THAN_IT_CAN_DO_MEANWHILE = 50_000
 MORE_THAN_IT_CAN_DO_AT_ONCE = 800
 ENOUGH_S = 60.0
+OF_A_SHOP = {"SHOP_PREFIX": "somebodys-", "SHOP_FOLDER": "/nowhere"}
+"""What the shell of somebody who runs the shop may hold; the demo keeps away from it."""
 
 
 def demo(url: str, folder: Path, orders: int, *flags: str) -> Service:
     arguments = [f"--orders={orders}", f"--out={folder / 'results'}", *flags]
     command = [sys.executable, "-m", "handlers_example.demo", *arguments]
-    return Service(command, folder, name="demo", env={"MXWORKER_BROKER_URL": url})
+    return Service(command, folder, name="demo", env={"MXWORKER_BROKER_URL": url, **OF_A_SHOP})
 
 
 def handled(folder: Path) -> list[Path]:
