@@ -21,8 +21,9 @@ from tests.rabbit.client import Client, Received
 from tests.rabbit.node import Node
 
 ORDERS = 500
+FEW_ORDERS = 150  # their last retries still leave a second to break into
 MORE_THAN_IT_CAN_DO_MEANWHILE = 50_000
-MORE_THAN_IT_CAN_DO_AT_ONCE = 800
+MORE_THAN_IT_CAN_DO_AT_ONCE = 400
 ENOUGH_S = 60.0
 OF_A_SHOP = {"SHOP_PREFIX": "somebodys-", "SHOP_FOLDER": "/nowhere"}
 """What the shell of somebody who runs the shop may hold; the demo keeps away from it."""
@@ -86,7 +87,7 @@ def test_every_order_meets_its_right_end(broker_url: str, tmp_path: Path, admin:
 
 
 def test_a_killed_worker_costs_no_order(broker_url: str, tmp_path: Path) -> None:
-    with demo(broker_url, tmp_path, 800) as running:
+    with demo(broker_url, tmp_path, 600) as running:
         wait_for_work(tmp_path)
         children(supervised(running).pid)[0].signal(SIGKILL)
         assert running.wait_exit(ENOUGH_S) == 0, running.log_text()
@@ -139,7 +140,7 @@ def test_a_dead_service_ends_the_demo_with_its_log(broker_url: str, tmp_path: Pa
 
 
 def test_a_file_too_many_is_told(broker_url: str, tmp_path: Path) -> None:
-    with demo(broker_url, tmp_path, ORDERS) as running:
+    with demo(broker_url, tmp_path, FEW_ORDERS) as running:
         wait_for_work(tmp_path)
         (tmp_path / "results" / "invoices" / "stray.json").touch()
         assert running.wait_exit(ENOUGH_S) == 1
