@@ -77,9 +77,10 @@ def main() -> None:
 def _live(terms: Terms, pipe: Pipe) -> ExitCode:
     loop = new_loop()
     asyncio.set_event_loop(loop)
-    publisher = CpuPublisher(pipe, Encoder(max_body_bytes=terms.max_body_bytes))
     try:
-        chosen = select(load(terms.app, terms.app_dir), terms.queues, terms.overrides)
+        application = load(terms.app, terms.app_dir)
+        publisher = CpuPublisher(pipe, Encoder(None, application.serializers, terms.max_body_bytes))
+        chosen = select(application, terms.queues, terms.overrides)
         handlers = [handler for handler in chosen if handler.kind is HandlerKind.PROCESS]
         gc.collect()
         gc.freeze()  # as in the worker: what the import made is not looked at again

@@ -623,6 +623,14 @@ PUBLISHING = """
             raise Reject(str(error))
 
 
+    handlers.codec("application/reversed", lambda body: body[::-1], encode=lambda value: value.encode()[::-1])
+
+
+    @handlers.consume("encoded", cpu=True)
+    def encoded(payload: bytes, ctx: Context) -> None:
+        ctx.publisher.publish_sync("abc", routing_key="out", content_type="application/reversed")
+
+
     @handlers.consume("leave", cpu=True)
     def leave(payload: bytes, ctx: Context) -> None:
         left.append(ctx.publisher)
@@ -685,6 +693,12 @@ async def test_what_a_publish_ended_in_is_raised_where_it_was_asked_for(tmp_path
         assert await app.tell("wrong", b"x") == "routing_key must be text, not b'x'"
     async with cpu(tmp_path, PUBLISHING, size=1) as app:
         assert await app.tell("refused") == "PublishOverflow: not sent: there is no publisher"
+
+
+async def test_registered_codec_makes_the_bodies_there_too(tmp_path: Path, out: Published) -> None:
+    async with cpu(tmp_path, PUBLISHING, size=1, publisher=cast("Publisher", out)) as app:
+        assert isinstance(await app.execute("encoded"), Ack)
+    assert out.messages == [(b"cba", "", "out", None)]
 
 
 async def test_publish_after_the_handler_has_returned_is_refused(tmp_path: Path, out: Published) -> None:
