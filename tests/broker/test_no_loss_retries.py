@@ -81,7 +81,7 @@ def test_killed_workers_lose_no_message_that_fails_and_retries(
             due = 2 * messages * kill // (kills + 1)
             wait_until(lambda due=due: recorded.handled >= due and service.workers(), 120, f"{due} records")
             service.kill_worker(rng)
-        wait_until(account.is_closed, 120, "the end of each message")
+        wait_until(account.is_closed, 60, "the end of each message")
         assert service.exit_code is None
         service.stop()
         assert service.exit_code == 0
