@@ -129,7 +129,6 @@ def test_settlements_at_random_under_drains_and_kills_add_up(
     messages, drains, kills = scale(2_000, 20_000), scale(2, 8), scale(3, 12)
     recorded = Recorded(broker_url, tmp_path, queue_name)
     recorded.declare()
-    recorded.publish(messages)
     steps = [SIGTERM] * drains + [SIGKILL] * kills
     rng.shuffle(steps)
     done = 0
@@ -137,7 +136,8 @@ def test_settlements_at_random_under_drains_and_kills_add_up(
         with recorded.service("--workers=2", source=UNDECIDED) as service:
             service.wait_ready()
             for step in steps[done:]:
-                due = recorded.handled + messages // len(steps)
+                due = recorded.handled + rng.randrange(messages // len(steps))  # each new one is at least started
+                recorded.publish(messages // len(steps))
                 wait_until(lambda due=due: recorded.handled >= due and service.workers(), 60, f"{due} records")
                 done += 1
                 if step is SIGKILL:
@@ -167,9 +167,9 @@ def test_settlements_at_random_under_drains_alone_are_exact(
     messages, drains = scale(1_000, 10_000), scale(3, 10)
     recorded = Recorded(broker_url, tmp_path, queue_name)
     recorded.declare()
-    recorded.publish(messages)
     for _ in range(drains):
-        due = recorded.handled + rng.randrange(2 * messages // drains)
+        due = recorded.handled + rng.randrange(messages // drains)  # each new one is at least started
+        recorded.publish(messages // drains)
         with recorded.service("--workers=2", source=UNDECIDED) as service:
             service.wait_ready()
             wait_until(lambda due=due: recorded.handled >= due, 60, "the moment")
