@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable
 
 from mxworker.compilation import Batch
@@ -12,11 +13,26 @@ from mxworker.delivery import Delivery
 class Gathered:
     """One batch, at most `Batch.size` deliveries. Compared by identity: it is a unit of work."""
 
-    __slots__ = ("bytes", "deliveries")
+    __slots__ = ("__weakref__", "bytes", "deliveries", "is_closed")
 
     def __init__(self) -> None:
         self.deliveries: list[Delivery] = []
         self.bytes = 0
+        self.is_closed = False
+        """Whether it takes no more: it was started, or given back. You must set it then."""
+
+    def fits(self, delivery: Delivery, batch: Batch) -> bool:
+        """Whether `delivery` may still be put in."""
+        return (
+            not self.is_closed
+            and len(self.deliveries) < batch.size
+            and self.bytes + len(delivery.body) <= batch.max_bytes
+        )
+
+    def put(self, delivery: Delivery) -> None:
+        """Put `delivery` in."""
+        self.deliveries.append(delivery)
+        self.bytes += len(delivery.body)
 
 
 class Gatherer:
@@ -28,6 +44,8 @@ class Gatherer:
         self._loop = loop
         self._admit = admit
         self._open: Gathered | None = None
+        # The last one: it grows until somebody has time for it. Not held, for it has the bodies of all its deliveries.
+        self._handed_on: Callable[[], Gathered | None] = lambda: None
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -38,15 +56,17 @@ class Gatherer:
     def add(self, delivery: Delivery) -> None:
         """Take a delivery; one that would make the batch too large begins the next."""
         batch = self._batch
-        size_bytes = len(delivery.body)
-        if self._open is not None and self._open.bytes + size_bytes > batch.max_bytes:
+        if self._open is not None and not self._open.fits(delivery, batch):
             self.complete()
         if self._open is None:
+            waiting = self._handed_on()
+            if waiting is not None and waiting.fits(delivery, batch):
+                waiting.put(delivery)
+                return
             self._open = Gathered()
             self._timer = self._loop.call_later(batch.wait_s, self.complete)
         gathered = self._open
-        gathered.deliveries.append(delivery)
-        gathered.bytes += size_bytes
+        gathered.put(delivery)
         if len(gathered.deliveries) >= batch.size or gathered.bytes >= batch.max_bytes:
             self.complete()
 
@@ -57,4 +77,5 @@ class Gatherer:
             self._timer = None
         gathered, self._open = self._open, None
         if gathered is not None:
+            self._handed_on = weakref.ref(gathered)
             self._admit(gathered)

@@ -136,6 +136,7 @@ class BatchWork:
 
     async def run(self, gathered: Gathered) -> None:
         """Execute a batch and settle all that is in it."""
+        gathered.is_closed = True
         deliveries = self._alive(gathered)
         if not deliveries:
             return
@@ -181,6 +182,7 @@ class BatchWork:
 
     def give_back(self, gathered: Gathered) -> None:
         """Settle all of a batch as not processed."""
+        gathered.is_closed = True
         for delivery in gathered.deliveries:
             self._record.give_back(delivery)
 

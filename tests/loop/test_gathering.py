@@ -24,10 +24,24 @@ class Gathering:
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
+        self.is_busy = False
+        self.waiting: list[Gathered] = []
         self.clock: Any = HandClock()
         self.gatherer = Gatherer(Batch(SIZE, WAIT_S, MAX_BYTES), self.clock, self._note)
 
     def _note(self, gathered: Gathered) -> None:
+        if self.is_busy:
+            self.waiting.append(gathered)
+        else:
+            self._start(gathered)
+
+    def start_waiting(self) -> None:
+        for gathered in self.waiting:
+            self._start(gathered)
+        self.waiting.clear()
+
+    def _start(self, gathered: Gathered) -> None:
+        gathered.is_closed = True
         self.batches.append([delivery.delivery_tag for delivery in gathered.deliveries])
 
     def add(self, *tags: int, size_bytes: int = 1) -> None:
@@ -110,3 +124,19 @@ def test_batch_of_one_waits_for_nothing() -> None:
     gatherer.add(delivery(1))
     gatherer.add(delivery(2))
     assert [len(gathered.deliveries) for gathered in batches] == [1, 1]
+
+
+def test_batch_that_is_old_enough_grows_until_somebody_has_time_for_it() -> None:
+    gathering = Gathering()
+    gathering.is_busy = True
+    for tag in (1, 2, 3):
+        gathering.add(tag)
+        gathering.clock.advance(2 * WAIT_S)
+    assert gathering.gatherer.waiting == 0, "they are with who is busy"
+    gathering.add(*range(4, 14))
+    gathering.clock.advance(2 * WAIT_S)
+    gathering.start_waiting()
+    assert gathering.batches == [list(range(1, 11)), [11, 12, 13]]
+    gathering.is_busy = False
+    gathering.add(14)
+    assert gathering.gatherer.waiting == 1, "a batch that was started takes no more"
