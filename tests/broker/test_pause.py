@@ -120,7 +120,7 @@ async def test_drain_while_paused_finishes_what_runs(broker_url: str, queue_name
         await until(lambda: worker.service.state is WorkerState.DRAINING, 10, "the drain")
         release.set()
     assert worker.count(Word.ACKED) == 2
-    assert admin.counts(queue_name).messages == 48
+    await until(lambda: admin.counts(queue_name).messages == 48, 5, "what the barrier took, too")
 
 
 async def test_burst_does_not_end_while_its_queue_is_paused(broker_url: str, queue_name: str, admin: Client) -> None:
