@@ -62,8 +62,11 @@ class Running(Generic[Unit]):
             self._wake(expires_at)
 
     def settle(self, unit: Unit) -> None:
-        """Note that the handler is done, and only its settlement takes time: it has no deadline any more."""
+        """Note that the handler is done, and only its settlement takes time: no deadline any more, and not stuck."""
         self._settling.add(unit)
+        self._timed_out.pop(unit, None)
+        self.stuck.discard(unit)
+        self._changed.set()
 
     @contextmanager
     def suspended(self, unit: Unit) -> Iterator[None]:
@@ -113,7 +116,9 @@ class Running(Generic[Unit]):
                 break
             if unit not in self._settling and unit not in self._timed_out:
                 self._timed_out[unit] = now + self._grace_s
-                task.cancel()
+                # In the next turn: uvloop runs timers before a new task's first step, and a task that is cancelled
+                # before that never runs a line, so that nobody would settle its unit.
+                self._loop.call_soon(self._cancel, unit, task)
         for unit, grace_ends_at in self._timed_out.items():
             if unit in self.stuck or unit in self._settling:
                 continue
@@ -124,6 +129,11 @@ class Running(Generic[Unit]):
             else:
                 wake_at = min(wake_at, grace_ends_at)
         self._wake(wake_at)
+
+    def _cancel(self, unit: Unit, task: asyncio.Task[Any]) -> None:
+        """Cancel a unit whose time is up, unless its handler has come to its end meanwhile."""
+        if unit in self._timed_out and unit not in self._settling:
+            task.cancel()
 
     def _wake(self, at: float) -> None:
         """Set the one timer."""

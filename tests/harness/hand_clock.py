@@ -27,7 +27,7 @@ class Timer:
 
 
 class HandClock:
-    """Time stands still until `advance`. Of an event loop it has `time`, `call_at` and `call_later`."""
+    """Time stands still until `advance`. Of an event loop it has `time`, `call_at`, `call_later`, `call_soon`."""
 
     def __init__(self) -> None:
         self._now_s = 0.0
@@ -44,6 +44,9 @@ class HandClock:
 
     def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Timer:
         return self.call_at(self._now_s + delay, callback, *args)
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> Timer:
+        return self.call_at(self._now_s, callback, *args)
 
     def advance(self, seconds: float) -> None:
         """Let `seconds` go by and ring every timer that is due, each at its own time."""

@@ -324,3 +324,34 @@ async def test_cut_is_for_what_is_stuck_too_and_leaves_it_unsettled() -> None:
     await finished(bench)
     assert channel.settled == 0
     assert not bench.broken
+
+
+# ---- at the edges
+
+
+def test_unit_whose_handler_left_late_is_not_stuck_while_it_is_settled() -> None:
+    clocked = Clocked()
+    clocked.start("a")
+    clocked.clock.advance(TIMEOUT_S + GRACE_S)
+    assert clocked.running.stuck == {"a"}
+    clocked.running.settle("a")
+    assert clocked.running.stuck == set()
+    clocked.running.end("a")
+    assert len(clocked.running) == 0
+
+
+async def test_new_task_runs_before_it_can_be_cancelled() -> None:
+    loop = asyncio.get_running_loop()
+    running: Running[str] = Running(0.0, loop, lambda unit, task: None)
+    seen: list[str] = []
+
+    async def work() -> None:
+        seen.append("began")
+        await asyncio.sleep(FOR_EVER_S)
+
+    task = loop.create_task(work())
+    running.start("a", task)
+    running._expire()  # as uvloop does: timers first, then what is ready
+    await asyncio.wait({task})
+    assert seen == ["began"]
+    assert task.cancelled()
