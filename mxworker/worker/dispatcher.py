@@ -44,7 +44,7 @@ class Dispatcher(Generic[Unit]):
         """`on_broken` is told of a bug of ours."""
         self.running = running
         self._concurrency = concurrency
-        self._limit = concurrency
+        self._trial: int | None = None
         self._work = work
         self._room = room
         self._loop = loop
@@ -60,21 +60,37 @@ class Dispatcher(Generic[Unit]):
 
     def admit(self, unit: Unit) -> None:
         """Start a unit, or let it wait for a free place."""
-        if self._intake is Intake.OPEN and len(self.running) < self._limit and self._room.take(self):
+        if self._intake is Intake.OPEN and not self._waiting and self._has_place() and self._room.take(self):
             self._start(unit)
         elif self._intake is Intake.RETURNED:
             self._work.give_back(unit)
         else:
             self._drop_stale()
             self._waiting.append(unit)
+            self.look()
 
     def start_one(self) -> None:
         """Start what has waited longest, if there is a place for it."""
         if self._intake is not Intake.OPEN:
             return
         self._drop_stale()
-        if self._waiting and len(self.running) < self._limit and self._room.take(self):
+        if self._waiting and self._has_place() and self._room.take(self):
             self._start(self._waiting.popleft())
+            if self._waiting and self._has_place():
+                self._room.ask(self)
+
+    def look(self) -> None:
+        """Start what waits, as far as there are places for it, in turn with others that want room."""
+        if self._waiting and self._has_place():
+            self._room.ask(self)
+            self._room.serve()
+
+    def _has_place(self) -> bool:
+        """Whether one more may run. A trial is not held up by what is stuck, which takes a place of the handler's."""
+        running = self.running
+        if self._trial is not None and len(running) - len(running.stuck) >= self._trial:
+            return False
+        return len(running) < self._concurrency
 
     def _drop_stale(self) -> None:
         """Forget what waits in front and came by a channel that has ended: the broker delivers it again."""
@@ -94,16 +110,16 @@ class Dispatcher(Generic[Unit]):
             if not (self.running.is_cut_short and isinstance(error, asyncio.CancelledError)):
                 self._on_broken(error)
                 raise
-        self.running.end(unit)
-        self._room.leave()
-        if self._waiting:
-            self.start_one()
+        finally:
+            self.running.end(unit)
+            if self._waiting and self._has_place():
+                self._room.ask(self)
+            self._room.leave()
 
     def limit(self, most: int | None) -> None:
         """Run at most `most` units at once, or as many as the handler may when None; what runs goes on."""
-        self._limit = self._concurrency if most is None else min(most, self._concurrency)
-        for _ in range(self._limit - len(self.running)):
-            self.start_one()
+        self._trial = most
+        self.look()
 
     # ---- draining
 

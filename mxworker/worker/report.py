@@ -38,7 +38,10 @@ class Report:
     # ---- what the handler said
 
     def settled(self, delivery: Delivery, outcome: object) -> Settlement:
-        """Return what the handler returned or raised, if it is a settlement; its class means a fresh one of it."""
+        """Return what the handler returned or raised, if it is a settlement; its class means a fresh one of it.
+
+        An exception is a failure, returned or raised.
+        """
         if isinstance(outcome, type) and issubclass(outcome, Settlement):
             outcome = outcome()
         match outcome:
@@ -48,6 +51,8 @@ class Report:
                 self._check_delay(outcome)
             case Ack() | Requeue():
                 pass
+            case BaseException():  # also a settlement of the application's own making: the set is closed
+                return self.failed(delivery, outcome)
             case _:
                 return self._meaningless(outcome)
         return outcome

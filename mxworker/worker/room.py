@@ -10,7 +10,7 @@ class Waiter(Protocol):
     """Who wants room: it starts one unit when it is called, if it still has one to start."""
 
     def start_one(self) -> None:
-        """Take room again and start, or leave it to others."""
+        """Take room and start, and ask again for the next one; or leave it to others."""
 
 
 class Room:
@@ -25,12 +25,20 @@ class Room:
         if self._free > 0:
             self._free -= 1
             return True
+        self.ask(waiter)
+        return False
+
+    def ask(self, waiter: Waiter) -> None:
+        """Remember `waiter` for the next `serve`."""
         if waiter not in self._waiters:
             self._waiters.append(waiter)
-        return False
 
     def leave(self) -> None:
         """Give the room of one unit back."""
         self._free += 1
+        self.serve()
+
+    def serve(self) -> None:
+        """Call who waits, for one unit each and in turn, while there is room."""
         while self._waiters and self._free > 0:
             self._waiters.popleft().start_one()

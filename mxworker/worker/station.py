@@ -185,6 +185,7 @@ class Station:
             handler.concurrency,
             " > ".join(stack[-_SHOWN_FRAMES:]),
         )
+        self._dispatcher.look()
         self._premises.on_stuck()
 
     @property

@@ -169,16 +169,20 @@ class BatchWork:
         return [delivery for delivery in gathered.deliveries if not delivery.source.is_lost]
 
     async def _settle(self, gathered: Gathered, deliveries: list[Delivery], settlements: list[Settlement]) -> None:
-        copies = []
+        by_copy = []
         for delivery, settlement in zip(deliveries, settlements, strict=True):
             if self._running.is_cut_short and not isinstance(settlement, Ack):
                 continue
             ends = self._settling.settle(delivery, settlement)
             if ends is not None:
-                copies.append(self._settling.by_copy(delivery, ends))
-        if copies:
+                by_copy.append((delivery, ends))
+        if by_copy:
             self._running.settle(gathered)
-            await asyncio.gather(*copies)
+            copying = (self._settling.by_copy(delivery, ends) for delivery, ends in by_copy)
+            # All of them to their end, whatever becomes of one: what is raised here is a bug of ours.
+            for outcome in await asyncio.gather(*copying, return_exceptions=True):
+                if isinstance(outcome, BaseException):
+                    raise outcome
 
     def give_back(self, gathered: Gathered) -> None:
         """Settle all of a batch as not processed."""

@@ -6,9 +6,10 @@ import asyncio
 
 import pytest
 
-from mxworker import Handlers
+from mxworker import Context, Handlers, KillSwitch
 from mxworker.board import Word
 from mxworker.errors import InvariantError
+from mxworker.settlement import Settlement
 from tests.harness.stations import Channel, at_work, deliveries
 from tests.harness.waiting import until
 
@@ -91,3 +92,123 @@ async def test_process_has_a_bound_over_all_its_handlers_and_each_gets_its_turn(
     assert most == 3
     assert sorted(done) == 6 * ["a"] + 6 * ["b"]
     assert "b" in done[:6], "the second handler waited until the first had nothing left"
+
+
+def two_handlers(gate: asyncio.Event) -> tuple[Handlers, list[int], list[int]]:
+    """Return handlers of `a` and of `b`, which waits for the gate; and of `a` the tags in order, and how many ran."""
+    handlers = Handlers()
+    order: list[int] = []
+    running: list[int] = [0]
+
+    @handlers.consume("a", concurrency=4)
+    async def a(body: bytes, ctx: Context) -> None:
+        order.append(ctx.delivery.delivery_tag)
+        running.append(running[-1] + 1)
+        await asyncio.sleep(0.01)
+        running.append(running[-1] - 1)
+
+    @handlers.consume("b", concurrency=4)
+    async def b(body: bytes) -> None:
+        await gate.wait()
+
+    return handlers, order, running
+
+
+async def test_all_the_room_that_others_leave_is_used() -> None:
+    gate = asyncio.Event()
+    handlers, _, running = two_handlers(gate)
+    bench = at_work(handlers, process_concurrency=4)
+    first, second = bench.stations
+    for delivery in deliveries(Channel(), 4):
+        second.admit(delivery)
+    for delivery in deliveries(Channel(), 20):
+        first.admit(delivery)
+    gate.set()
+    await second.finished()
+    await until(lambda: first.is_idle, 5)
+    assert max(running) == 4
+
+
+async def test_what_comes_later_does_not_overtake_what_waits() -> None:
+    gate = asyncio.Event()
+    handlers, order, _ = two_handlers(gate)
+    bench = at_work(handlers, process_concurrency=4)
+    first, second = bench.stations
+    for delivery in deliveries(Channel(), 4):
+        second.admit(delivery)
+    tags = deliveries(Channel(), 20)
+    for delivery in tags[:10]:
+        first.admit(delivery)
+    gate.set()
+    await until(lambda: order, 5)
+    for delivery in tags[10:]:
+        first.admit(delivery)
+    await until(lambda: first.is_idle, 5)
+    assert order == list(range(1, 21))
+
+
+async def test_trial_of_a_kill_switch_is_not_held_up_by_a_stuck_handler() -> None:
+    handlers = Handlers()
+    gate = asyncio.Event()
+    switch = KillSwitch(min_deliveries=3, pause=0.1, trial=1)
+
+    @handlers.consume("queue", concurrency=8, retry=None, timeout=0.05, kill_switch=switch)
+    async def mixed(body: bytes, ctx: Context) -> None:
+        while ctx.delivery.delivery_tag == 1 and not gate.is_set():
+            try:
+                await gate.wait()
+            except asyncio.CancelledError:
+                continue
+        if ctx.delivery.delivery_tag < 8:
+            raise ValueError
+
+    bench = at_work(handlers, grace_s=0.02)
+    resumed: list[str] = []
+    bench.station.guard(lambda reason: None, resumed.append)
+    channel = Channel()
+    tags = deliveries(channel, 20)
+    for delivery in tags[:7]:
+        bench.station.admit(delivery)
+    await until(lambda: resumed and bench.station.stuck, 5)
+    for delivery in tags[7:]:
+        bench.station.admit(delivery)
+    await until(lambda: len(channel.acked) == 13, 5, "all that came after the trial")
+    gate.set()
+    await bench.station.finished()
+
+
+async def test_unit_with_a_bug_of_ours_ends_too() -> None:
+    handlers = Handlers()
+
+    @handlers.consume("queue")
+    async def take(body: bytes) -> None:
+        return None
+
+    bench = at_work(handlers, process_concurrency=1)
+    (delivery,) = deliveries(Channel(InvariantError("settled twice")), 1)
+    bench.station.admit(delivery)
+    await asyncio.wait_for(bench.station.finished(), 5)
+    channel = Channel()
+    bench.station.admit(deliveries(channel, 1)[0])
+    await until(lambda: channel.acked, 5, "the only place to be free again")
+
+
+class OwnInvention(Settlement):
+    """What the closed set does not know."""
+
+
+@pytest.mark.parametrize("raises", [True, False])
+async def test_settlement_of_ones_own_making_is_a_failure(raises: bool) -> None:
+    handlers = Handlers()
+
+    @handlers.consume("queue", on_error="reject")
+    async def invent(body: bytes) -> object:
+        if raises:
+            raise OwnInvention("not done")
+        return OwnInvention("not done")
+
+    bench = at_work(handlers)
+    channel = Channel()
+    bench.station.admit(deliveries(channel, 1)[0])
+    await bench.station.finished()
+    assert (channel.acked, channel.rejected) == ([], [1])
