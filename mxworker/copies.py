@@ -19,7 +19,7 @@ from mxworker import field_table
 from mxworker.delivery import Delivery
 from mxworker.errors import DecodeError
 from mxworker.field_table import Timestamp
-from mxworker.message import Content
+from mxworker.message import Content, Encoder, Message
 from mxworker.origins import ATTEMPT_HEADER as ATTEMPT_HEADER
 from mxworker.origins import headers_of, moved_away, with_headers
 from mxworker.printable import head, printable
@@ -104,6 +104,12 @@ def dead_letter_copy(delivery: Delivery, facts: Facts) -> Content:
     Raises DecodeError when properties or headers cannot be split, so that no copy can be made.
     """
     return _copy(delivery, facts.headers())
+
+
+def bare_dead_letter(delivery: Delivery, facts: Facts) -> Content:
+    """Return body and facts alone, for a message of which no copy can be made; its id stays, if it can be read."""
+    message = Message(delivery.body, headers=facts.headers(), message_id=delivery.message_id)
+    return Encoder(max_body_bytes=len(delivery.body)).encode(message)
 
 
 def _copy(delivery: Delivery, added: Mapping[str, Any]) -> Content:

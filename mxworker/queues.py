@@ -103,6 +103,11 @@ class Queue:
         return f"{self.name}.retry.{step_ms}"
 
     @property
+    def dead_letters_itself(self) -> bool:
+        """Whether the queue is known to move what is rejected to a dead-letter queue; one of others may drop it."""
+        return self.dead_letter and self.declare == "ensure"
+
+    @property
     def counts_redeliveries(self) -> bool:
         """Whether the queue is known to count how often it redelivers a message, as only quorum queues do.
 

@@ -1,8 +1,8 @@
 """From a settlement to the wire: at once where a frame is enough, else by a confirmed copy.
 
 A retry, and a dead letter with the facts, is a copy that is published and confirmed before the original is acked: a
-crash between the two duplicates it, and nothing loses it. Where no copy can be had the broker does it: a dead letter is
-rejected (basic.reject), and what should have been retried goes back to its queue, after a pause.
+crash between the two duplicates it, and nothing loses it. Where no copy can be had, a dead letter is rejected
+(basic.reject), if the broker is known to keep it then; all else goes back to its queue, after a pause.
 
 Must not know: handlers' code, deadlines, concurrency.
 """
@@ -19,7 +19,7 @@ from mxworker.amqp.publisher import Publisher
 from mxworker.backoff import COPY
 from mxworker.board import BoardSlot, Word
 from mxworker.compilation import Handler
-from mxworker.copies import Facts, attempt_of, dead_letter_copy, redeliveries_of, retry_copy
+from mxworker.copies import Facts, attempt_of, bare_dead_letter, dead_letter_copy, redeliveries_of, retry_copy
 from mxworker.delivery import Delivery
 from mxworker.endings import Back, Dead, Done, Ending, History, Later, ending
 from mxworker.errors import BrokerError, DecodeError, EncodeError, MessageTooLarge, PublishError, Unroutable
@@ -29,6 +29,7 @@ from mxworker.settlement import Ack, Settlement
 
 log = logging.getLogger(__name__)
 
+_NO_COPY = (DecodeError, EncodeError, MessageTooLarge)  # the message is such that there can be no copy of it
 Repair = Callable[[], Awaitable[None]]
 """Declares the queue and those beside it once more. Raises BrokerError."""
 
@@ -84,15 +85,11 @@ class Settling:
     async def _later(self, delivery: Delivery, ends: Later) -> None:
         try:
             await self._publish(retry_copy(delivery, ends.attempt), self._handler.queue.retry_name(ends.step_ms))
-        except (DecodeError, EncodeError, MessageTooLarge) as error:
-            self._say(
-                self._refused, f"cannot be copied into a retry queue and becomes a dead letter ({error})", delivery
-            )
-            self._count(Word.REJECTED, delivery.source.reject(delivery, requeue=False))
+        except _NO_COPY as error:
+            self._say(self._refused, f"cannot be copied, so it cannot be tried again ({error})", delivery)
+            await self._dead_letter(delivery, Dead(ends.failure))
         except (PublishError, BrokerError) as error:
-            self._say(self._refused, f"goes back to its queue: no retry queue took a copy ({error})", delivery)
-            await self._pause()
-            self._count(Word.REQUEUED, delivery.source.give_back(delivery))
+            await self._return(delivery, f"no retry queue took a copy ({error})")
         else:
             self._refusals = 0
             self._count(Word.RETRIED, delivery.source.ack(delivery))
@@ -101,16 +98,37 @@ class Settling:
         attempt = attempt_of(delivery, self._max_attempts)
         if attempt > 1:  # what became of a first attempt is in the line that told of its failure
             self._say(self._dead, f"is a dead letter after {attempt} attempts", delivery)
-        if self._handler.queue.dead_letter:
-            try:
-                copy = dead_letter_copy(delivery, self._facts(attempt, ends))
-                await self._publish(copy, self._handler.queue.dead_letter_name)
-            except (DecodeError, PublishError, BrokerError) as error:
+        queue = self._handler.queue
+        if not queue.dead_letter:
+            self._count(Word.REJECTED, delivery.source.reject(delivery, requeue=False))
+            return
+        try:
+            await self._publish_dead_letter(delivery, self._facts(attempt, ends))
+        except (DecodeError, PublishError, BrokerError) as error:
+            if queue.dead_letters_itself:
                 self._say(self._refused, f"is dead-lettered by the broker, without the facts ({error})", delivery)
+                self._count(Word.REJECTED, delivery.source.reject(delivery, requeue=False))
             else:
-                self._count(Word.REJECTED, delivery.source.ack(delivery))
-                return
-        self._count(Word.REJECTED, delivery.source.reject(delivery, requeue=False))
+                await self._return(delivery, f"the dead-letter queue took no copy ({error})")
+        else:
+            self._count(Word.REJECTED, delivery.source.ack(delivery))
+
+    async def _publish_dead_letter(self, delivery: Delivery, facts: Facts) -> None:
+        """Publish a copy with the facts; where nothing else dead-letters, at least body and facts."""
+        name = self._handler.queue.dead_letter_name
+        try:
+            await self._publish(dead_letter_copy(delivery, facts), name)
+        except _NO_COPY:
+            if self._handler.queue.dead_letters_itself:
+                raise
+            await self._publish(bare_dead_letter(delivery, facts), name)
+
+    async def _return(self, delivery: Delivery, why: str) -> None:
+        """Give a delivery back after a pause, without which it would come straight back."""
+        self._say(self._refused, f"goes back to its queue: {why}", delivery)
+        self._refusals += 1
+        await asyncio.sleep(COPY.delay_s(self._refusals, self._rng))
+        self._count(Word.REQUEUED, delivery.source.give_back(delivery))
 
     def _facts(self, attempt: int, ends: Dead) -> Facts:
         return Facts(
@@ -140,11 +158,6 @@ class Settling:
         if self._repairing is None or self._repairing.done():
             self._repairing = asyncio.ensure_future(repair())
         await asyncio.shield(self._repairing)
-
-    async def _pause(self) -> None:
-        """Wait before a delivery goes back, the longer the more of them had to: it comes right again."""
-        self._refusals += 1
-        await asyncio.sleep(COPY.delay_s(self._refusals, self._rng))
 
     def _count(self, word: Word, was_sent: bool) -> None:
         self._words[word if was_sent else Word.STALE] += 1

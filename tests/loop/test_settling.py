@@ -148,8 +148,10 @@ async def test_retry_is_acked_once_its_copy_is_confirmed_and_goes_back_otherwise
     await desk.settle(Retry())
     assert desk.settled == [way]
     assert desk.counts == {RETRY_WORD[way]: 1}
-    assert [queue for _, queue in publishing.published] == [RETRY_QUEUE] * publishes
-    for copy, _ in publishing.published:
+    tried, rest = publishing.published[:publishes], publishing.published[publishes:]
+    assert [queue for _, queue in tried] == [RETRY_QUEUE] * publishes
+    assert [queue for _, queue in rest] == [DEAD_LETTER_QUEUE] * (way == "rejected")
+    for copy, _ in tried:
         assert attempt_of(received(properties_on_wire(copy)), 9) == 2
     assert len(desk.rng.ceilings_s) == (way == "given_back"), "what comes right back waits before"
 
@@ -166,6 +168,35 @@ async def test_retry_that_cannot_be_copied_is_a_dead_letter_of_the_brokers() -> 
     await desk.settle(Retry(), desk.delivery(UNSPLITTABLE))
     assert not publishing.published
     assert desk.settled == ["rejected"]
+
+
+# ---- where the broker is not known to dead-letter, nothing is rejected
+
+
+def elsewhere(declare: str) -> Queue:
+    return Queue("orders", declare=declare)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("declare", ["passive", "off"])
+@pytest.mark.parametrize("settlement", [Reject("no"), Retry()])
+async def test_dead_letter_that_nobody_takes_goes_back_after_a_pause(declare: str, settlement: Settlement) -> None:
+    desk = Desk(Publishing(PublishNacked("full")), queue=elsewhere(declare))
+    await desk.settle(settlement)
+    assert desk.settled == ["given_back"]
+    assert desk.counts == {Word.REQUEUED: 1}
+    assert len(desk.rng.ceilings_s) == 1
+
+
+@pytest.mark.parametrize("settlement", [Reject("no"), Retry()])
+async def test_message_without_a_copy_is_a_dead_letter_by_body_and_facts(settlement: Settlement) -> None:
+    publishing = Publishing(CONFIRMED)
+    desk = Desk(publishing, queue=elsewhere("off"))
+    await desk.settle(settlement, desk.delivery(UNSPLITTABLE))
+    ((copy, queue),) = publishing.published
+    dead = received(properties_on_wire(copy))
+    assert (queue, copy.body) == (DEAD_LETTER_QUEUE, b"body")
+    assert dead.headers["mx-reason"] == "rejected"
+    assert desk.settled == ["acked"]
 
 
 async def test_pause_before_a_delivery_goes_back_grows_and_begins_anew_after_a_success() -> None:
