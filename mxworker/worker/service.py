@@ -38,8 +38,8 @@ from mxworker.log import as_set_up
 from mxworker.message import Encoder
 from mxworker.serializers import NO_SERIALIZERS, Serializer
 from mxworker.worker.burst import until_empty
-from mxworker.worker.cpu_pool import CpuPool
-from mxworker.worker.cpu_protocol import Terms
+from mxworker.worker.cpu.pool import CpuPool
+from mxworker.worker.cpu.protocol import Terms
 from mxworker.worker.drain import Drain
 from mxworker.worker.lifespans import Lifespans
 from mxworker.worker.room import Room

@@ -19,7 +19,7 @@ from mxworker.compilation import Handler, HandlerKind
 from mxworker.context import Equipment, Surroundings
 from mxworker.delivery import Delivery
 from mxworker.settlement import Settlement
-from mxworker.worker.cpu_pool import CpuPool
+from mxworker.worker.cpu.pool import CpuPool
 from mxworker.worker.dispatcher import Dispatcher
 from mxworker.worker.execution import Execute, batch_pipeline, pipeline
 from mxworker.worker.gathering import Gathered, Gatherer

@@ -22,7 +22,7 @@ from mxworker.failures import FailureKind
 from mxworker.message import Content
 from mxworker.receipts import Confirmed
 from mxworker.settlement import Settlement
-from mxworker.worker import cpu_pool
+from mxworker.worker.cpu import pool as cpu_pool
 from mxworker.worker.execution import pipeline
 from mxworker.worker.report import Report
 from tests.harness.cpu import Cpu, cpu, is_there, recorded

@@ -15,8 +15,8 @@ from mxworker.brokers import Brokers
 from mxworker.compilation import Handler
 from mxworker.config import Consumption
 from mxworker.settlement import Settlement
-from mxworker.worker.cpu_pool import CpuPool
-from mxworker.worker.cpu_protocol import Terms
+from mxworker.worker.cpu.pool import CpuPool
+from mxworker.worker.cpu.protocol import Terms
 from mxworker.worker.loading import load
 from mxworker.worker.report import Report
 from tests.harness.nowhere import Nowhere

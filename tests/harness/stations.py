@@ -12,7 +12,7 @@ from mxworker.board import Board, BoardSlot, Word
 from mxworker.compilation import Handler
 from mxworker.config import DEFAULT_PROCESS_CONCURRENCY
 from mxworker.context import Equipment
-from mxworker.worker.cpu_pool import CpuPool
+from mxworker.worker.cpu.pool import CpuPool
 from mxworker.worker.room import Room
 from mxworker.worker.station import Premises, Station
 from mxworker.worker.threads import Threads

@@ -16,7 +16,7 @@ from mxworker.failures import Failure, FailureKind
 from mxworker.message import Content
 from mxworker.receipts import Confirmed
 from mxworker.settlement import Settlement
-from mxworker.worker.cpu_protocol import (
+from mxworker.worker.cpu.protocol import (
     SETTLEMENT,
     Frame,
     Outgoing,

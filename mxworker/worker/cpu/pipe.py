@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from mxworker.worker.cpu_protocol import Frame, Unpacker
+from mxworker.worker.cpu.protocol import Frame, Unpacker
 
 _READ_BYTES = 256 * 1024  # a Unix socket holds about as much
 

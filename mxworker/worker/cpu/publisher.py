@@ -13,8 +13,8 @@ from mxworker.context import Equipment
 from mxworker.errors import EncodeError, MxWorkerError, PublishError, PublishOverflow, PublishUnconfirmed
 from mxworker.message import Content, Encoder, Message, MessageOptions
 from mxworker.receipts import Confirmed
-from mxworker.worker.cpu_pipe import Pipe
-from mxworker.worker.cpu_protocol import Outgoing, outcome_of, publish
+from mxworker.worker.cpu.pipe import Pipe
+from mxworker.worker.cpu.protocol import Outgoing, outcome_of, publish
 
 if TYPE_CHECKING:  # importing it would import the AMQP library, which these processes do without
     from mxworker.amqp.publisher import Publisher

@@ -30,8 +30,8 @@ from mxworker.delivery import Delivery
 from mxworker.errors import PublishError, PublishOverflow
 from mxworker.receipts import Confirmed
 from mxworker.settlement import Settlement
-from mxworker.worker.cpu_process import CpuProcess, in_words
-from mxworker.worker.cpu_protocol import (
+from mxworker.worker.cpu.process import CpuProcess, in_words
+from mxworker.worker.cpu.protocol import (
     FAILED,
     PUBLISH,
     READY,

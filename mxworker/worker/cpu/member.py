@@ -34,9 +34,9 @@ from mxworker.errors import ExitCode, MxWorkerError
 from mxworker.log import set_up
 from mxworker.message import Encoder
 from mxworker.settlement import Settlement
-from mxworker.worker.cpu_pipe import Pipe
-from mxworker.worker.cpu_protocol import FAILED, READY, Frame, Terms, requested, settled
-from mxworker.worker.cpu_publisher import CpuPublisher, equipment
+from mxworker.worker.cpu.pipe import Pipe
+from mxworker.worker.cpu.protocol import FAILED, READY, Frame, Terms, requested, settled
+from mxworker.worker.cpu.publisher import CpuPublisher, equipment
 from mxworker.worker.execution import Execute, pipeline
 from mxworker.worker.lifespans import Lifespans
 from mxworker.worker.loading import load, select

@@ -16,16 +16,16 @@ import subprocess
 import sys
 from contextlib import ExitStack
 
-from mxworker.worker.cpu_member import DEAF_TO
-from mxworker.worker.cpu_pipe import Pipe
-from mxworker.worker.cpu_protocol import Terms
+from mxworker.worker.cpu.member import DEAF_TO
+from mxworker.worker.cpu.pipe import Pipe
+from mxworker.worker.cpu.protocol import Terms
 
 # The import path is the worker's, which has been told where the application is. With `-m` the current directory would
 # come first on it, and a file there could take the place of a module that the worker found elsewhere.
 _BOOT = """\
 import json, sys
 sys.path[:] = json.loads(sys.argv.pop())
-from mxworker.worker.cpu_member import main
+from mxworker.worker.cpu.member import main
 main()
 """
 
