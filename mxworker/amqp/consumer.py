@@ -132,7 +132,9 @@ class Consumer:
         """Pause, as there is no room for a body."""
         if _BYTES not in self._reasons:
             self._budget.wait(self._on_room)
-            if not self.queue.single_active_consumer:
+            if self.queue.single_active_consumer:
+                self._on_room()  # what was held may have been settled while the body came in
+            else:
                 self.pause(_BYTES)
 
     def _on_room(self) -> None:

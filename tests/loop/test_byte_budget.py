@@ -232,6 +232,24 @@ async def test_single_active_consumer_is_cancelled_only_when_all_it_holds_is_set
 
 
 @on_both_loops
+async def test_single_active_consumer_goes_on_when_all_it_held_was_settled_while_a_refused_body_came() -> None:
+    """Whether there is room is asked when the header comes; the body is known as left unread when it has come."""
+    taken: list[Delivery] = []
+    queue = replace(QUEUE, single_active_consumer=True)
+    async with consuming(taken.append, queue=queue, budget=ByteBudget(LIMIT)) as lent:
+        await start(lent)
+        refused = delivery(2, b"x" * LIMIT)
+        half = len(refused) - LIMIT // 2
+        lent.peer.write(bodies(BIG) + refused[:half])
+        await until(lambda: taken, SOON_S)
+        settle(taken)
+        await until(lambda: sent(lent.peer, commands.Basic.Ack), SOON_S)
+        lent.peer.write(refused[half:])
+        await until(lambda: given_back(lent.peer) == [2], SOON_S)
+        await until(lambda: lent.consumer.is_consuming and sent(lent.peer, commands.Basic.Consume) == 2, SOON_S)
+
+
+@on_both_loops
 async def test_reduced_prefetch_recovers_when_bodies_are_small_again() -> None:
     taken: list[Delivery] = []
     async with consuming(taken.append, budget=ByteBudget(LIMIT), calm_s=0.05) as lent:
