@@ -39,7 +39,8 @@ class KillSwitch:
 
     When at least `min_deliveries` ended in the last `window`, and `failure_ratio` of them failed, the queue is paused
     for `pause`; then `trial` deliveries are tried. If one of those fails, too, it is paused for twice as long, up to
-    ten times `pause`. Raises ValueError when a value cannot work.
+    ten times `pause`. Messages that are refused, or cannot be decoded, do not count. Raises ValueError when a value
+    cannot work.
     """
 
     failure_ratio: float = 0.5

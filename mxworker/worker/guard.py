@@ -1,7 +1,8 @@
 """A handler's kill switch at work: it pauses the handler's queue, tries a few deliveries later, and lets all in again.
 
 What counts as a failure is what the next delivery would meet, too: an exception, a timeout, a lost process, and a
-handler that asks for another attempt. A message that is refused, or cannot be decoded, says nothing of the others.
+handler that asks for another attempt. A message that is refused, or cannot be decoded, says nothing of the others: it
+neither passes a trial nor is it among those of which too many fail.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from enum import Enum, auto
 from typing import assert_never
 
 from mxworker.failures import FailureKind
@@ -18,6 +20,14 @@ from mxworker.settlement import Ack, Reject, Settlement
 log = logging.getLogger(__name__)
 
 REASON = "kill switch"
+
+
+class Verdict(Enum):
+    """What the end of a delivery says of the next one."""
+
+    SUCCESS = auto()
+    FAILURE = auto()
+    NO_NEWS = auto()
 
 
 class Guard:
@@ -42,11 +52,11 @@ class Guard:
 
     def note(self, settlement: Settlement, started_at: float) -> None:
         """Take in how a delivery ended that was started at the loop time `started_at`."""
-        now = self._loop.time()
-        if is_failure(settlement):
-            self._act(self._switch.failed(now, started_at))
-        else:
-            self._act(self._switch.succeeded(now, started_at))
+        verdict = verdict_on(settlement)
+        if verdict is Verdict.NO_NEWS:
+            return
+        take = self._switch.failed if verdict is Verdict.FAILURE else self._switch.succeeded
+        self._act(take(self._loop.time(), started_at))
 
     def _act(self, action: Action | None) -> None:
         match action:
@@ -74,8 +84,16 @@ class Guard:
         self._act(self._switch.rested(self._loop.time()))
 
 
-def is_failure(settlement: Settlement) -> bool:
-    """Say whether the next delivery can be expected to fail like this one."""
-    if settlement.failure is not None:
-        return settlement.failure.kind not in (FailureKind.UNDECODABLE, FailureKind.REJECTED)
-    return not isinstance(settlement, Ack | Reject)
+def verdict_on(settlement: Settlement) -> Verdict:
+    """Say how the next delivery can be expected to end, going by this one."""
+    failure = settlement.failure
+    if failure is not None:
+        is_refused = failure.kind in (FailureKind.UNDECODABLE, FailureKind.REJECTED)
+        return Verdict.NO_NEWS if is_refused else Verdict.FAILURE
+    match settlement:
+        case Ack():
+            return Verdict.SUCCESS
+        case Reject():
+            return Verdict.NO_NEWS
+        case _:
+            return Verdict.FAILURE

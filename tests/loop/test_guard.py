@@ -1,0 +1,86 @@
+"""A handler's kill switch at work: what it takes for a failure, what it does then, and that it ends with a drain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from mxworker import KillSwitch
+from mxworker.failures import Failure, FailureKind
+from mxworker.settlement import Ack, Reject, Requeue, Retry, Settlement
+from mxworker.worker.guard import Guard
+from tests.harness.waiting import until
+
+SOON_S = 5.0
+
+
+def ended(settlement: Settlement, kind: FailureKind) -> Settlement:
+    """Return a settlement that mxworker chose, for a failure of a kind."""
+    settlement.failure = Failure(kind, "", "")
+    return settlement
+
+
+FAILURES: list[Callable[[], Settlement]] = [
+    Retry,
+    Requeue,
+    lambda: ended(Retry(), FailureKind.FAILED),
+    lambda: ended(Reject(), FailureKind.TIMEOUT),
+    lambda: ended(Ack(), FailureKind.LOST),
+]
+NO_NEWS: list[Callable[[], Settlement]] = [Reject, lambda: ended(Reject(), FailureKind.UNDECODABLE)]
+
+
+class Guarded:
+    """A guard, and what it did."""
+
+    def __init__(self, settings: KillSwitch) -> None:
+        self.done: list[str] = []
+        self.loop = asyncio.get_running_loop()
+        self.guard = Guard(
+            settings,
+            "queue",
+            self.loop,
+            lambda reason: self.done.append(f"pause for {reason}"),
+            lambda reason: self.done.append(f"resume for {reason}"),
+            lambda most: self.done.append(f"run {most}"),
+        )
+
+    def note(self, *settlements: Settlement) -> None:
+        """Have deliveries end that were started just now."""
+        for settlement in settlements:
+            self.guard.note(settlement, self.loop.time())
+
+    async def rested(self) -> None:
+        """Wait for the next trial, and forget what led to it."""
+        await until(lambda: self.done[-1:] == ["resume for kill switch"], SOON_S)
+        self.done.clear()
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+async def test_failure_pauses_the_queue(failure: Callable[[], Settlement]) -> None:
+    guarded = Guarded(KillSwitch(min_deliveries=1, pause=30))
+    guarded.note(failure())
+    assert guarded.done == ["pause for kill switch"]
+
+
+@pytest.mark.parametrize("refused", NO_NEWS)
+async def test_refused_message_does_not_pass_a_trial(refused: Callable[[], Settlement]) -> None:
+    guarded = Guarded(KillSwitch(min_deliveries=1, pause=0.02))
+    guarded.note(Retry())
+    await guarded.rested()
+    guarded.note(refused())
+    assert guarded.done == []
+    guarded.note(Ack())
+    assert guarded.done == ["run None"]
+
+
+@pytest.mark.parametrize("refused", NO_NEWS)
+async def test_refused_messages_are_not_among_those_of_which_too_many_fail(refused: Callable[[], Settlement]) -> None:
+    guarded = Guarded(KillSwitch(failure_ratio=0.5, min_deliveries=4, pause=30))
+    guarded.note(*(refused() for _ in range(20)))
+    guarded.note(Retry(), Ack(), Retry())
+    assert guarded.done == [], "three are not enough"
+    guarded.note(Ack())
+    assert guarded.done == ["pause for kill switch"]
