@@ -49,6 +49,7 @@ class Guard:
         self._pause = pause
         self._resume = resume
         self._limit = limit
+        self._rest: asyncio.TimerHandle | None = None
 
     def note(self, settlement: Settlement, started_at: float) -> None:
         """Take in how a delivery ended that was started at the loop time `started_at`."""
@@ -69,7 +70,7 @@ class Guard:
                     until - self._loop.time(),
                 )
                 self._pause(REASON)
-                self._loop.call_at(until, self._rested)
+                self._rest = self._loop.call_at(until, self._rested)
             case Try(deliveries):
                 log.warning("kill switch of queue %s: trying again, %d at a time", self._queue, deliveries)
                 self._limit(deliveries)
@@ -79,6 +80,11 @@ class Guard:
                 self._limit(None)
             case _:
                 assert_never(action)
+
+    def stop(self) -> None:
+        """Try no more. Call when nothing is consumed any more, and tell it nothing after that."""
+        if self._rest is not None:
+            self._rest.cancel()
 
     def _rested(self) -> None:
         self._act(self._switch.rested(self._loop.time()))

@@ -147,6 +147,9 @@ class Station:
     def hold(self) -> None:
         """Start nothing more; what arrives waits."""
         self._dispatcher.hold()
+        if self._guard is not None:
+            self._guard.stop()
+            self._guard = None  # what still runs is no news any more
 
     def return_waiting(self) -> None:
         """Give back what waits now. Call when the broker has confirmed the basic.cancel."""

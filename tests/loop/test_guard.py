@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from mxworker import KillSwitch
+from mxworker import Handlers, KillSwitch
 from mxworker.failures import Failure, FailureKind
 from mxworker.settlement import Ack, Reject, Requeue, Retry, Settlement
 from mxworker.worker.guard import Guard
+from tests.harness.stations import Channel, at_work, deliveries
 from tests.harness.waiting import until
 
 SOON_S = 5.0
@@ -84,3 +85,30 @@ async def test_refused_messages_are_not_among_those_of_which_too_many_fail(refus
     assert guarded.done == [], "three are not enough"
     guarded.note(Ack())
     assert guarded.done == ["pause for kill switch"]
+
+
+async def test_kill_switch_of_a_station_that_is_held_does_nothing_any_more() -> None:
+    handlers = Handlers()
+    pause_s = 0.1
+    go_on = asyncio.Event()
+
+    @handlers.consume("queue", retry=None, kill_switch=KillSwitch(min_deliveries=1, pause=pause_s))
+    async def fail(body: bytes) -> None:
+        if body == b"slow":
+            await go_on.wait()
+        raise ConnectionError
+
+    for bodies, what_was_done in (((b"", b"slow"), ["pause"]), ((b"slow",), [])):
+        station = at_work(handlers).station
+        done: list[str] = []
+        station.guard(lambda reason, done=done: done.append("pause"), lambda reason, done=done: done.append("resume"))
+        go_on.clear()
+        for body in bodies:
+            station.admit(*deliveries(Channel(), 1, body))
+        await until(lambda station=station: station.running == 1, SOON_S)
+        assert done == what_was_done
+        station.hold()
+        go_on.set()
+        await station.finished()
+        await asyncio.sleep(3 * pause_s)  # for what must not happen
+        assert done == what_was_done
