@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 
 from mxworker.compilation import Batch
 from mxworker.delivery import Delivery
@@ -72,10 +73,20 @@ class Gatherer:
 
     def complete(self) -> None:
         """Hand on what was gathered, if there is any."""
+        gathered = self.take()
+        if gathered is not None:
+            self._handed_on = weakref.ref(gathered)
+            self._admit(gathered)
+
+    def take(self) -> Gathered | None:
+        """Return what was gathered, if there is any, instead of handing it on; what comes next begins another batch."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         gathered, self._open = self._open, None
-        if gathered is not None:
-            self._handed_on = weakref.ref(gathered)
-            self._admit(gathered)
+        return gathered
+
+    def stop(self) -> None:
+        """Hand on what was gathered, and from now on each delivery at once, alone."""
+        self._batch = replace(self._batch, size=1)
+        self.complete()

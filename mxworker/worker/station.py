@@ -84,6 +84,7 @@ class Station:
         else:
             execute_batch = batch_pipeline(handler, report, surroundings, premises.threads)
             work = BatchWork(record, execute_batch, report, settling, self._running, watch)
+        self._give_back: Callable[[Any], None] = work.give_back
         self._dispatcher: Dispatcher[Any] = Dispatcher(
             handler.concurrency, self._running, work, premises.room, premises.loop, premises.on_broken
         )
@@ -153,15 +154,16 @@ class Station:
 
     def return_waiting(self) -> None:
         """Give back what waits now. Call when the broker has confirmed the basic.cancel."""
-        if self._gatherer is not None:
-            self._gatherer.complete()
         self._dispatcher.return_waiting()
+        gathered = self._gatherer.take() if self._gatherer is not None else None
+        if gathered is not None:  # not by the dispatcher: one that is not held would start it
+            self._give_back(gathered)
 
     def return_all(self) -> None:
         """Give back what waits and all that still arrives."""
         self._dispatcher.return_all()
         if self._gatherer is not None:
-            self._gatherer.complete()
+            self._gatherer.stop()
 
     async def finished(self, but_stuck: bool = False) -> None:
         """Wait until nothing runs; with `but_stuck`, nothing but what is stuck."""

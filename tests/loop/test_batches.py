@@ -313,6 +313,39 @@ async def test_partial_batch_is_given_back_in_a_drain(call: str) -> None:
     assert channel.acked == [1, 2, 3]
 
 
+@pytest.mark.parametrize("opened", [1, 3], ids=["only", "one of some"])
+async def test_partial_batch_is_given_back_in_a_pause_and_not_run(opened: int) -> None:
+    """Nothing is held in a pause, so the place for the batch is free."""
+    taken: list[list[str]] = []
+    bench, channel = at_work(batching(None, taken, size=4)), Channel()
+    early = deliveries(channel, opened + 4)
+    for delivery in early[:opened]:
+        bench.station.admit(delivery)
+    bench.station.return_waiting()
+    assert channel.given_back == list(range(1, opened + 1))
+    assert bench.station.is_idle
+    for delivery in early[opened:]:  # after the pause
+        bench.station.admit(delivery)
+    await bench.station.finished()
+    assert channel.acked == list(range(opened + 1, opened + 5))
+    assert len(taken) == 1
+
+
+async def test_delivery_that_arrives_late_in_a_drain_goes_back_at_once() -> None:
+    taken: list[list[str]] = []
+    bench, channel = at_work(batching(None, taken)), Channel()
+    early, *late = deliveries(channel, 3)
+    bench.station.hold()
+    bench.station.admit(early)
+    bench.station.return_all()
+    assert channel.given_back == [1]
+    for delivery in late:
+        bench.station.admit(delivery)
+    assert channel.given_back == [1, 2, 3]
+    assert bench.station.is_idle
+    assert not taken
+
+
 async def test_batch_that_is_cut_short_stays_unsettled_unless_it_still_succeeds() -> None:
     handlers = Handlers()
 

@@ -89,6 +89,30 @@ def test_nothing_gathered_hands_nothing_on() -> None:
     assert gathering.batches == [[1]]
 
 
+def test_batch_that_was_taken_is_not_handed_on_and_its_timer_rings_for_no_other() -> None:
+    gathering = Gathering()
+    gathering.add(1, 2)
+    gathering.clock.advance(0.2)
+    taken = gathering.gatherer.take()
+    assert taken is not None
+    assert [delivery.delivery_tag for delivery in taken.deliveries] == [1, 2]
+    assert gathering.gatherer.take() is None
+    gathering.add(3)
+    gathering.clock.advance(0.2)
+    assert gathering.batches == []
+    gathering.clock.advance(0.051)
+    assert gathering.batches == [[3]]
+
+
+def test_stopped_gatherer_hands_on_what_it_has_and_gathers_no_more() -> None:
+    gathering = Gathering()
+    gathering.add(1, 2)
+    gathering.gatherer.stop()
+    gathering.add(3, 4)
+    assert gathering.batches == [[1, 2], [3], [4]]
+    assert gathering.gatherer.waiting == 0
+
+
 def test_batch_is_complete_when_its_bodies_have_the_bytes() -> None:
     gathering = Gathering()
     gathering.add(1, 2, 3, size_bytes=250)
