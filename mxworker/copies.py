@@ -4,7 +4,8 @@ A copy is published, confirmed, and only then is its original acked. It keeps bo
 byte, but for what the broker would act on; see `origins`. A message without an id gets one from the publisher.
 
 The attempt is counted in a header of ours. Anybody may have written it, so it is believed within bounds: every message
-gets at least one execution, and none gets more than there may be.
+gets at least one execution, and none gets more than there may be. Of headers that cannot be split, or are more than a
+copy may have, no attempt is read and no copy is made: their message ends as a dead letter after its first failure.
 
 Pure.
 """
@@ -21,7 +22,7 @@ from mxworker.errors import DecodeError
 from mxworker.field_table import Timestamp
 from mxworker.message import Content, Encoder, Message
 from mxworker.origins import ATTEMPT_HEADER as ATTEMPT_HEADER
-from mxworker.origins import headers_of, moved_away, with_headers
+from mxworker.origins import integer_header, moved_away, with_headers
 from mxworker.printable import head, printable
 from mxworker.properties import FLAG_MESSAGE_ID, join, split
 
@@ -93,7 +94,7 @@ def redeliveries_of(delivery: Delivery, is_counted: bool) -> int | None:
 def retry_copy(delivery: Delivery, attempt: int) -> Content:
     """Return the copy for a retry queue; `attempt` is the one that its own execution will be.
 
-    Raises DecodeError when properties or headers cannot be split, so that no copy can be made.
+    Raises DecodeError when properties or headers cannot be split, or are too many, so that no copy can be made.
     """
     return _copy(delivery, {ATTEMPT_HEADER: attempt})
 
@@ -101,7 +102,7 @@ def retry_copy(delivery: Delivery, attempt: int) -> Content:
 def dead_letter_copy(delivery: Delivery, facts: Facts) -> Content:
     """Return the copy for a dead-letter queue, with the facts as headers in place of those of an earlier death.
 
-    Raises DecodeError when properties or headers cannot be split, so that no copy can be made.
+    Raises DecodeError when properties or headers cannot be split, or are too many, so that no copy can be made.
     """
     return _copy(delivery, facts.headers())
 
@@ -129,11 +130,9 @@ def _integer(delivery: Delivery, name: bytes) -> int | None:
     if name not in delivery.raw_properties:
         return None
     try:
-        found = [value for other, value in headers_of(split(delivery.raw_properties)) if other == name]
-        number = field_table.decode(field_table.entry(name, found[-1]))[name.decode()] if found else None
+        return integer_header(split(delivery.raw_properties), name)
     except DecodeError:
         return None
-    return number if type(number) is int else None
 
 
 def _shown(text: str, size_bytes: int) -> str:

@@ -20,14 +20,15 @@ as something else, what could not be read here, and what makes RabbitMQ close th
 | list, tuple                              | A                      |                |
 | dict                                     | F                      |                |
 
-Names and strings are UTF-8; other bytes survive as surrogates (PEP 383). Of two entries of one name the last counts.
+Names and strings are UTF-8; other bytes survive as surrogates (PEP 383). Of two entries of one name the last counts,
+but for `integer`.
 """
 
 from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from types import MappingProxyType
@@ -40,6 +41,11 @@ MAX_DEPTH = 32
 MAX_ENTRIES = 4096
 """Values in a table and all tables and arrays inside it: a few milliseconds of reading."""
 MAX_NAME_BYTES = 255
+MAX_SPLIT = MAX_ENTRIES + 64
+"""Entries of a table that is split, those inside of them not counted: a millisecond or two.
+
+The most that is read, and room for what copies and the broker add to it.
+"""
 
 _STEPS_SHOWN = 6
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -68,6 +74,7 @@ _NUMBERS: Mapping[int, struct.Struct] = MappingProxyType(
 _FIXED_SIZES: Mapping[int, int] = MappingProxyType(
     {octet: number.size for octet, number in _NUMBERS.items()} | {ord("t"): 1, ord("V"): 0, ord("T"): 8, ord("D"): 5}
 )
+_INTEGERS = frozenset(b"bBsuIilL")
 _SIZED = frozenset(b"SxFA")
 _size = struct.Struct(">I")
 _timestamp = struct.Struct(">Q")
@@ -115,23 +122,47 @@ def entries(raw: bytes) -> list[tuple[bytes, bytes]]:
     """Return the entries of the table in `raw`, in its order: each a name and a value as on the wire, its type first.
 
     `encode(decode(raw))` is another table where a value has a type that we only read; `entry` of each of these, joined,
-    is `raw` again. Inner tables and arrays are not looked into, so there may be any number of entries, of any depth, in
-    time proportional to the size. Raises DecodeError, which never shows a name or a value, when the table is cut short
-    or has a type octet that RabbitMQ does not know.
+    is `raw` again. Inner tables and arrays are not looked into, so they may be of any depth and number. Raises
+    DecodeError, which never shows a name or a value, when the table is cut short, has a type octet that RabbitMQ does
+    not know, or more than `MAX_SPLIT` entries.
     """
-    found = []
+    return [(raw[at + 1 : value_at], raw[value_at:end]) for at, value_at, end in _spans(raw)]
+
+
+def integer(raw: bytes, name: bytes) -> int | None:
+    """Return the first entry of this name in the table in `raw`; None when there is none, or it is no integer.
+
+    The first one, for that is where RabbitMQ writes a count of its own when there are two. What follows the last place
+    where the name could be is not looked at. Raises DecodeError as `entries` does, for what comes before.
+    """
+    key = bytes((len(name),)) + name
+    last = raw.rfind(key)
+    for at, value_at, _ in _spans(raw):
+        if at > last:
+            break
+        if raw.startswith(key, at):
+            octet = raw[value_at]
+            return int(_NUMBERS[octet].unpack_from(raw, value_at + 1)[0]) if octet in _INTEGERS else None
+    return None
+
+
+def _spans(raw: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield where each entry of a table begins, where its value does, and where it ends."""
     at = 0
+    count = 0
     try:
         while at < len(raw):
+            count += 1
+            if count > MAX_SPLIT:
+                raise DecodeError(f"the headers have more than {MAX_SPLIT} entries")
             value_at = at + 1 + raw[at]
             end = value_at + _value_bytes(raw, value_at)
             if end > len(raw):
                 _refuse_cut_short(at)
-            found.append((raw[at + 1 : value_at], raw[value_at:end]))
+            yield at, value_at, end
             at = end
     except (IndexError, struct.error):
         _refuse_cut_short(at)
-    return found
 
 
 def entry(name: bytes, value: bytes) -> bytes:

@@ -28,7 +28,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from mxworker.errors import DecodeError
-from mxworker.field_table import MAX_NAME_BYTES, entries, entry
+from mxworker.field_table import MAX_NAME_BYTES, entries, entry, integer
 from mxworker.properties import FLAG_EXPIRATION, FLAG_HEADERS, FLAG_USER_ID, join, split
 
 ATTEMPT_HEADER = "mx-attempt"
@@ -54,8 +54,17 @@ Headers = list[tuple[bytes, bytes]]
 
 
 def headers_of(values: Mapping[int, bytes]) -> Headers:
-    """Return the headers among split properties. Raises DecodeError when they cannot be split."""
-    return entries(values.get(FLAG_HEADERS, b"")[_TABLE_SIZE_BYTES:])
+    """Return the headers among split properties. Raises DecodeError when they cannot be split, or are too many."""
+    return entries(_table(values))
+
+
+def integer_header(values: Mapping[int, bytes], name: bytes) -> int | None:
+    """Return a header among split properties, see `field_table.integer`; raises DecodeError as that does."""
+    return integer(_table(values), name)
+
+
+def _table(values: Mapping[int, bytes]) -> bytes:
+    return values.get(FLAG_HEADERS, b"")[_TABLE_SIZE_BYTES:]
 
 
 def with_headers(values: Mapping[int, bytes], headers: Headers) -> dict[int, bytes]:

@@ -7,16 +7,17 @@ from typing import Any, Literal
 
 import pytest
 
-from mxworker import Context, Delivery, Handlers, Queue, Requeue, Retry
+from mxworker import Context, Delivery, Handlers, Queue, Reject, Requeue, Retry
 from mxworker.errors import DecodeError
 from mxworker.field_table import encode, entry
 from mxworker.origins import headers_of
 from mxworker.properties import split
+from mxworker.settlement import Settlement
 from tests.broker.failing import Notes, counting_what_goes_back, dead_letters, proxied
 from tests.broker.workers import running
 from tests.harness.retries import FAST
 from tests.rabbit.client import Client
-from tests.rabbit.raw import nested_table, raw_properties, table
+from tests.rabbit.raw import field, nested_table, raw_properties, table
 
 FORGED: dict[str, Any] = {
     "zero": 0,
@@ -111,6 +112,24 @@ async def test_forged_count_of_redeliveries_lets_nobody_requeue_for_ever(
     assert len(notes.at) == len(COUNTS)
 
 
+async def test_count_of_redeliveries_forged_twice_in_one_table_lets_nobody_requeue_for_ever(
+    broker_url: str, queue_name: str, admin: Client
+) -> None:
+    """The broker writes its own count over one of the two alone."""
+    handlers, notes = Handlers(), Notes()
+
+    @handlers.consume(queue_name, retry=FAST)
+    async def order(body: str, ctx: Context) -> Requeue | None:
+        notes.take(ctx)
+        return Requeue() if len(notes.at[body]) < 50 else None
+
+    two = table(*(entry(b"x-delivery-count", b"b" + bytes((count,))) for count in (1, 2)))
+    async with running(broker_url, handlers):
+        admin.publish_raw(queue_name, b"1", raw_properties(headers=two, delivery_mode=2))
+        await dead_letters(admin, queue_name, 1)
+    assert len(notes.at["1"]) == 4
+
+
 def declare_all(admin: Client, queue: str, queue_type: str) -> None:
     """Declare what a worker needs, as an operator would do it."""
     admin.declare(queue, arguments={"x-queue-type": queue_type})
@@ -176,3 +195,25 @@ async def test_headers_that_nobody_can_read_are_copied_and_counted_all_the_same(
     entries = dict(headers_of(split(dead["deep"].raw_properties)))
     assert entries[b"other"] == deep
     assert entries[b"mx-error"].endswith(b"boom")
+
+
+@pytest.mark.parametrize("failure", [Retry, Requeue, Reject])
+async def test_message_with_headers_beyond_number_is_a_dead_letter_of_the_brokers_after_its_first_failure(
+    failure: type[Settlement], broker_url: str, queue_name: str, admin: Client
+) -> None:
+    """No copy of it is made, and no count of it read; it goes back at once once, when its handler asks for that."""
+    handlers, notes = Handlers(), Notes()
+
+    @handlers.consume(queue_name, retry=FAST)
+    async def order(body: str, ctx: Context) -> Settlement:
+        notes.take(ctx)
+        return failure()
+
+    many = 30_000 * field(b"n", b"V")
+    counts = field(b"x-delivery-count", b"b", b"\x01") + field(b"mx-attempt", b"b", b"\x01")
+    raw = raw_properties(headers=table(many + counts), delivery_mode=2)
+    async with running(broker_url, handlers):
+        admin.publish_raw(queue_name, b"many", raw)
+        dead = await dead_letters(admin, queue_name, 1)
+    assert notes.attempts == {"many": [1, 1] if failure is Requeue else [1]}
+    assert b"mx-error" not in dead["many"].raw_properties
