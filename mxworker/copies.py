@@ -78,7 +78,7 @@ def attempt_of(delivery: Delivery, most: int) -> int:
 
 
 def redeliveries_of(delivery: Delivery, is_counted: bool) -> int | None:
-    """Return how often the broker has delivered it before; None when it has, and nobody counts.
+    """Return how often the broker counts that it came back; None when it did, and nobody counts. See `endings.History`.
 
     `is_counted` says whether the queue counts, see `Queue.counts_redeliveries`. Where it does not, the header is what
     the publisher wrote, and stays the same however often the message comes back.

@@ -52,8 +52,10 @@ BACK = Back()
 class History:
     """What a delivery tells of its past.
 
-    `attempt`: the number of the execution that just ended, from 1. `redeliveries`: how often the broker redelivered
-    this copy of the message; None when it was redelivered and the queue does not count.
+    `attempt`: the number of the execution that just ended, from 1. `redeliveries`: how often this copy of the message
+    came back to its queue, by the broker's count; None when it was redelivered and the queue does not count. Not each
+    was an execution: before RabbitMQ 4.3 a quorum queue also counts what was given back unprocessed (a drain, a pause,
+    a prefetch that its bodies outgrew).
     """
 
     attempt: int
@@ -84,14 +86,19 @@ def _later(settlement: Retry, history: History, policy: RetryPolicy | None, rng:
 
 
 def _back(settlement: Requeue, history: History, policy: RetryPolicy | None, rng: random.Random) -> Ending:
-    """Bound what comes back at once by the broker's count; where there is none, only the first time is immediate."""
+    """Bound what comes back at once by the broker's count; where there is none, only the first time is immediate.
+
+    The count may be higher than the number of requeues, see `History`: a bound that is met early is still one, and no
+    other counter outlives a worker that dies.
+    """
     if history.redeliveries is None:
         retry = Retry(reason="asked to be requeued again")
         retry.failure = settlement.failure
         return _later(retry, history, policy, rng)
     if history.redeliveries < (policy or DEFAULT_RETRY).max_retries:
         return BACK
-    return Dead(_failure_of(settlement, f"asked to be requeued after {history.redeliveries} redeliveries"))
+    already = f"was delivered again {history.redeliveries} times already"
+    return Dead(_failure_of(settlement, f"asked to be requeued, but {already}"))
 
 
 def _failure_of(settlement: Settlement, reason: str) -> Failure:

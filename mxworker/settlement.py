@@ -29,6 +29,9 @@ class Requeue(Settlement):
     It comes back immediately, to this worker or another, as often as the handler's `RetryPolicy` has retries; then it
     is a dead letter. Where nobody counts redeliveries, on a classic queue or one that mxworker did not declare, only
     the first is immediate, and the next one is a `Retry`. Return it only for what is about to pass.
+
+    Before RabbitMQ 4.3 the broker also counts each time that a worker gave the message back unprocessed, as in a drain
+    or a pause: such a message is a dead letter after fewer requeues.
     """
 
 

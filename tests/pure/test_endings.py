@@ -85,7 +85,8 @@ def test_without_a_policy_a_retry_is_a_dead_letter() -> None:
 def test_a_requeue_is_immediate_until_the_broker_has_counted_enough(policy: RetryPolicy | None, bound: int) -> None:
     endings = [ending(Requeue(), History(1, redeliveries), policy, RNG) for redeliveries in range(bound + 1)]
     assert endings[:-1] == [BACK] * bound
-    assert endings[-1] == Dead(Failure(FailureKind.REJECTED, "", f"asked to be requeued after {bound} redeliveries"))
+    text = f"asked to be requeued, but was delivered again {bound} times already"
+    assert endings[-1] == Dead(Failure(FailureKind.REJECTED, "", text))
 
 
 def test_where_the_broker_does_not_count_a_second_requeue_is_a_retry() -> None:
