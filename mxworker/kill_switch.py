@@ -15,8 +15,8 @@ missing key *is* the error.
 The last seconds are kept in a fixed number of buckets, so the window moves by a tenth of its length at a time.
 
 Pure: every method takes `now`, a monotonic instant in seconds, and returns what to do. Who uses it pauses the queue on
-`Pause`, and calls `rested` at its end; resumes it on `Try`, with no more concurrency than that says; and gives it all
-its concurrency back on `Close`.
+`Pause`, and calls `rested` at its end; resumes it on `Try`, with no more concurrency and prefetch than that says; and
+gives it all of both back on `Close`.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """Consume again, with at most `deliveries` running at once, until the switch says what to do next."""
+    """Consume again, with at most `deliveries` unsettled at once, until the switch says what to do next."""
 
     deliveries: int
 

@@ -9,6 +9,9 @@ when there is room, with a prefetch of so many bodies, of the size that the last
 same messages would be given back again and again, and before RabbitMQ 4.3 each time counts toward the delivery limit of
 a quorum queue. A single active consumer that is cancelled hands over to another one, so it first settles all it has.
 
+A prefetch holds for the consume that it was set for. When another is wanted in the middle, that is a cancel and a
+consume, and nothing that was read is given back for it.
+
 Must not know: handlers, concurrency, processes.
 
 Invariant: one request to the broker at a time, in a task of its own. Cancelled in the middle of one, the library closes
@@ -81,6 +84,7 @@ class Consumer:
         self._turned: asyncio.Future[None] = self._loop.create_future()
         self._budget = budget or ByteBudget(sys.maxsize)
         self._body_bytes = 0
+        self._most = prefetch  # while it is limited, less
         self._fitting_prefetch = prefetch
         self._calm_s = calm_s
         self._look: asyncio.TimerHandle | None = None
@@ -122,6 +126,21 @@ class Consumer:
         self._reasons.discard(reason)
         self._turn()
 
+    def limit_prefetch(self, most: int | None) -> None:
+        """Have at most `most` deliveries unsettled, beside those of before; with None, `prefetch` again.
+
+        May be called at any time from the loop, and comes into force soon, or with the end of a pause. A single active
+        consumer takes nothing new until then, so that it can hand over when all it has is settled.
+        """
+        self._most = self.prefetch if most is None else min(most, self.prefetch)
+        wanted = self._fit()
+        subscription = self.subscription
+        if subscription is not None and subscription.consumer_tag is not None and subscription.prefetch != wanted:
+            if self._would_hand_over(subscription):
+                subscription.leave_unread()
+                self._budget.wait(self._on_room)
+            self._turn()
+
     def _turn(self) -> None:
         if not self._turned.done():
             self._turned.set_result(None)
@@ -152,7 +171,7 @@ class Consumer:
         """Return the prefetch that fits the bodies that came last, and keep it in mind."""
         if self.subscription is not None:
             self._body_bytes = self.subscription.take_body_bytes() or self._body_bytes
-        self._fitting_prefetch = self._budget.fitting_prefetch(self._body_bytes, self.prefetch)
+        self._fitting_prefetch = self._budget.fitting_prefetch(self._body_bytes, self._most)
         return self._fitting_prefetch
 
     def _look_later(self) -> None:
@@ -169,7 +188,7 @@ class Consumer:
         present = self.subscription.prefetch
         if self._would_hand_over(self.subscription):
             self._look_later()
-        elif self._fit() >= min(2 * present, self.prefetch):
+        elif self._fit() >= min(2 * present, self._most):
             self._turn()
         else:
             self._fitting_prefetch = present
@@ -261,7 +280,7 @@ class Consumer:
     def _note_consuming(self, subscription: Subscription) -> None:
         self._paused_for = frozenset()
         log.info("consuming queue %s, prefetch %d", self.queue.name, subscription.prefetch)
-        if subscription.prefetch < self.prefetch:
+        if subscription.prefetch < self._most:
             self._look_later()
 
     def _note_paused(self) -> None:

@@ -73,6 +73,7 @@ class Subscription:
         self._budget = budget
         self._on_full = on_full
         self._ledger = AckLedger(number)
+        self._takes_none = False
         self._unread: list[int] = []  # at most prefetch
         self._unread_count = 0
         self._unread_bytes = 0
@@ -135,6 +136,10 @@ class Subscription:
             if self._queue.type == "quorum" and self._connection.server.startswith("RabbitMQ 3."):
                 await _refuse_successor(self._channel)
 
+    def leave_unread(self) -> None:
+        """Read no more bodies, as if there were no room for them. Call while it consumes, and `cancel` later."""
+        self._takes_none = True
+
     def take_body_bytes(self) -> int:
         """Return the mean size of the bodies that came since the last call; 0 when none came.
 
@@ -161,6 +166,7 @@ class Subscription:
         except BrokerError as error:
             self._end(error)
         self.consumer_tag = None
+        self._takes_none = False
         if self._unread and not self.is_lost:
             for tag in self._unread:
                 self._ledger.give_back(tag)
@@ -171,6 +177,8 @@ class Subscription:
 
     def takes(self, size_bytes: int) -> bool:
         """Say whether the budget has room for a body; one has always room where nothing is held."""
+        if self._takes_none:
+            return False
         budget = self._budget
         has_room = budget.held_bytes + size_bytes <= budget.limit_bytes and not self._unread
         return has_room or not self._ledger.unsettled

@@ -40,14 +40,19 @@ class Guard:
         loop: asyncio.AbstractEventLoop,
         pause: Callable[[str], None],
         resume: Callable[[str], None],
+        limit_prefetch: Callable[[int | None], None],
         limit: Callable[[int | None], None],
     ) -> None:
-        """`pause` and `resume` steer the consumer of `queue`, by reason; `limit` bounds what runs at once, None not."""
+        """`pause` and `resume` steer the consumer of `queue`, by reason; None lifts either limit.
+
+        `limit_prefetch` bounds what comes from the broker unsettled, `limit` what runs at once.
+        """
         self._switch = Switch(settings)
         self._queue = queue
         self._loop = loop
         self._pause = pause
         self._resume = resume
+        self._limit_prefetch = limit_prefetch
         self._limit = limit
         self._rest: asyncio.TimerHandle | None = None
 
@@ -74,10 +79,12 @@ class Guard:
             case Try(deliveries):
                 log.warning("kill switch of queue %s: trying again, %d at a time", self._queue, deliveries)
                 self._limit(deliveries)
+                self._limit_prefetch(deliveries)  # what would wait for the trial is given back if that fails
                 self._resume(REASON)
             case Close():
                 log.warning("kill switch of queue %s: the trial has passed", self._queue)
                 self._limit(None)
+                self._limit_prefetch(None)
             case _:
                 assert_never(action)
 

@@ -226,7 +226,7 @@ class Service:
                 retry_steps_ms=handler.retry_steps_ms,
                 budget=budget,
             )
-            station.guard(consumer.pause, consumer.resume)
+            station.guard(consumer.pause, consumer.resume, consumer.limit_prefetch)
             self.stations.append(station)
             self.consumers.append(consumer)
 

@@ -100,8 +100,13 @@ class Station:
         assert self._premises.cpu is not None, "a cpu=True handler needs a pool of processes"
         return self._premises.cpu.executing(self.handler, report, self._running.suspended)
 
-    def guard(self, pause: Callable[[str], None], resume: Callable[[str], None]) -> None:
-        """Let the handler's kill switch, if it has one, steer its consumer by these two."""
+    def guard(
+        self,
+        pause: Callable[[str], None],
+        resume: Callable[[str], None],
+        limit_prefetch: Callable[[int | None], None],
+    ) -> None:
+        """Let the handler's kill switch, if it has one, steer its consumer by these three."""
         if self.handler.kill_switch is not None:
             self._guard = Guard(
                 self.handler.kill_switch,
@@ -109,6 +114,7 @@ class Station:
                 self._premises.loop,
                 pause,
                 resume,
+                limit_prefetch,
                 self._dispatcher.limit,
             )
 

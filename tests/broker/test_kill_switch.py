@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from mxworker import Handlers, KillSwitch, RetryPolicy
+from mxworker import Handlers, KillSwitch, Queue, RetryPolicy
 from tests.broker.workers import running
 from tests.harness.waiting import until
 from tests.rabbit.client import Client
@@ -21,8 +21,9 @@ def heard(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "mxworker.worker.guard")
 
 
+@pytest.mark.parametrize("single_active_consumer", [False, True])
 async def test_failing_handler_is_left_alone_tried_and_let_work_again(
-    broker_url: str, queue_name: str, admin: Client, caplog: pytest.LogCaptureFixture
+    single_active_consumer: bool, broker_url: str, queue_name: str, admin: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     handlers = Handlers()
     is_down = True
@@ -30,7 +31,9 @@ async def test_failing_handler_is_left_alone_tried_and_let_work_again(
     handled: list[str] = []
     loop = asyncio.get_running_loop()
 
-    @handlers.consume(queue_name, concurrency=4, retry=PATIENT, kill_switch=SWITCH)
+    queue = Queue(queue_name, single_active_consumer=single_active_consumer)
+
+    @handlers.consume(queue, concurrency=4, prefetch=20, retry=PATIENT, kill_switch=SWITCH)
     async def call_bank(body: str) -> None:
         if is_down:
             failed_at.append(loop.time())
@@ -51,8 +54,38 @@ async def test_failing_handler_is_left_alone_tried_and_let_work_again(
         assert loop.time() - opened_at > 0.5, "the second pause is longer than the first"
         assert len(failed_at) == before
         await until(lambda: len(handled) == 40, 15, "all to be handled")
+        subscription = consumer.subscription
+        assert subscription is not None
+        await until(lambda: subscription.prefetch == 20, 5, "the end of the trial's prefetch")
     assert sorted(handled) == sorted(bodies)
     assert len(failed_at) < 40, "a queue that was left alone was not"
+    admin.delete(f"{queue_name}.retry.100")
+
+
+async def test_trials_that_fail_again_and_again_let_no_message_die_that_was_never_tried(
+    broker_url: str, queue_name: str, admin: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before RabbitMQ 4.3 what is given back comes closer to the delivery limit of its queue each time."""
+    handlers = Handlers()
+    tried: set[str] = set()
+    limit = 5
+
+    @handlers.consume(
+        Queue(queue_name, arguments={"x-delivery-limit": limit}),
+        concurrency=4,
+        prefetch=30,
+        retry=PATIENT,
+        kill_switch=KillSwitch(min_deliveries=1, pause=0.05),
+    )
+    async def call_bank(body: str) -> None:
+        tried.add(body)
+        raise ConnectionError("the bank does not answer")
+
+    async with running(broker_url, handlers):
+        admin.publish(queue_name, [str(number).encode() for number in range(200)])
+        await until(lambda: caplog.text.count("left alone") == limit + 5, 20, "trials to fail")
+    assert len(tried) < 200
+    assert admin.counts(f"{queue_name}.dlq").messages == 0
     admin.delete(f"{queue_name}.retry.100")
 
 

@@ -45,6 +45,7 @@ class Guarded:
             self.loop,
             lambda reason: self.done.append(f"pause for {reason}"),
             lambda reason: self.done.append(f"resume for {reason}"),
+            lambda most: self.done.append(f"prefetch {most}"),
             lambda most: self.done.append(f"run {most}"),
         )
 
@@ -74,7 +75,15 @@ async def test_refused_message_does_not_pass_a_trial(refused: Callable[[], Settl
     guarded.note(refused())
     assert guarded.done == []
     guarded.note(Ack())
-    assert guarded.done == ["run None"]
+    assert guarded.done == ["run None", "prefetch None"]
+
+
+async def test_trial_prefetches_no_more_than_it_tries() -> None:
+    """What waits when it fails is given back, and before RabbitMQ 4.3 that counts toward the delivery limit."""
+    guarded = Guarded(KillSwitch(min_deliveries=1, pause=0.02, trial=3))
+    guarded.note(Retry())
+    await until(lambda: len(guarded.done) == 4, SOON_S)
+    assert guarded.done == ["pause for kill switch", "run 3", "prefetch 3", "resume for kill switch"]
 
 
 @pytest.mark.parametrize("refused", NO_NEWS)
@@ -101,7 +110,11 @@ async def test_kill_switch_of_a_station_that_is_held_does_nothing_any_more() -> 
     for bodies, what_was_done in (((b"", b"slow"), ["pause"]), ((b"slow",), [])):
         station = at_work(handlers).station
         done: list[str] = []
-        station.guard(lambda reason, done=done: done.append("pause"), lambda reason, done=done: done.append("resume"))
+        station.guard(
+            lambda reason, done=done: done.append("pause"),
+            lambda reason, done=done: done.append("resume"),
+            lambda most: None,
+        )
         go_on.clear()
         for body in bodies:
             station.admit(*deliveries(Channel(), 1, body))
