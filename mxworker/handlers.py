@@ -124,9 +124,10 @@ class Handlers:
         """Register a function that takes the deliveries of `queue` in batches: a list of payloads.
 
         A batch is handled when it has `size` deliveries, when their bodies have `max_bytes`, or `wait` seconds after
-        its first one came. The function returns None when all are done, one settlement for all, or a list with one for
-        each, in which None means done; what it raises is for all. A body that cannot be decoded is a dead letter at
-        once and never in the list; `ctx.deliveries` matches the list.
+        its first one came; while others are handled it grows. The function returns None when all are done, one
+        settlement for all, or a list with one for each, in which None means done and an exception a failure; what it
+        raises is for all. A body that cannot be decoded is a dead letter at once and never in the list;
+        `ctx.deliveries` matches the list.
 
         `concurrency`: batches running at once in each process, default 1. `prefetch`: default 2 x size x concurrency; a
         batch is never larger. Everything else is as in `consume`; `timeout` is for the whole batch.
