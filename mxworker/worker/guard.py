@@ -64,6 +64,10 @@ class Guard:
         take = self._switch.failed if verdict is Verdict.FAILURE else self._switch.succeeded
         self._act(take(self._loop.time(), started_at))
 
+    def note_stuck(self, started_at: float) -> None:
+        """Take in that a delivery is stuck: a trial is not over with it, but has failed."""
+        self._act(self._switch.failed(self._loop.time(), started_at))
+
     def _act(self, action: Action | None) -> None:
         match action:
             case None:

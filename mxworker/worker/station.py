@@ -196,6 +196,8 @@ class Station:
             handler.concurrency,
             " > ".join(stack[-_SHOWN_FRAMES:]),
         )
+        if self._guard is not None:
+            self._guard.note_stuck(self._premises.loop.time() - handler.timeout_s - self._premises.grace_s)
         self._dispatcher.look()
         self._premises.on_stuck()
 

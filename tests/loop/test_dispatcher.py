@@ -164,7 +164,7 @@ async def test_trial_of_a_kill_switch_is_not_held_up_by_a_stuck_handler() -> Non
 
     bench = at_work(handlers, grace_s=0.02)
     resumed: list[str] = []
-    bench.station.guard(lambda reason: None, resumed.append)
+    bench.station.guard(lambda reason: None, resumed.append, lambda most: None)
     channel = Channel()
     tags = deliveries(channel, 20)
     for delivery in tags[:7]:
@@ -173,6 +173,33 @@ async def test_trial_of_a_kill_switch_is_not_held_up_by_a_stuck_handler() -> Non
     for delivery in tags[7:]:
         bench.station.admit(delivery)
     await until(lambda: len(channel.acked) == 13, 5, "all that came after the trial")
+    gate.set()
+    await bench.station.finished()
+
+
+async def test_trial_that_gets_stuck_has_failed() -> None:
+    handlers = Handlers()
+    gate = asyncio.Event()
+    switch = KillSwitch(min_deliveries=1, pause=0.1, trial=1)
+
+    @handlers.consume("queue", concurrency=8, retry=None, timeout=0.05, kill_switch=switch)
+    async def mixed(body: bytes, ctx: Context) -> None:
+        while ctx.delivery.delivery_tag == 2 and not gate.is_set():
+            try:
+                await gate.wait()
+            except asyncio.CancelledError:
+                continue
+        raise ValueError
+
+    bench = at_work(handlers, grace_s=0.02)
+    paused: list[str] = []
+    resumed: list[str] = []
+    bench.station.guard(paused.append, resumed.append, lambda most: None)
+    first, second = deliveries(Channel(), 2)
+    bench.station.admit(first)
+    await until(lambda: resumed, 5, "the trial")
+    bench.station.admit(second)
+    await until(lambda: len(paused) == 2, 5, "the trial to have failed")
     gate.set()
     await bench.station.finished()
 
