@@ -14,12 +14,10 @@ from tests.harness.waiting import wait_until
 from tests.rabbit.client import Client
 from tests.rabbit.node import Node
 
-CONSUMER_TIMEOUT_MS, TICK_MS = 3000, 500
-HELD_S = 6.0  # well over the broker's patience
 STEADY_WITHIN_S = 1.0
-CONFIG = f"[{{rabbit, [{{consumer_timeout, {CONSUMER_TIMEOUT_MS}}}, {{channel_tick_interval, {TICK_MS}}}]}}]."
+CONFIG = "[{rabbit, [{consumer_timeout, %d}, {channel_tick_interval, 500}]}]."
 
-SLOW_AND_STEADY = f"""
+SLOW_AND_STEADY = """
     import asyncio
     import os
 
@@ -30,11 +28,11 @@ SLOW_AND_STEADY = f"""
     ledger = Ledger(os.environ["LEDGER"])
 
 
-    @handlers.consume("slow")
+    @handlers.consume("slow", timeout=60)
     async def slow(message_id: str, ctx: Context) -> None:
         ledger.start(message_id)
         if message_id == "held" and not ctx.delivery.redelivered:
-            await asyncio.sleep({HELD_S})
+            await asyncio.sleep(float(os.environ["HELD_S"]))
         ledger.finish(message_id)
 
 
@@ -57,11 +55,12 @@ LONG_HOLDS = """
 
 
 def test_handler_above_the_consumer_timeout_costs_its_own_queue_a_moment_and_nobody_a_message(
-    own_node: Callable[..., Node], tmp_path: Path
+    own_node: Callable[..., Node], tmp_path: Path, scale: Callable[[int, int], int]
 ) -> None:
-    node = own_node(advanced_config=CONFIG)
+    node = own_node(advanced_config=CONFIG % scale(3000, 5000))
+    held_s = scale(6, 30)  # well over the broker's patience
     path = tmp_path / "ledger"
-    env = {"MXWORKER_BROKER_URL": node.url, "LEDGER": str(path)}
+    env = {"MXWORKER_BROKER_URL": node.url, "LEDGER": str(path), "HELD_S": str(held_s)}
     command = mxworker_run(write_app(tmp_path, SLOW_AND_STEADY), "--workers=1", app_dir=tmp_path)
 
     def done(message_id: str) -> int:
@@ -78,7 +77,7 @@ def test_handler_above_the_consumer_timeout_costs_its_own_queue_a_moment_and_nob
                 break
         assert "delivery acknowledgement on channel" in service.log_text()
         client.publish("slow", [b"next"])
-        wait_until(lambda: done("next"), 2 * HELD_S, "the next one on a new channel")
+        wait_until(lambda: done("next"), 2 * held_s, "the next one on a new channel")
         log = service.log_text()
         assert log.count("consuming queue slow,") == 2
         assert log.count("consuming queue steady,") == 1
