@@ -19,6 +19,7 @@ from mxworker.compilation import (
     Around,
     Batch,
     Handler,
+    HandlerFunction,
     Lifespan,
     OnError,
     Overrides,
@@ -86,25 +87,20 @@ class Handlers:
 
         The function is returned as it is and stays callable.
         """
-
-        def register(function: Function) -> Function:
-            self._register(
-                Registration(
-                    _as_queue(queue),
-                    function,
-                    concurrency,
-                    prefetch,
-                    timeout,
-                    retry,
-                    on_error,
-                    tuple(reject_on),
-                    kill_switch,
-                    cpu,
-                )
+        return self._registering(
+            lambda function: Registration(
+                _as_queue(queue),
+                function,
+                concurrency,
+                prefetch,
+                timeout,
+                retry,
+                on_error,
+                tuple(reject_on),
+                kill_switch,
+                cpu,
             )
-            return function
-
-        return register
+        )
 
     def consume_batch(
         self,
@@ -132,30 +128,31 @@ class Handlers:
         `concurrency`: batches running at once in each process, default 1. `prefetch`: default 2 x size x concurrency; a
         batch is never larger. Everything else is as in `consume`; `timeout` is for the whole batch.
         """
-        batch = Batch(size, wait, max_bytes)
+        return self._registering(
+            lambda function: Registration(
+                _as_queue(queue),
+                function,
+                concurrency,
+                prefetch,
+                timeout,
+                retry,
+                on_error,
+                tuple(reject_on),
+                kill_switch,
+                batch=Batch(size, wait, max_bytes),
+            )
+        )
+
+    def _registering(self, describe: Callable[[HandlerFunction], Registration]) -> Callable[[Function], Function]:
+        """Return the decorator that registers what `describe` makes of a function, and leaves that as it is."""
 
         def register(function: Function) -> Function:
-            self._register(
-                Registration(
-                    _as_queue(queue),
-                    function,
-                    concurrency,
-                    prefetch,
-                    timeout,
-                    retry,
-                    on_error,
-                    tuple(reject_on),
-                    kill_switch,
-                    batch=batch,
-                )
-            )
+            registration = describe(function)
+            self._refuse_taken(registration.queue.name)
+            self._registrations[registration.queue.name] = registration
             return function
 
         return register
-
-    def _register(self, registration: Registration) -> None:
-        self._refuse_taken(registration.queue.name)
-        self._registrations[registration.queue.name] = registration
 
     def _refuse_taken(self, queue: str) -> None:
         if queue in self.queues:
