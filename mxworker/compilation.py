@@ -21,7 +21,8 @@ from mxworker.context import Context
 from mxworker.errors import AppLoadError
 from mxworker.kill_switch import KillSwitch
 from mxworker.middleware import Middleware
-from mxworker.queues import SHORT_STRING_BYTES, Queue
+from mxworker.properties import SHORT_STRING_BYTES
+from mxworker.queues import Queue
 from mxworker.retry_policy import RetryPolicy
 
 HandlerFunction = Callable[..., Any]

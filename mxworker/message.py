@@ -34,12 +34,12 @@ from mxworker.properties import (
     FLAG_REPLY_TO,
     FLAG_TIMESTAMP,
     FLAG_TYPE,
+    SHORT_STRING_BYTES,
 )
 from mxworker.serializers import BUFFERS, Serializer, serialize, to_json
 
 DEFAULT_MAX_BODY_BYTES = 16 * 1024 * 1024
 """The most that RabbitMQ 4 takes unless told otherwise (https://www.rabbitmq.com/docs/configure, max_message_size)."""
-SHORT_STRING_BYTES = 255
 
 _TRANSIENT, _PERSISTENT = 1, 2
 _MORE_ROUTES = ("CC", "BCC")

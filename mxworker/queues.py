@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-SHORT_STRING_BYTES = 255
+from mxworker.properties import SHORT_STRING_BYTES
+
 CONSUMER_TIMEOUT_S = 30 * 60.0
 """How long RabbitMQ lets a delivery be unsettled before it takes it back, unless it is told otherwise
 (https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout)."""

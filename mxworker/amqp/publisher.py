@@ -34,8 +34,9 @@ from mxworker.brokers import Brokers, Tls
 from mxworker.compression import Compression
 from mxworker.config import PublisherSettings
 from mxworker.errors import EncodeError, PublishError, PublishOverflow, PublishUnconfirmed
-from mxworker.message import SHORT_STRING_BYTES, Content, Encoder, Message, MessageOptions
+from mxworker.message import Content, Encoder, Message, MessageOptions
 from mxworker.message_ids import MessageIds
+from mxworker.properties import SHORT_STRING_BYTES
 from mxworker.receipts import Confirmed, Outcome, Receipt, unawaited
 from mxworker.serializers import Serializer
 
