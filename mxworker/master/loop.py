@@ -100,6 +100,7 @@ class _Master:
         self._started_ns = time.monotonic_ns()
         self._announced = False
         self._interrupts = 0
+        self._reaps_again = False
         self._notes: set[str] = set()
 
     def supervise(self) -> ExitCode:
@@ -119,6 +120,8 @@ class _Master:
     # ---- wait
 
     def _next_wakeup(self, now_ns: int) -> int | None:
+        if self._reaps_again:
+            return now_ns
         instant = self._fleet.next_wakeup(now_ns)
         if self._announced:
             return instant
@@ -146,10 +149,13 @@ class _Master:
 
         Signals are read after reaping: when a whole process group got SIGTERM, a worker that already left because of it
         must not look like one that left unasked. They are applied before the exits for the same reason. The board
-        is read after reaping, so that it is final for those who left.
+        is read after reaping, so that it is final for those who left. A SIGCHLD read here may be of a worker that left
+        after the reaping: no other will tell of it, so the next turn comes at once.
         """
         ended = self._children.reap()
-        for signum in self._inbox.read():
+        signums = self._inbox.read()
+        self._reaps_again = signal.SIGCHLD in signums
+        for signum in signums:
             self._obey(signum, now_ns)
         for slot in self._board.slots:
             self._fleet.observe(slot.number, slot.deadline_ns, now_ns)
@@ -164,7 +170,7 @@ class _Master:
     def _obey(self, signum: signal.Signals, now_ns: int) -> None:
         match signum:
             case signal.SIGCHLD:
-                pass  # it only ends the sleep
+                pass  # seen to by who read it
             case signal.SIGTERM:
                 self._fleet.stop(now_ns)
             case signal.SIGINT:

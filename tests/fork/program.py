@@ -254,6 +254,8 @@ def main() -> int:
     extras = [socket.socket() for _ in range(5)] if options.open_sockets else []
     if options.term_right_after_fork:
         os.register_at_fork(after_in_parent=terminate_newest_child, after_in_child=wait_for_pending_sigterm)
+    if options.leaves_after_reaping:
+        os.waitpid = waiting_for_the_next(os.waitpid)
     if options.second_thread:
         threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
     supervision = Supervision(
@@ -281,6 +283,21 @@ def wait_for_pending_sigterm() -> None:
         time.sleep(0.001)
 
 
+def waiting_for_the_next(waitpid: Callable[[int, int], tuple[int, int]]) -> Callable[[int, int], tuple[int, int]]:
+    """Have a child end, and its SIGCHLD arrive, right after the master found that no more have ended."""
+    seen = []
+
+    def wait(pid: int, options: int) -> tuple[int, int]:
+        found = waitpid(pid, options)
+        if found[0] == 0 and len(seen) == 1:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+        if found[0] != 0:
+            seen.append(found[0])
+        return found
+
+    return wait
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("behaviours")
@@ -293,6 +310,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--burst", action="store_true")
     parser.add_argument("--open-sockets", action="store_true")
     parser.add_argument("--term-right-after-fork", action="store_true")
+    parser.add_argument("--leaves-after-reaping", action="store_true")
     parser.add_argument("--second-thread", action="store_true")
     parser.add_argument("--announce-fails", action="store_true")
     return parser.parse_args()

@@ -30,6 +30,14 @@ def test_workers_drain_in_parallel(start_ready: Start) -> None:
     assert seconds_between(asked_ns) < 1.0 + NOISE_S
 
 
+def test_worker_that_leaves_right_after_a_reaping_is_reaped_at_once(start_ready: Start) -> None:
+    service = start_ready("healthy,drains_slowly", "--leaves-after-reaping")
+    asked_ns = time.monotonic_ns()
+    service.kill(signal.SIGTERM)
+    assert service.wait() == 0
+    assert seconds_between(asked_ns) < 1.0 + NOISE_S
+
+
 def test_repeated_sigterm_to_the_whole_group_exits_0(start_ready: Start, scale: Callable[[int, int], int]) -> None:
     for _ in range(scale(3, 30)):
         service = start_ready("drains_slowly")
