@@ -14,7 +14,7 @@ Layout of a slot, in order:
     in-flight      256 x 128     worker                              one entry per started delivery
 
 Invariant: a reader may find an entry or a note half written (its writer was killed in the middle), so readers
-tolerate any bytes and never trust a length.
+tolerate any bytes and never trust a length or a number.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum, auto
 
-from mxworker.lifecycle import WorkerState
+from mxworker.lifecycle import Wish, WorkerState
 
 NOTE_BYTES = 4096
 HANDLER_NAMES = 64
@@ -43,14 +43,21 @@ _SLOT_BYTES = _ENTRIES_AT + IN_FLIGHT_ENTRIES * _ENTRY_BYTES
 
 NO_ENTRY = -1
 
+_STATES = {int(state): state for state in WorkerState}
+_WISHES = {int(wish): wish for wish in Wish}
+
 
 class Word(IntEnum):
     """The words of a slot. The master writes the first group, the worker the second, in turn the third."""
 
     GENERATION = 0
+    SPAWNS = auto()
+    ON_TRIAL = auto()
 
     PID = auto()
     STATE = auto()
+    WISH = auto()
+    RSS_BYTES = auto()
     EVER_READY = auto()
     NOTE_LENGTH = auto()
     ACKED = auto()
@@ -113,15 +120,19 @@ class BoardSlot:
 
     # ---- the master's side
 
-    def prepare(self, generation: int, boot_deadline_ns: int) -> None:
+    def prepare(self, generation: int, is_on_trial: bool, boot_deadline_ns: int) -> None:
         """Make the slot ready for a new process. Call before the fork, after the former process was reaped.
 
         Counters and EVER_READY stay: they belong to the slot, not to the process.
         """
         words = self.words
         words[Word.GENERATION] = generation
+        words[Word.SPAWNS] += 1
+        words[Word.ON_TRIAL] = is_on_trial
         words[Word.PID] = 0
         words[Word.STATE] = WorkerState.VACANT
+        words[Word.WISH] = Wish.NONE
+        words[Word.RSS_BYTES] = 0
         words[Word.NOTE_LENGTH] = 0
         self._view[_NAMES_AT:_SLOT_BYTES] = bytes(_SLOT_BYTES - _NAMES_AT)
         words[Word.DEADLINE_NS] = boot_deadline_ns
@@ -129,12 +140,22 @@ class BoardSlot:
     @property
     def state(self) -> WorkerState:
         """What the worker says it does."""
-        return WorkerState(self.words[Word.STATE])
+        return _STATES.get(self.words[Word.STATE], WorkerState.VACANT)
 
     @property
     def deadline_ns(self) -> int:
         """The instant by which the worker promised to beat again."""
         return self.words[Word.DEADLINE_NS]
+
+    @property
+    def wish(self) -> Wish:
+        """Why the worker wants to be replaced."""
+        return _WISHES.get(self.words[Word.WISH], Wish.NONE)
+
+    @property
+    def is_on_trial(self) -> bool:
+        """Whether the worker was started as a replacement: it must not wait for what only a human can change."""
+        return bool(self.words[Word.ON_TRIAL])
 
     @property
     def ever_ready(self) -> bool:

@@ -35,6 +35,15 @@ def bind_to_parent(parent_pid: int) -> None:
     faulthandler.enable(file=2)
 
 
+def ring() -> None:
+    """Have the parent look at the board soon: something there has changed that it waits for.
+
+    It is SIGCHLD that is sent, which says that something is new with a child. After the parent's death it reaches
+    whoever adopted this process, and is ignored.
+    """
+    os.kill(os.getppid(), signal.SIGCHLD)
+
+
 def do_nothing(signum: int, frame: FrameType | None) -> None:
     """Exist. A Python function instead of SIG_IGN: exec resets it, so subprocesses do not inherit deafness."""
 

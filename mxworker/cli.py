@@ -20,12 +20,14 @@ from mxworker import __version__
 from mxworker.brokers import Brokers, Tls
 from mxworker.config import (
     DEFAULT_PROCESS_CONCURRENCY,
+    MAX_WORKERS,
     Consumption,
     Supervision,
     parse_duration_s,
     parse_size_bytes,
 )
 from mxworker.errors import ConfigError
+from mxworker.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("mxworker")
 
 _URL_FILE = "MXWORKER_BROKER_URL_FILE"
-_MAX_WORKERS = 512
 
 
 class _Duration(click.ParamType[float]):
@@ -77,8 +78,8 @@ class _Workers(click.ParamType["int | None"]):
         """Return the number, None for auto."""
         if value is None or value == "auto":
             return None
-        if not str(value).isdigit() or not 1 <= int(value) <= _MAX_WORKERS:
-            self.fail(f"'{value}' is neither 'auto' nor a number from 1 to {_MAX_WORKERS}.", param, ctx)
+        if not str(value).isdigit() or not 1 <= int(value) <= MAX_WORKERS:
+            self.fail(f"'{value}' is neither 'auto' nor a number from 1 to {MAX_WORKERS}.", param, ctx)
         return int(value)
 
 
@@ -133,6 +134,11 @@ def main() -> None:
 )
 @_option("--boot-timeout", type=_Duration(), default="60s", show_default=True, help="Time to load the app.")
 @_option("--connect-wait", type=_Duration(), default="30s", show_default=True, help="Wait for the broker at start.")
+@_option(
+    "--max-messages", type=click.IntRange(1), help="Replace a worker after so many deliveries.  These three: +-10%."
+)
+@_option("--max-rss", type=_Size(), help="Replace a worker that takes so much memory.")
+@_option("--max-age", type=_Duration(), help="Replace a worker that is so old.")
 @_option("--burst", is_flag=True, help="Exit with 0 when the queues are empty.")
 @_option("--app-dir", type=click.Path(exists=True, file_okay=False), help="Look for APP here first.")
 @_option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
@@ -195,6 +201,11 @@ def _check(flags: dict[str, Any]) -> None:
     for name in ("handler_timeout", "heartbeat_timeout", "boot_timeout"):
         if flags[name] is not None and flags[name] <= 0:
             raise ConfigError(f"--{name.replace('_', '-')} must be longer than 0.")
+    for name in ("max_messages", "max_rss", "max_age"):
+        if flags[name] is not None and flags["burst"]:
+            raise ConfigError(
+                f"--burst and --{name.replace('_', '-')} exclude each other: in a burst no worker is replaced."
+            )
     if flags["heartbeat_timeout"] < 2:
         raise ConfigError("--heartbeat-timeout must be at least 2s: workers beat once a second.")
 
@@ -209,7 +220,7 @@ def _supervise(app: str, brokers: Brokers, flags: dict[str, Any], as_text: bool)
     workers = flags["workers"] or usable_cpus
     origin = "set" if flags["workers"] else f"auto: {usable_cpus} usable CPU{'s' if usable_cpus > 1 else ''}"
     consumption = _consumption(app, brokers, flags)
-    board = Board(workers)
+    board = Board(MAX_WORKERS + 1)  # one slot more, in which a replacement starts
     greeting = _Greeting(app, brokers, f"{workers} ({origin})", as_text)
     code = loop.run(
         _supervision(app, workers, flags),
@@ -248,6 +259,7 @@ def _consumption(app: str, brokers: Brokers, flags: dict[str, Any]) -> Consumpti
         heartbeat_timeout_s=flags["heartbeat_timeout"],
         connect_wait_s=flags["connect_wait"],
         burst=flags["burst"],
+        limits=Limits(flags["max_messages"], flags["max_rss"], flags["max_age"]),
     )
 
 

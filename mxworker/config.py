@@ -13,6 +13,7 @@ from typing import Literal
 
 from mxworker.brokers import Brokers
 from mxworker.errors import ConfigError
+from mxworker.limits import Limits
 
 _DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s*(ms|s|m|h|)", re.ASCII)
 _SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
@@ -33,6 +34,7 @@ DEFAULT_CONCURRENCY = 32
 DEFAULT_HANDLER_TIMEOUT_S = 30.0
 DEFAULT_PROCESS_CONCURRENCY = 256
 MAX_PREFETCH = 65535
+MAX_WORKERS = 512
 MAX_CHANNELS = 65535
 
 
@@ -181,5 +183,6 @@ class Consumption:
     heartbeat_timeout_s: float = 30.0
     connect_wait_s: float = 30.0
     burst: bool = False
+    limits: Limits = field(default_factory=Limits)
     pool: PoolSettings = field(default_factory=PoolSettings)
     publisher: PublisherSettings = field(default_factory=lambda: PublisherSettings(retry_unconfirmed=True))

@@ -15,7 +15,8 @@ A slot's way, left to right; a worker that fails goes round again through BACKOF
 
 ABORTING is a worker past its heartbeat deadline, asked to tell what it does (SIGUSR1, then SIGABRT); a beat that
 comes before SIGABRT brings it back to RUNNING. KILLING was sent SIGKILL and only waits to be reaped. An EMPTY slot
-that failed for good while nothing was ready yet goes to BACKOFF (RETRY) once some other worker is ready.
+that failed for good while nothing was ready yet goes to BACKOFF (RETRY) once some other worker is ready. An EMPTY slot
+that nobody wants filled is spare: a replacement starts there, and the slot that it relieves is the next spare one.
 """
 
 from __future__ import annotations
@@ -50,6 +51,16 @@ WORKER_TRANSITIONS: Mapping[WorkerState, frozenset[WorkerState]] = MappingProxyT
         WorkerState.STOPPED: frozenset(),
     }
 )
+
+
+class Wish(IntEnum):
+    """Why a worker wants to be replaced. The number is what stands in the board."""
+
+    NONE = 0
+    MESSAGES = 1
+    RSS = 2
+    AGE = 3
+    STUCK = 4
 
 
 class SlotState(Enum):
@@ -87,6 +98,9 @@ class Reason(Enum):
     CRASH = "crash"
     FORK_FAILED = "fork failed"
     RETRY = "retry"
+    RELOAD = "reload"
+    RECYCLE = "recycle"
+    SCALE = "scale"
     HANG = "hang"
     STOP = "stop"
     DRAIN_TIMEOUT = "drain timeout"

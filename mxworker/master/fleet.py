@@ -7,10 +7,17 @@ All instants are monotonic nanoseconds.
 Invariants: a slot has at most one live process (`pid` is set from the fork to the reaping); no order goes to any
 other pid; after `stop` nothing is spawned, and every live process was sent KILL or has it among its steps.
 
+How a worker is replaced. One slot more than there are wanted workers is spare. The replacement is started there, *on
+trial*; once it consumes, it is wanted like any other, and the worker that it relieves drains. When that one was reaped
+its slot is the spare one, and the next can be relieved: one at a time, so that there are never fewer workers than
+before. A *roll* relieves all workers whose code is older than the last reload; what wishes to be recycled comes after.
+A replacement that cannot start is given up, and those it was meant for go on.
+
 How a service ends on its own. Until some worker was ready, a slot whose worker exits with 2, 3 or 4 is given up at once
 (a human must change something), any other failure is tried three times; when all slots are given up the service ends
 with the code they agree on, or with 5. Once any worker was ever ready the service never ends for a fault: failed
-slots are tried again for ever, with backoff. In burst mode a worker that exits with 0 retires its slot.
+slots are tried again for ever, with backoff. In burst mode a worker that exits with 0 retires its slot, and none is
+replaced.
 """
 
 from __future__ import annotations
@@ -18,51 +25,36 @@ from __future__ import annotations
 import logging
 import random
 import signal
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass
+from enum import Enum, auto
 
 from mxworker.backoff import RESPAWN
-from mxworker.config import Supervision
+from mxworker.config import MAX_WORKERS, Supervision
 from mxworker.errors import ExitCode
-from mxworker.lifecycle import Reason, SlotEvent, SlotState, next_slot_state
+from mxworker.lifecycle import Reason, SlotEvent, SlotState, Wish
+from mxworker.master.slot import NS_PER_S, Order, Relief, Slot
 
 _LOG = logging.getLogger("mxworker.master")
-
-NS_PER_S = 1_000_000_000
 
 BOOT_ATTEMPTS = 3
 SETTLED_AFTER_NS = 60 * NS_PER_S  # a worker that ran this long has proven itself: its next failure is a first one
 DRAIN_SLACK_NS = NS_PER_S  # a worker drains by its own deadline; the master's comes later, so that it can exit first
-ABORT_STEP_NS = NS_PER_S // 2
-BOOT_LOOK_NS = NS_PER_S // 40  # how often a booting worker's first beat is looked for; a boot takes 100 ms and more
 WITHHOLD_NS = 2 * NS_PER_S  # two beats: after an oversleep every healthy worker has time to beat again
+RECYCLE_AGAIN_NS = 30 * NS_PER_S  # after a replacement that could not start
 
 _NEEDS_A_HUMAN = frozenset({ExitCode.USAGE, ExitCode.APP_LOAD, ExitCode.BROKER})
-_VACANT = frozenset({SlotState.EMPTY, SlotState.BACKOFF})
-_JUDGED_BY_BEATS = frozenset({SlotState.STARTING, SlotState.RUNNING, SlotState.STOPPING})
-_CONDEMNED = frozenset({SlotState.ABORTING, SlotState.KILLING})
-
-
-class Order(Enum):
-    """What a worker can be told, with the signal that says it."""
-
-    TERMINATE = signal.SIGTERM
-    """Drain by your deadline, then exit 0, or 6 when it passed."""
-    CUT_SHORT = signal.SIGUSR2
-    """Cancel running handlers now and leave their deliveries unacked."""
-    DUMP = signal.SIGUSR1
-    """Say what you are doing."""
-    ABORT = signal.SIGABRT
-    """Print every thread's stack and die."""
-    KILL = signal.SIGKILL
 
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
-    """Fork the worker of a slot; it must beat before `boot_deadline_ns`. Answer with `spawned` or `spawn_failed`."""
+    """Fork the worker of a slot; it must beat before `boot_deadline_ns`. Answer with `spawned` or `spawn_failed`.
+
+    One that is on trial must not wait for what only a human can change: it exits as at a first start.
+    """
 
     slot: int
     generation: int
+    is_on_trial: bool
     boot_deadline_ns: int
 
 
@@ -79,12 +71,12 @@ Action = Spawn | Send
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """An order that is due at an instant."""
+class Look:
+    """What the board says of the process in a slot."""
 
-    due_ns: int
-    order: Order
-    reason: Reason
+    deadline_ns: int
+    is_ready: bool = False
+    wish: Wish = Wish.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,30 +92,24 @@ class Exit:
     retry_in_s: float | None
 
 
-@dataclass(slots=True)
-class Slot:
-    """A place for one worker process. Only the fleet changes it."""
+class RollState(Enum):
+    """How the last reload went."""
 
-    number: int
-    state: SlotState = SlotState.EMPTY
-    reason: Reason = Reason.START
-    pid: int | None = None
-    generation: int = 0
-    spawned_ns: int = 0
-    running_since_ns: int | None = None
-    deadline_ns: int = 0
-    respawn_ns: int = 0
-    failures: int = 0
-    verdict: ExitCode | None = None
-    """How the slot was given up: OK when a burst worker finished. None while it is wanted."""
-    steps: list[Step] = field(default_factory=list)
-    """The orders still to be given to the present process, by due instant; at most three."""
+    NONE = auto()
+    """None was asked for yet."""
+    ROLLING = auto()
+    DONE = auto()
+    REFUSED = auto()
+    """Its code did not start; what served before goes on."""
 
-    def move(self, event: SlotEvent, reason: Reason) -> None:
-        """Go where the table says. The one setter of `state`."""
-        former, self.state, self.reason = self.state, next_slot_state(self.state, event), reason
-        if former is not self.state:
-            _LOG.info("slot %d %s -> %s (%s)", self.number, former.name, self.state.name, reason.value)
+
+@dataclass(frozen=True, slots=True)
+class Roll:
+    """The last reload: `generation` is that of its code, `why` tells why it was refused."""
+
+    state: RollState = RollState.NONE
+    generation: int = 1
+    why: str = ""
 
 
 class Fleet:
@@ -131,20 +117,40 @@ class Fleet:
 
     def __init__(self, supervision: Supervision, rng: random.Random) -> None:
         """Plan for `supervision.workers` slots, all EMPTY and due at once; `rng` is the source of the jitter."""
-        self.slots = tuple(Slot(number) for number in range(1, supervision.workers + 1))
+        self.slots: list[Slot] = []
+        self.wanted = 0
+        """How many workers there shall be."""
+        self.roll = Roll()
         self._drain_ns = round(supervision.drain_timeout_s * NS_PER_S)
         self._boot_ns = round(supervision.boot_timeout_s * NS_PER_S)
         self._burst = supervision.burst
         self._rng = rng
         self._ever_ready = False
         self._judge_from_ns = 0
+        self._recycle_from_ns = 0
         self._stop_deadline_ns: int | None = None
         self._forced = False
         self._worst_stop = ExitCode.OK
+        self._grow(supervision.workers, Reason.START, now_ns=0)
 
     def __repr__(self) -> str:
         slots = " ".join(f"{slot.number}:{slot.state.name}({slot.pid or '-'})" for slot in self.slots)
         return f"<Fleet {slots}>"
+
+    @property
+    def generation(self) -> int:
+        """Of the code that a worker loads which is forked now."""
+        return self.roll.generation
+
+    @property
+    def ready(self) -> int:
+        """How many workers consume from all their queues."""
+        return sum(slot.is_ready for slot in self.slots)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the service is on its way to its end."""
+        return self._stop_deadline_ns is not None
 
     @property
     def exit_code(self) -> ExitCode | None:
@@ -153,7 +159,7 @@ class Fleet:
             return None
         if self._stop_deadline_ns is not None:
             return ExitCode.FORCED if self._forced else self._worst_stop
-        verdicts = {slot.verdict for slot in self.slots}
+        verdicts = {slot.verdict for slot in self.slots if slot.is_wanted}
         if None in verdicts:
             return None
         return verdicts.pop() if len(verdicts) == 1 else ExitCode.NEVER_READY
@@ -162,26 +168,25 @@ class Fleet:
 
     def spawned(self, spawn: Spawn, pid: int, now_ns: int) -> None:
         """Take in that a worker was forked as `spawn` asked."""
-        slot = self.slots[spawn.slot - 1]
-        slot.move(SlotEvent.SPAWNED, slot.reason)
-        slot.pid = pid
-        slot.generation = spawn.generation
-        slot.deadline_ns = spawn.boot_deadline_ns
-        slot.spawned_ns = now_ns
-        slot.running_since_ns = None
+        self._slot(spawn.slot).spawned(pid, spawn.generation, spawn.boot_deadline_ns, now_ns)
 
     def spawn_failed(self, spawn: Spawn, now_ns: int) -> None:
         """Take in that the machine could not fork. That is no fault of a worker: no slot is given up for it."""
-        self._try_again(self.slots[spawn.slot - 1], SlotEvent.RETRY, Reason.FORK_FAILED, now_ns)
+        self._try_again(self._slot(spawn.slot), SlotEvent.RETRY, Reason.FORK_FAILED, now_ns)
 
-    def observe(self, number: int, deadline_ns: int, now_ns: int) -> None:
-        """Take in the heartbeat deadline of slot `number`; another one than before means that its worker has beaten."""
-        slot = self.slots[number - 1]
-        if slot.pid is None or deadline_ns == slot.deadline_ns:
+    def observe(self, number: int, look: Look, now_ns: int) -> None:
+        """Take in what the board says of slot `number`; another deadline means that its worker has beaten."""
+        slot = self._slot(number)
+        if slot.pid is None:
             return
-        slot.deadline_ns = deadline_ns
-        if slot.state is SlotState.STARTING or self._can_come_back(slot):
-            self._beats(slot, now_ns)
+        if look.deadline_ns != slot.deadline_ns:
+            slot.deadline_ns = look.deadline_ns
+            if slot.state is SlotState.STARTING or slot.can_come_back:
+                self._beats(slot, now_ns)
+        slot.wish = look.wish
+        slot.is_ready = look.is_ready and slot.state is SlotState.RUNNING
+        if slot.is_ready and slot.relief is not None:
+            self._has_proven_itself(slot, slot.relief, now_ns)
 
     def became_ready(self, now_ns: int) -> None:
         """Take in that some worker is or was ready: slots that were given up before are wanted again."""
@@ -189,7 +194,7 @@ class Fleet:
             return
         self._ever_ready = True
         for slot in self.slots:
-            if slot.verdict not in (None, ExitCode.OK) and self._stop_deadline_ns is None:
+            if slot.is_wanted and slot.verdict not in (None, ExitCode.OK) and self._stop_deadline_ns is None:
                 slot.verdict = None
                 self._try_again(slot, SlotEvent.RETRY, Reason.RETRY, now_ns)
 
@@ -201,13 +206,14 @@ class Fleet:
         """Take in that the worker `pid` was reaped with `status`, an exit code or minus a signal number."""
         slot = next(slot for slot in self.slots if slot.pid == pid)
         uptime_s = (now_ns - slot.spawned_ns) / NS_PER_S
-        slot.pid = None
-        slot.steps.clear()
-        if self._stop_deadline_ns is not None:
-            outcome = _outcome_of_stop(slot.state, status)
-            self._worst_stop = max(self._worst_stop, outcome)
-            slot.move(SlotEvent.LEFT, slot.reason if slot.state in _CONDEMNED else Reason.STOP)
+        slot.reaped()
+        if self._stop_deadline_ns is not None or not slot.is_wanted:
+            outcome = _outcome_of_stop(slot, status)
             as_asked = outcome is ExitCode.OK
+            if self._stop_deadline_ns is not None:
+                self._worst_stop = max(self._worst_stop, outcome)
+            reason = slot.reason if slot.is_condemned or not slot.is_wanted else Reason.STOP
+            slot.move(SlotEvent.LEFT, reason)
         elif self._burst and status == ExitCode.OK:
             slot.verdict = ExitCode.OK
             slot.move(SlotEvent.LEFT, Reason.BURST)
@@ -221,6 +227,41 @@ class Fleet:
 
     # ---- what the operator wants
 
+    def reload(self, now_ns: int) -> None:
+        """Have all workers replaced by ones that load the code anew. Asking again while that goes on begins it anew."""
+        if self._stop_deadline_ns is not None:
+            return
+        if self._burst:
+            _LOG.warning("no reload: with --burst, workers leave when the queues are empty")
+            return
+        self.roll = Roll(RollState.ROLLING, self.roll.generation + 1)
+        _LOG.info("reload: generation %d", self.generation)
+        trial = self._trial
+        if trial is not None:
+            self._dismiss(trial, Reason.RELOAD, now_ns)
+        for slot in self.slots:
+            slot.failures = 0
+            if slot.state is SlotState.BACKOFF:
+                slot.respawn_ns = now_ns  # it may have been the old code that failed
+            elif slot.verdict not in (None, ExitCode.OK):
+                slot.verdict = None
+                slot.respawn_ns = now_ns
+
+    def scale(self, workers: int, now_ns: int) -> None:
+        """Have `workers` workers. Raises ValueError below 1 and above the number that there is room for."""
+        if not 1 <= workers <= MAX_WORKERS:
+            raise ValueError(f"there can be from 1 to {MAX_WORKERS} workers, not {workers}")
+        if self._stop_deadline_ns is not None or workers == self.wanted:
+            return
+        leaving = sum(slot.is_leaving for slot in self.slots)
+        if workers + leaving > MAX_WORKERS:
+            raise ValueError(f"there is no room for {workers} workers yet: {leaving} others are still leaving")
+        _LOG.info("scale: from %d to %d workers", self.wanted, workers)
+        if workers > self.wanted:
+            self._grow(workers - self.wanted, Reason.SCALE, now_ns)
+        else:
+            self._shrink(self.wanted - workers, now_ns)
+
     def stop(self, now_ns: int) -> None:
         """Drain all workers, in parallel, and start none any more. A second call changes nothing."""
         if self._stop_deadline_ns is not None:
@@ -229,9 +270,11 @@ class Fleet:
         for slot in self.slots:
             match slot.state:
                 case SlotState.STARTING | SlotState.RUNNING:
-                    self._ask_to_stop(slot, now_ns, self._stop_deadline_ns)
+                    slot.ask_to_stop(Reason.STOP, self._stop_deadline_ns, now_ns)
                 case SlotState.BACKOFF:
                     slot.move(SlotEvent.STOP, Reason.STOP)
+                case SlotState.STOPPING | SlotState.ABORTING:
+                    slot.hasten(self._stop_deadline_ns)
 
     def cut_short(self, now_ns: int) -> None:
         """Stop, and let running handlers be cancelled instead of finished."""
@@ -239,7 +282,7 @@ class Fleet:
         self._forced = True
         for slot in self.slots:
             if slot.state is SlotState.STOPPING:
-                slot.steps.insert(-1, Step(now_ns, Order.CUT_SHORT, Reason.FORCED))  # the last step stays KILL
+                slot.cut_short(now_ns)
 
     def kill(self, now_ns: int) -> None:
         """Kill all workers now."""
@@ -247,12 +290,13 @@ class Fleet:
         self._forced = True
         for slot in self.slots:
             if slot.pid is not None and slot.state is not SlotState.KILLING:
-                slot.steps = [Step(now_ns, Order.KILL, Reason.FORCED)]
+                slot.kill(now_ns)
 
     # ---- what follows
 
     def plan(self, now_ns: int) -> list[Action]:
         """Return what is to be done now. The caller does all of it before it calls again."""
+        self._plan_relief(now_ns)
         actions: list[Action] = []
         for slot in self.slots:
             if slot.pid is None:
@@ -262,81 +306,161 @@ class Fleet:
         return actions
 
     def next_wakeup(self, now_ns: int) -> int | None:
-        """Return the next instant at which `plan` or a look at the heartbeats may have a result; None for never."""
+        """Return the next instant at which `plan` may have a result though nothing was observed; None for never."""
         instants: list[int] = []
         for slot in self.slots:
-            if self._is_wanted(slot):
+            if slot.awaits_a_worker and self._stop_deadline_ns is None:
                 instants.append(slot.respawn_ns)
             instants += [step.due_ns for step in slot.steps[:1]]
-            if slot.state in _JUDGED_BY_BEATS:
+            if slot.is_judged_by_beats:
                 instants.append(max(slot.deadline_ns + 1, self._judge_from_ns))
-            if slot.state is SlotState.STARTING or self._can_come_back(slot):
-                instants.append(now_ns + BOOT_LOOK_NS)
+        if self._recycle_from_ns > now_ns:
+            instants.append(self._recycle_from_ns)
         return min(instants, default=None)
 
     def _plan_spawn(self, slot: Slot, now_ns: int) -> list[Action]:
-        if not self._is_wanted(slot) or now_ns < slot.respawn_ns:
+        if self._stop_deadline_ns is not None or not slot.awaits_a_worker or now_ns < slot.respawn_ns:
             return []
-        return [Spawn(slot.number, slot.generation + 1, now_ns + self._boot_ns)]
-
-    def _is_wanted(self, slot: Slot) -> bool:
-        """Whether the slot is to be filled, now or later."""
-        return self._stop_deadline_ns is None and slot.state in _VACANT and slot.verdict is None
+        return [Spawn(slot.number, self.generation, slot.relief is not None, now_ns + self._boot_ns)]
 
     def _plan_orders(self, slot: Slot, pid: int, now_ns: int) -> list[Action]:
-        if slot.state in _JUDGED_BY_BEATS and now_ns > slot.deadline_ns and now_ns >= self._judge_from_ns:
-            self._abort(slot, now_ns)
-        actions: list[Action] = []
-        while slot.steps and slot.steps[0].due_ns <= now_ns:
-            step = slot.steps.pop(0)
-            if step.order is Order.KILL:
-                slot.move(SlotEvent.KILL, step.reason)
-            actions.append(Send(slot.number, pid, step.order))
-        return actions
+        if slot.is_judged_by_beats and now_ns > slot.deadline_ns and now_ns >= self._judge_from_ns:
+            slot.abort(now_ns)
+        return [Send(slot.number, pid, order) for order in slot.take_due(now_ns)]
 
-    def _abort(self, slot: Slot, now_ns: int) -> None:
-        """Climb from a question to SIGKILL, inside the bound of a stop if there is one."""
-        slot.move(SlotEvent.LATE, Reason.HANG)
-        kill_ns = now_ns + 2 * ABORT_STEP_NS
-        if self._stop_deadline_ns is not None:
-            kill_ns = min(kill_ns, max(self._stop_deadline_ns, now_ns))
-        slot.steps = [
-            Step(now_ns, Order.DUMP, Reason.HANG),
-            Step(min(now_ns + ABORT_STEP_NS, kill_ns), Order.ABORT, Reason.HANG),
-            Step(kill_ns, Order.KILL, Reason.HANG),
-        ]
+    # ---- replacing
 
-    def _can_come_back(self, slot: Slot) -> bool:
-        """Whether a beat still saves an ABORTING worker: only while SIGABRT was not sent.
+    @property
+    def _trial(self) -> Slot | None:
+        """The slot of the replacement that is not ready yet."""
+        return next((slot for slot in self.slots if slot.relief is not None), None)
 
-        This spares a worker when the whole machine, and the master with it, stood still just past a deadline.
-        """
-        return slot.state is SlotState.ABORTING and any(step.order is Order.ABORT for step in slot.steps)
+    def _plan_relief(self, now_ns: int) -> None:
+        """Begin to replace one more worker, or find that a roll is done."""
+        if self._stop_deadline_ns is not None or not self._ever_ready or self._burst:
+            return
+        if self._trial is not None or any(slot.is_leaving for slot in self.slots):
+            return
+        if self.roll.state is RollState.ROLLING:
+            self._roll_on(now_ns)
+        elif now_ns >= self._recycle_from_ns:
+            wishful = [slot for slot in self._serving() if slot.wish is not Wish.NONE]
+            if wishful:
+                self._begin_trial(min(wishful, key=lambda slot: slot.spawned_ns), Reason.RECYCLE, now_ns)
+
+    def _roll_on(self, now_ns: int) -> None:
+        old = [slot for slot in self.slots if slot.is_wanted and slot.pid and slot.generation < self.generation]
+        if not old:
+            self.roll = Roll(RollState.DONE, self.generation)
+            _LOG.info("reload: all workers are of generation %d", self.generation)
+            return
+        serving = next((slot for slot in self._serving() if slot in old), None)
+        if serving is not None:  # one that is still starting, or is being aborted, will be looked at when it is neither
+            self._begin_trial(serving, Reason.RELOAD, now_ns)
+
+    def _serving(self) -> list[Slot]:
+        return [slot for slot in self.slots if slot.is_wanted and slot.state is SlotState.RUNNING]
+
+    def _begin_trial(self, old: Slot, reason: Reason, now_ns: int) -> None:
+        spare = self._spare()
+        self._want(spare, reason, now_ns)
+        spare.relief = Relief(old.number, reason)
+
+    def _has_proven_itself(self, trial: Slot, relief: Relief, now_ns: int) -> None:
+        """Let the worker drain whose replacement is ready."""
+        trial.relief = None
+        self._unwant(self._slot(relief.of), relief.reason, now_ns)
+
+    def _dismiss(self, trial: Slot, reason: Reason, now_ns: int) -> None:
+        """Give a replacement up that is not ready."""
+        trial.relief = None
+        self._unwant(trial, reason, now_ns)
+
+    def _trial_failed(self, trial: Slot, relief: Relief, status: int, reason: Reason, now_ns: int) -> None:
+        """Try a replacement again, or give it up when that has no prospects."""
+        if status not in _NEEDS_A_HUMAN and reason is not Reason.HANG and trial.failures + 1 < BOOT_ATTEMPTS:
+            self._try_again(trial, SlotEvent.FAILED, reason, now_ns)
+            return
+        trial.relief = None
+        trial.is_wanted = False
+        trial.move(SlotEvent.LEFT, reason)
+        why = "it hangs" if reason is Reason.HANG else f"it ends with {_status_text(status)}"
+        if relief.reason is Reason.RELOAD:
+            self.roll = Roll(RollState.REFUSED, self.generation, why)
+            _LOG.error("reload refused: generation %d does not start: %s; the workers go on", self.generation, why)
+        else:
+            self._recycle_from_ns = now_ns + RECYCLE_AGAIN_NS
+            _LOG.error("cannot recycle slot %d: its replacement does not start: %s; it goes on", relief.of, why)
+
+    # ---- how many
+
+    def _grow(self, workers: int, reason: Reason, now_ns: int) -> None:
+        self.wanted += workers
+        for _ in range(workers):
+            self._want(self._spare(), reason, now_ns)
+
+    def _shrink(self, workers: int, now_ns: int) -> None:
+        """Let workers go: first what does not work now, then the youngest."""
+        self.wanted -= workers
+        trial = self._trial
+        if trial is not None:
+            self._dismiss(trial, Reason.SCALE, now_ns)
+        wanted = [slot for slot in self.slots if slot.is_wanted]
+        for slot in sorted(wanted, key=lambda slot: (slot.is_ready, slot.pid is not None, -slot.number))[:workers]:
+            self._unwant(slot, Reason.SCALE, now_ns)
+
+    def _want(self, slot: Slot, reason: Reason, now_ns: int) -> None:
+        slot.is_wanted = True
+        slot.reason = reason
+        slot.respawn_ns = now_ns
+        slot.failures = 0
+        slot.verdict = None
+
+    def _unwant(self, slot: Slot, reason: Reason, now_ns: int) -> None:
+        """Let the worker of a slot go, if there is one, and have none there any more."""
+        slot.is_wanted = False
+        match slot.state:
+            case SlotState.STARTING | SlotState.RUNNING:
+                slot.ask_to_stop(reason, now_ns + self._drain_ns + DRAIN_SLACK_NS, now_ns)
+            case SlotState.ABORTING:
+                slot.hasten(now_ns + self._drain_ns + DRAIN_SLACK_NS)  # so that it is asked to stop if it comes back
+            case SlotState.BACKOFF:
+                slot.move(SlotEvent.STOP, reason)
+
+    def _spare(self) -> Slot:
+        """Return an EMPTY slot that nobody wants filled, the first there is, or one more."""
+        spare = next((slot for slot in self.slots if slot.state is SlotState.EMPTY and not slot.is_wanted), None)
+        if spare is None:
+            spare = Slot(len(self.slots) + 1)
+            self.slots.append(spare)
+        return spare
+
+    def _slot(self, number: int) -> Slot:
+        return self.slots[number - 1]
+
+    # ---- single workers
 
     def _beats(self, slot: Slot, now_ns: int) -> None:
-        slot.move(SlotEvent.BEAT, Reason.BEAT)
-        slot.steps.clear()
-        if slot.running_since_ns is None:
-            slot.running_since_ns = now_ns
+        reason, kill_ns = slot.reason, slot.kill_ns
+        slot.beats(now_ns)
         if self._stop_deadline_ns is not None:
-            self._ask_to_stop(slot, now_ns, self._stop_deadline_ns)
-
-    def _ask_to_stop(self, slot: Slot, now_ns: int, kill_ns: int) -> None:
-        slot.move(SlotEvent.STOP, Reason.STOP)
-        slot.steps = [
-            Step(now_ns, Order.TERMINATE, Reason.STOP),
-            Step(kill_ns, Order.KILL, Reason.DRAIN_TIMEOUT),
-        ]
+            slot.ask_to_stop(Reason.STOP, self._stop_deadline_ns if kill_ns is None else kill_ns, now_ns)
+        elif kill_ns is not None:
+            slot.ask_to_stop(reason, kill_ns, now_ns)
 
     def _failed(self, slot: Slot, status: int, now_ns: int) -> None:
         """Decide what follows when a worker ended that nobody had asked to."""
-        if slot.state in _CONDEMNED:
-            reason = Reason.HANG
-        else:
-            reason = Reason.CRASH if status != ExitCode.OK else Reason.LEFT_UNASKED
+        reason = _reason_of_failure(slot, status)
         if self._ever_ready and _has_settled(slot, now_ns):
             slot.failures = 0
-        if not self._ever_ready and status in _NEEDS_A_HUMAN:
+        trial = self._trial
+        if trial is slot and slot.relief is not None:
+            self._trial_failed(slot, slot.relief, status, reason, now_ns)
+        elif trial is not None and trial.relief is not None and trial.relief.of == slot.number:
+            trial.relief = None  # it has the place of the one that is gone
+            slot.is_wanted = False
+            slot.move(SlotEvent.LEFT, reason)
+        elif not self._ever_ready and status in _NEEDS_A_HUMAN:
             self._give_up(slot, ExitCode(status), reason)
         elif not self._ever_ready and slot.failures + 1 >= BOOT_ATTEMPTS:
             self._give_up(slot, ExitCode.NEVER_READY, reason)
@@ -357,10 +481,20 @@ def _has_settled(slot: Slot, now_ns: int) -> bool:
     return slot.running_since_ns is not None and now_ns - slot.running_since_ns >= SETTLED_AFTER_NS
 
 
-def _outcome_of_stop(state: SlotState, status: int) -> ExitCode:
+def _reason_of_failure(slot: Slot, status: int) -> Reason:
+    if slot.is_condemned:
+        return Reason.HANG
+    return Reason.LEFT_UNASKED if status == ExitCode.OK else Reason.CRASH
+
+
+def _outcome_of_stop(slot: Slot, status: int) -> ExitCode:
     """Return what a worker that ended during a stop means for the exit code of the service."""
     if status in (ExitCode.OK, -signal.SIGTERM):  # SIGTERM kills only who has not begun to work: no handler yet
         return ExitCode.OK
-    if status == ExitCode.DRAIN_TIMEOUT or state in _CONDEMNED:
+    if status == ExitCode.DRAIN_TIMEOUT or slot.is_condemned:
         return ExitCode.DRAIN_TIMEOUT
     return ExitCode.RUNTIME
+
+
+def _status_text(status: int) -> str:
+    return f"exit code {status}" if status >= 0 else f"signal {-status}"

@@ -9,7 +9,9 @@ unexpected exception ends the workers and then the service, never supervision al
     TERM            drain                       nothing
     INT             drain                       second: cancel running handlers; third: kill
     QUIT            kill
-    HUP USR1 USR2 TTIN TTOU                     reserved: one log line
+    HUP             rolling reload              begins anew
+    TTIN TTOU       one worker more, less       the same
+    USR1 USR2                                   reserved: one log line
 """
 
 from __future__ import annotations
@@ -21,25 +23,23 @@ import random
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from setproctitle import setproctitle
 
-from mxworker.board import Board
+from mxworker.board import Board, BoardSlot
 from mxworker.config import Supervision
 from mxworker.errors import ExitCode
-from mxworker.lifecycle import Reason
-from mxworker.master.fleet import NS_PER_S, Exit, Fleet, Send, Spawn
+from mxworker.lifecycle import Reason, WorkerState
+from mxworker.master.fleet import Exit, Fleet, Look, Send, Spawn
 from mxworker.master.processes import Children
 from mxworker.master.signals import SignalInbox
+from mxworker.master.slot import NS_PER_S
 
 _LOG = logging.getLogger("mxworker.master")
 
 OVERSLEPT_NS = NS_PER_S
 LONGEST_SLEEP_MS = 3_600_000  # poll(2) takes a C int of milliseconds; a drain timeout may be longer
-READY_LOOK_NS = NS_PER_S // 40  # how often the service is asked whether it became ready ...
-READY_LOOK_SLOW_NS = NS_PER_S  # ... and how often when it takes longer than this:
-READY_SOON_NS = 60 * NS_PER_S
 IN_FLIGHT_SHOWN = 20
 NOTES_REMEMBERED = 100
 
@@ -59,7 +59,7 @@ def run(
 
     `run_worker(slot)` is called in each freshly forked child and returns its exit code; what it owes the master stands
     in `board` and `fleet.Order`. `announce(seconds, note)` is called once, when every slot has had a ready worker: the
-    seconds since this call, and the note that the first slot's worker left.
+    seconds since this call, and the note that one of them left.
 
     Call from the main thread, with no other thread alive. From then on the process takes its signals through the
     master, and ignores them after this returns: the exit code is decided then.
@@ -122,12 +122,7 @@ class _Master:
     def _next_wakeup(self, now_ns: int) -> int | None:
         if self._reaps_again:
             return now_ns
-        instant = self._fleet.next_wakeup(now_ns)
-        if self._announced:
-            return instant
-        soon = now_ns - self._started_ns < READY_SOON_NS
-        look_ns = now_ns + (READY_LOOK_NS if soon else READY_LOOK_SLOW_NS)
-        return look_ns if instant is None else min(instant, look_ns)
+        return self._fleet.next_wakeup(now_ns)
 
     def _sleep(self, until_ns: int | None) -> None:
         """Sleep until `until_ns` or a signal, and tell the fleet when that took much too long."""
@@ -157,15 +152,26 @@ class _Master:
         self._reaps_again = signal.SIGCHLD in signums
         for signum in signums:
             self._obey(signum, now_ns)
-        for slot in self._board.slots:
-            self._fleet.observe(slot.number, slot.deadline_ns, now_ns)
+        for slot in self._slots():
+            look = Look(slot.deadline_ns, slot.state is WorkerState.READY, slot.wish)
+            self._fleet.observe(slot.number, look, now_ns)
         if self._board.ever_ready:
             self._fleet.became_ready(now_ns)
         for pid, status in ended:
             self._report(self._fleet.exited(pid, status, now_ns), now_ns)
-        if not self._announced and all(slot.ever_ready for slot in self._board.slots):
+        if not self._announced:
+            self._announce_when_ready(now_ns)
+
+    def _announce_when_ready(self, now_ns: int) -> None:
+        wanted = [self._board.slot(slot.number) for slot in self._fleet.slots if slot.is_wanted]
+        if all(slot.ever_ready for slot in wanted):
             self._announced = True
-            self._announce((now_ns - self._started_ns) / NS_PER_S, self._board.slot(1).note)
+            note = next((slot.note for slot in wanted if slot.note), "")
+            self._announce((now_ns - self._started_ns) / NS_PER_S, note)
+
+    def _slots(self) -> Iterator[BoardSlot]:
+        """Yield those slots of the board that the fleet uses."""
+        return (self._board.slot(slot.number) for slot in self._fleet.slots)
 
     def _obey(self, signum: signal.Signals, now_ns: int) -> None:
         match signum:
@@ -184,8 +190,21 @@ class _Master:
                         self._fleet.kill(now_ns)
             case signal.SIGQUIT:
                 self._fleet.kill(now_ns)
+            case signal.SIGHUP:
+                self._notes.clear()  # what the new code cannot do must be said, also when the old code could not either
+                self._fleet.reload(now_ns)
+            case signal.SIGTTIN:
+                self._scale(self._fleet.wanted + 1, now_ns)
+            case signal.SIGTTOU:
+                self._scale(self._fleet.wanted - 1, now_ns)
             case _:
                 _LOG.warning("%s is not supported yet", signum.name)
+
+    def _scale(self, workers: int, now_ns: int) -> None:
+        try:
+            self._fleet.scale(workers, now_ns)
+        except ValueError as error:
+            _LOG.warning("no change: %s", error)
 
     # ---- act
 
@@ -198,7 +217,7 @@ class _Master:
                     self._children.send(pid, order.value)
 
     def _spawn(self, spawn: Spawn, now_ns: int) -> None:
-        self._board.slot(spawn.slot).prepare(spawn.generation, spawn.boot_deadline_ns)
+        self._board.slot(spawn.slot).prepare(spawn.generation, spawn.is_on_trial, spawn.boot_deadline_ns)
         try:
             pid = self._children.spawn(spawn.slot)
         except OSError as error:

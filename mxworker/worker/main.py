@@ -92,7 +92,7 @@ async def _serve(
         settings,
         handlers,
         slot,
-        is_first_start=lambda: not board.ever_ready,
+        must_start=lambda: not board.ever_ready or slot.is_on_trial,
         show=lambda state: _show(slot.number, state),
         serializers=serializers,
     )

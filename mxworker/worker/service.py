@@ -4,8 +4,8 @@ Its duties, in order:
 1. keep the heartbeat: every second of its loop it promises the master the next one;
 2. enter the application's lifespans, which its handlers stand on;
 3. connect and consume every queue, and say on the board how far that is;
-4. on request, when a burst is over, or when too many handlers are stuck, drain: stop the deliveries, finish what runs,
-   settle, leave.
+4. tell the master when it should be replaced: it has reached a limit of its life, or too many handlers are stuck;
+5. on request, or when a burst is over, drain: stop the deliveries, finish what runs, settle, leave.
 
 Must not know: how it was forked, other workers, the command line.
 """
@@ -29,11 +29,12 @@ from mxworker.amqp.pool import Pool
 from mxworker.amqp.publisher import Publisher
 from mxworker.amqp.reconcile import Reconciler
 from mxworker.board import BoardSlot, Word
+from mxworker.child import ring
 from mxworker.compilation import Handler, HandlerKind
 from mxworker.config import Consumption, format_duration
 from mxworker.context import Equipment, WorkerStats
 from mxworker.errors import AppLoadError, BrokerError, ConnectionLost, ExitCode
-from mxworker.lifecycle import WorkerState, next_worker_state
+from mxworker.lifecycle import Wish, WorkerState, next_worker_state
 from mxworker.log import as_set_up
 from mxworker.message import Encoder
 from mxworker.serializers import NO_SERIALIZERS, Serializer
@@ -42,6 +43,7 @@ from mxworker.worker.cpu.pool import CpuPool
 from mxworker.worker.cpu.protocol import Terms
 from mxworker.worker.drain import Drain
 from mxworker.worker.lifespans import Lifespans
+from mxworker.worker.lifetime import Lifetime
 from mxworker.worker.room import Room
 from mxworker.worker.station import Premises, Station
 from mxworker.worker.tasks import end, first_of
@@ -63,11 +65,11 @@ class Service:
         settings: Consumption,
         handlers: Sequence[Handler],
         slot: BoardSlot,
-        is_first_start: Callable[[], bool],
+        must_start: Callable[[], bool],
         show: Callable[[WorkerState], None],
         serializers: Mapping[str, Serializer] = NO_SERIALIZERS,
     ) -> None:
-        """`is_first_start` says whether no worker was ever ready; `show` is told every state, for the process title.
+        """`must_start` says whether a start may fail for good; `show` is told every state, for the process title.
 
         `serializers` make the bodies of what handlers publish, by content type.
         """
@@ -85,7 +87,7 @@ class Service:
         self._settings = settings
         self._slot = slot
         self._counted_before = {word: slot.words[word] for word in _COUNTED}
-        self._is_first_start = is_first_start
+        self._must_start = must_start
         self._show = show
         self._loop = loop
         self._handlers = handlers
@@ -103,7 +105,8 @@ class Service:
         self._stop = asyncio.Event()
         self._cut = asyncio.Event()
         self._is_broken = False
-        self._is_recycled = False
+        self._is_stuck = False
+        self._lifetime = Lifetime(settings.limits, slot, rng)
         for index, handler in enumerate(handlers):
             slot.name_handler(index, handler.name)
 
@@ -179,10 +182,10 @@ class Service:
             deadline = self._loop.time() + self._settings.drain_timeout_s
             self._move(WorkerState.DRAINING)
             await end(consuming)
-            drain = Drain(self.consumers, self.stations, self.publisher, self._cut, deadline, not self._is_recycled)
+            drain = Drain(self.consumers, self.stations, self.publisher, self._cut, deadline, not self._is_stuck)
             has_finished = await drain.run()
             self._move(WorkerState.STOPPED)
-            if self._is_broken or self._is_recycled:
+            if self._is_broken:
                 return ExitCode.RUNTIME
             if not has_started:
                 return ExitCode.BROKER
@@ -250,25 +253,29 @@ class Service:
         self._stop.set()
 
     def _recycle_if_lost(self) -> None:
-        """Drain and end the process when too many places are lost to handlers that do not stop."""
+        """Have the process replaced when too many places are lost to handlers that do not stop."""
         lost = next((station for station in self.stations if station.is_lost_to_stuck), None)
-        if lost is None or self._stop.is_set():
+        if lost is None or self._is_stuck or self._stop.is_set():
             return
         log.error(
-            "worker %d ends, to be replaced: %d of %d places for handler %s are lost to handlers that are stuck",
+            "worker %d is to be replaced: %d of %d places for handler %s are lost to handlers that are stuck",
             self._slot.number,
             lost.stuck,
             lost.handler.concurrency,
             lost.handler.name,
         )
-        self._is_recycled = True
-        self._stop.set()
+        self._is_stuck = True
+        if self._settings.burst:  # nobody is replaced then; a worker that leaves with an error is started again
+            self._is_broken = True
+            self._stop.set()
+        else:
+            self._lifetime.wish(Wish.STUCK)
 
     async def _start(self) -> bool:
         """Wait until all queues are consumed; False when this is the first start and it has failed."""
         give_up_at = self._loop.time() + self._settings.connect_wait_s
         while self.state is not WorkerState.READY and not self._stop.is_set():
-            if self._is_first_start():
+            if self._must_start():
                 self.failure = self._fatal_error(self._loop.time() >= give_up_at)
                 if self.failure is not None:
                     return False
@@ -302,6 +309,7 @@ class Service:
         """Promise the next heartbeat. Runs on the loop itself: a thread would still answer for a blocked loop."""
         timeout_ns = int(self._settings.heartbeat_timeout_s * _NS_PER_S)
         self._slot.beat(time.monotonic_ns() + timeout_ns)
+        self._lifetime.beat()
         self._loop.call_later(BEAT_EVERY_S, self._beat)
 
     def _look_around(self) -> None:
@@ -311,8 +319,8 @@ class Service:
             return
         as_wanted = sum(consumer.is_as_wanted for consumer in self.consumers)
         if as_wanted == len(self.consumers):
+            self._slot.words[Word.EVER_READY] = 1  # before the state, with which the master is rung
             self._move(WorkerState.READY)
-            self._slot.words[Word.EVER_READY] = 1
         elif as_wanted:
             self._move(WorkerState.DEGRADED)
         else:
@@ -323,6 +331,7 @@ class Service:
             return
         former, self.state = self.state, next_worker_state(self.state, state)
         self._slot.write_state(state)
+        ring()
         self._show(state)
         log.info("worker %d %s -> %s", self._slot.number, former.name, state.name)
 

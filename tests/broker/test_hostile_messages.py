@@ -112,7 +112,7 @@ async def serve(url: str, handlers: Handlers, done: Callable[[Board], bool]) -> 
         Consumption("hostile", Brokers.parse([url])),
         handlers.compile(),
         board.slot(1),
-        is_first_start=lambda: False,
+        must_start=lambda: False,
         show=lambda state: None,
     )
     running = asyncio.create_task(service.run())

@@ -20,7 +20,8 @@ from pathlib import Path
 from types import FrameType
 
 from mxworker.board import Board, Word
-from mxworker.config import Supervision
+from mxworker.child import ring
+from mxworker.config import MAX_WORKERS, Supervision
 from mxworker.lifecycle import WorkerState
 from mxworker.master import loop
 
@@ -35,6 +36,7 @@ class Worker:
         self.number = number
         self.slot = board.slot(number)
         self.asked: list[int] = []
+        self.has_beaten = False
 
     def say(self, what: str) -> None:
         say(self.options.events, self.number, what)
@@ -42,7 +44,7 @@ class Worker:
     def boot(self) -> None:
         self.slot.words[Word.PID] = os.getpid()
         self.slot.write_state(WorkerState.BOOTING)
-        self.say(f"boot {self.slot.words[Word.GENERATION]}")
+        self.say(f"boot {self.slot.words[Word.SPAWNS]}")
         for signum in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(signum, self._asked)
         signal.signal(signal.SIGUSR1, lambda signum, frame: self.say("dump"))
@@ -52,13 +54,18 @@ class Worker:
         self.say(signal.Signals(signum).name)
 
     def beat(self) -> None:
+        is_first = not self.has_beaten
+        self.has_beaten = True
         self.slot.beat(time.monotonic_ns() + round(self.options.heartbeat * 1e9))
+        if is_first:
+            ring()
 
     def become_ready(self) -> None:
         self.beat()
         self.slot.write_state(WorkerState.READY)
         self.slot.write_note("consumes orders")
         self.slot.words[Word.EVER_READY] = 1
+        ring()
         self.say("ready")
 
     def turn_until(self, condition: Callable[[], bool]) -> None:
@@ -103,7 +110,7 @@ def slow_boot(worker: Worker) -> int:
 def blocked(worker: Worker) -> int:
     """The first process of the slot blocks in Python while it holds deliveries; its successors are healthy."""
     worker.start()
-    if worker.slot.words[Word.GENERATION] == 1:
+    if worker.slot.words[Word.SPAWNS] == 1:
         worker.slot.name_handler(0, "orders")
         for tag in range(1, 31):
             worker.slot.enter(0, tag, 1, f"message-{tag}".encode(), time.monotonic_ns())
@@ -239,7 +246,7 @@ BEHAVIOURS |= {f"refuses_{code}": refuses(code) for code in (2, 3, 4)}
 def main() -> int:
     options = parse()
     logging.basicConfig(level="INFO", format="%(levelname)s %(name)s %(message)s")
-    board = Board(options.workers)
+    board = Board(MAX_WORKERS + 1)
     behaviours = options.behaviours.split(",")
 
     def run_worker(number: int) -> int:

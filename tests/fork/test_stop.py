@@ -139,10 +139,10 @@ def test_stop_while_a_slot_is_in_backoff_exits_0(start_ready: Start) -> None:
 
 
 def ends_as_documented(service: Service, signum: signal.Signals) -> None:
-    """Before its handlers exist the default action ends the master; afterwards SIGTERM drains and SIGHUP waits."""
+    """Before its handlers exist the default action ends the master; afterwards SIGTERM drains and SIGHUP reloads."""
     if signum == signal.SIGHUP and service.process.poll() is None:
         wait_until(
-            lambda: service.process.poll() is not None or "SIGHUP is not supported yet" in service.stderr(),
+            lambda: service.process.poll() is not None or "reload: generation 2" in service.stderr(),
             3.0 + NOISE_S,
             "an answer to SIGHUP",
         )

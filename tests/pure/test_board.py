@@ -59,7 +59,7 @@ def test_prepare_keeps_what_belongs_to_the_slot_and_clears_what_belonged_to_the_
     slot.write_note("consuming")
     slot.name_handler(0, "orders")
     slot.enter(0, 1, 1, b"id", 1)
-    slot.prepare(generation=2, boot_deadline_ns=99)
+    slot.prepare(generation=2, is_on_trial=False, boot_deadline_ns=99)
     assert (slot.words[Word.ACKED], slot.words[Word.GENERATION], slot.words[Word.PID]) == (7, 2, 0)
     assert slot.ever_ready
     assert board.ever_ready
@@ -68,7 +68,7 @@ def test_prepare_keeps_what_belongs_to_the_slot_and_clears_what_belonged_to_the_
 
 def test_beat_moves_the_deadline() -> None:
     slot = Board(1).slot(1)
-    slot.prepare(1, 10)
+    slot.prepare(1, False, 10)
     slot.beat(20)
     assert slot.deadline_ns == 20
 

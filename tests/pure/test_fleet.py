@@ -1,110 +1,16 @@
-"""The fleet with made-up pids and times. `World` plays the operating system and the workers."""
+"""The fleet with made-up pids and times: starting, hanging, stopping; for replacements see `test_fleet_replacing`."""
 
 from __future__ import annotations
 
-import random
 import signal
-from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from mxworker.config import Supervision
 from mxworker.errors import ExitCode
 from mxworker.lifecycle import Reason, SlotState
-from mxworker.master.fleet import BOOT_ATTEMPTS, NS_PER_S, Exit, Fleet, Order, Send, Spawn
-
-HEARTBEAT_NS = 30 * NS_PER_S
-BOOT_NS = 60 * NS_PER_S
-DRAIN_NS = 10 * NS_PER_S
-
-
-@dataclass
-class Process:
-    """A made-up worker process."""
-
-    slot: int
-    pid: int
-    deadline_ns: int
-    beats: bool = False
-    orders: list[Order] = field(default_factory=list)
-
-
-class World:
-    """Does what the fleet plans, on a clock of its own."""
-
-    def __init__(self, workers: int = 2, *, burst: bool = False, seed: int = 1) -> None:
-        supervision = Supervision("app", workers, drain_timeout_s=10, boot_timeout_s=60, burst=burst)
-        self.fleet = Fleet(supervision, random.Random(seed))
-        self.now_ns = 1_000 * NS_PER_S
-        self.alive: dict[int, Process] = {}
-        self.spawns = 0
-        self._next_pid = 100
-
-    def act(self) -> list[Spawn | Send]:
-        actions = self.fleet.plan(self.now_ns)
-        for action in actions:
-            if isinstance(action, Spawn):
-                assert action.slot not in {process.slot for process in self.alive.values()}, "two in one slot"
-                self._next_pid += 1
-                self.spawns += 1
-                self.alive[self._next_pid] = Process(action.slot, self._next_pid, action.boot_deadline_ns)
-                self.fleet.spawned(action, self._next_pid, self.now_ns)
-            else:
-                assert action.pid in self.alive, "an order to a process that is not ours"
-                assert self.alive[action.pid].slot == action.slot
-                self.alive[action.pid].orders.append(action.order)
-        return actions
-
-    def beat(self, *slots: int) -> None:
-        for process in self.alive.values():
-            if not slots or process.slot in slots:
-                process.beats = True
-                process.deadline_ns = self.now_ns + HEARTBEAT_NS
-                self.fleet.observe(process.slot, process.deadline_ns, self.now_ns)
-
-    def run(self, seconds: float, *beating: int) -> None:
-        """Let time go on as the loop does: from one wakeup to the next, while the slots `beating` beat each second."""
-        end_ns = self.now_ns + round(seconds * NS_PER_S)
-        next_beat_ns = self.now_ns
-        while True:
-            if self.now_ns >= next_beat_ns:
-                if beating:
-                    self.beat(*beating)
-                next_beat_ns = self.now_ns + NS_PER_S
-            self.act()
-            wakeup_ns = self.fleet.next_wakeup(self.now_ns)
-            assert wakeup_ns is None or wakeup_ns > self.now_ns, "the loop would spin"
-            if self.now_ns >= end_ns:
-                return
-            candidates = [end_ns, next_beat_ns] if wakeup_ns is None else [end_ns, next_beat_ns, wakeup_ns]
-            self.now_ns = max(min(candidates), self.now_ns)
-
-    def exit(self, slot: int, status: int) -> Exit:
-        process = self.process(slot)
-        del self.alive[process.pid]
-        return self.fleet.exited(process.pid, status, self.now_ns)
-
-    def process(self, slot: int) -> Process:
-        return next(process for process in self.alive.values() if process.slot == slot)
-
-    def orders(self, slot: int) -> list[Order]:
-        return self.process(slot).orders
-
-    def state(self, slot: int) -> SlotState:
-        return self.fleet.slots[slot - 1].state
-
-
-def running(workers: int = 2, *, burst: bool = False) -> World:
-    """A world whose workers all run and were ready."""
-    world = World(workers, burst=burst)
-    world.act()
-    world.beat()
-    world.fleet.became_ready(world.now_ns)
-    return world
-
+from mxworker.master.fleet import BOOT_ATTEMPTS, Send, Spawn
+from mxworker.master.slot import NS_PER_S, Order
+from tests.pure.world import World, running
 
 # ---- starting
 
@@ -136,11 +42,12 @@ def test_state_changes_are_logged_once_each(caplog: pytest.LogCaptureFixture) ->
     ]
 
 
-def test_generation_counts_the_processes_of_a_slot() -> None:
+def test_slot_counts_its_processes() -> None:
     world = running(1)
     world.exit(1, -9)
     world.run(1)
-    assert world.fleet.slots[0].generation == 2
+    assert world.fleet.slots[0].spawns == 2
+    assert world.fleet.slots[0].generation == 1, "the code is the same"
 
 
 def test_failed_fork_is_tried_again_later_and_gives_no_slot_up() -> None:
@@ -535,130 +442,3 @@ def test_finished_burst_worker_proves_that_the_service_works() -> None:
     world.run(1)
     world.exit(1, 0)
     assert world.fleet.exit_code is ExitCode.OK
-
-
-# ---- anything, in any order
-
-
-class Anything(RuleBasedStateMachine):
-    """Random exits, beats, lateness, oversleeps, fork failures and stops, in any order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.world = World(3)
-        self.stopped_at_ns: int | None = None
-        self.spawns_at_stop = 0
-        self.was_ready = False
-        self.failures_before_ready = 0
-
-    slots = st.integers(1, 3)
-
-    @property
-    def fleet(self) -> Fleet:
-        return self.world.fleet
-
-    def pick(self, slot: int) -> Process | None:
-        return next((process for process in self.world.alive.values() if process.slot == slot), None)
-
-    @rule(seconds=st.sampled_from([0.0, 0.01, 0.3, 0.6, 1.2, 5.0, 31.0, 61.0, 120.0]), beating=st.sets(slots))
-    def time_goes_on(self, seconds: float, beating: set[int]) -> None:
-        before = {process.pid: len(process.orders) for process in self.world.alive.values()}
-        healthy = {p.pid for p in self.world.alive.values() if p.slot in beating and p.deadline_ns >= self.world.now_ns}
-        self.world.run(seconds, *(beating or {99}))
-        for pid in healthy & self.world.alive.keys():
-            given = self.world.alive[pid].orders[before[pid] :]
-            if self.stopped_at_ns is None and self.state_before_allows(pid):
-                assert given == [], f"orders {given} to a healthy worker"
-
-    def state_before_allows(self, pid: int) -> bool:
-        """Whether the process was never late before: an abort once begun may go on."""
-        return Order.DUMP not in self.world.alive[pid].orders
-
-    @rule(seconds=st.floats(0.0, 200.0))
-    def master_oversleeps(self, seconds: float) -> None:
-        self.world.now_ns += round(seconds * NS_PER_S)
-        self.fleet.overslept(self.world.now_ns)
-        given = [action for action in self.world.act() if isinstance(action, Send)]
-        assert not [send for send in given if send.order is Order.DUMP]
-
-    @rule(slot=slots, status=st.sampled_from([0, 1, 2, 3, 4, 6, 77, -6, -9, -11, -15]))
-    def worker_exits(self, slot: int, status: int) -> None:
-        if self.pick(slot):
-            self.failures_before_ready += not self.was_ready
-            self.world.exit(slot, status)
-
-    @rule(slot=slots)
-    def killed_worker_is_reaped(self, slot: int) -> None:
-        process = self.pick(slot)
-        if process and Order.KILL in process.orders:
-            self.world.exit(slot, -9)
-
-    @rule(slot=slots)
-    def worker_becomes_ready(self, slot: int) -> None:
-        if self.pick(slot):
-            self.world.beat(slot)
-            self.was_ready = True
-            self.fleet.became_ready(self.world.now_ns)
-
-    @rule()
-    def fork_fails(self) -> None:
-        for action in self.fleet.plan(self.world.now_ns):
-            if isinstance(action, Spawn):
-                self.fleet.spawn_failed(action, self.world.now_ns)
-            else:
-                self.world.alive[action.pid].orders.append(action.order)
-
-    @precondition(lambda self: self.world.spawns > 6)
-    @rule(how=st.sampled_from(["stop", "cut_short", "kill"]))
-    def operator_stops(self, how: str) -> None:
-        if self.stopped_at_ns is None:
-            self.stopped_at_ns, self.spawns_at_stop = self.world.now_ns, self.world.spawns
-        getattr(self.fleet, how)(self.world.now_ns)
-
-    @invariant()
-    def a_slot_has_a_process_exactly_in_the_states_that_say_so(self) -> None:
-        for slot in self.fleet.slots:
-            assert (slot.pid is None) == (slot.state in (SlotState.EMPTY, SlotState.BACKOFF))
-            assert len(slot.steps) <= 8
-            if slot.pid is None:
-                assert not slot.steps
-            else:
-                assert slot.pid in self.world.alive
-
-    @invariant()
-    def nothing_is_spawned_after_a_stop(self) -> None:
-        if self.stopped_at_ns is not None:
-            assert self.world.spawns == self.spawns_at_stop
-
-    @invariant()
-    def boots_are_bounded_before_ready(self) -> None:
-        if not self.was_ready:
-            assert self.world.spawns <= 3 * BOOT_ATTEMPTS
-
-    @invariant()
-    def service_goes_on_once_anything_was_ready(self) -> None:
-        if self.was_ready and self.stopped_at_ns is None:
-            assert self.fleet.exit_code is None
-
-    @invariant()
-    def every_slot_with_something_to_come_has_a_wakeup(self) -> None:
-        waiting_for_reaping = all(slot.state is SlotState.KILLING for slot in self.fleet.slots if slot.pid)
-        if self.fleet.exit_code is None and not (self.stopped_at_ns is not None and waiting_for_reaping):
-            vacant = [slot for slot in self.fleet.slots if slot.pid is None and slot.verdict is None]
-            if vacant or not waiting_for_reaping:
-                assert self.fleet.next_wakeup(self.world.now_ns) is not None
-
-    def teardown(self) -> None:
-        """Whatever happened, a stop ends: at its deadline every live worker was told KILL."""
-        self.fleet.stop(self.world.now_ns)
-        spawns = self.world.spawns
-        self.world.run(DRAIN_NS / NS_PER_S + 1.001, 1, 2, 3)
-        for process in list(self.world.alive.values()):
-            assert Order.KILL in process.orders
-            self.world.exit(process.slot, -9)
-        assert self.world.spawns == spawns
-        assert self.fleet.exit_code is not None
-
-
-TestAnything = Anything.TestCase
-TestAnything.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)

@@ -11,7 +11,7 @@ from mxworker.lifecycle import (
     next_slot_state,
     next_worker_state,
 )
-from mxworker.master.fleet import Slot
+from mxworker.master.slot import Slot
 
 ALL_PAIRS = [(state, event) for state in SlotState for event in SlotEvent]
 UNKNOWN_PAIRS = [pair for pair in ALL_PAIRS if pair not in SLOT_TRANSITIONS]

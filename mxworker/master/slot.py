@@ -1,0 +1,203 @@
+"""A slot: a place for one worker process, how it is with it, and which orders it is still to be given.
+
+Pure. Only the fleet changes a slot. All instants are monotonic nanoseconds.
+
+Invariants: `pid` is set from the fork to the reaping; the orders of a process are due in the order in which they
+stand; one that was asked to stop has KILL as its last.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from dataclasses import dataclass, field
+from enum import Enum
+
+from mxworker.errors import ExitCode
+from mxworker.lifecycle import Reason, SlotEvent, SlotState, Wish, next_slot_state
+
+_LOG = logging.getLogger("mxworker.master")
+
+NS_PER_S = 1_000_000_000
+ABORT_STEP_NS = NS_PER_S // 2
+
+_VACANT = frozenset({SlotState.EMPTY, SlotState.BACKOFF})
+_JUDGED_BY_BEATS = frozenset({SlotState.STARTING, SlotState.RUNNING, SlotState.STOPPING})
+_CONDEMNED = frozenset({SlotState.ABORTING, SlotState.KILLING})
+
+
+class Order(Enum):
+    """What a worker can be told, with the signal that says it."""
+
+    TERMINATE = signal.SIGTERM
+    """Drain by your deadline, then exit 0, or 6 when it passed."""
+    CUT_SHORT = signal.SIGUSR2
+    """Cancel running handlers now and leave their deliveries unacked."""
+    DUMP = signal.SIGUSR1
+    """Say what you are doing."""
+    ABORT = signal.SIGABRT
+    """Print every thread's stack and die."""
+    KILL = signal.SIGKILL
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An order that is due at an instant."""
+
+    due_ns: int
+    order: Order
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Relief:
+    """Whom a replacement is for, by the number of the slot, and why."""
+
+    of: int
+    reason: Reason
+
+
+@dataclass(slots=True)
+class Slot:
+    """A place for one worker process."""
+
+    number: int
+    state: SlotState = SlotState.EMPTY
+    reason: Reason = Reason.START
+    is_wanted: bool = False
+    """Whether a worker shall be here. A process in a slot that is not wanted any more is on its way out."""
+    pid: int | None = None
+    generation: int = 0
+    """Of the code that the process has loaded: how many reloads were asked for before it was forked, plus one."""
+    relief: Relief | None = None
+    """Set while the process is on trial: a replacement that was not ready yet."""
+    is_ready: bool = False
+    """Whether the process consumes from all its queues."""
+    wish: Wish = Wish.NONE
+    """Why the process wants to be replaced."""
+    spawns: int = 0
+    spawned_ns: int = 0
+    running_since_ns: int | None = None
+    deadline_ns: int = 0
+    respawn_ns: int = 0
+    failures: int = 0
+    verdict: ExitCode | None = None
+    """How the slot was given up: OK when a burst worker finished. None while it is wanted."""
+    kill_ns: int | None = None
+    """When a process that was asked to stop is killed; None when it was not asked."""
+    steps: list[Step] = field(default_factory=list)
+    """The orders still to be given to the present process, by due instant; at most a handful."""
+
+    def move(self, event: SlotEvent, reason: Reason) -> None:
+        """Go where the table says. The one setter of `state`."""
+        former, self.state, self.reason = self.state, next_slot_state(self.state, event), reason
+        if former is not self.state:
+            _LOG.info("slot %d %s -> %s (%s)", self.number, former.name, self.state.name, reason.value)
+
+    # ---- how it is
+
+    @property
+    def is_vacant(self) -> bool:
+        """Whether there is no process."""
+        return self.state in _VACANT
+
+    @property
+    def is_condemned(self) -> bool:
+        """Whether the process is being aborted or killed."""
+        return self.state in _CONDEMNED
+
+    @property
+    def awaits_a_worker(self) -> bool:
+        """Whether a process is to be forked here, now or after a backoff."""
+        return self.is_vacant and self.is_wanted and self.verdict is None
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether there is a process that is not wanted any more."""
+        return self.pid is not None and not self.is_wanted
+
+    @property
+    def is_judged_by_beats(self) -> bool:
+        """Whether a missing beat counts."""
+        return self.state in _JUDGED_BY_BEATS
+
+    @property
+    def can_come_back(self) -> bool:
+        """Whether a beat still saves an ABORTING worker: only while SIGABRT was not sent.
+
+        This spares a worker when the whole machine, and the master with it, stood still just past a deadline.
+        """
+        return self.state is SlotState.ABORTING and any(step.order is Order.ABORT for step in self.steps)
+
+    # ---- what happens to it
+
+    def spawned(self, pid: int, generation: int, boot_deadline_ns: int, now_ns: int) -> None:
+        """Hold a process that was just forked."""
+        self.move(SlotEvent.SPAWNED, self.reason)
+        self.pid = pid
+        self.generation = generation
+        self.deadline_ns = boot_deadline_ns
+        self.spawned_ns = now_ns
+        self.spawns += 1
+        self.running_since_ns = None
+        self.wish = Wish.NONE
+
+    def beats(self, now_ns: int) -> None:
+        """Take in a beat that changes something: the first one, or one of a worker that was late."""
+        self.move(SlotEvent.BEAT, Reason.BEAT)
+        self.steps.clear()
+        if self.running_since_ns is None:
+            self.running_since_ns = now_ns
+
+    def reaped(self) -> None:
+        """Take in that the process has ended."""
+        self.pid = None
+        self.is_ready = False
+        self.kill_ns = None
+        self.steps.clear()
+
+    # ---- what it is told
+
+    def ask_to_stop(self, reason: Reason, kill_ns: int, now_ns: int) -> None:
+        """Have the process drain, and kill it at `kill_ns`."""
+        self.move(SlotEvent.STOP, reason)
+        self.kill_ns = kill_ns
+        self.steps = [Step(now_ns, Order.TERMINATE, reason), Step(kill_ns, Order.KILL, Reason.DRAIN_TIMEOUT)]
+
+    def hasten(self, kill_ns: int) -> None:
+        """Kill a process that is on its way out no later than at `kill_ns`."""
+        self.kill_ns = kill_ns if self.kill_ns is None else min(self.kill_ns, kill_ns)
+        self.steps = [
+            Step(min(step.due_ns, kill_ns), step.order, step.reason) if step.order is Order.KILL else step
+            for step in self.steps
+        ]
+
+    def cut_short(self, now_ns: int) -> None:
+        """Have a process that drains cancel what runs."""
+        self.steps.insert(-1, Step(now_ns, Order.CUT_SHORT, Reason.FORCED))  # the last step stays KILL
+
+    def abort(self, now_ns: int) -> None:
+        """Climb from a question to SIGKILL, inside the bound of a stop if there is one."""
+        self.move(SlotEvent.LATE, Reason.HANG)
+        kill_ns = now_ns + 2 * ABORT_STEP_NS
+        if self.kill_ns is not None:
+            kill_ns = min(kill_ns, max(self.kill_ns, now_ns))
+        self.steps = [
+            Step(now_ns, Order.DUMP, Reason.HANG),
+            Step(min(now_ns + ABORT_STEP_NS, kill_ns), Order.ABORT, Reason.HANG),
+            Step(kill_ns, Order.KILL, Reason.HANG),
+        ]
+
+    def kill(self, now_ns: int) -> None:
+        """Kill the process now."""
+        self.steps = [Step(now_ns, Order.KILL, Reason.FORCED)]
+
+    def take_due(self, now_ns: int) -> list[Order]:
+        """Return the orders that are due, and forget them."""
+        orders = []
+        while self.steps and self.steps[0].due_ns <= now_ns:
+            step = self.steps.pop(0)
+            if step.order is Order.KILL:
+                self.move(SlotEvent.KILL, step.reason)
+            orders.append(step.order)
+        return orders
