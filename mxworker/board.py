@@ -11,6 +11,7 @@ Layout of a slot, in order:
     words          32 x 8        see `Word`                          state, heartbeat deadline, counters
     note           4096          worker                              UTF-8: what it wants the master to say for it
     directory      64 x 64       worker                              names of its handlers
+    queues         64 x 256      worker                              names of their queues, at the same places
     in-flight      256 x 128     worker                              one entry per started delivery
 
 Invariant: a reader may find an entry or a note half written (its writer was killed in the middle), so readers
@@ -29,6 +30,7 @@ from mxworker.lifecycle import Wish, WorkerState
 NOTE_BYTES = 4096
 HANDLER_NAMES = 64
 NAME_BYTES = 64
+QUEUE_BYTES = 256  # a queue's name has at most 255 bytes: it is a short string of AMQP
 IN_FLIGHT_ENTRIES = 256
 MESSAGE_ID_BYTES = 96
 
@@ -38,7 +40,8 @@ _ENTRY = struct.Struct(f"<BBBxIQQ{MESSAGE_ID_BYTES}s")
 _ENTRY_BYTES = 128
 _NOTE_AT = _WORDS * _WORD_BYTES
 _NAMES_AT = _NOTE_AT + NOTE_BYTES
-_ENTRIES_AT = _NAMES_AT + HANDLER_NAMES * NAME_BYTES
+_QUEUES_AT = _NAMES_AT + HANDLER_NAMES * NAME_BYTES
+_ENTRIES_AT = _QUEUES_AT + HANDLER_NAMES * QUEUE_BYTES
 _SLOT_BYTES = _ENTRIES_AT + IN_FLIGHT_ENTRIES * _ENTRY_BYTES
 
 NO_ENTRY = -1
@@ -75,6 +78,7 @@ class InFlight:
     """One started delivery, as the board tells it."""
 
     handler: str
+    queue: str
     message_id: str
     delivery_tag: int
     attempt: int
@@ -177,14 +181,25 @@ class BoardSlot:
             )
             if used:
                 message_id = raw[: min(id_length, MESSAGE_ID_BYTES)].decode("utf-8", "backslashreplace")
-                found.append(InFlight(self._handler_name(handler), message_id, tag, attempt, started_ns))
+                names = (self._handler_name(handler), self._queue_name(handler))
+                found.append(InFlight(*names, message_id, tag, attempt, started_ns))
         return sorted(found, key=lambda delivery: delivery.started_ns)
 
+    def queues(self) -> list[str]:
+        """Return the queues of the handlers in the directory; empty before the worker has named them."""
+        return [name for index in range(HANDLER_NAMES) if (name := self._queue_name(index))]
+
     def _handler_name(self, index: int) -> str:
-        if index >= HANDLER_NAMES:
-            return "other"
-        at = _NAMES_AT + index * NAME_BYTES
-        return bytes(self._view[at : at + NAME_BYTES]).rstrip(b"\0").decode("utf-8", "replace")
+        return self._text(_NAMES_AT + index * NAME_BYTES, NAME_BYTES) if index < HANDLER_NAMES else "other"
+
+    def _queue_name(self, index: int) -> str:
+        return self._text(_QUEUES_AT + index * QUEUE_BYTES, QUEUE_BYTES) if index < HANDLER_NAMES else "other"
+
+    def _text(self, at: int, size: int) -> str:
+        return bytes(self._view[at : at + size]).partition(b"\0")[0].decode("utf-8", "replace")
+
+    def _write_text(self, text: str, at: int, size: int) -> None:
+        self._view[at : at + size] = text.encode("utf-8", "replace")[:size].ljust(size, b"\0")
 
     # ---- the worker's side
 
@@ -202,12 +217,11 @@ class BoardSlot:
         self._view[_NOTE_AT : _NOTE_AT + len(raw)] = raw
         self.words[Word.NOTE_LENGTH] = len(raw)
 
-    def name_handler(self, index: int, name: str) -> None:
-        """Enter a handler's name into the directory; from the 65th on they are shown as `other`."""
+    def name_handler(self, index: int, name: str, queue: str) -> None:
+        """Enter a handler and its queue into the directory; from the 65th on they are shown as `other`."""
         if index < HANDLER_NAMES:
-            raw = name.encode("utf-8", "replace")[:NAME_BYTES].ljust(NAME_BYTES, b"\0")
-            at = _NAMES_AT + index * NAME_BYTES
-            self._view[at : at + NAME_BYTES] = raw
+            self._write_text(name, _NAMES_AT + index * NAME_BYTES, NAME_BYTES)
+            self._write_text(queue, _QUEUES_AT + index * QUEUE_BYTES, QUEUE_BYTES)
 
     def enter(self, handler: int, tag: int, attempt: int, message_id: bytes, started_ns: int) -> int:
         """Record a delivery as started and return its entry, or NO_ENTRY when all entries are taken."""

@@ -108,7 +108,7 @@ class Service:
         self._is_stuck = False
         self._lifetime = Lifetime(settings.limits, slot, rng)
         for index, handler in enumerate(handlers):
-            slot.name_handler(index, handler.name)
+            slot.name_handler(index, handler.name, handler.queue.name)
 
     # ---- requests from outside, from a signal handler of the loop
 

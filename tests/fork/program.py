@@ -111,7 +111,7 @@ def blocked(worker: Worker) -> int:
     """The first process of the slot blocks in Python while it holds deliveries; its successors are healthy."""
     worker.start()
     if worker.slot.words[Word.SPAWNS] == 1:
-        worker.slot.name_handler(0, "orders")
+        worker.slot.name_handler(0, "orders", "shop.orders")
         for tag in range(1, 31):
             worker.slot.enter(0, tag, 1, f"message-{tag}".encode(), time.monotonic_ns())
         while True:
@@ -120,7 +120,7 @@ def blocked(worker: Worker) -> int:
 
 
 def holding(worker: Worker) -> int:
-    worker.slot.name_handler(0, "orders")
+    worker.slot.name_handler(0, "orders", "shop.orders")
     worker.start()
     worker.slot.enter(0, 7, 1, b"message-7", time.monotonic_ns())
     return worker.serve()

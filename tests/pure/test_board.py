@@ -12,6 +12,7 @@ from mxworker.board import (
     NAME_BYTES,
     NO_ENTRY,
     NOTE_BYTES,
+    QUEUE_BYTES,
     Board,
     InFlight,
     Word,
@@ -33,7 +34,7 @@ def test_slots_do_not_overlap() -> None:
         middle.words[word] = 2**64 - 1 if word is not Word.STATE else WorkerState.READY
     middle.write_note("n" * NOTE_BYTES)
     for index in range(HANDLER_NAMES):
-        middle.name_handler(index, "h" * NAME_BYTES)
+        middle.name_handler(index, "h" * NAME_BYTES, "q" * QUEUE_BYTES)
     for tag in range(IN_FLIGHT_ENTRIES):
         middle.enter(0, tag, 1, b"m" * MESSAGE_ID_BYTES, tag)
     for other in (board.slot(1), board.slot(3)):
@@ -57,7 +58,7 @@ def test_prepare_keeps_what_belongs_to_the_slot_and_clears_what_belonged_to_the_
     slot.words[Word.PID] = 4711
     slot.write_state(WorkerState.READY)
     slot.write_note("consuming")
-    slot.name_handler(0, "orders")
+    slot.name_handler(0, "orders", "shop.orders")
     slot.enter(0, 1, 1, b"id", 1)
     slot.prepare(generation=2, is_on_trial=False, boot_deadline_ns=99)
     assert (slot.words[Word.ACKED], slot.words[Word.GENERATION], slot.words[Word.PID]) == (7, 2, 0)
@@ -82,10 +83,13 @@ def test_one_ready_slot_makes_the_board_ever_ready() -> None:
 
 def test_in_flight_is_told_oldest_first_with_its_handler() -> None:
     slot = Board(1).slot(1)
-    slot.name_handler(3, "orders")
+    slot.name_handler(3, "orders", "shop.orders")
     slot.enter(3, tag=9, attempt=2, message_id=b"young", started_ns=200)
     slot.enter(3, tag=8, attempt=1, message_id=b"old", started_ns=100)
-    assert slot.in_flight() == [InFlight("orders", "old", 8, 1, 100), InFlight("orders", "young", 9, 2, 200)]
+    assert slot.in_flight() == [
+        InFlight("orders", "shop.orders", "old", 8, 1, 100),
+        InFlight("orders", "shop.orders", "young", 9, 2, 200),
+    ]
 
 
 def test_finished_delivery_frees_its_entry() -> None:
@@ -110,17 +114,29 @@ def test_delivery_past_the_last_entry_is_not_recorded_and_harms_nothing() -> Non
 @pytest.mark.parametrize(("index", "name"), [(0, "first"), (HANDLER_NAMES - 1, "last"), (HANDLER_NAMES, "other")])
 def test_handlers_past_the_directory_are_other(index: int, name: str) -> None:
     slot = Board(1).slot(1)
-    slot.name_handler(index, name)
+    slot.name_handler(index, name, name)
     slot.enter(index, 1, 1, b"", 1)
-    assert slot.in_flight()[0].handler == name
+    (held,) = slot.in_flight()
+    assert (held.handler, held.queue) == (name, name)
 
 
 def test_long_name_and_long_message_id_are_cut() -> None:
     slot = Board(1).slot(1)
-    slot.name_handler(0, "h" * 1000)
+    slot.name_handler(0, "h" * 1000, "orders")
     slot.enter(0, 1, 1, b"m" * 1000, 1)
     (held,) = slot.in_flight()
     assert (len(held.handler), len(held.message_id)) == (NAME_BYTES, MESSAGE_ID_BYTES)
+
+
+def test_queues_are_told_as_the_worker_named_them() -> None:
+    slot = Board(1).slot(1)
+    assert slot.queues() == []
+    names = ["orders", "q" * 255, "grün"]
+    for index, name in enumerate(names):
+        slot.name_handler(index, f"handler_{index}", name)
+    assert slot.queues() == names
+    slot.prepare(2, 0)
+    assert slot.queues() == []
 
 
 @given(st.text(max_size=6000))
@@ -141,6 +157,7 @@ def test_reader_survives_any_bytes_in_the_workers_areas(noise: bytes, seed: int)
     slot.words[Word.NOTE_LENGTH] = seed
     assert isinstance(slot.note, str)
     assert len(slot.in_flight()) <= IN_FLIGHT_ENTRIES
+    assert all(isinstance(name, str) for name in slot.queues())
 
 
 def test_a_forked_childs_words_are_seen_by_the_parent() -> None:
