@@ -1,8 +1,9 @@
 """The board: one shared anonymous page area through which master and workers see each other.
 
-It is mapped by the master before the first fork and inherited by every worker. It holds one fixed-size *slot* per
-worker; nothing in it grows. There are no locks: every word has one writer at a time, and words are 8 bytes, aligned,
-stored in one move. Instants are `time.monotonic_ns()`, which is one clock for all processes of a machine.
+It is mapped by the master before the first fork and inherited by every worker. It holds the standing orders (see
+`standing_orders`) and one fixed-size *slot* per worker; nothing in it grows. There are no locks: every word has one
+writer at a time, and words are 8 bytes, aligned, stored in one move. Instants are `time.monotonic_ns()`, which is one
+clock for all processes of a machine.
 
 Layout of a slot, in order:
 
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 from enum import IntEnum, auto
 
 from mxworker.lifecycle import Wish, WorkerState
+from mxworker.standing_orders import STANDING_ORDERS_BYTES, StandingOrders
 
 NOTE_BYTES = 4096
 HANDLER_NAMES = 64
@@ -93,8 +95,10 @@ class Board:
 
     def __init__(self, slots: int) -> None:
         """Map the area for `slots` workers, all words zero."""
-        self._map = mmap.mmap(-1, slots * _SLOT_BYTES)
+        self._map = mmap.mmap(-1, STANDING_ORDERS_BYTES + slots * _SLOT_BYTES)
         view = memoryview(self._map)
+        self.orders = StandingOrders(view[:STANDING_ORDERS_BYTES])
+        view = view[STANDING_ORDERS_BYTES:]
         self.slots = tuple(
             BoardSlot(number, view[at : at + _SLOT_BYTES])
             for number, at in enumerate(range(0, slots * _SLOT_BYTES, _SLOT_BYTES), start=1)
@@ -184,6 +188,17 @@ class BoardSlot:
                 names = (self._handler_name(handler), self._queue_name(handler))
                 found.append(InFlight(*names, message_id, tag, attempt, started_ns))
         return sorted(found, key=lambda delivery: delivery.started_ns)
+
+    @property
+    def in_flight_count(self) -> int:
+        """How many deliveries were started and not yet finished; from 256 on, 256."""
+        return IN_FLIGHT_ENTRIES - bytes(self._view[_ENTRIES_AT::_ENTRY_BYTES]).count(0)
+
+    def consumes(self, queue: str) -> bool:
+        """Whether a handler in the directory has this queue."""
+        raw = queue.encode("utf-8", "replace")[:QUEUE_BYTES].ljust(QUEUE_BYTES, b"\0")
+        names = bytes(self._view[_QUEUES_AT:_ENTRIES_AT])
+        return bool(queue) and any(names[at : at + QUEUE_BYTES] == raw for at in range(0, len(names), QUEUE_BYTES))
 
     def queues(self) -> list[str]:
         """Return the queues of the handlers in the directory; empty before the worker has named them."""

@@ -106,8 +106,9 @@ def test_delivery_past_the_last_entry_is_not_recorded_and_harms_nothing() -> Non
     entries = [slot.enter(0, tag, 1, b"", tag) for tag in range(IN_FLIGHT_ENTRIES + 1)]
     assert entries[-1] == NO_ENTRY
     slot.leave(NO_ENTRY)
-    assert len(slot.in_flight()) == IN_FLIGHT_ENTRIES
+    assert len(slot.in_flight()) == slot.in_flight_count == IN_FLIGHT_ENTRIES
     slot.leave(entries[0])
+    assert slot.in_flight_count == IN_FLIGHT_ENTRIES - 1
     assert slot.enter(0, 1, 1, b"", 1) == entries[0]
 
 
@@ -135,6 +136,8 @@ def test_queues_are_told_as_the_worker_named_them() -> None:
     for index, name in enumerate(names):
         slot.name_handler(index, f"handler_{index}", name)
     assert slot.queues() == names
+    assert all(slot.consumes(name) for name in names)
+    assert not any(slot.consumes(name) for name in ("", "order", "ders", "q" * 254, "h" * 300))
     slot.prepare(2, 0)
     assert slot.queues() == []
 
@@ -155,8 +158,11 @@ def test_reader_survives_any_bytes_in_the_workers_areas(noise: bytes, seed: int)
         part = noise[: len(view) - at]
         view[at : at + len(part)] = part
     slot.words[Word.NOTE_LENGTH] = seed
+    slot.words[Word.STATE] = seed + len(WorkerState)
     assert isinstance(slot.note, str)
     assert len(slot.in_flight()) <= IN_FLIGHT_ENTRIES
+    assert slot.in_flight_count <= IN_FLIGHT_ENTRIES
+    assert slot.state is WorkerState.VACANT
     assert all(isinstance(name, str) for name in slot.queues())
 
 

@@ -1,0 +1,101 @@
+"""Standing orders: what the master wants of all its workers until it says otherwise. They stand on the board.
+
+The master alone writes them, and then sends the workers SIGURG, at which they look. A worker also looks when it starts,
+so that one that is started later obeys as well, and at each beat, so that a signal that came too early costs a second.
+
+Layout, before the slots of the board:
+
+    field      size        meaning
+    -----      ----        -------
+    words      8 x 8       see `_Word`
+    paused     64 x 256    a flag, 1 when the entry is taken, and the name of a queue, padded with NUL
+
+A flag is written last when an entry is taken, and first when it is left. A worker that reads while the entry is taken
+for another queue may all the same see a wrong name; it is told to look once more when all is written.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+PAUSED_QUEUES = 64
+QUEUE_NAME_BYTES = 255  # a short string of AMQP
+
+_WORDS_BYTES = 8 * 8
+_ENTRY_BYTES = 256
+STANDING_ORDERS_BYTES = _WORDS_BYTES + PAUSED_QUEUES * _ENTRY_BYTES
+
+
+class _Word(IntEnum):
+    ALL_PAUSED = 0
+    LOG_LEVEL = 1
+
+
+class StandingOrders:
+    """The part of the board that all workers obey."""
+
+    def __init__(self, view: memoryview) -> None:
+        """Use `view`, of STANDING_ORDERS_BYTES bytes; all zero means: no orders."""
+        self._words = view[:_WORDS_BYTES].cast("Q")
+        self._entries = [
+            view[at : at + _ENTRY_BYTES] for at in range(_WORDS_BYTES, STANDING_ORDERS_BYTES, _ENTRY_BYTES)
+        ]
+
+    @property
+    def all_paused(self) -> bool:
+        """Whether no queue shall be consumed."""
+        return bool(self._words[_Word.ALL_PAUSED])
+
+    @property
+    def paused_queues(self) -> tuple[str, ...]:
+        """The queues that shall not be consumed, each named by an order of its own; at most 64."""
+        return tuple(_name_in(entry) for entry in self._entries if entry[0])
+
+    @property
+    def log_level(self) -> int | None:
+        """The level of the root logger, a number of the logging module; None for the one that was set at the start."""
+        return self._words[_Word.LOG_LEVEL] or None
+
+    def wants_paused(self, queue: str) -> bool:
+        """Whether `queue` shall not be consumed."""
+        return self.all_paused or queue in self.paused_queues
+
+    # ---- the master's side
+
+    def pause_all(self) -> None:
+        """Have no queue consumed until `resume_all`."""
+        self._words[_Word.ALL_PAUSED] = 1
+
+    def resume_all(self) -> None:
+        """Take `pause_all` back; what was paused by name stays so."""
+        self._words[_Word.ALL_PAUSED] = 0
+
+    def pause(self, queue: str) -> None:
+        """Have `queue` not consumed until `resume`; again changes nothing.
+
+        Raises ValueError when 64 others are paused by name, and for a name that no queue can have.
+        """
+        raw = queue.encode("utf-8", "replace")
+        if not 0 < len(raw) <= QUEUE_NAME_BYTES or b"\0" in raw:
+            raise ValueError(f"{queue[:QUEUE_NAME_BYTES]!r} is no name of a queue: it has 1 to 255 bytes, none is NUL")
+        if queue in self.paused_queues:
+            return
+        free = next((entry for entry in self._entries if not entry[0]), None)
+        if free is None:
+            raise ValueError(f"{PAUSED_QUEUES} queues are paused by name, which is all there is room for")
+        free[1:] = raw.ljust(QUEUE_NAME_BYTES, b"\0")
+        free[0] = 1
+
+    def resume(self, queue: str) -> None:
+        """Take `pause` of this queue back; nothing when it is not paused by name."""
+        for entry in self._entries:
+            if entry[0] and _name_in(entry) == queue:
+                entry[0] = 0
+
+    def set_log_level(self, level: int) -> None:
+        """Have all workers log from `level` on, a number of the logging module."""
+        self._words[_Word.LOG_LEVEL] = level
+
+
+def _name_in(entry: memoryview) -> str:
+    return bytes(entry[1:]).partition(b"\0")[0].decode("utf-8", "replace")
