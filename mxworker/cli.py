@@ -213,12 +213,14 @@ def _check(flags: dict[str, Any]) -> None:
 def _supervise(app: str, brokers: Brokers, flags: dict[str, Any], as_text: bool) -> int:
     """Put board, master and workers together; return the exit code of the service."""
     from mxworker.board import Board
+    from mxworker.cpus import usable
     from mxworker.master import loop
     from mxworker.worker import main as worker  # before the fork, so that its pages are shared
 
-    usable_cpus = len(os.sched_getaffinity(0))
-    workers = flags["workers"] or usable_cpus
-    origin = "set" if flags["workers"] else f"auto: {usable_cpus} usable CPU{'s' if usable_cpus > 1 else ''}"
+    workers, origin = flags["workers"], "set"
+    if workers is None:
+        cpus = usable()
+        workers, origin = min(cpus.count, _MAX_WORKERS), f"auto: {cpus.origin}"
     consumption = _consumption(app, brokers, flags)
     board = Board(MAX_WORKERS + 1)  # one slot more, in which a replacement starts
     greeting = _Greeting(app, brokers, f"{workers} ({origin})", as_text)
