@@ -40,6 +40,7 @@ BOOT_ATTEMPTS = 3
 SETTLED_AFTER_NS = 60 * NS_PER_S  # a worker that ran this long has proven itself: its next failure is a first one
 DRAIN_SLACK_NS = NS_PER_S  # a worker drains by its own deadline; the master's comes later, so that it can exit first
 WITHHOLD_NS = 2 * NS_PER_S  # two beats: after an oversleep every healthy worker has time to beat again
+BEYOND_REPAIR_NS = 10 * NS_PER_S  # SIGKILL ends a process in milliseconds, unless the kernel itself is stuck with it
 RECYCLE_AGAIN_NS = 30 * NS_PER_S  # after a replacement that could not start
 
 _NEEDS_A_HUMAN = frozenset({ExitCode.USAGE, ExitCode.APP_LOAD, ExitCode.BROKER})
@@ -148,11 +149,6 @@ class Fleet:
         return sum(slot.is_ready for slot in self.slots)
 
     @property
-    def is_stopping(self) -> bool:
-        """Whether the service is on its way to its end."""
-        return self._stop_deadline_ns is not None
-
-    @property
     def exit_code(self) -> ExitCode | None:
         """With what the service ends now; None while there is something left to do."""
         if any(slot.pid is not None for slot in self.slots):
@@ -163,6 +159,15 @@ class Fleet:
         if None in verdicts:
             return None
         return verdicts.pop() if len(verdicts) == 1 else ExitCode.NEVER_READY
+
+    @property
+    def stop_deadline_ns(self) -> int | None:
+        """The instant by which every worker has been told to die; None while the service is to go on."""
+        return self._stop_deadline_ns
+
+    def is_beyond_repair(self, now_ns: int) -> bool:
+        """Whether a worker was sent KILL long ago and still was not reaped: nothing the master can do ends it."""
+        return any(slot.killed_ns is not None and now_ns - slot.killed_ns > BEYOND_REPAIR_NS for slot in self.slots)
 
     # ---- what was observed
 

@@ -83,6 +83,8 @@ class Slot:
     failures: int = 0
     verdict: ExitCode | None = None
     """How the slot was given up: OK when a burst worker finished. None while it is wanted."""
+    killed_ns: int | None = None
+    """When the process was sent KILL."""
     kill_ns: int | None = None
     """When a process that was asked to stop is killed; None when it was not asked."""
     steps: list[Step] = field(default_factory=list)
@@ -154,6 +156,7 @@ class Slot:
         self.pid = None
         self.is_ready = False
         self.kill_ns = None
+        self.killed_ns = None
         self.steps.clear()
 
     # ---- what it is told
@@ -199,5 +202,6 @@ class Slot:
             step = self.steps.pop(0)
             if step.order is Order.KILL:
                 self.move(SlotEvent.KILL, step.reason)
+                self.killed_ns = now_ns
             orders.append(step.order)
         return orders

@@ -263,6 +263,30 @@ def test_without_an_oversleep_the_same_lateness_is_judged() -> None:
     assert {action.order for action in world.act() if isinstance(action, Send)} == {Order.DUMP}
 
 
+def test_a_hang_is_under_repair_until_the_killed_worker_is_not_reaped_for_ten_seconds() -> None:
+    world = running(2)
+    hang(world)
+    world.run(1.1, 2)
+    assert world.orders(1)[-1] is Order.KILL
+    assert not world.fleet.is_beyond_repair(world.now_ns)
+    world.run(9.8, 2)
+    assert not world.fleet.is_beyond_repair(world.now_ns)
+    world.run(0.3, 2)
+    assert world.fleet.is_beyond_repair(world.now_ns)
+
+
+def test_a_worker_reaped_at_last_was_not_beyond_repair_and_neither_is_its_successor() -> None:
+    world = running(2)
+    hang(world)
+    world.run(30, 2)
+    assert world.fleet.is_beyond_repair(world.now_ns)
+    world.exit(1, -9)
+    assert not world.fleet.is_beyond_repair(world.now_ns)
+    world.run(20, 1, 2)
+    assert world.state(1) is SlotState.RUNNING
+    assert not world.fleet.is_beyond_repair(world.now_ns)
+
+
 # ---- stopping
 
 
