@@ -84,6 +84,7 @@ async def test_plain_delivery_has_no_properties_made() -> None:
         (gzip.compress(SMALL), b"\xff", r"the content-encoding is '\udcff'"),
         (zlib.compress(bytes(2**21), 9, 31), b"gzip", "the body decompresses to more than 1048576 bytes"),
     ],
+    ids=["not-json", "cut-short", "not-gzip", "two-encodings", "hostile-encoding", "bomb"],  # gzip writes the time
 )
 async def test_body_that_does_not_decompress_is_rejected(body: bytes, encoding: bytes, why: str) -> None:
     settlement, taken = await settlement_of(encoded(body, encoding))

@@ -210,7 +210,7 @@ def test_what_cannot_be_split_cannot_be_copied_and_is_shown_as_it_is(broken: byt
     assert attempt_of(original, 5) == 1
 
 
-@pytest.mark.parametrize("kind", HOSTILE.keys() - {"20,000 headers"})
+@pytest.mark.parametrize("kind", sorted(HOSTILE.keys() - {"20,000 headers"}))
 def test_hostile_properties_are_copied_and_restored_in_no_time(kind: str) -> None:
     content, copying_s = timed(lambda: retry_copy(received(HOSTILE[kind]), 3))
     copy = come_back(content)

@@ -421,7 +421,7 @@ def explosion() -> list[Any]:
         ({"ä" * 128: 1}, "the name has 256 bytes"),
         ({7: 1}, "a name is a str"),
         ({1, 2}, "a set has no form"),
-        (object(), "a object has no form"),
+        pytest.param(object(), "a object has no form", id="object"),
         (1j, "a complex has no form"),
         ([None] * MAX_ENTRIES, "more than 4096 entries"),
     ],
