@@ -1,14 +1,17 @@
 """What every test can have: a seed that the run prints, the two scales, and a broker where the folder's tests need one.
 
 Without RabbitMQ the tests that need it are skipped, and the end of the run says so; with CI=true they fail instead.
+
+A run may have several processes (pytest-xdist, `-n 3`). They share its seed, and each has a shared broker of its own.
 """
 
 from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +22,6 @@ pytest_plugins = ["tests.rabbit.fixtures"]
 TESTS = Path(__file__).parent
 NEED_A_BROKER = frozenset({"broker", "chaos"})
 _SEED = pytest.StashKey[int]()
-_NOT_RUN = pytest.StashKey[int]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,7 +32,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     given = config.getoption("--seed")
+    if hasattr(config, "workerinput"):  # one of several processes of the run: its controller has chosen
+        given = config.workerinput["seed"]
     config.stash[_SEED] = random.SystemRandom().randrange(2**32) if given is None else given
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Hand the seed to a process of pytest-xdist before it starts."""
+    node.workerinput["seed"] = node.config.stash[_SEED]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """Write what a test printed in characters that pytest-xdist can send: a lone surrogate would end the whole run."""
+    return _sendable((yield))
+
+
+def _sendable(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode(errors="backslashreplace").decode()
+        case list() | tuple():
+            return type(value)(map(_sendable, value))
+        case dict():
+            return {key: _sendable(item) for key, item in value.items()}
+        case _:
+            return value
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -38,23 +66,26 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"mxworker: --seed={config.stash[_SEED]}, scale: {scale}"
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if os.environ.get("CI") == "true":
         return  # the fixtures then fail, which is what a CI without a broker deserves
     missing = missing_broker()
     if missing is None:
         return
-    needy = [item for item in items if item.path.relative_to(TESTS).parts[0] in NEED_A_BROKER]
-    for item in needy:
-        item.add_marker(pytest.mark.skip(reason=missing))
-    config.stash[_NOT_RUN] = len(needy)
+    for item in items:
+        if item.path.relative_to(TESTS).parts[0] in NEED_A_BROKER:
+            item.add_marker(pytest.mark.skip(reason=missing))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    not_run = config.stash.get(_NOT_RUN, 0)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many tests were not run. Only their reports tell it: in a run of several processes we collect nothing."""
+    missing = missing_broker()
+    if missing is None:
+        return
+    not_run = sum(report.longrepr[2] == f"Skipped: {missing}" for report in terminalreporter.getreports("skipped"))
     if not_run:
         terminalreporter.section("RabbitMQ is missing", sep="!", red=True)
-        terminalreporter.line(f"{not_run} tests that need a broker were NOT run. {missing_broker()}")
+        terminalreporter.line(f"{not_run} tests that need a broker were NOT run. {missing}")
 
 
 @pytest.fixture(scope="session")

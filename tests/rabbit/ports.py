@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 from pathlib import Path
@@ -18,12 +19,16 @@ def free_port() -> int:
     """Return a port that nobody listens on, below the range the kernel takes client ports from.
 
     A port *in* that range would be no good for a broker that stops and starts again: while it is down, a client's
-    own end may get the very port, and then the client talks to itself and the broker cannot come back.
+    own end may get the very port, and then the client talks to itself and the broker cannot come back. For the same
+    reason the processes of one test run (pytest-xdist) never get a port of each other's.
     """
     end = int(_EPHEMERAL.read_text().split()[0]) if _EPHEMERAL.exists() else 32_768
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ours = range(_LOWEST_PORT + process, max(end, _LOWEST_PORT + processes), processes)
     system = random.SystemRandom()
     while True:
-        port = system.randrange(_LOWEST_PORT, max(end, _LOWEST_PORT + 1))
+        port = system.choice(ours)
         with socket.socket() as probe:
             try:
                 probe.bind((LOOPBACK, port))
