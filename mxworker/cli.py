@@ -220,7 +220,7 @@ def _supervise(app: str, brokers: Brokers, flags: dict[str, Any], as_text: bool)
     workers, origin = flags["workers"], "set"
     if workers is None:
         cpus = usable()
-        workers, origin = min(cpus.count, _MAX_WORKERS), f"auto: {cpus.origin}"
+        workers, origin = min(cpus.count, MAX_WORKERS), f"auto: {cpus.origin}"
     consumption = _consumption(app, brokers, flags)
     board = Board(MAX_WORKERS + 1)  # one slot more, in which a replacement starts
     greeting = _Greeting(app, brokers, f"{workers} ({origin})", as_text)

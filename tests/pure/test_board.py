@@ -138,7 +138,7 @@ def test_queues_are_told_as_the_worker_named_them() -> None:
     assert slot.queues() == names
     assert all(slot.consumes(name) for name in names)
     assert not any(slot.consumes(name) for name in ("", "order", "ders", "q" * 254, "h" * 300))
-    slot.prepare(2, 0)
+    slot.prepare(2, False, 0)
     assert slot.queues() == []
 
 
