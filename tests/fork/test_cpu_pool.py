@@ -120,6 +120,13 @@ DYING = """
         raise Reject(str(os.getpid()))
 
 
+    @handlers.consume("stay", cpu=True)
+    def stay(path: str) -> None:
+        with open(path, "a") as file:
+            print(os.getpid(), file=file)
+        time.sleep(60)
+
+
     @handlers.consume("loop", cpu=True, concurrency=3, timeout=2, on_error="reject")
     def loop(path: str) -> None:
         with open(path, "a") as file:
@@ -220,9 +227,10 @@ async def test_process_that_dies_before_it_reads_costs_nothing(tmp_path: Path) -
 
 
 async def test_process_killed_from_outside_costs_its_delivery(tmp_path: Path) -> None:
+    path = tmp_path / "pids"
     async with cpu(tmp_path, DYING, size=1) as app:
-        lost = asyncio.create_task(app.execute("pid", b"30"))
-        await until(app.processes, SOON_S)
+        lost = asyncio.create_task(app.execute("stay", str(path).encode()))
+        await until(lambda: recorded(path), SOON_S)
         app.processes()[0].signal(signal.SIGKILL)
         settlement = await asyncio.wait_for(lost, SOON_S)
         assert settlement.failure is not None

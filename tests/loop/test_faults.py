@@ -40,7 +40,8 @@ GOOD_COUNT = 6
 PLAIN, GZIP = raw_properties(), raw_properties(content_encoding=b"gzip")
 LARGE = random.Random(1).randbytes(20_000)
 UNSPLITTABLE = raw_properties(headers=b"\x00\x00\x00\x03abc")
-TIMEOUT_S = 0.5  # in which a bomb is found out
+AT_LEISURE_S = 30.0
+HURRIED_S = 0.5
 
 
 class Broken(Exception):
@@ -61,6 +62,7 @@ class Fault:
     copies: list[PublishError | None] = field(default_factory=lambda: [None])
     is_of_all: bool = True
     """Whether it befalls the whole batch that the delivery is in."""
+    timeout_s: float = AT_LEISURE_S
 
 
 def raising(error: BaseException) -> Callable[[], Any]:
@@ -101,11 +103,11 @@ FAULTS = {
     "middleware: raises before": Fault("acked", before=raising(Broken())),
     "middleware: raises after": Fault("acked", after=raising(Broken())),
     "middleware: cancels itself": Fault("acked", before=cancel_oneself),
-    "middleware: out of time": Fault("acked", after=never),
+    "middleware: out of time": Fault("acked", after=never, timeout_s=HURRIED_S),
     "handler: raises": Fault("acked", handle=raising(Broken())),
     "handler: SystemExit": Fault("acked", handle=raising(SystemExit(3))),
     "handler: cancels itself": Fault("acked", handle=cancel_oneself),
-    "handler: out of time": Fault("acked", handle=never),
+    "handler: out of time": Fault("acked", handle=never, timeout_s=HURRIED_S),
     "handler: its output is refused": Fault("acked", handle=publish_in_vain),
     "publish: nacked": Fault("given_back", handle=raising(Broken()), copies=[PublishNacked("full")]),
     "publish: unconfirmed": Fault("given_back", handle=raising(Broken()), copies=[PublishUnconfirmed("lost")]),
@@ -148,7 +150,7 @@ def handler_with(fault: Fault, is_batch: bool, counts: list[int]) -> Handler:
             await at(fault.handle)
         counts.append(len(payload) if is_batch else 1)
 
-    settings: dict[str, Any] = {"timeout": TIMEOUT_S, "retry": RetryPolicy(jitter=False)}
+    settings: dict[str, Any] = {"timeout": fault.timeout_s, "retry": RetryPolicy(jitter=False)}
     if is_batch:
         take.__annotations__["payload"] = list[bytes]
         handlers.consume_batch("queue", size=GOOD_COUNT + 1, wait=0.01, **settings)(take)
