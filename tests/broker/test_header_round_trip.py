@@ -94,12 +94,12 @@ async def there_and_back(url: str, queue: str, sent: list[Message]) -> list[Mess
 
 
 @settings(
-    max_examples=12,
+    max_examples=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=(Phase.reuse, Phase.generate),  # to shrink what failed would take minutes
 )
-@given(sent=st.lists(messages, min_size=20, max_size=60))
+@given(sent=st.lists(messages, min_size=5, max_size=20))
 def test_messages_survive_being_published_again(broker_url: str, queue_name: str, sent: list[Message]) -> None:
     back = asyncio.run(there_and_back(broker_url, queue_name, sent))
     for received, message in zip(back, sent, strict=True):
