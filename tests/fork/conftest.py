@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.service_manager import ServiceManager
 from tests.harness.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -147,3 +148,10 @@ def start_ready(start: Start) -> Start:
 
 def seconds_between(first_ns: int, then_ns: int | None = None) -> float:
     return ((time.monotonic_ns() if then_ns is None else then_ns) - first_ns) / 1e9
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[ServiceManager]:
+    manager = ServiceManager(str(tmp_path / "notify"))
+    yield manager
+    manager.close()
