@@ -31,7 +31,8 @@ from mxworker.board import Board, BoardSlot
 from mxworker.config import Supervision
 from mxworker.errors import ExitCode
 from mxworker.lifecycle import Reason, WorkerState
-from mxworker.master.fleet import Exit, Fleet, Look, Send, Spawn
+from mxworker.master.fleet import Exit, Fleet, Look, RollState, Send, Spawn
+from mxworker.master.notify import Condition, Notifier, Phase
 from mxworker.master.processes import Children
 from mxworker.master.signals import SignalInbox
 from mxworker.master.slot import NS_PER_S
@@ -65,12 +66,13 @@ def run(
     master, and ignores them after this returns: the exit code is decided then.
     """
     setproctitle(f"mxworker: master {supervision.name}")
+    notifier = Notifier.from_environment()
     inbox = SignalInbox()
     children = Children(run_worker)
     gc.collect()
     gc.freeze()  # no collection touches the pages that the workers share
     try:
-        return _Master(supervision, board, children, inbox, announce).supervise()
+        return _Master(supervision, board, children, inbox, announce, notifier).supervise()
     except Exception:
         _LOG.exception("the master failed; it ends its workers and gives up")
         children.end_all(supervision.drain_timeout_s)
@@ -89,11 +91,13 @@ class _Master:
         children: Children,
         inbox: SignalInbox,
         announce: Callable[[float, str], None],
+        notifier: Notifier | None,
     ) -> None:
         self._board = board
         self._children = children
         self._inbox = inbox
         self._announce = announce
+        self._notifier = notifier
         self._fleet = Fleet(supervision, random.Random())  # noqa: S311 - jitter, no secret
         self._poll = select.poll()
         self._poll.register(inbox.fd, select.POLLIN)
@@ -112,7 +116,7 @@ class _Master:
             code = self._fleet.exit_code
             if code is not None:
                 break
-            self._sleep(self._next_wakeup(now_ns))
+            self._sleep(_earlier(self._next_wakeup(now_ns), self._notify(now_ns)))
         if code is ExitCode.NEVER_READY:
             _say(_NEVER_READY_TEXT)
         return code
@@ -226,6 +230,32 @@ class _Master:
         else:
             self._fleet.spawned(spawn, pid, now_ns)
 
+    # ---- tell the service manager
+
+    def _notify(self, now_ns: int) -> int | None:
+        """Tell the service manager how the service is, and return when it must hear again; None for never."""
+        if self._notifier is None:
+            return None
+        self._notifier.tell(self._condition(now_ns), now_ns)
+        return self._notifier.next_due_ns
+
+    def _condition(self, now_ns: int) -> Condition:
+        return Condition(
+            phase=self._phase(),
+            wanted=self._fleet.wanted,
+            consuming=self._fleet.ready,
+            alive=sum(slot.pid is not None for slot in self._fleet.slots),
+            is_beyond_repair=self._fleet.is_beyond_repair(now_ns),
+            stop_deadline_ns=self._fleet.stop_deadline_ns,
+        )
+
+    def _phase(self) -> Phase:
+        if self._fleet.stop_deadline_ns is not None:
+            return Phase.STOPPING
+        if not self._announced:
+            return Phase.STARTING
+        return Phase.RELOADING if self._fleet.roll.state is RollState.ROLLING else Phase.READY
+
     # ---- report
 
     def _report(self, ended: Exit, now_ns: int) -> None:
@@ -266,6 +296,13 @@ class _Master:
         if text not in self._notes and len(self._notes) < NOTES_REMEMBERED:
             self._notes.add(text)
             _say(text)
+
+
+def _earlier(one_ns: int | None, other_ns: int | None) -> int | None:
+    """Return the earlier of two instants, where None is never."""
+    if one_ns is None or other_ns is None:
+        return other_ns if one_ns is None else one_ns
+    return min(one_ns, other_ns)
 
 
 def _describe(ended: Exit) -> str:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from mxworker.errors import InvariantError
-from mxworker.master.fleet import NS_PER_S
+from mxworker.master.slot import NS_PER_S
 
 _LOG = logging.getLogger("mxworker.master")
 

@@ -198,6 +198,12 @@ def shows_fds(worker: Worker) -> int:
     return worker.serve()
 
 
+def shows_environment(worker: Worker) -> int:
+    worker.say(f"environment {sorted({'NOTIFY_SOCKET', 'WATCHDOG_USEC', 'WATCHDOG_PID'} & os.environ.keys())}")
+    worker.start()
+    return worker.serve()
+
+
 def spawns_grandchildren(worker: Worker) -> int:
     worker.start()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -233,6 +239,7 @@ BEHAVIOURS: dict[str, Callable[[Worker], int]] = {
         crashes_after_ready,
         finishes,
         shows_fds,
+        shows_environment,
         spawns_grandchildren,
         makes_orphans,
     )
