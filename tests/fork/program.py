@@ -215,9 +215,12 @@ def spawns_grandchildren(worker: Worker) -> int:
 
 
 def makes_orphans(worker: Worker) -> int:
+    """Leave grandchildren that end in every way and at once or later, and one that goes on."""
     worker.start()
-    for _ in range(20):
-        subprocess.run(["sh", "-c", "sleep 0.05 &"], check=True)
+    ends = "sleep 0.05 & true & false & sh -c 'kill -9 $$' & sh -c 'kill -1 $$' &"
+    for _ in range(worker.options.orphans // 5):
+        subprocess.run(["sh", "-c", ends], check=True)
+    subprocess.run(["sh", "-c", "sleep 1000 &"], check=True)
     worker.say("orphans made")
     return worker.serve()
 
@@ -322,6 +325,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--boot", type=float, default=30.0)
     parser.add_argument("--drain", type=float, default=10.0)
     parser.add_argument("--burst", action="store_true")
+    parser.add_argument("--orphans", type=int, default=0)
     parser.add_argument("--open-sockets", action="store_true")
     parser.add_argument("--term-right-after-fork", action="store_true")
     parser.add_argument("--leaves-after-reaping", action="store_true")

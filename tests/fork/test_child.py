@@ -1,14 +1,12 @@
 """What a worker inherits and what it must not."""
 
 import os
-import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
 from tests.fork.conftest import Start
-from tests.harness.waiting import wait_until
 
 
 def test_signal_right_after_the_fork_never_reaches_the_masters_pipe(start: Start) -> None:
@@ -57,15 +55,3 @@ def test_master_shows_its_name_as_process_title(start_ready: Start) -> None:
     service = start_ready("healthy", "--name", "app:handlers")
     title = Path(f"/proc/{service.pid}/cmdline").read_bytes().rstrip(b"\0")
     assert title == b"mxworker: master app:handlers"
-
-
-@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root and unshare(1)")
-def test_master_works_as_pid_1_and_reaps_orphans(start: Start) -> None:
-    service = start("makes_orphans", prefix=("unshare", "--pid", "--fork", "--mount-proc", "--kill-child"))
-    service.wait_for("orphans made", count=2)
-    service.wait_for("announce")
-    (master,) = map(int, Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split())
-    children = Path(f"/proc/{master}/task/{master}/children")
-    wait_until(lambda: len(children.read_text().split()) == 2, 5.0, "the reaping of the orphans")
-    os.kill(master, signal.SIGTERM)
-    assert service.wait() == 0
