@@ -134,11 +134,20 @@ def set_up(level: str, style: str = "auto") -> None:
         logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
+def set_level(name: str) -> None:
+    """Log from a level on, which is a name of the logging module in lower case."""
+    logging.getLogger().setLevel(name.upper())
+
+
+def level() -> str:
+    """Return the level from which on this process logs, by its name in lower case."""
+    return logging.getLevelName(logging.getLogger().level).lower()
+
+
 def as_set_up() -> tuple[str, str]:
     """Return the level and the style of this process's log, for a process that is to log as this one does."""
-    root = logging.getLogger()
-    has_text = any(isinstance(handler.formatter, TextFormatter) for handler in root.handlers)
-    return logging.getLevelName(root.level).lower(), "text" if has_text else "json"
+    has_text = any(isinstance(handler.formatter, TextFormatter) for handler in logging.getLogger().handlers)
+    return level(), "text" if has_text else "json"
 
 
 class LineBudget:

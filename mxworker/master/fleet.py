@@ -161,6 +161,11 @@ class Fleet:
         return verdicts.pop() if len(verdicts) == 1 else ExitCode.NEVER_READY
 
     @property
+    def is_stopping(self) -> bool:
+        """Whether the service is on its way to its end."""
+        return self._stop_deadline_ns is not None
+
+    @property
     def stop_deadline_ns(self) -> int | None:
         """The instant by which every worker has been told to die; None while the service is to go on."""
         return self._stop_deadline_ns

@@ -1,8 +1,9 @@
 """The master's loop: wait, observe, plan, act.
 
-Does what `fleet` decides and tells it what happened. Knows nothing about RabbitMQ, asyncio or user code. Invariants: it
-sleeps until the nearest instant that the fleet names, or a signal; `run` never returns while a worker lives; an
-unexpected exception ends the workers and then the service, never supervision alone.
+Does what `fleet` decides and tells it what happened; what the operator asks is for the `desk`. Knows nothing about
+RabbitMQ, asyncio or user code. Invariants: it sleeps until the nearest instant that the fleet names, a signal, or a
+client of the control socket; `run` never returns while a worker lives; an unexpected exception ends the workers and
+then the service, never supervision alone.
 
     signal          first                       again
     ------          -----                       -----
@@ -11,7 +12,8 @@ unexpected exception ends the workers and then the service, never supervision al
     QUIT            kill
     HUP             rolling reload              begins anew
     TTIN TTOU       one worker more, less       the same
-    USR1 USR2                                   reserved: one log line
+    USR1            have each worker log what it runs
+    USR2            pause all queues            resume them
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from mxworker.board import Board, BoardSlot
 from mxworker.config import Supervision
 from mxworker.errors import ExitCode
 from mxworker.lifecycle import Reason, WorkerState
+from mxworker.master.control import ControlServer, Listener
+from mxworker.master.desk import Desk
 from mxworker.master.fleet import Exit, Fleet, Look, RollState, Send, Spawn
 from mxworker.master.notify import Condition, Notifier, Phase
 from mxworker.master.processes import Children
@@ -44,6 +48,8 @@ LONGEST_SLEEP_MS = 3_600_000  # poll(2) takes a C int of milliseconds; a drain t
 IN_FLIGHT_SHOWN = 20
 NOTES_REMEMBERED = 100
 
+Events = list[tuple[int, int]]
+
 _NEVER_READY_TEXT = (
     "Error: no worker ever became ready: each one failed while starting, and the tries are used up.\n"
     "  The log above says how each of them ended."
@@ -55,12 +61,13 @@ def run(
     board: Board,
     run_worker: Callable[[int], int],
     announce: Callable[[float, str], None],
+    listener: Listener | None = None,
 ) -> int:
     """Keep `supervision.workers` processes alive until told to stop, and return the exit code of the service.
 
     `run_worker(slot)` is called in each freshly forked child and returns its exit code; what it owes the master stands
     in `board` and `fleet.Order`. `announce(seconds, note)` is called once, when every slot has had a ready worker: the
-    seconds since this call, and the note that one of them left.
+    seconds since this call, and the note that one of them left. `listener` is where requests come in; it is left open.
 
     Call from the main thread, with no other thread alive. From then on the process takes its signals through the
     master, and ignores them after this returns: the exit code is decided then.
@@ -72,7 +79,7 @@ def run(
     gc.collect()
     gc.freeze()  # no collection touches the pages that the workers share
     try:
-        return _Master(supervision, board, children, inbox, announce, notifier).supervise()
+        return _Master(supervision, board, children, inbox, announce, notifier, listener).supervise()
     except Exception:
         _LOG.exception("the master failed; it ends its workers and gives up")
         children.end_all(supervision.drain_timeout_s)
@@ -92,6 +99,7 @@ class _Master:
         inbox: SignalInbox,
         announce: Callable[[float, str], None],
         notifier: Notifier | None,
+        listener: Listener | None,
     ) -> None:
         self._board = board
         self._children = children
@@ -102,6 +110,10 @@ class _Master:
         self._poll = select.poll()
         self._poll.register(inbox.fd, select.POLLIN)
         self._started_ns = time.monotonic_ns()
+        self._desk = Desk(
+            supervision.name, self._fleet, board, lambda order: children.send_to_all(order.value), self._started_ns
+        )
+        self._control = ControlServer(listener, self._poll, self._desk.answer) if listener is not None else None
         self._announced = False
         self._interrupts = 0
         self._reaps_again = False
@@ -109,14 +121,17 @@ class _Master:
 
     def supervise(self) -> ExitCode:
         """Turn until the fleet knows with what to end."""
+        events: Events = []
         while True:
             now_ns = time.monotonic_ns()
             self._observe(now_ns)
+            if self._control is not None:
+                self._control.serve(events, now_ns)
             self._act(now_ns)
             code = self._fleet.exit_code
             if code is not None:
                 break
-            self._sleep(_earlier(self._next_wakeup(now_ns), self._notify(now_ns)))
+            events = self._sleep(_earliest(self._next_wakeup(now_ns), self._notify(now_ns)))
         if code is ExitCode.NEVER_READY:
             _say(_NEVER_READY_TEXT)
         return code
@@ -126,20 +141,24 @@ class _Master:
     def _next_wakeup(self, now_ns: int) -> int | None:
         if self._reaps_again:
             return now_ns
-        return self._fleet.next_wakeup(now_ns)
+        control_ns = None if self._control is None else self._control.next_wakeup(now_ns)
+        return _earliest(self._fleet.next_wakeup(now_ns), control_ns)
 
-    def _sleep(self, until_ns: int | None) -> None:
-        """Sleep until `until_ns` or a signal, and tell the fleet when that took much too long."""
+    def _sleep(self, until_ns: int | None) -> Events:
+        """Sleep until `until_ns`, a signal or a client; return what poll(2) reported.
+
+        Tells the fleet when it took much too long.
+        """
         if until_ns is None:
-            self._poll.poll()
-            return
+            return self._poll.poll()
         wait_ns = max(0, until_ns - time.monotonic_ns())
         wait_ms = -(-wait_ns // 1_000_000)  # rounded up: waking too early would only turn the loop once more
-        self._poll.poll(min(wait_ms, LONGEST_SLEEP_MS))
+        events = self._poll.poll(min(wait_ms, LONGEST_SLEEP_MS))
         now_ns = time.monotonic_ns()
         if now_ns - until_ns > OVERSLEPT_NS:
             _LOG.warning("the master overslept by %.1f s; it judges no heartbeat now", (now_ns - until_ns) / NS_PER_S)
             self._fleet.overslept(now_ns)
+        return events
 
     # ---- observe
 
@@ -201,6 +220,11 @@ class _Master:
                 self._scale(self._fleet.wanted + 1, now_ns)
             case signal.SIGTTOU:
                 self._scale(self._fleet.wanted - 1, now_ns)
+            case signal.SIGUSR1:
+                _LOG.info("SIGUSR1: asking the workers what they run")
+                self._desk.dump()
+            case signal.SIGUSR2:
+                self._desk.toggle_pause()
             case _:
                 _LOG.warning("%s is not supported yet", signum.name)
 
@@ -261,6 +285,7 @@ class _Master:
     def _report(self, ended: Exit, now_ns: int) -> None:
         """Say once how a worker ended, and what it held."""
         slot = self._board.slot(ended.slot)
+        self._desk.note_exit(ended, _describe(ended))
         explained = ended.status in (ExitCode.USAGE, ExitCode.APP_LOAD, ExitCode.BROKER) and bool(slot.note)
         if explained:
             self._say_once(slot.note)
@@ -298,11 +323,9 @@ class _Master:
             _say(text)
 
 
-def _earlier(one_ns: int | None, other_ns: int | None) -> int | None:
-    """Return the earlier of two instants, where None is never."""
-    if one_ns is None or other_ns is None:
-        return other_ns if one_ns is None else one_ns
-    return min(one_ns, other_ns)
+def _earliest(*instants: int | None) -> int | None:
+    """Return the earliest of instants, where None is never."""
+    return min((instant for instant in instants if instant is not None), default=None)
 
 
 def _describe(ended: Exit) -> str:

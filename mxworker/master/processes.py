@@ -31,8 +31,9 @@ _WORKER_LOG = logging.getLogger("mxworker.worker")
 _STANDARD_FDS = frozenset({0, 1, 2})
 _REAP_LOOK_S = 0.02
 
-# What a terminal sends to the whole process group; the master alone decides what it means.
-_FOR_THE_MASTER_ALONE = (signal.SIGINT, signal.SIGHUP)
+# What a terminal sends to the whole process group; the master alone decides what it means. And a question, which a
+# worker that cannot answer it yet must not die of.
+_NOT_FATAL = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Children:
@@ -82,21 +83,22 @@ class Children:
             raise InvariantError(f"process {pid} is not an unreaped child of this master")
         os.kill(pid, signum)
 
+    def send_to_all(self, signum: signal.Signals) -> None:
+        """Send `signum` to every child that was not reaped yet."""
+        for pid in self._pids:
+            os.kill(pid, signum)
+
     def end_all(self, grace_s: float) -> None:
         """Ask every child to stop, wait up to `grace_s` seconds, kill the rest, and reap them all."""
-        self._send_all(signal.SIGTERM)
+        self.send_to_all(signal.SIGTERM)
         deadline = time.monotonic() + grace_s
         while self._pids and time.monotonic() < deadline:
             self.reap()
             time.sleep(_REAP_LOOK_S)
-        self._send_all(signal.SIGKILL)
+        self.send_to_all(signal.SIGKILL)
         while self._pids:
             self.reap()
             time.sleep(_REAP_LOOK_S)
-
-    def _send_all(self, signum: signal.Signals) -> None:
-        for pid in self._pids:
-            os.kill(pid, signum)
 
 
 def _assert_one_thread() -> None:
@@ -130,7 +132,7 @@ def _leave_the_master(master_pid: int) -> None:
     """Shed what was inherited, with all signals still blocked."""
     signal.set_wakeup_fd(-1)
     for signum in TAKEN:
-        signal.signal(signum, do_nothing if signum in _FOR_THE_MASTER_ALONE else signal.SIG_DFL)
+        signal.signal(signum, do_nothing if signum in _NOT_FATAL else signal.SIG_DFL)
     _close_inherited_fds()
     bind_to_parent(master_pid)
 

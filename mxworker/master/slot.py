@@ -33,6 +33,8 @@ class Order(Enum):
     """Drain by your deadline, then exit 0, or 6 when it passed."""
     CUT_SHORT = signal.SIGUSR2
     """Cancel running handlers now and leave their deliveries unacked."""
+    LOOK = signal.SIGURG
+    """Look at the standing orders on the board; a worker that boots ignores it, and looks when it is ready to obey."""
     DUMP = signal.SIGUSR1
     """Say what you are doing."""
     ABORT = signal.SIGABRT

@@ -22,8 +22,10 @@ from types import FrameType
 from mxworker.board import Board, Word
 from mxworker.child import ring
 from mxworker.config import MAX_WORKERS, Supervision
+from mxworker.errors import ConfigError
 from mxworker.lifecycle import WorkerState
 from mxworker.master import loop
+from mxworker.master.control import Listener
 
 TURN_S = 0.02
 
@@ -35,6 +37,7 @@ class Worker:
         self.options = options
         self.number = number
         self.slot = board.slot(number)
+        self.orders = board.orders
         self.asked: list[int] = []
         self.has_beaten = False
 
@@ -48,6 +51,13 @@ class Worker:
         for signum in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(signum, self._asked)
         signal.signal(signal.SIGUSR1, lambda signum, frame: self.say("dump"))
+        signal.signal(signal.SIGURG, lambda signum, frame: self.look())
+        self.slot.name_handler(0, "orders", "shop.orders")
+        self.look()
+
+    def look(self) -> None:
+        orders = self.orders
+        self.say(f"look {orders.all_paused} {','.join(orders.paused_queues)} {orders.log_level}")
 
     def _asked(self, signum: int, frame: FrameType | None) -> None:
         self.asked.append(signum)
@@ -111,7 +121,6 @@ def blocked(worker: Worker) -> int:
     """The first process of the slot blocks in Python while it holds deliveries; its successors are healthy."""
     worker.start()
     if worker.slot.words[Word.SPAWNS] == 1:
-        worker.slot.name_handler(0, "orders", "shop.orders")
         for tag in range(1, 31):
             worker.slot.enter(0, tag, 1, f"message-{tag}".encode(), time.monotonic_ns())
         while True:
@@ -120,7 +129,6 @@ def blocked(worker: Worker) -> int:
 
 
 def holding(worker: Worker) -> int:
-    worker.slot.name_handler(0, "orders", "shop.orders")
     worker.start()
     worker.slot.enter(0, 7, 1, b"message-7", time.monotonic_ns())
     return worker.serve()
@@ -270,7 +278,11 @@ def main() -> int:
 
     extras = [socket.socket() for _ in range(5)] if options.open_sockets else []
     if options.term_right_after_fork:
-        os.register_at_fork(after_in_parent=terminate_newest_child, after_in_child=wait_for_pending_sigterm)
+        os.register_at_fork(
+            after_in_parent=lambda: signal_newest_child(signal.SIGTERM), after_in_child=wait_for_pending_sigterm
+        )
+    if options.asks_right_after_fork:
+        os.register_at_fork(after_in_parent=lambda: signal_newest_child(signal.SIGUSR1))
     if options.leaves_after_reaping:
         os.waitpid = waiting_for_the_next(os.waitpid)
     if options.second_thread:
@@ -283,14 +295,23 @@ def main() -> int:
         boot_timeout_s=options.boot,
         burst=options.burst,
     )
-    code = loop.run(supervision, board, run_worker, announce)
+    try:
+        listener = Listener(options.control) if options.control else None
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    try:
+        code = loop.run(supervision, board, run_worker, announce, listener)
+    finally:
+        if listener is not None:
+            listener.close()
     del extras
     return code
 
 
-def terminate_newest_child() -> None:
+def signal_newest_child(signum: signal.Signals) -> None:
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    os.kill(int(children[-1]), signal.SIGTERM)
+    os.kill(int(children[-1]), signum)
 
 
 def wait_for_pending_sigterm() -> None:
@@ -320,6 +341,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("behaviours")
     parser.add_argument("--events", type=Path, required=True)
     parser.add_argument("--name", default="test")
+    parser.add_argument("--control", type=Path)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--heartbeat", type=float, default=30.0)
     parser.add_argument("--boot", type=float, default=30.0)
@@ -328,6 +350,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--orphans", type=int, default=0)
     parser.add_argument("--open-sockets", action="store_true")
     parser.add_argument("--term-right-after-fork", action="store_true")
+    parser.add_argument("--asks-right-after-fork", action="store_true")
     parser.add_argument("--leaves-after-reaping", action="store_true")
     parser.add_argument("--second-thread", action="store_true")
     parser.add_argument("--announce-fails", action="store_true")

@@ -115,12 +115,3 @@ def test_without_burst_a_worker_that_leaves_is_replaced(start_ready: Start) -> N
     os.kill(service.worker(1), signal.SIGTERM)
     service.wait_for("boot 2", slot=1)
     assert "RUNNING -> BACKOFF (left unasked)" in service.stderr()
-
-
-def test_reserved_signals_are_told_and_harmless(start_ready: Start) -> None:
-    service = start_ready("healthy")
-    names = ("SIGUSR1", "SIGUSR2")
-    service.kill(*(signal.Signals[name] for name in names))
-    wait_until(lambda: all(f"{name} is not supported yet" in service.stderr() for name in names), 5.0, "two lines")
-    assert service.process.poll() is None
-    assert len(service.events("boot")) == 2

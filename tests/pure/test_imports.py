@@ -1,7 +1,8 @@
 """The direction of imports, and who alone may touch the AMQP libraries and fork: DESIGN as a test.
 
 Words (top-level modules) know only words. `amqp` stands on the words, `worker` on both; `master` stands on the words
-alone, so master and worker never meet. Only `cli` and `__main__`, which put it all together, may import everything.
+alone, so master and worker never meet, and so does `remote`. Only `cli`, with its part `cli_control`, and `__main__`,
+which put it all together, may import everything.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import mxworker
 PACKAGE = Path(mxworker.__file__).parent
 WORDS = "words"
 COMPOSITION = "composition"
-COMPOSITION_ROOTS = frozenset({"cli", "__main__"})
+COMPOSITION_ROOTS = frozenset({"cli", "cli_control", "__main__"})
 MAY_IMPORT = {
     WORDS: {WORDS},
     "amqp": {WORDS, "amqp"},
     "worker": {WORDS, "amqp", "worker"},
     "master": {WORDS, "master"},
-    COMPOSITION: {WORDS, "amqp", "worker", "master", COMPOSITION},
+    "remote": {WORDS, "remote"},
+    COMPOSITION: {WORDS, "amqp", "worker", "master", "remote", COMPOSITION},
 }
 # What a word may name in annotations alone, under TYPE_CHECKING: nothing of it is loaded, and an editor knows what an
 # application imports, and what a handler gets from its context.

@@ -1,0 +1,125 @@
+"""Asking a running service over its control socket: blocking, one connection a request."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from mxworker.control import ANSWER_BYTES, Request, RequestRefused, directories, file_name, line_of
+from mxworker.errors import ConfigError, MxWorkerError
+from mxworker.printable import printable
+
+_BUSY_AGAIN_S = 0.05
+_CHUNK_BYTES = 65536
+_PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid
+
+
+class NoAnswer(MxWorkerError):
+    """No service answers at the address; the text says what to do."""
+
+
+def find(environment: Mapping[str, str], name: str | None) -> Path:
+    """Return the socket of the service `name`; without a name, of the only one there is.
+
+    Raises ConfigError when it is not clear which is meant, NoAnswer when there is none.
+    """
+    places = directories(environment, os.geteuid())
+    if name is not None:
+        path = next((place / file_name(name) for place in places if (place / file_name(name)).exists()), None)
+        if path is None:
+            raise NoAnswer(f"no service called '{name}' runs here: {_no_socket(places)}")
+        return path
+    found = [path for place in places for path in _sockets_in(place)]
+    match found:
+        case []:
+            raise NoAnswer(f"no service runs here: {_no_socket(places)}")
+        case [path]:
+            return path
+        case _:
+            listed = "\n".join(f"  {printable(str(path))}" for path in found)
+            raise ConfigError(f"several services run here. Say which one with --name or --control-socket:\n{listed}")
+
+
+def _sockets_in(place: Path) -> list[Path]:
+    with suppress(OSError):
+        return sorted(path for path in place.iterdir() if path.suffix == ".sock")
+    return []
+
+
+def _no_socket(places: tuple[Path, ...]) -> str:
+    return (
+        f"there is no socket of it in {' or '.join(map(str, places))}.\n"
+        "  Ask as the user of the service, and name its place with --control-socket if it has one of its own."
+    )
+
+
+def ask(path: Path, request: Request, deadline: float) -> dict[str, Any]:
+    """Return the answer to `request`; a service that is busy is asked again.
+
+    `deadline` is an instant of time.monotonic(). Raises RequestRefused with the service's text, and NoAnswer.
+    """
+    while True:
+        answer = _exchange(path, request, deadline)
+        if answer.get("ok") is True:
+            return answer
+        if not answer.get("busy") or time.monotonic() + _BUSY_AGAIN_S > deadline:
+            raise RequestRefused(str(answer.get("error")))
+        time.sleep(_BUSY_AGAIN_S)
+
+
+def _exchange(path: Path, request: Request, deadline: float) -> dict[str, Any]:
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_left_s(deadline))
+            connection.connect(os.fspath(path))
+            _check_peer(connection, path)
+            with suppress(BrokenPipeError):  # one that turns us away may have said why
+                connection.sendall(line_of(request))
+            line = _read_line(connection, deadline)
+    except TimeoutError:
+        raise NoAnswer(f"{path} gave no answer in time.") from None
+    except PermissionError:
+        raise NoAnswer(f"{path} cannot be opened. Ask as the user of the service, or as root.") from None
+    except OSError as error:
+        raise NoAnswer(f"no service answers at {path}: {error.strerror or error}.") from None
+    try:
+        answer = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise NoAnswer(f"{path} gave no whole answer.")
+    return answer
+
+
+def _read_line(connection: socket.socket, deadline: float) -> bytes:
+    """Return what comes until the end of the line, or as much of it as came before the connection ended."""
+    received = bytearray()
+    while not received.endswith(b"\n") and len(received) <= ANSWER_BYTES:
+        connection.settimeout(_left_s(deadline))
+        try:
+            chunk = connection.recv(_CHUNK_BYTES)
+        except ConnectionResetError:
+            break
+        if not chunk:
+            break
+        received += chunk
+    return bytes(received)
+
+
+def _check_peer(connection: socket.socket, path: Path) -> None:
+    """Trust a service of our own user, or of root: in a directory of others anybody could have put a socket."""
+    _, uid, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    if uid not in (0, os.geteuid()) and os.geteuid() != 0:
+        raise NoAnswer(f"{path} belongs to a process of another user, number {uid}.")
+
+
+def _left_s(deadline: float) -> float:
+    return max(0.001, deadline - time.monotonic())

@@ -1,0 +1,458 @@
+"""The control socket of a real master: who may ask, what is answered, and that it cannot hold up supervision."""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import shutil
+import signal
+import socket
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from mxworker.control import (
+    ADDRESS_BYTES,
+    REQUEST_BYTES,
+    Dump,
+    LogLevel,
+    Pause,
+    Request,
+    RequestRefused,
+    Resume,
+    Status,
+    Stop,
+    line_of,
+)
+from mxworker.errors import ConfigError
+from mxworker.master.control import CLIENTS, Listener, own_directory
+from mxworker.remote.client import NoAnswer, ask
+from tests.fork.conftest import Service, Start
+from tests.harness.waiting import wait_until
+
+SOON_S = 1.5  # a good client among bad ones; the machine may be busy with other tests
+HEARTBEAT_S = "2"
+
+
+@pytest.fixture
+def address() -> Iterator[Path]:
+    """An address short enough for a socket, whatever the test is called."""
+    directory = Path(tempfile.mkdtemp(prefix="mx-"))
+    yield directory / "test.sock"
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def controlled(start_ready: Start, address: Path) -> Start:
+    """Start a service that is ready and listens at `address`."""
+    return lambda *arguments: start_ready(*arguments, "--control", str(address))
+
+
+def answer(address: Path, request: Request, within_s: float = 10.0) -> dict[str, Any]:
+    return ask(address, request, time.monotonic() + within_s)
+
+
+def status(address: Path, within_s: float = 10.0) -> dict[str, Any]:
+    found: dict[str, Any] = answer(address, Status(), within_s)["status"]
+    return found
+
+
+def connect(address: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(10)
+    connection.connect(str(address))
+    return connection
+
+
+def all_that_comes(connection: socket.socket) -> bytes:
+    """Return what the other side sends until it closes the connection."""
+    received = b""
+    try:
+        while chunk := connection.recv(65536):
+            received += chunk
+    except ConnectionResetError:
+        pass
+    return received
+
+
+# ---- requests
+
+
+def test_status_tells_of_the_service_and_of_each_worker(controlled: Start, address: Path) -> None:
+    service = controlled("holding,healthy")
+    service.wait_for("ready", count=2)
+    wait_until(lambda: status(address)["workers"][0]["in_flight"] == 1, what="the delivery in flight")
+    told = status(address)
+    assert (told["name"], told["pid"], told["state"]) == ("test", service.pid, "running")
+    assert (told["workers_wanted"], told["workers_ready"]) == (2, 2)
+    assert (told["unhealthy_because"], told["unready_because"]) == ("", "")
+    assert [(worker["slot"], worker["pid"]) for worker in told["workers"]] == [
+        (number, service.worker(number)) for number in (1, 2)
+    ]
+    assert {worker["consuming"] for worker in told["workers"]} == {"ready"}
+
+
+def test_status_remembers_how_the_last_worker_of_a_slot_ended(controlled: Start, address: Path) -> None:
+    service = controlled("healthy")
+    os.kill(service.worker(2), signal.SIGSEGV)
+    service.wait_for("ready", slot=2, count=2)
+    worker = status(address)["workers"][1]
+    assert (worker["restarts"], worker["last_exit"]) == (1, "SIGSEGV (crash)")
+
+
+def test_stop_drains(controlled: Start, address: Path) -> None:
+    service = controlled("healthy")
+    answer(address, Stop())
+    assert service.wait() == 0
+    assert len(service.events("left")) == 2
+
+
+def test_dump_asks_every_worker(controlled: Start, address: Path) -> None:
+    service = controlled("healthy")
+    answer(address, Dump())
+    service.wait_for("dump", count=2)
+
+
+def test_pause_reaches_every_worker_and_those_that_come_later(controlled: Start, address: Path) -> None:
+    service = controlled("healthy")
+    assert answer(address, Pause("shop.orders"))["paused"] == {"all": False, "queues": ["shop.orders"]}
+    service.wait_for("look False shop.orders", count=2)
+    os.kill(service.worker(1), signal.SIGKILL)
+    service.wait_for("look False shop.orders", slot=1, count=2)
+    answer(address, Pause())
+    service.wait_for("look True shop.orders", count=2)
+    answer(address, Resume("shop.orders"))
+    service.wait_for("look True  ", count=2)
+    assert answer(address, Resume())["paused"] == {"all": False, "queues": []}
+    assert "all queues are paused" not in status(address)["unready_because"]
+
+
+def test_pause_of_a_queue_that_nobody_consumes_is_refused(controlled: Start, address: Path) -> None:
+    controlled("healthy")
+    for request in (Pause("shop.order"), Resume("shop.order")):
+        with pytest.raises(RequestRefused, match=r"no worker consumes the queue 'shop.order'. They consume: shop.ord"):
+            answer(address, request)
+    assert status(address)["paused"]["queues"] == []
+
+
+def test_paused_service_is_not_ready(controlled: Start, address: Path) -> None:
+    controlled("healthy")
+    answer(address, Pause())
+    assert status(address)["unready_because"] == "all queues are paused"
+
+
+def test_log_level_is_that_of_master_and_workers(controlled: Start, address: Path) -> None:
+    service = controlled("healthy")
+    answer(address, LogLevel("error"))
+    service.wait_for("look False  40", count=2)
+    assert status(address)["log_level"] == "error"
+
+
+def test_sigusr2_pauses_and_resumes(controlled: Start, address: Path) -> None:
+    service = controlled("healthy")
+    service.kill(signal.SIGUSR2)
+    service.wait_for("look True", count=2)
+    service.kill(signal.SIGUSR2)
+    service.wait_for("look False", count=4)
+
+
+def test_sigusr1_asks_every_worker_for_a_dump(start_ready: Start) -> None:
+    service = start_ready("healthy")
+    service.kill(signal.SIGUSR1)
+    service.wait_for("dump", count=2)
+
+
+def test_sigusr1_does_not_end_a_worker_that_boots(start: Start, address: Path) -> None:
+    """Sent to each process as soon as it is there: its handler can only be installed later."""
+    service = start("healthy", "--control", str(address), "--asks-right-after-fork")
+    service.wait_for("announce")
+    assert len(service.events("boot")) == 2
+
+
+# ---- the address
+
+
+def test_socket_is_for_its_user_alone_and_gone_at_the_end(controlled: Start, address: Path) -> None:
+    service = controlled("healthy")
+    assert stat.S_IMODE(address.lstat().st_mode) == 0o600
+    service.kill(signal.SIGTERM)
+    assert service.wait() == 0
+    assert not address.exists()
+
+
+def test_no_worker_holds_the_socket(controlled: Start, address: Path) -> None:
+    service = controlled("shows_fds")
+    with connect(address):
+        os.kill(service.worker(1), signal.SIGKILL)  # its successor is forked while a client is connected
+        service.wait_for("ready", slot=1, count=2)
+    assert {event.what for event in service.events("fds")} == {"fds [0, 1, 2]"}
+
+
+def test_second_master_is_refused_before_it_starts_anything(controlled: Start, start: Start, address: Path) -> None:
+    first = controlled("healthy")
+    second = start("healthy", "--control", str(address))
+    assert second.process.wait(10) == 2
+    assert f"another mxworker (process {first.pid}) already runs under this name" in second.stderr()
+    assert second.events() == []
+    assert status(address)["pid"] == first.pid
+
+
+def test_socket_of_a_dead_master_is_replaced(controlled: Start, address: Path) -> None:
+    first = controlled("healthy")
+    first.kill(signal.SIGKILL)
+    first.process.wait()
+    first.wait_until_gone()
+    assert address.exists()
+    second = controlled("healthy")
+    assert status(address)["pid"] == second.pid
+
+
+def test_lock_of_a_living_master_counts_even_when_its_socket_was_removed(address: Path) -> None:
+    listener = Listener(address)
+    address.unlink()
+    with pytest.raises(ConfigError, match="already runs under this name"):
+        Listener(address)
+    listener.close()
+    Listener(address).close()
+
+
+def test_file_that_is_no_socket_is_left_alone(address: Path) -> None:
+    address.write_text("precious")
+    with pytest.raises(ConfigError, match="is no socket"):
+        Listener(address)
+    assert address.read_text() == "precious"
+    address.unlink()
+    Listener(address).close()
+
+
+def test_lock_that_is_a_link_is_not_followed(address: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    address.with_name("test.sock.lock").symlink_to(target)
+    with pytest.raises(OSError, match="symbolic links"):
+        Listener(address)
+    assert not target.exists()
+
+
+def test_address_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="at most 107 bytes"):
+        Listener(tmp_path / ("x" * ADDRESS_BYTES))
+
+
+def test_directory_is_made_for_us_alone(tmp_path: Path) -> None:
+    own_directory(tmp_path / "own")
+    own_directory(tmp_path / "own")
+    assert stat.S_IMODE((tmp_path / "own").stat().st_mode) == 0o700
+
+
+def test_directory_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path)
+    plain = tmp_path / "plain"
+    plain.touch()
+    for wrong in (shared, link, plain):
+        with pytest.raises(ConfigError, match="nobody else can write to"):
+            own_directory(wrong)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+def test_other_users_are_turned_away(controlled: Start, address: Path) -> None:
+    controlled("healthy")
+    address.parent.chmod(0o755)
+    address.chmod(0o666)
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setuid(65534)
+            with connect(address) as connection:
+                os.write(writer, all_that_comes(connection))
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    os.close(writer)
+    told = os.read(reader, 65536)
+    os.close(reader)
+    assert b"its own user and from root alone" in told
+
+
+# ---- clients that are slow, many, or mad
+
+
+def test_request_may_come_in_pieces_and_several_on_one_connection(controlled: Start, address: Path) -> None:
+    controlled("healthy")
+    with connect(address) as connection:
+        for byte in line_of(Status()):
+            connection.send(bytes([byte]))
+        connection.send(line_of(Status()) * 3 + b"nonsense\n")
+        connection.shutdown(socket.SHUT_WR)
+        lines = all_that_comes(connection).splitlines()
+    assert [orjson.loads(line)["ok"] for line in lines] == [True, True, True, True, False]
+
+
+@pytest.mark.parametrize("size", [REQUEST_BYTES, REQUEST_BYTES + 1, 100_000])
+def test_request_that_is_too_long_is_refused_and_ends_the_connection(
+    controlled: Start, address: Path, size: int
+) -> None:
+    controlled("healthy")
+    with connect(address) as connection:
+        try:
+            connection.sendall(b"x" * size + b"\n")
+        except ConnectionError:
+            pass
+        assert b"at most 4096 bytes" in all_that_comes(connection)
+
+
+def test_dribbling_does_not_extend_the_time_of_a_client(controlled: Start, address: Path) -> None:
+    controlled("healthy")
+    with connect(address) as connection:
+        began_at = time.monotonic()
+        while not select.select([connection], [], [], 0.1)[0]:
+            connection.send(b" ")
+        assert all_that_comes(connection) == b""
+    assert 4.9 < time.monotonic() - began_at < 5 + SOON_S
+
+
+def test_client_that_does_not_read_its_answer_is_dropped(controlled: Start, address: Path) -> None:
+    service = controlled("healthy", "--workers", "60")
+    with connect(address) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        began_at = time.monotonic()
+        with pytest.raises(ConnectionError):  # its requests are read only as its answers are
+            connection.sendall(line_of(Status()) * 100_000)
+    assert time.monotonic() - began_at < 5 + 2 * SOON_S
+    assert "request failed" not in service.stderr()
+
+
+def test_one_client_more_than_there_are_places_is_told_so(controlled: Start, address: Path) -> None:
+    controlled("healthy")
+    places = [connect(address) for _ in range(CLIENTS)]
+    for connection in places:
+        connection.sendall(b"{")
+    with connect(address) as connection:
+        assert b"busy" in all_that_comes(connection)
+    for connection in places:
+        connection.close()
+
+
+def test_thousand_dribblers_and_a_good_client(
+    controlled: Start, address: Path, scale: Callable[[int, int], int], rng: random.Random
+) -> None:
+    service = controlled("healthy", "--heartbeat", HEARTBEAT_S)
+    dribblers: list[socket.socket] = []
+    waited_s = []
+    for _ in range(scale(100, 1000)):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.setblocking(False)
+        try:
+            connection.connect(str(address))
+        except BlockingIOError:
+            pass  # the backlog is full of others of its kind
+        dribblers.append(connection)
+        for one in rng.sample(dribblers, min(10, len(dribblers))):
+            try:
+                one.send(b" ")
+            except OSError:
+                pass
+        if len(dribblers) % 20 == 0:
+            began_at = time.monotonic()
+            status(address, within_s=5)
+            waited_s.append(time.monotonic() - began_at)
+    for connection in dribblers:
+        connection.close()
+    assert max(waited_s) < SOON_S
+    is_unharmed(service)
+
+
+def test_fuzzed_requests_do_not_disturb_supervision(
+    controlled: Start, address: Path, scale: Callable[[int, int], int], rng: random.Random
+) -> None:
+    service = controlled("healthy", "--heartbeat", HEARTBEAT_S)
+    left = scale(10_000, 100_000)
+    waited_s = []
+    while left > 0:
+        requests = [fuzzed(rng) for _ in range(rng.randint(1, 500))]
+        with connect(address) as connection:
+            stays = rng.random() < 0.9
+            sent = requests if stays else requests[: rng.randrange(len(requests))]
+            answers = flood(connection, b"".join(sent), stays, rng)
+        if stays:
+            assert len(answers) == len(requests)
+            left -= len(requests)
+        began_at = time.monotonic()
+        status(address, within_s=5)
+        waited_s.append(time.monotonic() - began_at)
+    assert max(waited_s) < SOON_S
+    is_unharmed(service)
+
+
+def fuzzed(rng: random.Random) -> bytes:
+    """Return a line that is no request, though often nearly one; none of them may stop the service or scale it."""
+    line = bytearray(rng.choice([line_of(Status()), line_of(Pause("q")), line_of(Dump()), b'{"do":"scale","workers":']))
+    match rng.randrange(4):
+        case 0:
+            line[rng.randrange(len(line))] = rng.randrange(256)
+        case 1:
+            line = line[: rng.randrange(len(line))]
+        case 2:
+            line = bytearray(rng.randbytes(rng.randrange(200)))
+        case _:
+            line = bytearray(
+                b'{"do":"status","' + rng.randbytes(5).hex().encode() + b'":[' + b"[" * rng.randrange(2000)
+            )
+    return bytes(line).replace(b"\n", b"") + b"\n"
+
+
+def flood(connection: socket.socket, requests: bytes, stays: bool, rng: random.Random) -> list[bytes]:
+    """Send all, in random pieces, and return the answers that came; who does not stay goes when all is sent."""
+    connection.setblocking(False)
+    received = b""
+    while requests or stays:
+        readable, writable, _ = select.select([connection], [connection] if requests else [], [], 10)
+        assert readable or writable, "the service neither answers nor takes more"
+        if readable:
+            chunk = connection.recv(65536)
+            received += chunk
+            if not chunk:
+                break
+        if writable:
+            try:
+                requests = requests[connection.send(requests[: rng.randint(1, 5000)]) :]
+            except BlockingIOError:
+                continue
+            if not requests:
+                connection.shutdown(socket.SHUT_WR)
+    return received.splitlines()
+
+
+def is_unharmed(service: Service) -> None:
+    """See that no worker was replaced or judged, and that a stop works."""
+    assert len(service.events("boot")) == 2
+    assert "request failed" not in service.stderr()
+    assert "overslept" not in service.stderr()
+    assert "ABORTING" not in service.stderr()
+    service.kill(signal.SIGTERM)
+    assert service.wait() == 0
+    assert service.survivors() == []
+
+
+def test_ask_says_that_nobody_is_there(address: Path) -> None:
+    with pytest.raises(NoAnswer, match="no service answers at"):
+        status(address, within_s=0.2)
+
+
+def test_ask_gives_up_on_a_service_that_does_not_answer(address: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(address))
+        mute.listen()
+        with pytest.raises(NoAnswer, match="gave no answer in time"):
+            status(address, within_s=0.2)

@@ -1,0 +1,138 @@
+"""Requests over the control socket, and where it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mxworker.control import (
+    ADDRESS_BYTES,
+    ANSWER_BYTES,
+    Dump,
+    LogLevel,
+    Pause,
+    Reload,
+    Request,
+    RequestRefused,
+    Resume,
+    Scale,
+    Status,
+    Stop,
+    answer_line,
+    directories,
+    file_name,
+    line_of,
+    parse,
+)
+
+REQUESTS: list[tuple[bytes, Request]] = [
+    (b'{"do": "status"}', Status()),
+    (b'{"do": "reload"}', Reload()),
+    (b'{"do": "pause"}', Pause()),
+    (b'{"do": "pause", "queue": "orders"}', Pause("orders")),
+    (b'{"queue": null, "do": "resume"}', Resume()),
+    (b'{"do": "resume", "queue": "orders"}', Resume("orders")),
+    (b'{"do": "scale", "workers": 512}', Scale(512)),
+    (b'{"do": "stop"}', Stop()),
+    (b'{"do": "dump"}', Dump()),
+    (b'{"do": "log-level", "level": "debug"}', LogLevel("debug")),
+]
+
+REFUSED = [
+    (b"", "a request is a JSON object on one line"),
+    (b"status", "a request is a JSON object on one line"),
+    (b"\xff\xfe", "a request is a JSON object on one line"),
+    (b"[" * 4000, "a request is a JSON object on one line"),
+    (b'["status"]', 'what to "do"'),
+    (b"{}", 'what to "do"'),
+    (b'{"do": 1}', 'what to "do"'),
+    (b'{"do": "shutdown"}', "nobody here knows how to do 'shutdown'. Known are: status, reload,"),
+    (b'{"do": "status", "verbose": true}', "status has no field 'verbose'. It has none."),
+    (b'{"do": "pause", "queues": []}', "pause has no field 'queues'. It has: queue."),
+    (b'{"do": "pause", "queue": 7}', "pause: 'queue' is 7, but must be the name of a queue."),
+    (b'{"do": "scale"}', "scale needs the field 'workers'."),
+    (b'{"do": "scale", "workers": 0}', "scale: 'workers' is 0, but must be a number from 1 to 512."),
+    (b'{"do": "scale", "workers": 513}', "must be a number from 1 to 512"),
+    (b'{"do": "scale", "workers": true}', "must be a number from 1 to 512"),
+    (b'{"do": "scale", "workers": "4"}', "must be a number from 1 to 512"),
+    (b'{"do": "log-level", "level": "loud"}', "must be one of debug, info, warning, error"),
+    (b'{"do": "log-level", "level": []}', "must be one of debug, info, warning, error"),
+]
+
+
+@pytest.mark.parametrize(("line", "request_"), REQUESTS)
+def test_line_means_its_request(line: bytes, request_: Request) -> None:
+    assert parse(line) == request_
+    assert parse(line_of(request_)) == request_
+
+
+@pytest.mark.parametrize(("line", "why"), REFUSED)
+def test_what_is_no_request_is_refused_and_told_why(line: bytes, why: str) -> None:
+    with pytest.raises(RequestRefused) as refused:
+        parse(line)
+    assert why in str(refused.value)
+    assert len(str(refused.value)) < 1000
+
+
+JSON = st.recursive(st.text() | st.integers() | st.none(), lambda inner: st.dictionaries(st.text(), inner))
+
+
+@given(st.binary(max_size=200) | JSON.map(lambda value: repr(value).replace("'", '"').encode()))
+def test_any_line_is_a_request_or_refused(line: bytes) -> None:
+    try:
+        parsed = parse(line)
+    except RequestRefused as error:
+        text = str(error)
+        text.encode()
+    else:
+        parse(line_of(parsed))
+
+
+def test_answer_beyond_its_bound_becomes_a_refusal() -> None:
+    assert orjson.loads(answer_line({"ok": True}))["ok"]
+    line = answer_line({"ok": True, "text": "x" * ANSWER_BYTES})
+    assert len(line) < 100
+    assert not orjson.loads(line)["ok"]
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("shop", "shop.sock"),
+        ("app:handlers", "app-handlers.sock"),
+        ("path/app.py:handlers", "path-app.py-handlers.sock"),
+        ("../../etc/passwd", "-..-etc-passwd.sock"),
+        ("größe\n", "gr--e-.sock"),
+        (".hidden", "hidden.sock"),
+    ],
+)
+def test_name_becomes_one_file_of_the_directory(name: str, file: str) -> None:
+    assert file_name(name) == file
+
+
+@given(st.text(min_size=1))
+def test_any_name_fits_a_file_and_an_address(name: str) -> None:
+    file = file_name(name)
+    assert "/" not in file
+    assert file not in (".", "..")
+    assert len(str(Path("/run/user/1000000000/mxworker", file)).encode()) <= ADDRESS_BYTES
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, ["/tmp/mxworker-7", "/run/mxworker"]),
+        ({"XDG_RUNTIME_DIR": "/run/user/7"}, ["/run/user/7/mxworker", "/tmp/mxworker-7", "/run/mxworker"]),
+        (
+            {"RUNTIME_DIRECTORY": "/run/shop:/run/cache", "XDG_RUNTIME_DIR": "/run/user/7"},
+            ["/run/shop", "/run/user/7/mxworker", "/tmp/mxworker-7", "/run/mxworker"],
+        ),
+        ({"RUNTIME_DIRECTORY": "", "XDG_RUNTIME_DIR": "relative"}, ["/tmp/mxworker-7", "/run/mxworker"]),
+    ],
+)
+def test_directory_is_the_first_that_the_environment_names(environment: dict[str, str], expected: list[str]) -> None:
+    assert [str(path) for path in directories(environment, 7)] == expected
