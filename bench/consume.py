@@ -29,7 +29,17 @@ QUEUE = "mxworker-bench"
 def _mxworker(registry: str) -> list[str]:
     """Return the command that runs one registry of the application in one worker."""
     run = [sys.executable, "-m", "mxworker", "run", f"bench.consume_app:{registry}", "--app-dir", "."]
-    return [*run, "--workers", "1", "--process-concurrency", "1000", "--log-level", "warning"]
+    return [
+        *run,
+        "--name",
+        f"bench-{os.getpid()}",
+        "--workers",
+        "1",
+        "--process-concurrency",
+        "1000",
+        "--log-level",
+        "warning",
+    ]
 
 
 COMMANDS = {

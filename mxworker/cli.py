@@ -1,4 +1,4 @@
-"""The command line, and the one place that puts the parts together.
+"""The command line, and the one place that puts the parts together. What asks a running service is in `cli_control`.
 
 `run` turns flags and environment into settings, sets up logging, maps the board and hands the master a function that
 lives as a worker. Everything heavy is imported inside the command: `mxworker --help` must stay quick.
@@ -18,6 +18,7 @@ import click
 
 from mxworker import __version__
 from mxworker.brokers import Brokers, Tls
+from mxworker.cli_control import ctl, status
 from mxworker.config import (
     DEFAULT_PROCESS_CONCURRENCY,
     MAX_WORKERS,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mxworker.board import Board
+    from mxworker.master.control import Listener
 
 log = logging.getLogger("mxworker")
 
@@ -95,6 +97,10 @@ def main() -> None:
     """Run a multi-process RabbitMQ worker service."""
 
 
+main.add_command(ctl)
+main.add_command(status)
+
+
 @main.command(
     epilog="Durations read 250ms, 30s, 5m, sizes 512MB, 1GiB.  TERM or Ctrl-C drains; Ctrl-C again cancels handlers."
 )
@@ -139,6 +145,8 @@ def main() -> None:
 )
 @_option("--max-rss", type=_Size(), help="Replace a worker that takes so much memory.")
 @_option("--max-age", type=_Duration(), help="Replace a worker that is so old.")
+@_option("--name", help="What this service is called, by 'mxworker status' for one.  [default: APP]")
+@_option("--control-socket", type=click.Path(), help="Take requests here.  [default: NAME.sock in a runtime directory]")
 @_option("--burst", is_flag=True, help="Exit with 0 when the queues are empty.")
 @_option("--app-dir", type=click.Path(exists=True, file_okay=False), help="Look for APP here first.")
 @_option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
@@ -221,23 +229,39 @@ def _supervise(app: str, brokers: Brokers, flags: dict[str, Any], as_text: bool)
     if workers is None:
         cpus = usable()
         workers, origin = min(cpus.count, MAX_WORKERS), f"auto: {cpus.origin}"
+    name = flags["name"] or app
     consumption = _consumption(app, brokers, flags)
+    listener = _listener(name, flags["control_socket"])
     board = Board(MAX_WORKERS + 1)  # one slot more, in which a replacement starts
-    greeting = _Greeting(app, brokers, f"{workers} ({origin})", as_text)
-    code = loop.run(
-        _supervision(app, workers, flags),
-        board,
-        run_worker=lambda number: worker.run(consumption, board, number),
-        announce=greeting.ready,
-    )
+    control = "none" if listener is None else str(listener.path)
+    greeting = _Greeting(app, brokers, f"{workers} ({origin})", control, as_text)
+    try:
+        code = loop.run(
+            _supervision(name, workers, flags),
+            board,
+            run_worker=lambda number: worker.run(consumption, board, number),
+            announce=greeting.ready,
+            listener=listener,
+        )
+    finally:
+        if listener is not None:
+            listener.close()
     if board.ever_ready:
         log.info("stopped with exit code %d: %s", code, _tally(board))
     return code
 
 
-def _supervision(app: str, workers: int, flags: dict[str, Any]) -> Supervision:
+def _listener(name: str, asked: str | None) -> Listener | None:
+    """Return where requests come in."""
+    from mxworker.control import directories
+    from mxworker.master.control import listen, listen_at
+
+    return listen(name, directories(os.environ, os.geteuid())) if asked is None else listen_at(Path(asked))
+
+
+def _supervision(name: str, workers: int, flags: dict[str, Any]) -> Supervision:
     return Supervision(
-        name=app,
+        name=name,
         workers=workers,
         drain_timeout_s=flags["drain_timeout"],
         heartbeat_timeout_s=flags["heartbeat_timeout"],
@@ -268,7 +292,7 @@ def _consumption(app: str, brokers: Brokers, flags: dict[str, Any]) -> Consumpti
 class _Greeting:
     """What is said at the start: a fact a line for people, one event with all facts in a JSON log."""
 
-    def __init__(self, app: str, brokers: Brokers, workers: str, as_text: bool) -> None:
+    def __init__(self, app: str, brokers: Brokers, workers: str, control: str, as_text: bool) -> None:
         """Say to people what is known before the first worker."""
         python = ".".join(str(part) for part in sys.version_info[:3])
         self._facts = {
@@ -276,6 +300,7 @@ class _Greeting:
             "app": app,
             "broker": str(brokers),
             "workers": workers,
+            "control": control,
         }
         self._as_text = as_text
         if as_text:

@@ -26,7 +26,8 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]")
 _NAME_CHARACTERS = 60  # so that, in its usual directory, the address stays short enough
-_SYSTEM_DIRECTORY = Path("/run/mxworker")  # RuntimeDirectory=mxworker of a system unit, seen from an operator's shell
+SYSTEM_DIRECTORY = Path("/run/mxworker")
+"""Where a system unit with RuntimeDirectory=mxworker has its socket, for an operator whose shell is not told so."""
 
 
 class RequestRefused(MxWorkerError):
@@ -181,14 +182,14 @@ def file_name(name: str) -> str:
 
 
 def directories(environment: Mapping[str, str], uid: int) -> tuple[Path, ...]:
-    """Return where sockets are looked for, in this order; a service puts its own into the first one.
+    """Return where sockets may be; a service puts its own into the first one that it can use.
 
     That is what systemd made for the unit (systemd.exec(5): several are separated by colons), what the session has for
     its user, or a directory in /tmp with the number of the user.
     """
-    own = environment.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    unit = environment.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     session = environment.get("XDG_RUNTIME_DIR", "")
-    found = [Path(own)] if own.startswith("/") else []
+    found = [Path(unit)] if unit.startswith("/") else []
     if session.startswith("/"):
         found.append(Path(session, "mxworker"))
-    return (*found, Path(f"/tmp/mxworker-{uid}"), _SYSTEM_DIRECTORY)  # noqa: S108  its owner and mode are checked
+    return (*found, Path(f"/tmp/mxworker-{uid}"))  # noqa: S108  its owner and mode are checked

@@ -80,6 +80,7 @@ class Service:
 async def running(app: str, workers: int, env: Mapping[str, str], log: Path) -> AsyncIterator[Service]:
     """Start `mxworker run APP` with `env` on top of our environment; afterwards it has stopped, in order."""
     arguments = ["run", app, f"--workers={workers}", f"--app-dir={REPOSITORY}", "--log-level=info", "--log-format=text"]
+    arguments.append(f"--name=demo-{os.getpid()}")  # two demos may run at once
     print(f"$ mxworker {shlex.join(arguments[:3])}\n  its log: {log}", file=sys.stderr)
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(

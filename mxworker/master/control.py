@@ -38,6 +38,7 @@ from mxworker.control import (
     RequestRefused,
     Status,
     answer_line,
+    file_name,
     parse,
     refusal,
 )
@@ -70,13 +71,10 @@ class Listener:
     def __init__(self, path: Path) -> None:
         """Take the address `path`, in a directory that exists.
 
-        Raises ConfigError when another master has it or when it cannot be one, OSError when the place cannot be used.
+        Raises ConfigError when another master has it or something else is there, OSError when the place cannot be used.
         """
         if len(os.fsencode(path)) > ADDRESS_BYTES:
-            raise ConfigError(
-                f"'{path}' is too long: the address of a socket has at most {ADDRESS_BYTES} bytes.\n"
-                "  Name a shorter one with --control-socket."
-            )
+            raise OSError(errno.ENAMETOOLONG, f"the address of a socket has at most {ADDRESS_BYTES} bytes")
         self.path = path
         self._lock_fd = _lock(path)
         try:
@@ -130,6 +128,34 @@ def _bind(path: Path) -> socket.socket:
     finally:
         os.umask(former)
     return listening
+
+
+def listen_at(path: Path) -> Listener:
+    """Listen at the place that the operator asked for. Raises ConfigError when that cannot be."""
+    try:
+        return Listener(path.absolute())
+    except OSError as error:
+        raise ConfigError(f"no control socket can be made at '{path}': {error.strerror}.") from error
+
+
+def listen(name: str, places: Sequence[Path]) -> Listener | None:
+    """Listen as the service `name` in the first of the places that works; None, with a warning, when none does.
+
+    Raises ConfigError when another service has the name, or when others have laid hands on the place.
+    """
+    for place in places:
+        try:
+            if place.parent.stat().st_uid in (0, os.geteuid()):  # XDG_RUNTIME_DIR outlives su(1), with another's
+                own_directory(place)
+                return Listener(place / file_name(name))
+        except OSError:
+            continue  # a read-only root, for one
+    _LOG.warning(
+        "no control socket: nothing can be written to %s. 'mxworker ctl' and 'mxworker status' will not reach this "
+        "service. Name a place for it with --control-socket",
+        " or ".join(map(str, places)),
+    )
+    return None
 
 
 def own_directory(path: Path) -> None:

@@ -6,16 +6,15 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from mxworker.control import ANSWER_BYTES, Request, RequestRefused, directories, file_name, line_of
+from mxworker.control import ANSWER_BYTES, Request, RequestRefused, file_name, line_of
 from mxworker.errors import ConfigError, MxWorkerError
-from mxworker.printable import printable
 
 _BUSY_AGAIN_S = 0.05
 _CHUNK_BYTES = 65536
@@ -26,25 +25,29 @@ class NoAnswer(MxWorkerError):
     """No service answers at the address; the text says what to do."""
 
 
-def find(environment: Mapping[str, str], name: str | None) -> Path:
-    """Return the socket of the service `name`; without a name, of the only one there is.
+def find(places: Sequence[Path], name: str | None) -> Path:
+    """Return the socket of the service `name` in one of the places; without a name, of the only one that is there.
 
     Raises ConfigError when it is not clear which is meant, NoAnswer when there is none.
     """
-    places = directories(environment, os.geteuid())
     if name is not None:
-        path = next((place / file_name(name) for place in places if (place / file_name(name)).exists()), None)
-        if path is None:
-            raise NoAnswer(f"no service called '{name}' runs here: {_no_socket(places)}")
-        return path
-    found = [path for place in places for path in _sockets_in(place)]
+        found = [path for place in places if (path := place / file_name(name)).exists()][:1]
+        who = f"no service called '{name}' runs here"
+    else:
+        found = [path for place in places for path in _sockets_in(place)]
+        who = "no service runs here"
+    if len(found) > 1:
+        found = [path for path in found if _is_in_use(path)] or found  # one that was killed leaves its socket behind
     match found:
         case []:
-            raise NoAnswer(f"no service runs here: {_no_socket(places)}")
+            raise NoAnswer(
+                f"{who}: there is no socket of it in {' or '.join(map(str, places))}.\n"
+                "  Ask as the user of the service, and name its place with --control-socket if it has one of its own."
+            )
         case [path]:
             return path
         case _:
-            listed = "\n".join(f"  {printable(str(path))}" for path in found)
+            listed = "\n".join(f"  {path}" for path in found)
             raise ConfigError(f"several services run here. Say which one with --name or --control-socket:\n{listed}")
 
 
@@ -54,11 +57,15 @@ def _sockets_in(place: Path) -> list[Path]:
     return []
 
 
-def _no_socket(places: tuple[Path, ...]) -> str:
-    return (
-        f"there is no socket of it in {' or '.join(map(str, places))}.\n"
-        "  Ask as the user of the service, and name its place with --control-socket if it has one of its own."
-    )
+def _is_in_use(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as connection:
+        try:
+            connection.connect(os.fspath(path))
+        except BlockingIOError:
+            return True  # so many others wait to be let in
+        except OSError:
+            return False
+        return True
 
 
 def ask(path: Path, request: Request, deadline: float) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -37,7 +38,11 @@ def run(
     if url_file is not None:
         environment["MXWORKER_BROKER_URL_FILE"] = url_file
     command = [sys.executable, "-m", "mxworker", "run", "--workers=2", "--log-level=error", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    with tempfile.TemporaryDirectory(prefix="mx-") as runtime:
+        environment["XDG_RUNTIME_DIR"] = runtime
+        return subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
 
 
 @pytest.fixture

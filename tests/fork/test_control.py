@@ -32,7 +32,7 @@ from mxworker.control import (
     line_of,
 )
 from mxworker.errors import ConfigError
-from mxworker.master.control import CLIENTS, Listener, own_directory
+from mxworker.master.control import CLIENTS, Listener, listen, listen_at, own_directory
 from mxworker.remote.client import NoAnswer, ask
 from tests.fork.conftest import Service, Start
 from tests.harness.waiting import wait_until
@@ -242,7 +242,36 @@ def test_lock_that_is_a_link_is_not_followed(address: Path, tmp_path: Path) -> N
 
 def test_address_that_is_too_long_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="at most 107 bytes"):
-        Listener(tmp_path / ("x" * ADDRESS_BYTES))
+        listen_at(tmp_path / ("x" * ADDRESS_BYTES))
+
+
+def test_asked_place_that_cannot_be_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no control socket can be made at"):
+        listen_at(tmp_path / "missing" / "x.sock")
+
+
+def test_usual_place_is_made_in_the_first_directory_that_works(address: Path) -> None:
+    listener = listen("app:handlers", [Path("/proc/none"), address.parent / "own"])
+    assert listener is not None
+    assert listener.path == address.parent / "own" / "app-handlers.sock"
+    listener.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_runtime_directory_of_another_user_is_passed_over(address: Path) -> None:
+    given_away = address.parent / "given away"
+    given_away.mkdir()
+    os.chown(given_away, 65534, 65534)
+    listener = listen("app", [given_away / "mxworker", address.parent / "own"])
+    assert listener is not None
+    assert listener.path == address.parent / "own" / "app.sock"
+    listener.close()
+
+
+def test_service_without_any_place_is_warned_of_once(address: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert listen("app", [address / "missing", Path("/proc/none")]) is None
+    (warning,) = caplog.messages
+    assert "no control socket: nothing can be written to" in warning
 
 
 def test_directory_is_made_for_us_alone(tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,7 +51,8 @@ class Service:
     """A running command. stdout and stderr go to files in `directory`, `<name>.out` and `<name>.err`.
 
     The environment is ours without `MXWORKER_*`, with the repository on `PYTHONPATH` (so that a handler module can
-    import the ledger), and with `env` on top.
+    import the ledger), and with `env` on top. Its control socket is in a directory of its own, however many of one name
+    run at once.
     """
 
     def __init__(
@@ -57,6 +60,8 @@ class Service:
     ) -> None:
         self.command = list(command)
         self._directory = directory
+        self._runtime = tempfile.mkdtemp(prefix="mx-")  # short, as the address of a socket has to be
+        self._env = _environment({"XDG_RUNTIME_DIR": self._runtime, **(env or {})})
         self._err = directory / f"{name}.err"
         self._out = directory / f"{name}.out"
         with self._err.open("ab") as err, self._out.open("ab") as out:
@@ -66,7 +71,7 @@ class Service:
                 stdout=out,
                 stderr=err,
                 cwd=directory,
-                env=_environment(env or {}),
+                env=self._env,
                 start_new_session=True,
             )
 
@@ -101,6 +106,13 @@ class Service:
         """Send a signal to the master; one that has ended is left alone."""
         self._popen.send_signal(number)
 
+    def mxworker(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run another `mxworker` command, such as `ctl`, to its end, in the environment of the service."""
+        command = [sys.executable, "-m", "mxworker", *arguments]
+        return subprocess.run(
+            command, cwd=self._directory, env=self._env, capture_output=True, text=True, timeout=60, check=False
+        )
+
     def wait_ready(self, timeout_s: float = 30.0, times: int = 1) -> None:
         """Wait until the log says `Ready in`, `times` times over; a master that ends first is an AssertionError."""
 
@@ -134,6 +146,7 @@ class Service:
                 self.signal(SIGKILL)
                 self._popen.wait(_KILL_PATIENCE_S)
         wait_until(self._kill_survivors, _KILL_PATIENCE_S, f"the end of all processes of {self!r}")
+        shutil.rmtree(self._runtime, ignore_errors=True)
 
     # Its processes
 
@@ -188,7 +201,7 @@ class Service:
 
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("MXWORKER_")}
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("MXWORKER_", "RUNTIME_DIR"))}
     path = os.pathsep.join(filter(None, [str(REPOSITORY), ours.get("PYTHONPATH")]))
     return {**ours, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **extra}
 

@@ -125,13 +125,13 @@ def test_any_name_fits_a_file_and_an_address(name: str) -> None:
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({}, ["/tmp/mxworker-7", "/run/mxworker"]),
-        ({"XDG_RUNTIME_DIR": "/run/user/7"}, ["/run/user/7/mxworker", "/tmp/mxworker-7", "/run/mxworker"]),
+        ({}, ["/tmp/mxworker-7"]),
+        ({"XDG_RUNTIME_DIR": "/run/user/7"}, ["/run/user/7/mxworker", "/tmp/mxworker-7"]),
         (
             {"RUNTIME_DIRECTORY": "/run/shop:/run/cache", "XDG_RUNTIME_DIR": "/run/user/7"},
-            ["/run/shop", "/run/user/7/mxworker", "/tmp/mxworker-7", "/run/mxworker"],
+            ["/run/shop", "/run/user/7/mxworker", "/tmp/mxworker-7"],
         ),
-        ({"RUNTIME_DIRECTORY": "", "XDG_RUNTIME_DIR": "relative"}, ["/tmp/mxworker-7", "/run/mxworker"]),
+        ({"RUNTIME_DIRECTORY": "", "XDG_RUNTIME_DIR": "relative"}, ["/tmp/mxworker-7"]),
     ],
 )
 def test_directory_is_the_first_that_the_environment_names(environment: dict[str, str], expected: list[str]) -> None:

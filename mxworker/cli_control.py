@@ -1,0 +1,155 @@
+"""The commands that ask a running service: `status` and `ctl`. A part of `cli`.
+
+Exit codes: 0 done, 1 refused, not so, or nobody answers, 2 it is not clear which service is meant.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from mxworker import control
+from mxworker.errors import ConfigError, ExitCode, MxWorkerError
+
+_ANSWER_WITHIN_S = 10.0
+_HEALTHY_WITHIN_S = 2.0
+_LOOK_AGAIN_S = 0.2
+
+
+def _of_service(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that say which service is meant."""
+    for flag, help_text in (
+        ("--control-socket", "Where the service takes requests."),
+        ("--name", "What the service is called."),
+    ):
+        variable = "MXWORKER_" + flag.removeprefix("--").replace("-", "_").upper()
+        command = click.option(flag, envvar=variable, show_envvar=True, help=help_text)(command)
+    return command
+
+
+@click.command()
+@_of_service
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+@click.option("--healthy", is_flag=True, help="Only say, also by the exit code, whether it works as it should.")
+@click.option("--ready", is_flag=True, help="The same, and whether enough workers consume.")
+def status(name: str | None, control_socket: str | None, as_json: bool, healthy: bool, ready: bool) -> None:
+    """Show how a running service is.  Without --name: the only one that runs here."""
+    from mxworker.status_table import render
+
+    within_s = _HEALTHY_WITHIN_S if healthy or ready else _ANSWER_WITHIN_S
+    found = _asked(control.Status(), name, control_socket, within_s)["status"]
+    if healthy or ready:
+        problem = found["unhealthy_because"] or (ready and found["unready_because"])
+        click.echo(problem or ("ready" if ready else "healthy"))
+        sys.exit(ExitCode.RUNTIME if problem else ExitCode.OK)
+    click.echo(json.dumps(found, indent=2) if as_json else render(found))
+
+
+@click.group()
+def ctl() -> None:
+    """Steer a running service."""
+
+
+@ctl.command()
+@_of_service
+@click.option("--no-wait", is_flag=True, help="Do not wait for the outcome.")
+def reload(name: str | None, control_socket: str | None, no_wait: bool) -> None:
+    """Replace all workers, one by one, by ones that load the code anew."""
+    generation = _asked(control.Reload(), name, control_socket)["generation"]
+    if no_wait:
+        click.echo(f"Generation {generation} is on its way.")
+        return
+    while True:
+        outcome = _asked(control.Status(), name, control_socket)["status"]["reload"]
+        if outcome["state"] != "rolling":
+            break
+        time.sleep(_LOOK_AGAIN_S)
+    if outcome["state"] == "refused":
+        _fail(f"generation {outcome['generation']} was refused: {outcome['why']}\n  What served before goes on.")
+    click.echo(f"Generation {outcome['generation']} serves.")
+
+
+@ctl.command()
+@click.argument("queue", required=False)
+@_of_service
+def pause(queue: str | None, name: str | None, control_socket: str | None) -> None:
+    """Consume QUEUE no more, or without it no queue; what runs is finished."""
+    _say_paused(_asked(control.Pause(queue), name, control_socket))
+
+
+@ctl.command()
+@click.argument("queue", required=False)
+@_of_service
+def resume(queue: str | None, name: str | None, control_socket: str | None) -> None:
+    """Take back `pause QUEUE`, or without it `pause`."""
+    _say_paused(_asked(control.Resume(queue), name, control_socket))
+
+
+@ctl.command()
+@click.argument("workers", type=int)
+@_of_service
+def scale(workers: int, name: str | None, control_socket: str | None) -> None:
+    """Have so many workers."""
+    answer = _asked(control.Scale(workers), name, control_socket)
+    click.echo(f"From {answer['workers_before']} to {answer['workers']} workers.")
+
+
+@ctl.command()
+@_of_service
+def stop(name: str | None, control_socket: str | None) -> None:
+    """Drain, and end the service."""
+    _asked(control.Stop(), name, control_socket)
+    click.echo("The service drains.")
+
+
+@ctl.command()
+@_of_service
+def dump(name: str | None, control_socket: str | None) -> None:
+    """Have each worker log what it runs, with stacks."""
+    _asked(control.Dump(), name, control_socket)
+    click.echo("The workers write it to the log of the service.")
+
+
+@ctl.command("log-level")
+@click.argument("level", type=click.Choice(control.LOG_LEVELS))
+@_of_service
+def log_level(level: str, name: str | None, control_socket: str | None) -> None:
+    """Log from LEVEL on, master and workers."""
+    _asked(control.LogLevel(level), name, control_socket)
+    click.echo(f"Logs from {level} on.")
+
+
+def _say_paused(answer: dict[str, Any]) -> None:
+    from mxworker.status_table import paused_text, printable_lines
+
+    click.echo(printable_lines([f"Paused now: {paused_text(answer['paused']) or 'nothing'}."]))
+
+
+def _asked(
+    request: control.Request, name: str | None, control_socket: str | None, within_s: float = _ANSWER_WITHIN_S
+) -> dict[str, Any]:
+    """Return the service's answer; end the command when there is none, or a refusal."""
+    from mxworker.remote.client import ask, find
+
+    places = (*control.directories(os.environ, os.geteuid()), control.SYSTEM_DIRECTORY)
+    try:
+        path = Path(control_socket) if control_socket is not None else find(places, name)
+        return ask(path, request, time.monotonic() + within_s)
+    except ConfigError as error:
+        _fail(str(error), ExitCode.USAGE)
+    except MxWorkerError as error:
+        _fail(str(error))
+
+
+def _fail(text: str, code: ExitCode = ExitCode.RUNTIME) -> NoReturn:
+    from mxworker.status_table import printable_lines
+
+    click.echo(printable_lines(f"Error: {text}".split("\n")), err=True)
+    sys.exit(code)

@@ -1,0 +1,226 @@
+"""`mxworker status` and `mxworker ctl` as an operator uses them, on a real master, or one that answers by a script."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mxworker.remote.client import NoAnswer, find
+from tests.fork.conftest import Service, Start
+from tests.harness.waiting import wait_until
+
+
+@pytest.fixture
+def runtime() -> Iterator[Path]:
+    """A runtime directory, with the one for our sockets in it."""
+    directory = Path(tempfile.mkdtemp(prefix="mx-"))
+    (directory / "mxworker").mkdir(0o700)
+    yield directory
+    shutil.rmtree(directory)
+
+
+class Operator:
+    """Somebody at a shell whose session has this runtime directory, and who speaks of the service `shop`."""
+
+    def __init__(self, runtime: Path) -> None:
+        self._runtime = runtime
+
+    def __call__(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("MXWORKER_")}
+        return subprocess.run(
+            [sys.executable, "-m", "mxworker", *arguments],
+            env={**kept, "XDG_RUNTIME_DIR": str(self._runtime), "MXWORKER_NAME": "shop", **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    def done(self, *arguments: str) -> str:
+        """Return what a command says that has to succeed."""
+        ended = self(*arguments)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        return ended.stdout
+
+
+@pytest.fixture
+def operator(runtime: Path) -> Operator:
+    return Operator(runtime)
+
+
+@pytest.fixture
+def service(start_ready: Start, runtime: Path) -> Service:
+    return start_ready("healthy", "--control", str(runtime / "mxworker" / "shop.sock"))
+
+
+@contextmanager
+def answering(address: Path, answers: list[dict[str, Any]]) -> Iterator[list[str]]:
+    """Answer one request after the other, each on a connection of its own; yield what was asked for."""
+    asked: list[str] = []
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(address))
+        listening.listen()
+
+        def serve() -> None:
+            for answer in answers:
+                connection, _ = listening.accept()
+                with connection, connection.makefile("rwb") as stream:
+                    asked.append(json.loads(stream.readline())["do"])
+                    stream.write(json.dumps(answer).encode() + b"\n")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield asked
+        thread.join(10)
+        assert not thread.is_alive(), f"only {asked} was asked for"
+
+
+def reloading(state: str, why: str = "") -> dict[str, Any]:
+    return {"ok": True, "status": {"reload": {"state": state, "generation": 2, "why": why}}}
+
+
+def test_status_shows_a_line_for_each_worker(operator: Operator, service: Service) -> None:
+    shown = operator.done("status")
+    lines = shown.splitlines()
+    assert lines[0] == f"service     test, process {service.pid}, mxworker 0.1.0"
+    assert lines[1].startswith("state       running, ready, for ")
+    assert lines[2] == "workers     2 of 2 consume, code generation 1"
+    assert [line.split()[:3] for line in lines[-2:]] == [
+        [str(slot), str(service.worker(slot)), "ready"] for slot in (1, 2)
+    ]
+
+
+def test_status_as_json_has_the_same_facts(operator: Operator, service: Service) -> None:
+    told = json.loads(operator.done("status", "--json"))
+    assert (told["name"], told["pid"]) == ("test", service.pid)
+    assert [worker["slot"] for worker in told["workers"]] == [1, 2]
+
+
+def test_healthy_and_ready_are_exit_codes(operator: Operator, service: Service) -> None:
+    assert operator.done("status", "--healthy") == "healthy\n"
+    assert operator.done("status", "--ready") == "ready\n"
+    operator.done("ctl", "pause")
+    assert operator.done("status", "--healthy") == "healthy\n"
+    ended = operator("status", "--ready")
+    assert (ended.returncode, ended.stdout) == (1, "all queues are paused\n")
+
+
+def test_service_is_healthy_while_nothing_consumes(operator: Operator, start: Start, runtime: Path) -> None:
+    service = start("hangs_in_boot", "--control", str(runtime / "mxworker" / "shop.sock"))
+    service.wait_for("boot", count=2)
+    assert operator("status", "--healthy").returncode == 0
+    ended = operator("status", "--ready")
+    assert (ended.returncode, ended.stdout) == (1, "the service is starting\n")
+
+
+def test_frozen_master_is_not_healthy(operator: Operator, service: Service) -> None:
+    service.kill(signal.SIGSTOP)
+    try:
+        ended = operator("status", "--healthy")
+    finally:
+        service.kill(signal.SIGCONT)
+    assert ended.returncode == 1
+    assert "gave no answer in time" in ended.stderr
+
+
+def test_pause_and_resume_say_what_is_paused_then(operator: Operator, service: Service) -> None:
+    assert operator.done("ctl", "pause", "shop.orders") == "Paused now: shop.orders.\n"
+    assert operator.done("ctl", "pause") == "Paused now: all queues; by name: shop.orders.\n"
+    assert "paused      all queues; by name: shop.orders\n" in operator.done("status")
+    assert operator.done("ctl", "resume") == "Paused now: shop.orders.\n"
+    assert operator.done("ctl", "resume", "shop.orders") == "Paused now: nothing.\n"
+    ended = operator("ctl", "pause", "shop.order")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("Error: no worker consumes the queue 'shop.order'.")
+
+
+def test_dump_and_log_level_reach_the_workers(operator: Operator, service: Service) -> None:
+    operator.done("ctl", "dump")
+    service.wait_for("dump", count=2)
+    operator.done("ctl", "log-level", "debug")
+    service.wait_for("look False  10", count=2)
+    assert operator("ctl", "log-level", "loud").returncode == 2
+
+
+def test_stop_ends_the_service(operator: Operator, service: Service) -> None:
+    operator.done("ctl", "stop")
+    assert service.wait() == 0
+
+
+def test_reload_waits_until_the_new_code_serves(operator: Operator, runtime: Path) -> None:
+    script = [{"ok": True, "generation": 2}, reloading("rolling"), reloading("rolling"), reloading("done")]
+    with answering(runtime / "mxworker" / "shop.sock", script) as asked:
+        assert operator.done("ctl", "reload") == "Generation 2 serves.\n"
+    assert asked == ["reload", "status", "status", "status"]
+
+
+def test_reload_that_is_refused_says_why_and_fails(operator: Operator, runtime: Path) -> None:
+    why = "exit code 3\n\x1b[2J"
+    with answering(runtime / "mxworker" / "shop.sock", [{"ok": True, "generation": 2}, reloading("refused", why)]):
+        ended = operator("ctl", "reload")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == ("Error: generation 2 was refused: exit code 3\n\\x1b[2J\n  What served before goes on.\n")
+
+
+def test_reload_without_waiting_asks_once(operator: Operator, runtime: Path) -> None:
+    with answering(runtime / "mxworker" / "shop.sock", [{"ok": True, "generation": 2}]):
+        assert operator.done("ctl", "reload", "--no-wait") == "Generation 2 is on its way.\n"
+
+
+def test_busy_service_is_asked_again(operator: Operator, runtime: Path) -> None:
+    busy = {"ok": False, "error": "busy", "busy": True}
+    with answering(runtime / "mxworker" / "shop.sock", [busy, busy, {"ok": True}]) as asked:
+        operator.done("ctl", "dump")
+    assert asked == ["dump"] * 3
+
+
+def test_without_a_service_the_error_says_where_was_looked(operator: Operator, runtime: Path) -> None:
+    ended = operator("status", "--name", "no such service")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("Error: no service called 'no such service' runs here: there is no socket of it in")
+    assert f"{runtime}/mxworker" in ended.stderr
+
+
+def test_among_several_services_the_name_decides(
+    operator: Operator, service: Service, start_ready: Start, runtime: Path
+) -> None:
+    start_ready("healthy", "--name", "mail", "--control", str(runtime / "mxworker" / "mail.sock"))
+    ended = operator("status", env={"MXWORKER_NAME": ""})
+    assert ended.returncode == 2
+    assert "several services run here. Say which one with --name or --control-socket:" in ended.stderr
+    assert "mail.sock" in ended.stderr
+    assert "shop.sock" in ended.stderr
+    assert operator.done("status", "--name", "mail").startswith("service     mail,")
+
+
+def test_without_a_name_the_only_service_is_meant(service: Service, runtime: Path) -> None:
+    places = [runtime / "missing", runtime / "mxworker"]
+    assert find(places, None) == runtime / "mxworker" / "shop.sock"
+    (runtime / "mxworker" / "notes.txt").touch()
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(runtime / "mxworker" / "dead.sock"))
+    assert find(places, None) == runtime / "mxworker" / "shop.sock"
+    with pytest.raises(NoAnswer, match="no service runs here"):
+        find(places[:1], None)
+
+
+def test_socket_that_a_dead_master_left_is_told_as_such(operator: Operator, service: Service) -> None:
+    service.kill(signal.SIGKILL)
+    service.process.wait()
+    wait_until(lambda: not service.survivors(), what="the end of the workers")
+    ended = operator("status", "--name", "shop")
+    assert ended.returncode == 1
+    assert "no service answers at" in ended.stderr
