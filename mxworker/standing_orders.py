@@ -97,5 +97,10 @@ class StandingOrders:
         self._words[_Word.LOG_LEVEL] = level
 
 
+def no_orders() -> StandingOrders:
+    """Return orders that ask for nothing, for a worker without a master."""
+    return StandingOrders(memoryview(bytearray(STANDING_ORDERS_BYTES)))
+
+
 def _name_in(entry: memoryview) -> str:
     return bytes(entry[1:]).partition(b"\0")[0].decode("utf-8", "replace")

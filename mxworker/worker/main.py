@@ -4,7 +4,8 @@ The master calls `run` in the child, with signals reset and one thread. Loads th
 event loop, answers signals. Exit codes: see `errors.ExitCode`. What the operator must read when it cannot start is left
 in the board's note: the master says it once for all workers.
 
-Signals: TERM drains; USR2 drains without waiting for handlers; USR1 says what runs now, from inside a blocked loop too.
+Signals: TERM drains; USR2 drains without waiting for handlers; USR1 says what runs now, from inside a blocked loop too;
+URG has it look at the standing orders on the board.
 """
 
 from __future__ import annotations
@@ -14,10 +15,7 @@ import gc
 import logging
 import os
 import signal
-import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from types import FrameType
 
 from setproctitle import setproctitle
 
@@ -27,20 +25,22 @@ from mxworker.config import Consumption, format_duration
 from mxworker.errors import AppLoadError, BrokerError, ConnectionLost, ExitCode, MxWorkerError
 from mxworker.lifecycle import WorkerState
 from mxworker.serializers import Serializer
+from mxworker.worker.dump import dump, dump_stack
 from mxworker.worker.loading import load, select
 from mxworker.worker.loops import new_loop
+from mxworker.worker.obedience import obey_log_level
 from mxworker.worker.service import Service, describe
 
 log = logging.getLogger(__name__)
 
 _WIND_DOWN_S = 0.5
-_SHOWN_FRAMES = 5
 
 
 def run(settings: Consumption, board: Board, number: int) -> int:
     """Live as worker `number` of `board`; return the process's exit code."""
     slot = board.slot(number)
-    signal.signal(signal.SIGUSR1, lambda _, frame: _report_stack(number, frame))  # an import can hang, too
+    signal.signal(signal.SIGUSR1, lambda _, frame: dump_stack(number, frame))  # an import can hang, too
+    obey_log_level(board.orders)
     slot.words[Word.PID] = os.getpid()
     _show(number, WorkerState.BOOTING)
     slot.write_state(WorkerState.BOOTING)
@@ -95,11 +95,13 @@ async def _serve(
         must_start=lambda: not board.ever_ready or slot.is_on_trial,
         show=lambda state: _show(slot.number, state),
         serializers=serializers,
+        orders=board.orders,
     )
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, service.request_stop)
     loop.add_signal_handler(signal.SIGUSR2, service.request_cut)
-    signal.signal(signal.SIGUSR1, lambda _, frame: _report(service, slot.number, frame))
+    loop.add_signal_handler(signal.SIGURG, service.look)
+    signal.signal(signal.SIGUSR1, lambda _, frame: dump(slot.number, service.stations, frame))
     try:
         code = await service.run()
     finally:
@@ -134,27 +136,3 @@ def _explain(settings: Consumption, failure: BrokerError | AppLoadError) -> str:
 
 def _show(number: int, state: WorkerState) -> None:
     setproctitle(f"mxworker: worker {number} [{state.name.lower()}]")
-
-
-def _report(service: Service, number: int, frame: FrameType | None) -> None:
-    """Log which delivery runs now. Called by Python between two bytecodes, even when the loop never turns again."""
-    current = None
-    with suppress(RuntimeError):
-        current = asyncio.current_task()
-    for station in service.stations:
-        for deliveries, task in station.tasks():
-            if task is current:
-                log.warning(
-                    "worker %d is inside handler %s with message %s (delivery tag %d) of queue %s",
-                    number,
-                    station.handler.name,
-                    deliveries[0].message_id,
-                    deliveries[0].delivery_tag,
-                    station.handler.queue.name,
-                )
-    _report_stack(number, frame)
-
-
-def _report_stack(number: int, frame: FrameType | None) -> None:
-    stack = traceback.extract_stack(frame)[-_SHOWN_FRAMES:]
-    log.warning("worker %d runs %s", number, " > ".join(f"{at.filename}:{at.lineno} {at.name}" for at in stack))

@@ -36,7 +36,7 @@ class Running(Generic[Unit]):
         self.stuck: set[Unit] = set()
         self.is_cut_short = False
         """Whether all that ran was told to leave, and is left unsettled."""
-        self._started: dict[Unit, tuple[asyncio.Task[Any], float]] = {}
+        self._started: dict[Unit, tuple[asyncio.Task[Any], float, float]] = {}  # task, start, end of its time
         self._timeout_s = timeout_s
         self._grace_s = grace_s
         self._loop = loop
@@ -52,12 +52,17 @@ class Running(Generic[Unit]):
 
     def items(self) -> Iterator[tuple[Unit, asyncio.Task[Any]]]:
         """Yield the units with their tasks, in the order of starting."""
-        return ((unit, task) for unit, (task, _) in self._started.items())
+        return ((unit, task) for unit, (task, _, _) in self._started.items())
+
+    def age_s(self, unit: Unit) -> float:
+        """Return for how long a unit has been running."""
+        return self._loop.time() - self._started[unit][1]
 
     def start(self, unit: Unit, task: asyncio.Task[Any]) -> None:
         """Note that `task` works on `unit` from now on."""
-        expires_at = self._loop.time() + self._timeout_s
-        self._started[unit] = task, expires_at
+        now = self._loop.time()
+        expires_at = now + self._timeout_s
+        self._started[unit] = task, now, expires_at
         if expires_at < self._wake_at:  # nothing else runs, or the timer is set for the end of a grace
             self._wake(expires_at)
 
@@ -76,7 +81,7 @@ class Running(Generic[Unit]):
             yield
         finally:
             self._settling.discard(unit)
-            task, _ = self._started.pop(unit)
+            task, _, _ = self._started.pop(unit)
             self.start(unit, task)  # at the end, for it expires last now
 
     def end(self, unit: Unit) -> None:
@@ -103,14 +108,14 @@ class Running(Generic[Unit]):
     def cut_short(self) -> None:
         """Cancel what runs; it is left unsettled, so that the broker delivers it again."""
         self.is_cut_short = True
-        for task, _ in self._started.values():
+        for task, _, _ in self._started.values():
             task.cancel()
 
     def _expire(self) -> None:
         """Cancel what has run too long, report what did not leave, and wake up again for the next."""
         now = self._loop.time()
         wake_at = math.inf
-        for unit, (task, expires_at) in self._started.items():
+        for unit, (task, _, expires_at) in self._started.items():
             if expires_at > now:
                 wake_at = expires_at
                 break

@@ -38,12 +38,14 @@ from mxworker.lifecycle import Wish, WorkerState, next_worker_state
 from mxworker.log import as_set_up
 from mxworker.message import Encoder
 from mxworker.serializers import NO_SERIALIZERS, Serializer
+from mxworker.standing_orders import StandingOrders, no_orders
 from mxworker.worker.burst import until_empty
 from mxworker.worker.cpu.pool import CpuPool
 from mxworker.worker.cpu.protocol import Terms
 from mxworker.worker.drain import Drain
 from mxworker.worker.lifespans import Lifespans
 from mxworker.worker.lifetime import Lifetime
+from mxworker.worker.obedience import Obedience
 from mxworker.worker.room import Room
 from mxworker.worker.station import Premises, Station
 from mxworker.worker.tasks import end, first_of
@@ -68,10 +70,11 @@ class Service:
         must_start: Callable[[], bool],
         show: Callable[[WorkerState], None],
         serializers: Mapping[str, Serializer] = NO_SERIALIZERS,
+        orders: StandingOrders | None = None,
     ) -> None:
         """`must_start` says whether a start may fail for good; `show` is told every state, for the process title.
 
-        `serializers` make the bodies of what handlers publish, by content type.
+        `serializers` make the bodies of what handlers publish, by content type; `orders` are those of the master.
         """
         loop = asyncio.get_running_loop()
         self.state = WorkerState.BOOTING
@@ -93,6 +96,7 @@ class Service:
         self._handlers = handlers
         self._rng = rng
         self.consumers: list[Consumer] = []
+        self._obedience = Obedience(orders or no_orders(), self.consumers)
         self._lifespans = Lifespans(handlers)
         self._threads = Threads(_places_for(HandlerKind.THREAD, handlers, settings.process_concurrency))
         self.cpu = CpuPool(
@@ -121,6 +125,10 @@ class Service:
         """Drain and leave, but cancel what runs at once."""
         self.request_stop()
         self._cut.set()
+
+    def look(self) -> None:
+        """Obey the standing orders; they may have changed."""
+        self._obedience.look()
 
     @property
     def has_running_handlers(self) -> bool:
@@ -232,6 +240,7 @@ class Service:
             station.guard(consumer.pause, consumer.resume, consumer.limit_prefetch)
             self.stations.append(station)
             self.consumers.append(consumer)
+        self.look()  # before anything is consumed
 
     def _start_duties(self, *duties: Coroutine[Any, Any, None]) -> list[asyncio.Task[None]]:
         """Start what runs as long as the service does; one that ends before is a bug of ours."""
@@ -310,6 +319,7 @@ class Service:
         timeout_ns = int(self._settings.heartbeat_timeout_s * _NS_PER_S)
         self._slot.beat(time.monotonic_ns() + timeout_ns)
         self._lifetime.beat()
+        self.look()  # a signal that told us to may have come before we could hear it
         self._loop.call_later(BEAT_EVERY_S, self._beat)
 
     def _look_around(self) -> None:

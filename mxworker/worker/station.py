@@ -34,7 +34,7 @@ from mxworker.worker.work import BatchWork, Record, SingleWork
 
 log = logging.getLogger(__name__)
 
-_SHOWN_FRAMES = 8
+SHOWN_FRAMES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,16 @@ class Premises:
     equipment: Equipment | None = None
     grace_s: float = GRACE_S
     cpu: CpuPool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AtWork:
+    """A delivery, or a batch, that a handler works on: for how long, and where it is, the innermost frame last."""
+
+    deliveries: list[Delivery]
+    task: asyncio.Task[Any]
+    age_s: float
+    stack: list[str]
 
 
 class Station:
@@ -145,9 +155,13 @@ class Station:
         gathering = self._gatherer.waiting if self._gatherer is not None else 0
         return gathering + sum(len(_deliveries(unit)) for unit in self._dispatcher.waiting)
 
-    def tasks(self) -> Iterator[tuple[list[Delivery], asyncio.Task[Any]]]:
-        """Yield what runs: its deliveries, and the task that works on them."""
-        return ((_deliveries(unit), task) for unit, task in self._running.items())
+    def at_work(self) -> Iterator[AtWork]:
+        """Yield what runs, in the order of starting. Of what runs in another process, only its wait is seen here."""
+        for unit, task in self._running.items():
+            yield AtWork(_deliveries(unit), task, self._running.age_s(unit), self._stack_of(task))
+
+    def _stack_of(self, task: asyncio.Task[Any]) -> list[str]:
+        return self._premises.threads.stack_of(task) or stack_of(task)
 
     # ---- stopping
 
@@ -183,7 +197,6 @@ class Station:
 
     def _report_stuck(self, unit: Delivery | Gathered, task: asyncio.Task[Any]) -> None:
         handler = self.handler
-        stack = self._premises.threads.stack_of(task) or stack_of(task)
         log.error(
             "handler %s is stuck on message %s of queue %s: it did not stop %g s after its %g s were up "
             "(%d of %d places are lost to such handlers); it is at %s",
@@ -194,7 +207,7 @@ class Station:
             handler.timeout_s,
             self.stuck,
             handler.concurrency,
-            " > ".join(stack[-_SHOWN_FRAMES:]),
+            " > ".join(self._stack_of(task)[-SHOWN_FRAMES:]),
         )
         if self._guard is not None:
             self._guard.note_stuck(self._premises.loop.time() - handler.timeout_s - self._premises.grace_s)

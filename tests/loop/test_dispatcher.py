@@ -49,9 +49,9 @@ async def test_bug_of_ours_is_told_and_does_not_hide_in_a_task() -> None:
     bench = at_work(handlers)
     (delivery,) = deliveries(Channel(InvariantError("settled twice")), 1)
     bench.station.admit(delivery)
-    ((_, task),) = bench.station.tasks()
+    (one,) = bench.station.at_work()
     with pytest.raises(InvariantError, match="settled twice"):
-        await task
+        await one.task
     assert [str(error) for error in bench.broken] == ["settled twice"]
 
 

@@ -9,23 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mxworker.board import Board
-from mxworker.standing_orders import PAUSED_QUEUES, STANDING_ORDERS_BYTES, StandingOrders
+from mxworker.standing_orders import PAUSED_QUEUES, no_orders
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=63)
 
 
-def orders() -> StandingOrders:
-    return StandingOrders(memoryview(bytearray(STANDING_ORDERS_BYTES)))
-
-
 def test_there_are_none_at_first() -> None:
-    fresh = orders()
+    fresh = no_orders()
     assert (fresh.all_paused, fresh.paused_queues, fresh.log_level) == (False, (), None)
     assert not fresh.wants_paused("orders")
 
 
 def test_paused_queue_is_wanted_paused_and_no_other() -> None:
-    standing = orders()
+    standing = no_orders()
     standing.pause("orders")
     assert (standing.wants_paused("orders"), standing.wants_paused("order")) == (True, False)
     standing.resume("orders")
@@ -33,7 +29,7 @@ def test_paused_queue_is_wanted_paused_and_no_other() -> None:
 
 
 def test_pause_of_all_and_of_one_are_taken_back_apart() -> None:
-    standing = orders()
+    standing = no_orders()
     standing.pause("orders")
     standing.pause_all()
     assert standing.wants_paused("mails")
@@ -42,14 +38,14 @@ def test_pause_of_all_and_of_one_are_taken_back_apart() -> None:
 
 
 def test_pausing_again_takes_no_second_entry() -> None:
-    standing = orders()
+    standing = no_orders()
     for _ in range(PAUSED_QUEUES + 1):
         standing.pause("orders")
     assert standing.paused_queues == ("orders",)
 
 
 def test_more_than_64_queues_are_refused_until_one_is_resumed() -> None:
-    standing = orders()
+    standing = no_orders()
     for number in range(PAUSED_QUEUES):
         standing.pause(f"queue-{number}")
     with pytest.raises(ValueError, match="64 queues are paused"):
@@ -62,7 +58,7 @@ def test_more_than_64_queues_are_refused_until_one_is_resumed() -> None:
 
 @pytest.mark.parametrize("name", ["", "q" * 256, "ü" * 128, "a\0b"], ids=["empty", "long", "long in bytes", "NUL"])
 def test_what_no_queue_can_be_called_is_refused(name: str) -> None:
-    standing = orders()
+    standing = no_orders()
     with pytest.raises(ValueError, match="no name of a queue"):
         standing.pause(name)
     assert standing.paused_queues == ()
@@ -70,7 +66,7 @@ def test_what_no_queue_can_be_called_is_refused(name: str) -> None:
 
 @given(st.lists(NAMES, unique=True, max_size=PAUSED_QUEUES), st.data())
 def test_names_are_read_as_they_were_written(names: list[str], data: st.DataObject) -> None:
-    standing = orders()
+    standing = no_orders()
     for name in names:
         standing.pause(name)
     gone = data.draw(st.sets(st.sampled_from(names))) if names else set()
@@ -80,7 +76,7 @@ def test_names_are_read_as_they_were_written(names: list[str], data: st.DataObje
 
 
 def test_log_level_is_the_number_that_was_set() -> None:
-    standing = orders()
+    standing = no_orders()
     standing.set_log_level(logging.DEBUG)
     assert standing.log_level == logging.DEBUG
 

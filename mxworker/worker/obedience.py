@@ -1,0 +1,42 @@
+"""Obeying the standing orders: which queues the operator wants paused, and from which level on is logged."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from mxworker.amqp.consumer import Consumer
+from mxworker.standing_orders import StandingOrders
+
+REASON = "operator"
+"""Why a consumer pauses then; apart from other reasons, so that none takes back another."""
+
+
+class Obedience:
+    """What a worker does about the standing orders. Belongs to one event loop."""
+
+    def __init__(self, orders: StandingOrders, consumers: Sequence[Consumer]) -> None:
+        """Nothing is done before `look`."""
+        self._orders = orders
+        self._consumers = consumers
+        self._paused: set[str] = set()
+
+    def look(self) -> None:
+        """Do what the orders say now. Costs next to nothing when they say what they said before."""
+        obey_log_level(self._orders)
+        for consumer in self._consumers:
+            queue = consumer.queue.name
+            is_wanted = self._orders.wants_paused(queue)
+            if is_wanted and queue not in self._paused:
+                self._paused.add(queue)
+                consumer.pause(REASON)
+            elif not is_wanted and queue in self._paused:
+                self._paused.remove(queue)
+                consumer.resume(REASON)
+
+
+def obey_log_level(orders: StandingOrders) -> None:
+    """Log from the level that the orders say, if they say one."""
+    root = logging.getLogger()
+    if orders.log_level is not None and root.level != orders.log_level:
+        root.setLevel(orders.log_level)

@@ -1,0 +1,104 @@
+"""A worker obeys the standing orders, and leaves alone what others paused."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+from pamqp import commands
+
+from mxworker.delivery import Delivery
+from mxworker.standing_orders import no_orders
+from mxworker.worker.obedience import Obedience, obey_log_level
+from tests.harness.waiting import until
+from tests.loop.consuming import QUEUE, SOON_S, consuming, sent
+from tests.loop.loops import on_both_loops
+
+
+@pytest.fixture
+def root_level() -> Iterator[None]:
+    former = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(former)
+
+
+def ignore(delivery: Delivery) -> None:
+    pass
+
+
+@on_both_loops
+async def test_queue_is_paused_and_resumed_as_ordered() -> None:
+    orders = no_orders()
+    async with consuming(ignore) as lent:
+        obedience = Obedience(orders, [lent.consumer])
+        obedience.look()
+        lent.start()
+        await until(lambda: lent.consumer.is_consuming, SOON_S)
+        for pause, resume in (
+            (orders.pause_all, orders.resume_all),
+            (lambda: orders.pause(QUEUE.name), lambda: orders.resume(QUEUE.name)),
+        ):
+            pause()
+            obedience.look()
+            await until(lambda: lent.consumer.consumer_tag is None, SOON_S)
+            resume()
+            obedience.look()
+            await until(lambda: lent.consumer.is_consuming, SOON_S)
+        orders.pause("another queue")
+        obedience.look()
+        assert lent.consumer.is_consuming
+
+
+async def test_worker_that_starts_while_its_queue_is_paused_never_consumes() -> None:
+    orders = no_orders()
+    orders.pause_all()
+    async with consuming(ignore) as lent:
+        Obedience(orders, [lent.consumer]).look()
+        lent.start()
+        await until(lambda: lent.consumer.is_as_wanted, SOON_S)
+        assert sent(lent.peer, commands.Basic.Consume) == 0
+
+
+async def test_what_others_paused_stays_paused() -> None:
+    orders = no_orders()
+    async with consuming(ignore) as lent:
+        obedience = Obedience(orders, [lent.consumer])
+        lent.start()
+        await until(lambda: lent.consumer.is_consuming, SOON_S)
+        lent.consumer.pause("kill switch")
+        orders.pause_all()
+        obedience.look()
+        await until(lambda: lent.consumer.consumer_tag is None, SOON_S)
+        orders.resume_all()
+        obedience.look()
+        assert not lent.consumer.is_consuming
+        lent.consumer.resume("kill switch")
+        await until(lambda: lent.consumer.is_consuming, SOON_S)
+
+
+async def test_looking_again_does_nothing() -> None:
+    orders = no_orders()
+    async with consuming(ignore) as lent:
+        obedience = Obedience(orders, [lent.consumer])
+        lent.start()
+        await until(lambda: lent.consumer.is_consuming, SOON_S)
+        orders.pause_all()
+        for _ in range(5):
+            obedience.look()
+        await until(lambda: lent.consumer.consumer_tag is None, SOON_S)
+        lent.consumer.resume("operator")
+        obedience.look()
+        await until(lambda: lent.consumer.is_consuming, SOON_S)
+        assert sent(lent.peer, commands.Basic.Cancel) == 1
+
+
+@pytest.mark.usefixtures("root_level")
+def test_level_of_the_log_is_changed_only_when_it_is_ordered() -> None:
+    orders = no_orders()
+    logging.getLogger().setLevel(logging.WARNING)
+    obey_log_level(orders)
+    assert logging.getLogger().level == logging.WARNING
+    orders.set_log_level(logging.DEBUG)
+    obey_log_level(orders)
+    assert logging.getLogger().level == logging.DEBUG
