@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import select
 import shutil
 import signal
@@ -32,7 +33,7 @@ from mxworker.control import (
     line_of,
 )
 from mxworker.errors import ConfigError
-from mxworker.master.control import CLIENTS, Listener, listen, listen_at, own_directory
+from mxworker.master.control import CLIENTS, ControlServer, Listener, listen, listen_at, own_directory
 from mxworker.remote.client import NoAnswer, ask
 from tests.fork.conftest import Service, Start
 from tests.harness.waiting import wait_until
@@ -312,6 +313,91 @@ def test_other_users_are_turned_away(controlled: Start, address: Path) -> None:
     told = os.read(reader, 65536)
     os.close(reader)
     assert b"its own user and from root alone" in told
+
+
+# ---- a server without a master, turned by hand
+
+
+class Turned:
+    """A server whose turns the test takes."""
+
+    def __init__(self, address: Path, answer: Callable[[Request, int], dict[str, Any]]) -> None:
+        self.listener = Listener(address)
+        self._poll = select.poll()
+        self._server = ControlServer(self.listener, self._poll, answer)
+        self.now_ns = time.monotonic_ns()
+
+    def turn(self) -> None:
+        self._server.serve(self._poll.poll(0), self.now_ns)
+
+    @property
+    def sleeps_for_ns(self) -> int | None:
+        until_ns = self._server.next_wakeup(self.now_ns)
+        return None if until_ns is None else until_ns - self.now_ns
+
+
+@pytest.fixture
+def turned(address: Path) -> Iterator[Callable[[Callable[[Request, int], dict[str, Any]]], Turned]]:
+    made: list[Turned] = []
+
+    def make(answer: Callable[[Request, int], dict[str, Any]]) -> Turned:
+        made.append(Turned(address, answer))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.listener.close()
+
+
+def test_one_request_is_dealt_with_a_turn_and_then_the_next_client_has_its_own(
+    turned: Callable[..., Turned], address: Path
+) -> None:
+    answered: list[Request] = []
+    server = turned(lambda request, now_ns: answered.append(request) or {})
+    greedy, modest = connect(address), connect(address)
+    greedy.sendall(line_of(Status()) * 20)
+    modest.sendall(line_of(Dump()))
+    server.turn()  # both come in
+    for turns in range(1, 5):
+        server.turn()
+        assert len(answered) == turns
+        assert server.sleeps_for_ns == 0
+    assert answered[:3] == [Status(), Dump(), Status()]
+    greedy.close()
+    modest.close()
+
+
+def test_fault_of_ours_is_told_to_the_client_and_to_the_log_alone(
+    turned: Callable[..., Turned], address: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(request: Request, now_ns: int) -> dict[str, Any]:
+        raise ZeroDivisionError
+
+    server = turned(fail)
+    with connect(address) as connection:
+        for _ in range(50):
+            connection.sendall(line_of(Status()))
+            server.turn()
+            server.turn()
+            assert b"its log says how" in connection.recv(65536)
+    assert len(caplog.records) == 10, "the log is bounded"
+
+
+def test_server_without_descriptors_left_waits_a_second(turned: Callable[..., Turned], address: Path) -> None:
+    server = turned(lambda request, now_ns: {})
+    with connect(address) as connection:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (connection.fileno(), hard))
+        try:
+            server.turn()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert server.sleeps_for_ns == 1_000_000_000
+        connection.sendall(line_of(Status()))
+        for _ in range(4):
+            server.now_ns += 500_000_000
+            server.turn()
+        assert connection.recv(100) == b'{"ok":true}\n'
 
 
 # ---- clients that are slow, many, or mad
