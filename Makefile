@@ -17,7 +17,8 @@ demo: $(READY) rabbitmq ## Start a broker and two workers, send them 10,000 orde
 	@$(BIN)/python -m tests.rabbit -- $(BIN)/python -m handlers_example.demo
 
 test: $(READY) rabbitmq ## Run all tests, those of guarantees at a tenth of their size
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 3 --dist loadfile -m "not alone"
+	@$(BIN)/python -m pytest -m alone
 
 chaos: $(READY) rabbitmq ## Run the fault and guarantee tests in full (long)
 	@$(BIN)/python -m pytest tests/chaos tests/broker tests/fork --full

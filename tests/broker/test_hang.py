@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGSTOP
 
+import pytest
 from pamqp import commands
 
 from tests.broker.apps import Recorded
@@ -89,8 +90,11 @@ def test_stopped_worker_is_replaced_and_its_messages_named(broker_url: str, queu
         assert all(message_id in log for message_id in held)
 
 
-def test_busy_machine_gets_nobody_killed(broker_url: str, queue_name: str, tmp_path: Path) -> None:
-    busy_for_s = 20
+@pytest.mark.alone
+def test_busy_machine_gets_nobody_killed(
+    broker_url: str, queue_name: str, tmp_path: Path, scale: Callable[[int, int], int]
+) -> None:
+    busy_for_s = scale(2, 5) * HEARTBEAT_TIMEOUT_S
     recorded = Recorded(broker_url, tmp_path, queue_name)
     with recorded.service("--workers=2", f"--heartbeat-timeout={HEARTBEAT_TIMEOUT_S}s") as service:
         service.wait_ready()

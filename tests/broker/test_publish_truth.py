@@ -93,6 +93,7 @@ async def test_cut_at_random_bytes_never_makes_a_lie(
         assert len(drained) == len(set(drained)), "nothing is sent twice when duplicates are not allowed"
 
 
+@pytest.mark.alone
 async def test_swallowed_confirms_end_unconfirmed_and_free_the_window(broker_url: str, queue_name: str) -> None:
     timeout_s = 1.0
     with Client(broker_url) as client, proxy_of(broker_url) as proxy:

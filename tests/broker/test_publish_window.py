@@ -110,6 +110,7 @@ async def test_receipt_of_a_dropped_publish_holds_the_overflow(broker_url: str, 
 # ---- deadlines
 
 
+@pytest.mark.alone
 async def test_publish_without_a_broker_returns_at_its_deadline_as_not_sent(broker_url: str, queue_name: str) -> None:
     with proxy_of(broker_url) as proxy:
         async with Publisher.connect(proxy.url(broker_url), max_in_flight=20) as publisher:

@@ -400,6 +400,7 @@ async def test_process_that_hangs_at_its_start_is_given_up(tmp_path: Path, monke
         assert "it was not ready after 0.3 s" in settlement.failure.text
 
 
+@pytest.mark.alone
 async def test_start_does_not_hold_up_the_loop(tmp_path: Path) -> None:
     longest_s = 0.0
 

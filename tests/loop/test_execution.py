@@ -102,6 +102,7 @@ async def test_bomb_leaves_the_loop_to_others() -> None:
     assert not taken
 
 
+@pytest.mark.alone
 async def test_handler_out_of_time_is_not_held_up_by_its_body() -> None:
     body = gzip.compress(random.Random(1).randbytes(10_000_000).hex().encode(), 1)
     taken: list[Any] = []

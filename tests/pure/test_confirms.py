@@ -119,11 +119,11 @@ def test_end_hands_out_the_rest_once_and_in_order() -> None:
 
 def test_work_for_a_confirm_does_not_grow_with_what_was_confirmed() -> None:
     ledger = ConfirmLedger()
-    started_s = time.process_time()
+    started_s = time.thread_time()
     for number in range(1, 100_001):
         ledger.add(publishing(b"%d" % number))
         ledger.settle(number, multiple=True)
-    assert time.process_time() - started_s < 5, "generous: quadratic work would take minutes"
+    assert time.thread_time() - started_s < 5, "generous: quadratic work would take minutes"
 
 
 def test_work_for_a_multiple_confirm_does_not_grow_with_what_was_confirmed_one_by_one() -> None:
@@ -133,6 +133,6 @@ def test_work_for_a_multiple_confirm_does_not_grow_with_what_was_confirmed_one_b
         ledger.settle(number, multiple=False)
     last = publishing(b"last")
     ledger.add(last)
-    started_s = time.process_time()
+    started_s = time.thread_time()
     assert ledger.settle(500_001, multiple=True) == [last]
-    assert time.process_time() - started_s < 0.01, "looking at each earlier tag takes some 30 ms"
+    assert time.thread_time() - started_s < 0.01, "looking at each earlier tag takes some 30 ms"
