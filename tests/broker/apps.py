@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from tests.harness import ledger
@@ -113,11 +113,11 @@ class Recorded:
         with Client(self._url) as client:
             client.declare(self.queue, arguments=arguments)
 
-    def publish(self, count: int) -> None:
-        """Publish `count` more messages, all confirmed."""
+    def publish(self, count: int, client: Client | None = None) -> None:
+        """Publish `count` more messages, all confirmed, by way of `client` when it is given."""
         ids = [f"{self.queue}-{number}" for number in range(len(self.ids), len(self.ids) + count)]
-        with Client(self._url) as client:
-            client.publish(self.queue, (id_.encode() for id_ in ids))
+        with nullcontext(client) if client is not None else Client(self._url) as open_client:
+            open_client.publish(self.queue, (id_.encode() for id_ in ids))
         self.ids += ids
 
     @property
@@ -126,9 +126,14 @@ class Recorded:
         return ledger.count(self.path)
 
     @property
+    def records(self) -> list[ledger.Record]:
+        """All that the handlers have written."""
+        return ledger.read(self.path)
+
+    @property
     def finished_ids(self) -> set[str]:
         """The ids whose handler has finished."""
-        return {record.id for record in ledger.read(self.path) if record.event is ledger.FINISH}
+        return {record.id for record in self.records if record.event is ledger.FINISH}
 
     def judge(self) -> Report:
         """Drain what is left in the queue and compare all with what was published."""
@@ -136,7 +141,7 @@ class Recorded:
             left = [message.body.decode() for message in client.drain(self.queue)]
             rejected = [message.body.decode() for message in client.drain(f"{self.queue}.dlq")]
         assert not rejected, f"{len(rejected)} messages were rejected: {rejected[:3]}"
-        return ledger.check(self.ids, ledger.read(self.path), left)
+        return ledger.check(self.ids, self.records, left)
 
     @contextmanager
     def service(
@@ -149,7 +154,20 @@ class Recorded:
         env: Mapping[str, str] | None = None,
     ) -> Iterator[Service]:
         """Run the recording application, or another one, on the queue, by way of `url` when it is given."""
-        app = write_app(self.folder, source)
+        write_app(self.folder, source)
+        with self.running(*flags, work_s=work_s, concurrency=concurrency, url=url, env=env) as service:
+            yield service
+
+    @contextmanager
+    def running(
+        self,
+        *flags: str,
+        work_s: float = 0.0,
+        concurrency: int = 32,
+        url: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Iterator[Service]:
+        """Run what the file app.py holds."""
         settings = {
             "MXWORKER_BROKER_URL": url or self._url,
             "LEDGER": str(self.path),
@@ -160,7 +178,9 @@ class Recorded:
             **(env or {}),
         }
         name = f"service-{uuid.uuid4().hex[:6]}"
-        with Service(mxworker_run(app, *flags, app_dir=self.folder), self.folder, name=name, env=settings) as service:
+        with Service(
+            mxworker_run("app:handlers", *flags, app_dir=self.folder), self.folder, name=name, env=settings
+        ) as service:
             yield service
 
 
