@@ -117,7 +117,7 @@ def failure_in_app(headline: str, error: BaseException) -> str:
 
 
 def _is_users(filename: str) -> bool:
-    return not filename.startswith("<frozen importlib") and not filename.endswith(
+    return not filename.startswith("<frozen ") and not filename.endswith(
         ("importlib/__init__.py", "/contextlib.py", "mxworker/worker/loading.py", "mxworker/worker/lifespans.py")
     )
 

@@ -138,6 +138,16 @@ def test_import_error_shows_the_users_line(folder: Path, broker_url: str) -> Non
     )
 
 
+def test_missing_environment_variable_shows_the_users_line_alone(folder: Path, broker_url: str) -> None:
+    (folder / "broken.py").write_text("import os\n\nos.environ['NOBODY_SET_THIS']\n")
+    ended = run(folder, "broken:handlers", url=broker_url)
+    assert ended.returncode == 3
+    assert ended.stderr == (
+        "Error: 'broken' was found but failed to import:\n"
+        "  broken.py:3  os.environ['NOBODY_SET_THIS']    KeyError: 'NOBODY_SET_THIS'\n"
+    )
+
+
 def test_syntax_error_shows_the_users_line(folder: Path, broker_url: str) -> None:
     (folder / "broken.py").write_text("def order(:\n    pass\n")
     ended = run(folder, "broken.py", url=broker_url)
