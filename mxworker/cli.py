@@ -1,15 +1,17 @@
 """The command line, and the one place that puts the parts together. What asks a running service is in `cli_control`.
 
 `run` turns flags and environment into settings, sets up logging, maps the board and hands the master a function that
-lives as a worker. Everything heavy is imported inside the command: `mxworker --help` must stay quick.
+lives as a worker. `dev` keeps a `run` going and has it reload. Everything heavy is imported inside the command:
+`mxworker --help` must stay quick.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +33,7 @@ from mxworker.errors import ConfigError
 from mxworker.limits import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from mxworker.board import Board
     from mxworker.master.control import Listener
@@ -151,25 +153,106 @@ main.add_command(status)
 @_option("--app-dir", type=click.Path(exists=True, file_okay=False), help="Look for APP here first.")
 @_option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
 @_option("--log-format", type=click.Choice(["auto", "text", "json"]), default="auto", show_default=True)
+@click.option("--dies-with", type=int, hidden=True, help="The parent process; this one dies with it.")
 @click.pass_context
-def run(ctx: click.Context, /, app: str, log_level: str, log_format: str, **flags: Any) -> None:
+def run(ctx: click.Context, /, app: str, log_level: str, log_format: str, dies_with: int | None, **flags: Any) -> None:
     """Consume the queues of APP, a `module:attribute` or `file.py:attribute`; the attribute defaults to `handlers`."""
+    from mxworker.child import bind_to_parent
     from mxworker.log import is_text, set_up
 
+    set_up(log_level, log_format)
+    if dies_with is not None:
+        bind_to_parent(dies_with)
+    with _errors_told():
+        code = _supervise(app, _checked(ctx, flags), flags, is_text(log_format))
+    sys.exit(code)
+
+
+_DEV_DEFAULTS = {"workers": 1, "drain_timeout": "5s", "log_level": "debug", "log_format": "text"}
+
+
+def _for_dev(parameter: click.Parameter) -> click.Parameter:
+    """Return a parameter of `run` with the default that it has for `dev`."""
+    copied = copy.copy(parameter)
+    copied.default = _DEV_DEFAULTS.get(parameter.name or "", parameter.default)
+    return copied
+
+
+@main.command(params=[_for_dev(parameter) for parameter in run.params if parameter.name != "dies_with"])
+@_option(
+    "--reload-dir", multiple=True, type=click.Path(exists=True, file_okay=False), help="Watch this directory, too."
+)
+@click.pass_context
+def dev(ctx: click.Context, /, app: str, reload_dir: tuple[str, ...], **flags: Any) -> None:
+    """Do as `run` does, and reload APP whenever one of its files is saved."""
+    from setproctitle import setproctitle
+
+    from mxworker.dev import outer, sources
+    from mxworker.log import set_up
+
+    setproctitle(f"mxworker: dev {app}")  # which wipes what was typed
+    set_up(flags["log_level"], flags["log_format"])
+    with _errors_told():
+        _checked(ctx, flags)
+    watched = sources.folders(app, flags["app_dir"], reload_dir)
+    sys.exit(outer.run(_service_command(ctx.params), _service_environment(flags), watched, sys.stderr.isatty()))
+
+
+def _service_command(values: dict[str, Any]) -> list[str]:
+    """Return the command line of the `run` that `dev` keeps going: everything said, but for the brokers' passwords."""
+    # With -m the current directory comes first on the import path, unless -P says no: the service finds what we do.
+    safely = [] if str(Path.cwd()) in sys.path else ["-P"]
+    options = [option for option in run.params if isinstance(option, click.Option) and option.name in values]
+    said = [text for option in options if option.name != "broker_url" for text in _said(option, values[option.name])]
+    return [sys.executable, *safely, "-m", "mxworker", "run", values["app"], f"--dies-with={os.getpid()}", *said]
+
+
+def _said(option: click.Option, value: Any) -> list[str]:
+    """Return the option as it is written, or nothing where that means the same."""
+    flag = max(option.opts, key=len)
+    match value:
+        case None | False:
+            return []
+        case True:
+            return [flag]
+        case tuple():
+            return [f"{flag}={item}" for item in value]
+        case float():
+            return [f"{flag}={value:f}"]
+        case _:
+            return [f"{flag}={value}"]
+
+
+def _service_environment(flags: dict[str, Any]) -> dict[str, str]:
+    """Return the environment of that `run`; what its variables said, the command line says.
+
+    Without bytecode: a cached file is known by size and by mtime in whole seconds (PEP 3147), so that an edit of equal
+    size within the second would not be seen.
+    """
+    said = {option.envvar for option in run.params}
+    kept = {name: value for name, value in os.environ.items() if name not in said}
+    urls = {"MXWORKER_BROKER_URL": " ".join(flags["broker_url"])} if flags["broker_url"] else {}
+    return {**kept, **urls, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@contextmanager
+def _errors_told() -> Iterator[None]:
+    """Say what is wrong with a setting, without a traceback, and exit."""
     try:
-        set_up(log_level, log_format)
-        brokers = _brokers(flags)
-        _check(flags)
-        is_typed = ctx.get_parameter_source("broker_url") is click.core.ParameterSource.COMMANDLINE
-        if is_typed and any(map(_has_password, flags["broker_url"])):
-            log.warning(
-                "a password on the command line is visible to others; %s names a file to read it from", _URL_FILE
-            )
-        code = _supervise(app, brokers, flags, is_text(log_format))
+        yield
     except ConfigError as error:
         _say(f"Error: {error}")
-        code = error.exit_code
-    sys.exit(code)
+        sys.exit(error.exit_code)
+
+
+def _checked(ctx: click.Context, flags: dict[str, Any]) -> Brokers:
+    """Return the brokers, with all settings found to be usable. Raises ConfigError."""
+    brokers = _brokers(flags)
+    _check(flags)
+    is_typed = ctx.get_parameter_source("broker_url") is click.core.ParameterSource.COMMANDLINE
+    if is_typed and any(map(_has_password, flags["broker_url"])):
+        log.warning("a password on the command line is visible to others; %s names a file to read it from", _URL_FILE)
+    return brokers
 
 
 def _brokers(flags: dict[str, Any]) -> Brokers:

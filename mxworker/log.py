@@ -132,6 +132,8 @@ def set_up(level: str, style: str = "auto") -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for library in ("aio_pika", "aiormq"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
+    for chatty in ("asyncio", "watchfiles"):  # below they tell of themselves, not of what happened
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
 
 
 def set_level(name: str) -> None:

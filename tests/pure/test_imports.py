@@ -1,8 +1,8 @@
 """The direction of imports, and who alone may touch the AMQP libraries and fork: DESIGN as a test.
 
 Words (top-level modules) know only words. `amqp` stands on the words, `worker` on both; `master` stands on the words
-alone, so master and worker never meet, and so does `remote`. Only `cli`, with its part `cli_control`, and `__main__`,
-which put it all together, may import everything.
+alone, so master and worker never meet, and so do `remote` and `dev`, which have the service as another process. Only
+`cli`, with its part `cli_control`, and `__main__`, which put it all together, may import everything.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "worker": {WORDS, "amqp", "worker"},
     "master": {WORDS, "master"},
     "remote": {WORDS, "remote"},
-    COMPOSITION: {WORDS, "amqp", "worker", "master", "remote", COMPOSITION},
+    "dev": {WORDS, "dev"},
+    COMPOSITION: {WORDS, "amqp", "worker", "master", "remote", "dev", COMPOSITION},
 }
 # What a word may name in annotations alone, under TYPE_CHECKING: nothing of it is loaded, and an editor knows what an
 # application imports, and what a handler gets from its context.
@@ -68,6 +69,7 @@ def test_the_modules_are_found() -> None:
         ("mxworker.worker.service", "from mxworker.master import fleet"),
         ("mxworker.master.loop", "import mxworker.worker.main as entry"),
         ("mxworker.master.loop", "from mxworker.amqp import transport"),
+        ("mxworker.dev.outer", "from mxworker.master import loop"),
         ("mxworker.newfolder.thing", "from mxworker import errors"),
         ("mxworker.worker.service", "def lazy():\n    from mxworker.master import loop"),
         ("mxworker.worker.service", "if TYPE_CHECKING:\n    from mxworker.master import loop"),
