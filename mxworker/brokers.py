@@ -12,6 +12,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from mxworker.backoff import RECONNECT, REFUSED
@@ -74,6 +75,11 @@ class BrokerUrl:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
+    @property
+    def is_exposed(self) -> bool:
+        """Whether password and messages cross a network in plain text."""
+        return not self.is_tls and not _is_loopback(self.host)
+
     def __str__(self) -> str:
         vhost = "" if self.vhost == "/" else quote(self.vhost, safe="")
         return f"{self._scheme}://{quote(self.user, safe='')}:***@{self.place}/{vhost}"
@@ -106,6 +112,16 @@ def _decoded(part: str | None) -> str:
         return unquote(part or "", errors="strict")
     except UnicodeDecodeError:
         raise ConfigError("the broker URL has a %XX that is not UTF-8.") from None
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether a host is this machine, by its name (RFC 6761, 6.3) or its address; no name server is asked."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _heartbeat_from(query: str) -> int:
@@ -163,6 +179,11 @@ class Brokers:
         if tls.key_file and not tls.certificate_file:
             raise ConfigError("--tls-key without --tls-cert: a key is nothing without its certificate.")
         return cls(urls, shuffled, tls)
+
+    @property
+    def exposed_places(self) -> tuple[str, ...]:
+        """Host and port of those to which password and messages go in plain text over a network."""
+        return tuple(url.place for url in self.urls if url.is_exposed)
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.urls)) + (" (shuffled)" if self.shuffled else "")

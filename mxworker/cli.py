@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mxworker")
 
-_URL_FILE = "MXWORKER_BROKER_URL_FILE"
+_URL = "MXWORKER_BROKER_URL"
+_URL_FILE = f"{_URL}_FILE"
 
 
 class _Duration(click.ParamType[float]):
@@ -160,6 +161,7 @@ def run(ctx: click.Context, /, app: str, log_level: str, log_format: str, dies_w
     from mxworker.child import bind_to_parent
     from mxworker.log import is_text, set_up
 
+    _hide_urls(f"mxworker: run {app}")
     set_up(log_level, log_format)
     if dies_with is not None:
         bind_to_parent(dies_with)
@@ -185,12 +187,10 @@ def _for_dev(parameter: click.Parameter) -> click.Parameter:
 @click.pass_context
 def dev(ctx: click.Context, /, app: str, reload_dir: tuple[str, ...], **flags: Any) -> None:
     """Do as `run` does, and reload APP whenever one of its files is saved."""
-    from setproctitle import setproctitle
-
     from mxworker.dev import outer, sources
     from mxworker.log import set_up
 
-    setproctitle(f"mxworker: dev {app}")  # which wipes what was typed
+    _hide_urls(f"mxworker: dev {app}")
     set_up(flags["log_level"], flags["log_format"])
     with _errors_told():
         _checked(ctx, flags)
@@ -231,8 +231,20 @@ def _service_environment(flags: dict[str, Any]) -> dict[str, str]:
     """
     said = {option.envvar for option in run.params}
     kept = {name: value for name, value in os.environ.items() if name not in said}
-    urls = {"MXWORKER_BROKER_URL": " ".join(flags["broker_url"])} if flags["broker_url"] else {}
+    urls = {_URL: " ".join(flags["broker_url"])} if flags["broker_url"] else {}
     return {**kept, **urls, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def _hide_urls(title: str) -> None:
+    """Wipe the URLs, for the passwords in them, from where others read them, and from what handlers' subprocesses get.
+
+    The title overwrites the command line and the environment where the kernel shows them. It does so up to the first
+    gap, so that the variable is taken out after it.
+    """
+    from setproctitle import setproctitle
+
+    setproctitle(title)
+    os.environ.pop(_URL, None)
 
 
 @contextmanager
@@ -262,7 +274,7 @@ def _brokers(flags: dict[str, Any]) -> Brokers:
         raise ConfigError(
             "no broker URL.\n"
             "  Try:  mxworker run APP --broker-url amqp://user:password@host/\n"
-            f"  or set MXWORKER_BROKER_URL, or let {_URL_FILE} name a file that holds it."
+            f"  or set {_URL}, or let {_URL_FILE} name a file that holds it."
         )
     tls = Tls(flags["tls_ca"], flags["tls_cert"], flags["tls_key"])
     brokers = Brokers.parse(urls, flags["broker_shuffle"], tls)
@@ -299,6 +311,10 @@ def _check(flags: dict[str, Any]) -> None:
             )
     if flags["heartbeat_timeout"] < 2:
         raise ConfigError("--heartbeat-timeout must be at least 2s: workers beat once a second.")
+    if flags["app_dir"] is not None:
+        from mxworker.worker.loading import check_app_dir
+
+        check_app_dir(flags["app_dir"])
 
 
 def _supervise(app: str, brokers: Brokers, flags: dict[str, Any], as_text: bool) -> int:
@@ -308,6 +324,10 @@ def _supervise(app: str, brokers: Brokers, flags: dict[str, Any], as_text: bool)
     from mxworker.master import loop
     from mxworker.worker import main as worker  # before the fork, so that its pages are shared
 
+    if brokers.exposed_places:
+        log.warning(
+            "password and messages go to %s in plain text; write amqps:// for TLS", ", ".join(brokers.exposed_places)
+        )
     workers, origin = flags["workers"], "set"
     if workers is None:
         cpus = usable()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import stat
 import sys
 import traceback
 from pathlib import Path
@@ -33,6 +34,21 @@ def load(app: str, app_dir: str | None) -> Handlers:
         sys.path.append(str(Path.cwd()))
     module = _import_file(Path(target)) if target.endswith(".py") else _import_module(target)
     return _pick(module, target, attribute or DEFAULT_ATTRIBUTE)
+
+
+def check_app_dir(app_dir: str) -> None:
+    """Raise ConfigError when everybody on the machine could put code into `app_dir`, or put another in its place.
+
+    In a directory with the sticky bit, such as /tmp, nobody can move what others own (inode(7)), but anybody can add.
+    """
+    folder = Path(app_dir).resolve()
+    for place in (folder, *folder.parents):
+        mode = place.stat().st_mode
+        if mode & stat.S_IWOTH and (place == folder or not mode & stat.S_ISVTX):
+            raise ConfigError(
+                f"everybody on this machine may write to '{place}', and so choose what --app-dir {app_dir} runs.\n"
+                f"  Try:  chmod o-w {place}"
+            )
 
 
 def select(handlers: Handlers, queues: tuple[str, ...], overrides: Overrides) -> tuple[Handler, ...]:

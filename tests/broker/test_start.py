@@ -92,6 +92,41 @@ def test_tls_files_are_checked_before_the_start(folder: Path) -> None:
     assert "write amqps:// for TLS" in ended.stderr
 
 
+def test_plain_text_to_another_machine_is_warned_about_once(folder: Path) -> None:
+    url = f"amqp://me:{PASSWORD}@broker.invalid/"
+    ended = run(folder, "app:handlers", "--connect-wait=1s", "--log-level=warning", url=url)
+    assert ended.returncode == 4
+    assert ended.stderr.count("go to broker.invalid:5672 in plain text; write amqps:// for TLS") == 1
+    assert "S3cr3t" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("modes", "refused"), [((0o755, 0o757), "app"), ((0o1777, 0o1777), "app"), ((0o757, 0o755), "")]
+)
+def test_app_dir_that_everybody_may_write_to_is_refused(
+    folder: Path, broker_url: str, modes: tuple[int, int], refused: str
+) -> None:
+    above, app_dir = folder / "above", folder / "above" / "app"
+    app_dir.mkdir(parents=True)
+    above.chmod(modes[0])
+    app_dir.chmod(modes[1])
+    ended = run(folder, "app:handlers", f"--app-dir={app_dir}", url=broker_url)
+    place = above / refused
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        f"Error: everybody on this machine may write to '{place}', and so choose what --app-dir {app_dir} runs.\n"
+        f"  Try:  chmod o-w {place}\n"
+    )
+
+
+def test_app_dir_in_a_directory_with_the_sticky_bit_is_taken(folder: Path, broker_url: str) -> None:
+    folder.chmod(0o1777)
+    app_dir = folder / "app"
+    app_dir.mkdir()
+    ended = run(folder, "app:handlers", f"--app-dir={app_dir}", "--burst", url=broker_url)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_wrong_url_among_several_in_a_file(folder: Path) -> None:
     (folder / "urls").write_text(f"amqp://a/\n\namqp://me:{PASSWORD}@b:0/\n")
     ended = run(folder, "app:handlers", url_file=str(folder / "urls"))

@@ -35,6 +35,24 @@ def test_a_full_url_is_read() -> None:
     assert url == BrokerUrl("rabbit.example", 5673, "me", SECRET, "shop/prod", 30)
 
 
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        ("amqp://me:S3cr3t@localhost/", ()),
+        ("amqp://me:S3cr3t@shop.localhost/", ()),
+        ("amqp://me:S3cr3t@127.0.0.2/", ()),
+        ("amqp://me:S3cr3t@[::1]/", ()),
+        ("amqps://me:S3cr3t@rabbit/", ()),
+        ("amqp://me:S3cr3t@rabbit/", ("rabbit:5672",)),
+        ("amqp://me:S3cr3t@10.0.0.1/", ("10.0.0.1:5672",)),
+        ("amqp://me:S3cr3t@localhost.example/", ("localhost.example:5672",)),
+        ("amqp://me:S3cr3t@[fe80::1]/", ("[fe80::1]:5672",)),
+    ],
+)
+def test_plain_text_over_a_network_is_known(text: str, places: tuple[str, ...]) -> None:
+    assert Brokers.parse([text]).exposed_places == places
+
+
 @pytest.mark.parametrize("text", ["amqp://rabbit", "amqp://rabbit/", "amqp://rabbit:5672//", " AMQP://RABBIT:/\n"])
 def test_what_is_left_out_has_the_usual_default(text: str) -> None:
     assert BrokerUrl.parse(text) == BrokerUrl("rabbit", 5672, "guest", "guest", "/", 10)
