@@ -23,9 +23,10 @@ test: $(READY) rabbitmq ## Run all tests, those of guarantees at a tenth of thei
 chaos: $(READY) rabbitmq ## Run the fault and guarantee tests in full (long)
 	@$(BIN)/python -m pytest tests/chaos tests/broker tests/fork --full
 
-bench: $(READY) rabbitmq ## Measure consuming and publishing against a private broker
+bench: $(READY) rabbitmq ## Measure consuming, publishing and memory against a private broker
 	@$(BIN)/python -m tests.rabbit -- $(BIN)/python -m bench.consume
 	@$(BIN)/python -m tests.rabbit -- $(BIN)/python -m bench.publish
+	@$(BIN)/python -m tests.rabbit -- $(BIN)/python -m bench.memory
 
 lint: $(READY) ## Check style, formatting and types
 	@$(BIN)/ruff check

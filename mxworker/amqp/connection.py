@@ -10,6 +10,7 @@ Must not know: queues, handlers, what the connection is used for.
 from __future__ import annotations
 
 import asyncio
+import encodings.idna  # noqa: F401 - what resolving a host name needs: here it is there before the fork, and shared
 import logging
 import random
 from collections.abc import Callable
