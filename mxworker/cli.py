@@ -166,7 +166,11 @@ def run(ctx: click.Context, /, app: str, log_level: str, log_format: str, dies_w
     if dies_with is not None:
         bind_to_parent(dies_with)
     with _errors_told():
-        code = _supervise(app, _checked(ctx, flags), flags, is_text(log_format))
+        brokers = _checked(ctx, flags)
+        if brokers.exposed_places:
+            places = ", ".join(brokers.exposed_places)
+            log.warning("password and messages go to %s in plain text; write amqps:// for TLS", places)
+        code = _supervise(app, brokers, flags, is_text(log_format))
     sys.exit(code)
 
 
@@ -324,10 +328,6 @@ def _supervise(app: str, brokers: Brokers, flags: dict[str, Any], as_text: bool)
     from mxworker.master import loop
     from mxworker.worker import main as worker  # before the fork, so that its pages are shared
 
-    if brokers.exposed_places:
-        log.warning(
-            "password and messages go to %s in plain text; write amqps:// for TLS", ", ".join(brokers.exposed_places)
-        )
     workers, origin = flags["workers"], "set"
     if workers is None:
         cpus = usable()
