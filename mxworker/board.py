@@ -15,6 +15,8 @@ Layout of a slot, in order:
     queues         64 x 256      worker                              names of their queues, at the same places
     in-flight      256 x 128     worker                              one entry per started delivery
 
+After the slots comes the table of suspects, see `suspects`.
+
 Invariant: a reader may find an entry or a note half written (its writer was killed in the middle), so readers
 tolerate any bytes and never trust a length or a number.
 """
@@ -28,6 +30,7 @@ from enum import IntEnum, auto
 
 from mxworker.lifecycle import Wish, WorkerState
 from mxworker.standing_orders import STANDING_ORDERS_BYTES, StandingOrders
+from mxworker.suspects import TABLE_BYTES, Suspects
 
 NOTE_BYTES = 4096
 HANDLER_NAMES = 64
@@ -37,8 +40,9 @@ IN_FLIGHT_ENTRIES = 256
 MESSAGE_ID_BYTES = 96
 
 _WORD_BYTES = 8
+_SIGN = 1 << 64  # what a negative number of 64 bits is short of when it is read without a sign
 _WORDS = 32
-_ENTRY = struct.Struct(f"<BBBxIQQ{MESSAGE_ID_BYTES}s")
+_ENTRY = struct.Struct(f"<BBBxIQQq{MESSAGE_ID_BYTES}s")
 _ENTRY_BYTES = 128
 _NOTE_AT = _WORDS * _WORD_BYTES
 _NAMES_AT = _NOTE_AT + NOTE_BYTES
@@ -58,6 +62,8 @@ class Word(IntEnum):
     GENERATION = 0
     SPAWNS = auto()
     ON_TRIAL = auto()
+    ISOLATION_GRANTED = auto()
+    """The request to run a suspect alone that the master granted; see `ISOLATION_WANTED`."""
 
     PID = auto()
     STATE = auto()
@@ -69,7 +75,13 @@ class Word(IntEnum):
     REQUEUED = auto()
     RETRIED = auto()
     REJECTED = auto()
+    QUARANTINED = auto()
     STALE = auto()
+    ISOLATION_WANTED = auto()
+    """The number of a request to run a suspect alone, from 1; 0 while there is none."""
+    IS_ALONE = auto()
+    """Whether a suspect runs alone now; then `ALONE_KEY` is its key, as 64 bits without a sign."""
+    ALONE_KEY = auto()
 
     DEADLINE_NS = auto()
     """Heartbeat deadline: the master writes the boot deadline before the fork, then only the worker writes it."""
@@ -85,6 +97,8 @@ class InFlight:
     delivery_tag: int
     attempt: int
     started_ns: int
+    key: int = 0
+    """See `suspects.message_key`."""
 
 
 class Board:
@@ -95,14 +109,16 @@ class Board:
 
     def __init__(self, slots: int) -> None:
         """Map the area for `slots` workers, all words zero."""
-        self._map = mmap.mmap(-1, STANDING_ORDERS_BYTES + slots * _SLOT_BYTES)
+        end = slots * _SLOT_BYTES
+        self._map = mmap.mmap(-1, STANDING_ORDERS_BYTES + end + TABLE_BYTES)
         view = memoryview(self._map)
         self.orders = StandingOrders(view[:STANDING_ORDERS_BYTES])
         view = view[STANDING_ORDERS_BYTES:]
         self.slots = tuple(
             BoardSlot(number, view[at : at + _SLOT_BYTES])
-            for number, at in enumerate(range(0, slots * _SLOT_BYTES, _SLOT_BYTES), start=1)
+            for number, at in enumerate(range(0, end, _SLOT_BYTES), start=1)
         )
+        self.suspects = Suspects(view[end:])
 
     def slot(self, number: int) -> BoardSlot:
         """Return slot `number`, counted from 1."""
@@ -142,6 +158,8 @@ class BoardSlot:
         words[Word.WISH] = Wish.NONE
         words[Word.RSS_BYTES] = 0
         words[Word.NOTE_LENGTH] = 0
+        for word in (Word.ISOLATION_GRANTED, Word.ISOLATION_WANTED, Word.IS_ALONE):
+            words[word] = 0
         self._view[_NAMES_AT:_SLOT_BYTES] = bytes(_SLOT_BYTES - _NAMES_AT)
         words[Word.DEADLINE_NS] = boot_deadline_ns
 
@@ -180,13 +198,13 @@ class BoardSlot:
         """Return the deliveries that were started and not yet finished, oldest first."""
         found = []
         for entry in range(IN_FLIGHT_ENTRIES):
-            used, handler, id_length, attempt, tag, started_ns, raw = _ENTRY.unpack_from(
+            used, handler, id_length, attempt, tag, started_ns, key, raw = _ENTRY.unpack_from(
                 self._view, _ENTRIES_AT + entry * _ENTRY_BYTES
             )
             if used:
                 message_id = raw[: min(id_length, MESSAGE_ID_BYTES)].decode("utf-8", "backslashreplace")
                 names = (self._handler_name(handler), self._queue_name(handler))
-                found.append(InFlight(*names, message_id, tag, attempt, started_ns))
+                found.append(InFlight(*names, message_id, tag, attempt, started_ns, key))
         return sorted(found, key=lambda delivery: delivery.started_ns)
 
     @property
@@ -216,6 +234,14 @@ class BoardSlot:
     def _write_text(self, text: str, at: int, size: int) -> None:
         self._view[at : at + size] = text.encode("utf-8", "replace")[:size].ljust(size, b"\0")
 
+    @property
+    def alone_key(self) -> int | None:
+        """The key of the suspect that runs alone; None while none does."""
+        if not self.words[Word.IS_ALONE]:
+            return None
+        key = self.words[Word.ALONE_KEY]
+        return key - _SIGN if key >= _SIGN >> 1 else key
+
     # ---- the worker's side
 
     def write_state(self, state: WorkerState) -> None:
@@ -238,7 +264,7 @@ class BoardSlot:
             self._write_text(name, _NAMES_AT + index * NAME_BYTES, NAME_BYTES)
             self._write_text(queue, _QUEUES_AT + index * QUEUE_BYTES, QUEUE_BYTES)
 
-    def enter(self, handler: int, tag: int, attempt: int, message_id: bytes, started_ns: int) -> int:
+    def enter(self, handler: int, tag: int, attempt: int, message_id: bytes, started_ns: int, key: int = 0) -> int:
         """Record a delivery as started and return its entry, or NO_ENTRY when all entries are taken."""
         free = self._free
         if not free:
@@ -253,9 +279,16 @@ class BoardSlot:
             attempt,
             tag,
             started_ns,
+            key,
             message_id,
         )
         return entry
+
+    def show_alone(self, key: int | None) -> None:
+        """Tell that the suspect with `key` runs alone from now on, or with None that nothing does any more."""
+        if key is not None:
+            self.words[Word.ALONE_KEY] = key % _SIGN
+        self.words[Word.IS_ALONE] = key is not None
 
     def leave(self, entry: int) -> None:
         """Record that the delivery of `entry`, as returned by `enter`, has finished."""

@@ -92,6 +92,26 @@ def test_in_flight_is_told_oldest_first_with_its_handler() -> None:
     ]
 
 
+@pytest.mark.parametrize("key", [0, 1, -1, 2**63 - 1, -(2**63)])
+def test_key_of_a_delivery_and_of_what_runs_alone_is_read_as_written(key: int) -> None:
+    slot = Board(1).slot(1)
+    assert slot.alone_key is None
+    slot.enter(0, 1, 1, b"id", 1, key)
+    slot.show_alone(key)
+    assert (slot.in_flight()[0].key, slot.alone_key) == (key, key)
+    slot.show_alone(None)
+    assert slot.alone_key is None
+
+
+def test_new_process_of_a_slot_neither_wants_nor_has_isolation() -> None:
+    slot = Board(1).slot(1)
+    slot.words[Word.ISOLATION_WANTED] = slot.words[Word.ISOLATION_GRANTED] = 5
+    slot.show_alone(7)
+    slot.prepare(2, 1)
+    assert slot.alone_key is None
+    assert (slot.words[Word.ISOLATION_WANTED], slot.words[Word.ISOLATION_GRANTED]) == (0, 0)
+
+
 def test_finished_delivery_frees_its_entry() -> None:
     slot = Board(1).slot(1)
     for tag in range(10 * IN_FLIGHT_ENTRIES):

@@ -1,0 +1,210 @@
+"""The messages that were started when a worker died: a table in the board, written by the master, read by workers.
+
+A message that kills its process comes back, and would kill the next one, for ever. So all that a dead worker had
+started is *suspect*: it runs alone in its process when it comes again (`worker.isolation`), which clears the innocent,
+and convicts the one that kills again.
+
+Layout, all words of 8 bytes, signed:
+
+    area        size          writer                  meaning
+    ----        ----          ------                  -------
+    head        8 words       master                  deaths entered so far; the rest is spare
+    entries     1024 x 10     master, but `_CLEARED`  one for each suspect, see the words below
+    stacks      32 x 4096     master                  number of the death, length, text: those of the last deaths
+
+An entry is live while its death is not 0 and is not the one that was cleared. The master sets the death to 0 before it
+changes anything else of an entry and to its number afterwards, so a reader that finds the same number before and after
+has read one state of it. `_CLEARED` is written by the worker that holds the message unacked, which is one at a time.
+
+The table forgets with the master, and forgets the oldest when it is full: then a message has new tries.
+
+Pure, but for the memory it is given.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+SUSPECTS = 1024
+STACKS = 32
+STACK_BYTES = 4096 - 16
+
+_WORD_BYTES = 8
+_HEAD_WORDS = 8
+_DEATHS = 0
+_ENTRY_WORDS = 10
+_KEY, _KILLS, _WAS_ALONE, _STATUS, _PEAK_RSS_BYTES, _UPTIME_MS, _AT_S, _DEATH, _CLEARED = range(9)
+_STACKS_AT = (_HEAD_WORDS + SUSPECTS * _ENTRY_WORDS) * _WORD_BYTES
+_STACK_RECORD_BYTES = 4096
+TABLE_BYTES = _STACKS_AT + STACKS * _STACK_RECORD_BYTES
+
+_WHOLE_BODY_BYTES = 64 * 1024  # of a larger one head and tail are looked at: 12 us, where the whole is 0.2 us for a KiB
+_HALF_BYTES = _WHOLE_BODY_BYTES // 2
+
+
+def message_key(queue: str, message_id: bytes, body: bytes) -> int:
+    """Return the key of a message in a queue: 64 bits, signed, the same in all processes forked from one master.
+
+    It is Python's own keyed hash, whose secret a publisher does not know, so nobody can make another message look
+    like this one (unless PYTHONHASHSEED gives the secret away). The same id with another body is another message. Of a
+    body above 64 KiB the length, the head and the tail count.
+    """
+    if len(body) <= _WHOLE_BODY_BYTES:
+        return hash((queue, message_id, body))
+    return hash((queue, message_id, len(body), body[:_HALF_BYTES], body[-_HALF_BYTES:]))
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How a worker died. `status` is an exit code or minus a signal number, `at_s` whole seconds since 1970.
+
+    `peak_rss_bytes` is the most memory it ever had, by the kernel's account; `stack` what it could still say of itself.
+    """
+
+    status: int
+    peak_rss_bytes: int
+    uptime_s: float
+    at_s: int
+    stack: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A message that was started when a worker died, as the table has it.
+
+    `kills` counts such deaths, and `last` is the newest of them; `was_alone` says whether nothing else ran then.
+    `death` is its number.
+    """
+
+    kills: int
+    was_alone: bool
+    death: int
+    last: Death
+
+    def is_convicted(self, after_kills: int) -> bool:
+        """Whether it is to be put into quarantine: it killed often enough, and the last time nobody else was there."""
+        return self.kills >= after_kills and self.was_alone
+
+
+def in_words(status: int) -> str:
+    """Return `SIGSEGV` or `exit status 1`."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
+
+
+class Suspects:
+    """The table. Made before the first fork; what is entered later, all processes see."""
+
+    def __init__(self, view: memoryview) -> None:
+        """Lay the table out in `view`, `TABLE_BYTES` of zeros."""
+        self._words = view[:_STACKS_AT].cast("q")
+        self._stacks = view[_STACKS_AT:TABLE_BYTES]
+        self._places: dict[int, int] = {}  # the master's: where the key's entry is, the oldest death first
+        self._found: dict[int, int] = {}  # a worker's: the same, as of `_found_deaths`
+        self._found_deaths = 0
+
+    @property
+    def deaths(self) -> int:
+        """How many deaths were entered so far. While it is 0 there is no suspect."""
+        return self._words[_DEATHS]
+
+    # ---- the master's side
+
+    def enter(self, keys: Iterable[int], alone_key: int | None, death: Death) -> tuple[int, int]:
+        """Enter what a dead worker had started; `alone_key` is what ran alone in it.
+
+        Returns how many there are, and how many of them were suspect before.
+        """
+        number = self.deaths + 1
+        self._write_stack(number, death.stack)
+        count = known = 0
+        for key in set(keys):
+            at = self._place(key)
+            kills = self._words[at + _KILLS] if self._is_live(at) and self._words[at + _KEY] == key else 0
+            self._write(at, number, (key, kills + 1, int(key == alone_key), *_facts(death)))
+            count += 1
+            known += kills > 0
+        self._words[_DEATHS] = number
+        return count, known
+
+    def _place(self, key: int) -> int:
+        """Return where the entry of `key` is or shall be, and make it the newest."""
+        places = self._places
+        at = places.pop(key, None)
+        if at is None:
+            at = _HEAD_WORDS + len(places) * _ENTRY_WORDS if len(places) < SUSPECTS else places.pop(self._dispensable())
+        places[key] = at
+        return at
+
+    def _dispensable(self) -> int:
+        """Return a key that was cleared, or else the one that has been suspect for longest."""
+        cleared = (key for key, at in self._places.items() if not self._is_live(at))
+        return next(cleared, next(iter(self._places)))
+
+    def _write(self, at: int, number: int, values: tuple[int, ...]) -> None:
+        words = self._words
+        words[at + _DEATH] = 0
+        for offset, value in enumerate(values):
+            words[at + offset] = value
+        words[at + _DEATH] = number
+
+    def _write_stack(self, number: int, text: str) -> None:
+        raw = text.encode("utf-8", "replace")[:STACK_BYTES]
+        at = number % STACKS * _STACK_RECORD_BYTES
+        record = self._stacks[at : at + _STACK_RECORD_BYTES]
+        record[:8] = bytes(8)
+        record[16 : 16 + len(raw)] = raw
+        record[8:16] = len(raw).to_bytes(8, "little")
+        record[:8] = number.to_bytes(8, "little")
+
+    # ---- a worker's side
+
+    def find(self, key: int) -> Suspect | None:
+        """Return what is known of a message, None when it is above suspicion."""
+        if self._found_deaths != self.deaths:
+            self._found_deaths = self.deaths
+            self._found = {self._words[at + _KEY]: at for at in self._entries() if self._is_live(at)}
+        at = self._found.get(key)
+        if at is None:
+            return None
+        words = self._words[at : at + _ENTRY_WORDS].tolist()
+        is_torn = words[_DEATH] != self._words[at + _DEATH] or words[_KEY] != key
+        if is_torn or words[_DEATH] in (0, words[_CLEARED]):
+            return None
+        return _suspect(words)
+
+    def clear(self, key: int) -> None:
+        """Take a message off the table: it came to its end, and its process lives. Call only while it is unacked."""
+        if self.find(key) is not None:
+            at = self._found[key]
+            self._words[at + _CLEARED] = self._words[at + _DEATH]
+
+    def stack(self, death: int) -> str:
+        """Return what the worker of a death said of itself; "" when it said nothing, or too many have died since."""
+        at = death % STACKS * _STACK_RECORD_BYTES
+        record = bytes(self._stacks[at : at + _STACK_RECORD_BYTES])
+        if int.from_bytes(record[:8], "little") != death:
+            return ""
+        length = min(int.from_bytes(record[8:16], "little"), STACK_BYTES)
+        return record[16 : 16 + length].decode("utf-8", "replace")
+
+    def _entries(self) -> Iterator[int]:
+        return iter(range(_HEAD_WORDS, _HEAD_WORDS + SUSPECTS * _ENTRY_WORDS, _ENTRY_WORDS))
+
+    def _is_live(self, at: int) -> bool:
+        return self._words[at + _DEATH] not in (0, self._words[at + _CLEARED])
+
+
+def _facts(death: Death) -> tuple[int, ...]:
+    return death.status, death.peak_rss_bytes, round(death.uptime_s * 1000), death.at_s
+
+
+def _suspect(words: list[int]) -> Suspect:
+    last = Death(words[_STATUS], words[_PEAK_RSS_BYTES], words[_UPTIME_MS] / 1000, words[_AT_S])
+    return Suspect(words[_KILLS], bool(words[_WAS_ALONE]), words[_DEATH], last)
