@@ -21,18 +21,18 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 _LIBC = ctypes.CDLL(None, use_errno=True)  # loaded before any fork: a child must not need the dynamic linker's lock
 
 
-def bind_to_parent(parent_pid: int) -> None:
+def bind_to_parent(parent_pid: int, stacks_fd: int = 2) -> None:
     """Have the kernel kill this process when its parent dies, and end it now when that has happened already.
 
     It is the parent's *thread* whose end counts, so a child must be made in the main thread (prctl(2)). Core dumps are
-    off from now on, and a crash writes the stacks of all threads to stderr. Raises OSError.
+    off from now on, and a crash writes the stacks of all threads to `stacks_fd`, stderr by default. Raises OSError.
     """
     if _LIBC.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL)) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent_pid:  # it died before the line above, so its death will not be signalled any more
         os._exit(ExitCode.RUNTIME)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    faulthandler.enable(file=2)
+    faulthandler.enable(file=stacks_fd)
 
 
 def ring() -> None:

@@ -23,6 +23,7 @@ from mxworker.brokers import Brokers, Tls
 from mxworker.cli_control import ctl, status
 from mxworker.config import (
     DEFAULT_PROCESS_CONCURRENCY,
+    DEFAULT_QUARANTINE_AFTER,
     MAX_WORKERS,
     Consumption,
     Supervision,
@@ -148,6 +149,13 @@ main.add_command(status)
 )
 @_option("--max-rss", type=_Size(), help="Replace a worker that takes so much memory.")
 @_option("--max-age", type=_Duration(), help="Replace a worker that is so old.")
+@_option(
+    "--quarantine-after",
+    type=click.IntRange(0, 1000),
+    default=DEFAULT_QUARANTINE_AFTER,
+    show_default=True,
+    help="Set a message aside that has killed so many workers.  0: never.",
+)
 @_option("--name", help="What this service is called, by 'mxworker status' for one.  [default: APP]")
 @_option("--control-socket", type=click.Path(), help="Take requests here.  [default: NAME.sock in a runtime directory]")
 @_option("--burst", is_flag=True, help="Exit with 0 when the queues are empty.")
@@ -370,6 +378,7 @@ def _supervision(name: str, workers: int, flags: dict[str, Any]) -> Supervision:
         heartbeat_timeout_s=flags["heartbeat_timeout"],
         boot_timeout_s=flags["boot_timeout"],
         burst=flags["burst"],
+        quarantine_after=flags["quarantine_after"],
     )
 
 
@@ -389,6 +398,7 @@ def _consumption(app: str, brokers: Brokers, flags: dict[str, Any]) -> Consumpti
         connect_wait_s=flags["connect_wait"],
         burst=flags["burst"],
         limits=Limits(flags["max_messages"], flags["max_rss"], flags["max_age"]),
+        quarantine_after=flags["quarantine_after"],
     )
 
 
@@ -422,7 +432,7 @@ def _tally(board: Board) -> str:
     """Return what all workers of this run did, those that died included."""
     from mxworker.board import Word
 
-    words = (Word.ACKED, Word.REQUEUED, Word.RETRIED, Word.REJECTED, Word.STALE)
+    words = (Word.ACKED, Word.REQUEUED, Word.RETRIED, Word.REJECTED, Word.QUARANTINED, Word.STALE)
     return ", ".join(f"{sum(slot.words[word] for slot in board.slots):,} {word.name.lower()}" for word in words)
 
 

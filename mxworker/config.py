@@ -33,6 +33,7 @@ _BYTES_PER_UNIT = {
 DEFAULT_CONCURRENCY = 32
 DEFAULT_HANDLER_TIMEOUT_S = 30.0
 DEFAULT_PROCESS_CONCURRENCY = 256
+DEFAULT_QUARANTINE_AFTER = 3
 MAX_PREFETCH = 65535
 MAX_WORKERS = 512
 MAX_CHANNELS = 65535
@@ -78,7 +79,7 @@ def _decimal(number: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Supervision:
-    """What the master has to know. All durations in seconds."""
+    """What the master has to know. All durations in seconds. `quarantine_after`: see `Consumption`."""
 
     name: str
     workers: int
@@ -86,6 +87,7 @@ class Supervision:
     heartbeat_timeout_s: float = 30.0
     boot_timeout_s: float = 60.0
     burst: bool = False
+    quarantine_after: int = DEFAULT_QUARANTINE_AFTER
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,8 @@ class Consumption:
     `concurrency`, `prefetch` and `handler_timeout_s` replace what the handlers in the code say, when they are not None.
     `queues` limits the worker to the handlers of those queues; empty means all. `process_concurrency` bounds the
     handlers that run at once in the process, all queues together, and `prefetch_budget_bytes` the bodies that it holds
-    unsettled; one body for each queue may come on top.
+    unsettled; one body for each queue may come on top. A message that has killed `quarantine_after` workers is taken
+    out of its queue; with 0 none ever is.
     """
 
     app: str
@@ -184,5 +187,6 @@ class Consumption:
     connect_wait_s: float = 30.0
     burst: bool = False
     limits: Limits = field(default_factory=Limits)
+    quarantine_after: int = DEFAULT_QUARANTINE_AFTER
     pool: PoolSettings = field(default_factory=PoolSettings)
     publisher: PublisherSettings = field(default_factory=lambda: PublisherSettings(retry_unconfirmed=True))

@@ -35,7 +35,7 @@ _WORD_BYTES = 8
 _HEAD_WORDS = 8
 _DEATHS = 0
 _ENTRY_WORDS = 10
-_KEY, _KILLS, _WAS_ALONE, _STATUS, _PEAK_RSS_BYTES, _UPTIME_MS, _AT_S, _DEATH, _CLEARED = range(9)
+_KEY, _KILLS, _WAS_ALONE, _STATUS, _PEAK_RSS_BYTES, _UPTIME_MS, _AT_S, _IS_HANG, _DEATH, _CLEARED = range(10)
 _STACKS_AT = (_HEAD_WORDS + SUSPECTS * _ENTRY_WORDS) * _WORD_BYTES
 _STACK_RECORD_BYTES = 4096
 TABLE_BYTES = _STACKS_AT + STACKS * _STACK_RECORD_BYTES
@@ -61,6 +61,7 @@ class Death:
     """How a worker died. `status` is an exit code or minus a signal number, `at_s` whole seconds since 1970.
 
     `peak_rss_bytes` is the most memory it ever had, by the kernel's account; `stack` what it could still say of itself.
+    `is_hang` says that the master ended it, because it hung.
     """
 
     status: int
@@ -68,6 +69,7 @@ class Death:
     uptime_s: float
     at_s: int
     stack: str = ""
+    is_hang: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +91,9 @@ class Suspect:
 
 
 def in_words(status: int) -> str:
-    """Return `SIGSEGV` or `exit status 1`."""
+    """Return `SIGSEGV` or `exit code 1`."""
     if status >= 0:
-        return f"exit status {status}"
+        return f"exit code {status}"
     try:
         return signal.Signals(-status).name
     except ValueError:
@@ -202,9 +204,10 @@ class Suspects:
 
 
 def _facts(death: Death) -> tuple[int, ...]:
-    return death.status, death.peak_rss_bytes, round(death.uptime_s * 1000), death.at_s
+    return death.status, death.peak_rss_bytes, round(death.uptime_s * 1000), death.at_s, int(death.is_hang)
 
 
 def _suspect(words: list[int]) -> Suspect:
-    last = Death(words[_STATUS], words[_PEAK_RSS_BYTES], words[_UPTIME_MS] / 1000, words[_AT_S])
+    uptime_s, is_hang = words[_UPTIME_MS] / 1000, bool(words[_IS_HANG])
+    last = Death(words[_STATUS], words[_PEAK_RSS_BYTES], uptime_s, words[_AT_S], is_hang=is_hang)
     return Suspect(words[_KILLS], bool(words[_WAS_ALONE]), words[_DEATH], last)

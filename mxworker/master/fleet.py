@@ -44,6 +44,7 @@ BEYOND_REPAIR_NS = 10 * NS_PER_S  # SIGKILL ends a process in milliseconds, unle
 RECYCLE_AGAIN_NS = 30 * NS_PER_S  # after a replacement that could not start
 
 _NEEDS_A_HUMAN = frozenset({ExitCode.USAGE, ExitCode.APP_LOAD, ExitCode.BROKER})
+_UNASKED = frozenset({Reason.CRASH, Reason.HANG, Reason.LEFT_UNASKED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,11 @@ class Exit:
     as_asked: bool
     uptime_s: float
     retry_in_s: float | None
+
+    @property
+    def is_unasked(self) -> bool:
+        """Whether nobody had asked the worker to end, so that what it was doing may have ended it."""
+        return self.reason in _UNASKED
 
 
 class RollState(Enum):

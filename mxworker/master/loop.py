@@ -29,17 +29,20 @@ from collections.abc import Callable, Iterator
 
 from setproctitle import setproctitle
 
-from mxworker.board import Board, BoardSlot
+from mxworker.board import Board, BoardSlot, Word
 from mxworker.config import Supervision
 from mxworker.errors import ExitCode
 from mxworker.lifecycle import Reason, WorkerState
 from mxworker.master.control import ControlServer, Listener
 from mxworker.master.desk import Desk
 from mxworker.master.fleet import Exit, Fleet, Look, RollState, Send, Spawn
+from mxworker.master.inquest import Inquest
 from mxworker.master.notify import Condition, Notifier, Phase
-from mxworker.master.processes import Children
+from mxworker.master.processes import Children, Ended
 from mxworker.master.signals import SignalInbox
-from mxworker.master.slot import NS_PER_S
+from mxworker.master.slot import NS_PER_S, Order
+from mxworker.master.turns import Turns
+from mxworker.suspects import in_words
 
 _LOG = logging.getLogger("mxworker.master")
 
@@ -118,6 +121,8 @@ class _Master:
         self._interrupts = 0
         self._reaps_again = False
         self._notes: set[str] = set()
+        self._inquest = Inquest(board, supervision.quarantine_after)
+        self._turns = Turns()
 
     def supervise(self) -> ExitCode:
         """Turn until the fleet knows with what to end."""
@@ -180,8 +185,8 @@ class _Master:
             self._fleet.observe(slot.number, look, now_ns)
         if self._board.ever_ready:
             self._fleet.became_ready(now_ns)
-        for pid, status in ended:
-            self._report(self._fleet.exited(pid, status, now_ns), now_ns)
+        for child in ended:
+            self._bury(child, now_ns)
         if not self._announced:
             self._announce_when_ready(now_ns)
 
@@ -195,6 +200,15 @@ class _Master:
     def _slots(self) -> Iterator[BoardSlot]:
         """Yield those slots of the board that the fleet uses."""
         return (self._board.slot(slot.number) for slot in self._fleet.slots)
+
+    def _bury(self, child: Ended, now_ns: int) -> None:
+        """Take in that a worker ended, and say how. The inquest comes first: its messages are on their way again."""
+        ended = self._fleet.exited(child.pid, child.status, now_ns)
+        stack = self._children.last_words(ended.slot)
+        self._inquest.hold(ended, child.peak_rss_bytes, stack)
+        if stack:
+            _say(stack)
+        self._report(ended, now_ns)
 
     def _obey(self, signum: signal.Signals, now_ns: int) -> None:
         match signum:
@@ -243,6 +257,16 @@ class _Master:
                     self._spawn(action, now_ns)
                 case Send(pid=pid, order=order):
                     self._children.send(pid, order.value)
+        self._give_turn()
+
+    def _give_turn(self) -> None:
+        """Let one worker run a suspect alone, of those that want to."""
+        pids = {slot.number: slot.pid for slot in self._fleet.slots if slot.pid is not None}
+        requests = {number: self._board.slot(number).words[Word.ISOLATION_WANTED] for number in pids}
+        turn = self._turns.next({number: request for number, request in requests.items() if request})
+        if turn is not None:
+            self._board.slot(turn.slot).words[Word.ISOLATION_GRANTED] = turn.request
+            self._children.send(pids[turn.slot], Order.LOOK.value)
 
     def _spawn(self, spawn: Spawn, now_ns: int) -> None:
         self._board.slot(spawn.slot).prepare(spawn.generation, spawn.is_on_trial, spawn.boot_deadline_ns)
@@ -330,15 +354,10 @@ def _earliest(*instants: int | None) -> int | None:
 
 def _describe(ended: Exit) -> str:
     """Return `SIGSEGV` or `exit code 1`, with a hint where the kernel gives none."""
-    if ended.status >= 0:
-        return f"exit code {ended.status}"
-    try:
-        name = signal.Signals(-ended.status).name
-    except ValueError:
-        name = f"signal {-ended.status}"
+    words = in_words(ended.status)
     if ended.status == -signal.SIGKILL and ended.reason is Reason.CRASH:
-        return f"{name}, not sent by the master (perhaps out of memory: see the kernel's log)"
-    return name
+        return f"{words}, not sent by the master (perhaps out of memory: see the kernel's log)"
+    return words
 
 
 def _say(text: str) -> None:

@@ -18,11 +18,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from mxworker.child import bind_to_parent, do_nothing, flush
 from mxworker.errors import ExitCode, InvariantError
+from mxworker.master.last_words import LastWords
 from mxworker.master.signals import TAKEN
 
 _LOG = logging.getLogger("mxworker.master")
@@ -30,10 +32,23 @@ _WORKER_LOG = logging.getLogger("mxworker.worker")
 
 _STANDARD_FDS = frozenset({0, 1, 2})
 _REAP_LOOK_S = 0.02
+_KIBIBYTE = 1024
 
 # What a terminal sends to the whole process group; the master alone decides what it means. And a question, which a
 # worker that cannot answer it yet must not die of.
 _NOT_FATAL = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A child of ours that ended: `status` is an exit code or minus a signal number.
+
+    `peak_rss_bytes` is the most memory that it, or a process it waited for, ever had (getrusage(2)).
+    """
+
+    pid: int
+    status: int
+    peak_rss_bytes: int
 
 
 class Children:
@@ -43,39 +58,45 @@ class Children:
         """Remember `run_worker(slot)`, which runs in each child and returns its exit code."""
         self._run_worker = run_worker
         self._pids: set[int] = set()
+        self._last_words = LastWords()
 
     def spawn(self, slot: int) -> int:
         """Fork the worker of `slot` and return its pid. Raises OSError when the machine cannot fork now."""
         _assert_one_thread()
         master_pid = os.getpid()
+        stacks_fd = self._last_words.empty(slot)
         gc.disable()  # a collection in the child before it enables it again would copy the master's pages
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             pid = os.fork()
             if pid == 0:
-                _live_as_worker(slot, self._run_worker, master_pid, mask)
+                _live_as_worker(slot, self._run_worker, master_pid, mask, stacks_fd)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             gc.enable()
         self._pids.add(pid)
         return pid
 
-    def reap(self) -> list[tuple[int, int]]:
-        """Return (pid, status) of each child of ours that ended; status is an exit code or minus a signal number."""
+    def reap(self) -> list[Ended]:
+        """Return the children of ours that ended."""
         ended = []
         while True:
             try:
-                pid, wait_status = os.waitpid(-1, os.WNOHANG)
+                pid, wait_status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 break
             if pid == 0:
                 break
             if pid in self._pids:
                 self._pids.remove(pid)
-                ended.append((pid, os.waitstatus_to_exitcode(wait_status)))
+                ended.append(Ended(pid, os.waitstatus_to_exitcode(wait_status), usage.ru_maxrss * _KIBIBYTE))
             else:
                 _LOG.debug("reaped process %d, which is no worker", pid)  # as PID 1 we inherit orphans
         return ended
+
+    def last_words(self, slot: int) -> str:
+        """Return the stacks that the last worker of `slot` left when it crashed or was aborted, often none."""
+        return self._last_words.read(slot)
 
     def send(self, pid: int, signum: signal.Signals) -> None:
         """Send `signum` to a child that was not reaped yet."""
@@ -109,11 +130,13 @@ def _assert_one_thread() -> None:
         raise InvariantError(f"the master has {threads} threads and must have one to fork")
 
 
-def _live_as_worker(slot: int, run_worker: Callable[[int], int], master_pid: int, mask: Set[int]) -> NoReturn:
+def _live_as_worker(
+    slot: int, run_worker: Callable[[int], int], master_pid: int, mask: Set[int], stacks_fd: int
+) -> NoReturn:
     """Spend the child's whole life. Nothing that happens here may get back into the master's frames."""
     code: int = ExitCode.RUNTIME
     try:
-        _leave_the_master(master_pid)
+        _leave_the_master(master_pid, stacks_fd)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         gc.enable()
         code = int(run_worker(slot)) & 0xFF
@@ -128,19 +151,19 @@ def _live_as_worker(slot: int, run_worker: Callable[[int], int], master_pid: int
             os._exit(code)
 
 
-def _leave_the_master(master_pid: int) -> None:
+def _leave_the_master(master_pid: int, stacks_fd: int) -> None:
     """Shed what was inherited, with all signals still blocked."""
     signal.set_wakeup_fd(-1)
     for signum in TAKEN:
         signal.signal(signum, do_nothing if signum in _NOT_FATAL else signal.SIG_DFL)
-    _close_inherited_fds()
-    bind_to_parent(master_pid)
+    _close_inherited_fds(_STANDARD_FDS | {stacks_fd})
+    bind_to_parent(master_pid, stacks_fd)
 
 
-def _close_inherited_fds() -> None:
-    """Close all but the standard streams. The board needs no descriptor: it is an anonymous mapping."""
+def _close_inherited_fds(kept: Set[int]) -> None:
+    """Close all others. The board needs no descriptor: it is an anonymous mapping."""
     for fd in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
-        if fd not in _STANDARD_FDS:
+        if fd not in kept:
             try:
                 os.close(fd)
             except OSError:

@@ -7,6 +7,7 @@ Workers and the program append what happens to the file `--events`, one line eac
 from __future__ import annotations
 
 import argparse
+import ctypes
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from resource import struct_rusage
 from types import FrameType
 
 from mxworker.board import Board, Word
@@ -26,8 +28,10 @@ from mxworker.errors import ConfigError
 from mxworker.lifecycle import WorkerState
 from mxworker.master import loop
 from mxworker.master.control import Listener
+from mxworker.suspects import in_words
 
 TURN_S = 0.02
+Wait4 = Callable[[int, int], tuple[int, int, struct_rusage]]
 
 
 class Worker:
@@ -38,6 +42,7 @@ class Worker:
         self.number = number
         self.slot = board.slot(number)
         self.orders = board.orders
+        self.suspects = board.suspects
         self.asked: list[int] = []
         self.has_beaten = False
 
@@ -199,9 +204,7 @@ def finishes(worker: Worker) -> int:
 
 def shows_fds(worker: Worker) -> int:
     worker.boot()
-    fds = sorted(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
-    open_fds = [fd for fd in fds if Path(f"/proc/self/fd/{fd}").exists()]
-    worker.say(f"fds {open_fds}")
+    worker.say(f"fds {' '.join(open_fds())}")
     worker.become_ready()
     return worker.serve()
 
@@ -210,6 +213,85 @@ def shows_environment(worker: Worker) -> int:
     worker.say(f"environment {sorted({'NOTIFY_SOCKET', 'WATCHDOG_USEC', 'WATCHDOG_PID'} & os.environ.keys())}")
     worker.start()
     return worker.serve()
+
+
+def open_fds() -> list[str]:
+    """Return the standard streams by number, others by what they are of, without that of the listing."""
+    names = []
+    for fd in sorted(int(entry.name) for entry in Path("/proc/self/fd").iterdir()):
+        try:
+            names.append(str(fd) if fd <= 2 else Path(f"/proc/self/fd/{fd}").readlink().name.split()[0])
+        except FileNotFoundError:
+            pass
+    return names
+
+
+def segfaults(worker: Worker) -> None:
+    ctypes.string_at(0)
+
+
+def leaves_without_a_word(worker: Worker) -> None:
+    os._exit(0)
+
+
+def is_killed(worker: Worker) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hangs(worker: Worker) -> None:
+    while True:
+        pass
+
+
+def drains_in_vain(worker: Worker) -> None:
+    worker.slot.write_state(WorkerState.DRAINING)
+    os._exit(6)
+
+
+def holding_two(end: Callable[[Worker], None], alone: bool = False) -> Callable[[Worker], int]:
+    """Return a behaviour: the first process of the slot ends so while it holds two deliveries; the next one tells."""
+
+    def behave(worker: Worker) -> int:
+        worker.slot.name_handler(0, "orders", "orders")
+        worker.start()
+        if worker.slot.words[Word.SPAWNS] == 1:
+            for tag, key in ((1, 7), (2, -8)):
+                worker.slot.enter(0, tag, 1, f"message-{tag}".encode(), time.monotonic_ns(), key)
+            worker.slot.show_alone(-8 if alone else None)
+            end(worker)
+        for key in (7, -8):
+            suspect = worker.suspects.find(key)
+            if suspect is not None:
+                last = suspect.last
+                stack = "program.py" in worker.suspects.stack(suspect.death)
+                rss = last.peak_rss_bytes > 5_000_000
+                facts = f"{in_words(last.status)}, hang {last.is_hang}, alone {suspect.was_alone}, stack {stack}"
+                worker.say(f"suspect {key}: {suspect.kills} kills, {facts}, rss {rss}")
+        worker.say("told")
+        return worker.serve()
+
+    return behave
+
+
+def takes_turns(worker: Worker) -> int:
+    """Ask for a turn to run something alone, again and again, and die of the fifth."""
+    signal.signal(signal.SIGURG, lambda signum, frame: None)  # so that it interrupts the sleep
+    worker.start()
+    words = worker.slot.words
+    for request in range(1, 1000):
+        words[Word.ISOLATION_WANTED] = request
+        ring()
+        worker.turn_until(lambda: bool(worker.asked) or words[Word.ISOLATION_GRANTED] == words[Word.ISOLATION_WANTED])
+        if worker.asked:
+            break
+        worker.say("alone from here")
+        time.sleep(0.01)
+        worker.say("alone to here")
+        if request == 5:
+            os._exit(1)
+        words[Word.ISOLATION_WANTED] = 0
+        ring()
+    return 0
 
 
 def spawns_grandchildren(worker: Worker) -> int:
@@ -253,9 +335,15 @@ BEHAVIOURS: dict[str, Callable[[Worker], int]] = {
         shows_environment,
         spawns_grandchildren,
         makes_orphans,
+        takes_turns,
     )
 }
 BEHAVIOURS |= {f"refuses_{code}": refuses(code) for code in (2, 3, 4)}
+BEHAVIOURS |= {
+    f"{end.__name__}_holding_two": holding_two(end)
+    for end in (segfaults, leaves_without_a_word, is_killed, hangs, drains_in_vain)
+}
+BEHAVIOURS["segfaults_with_one_alone"] = holding_two(segfaults, alone=True)
 
 
 # ---- the program
@@ -284,7 +372,7 @@ def main() -> int:
     if options.asks_right_after_fork:
         os.register_at_fork(after_in_parent=lambda: signal_newest_child(signal.SIGUSR1))
     if options.leaves_after_reaping:
-        os.waitpid = waiting_for_the_next(os.waitpid)
+        os.wait4 = waiting_for_the_next(os.wait4)
     if options.second_thread:
         threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
     supervision = Supervision(
@@ -294,6 +382,7 @@ def main() -> int:
         heartbeat_timeout_s=options.heartbeat,
         boot_timeout_s=options.boot,
         burst=options.burst,
+        quarantine_after=options.quarantine_after,
     )
     try:
         listener = Listener(options.control) if options.control else None
@@ -321,12 +410,12 @@ def wait_for_pending_sigterm() -> None:
         time.sleep(0.001)
 
 
-def waiting_for_the_next(waitpid: Callable[[int, int], tuple[int, int]]) -> Callable[[int, int], tuple[int, int]]:
+def waiting_for_the_next(wait4: Wait4) -> Wait4:
     """Have a child end, and its SIGCHLD arrive, right after the master found that no more have ended."""
     seen = []
 
-    def wait(pid: int, options: int) -> tuple[int, int]:
-        found = waitpid(pid, options)
+    def wait(pid: int, options: int) -> tuple[int, int, struct_rusage]:
+        found = wait4(pid, options)
         if found[0] == 0 and len(seen) == 1:
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
         if found[0] != 0:
@@ -348,6 +437,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--drain", type=float, default=10.0)
     parser.add_argument("--burst", action="store_true")
     parser.add_argument("--orphans", type=int, default=0)
+    parser.add_argument("--quarantine-after", type=int, default=3)
     parser.add_argument("--open-sockets", action="store_true")
     parser.add_argument("--term-right-after-fork", action="store_true")
     parser.add_argument("--asks-right-after-fork", action="store_true")

@@ -193,7 +193,8 @@ def test_no_worker_holds_the_socket(controlled: Start, address: Path) -> None:
     with connect(address):
         os.kill(service.worker(1), signal.SIGKILL)  # its successor is forked while a client is connected
         service.wait_for("ready", slot=1, count=2)
-    assert {event.what for event in service.events("fds")} == {"fds [0, 1, 2]"}
+    assert len(service.events("fds")) == 3
+    assert not [event for event in service.events("fds") if "socket" in event.what]
 
 
 def test_second_master_is_refused_before_it_starts_anything(controlled: Start, start: Start, address: Path) -> None:

@@ -107,7 +107,7 @@ def test_new_process_of_a_slot_neither_wants_nor_has_isolation() -> None:
     slot = Board(1).slot(1)
     slot.words[Word.ISOLATION_WANTED] = slot.words[Word.ISOLATION_GRANTED] = 5
     slot.show_alone(7)
-    slot.prepare(2, 1)
+    slot.prepare(2, False, 1)
     assert slot.alone_key is None
     assert (slot.words[Word.ISOLATION_WANTED], slot.words[Word.ISOLATION_GRANTED]) == (0, 0)
 

@@ -169,7 +169,7 @@ def test_large_bodies_differ_by_length_head_or_tail(at: int) -> None:
 
 @pytest.mark.parametrize(
     ("status", "words"),
-    [(-11, "SIGSEGV"), (-9, "SIGKILL"), (0, "exit status 0"), (7, "exit status 7"), (-77, "signal 77")],
+    [(-11, "SIGSEGV"), (-9, "SIGKILL"), (0, "exit code 0"), (7, "exit code 7"), (-77, "signal 77")],
 )
 def test_status_in_words(status: int, words: str) -> None:
     assert in_words(status) == words

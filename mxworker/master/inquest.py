@@ -1,0 +1,53 @@
+"""The inquest into the death of a worker: what it could still say, and which messages may have killed it.
+
+Knows the board, and nothing about how a worker was forked or will be replaced.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from mxworker.board import Board, BoardSlot
+from mxworker.lifecycle import Reason, WorkerState
+from mxworker.master.fleet import Exit
+from mxworker.suspects import Death
+
+_LOG = logging.getLogger("mxworker.master")
+
+_LEAVING = frozenset({WorkerState.DRAINING, WorkerState.STOPPED})
+
+
+class Inquest:
+    """Enters into the board what dead workers had started."""
+
+    def __init__(self, board: Board, quarantine_after: int) -> None:
+        """With `quarantine_after` 0 no message is ever suspect."""
+        self._board = board
+        self._is_on = quarantine_after > 0
+
+    def hold(self, ended: Exit, peak_rss_bytes: int, stack: str) -> None:
+        """Suspect what the worker had started, if nobody had asked for its end. Call before its slot is used again."""
+        slot = self._board.slot(ended.slot)
+        if not self._is_on or not ended.is_unasked or _was_leaving(slot, ended):
+            return
+        keys = [held.key for held in slot.in_flight()]
+        if not keys:
+            return
+        is_hang = ended.reason is Reason.HANG
+        death = Death(ended.status, peak_rss_bytes, ended.uptime_s, int(time.time()), stack, is_hang)
+        count, known = self._board.suspects.enter(keys, slot.alone_key, death)
+        _LOG.warning(
+            "slot %d: what worker %d had started may have killed it: %d messages, %d of them not for the first time%s; "
+            "each runs alone when it comes again",
+            ended.slot,
+            ended.pid,
+            count,
+            known,
+            ", one of them alone" if slot.alone_key in keys else "",
+        )
+
+
+def _was_leaving(slot: BoardSlot, ended: Exit) -> bool:
+    """Whether the worker was on its way out by itself, and left behind only what its drain had no time for."""
+    return slot.state in _LEAVING and ended.reason is not Reason.HANG

@@ -1,0 +1,39 @@
+"""Whose turn it is to run a suspect alone: that of one worker at a time, so that the others keep their rate.
+
+A worker that wants a turn writes the number of its request into its slot, and 0 when it is done; each request is good
+for one suspect. It may lose its process by it, which ends the turn, too. The slots have turns in rotation.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Turn(NamedTuple):
+    """The request of a slot."""
+
+    slot: int
+    request: int
+
+
+class Turns:
+    """Gives the turns."""
+
+    def __init__(self) -> None:
+        self._present: Turn | None = None
+        self._last_slot = 0
+
+    def next(self, wanted: Mapping[int, int]) -> Turn | None:
+        """Return a turn that is to be given now. `wanted` has the open requests by the slots of living workers."""
+        present = self._present
+        if present is not None and wanted.get(present.slot) == present.request:
+            return None
+        self._present = None
+        if wanted:
+            slot = min(wanted, key=lambda number: (number <= self._last_slot, number))
+            self._present = Turn(slot, wanted[slot])
+            self._last_slot = slot
+        return self._present
