@@ -433,9 +433,10 @@ def test_dribbling_does_not_extend_the_time_of_a_client(controlled: Start, addre
     with connect(address) as connection:
         began_at = time.monotonic()
         while not select.select([connection], [], [], 0.1)[0]:
+            assert time.monotonic() - began_at < 5 + SOON_S
             connection.send(b" ")
         assert all_that_comes(connection) == b""
-    assert 4.9 < time.monotonic() - began_at < 5 + SOON_S
+    assert time.monotonic() - began_at > 4.9
 
 
 def test_client_that_does_not_read_its_answer_is_dropped(controlled: Start, address: Path) -> None:
