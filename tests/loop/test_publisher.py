@@ -13,6 +13,7 @@ import pytest
 from pamqp import base, commands
 
 from mxworker import Publisher
+from mxworker.amqp import exchanges
 from mxworker.errors import (
     MessageTooLarge,
     PublishError,
@@ -329,7 +330,8 @@ async def test_exchange_is_looked_for_once_for_each_connection() -> None:
                 await until(lambda: "no connection" in publisher._lanes.why_not())
 
 
-async def test_look_that_is_never_answered_is_made_again() -> None:
+async def test_look_that_is_never_answered_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchanges, "_LOOK_DEADLINE_S", 0.5)
     looks = 0
 
     async def on_look(peer: Peer, channel: int, frame: base.Frame) -> None:
