@@ -14,10 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.rabbit.installation import missing_broker
 
 pytest_plugins = ["tests.rabbit.fixtures"]
+
+# Hypothesis takes an example of 0.2 s for a fault; with the machine busy, any of them may take that.
+settings.register_profile("shared-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared-machine")
 
 TESTS = Path(__file__).parent
 NEED_A_BROKER = frozenset({"broker", "chaos"})
