@@ -55,7 +55,10 @@ class Settling:
     def settle(self, delivery: Delivery, settlement: Settlement) -> Later | Dead | None:
         """Settle at once and return None, or return the ending that needs `by_copy`."""
         if type(settlement) is Ack:
-            self._words[Word.ACKED if delivery.source.ack(delivery) else Word.STALE] += 1
+            was_sent = delivery.source.ack(delivery)
+            self._words[Word.ACKED if was_sent else Word.STALE] += 1
+            if log.isEnabledFor(logging.DEBUG):
+                self._tell(delivery, "acked" if was_sent else "settled too late, so the broker delivers it again")
             return None
         ends = self._ending(delivery, settlement)
         match ends:
@@ -161,6 +164,12 @@ class Settling:
 
     def _count(self, word: Word, was_sent: bool) -> None:
         self._words[word if was_sent else Word.STALE] += 1
+
+    def _tell(self, delivery: Delivery, how: str) -> None:
+        message = delivery.message_id or f"(no id, delivery tag {delivery.delivery_tag})"
+        log.debug(
+            "handler %s: message %s of queue %s is %s", self._handler.name, message, self._handler.queue.name, how
+        )
 
     def _say(self, budget: LineBudget, what: str, delivery: Delivery) -> None:
         more = budget.spend(time.monotonic())

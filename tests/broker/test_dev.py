@@ -94,6 +94,7 @@ def test_edit_is_served_within_2_s_of_saving_and_no_message_is_lost(
             took_s = time.monotonic() - saved_at
             print(f"version {version} served after {took_s:.2f} s")
             assert took_s < SERVED_WITHIN_S
+        assert "handler record: message" in session.service.log_text()  # at DEBUG
 
 
 def test_code_that_fails_to_load_is_shown_and_the_old_code_goes_on_serving(

@@ -13,6 +13,7 @@ from tests.harness.waiting import wait_until
 from tests.rabbit.client import Client
 from tests.rabbit.node import Node
 
+USER = "canary"
 CANARY = "S3cr3t/x"
 WRITTEN = "S3cr3t%2Fx"
 TRACE = "S3cr3t"
@@ -38,7 +39,7 @@ APP = """
         note_environment("environment-of-worker")
 
 
-    @handlers.consume("QUEUE.cpu", cpu=True)
+    @handlers.consume("QUEUE.cpu", cpu=True, retry=None)
     def report(payload: bytes) -> None:
         note_environment("environment-of-cpu-process")
 """
@@ -47,10 +48,10 @@ APP = """
 @pytest.fixture
 def url(node: Node) -> Iterator[str]:
     """The URL of a user whose password is the canary."""
-    node.ctl("add_user", "canary", CANARY)
-    node.ctl("set_permissions", "canary", ".*", ".*", ".*")
-    yield node.url.replace("guest:guest", f"canary:{WRITTEN}")
-    node.ctl("delete_user", "canary")
+    node.ctl("add_user", USER, CANARY)
+    node.ctl("set_permissions", USER, ".*", ".*", ".*")
+    yield node.url.replace("guest:guest", f"{USER}:{WRITTEN}")
+    node.ctl("delete_user", USER)
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def test_password_shows_nowhere(
     typed, env = ([f"--broker-url={url}"], {}) if is_typed else ([], {"MXWORKER_BROKER_URL": url})
     with Service([*line, *typed], tmp_path, env=env) as service:
         service.wait_ready()
-        node.ctl("close_all_user_connections", "canary", "test")
+        node.ctl("close_all_user_connections", USER, "test")
         service.wait_for_log("CONNECTION_FORCED")
         with Client(node.url) as client:
             client.publish(queue_name, [b""])

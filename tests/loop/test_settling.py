@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,6 +94,18 @@ def repairing(error: BrokerError | None = None) -> Callable[[], Awaitable[None]]
 
 
 # ---- no copy needed
+
+
+@pytest.mark.parametrize(
+    ("raw", "named"), [(raw_properties(message_id=b"m-1"), "m-1"), (raw_properties(), "(no id, delivery tag 1)")]
+)
+async def test_at_debug_each_acked_message_is_told(raw: bytes, named: str, caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk(Publishing(CONFIRMED))
+    await desk.settle(Ack(), desk.delivery(raw))
+    assert caplog.messages == []
+    caplog.set_level(logging.DEBUG, "mxworker")
+    await desk.settle(Ack(), desk.delivery(raw))
+    assert caplog.messages == [f"handler order: message {named} of queue orders is acked"]
 
 
 @pytest.mark.parametrize(
