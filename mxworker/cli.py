@@ -7,7 +7,6 @@ lives as a worker. `dev` keeps a `run` going and has it reload. Everything heavy
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import sys
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mxworker import __version__
+from mxworker import __version__, cli_dev
 from mxworker.brokers import Brokers, Tls
 from mxworker.cli_control import ctl, status
 from mxworker.config import (
@@ -182,17 +181,7 @@ def run(ctx: click.Context, /, app: str, log_level: str, log_format: str, dies_w
     sys.exit(code)
 
 
-_DEV_DEFAULTS = {"workers": 1, "drain_timeout": "5s", "log_level": "debug", "log_format": "text"}
-
-
-def _for_dev(parameter: click.Parameter) -> click.Parameter:
-    """Return a parameter of `run` with the default that it has for `dev`."""
-    copied = copy.copy(parameter)
-    copied.default = _DEV_DEFAULTS.get(parameter.name or "", parameter.default)
-    return copied
-
-
-@main.command(params=[_for_dev(parameter) for parameter in run.params if parameter.name != "dies_with"])
+@main.command(params=cli_dev.parameters(run))
 @_option(
     "--reload-dir", multiple=True, type=click.Path(exists=True, file_okay=False), help="Watch this directory, too."
 )
@@ -207,44 +196,8 @@ def dev(ctx: click.Context, /, app: str, reload_dir: tuple[str, ...], **flags: A
     with _errors_told():
         _checked(ctx, flags)
     watched = sources.folders(app, flags["app_dir"], reload_dir)
-    sys.exit(outer.run(_service_command(ctx.params), _service_environment(flags), watched, sys.stderr.isatty()))
-
-
-def _service_command(values: dict[str, Any]) -> list[str]:
-    """Return the command line of the `run` that `dev` keeps going: everything said, but for the brokers' passwords."""
-    # With -m the current directory comes first on the import path, unless -P says no: the service finds what we do.
-    safely = [] if str(Path.cwd()) in sys.path else ["-P"]
-    options = [option for option in run.params if isinstance(option, click.Option) and option.name in values]
-    said = [text for option in options if option.name != "broker_url" for text in _said(option, values[option.name])]
-    return [sys.executable, *safely, "-m", "mxworker", "run", values["app"], f"--dies-with={os.getpid()}", *said]
-
-
-def _said(option: click.Option, value: Any) -> list[str]:
-    """Return the option as it is written, or nothing where that means the same."""
-    flag = max(option.opts, key=len)
-    match value:
-        case None | False:
-            return []
-        case True:
-            return [flag]
-        case tuple():
-            return [f"{flag}={item}" for item in value]
-        case float():
-            return [f"{flag}={value:f}"]
-        case _:
-            return [f"{flag}={value}"]
-
-
-def _service_environment(flags: dict[str, Any]) -> dict[str, str]:
-    """Return the environment of that `run`; what its variables said, the command line says.
-
-    Without bytecode: a cached file is known by size and by mtime in whole seconds (PEP 3147), so that an edit of equal
-    size within the second would not be seen.
-    """
-    said = {option.envvar for option in run.params}
-    kept = {name: value for name, value in os.environ.items() if name not in said}
-    urls = {_URL: " ".join(flags["broker_url"])} if flags["broker_url"] else {}
-    return {**kept, **urls, "PYTHONDONTWRITEBYTECODE": "1"}
+    command, environment = cli_dev.service_command(run, ctx.params), cli_dev.service_environment(run, ctx.params)
+    sys.exit(outer.run(command, environment, watched, sys.stderr.isatty()))
 
 
 def _hide_urls(title: str) -> None:
