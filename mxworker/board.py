@@ -114,11 +114,11 @@ class Board:
         view = memoryview(self._map)
         self.orders = StandingOrders(view[:STANDING_ORDERS_BYTES])
         view = view[STANDING_ORDERS_BYTES:]
+        self.suspects = Suspects(view[end:])
         self.slots = tuple(
-            BoardSlot(number, view[at : at + _SLOT_BYTES])
+            BoardSlot(number, view[at : at + _SLOT_BYTES], self.suspects)
             for number, at in enumerate(range(0, end, _SLOT_BYTES), start=1)
         )
-        self.suspects = Suspects(view[end:])
 
     def slot(self, number: int) -> BoardSlot:
         """Return slot `number`, counted from 1."""
@@ -136,8 +136,10 @@ class BoardSlot:
     `words` is public: the hot path adds to a counter with `slot.words[Word.ACKED] += 1`.
     """
 
-    def __init__(self, number: int, view: memoryview) -> None:
+    def __init__(self, number: int, view: memoryview, suspects: Suspects) -> None:
+        """`suspects` is the board's table, which all slots share."""
         self.number = number
+        self.suspects = suspects
         self._view = view
         self.words = view[:_NOTE_AT].cast("Q")
         self._free = list(range(IN_FLIGHT_ENTRIES - 1, -1, -1))

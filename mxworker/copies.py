@@ -1,4 +1,4 @@
-"""Copies of deliveries: to be tried again later, or to be kept as dead letters with the facts of their failure.
+"""Copies of deliveries: to be tried again later, or to be kept with the facts of their failure.
 
 A copy is published, confirmed, and only then is its original acked. It keeps body, properties and headers byte for
 byte, but for what the broker would act on; see `origins`. A message without an id gets one from the publisher.
@@ -25,8 +25,10 @@ from mxworker.origins import ATTEMPT_HEADER as ATTEMPT_HEADER
 from mxworker.origins import integer_header, moved_away, with_headers
 from mxworker.printable import head, printable
 from mxworker.properties import FLAG_MESSAGE_ID, join, split
+from mxworker.suspects import Suspect, in_words
 
 ERROR_TEXT_BYTES = 1024
+STACK_TEXT_BYTES = 2048
 NAME_BYTES = 255
 
 _ATTEMPT = ATTEMPT_HEADER.encode()
@@ -67,6 +69,52 @@ class Facts:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class KillFacts:
+    """Why a message is in quarantine: what killed the last worker that it ran alone in, and what that said of itself.
+
+    `attempt` is the number of the execution that was to come.
+    """
+
+    queue: str
+    handler: str
+    attempt: int
+    convict: Suspect
+    stack: str
+
+    @property
+    def summary(self) -> str:
+        """What is held against it."""
+        last = self.convict.last
+        end = "hung" if last.is_hang else "died"
+        return f"ran when {self.convict.kills} workers died, and alone when the last one {end}: {in_words(last.status)}"
+
+    def headers(self) -> dict[str, Any]:
+        """Return the headers that a message in quarantine gets: those of a dead letter, and those of the death.
+
+        The stack has a line for each frame, the innermost first, and is cut at 2048 bytes.
+        """
+        last = self.convict.last
+        as_dead_letter = Facts(
+            queue=self.queue,
+            handler=self.handler,
+            attempt=self.attempt,
+            kind="hung" if last.is_hang else "killed",
+            error_type=in_words(last.status),
+            error_text=self.summary,
+            at_s=last.at_s,
+        )
+        how = {"mx-signal": in_words(last.status)} if last.status < 0 else {"mx-exit-code": last.status}
+        return {
+            **as_dead_letter.headers(),
+            **how,
+            "mx-kills": self.convict.kills,
+            "mx-peak-rss-bytes": last.peak_rss_bytes,
+            "mx-uptime-ms": round(last.uptime_s * 1000),
+            "mx-stack": head("\n".join(map(printable, self.stack.splitlines())), STACK_TEXT_BYTES),
+        }
+
+
 def attempt_of(delivery: Delivery, most: int) -> int:
     """Return which attempt an execution of this delivery is, from 1 to `most`.
 
@@ -99,15 +147,15 @@ def retry_copy(delivery: Delivery, attempt: int) -> Content:
     return _copy(delivery, {ATTEMPT_HEADER: attempt})
 
 
-def dead_letter_copy(delivery: Delivery, facts: Facts) -> Content:
-    """Return the copy for a dead-letter queue, with the facts as headers in place of those of an earlier death.
+def copy_with_facts(delivery: Delivery, facts: Facts | KillFacts) -> Content:
+    """Return the copy to be kept, with the facts as headers in place of those of an earlier death.
 
     Raises DecodeError when properties or headers cannot be split, or are too many, so that no copy can be made.
     """
     return _copy(delivery, facts.headers())
 
 
-def bare_dead_letter(delivery: Delivery, facts: Facts) -> Content:
+def bare_facts(delivery: Delivery, facts: Facts | KillFacts) -> Content:
     """Return body and facts alone, for a message of which no copy can be made; its id stays, if it can be read."""
     message = Message(delivery.body, headers=facts.headers(), message_id=delivery.message_id)
     return Encoder(max_body_bytes=len(delivery.body)).encode(message)

@@ -99,6 +99,11 @@ class Queue:
         """The queue that takes what was rejected."""
         return f"{self.name}.dlq"
 
+    @property
+    def quarantine_name(self) -> str:
+        """The queue that takes what kills workers. It is declared when it is first needed."""
+        return f"{self.name}.quarantine"
+
     def retry_name(self, step_ms: int) -> str:
         """Return the name of the queue in which failed deliveries wait `step_ms` milliseconds."""
         return f"{self.name}.retry.{step_ms}"

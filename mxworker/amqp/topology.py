@@ -9,7 +9,7 @@ there is no moment in which a failed message has nowhere to go.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from aio_pika.abc import AbstractChannel
@@ -47,6 +47,17 @@ async def repair(link: Link, queue: Queue, retry_steps_ms: Sequence[int]) -> Non
 
     Raises BrokerError when that is not possible now.
     """
+    await _on_a_channel(link, queue, lambda channel: ensure(channel, queue, retry_steps_ms))
+
+
+async def declare_quarantine(link: Link, queue: Queue) -> None:
+    """Declare the quarantine of `queue`, or check that it is there, as `repair` does the others. Raises BrokerError."""
+    await _on_a_channel(
+        link, queue, lambda channel: _declare(channel, queue.quarantine_name, queue, _DEAD_LETTER_ARGUMENTS)
+    )
+
+
+async def _on_a_channel(link: Link, queue: Queue, act: Callable[[AbstractChannel], Awaitable[None]]) -> None:
     connection = link.live
     if connection is None:
         raise ConnectionLost("no connection to declare a queue on")
@@ -54,7 +65,7 @@ async def repair(link: Link, queue: Queue, retry_steps_ms: Sequence[int]) -> Non
         async with asyncio.timeout(_REPAIR_DEADLINE_S):
             channel = await connection.channel()
             try:
-                await ensure(channel, queue, retry_steps_ms)
+                await act(channel)
             finally:
                 await connection.close_channel(channel)
     except TimeoutError:

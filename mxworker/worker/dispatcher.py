@@ -1,7 +1,8 @@
 """Bounded concurrency for one handler: what runs, and what waits.
 
 A delivery is *admitted* from inside the socket read. At most `concurrency` units run, each in its own task, and no more
-in all of the process than there is room; the rest waits, bounded by the prefetch. The tasks are ours, not those of the
+in all of the process than there is room; the rest waits, bounded by the prefetch. A suspect is *set apart*: it waits in
+a line of its own, until it can run alone in the process (see `isolation`). The tasks are ours, not those of the
 channel: one that is lost lets them finish, and their settlement is dropped as stale.
 """
 
@@ -9,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from enum import Enum, auto
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+from mxworker.worker.isolation import Isolation
 from mxworker.worker.room import Room
 from mxworker.worker.running import Running
 from mxworker.worker.work import Work
@@ -38,25 +40,31 @@ class Dispatcher(Generic[Unit]):
         running: Running[Unit],
         work: Work[Unit],
         room: Room,
+        isolation: Isolation,
         loop: asyncio.AbstractEventLoop,
         on_broken: Callable[[BaseException], None],
+        in_order: bool = False,
     ) -> None:
-        """`on_broken` is told of a bug of ours."""
+        """`on_broken` is told of a bug of ours. With `in_order` nothing overtakes what was set apart."""
         self.running = running
         self._concurrency = concurrency
         self._trial: int | None = None
         self._work = work
         self._room = room
+        self._isolation = isolation
+        isolation.mind(running)
+        self._in_order = in_order
         self._loop = loop
         self._on_broken = on_broken
         self._context = copy_context()
         self._waiting: deque[Unit] = deque()  # at most prefetch: what a lost channel left goes before more comes
+        self._apart: deque[Unit] = deque()  # as many at most
         self._intake = Intake.OPEN
 
     @property
     def waiting(self) -> tuple[Unit, ...]:
-        """The admitted units that wait for a free place."""
-        return tuple(self._waiting)
+        """The admitted units that wait, for a free place or to run alone."""
+        return (*self._apart, *self._waiting)
 
     def admit(self, unit: Unit) -> None:
         """Start a unit, or let it wait for a free place."""
@@ -65,7 +73,7 @@ class Dispatcher(Generic[Unit]):
         elif self._intake is Intake.RETURNED:
             self._work.give_back(unit)
         else:
-            self._drop_stale()
+            self._drop_stale(self._waiting)
             self._waiting.append(unit)
             self.look()
 
@@ -73,7 +81,7 @@ class Dispatcher(Generic[Unit]):
         """Start what has waited longest, if there is a place for it."""
         if self._intake is not Intake.OPEN:
             return
-        self._drop_stale()
+        self._drop_stale(self._waiting)
         if self._waiting and self._has_place() and self._room.take(self):
             self._start(self._waiting.popleft())
             if self._waiting and self._has_place():
@@ -86,20 +94,27 @@ class Dispatcher(Generic[Unit]):
             self._room.serve()
 
     def _has_place(self) -> bool:
+        """Whether one more may run beside others."""
+        return self._may_start() and not (self._in_order and self._apart)
+
+    def _may_start(self) -> bool:
         """Whether one more may run. A trial is not held up by what is stuck, which takes a place of the handler's."""
         running = self.running
         if self._trial is not None and len(running) - len(running.stuck) >= self._trial:
             return False
         return len(running) < self._concurrency
 
-    def _drop_stale(self) -> None:
+    def _drop_stale(self, line: deque[Unit]) -> None:
         """Forget what waits in front and came by a channel that has ended: the broker delivers it again."""
-        while self._waiting and self._work.is_stale(self._waiting[0]):
-            self._work.give_back(self._waiting.popleft())
+        while line and self._work.is_stale(line[0]):
+            self._work.give_back(line.popleft())
 
     def _start(self, unit: Unit) -> None:
+        self._start_task(unit, self._run(unit))
+
+    def _start_task(self, unit: Unit, run: Coroutine[Any, Any, None]) -> None:
         # Not the context of who calls, which may be the delivery before: what that has set is its own.
-        task = asyncio.Task(self._run(unit), loop=self._loop, context=self._context.copy())
+        task = asyncio.Task(run, loop=self._loop, context=self._context.copy())
         self.running.start(unit, task)
 
     async def _run(self, unit: Unit) -> None:
@@ -114,12 +129,43 @@ class Dispatcher(Generic[Unit]):
             self.running.end(unit)
             if self._waiting and self._has_place():
                 self._room.ask(self)
+            if self._apart and self._intake is Intake.OPEN:
+                self._isolation.ask(self)
             self._room.leave()
 
     def limit(self, most: int | None) -> None:
         """Run at most `most` units at once, or as many as the handler may when None; what runs goes on."""
         self._trial = most
         self.look()
+
+    # ---- what runs alone
+
+    def set_apart(self, unit: Unit) -> None:
+        """Let a unit wait until nothing else runs in the process, and run it alone then."""
+        if self._intake is not Intake.OPEN:
+            self.admit(unit)
+            return
+        self._drop_stale(self._apart)
+        self._apart.append(unit)
+        self._isolation.ask(self)
+
+    def start_alone(self) -> int | None:
+        """Start what was set apart first and return its key; None when there is none, or no place for it."""
+        self._drop_stale(self._apart)
+        if not self._apart or not self._may_start() or self._intake is not Intake.OPEN:
+            return None
+        unit = self._apart.popleft()
+        self._room.enter_closed()
+        self._start_task(unit, self._run_alone(unit))
+        if self._apart:
+            self._isolation.ask(self)
+        return self._work.key(unit)
+
+    async def _run_alone(self, unit: Unit) -> None:
+        """Take a unit to its end; that the process lives then speaks for it."""
+        await self._run(unit)
+        if not self.running.is_cut_short:
+            self._work.clear(unit)
 
     # ---- draining
 
@@ -129,8 +175,10 @@ class Dispatcher(Generic[Unit]):
 
     def return_waiting(self) -> None:
         """Give back what waits now. Call when the broker has confirmed the basic.cancel."""
-        while self._waiting:
-            self._work.give_back(self._waiting.popleft())
+        for line in (self._apart, self._waiting):
+            while line:
+                self._work.give_back(line.popleft())
+        self._isolation.withdraw(self)
 
     def return_all(self) -> None:
         """Give back what waits and all that still arrives."""

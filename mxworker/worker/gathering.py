@@ -22,6 +22,14 @@ class Gathered:
         self.is_closed = False
         """Whether it takes no more: it was started, or given back. You must set it then."""
 
+    @classmethod
+    def alone(cls, delivery: Delivery) -> Gathered:
+        """Return a batch of one that takes no more."""
+        gathered = cls()
+        gathered.put(delivery)
+        gathered.is_closed = True
+        return gathered
+
     def fits(self, delivery: Delivery, batch: Batch) -> bool:
         """Whether `delivery` may still be put in."""
         return (

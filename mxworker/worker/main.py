@@ -5,7 +5,7 @@ event loop, answers signals. Exit codes: see `errors.ExitCode`. What the operato
 in the board's note: the master says it once for all workers.
 
 Signals: TERM drains; USR2 drains without waiting for handlers; USR1 says what runs now, from inside a blocked loop too;
-URG has it look at the standing orders on the board.
+URG has it look at the board.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ async def _serve(
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, service.request_stop)
     loop.add_signal_handler(signal.SIGUSR2, service.request_cut)
-    loop.add_signal_handler(signal.SIGURG, service.look)
+    loop.add_signal_handler(signal.SIGURG, service.look_at_board)
     signal.signal(signal.SIGUSR1, lambda _, frame: dump(slot.number, service.stations, frame))
     try:
         code = await service.run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -14,11 +15,21 @@ class Waiter(Protocol):
 
 
 class Room:
-    """Room for `limit` running units. Who found none is called when there is some, in the order of asking."""
+    """Room for `limit` running units. Who found none is called when there is some, in the order of asking.
+
+    It can be closed for all but one unit at a time, which then needs no room.
+    """
 
     def __init__(self, limit: int) -> None:
         self._free = limit
+        self._kept = 0  # while it is closed: the free room; below 0 for what runs without
+        self._on_left: Callable[[], None] | None = None
         self._waiters: deque[Waiter] = deque()  # each dispatcher at most once
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody waits for room."""
+        return bool(self._waiters)
 
     def take(self, waiter: Waiter) -> bool:
         """Take room for one unit; when there is none, remember `waiter` and return False."""
@@ -35,6 +46,10 @@ class Room:
 
     def leave(self) -> None:
         """Give the room of one unit back."""
+        if self._on_left is not None:
+            self._kept += 1
+            self._on_left()
+            return
         self._free += 1
         self.serve()
 
@@ -42,3 +57,19 @@ class Room:
         """Call who waits, for one unit each and in turn, while there is room."""
         while self._waiters and self._free > 0:
             self._waiters.popleft().start_one()
+
+    # ---- for who runs alone
+
+    def close(self, on_left: Callable[[], None]) -> None:
+        """Give no more room until `open`, and call `on_left` whenever a unit has left."""
+        self._kept, self._free = self._free, 0
+        self._on_left = on_left
+
+    def enter_closed(self) -> None:
+        """Count one unit that runs although it is closed; it leaves by `leave`, too."""
+        self._kept -= 1
+
+    def open(self) -> None:
+        """Give room again, beginning with who waits."""
+        self._free, self._on_left = self._kept, None
+        self.serve()

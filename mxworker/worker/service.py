@@ -43,6 +43,7 @@ from mxworker.worker.burst import until_empty
 from mxworker.worker.cpu.pool import CpuPool
 from mxworker.worker.cpu.protocol import Terms
 from mxworker.worker.drain import Drain
+from mxworker.worker.isolation import Isolation
 from mxworker.worker.lifespans import Lifespans
 from mxworker.worker.lifetime import Lifetime
 from mxworker.worker.obedience import Obedience
@@ -56,7 +57,8 @@ log = logging.getLogger(__name__)
 BEAT_EVERY_S = 1.0
 _NS_PER_S = 1_000_000_000
 _ASKED = "asked"
-_COUNTED = (Word.ACKED, Word.REQUEUED, Word.RETRIED, Word.REJECTED)
+_FAILED = (Word.REQUEUED, Word.RETRIED, Word.REJECTED, Word.QUARANTINED)
+_COUNTED = (Word.ACKED, *_FAILED)
 
 
 class Service:
@@ -95,6 +97,8 @@ class Service:
         self._loop = loop
         self._handlers = handlers
         self._rng = rng
+        self._room = Room(settings.process_concurrency)
+        self._isolation = Isolation(slot, self._room, loop)
         self.consumers: list[Consumer] = []
         self._obedience = Obedience(orders or no_orders(), self.consumers)
         self._lifespans = Lifespans(handlers)
@@ -126,9 +130,10 @@ class Service:
         self.request_stop()
         self._cut.set()
 
-    def look(self) -> None:
-        """Obey the standing orders; they may have changed."""
+    def look_at_board(self) -> None:
+        """See what the master wants of this worker now."""
         self._obedience.look()
+        self._isolation.look()
 
     @property
     def has_running_handlers(self) -> bool:
@@ -147,7 +152,7 @@ class Service:
         counts = {word: words[word] - self._counted_before[word] for word in _COUNTED}
         return WorkerStats(
             messages_processed=counts[Word.ACKED],
-            messages_failed=counts[Word.REQUEUED] + counts[Word.RETRIED] + counts[Word.REJECTED],
+            messages_failed=sum(counts[word] for word in _FAILED),
             active_workers=sum(station.running for station in self.stations),
             queued_tasks=sum(station.waiting for station in self.stations),
         )
@@ -191,6 +196,7 @@ class Service:
             self._move(WorkerState.DRAINING)
             await end(consuming)
             drain = Drain(self.consumers, self.stations, self.publisher, self._cut, deadline, not self._is_stuck)
+            self._isolation.stop()
             has_finished = await drain.run()
             self._move(WorkerState.STOPPED)
             if self._is_broken:
@@ -214,18 +220,29 @@ class Service:
         premises = Premises(
             slot=self._slot,
             loop=self._loop,
-            room=Room(self._settings.process_concurrency),
+            room=self._room,
+            isolation=self._isolation,
             threads=self._threads,
             rng=self._rng,
             on_broken=self._on_broken,
             on_stuck=self._recycle_if_lost,
             equipment=Equipment(self.pool, self.publisher, self),
             cpu=self.cpu,
+            quarantine_after=self._settings.quarantine_after,
         )
         budget = ByteBudget(self._settings.prefetch_budget_bytes)
         for index, handler in enumerate(self._handlers):
             repair = partial(topology.repair, self._link, handler.queue, handler.retry_steps_ms)
-            station = Station(index, handler, premises, repair, self._lifespans.state_of(handler))
+            station = Station(
+                index,
+                handler,
+                premises,
+                repair,
+                self._lifespans.state_of(handler),
+                partial(topology.declare_quarantine, self._link, handler.queue)
+                if handler.queue.declare == "ensure"
+                else None,
+            )
             consumer = Consumer(
                 self._link,
                 handler.queue,
@@ -240,7 +257,7 @@ class Service:
             station.guard(consumer.pause, consumer.resume, consumer.limit_prefetch)
             self.stations.append(station)
             self.consumers.append(consumer)
-        self.look()  # before anything is consumed
+        self.look_at_board()  # before anything is consumed
 
     def _start_duties(self, *duties: Coroutine[Any, Any, None]) -> list[asyncio.Task[None]]:
         """Start what runs as long as the service does; one that ends before is a bug of ours."""
@@ -319,7 +336,7 @@ class Service:
         timeout_ns = int(self._settings.heartbeat_timeout_s * _NS_PER_S)
         self._slot.beat(time.monotonic_ns() + timeout_ns)
         self._lifetime.beat()
-        self.look()  # a signal that told us to may have come before we could hear it
+        self.look_at_board()  # a signal that came before its handler was there costs a second
         self._loop.call_later(BEAT_EVERY_S, self._beat)
 
     def _look_around(self) -> None:

@@ -1,8 +1,9 @@
 """From a settlement to the wire: at once where a frame is enough, else by a confirmed copy.
 
-A retry, and a dead letter with the facts, is a copy that is published and confirmed before the original is acked: a
-crash between the two duplicates it, and nothing loses it. Where no copy can be had, a dead letter is rejected
-(basic.reject), if the broker is known to keep it then; all else goes back to its queue, after a pause.
+A retry, a dead letter with the facts, and what goes into quarantine is a copy that is published and confirmed before
+the original is acked: a crash between the two duplicates it, and nothing loses it. Where no copy can be had, a dead
+letter is rejected (basic.reject), if the broker is known to keep it then; all else goes back to its queue, after a
+pause.
 
 Must not know: handlers' code, deadlines, concurrency.
 """
@@ -14,18 +15,28 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from mxworker.amqp.publisher import Publisher
 from mxworker.backoff import COPY
 from mxworker.board import BoardSlot, Word
 from mxworker.compilation import Handler
-from mxworker.copies import Facts, attempt_of, bare_dead_letter, dead_letter_copy, redeliveries_of, retry_copy
+from mxworker.copies import Facts, KillFacts, attempt_of, bare_facts, copy_with_facts, redeliveries_of, retry_copy
 from mxworker.delivery import Delivery
 from mxworker.endings import Back, Dead, Done, Ending, History, Later, ending
-from mxworker.errors import BrokerError, DecodeError, EncodeError, MessageTooLarge, PublishError, Unroutable
+from mxworker.errors import (
+    BrokerError,
+    DecodeError,
+    EncodeError,
+    MessageTooLarge,
+    PublishError,
+    TopologyRefused,
+    Unroutable,
+)
 from mxworker.log import LineBudget
 from mxworker.message import Content
 from mxworker.settlement import Ack, Settlement
+from mxworker.suspects import Suspect
 
 log = logging.getLogger(__name__)
 
@@ -38,19 +49,27 @@ class Settling:
     """Settles the deliveries of one handler."""
 
     def __init__(
-        self, handler: Handler, slot: BoardSlot, publisher: Publisher | None, repair: Repair | None, rng: random.Random
+        self,
+        handler: Handler,
+        slot: BoardSlot,
+        publisher: Publisher | None,
+        repair: Repair | None,
+        rng: random.Random,
+        declare_quarantine: Repair | None = None,
     ) -> None:
         """Without a publisher there are no copies: every retry goes back, every dead letter is left to the broker."""
         self._handler = handler
         self._max_attempts = handler.max_attempts
         self._words = slot.words
         self._publisher = publisher
-        self._repair = repair
+        self._repair = None if repair is None else partial(self._repaired, repair)
+        self._declare_quarantine = declare_quarantine
         self._rng = rng
         self._refusals = 0
         self._repairing: asyncio.Future[None] | None = None
         self._dead = LineBudget()
         self._refused = LineBudget()
+        self._quarantined = LineBudget()
 
     def settle(self, delivery: Delivery, settlement: Settlement) -> Later | Dead | None:
         """Settle at once and return None, or return the ending that needs `by_copy`."""
@@ -72,6 +91,40 @@ class Settling:
                 self._count(Word.STALE, delivery.source.give_back(delivery))
         return None
 
+    async def quarantine(self, delivery: Delivery, convict: Suspect, stack: str) -> bool:
+        """Set a message aside that kills workers, with the facts, then ack it; say whether that was possible.
+
+        Where there is no quarantine, and we may not declare it, that is done in the dead-letter queue. Cancelled, it
+        leaves the original unsettled.
+        """
+        queue = self._handler.queue
+        facts = KillFacts(queue.name, self._handler.name, attempt_of(delivery, self._max_attempts), convict, stack)
+        try:
+            kept_in = await self._set_aside(delivery, facts)
+        except (DecodeError, PublishError, BrokerError) as error:
+            if not (isinstance(error, _NO_COPY) and queue.dead_letters_itself):
+                await self._return(delivery, f"it kills workers, and no queue took a copy ({error})")
+                return False
+            kept_in = f"{queue.dead_letter_name}, without the facts ({error})"
+            was_sent = delivery.source.reject(delivery, requeue=False)
+        else:
+            was_sent = delivery.source.ack(delivery)
+        self._say(self._quarantined, f"{facts.summary}; it is kept in queue {kept_in}", delivery, logging.ERROR)
+        self._count(Word.QUARANTINED, was_sent)
+        return True
+
+    async def _set_aside(self, delivery: Delivery, facts: KillFacts) -> str:
+        """Have a copy kept, and return the name of the queue that has it."""
+        queue = self._handler.queue
+        try:
+            await self._publish_with_facts(delivery, facts, queue.quarantine_name, self._declare_quarantine)
+        except (Unroutable, EncodeError, TopologyRefused):  # not there, or its name is too long
+            if not queue.dead_letter:
+                raise
+            await self._publish_with_facts(delivery, facts, queue.dead_letter_name, self._repair)
+            return queue.dead_letter_name
+        return queue.quarantine_name
+
     async def by_copy(self, delivery: Delivery, ends: Later | Dead) -> None:
         """Have the broker keep a copy, then ack the original. Cancelled, it leaves the original unsettled."""
         match ends:
@@ -87,7 +140,9 @@ class Settling:
 
     async def _later(self, delivery: Delivery, ends: Later) -> None:
         try:
-            await self._publish(retry_copy(delivery, ends.attempt), self._handler.queue.retry_name(ends.step_ms))
+            await self._publish(
+                retry_copy(delivery, ends.attempt), self._handler.queue.retry_name(ends.step_ms), self._repair
+            )
         except _NO_COPY as error:
             self._say(self._refused, f"cannot be copied, so it cannot be tried again ({error})", delivery)
             await self._dead_letter(delivery, Dead(ends.failure))
@@ -118,13 +173,20 @@ class Settling:
 
     async def _publish_dead_letter(self, delivery: Delivery, facts: Facts) -> None:
         """Publish a copy with the facts; where nothing else dead-letters, at least body and facts."""
-        name = self._handler.queue.dead_letter_name
+        queue = self._handler.queue
+        if queue.dead_letters_itself:
+            await self._publish(copy_with_facts(delivery, facts), queue.dead_letter_name, self._repair)
+        else:
+            await self._publish_with_facts(delivery, facts, queue.dead_letter_name, self._repair)
+
+    async def _publish_with_facts(
+        self, delivery: Delivery, facts: Facts | KillFacts, queue: str, repair: Repair | None
+    ) -> None:
+        """Publish a copy with the facts; where there can be none, at least body and facts."""
         try:
-            await self._publish(dead_letter_copy(delivery, facts), name)
+            await self._publish(copy_with_facts(delivery, facts), queue, repair)
         except _NO_COPY:
-            if self._handler.queue.dead_letters_itself:
-                raise
-            await self._publish(bare_dead_letter(delivery, facts), name)
+            await self._publish(bare_facts(delivery, facts), queue, repair)
 
     async def _return(self, delivery: Delivery, why: str) -> None:
         """Give a delivery back after a pause, without which it would come straight back."""
@@ -144,16 +206,16 @@ class Settling:
             at_s=int(time.time()),
         )
 
-    async def _publish(self, copy: Content, queue: str) -> None:
+    async def _publish(self, copy: Content, queue: str, repair: Repair | None) -> None:
         """Publish a copy and see it confirmed; when its queue is missing, once more after a repair."""
         if self._publisher is None:
             raise BrokerError("there is no publisher")
         try:
             await self._publisher.publish(copy, routing_key=queue)
         except Unroutable:
-            if self._repair is None:
+            if repair is None:
                 raise
-            await self._repaired(self._repair)
+            await repair()
             await self._publisher.publish(copy, routing_key=queue)
 
     async def _repaired(self, repair: Repair) -> None:
@@ -171,10 +233,11 @@ class Settling:
             "handler %s: message %s of queue %s is %s", self._handler.name, message, self._handler.queue.name, how
         )
 
-    def _say(self, budget: LineBudget, what: str, delivery: Delivery) -> None:
+    def _say(self, budget: LineBudget, what: str, delivery: Delivery, level: int = logging.WARNING) -> None:
         more = budget.spend(time.monotonic())
         if more is not None:
-            log.warning(
+            log.log(
+                level,
                 "message %s of queue %s %s%s",
                 delivery.message_id or f"(no id, delivery tag {delivery.delivery_tag})",
                 self._handler.queue.name,

@@ -1,8 +1,8 @@
 """All that one handler has in a worker process: where its deliveries wait, run, are reported and settled.
 
 admit -> (gathering) -> dispatcher -> work: execution -> settling
-                            |
-                         running: deadlines, grace, what is stuck
+                         |      |
+                 isolation    running: deadlines, grace, what is stuck
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from mxworker.board import BoardSlot
 from mxworker.compilation import Handler, HandlerKind
+from mxworker.config import DEFAULT_QUARANTINE_AFTER
 from mxworker.context import Equipment, Surroundings
 from mxworker.delivery import Delivery
 from mxworker.settlement import Settlement
@@ -24,6 +25,7 @@ from mxworker.worker.dispatcher import Dispatcher
 from mxworker.worker.execution import Execute, batch_pipeline, pipeline
 from mxworker.worker.gathering import Gathered, Gatherer
 from mxworker.worker.guard import Guard
+from mxworker.worker.isolation import Isolation
 from mxworker.worker.report import Report
 from mxworker.worker.room import Room
 from mxworker.worker.running import GRACE_S, Running
@@ -41,12 +43,13 @@ SHOWN_FRAMES = 8
 class Premises:
     """What all stations of a process share. `on_broken` is told of a bug of ours, `on_stuck` of each stuck handler.
 
-    `cpu` is there when a handler has `cpu=True`.
+    `cpu` is there when a handler has `cpu=True`. `quarantine_after`: see `config.Consumption`.
     """
 
     slot: BoardSlot
     loop: asyncio.AbstractEventLoop
     room: Room
+    isolation: Isolation
     threads: Threads
     rng: random.Random
     on_broken: Callable[[BaseException], None]
@@ -54,6 +57,7 @@ class Premises:
     equipment: Equipment | None = None
     grace_s: float = GRACE_S
     cpu: CpuPool | None = None
+    quarantine_after: int = DEFAULT_QUARANTINE_AFTER
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +74,32 @@ class Station:
     """One handler at work. `admit` takes its deliveries, from inside the socket read."""
 
     def __init__(
-        self, index: int, handler: Handler, premises: Premises, repair: Repair | None = None, state: Any = None
+        self,
+        index: int,
+        handler: Handler,
+        premises: Premises,
+        repair: Repair | None = None,
+        state: Any = None,
+        declare_quarantine: Repair | None = None,
     ) -> None:
-        """`index` is the handler's place in the board's directory, `state` what its lifespan yielded."""
+        """`index` is the handler's place in the board's directory, `state` what its lifespan yielded.
+
+        Without `declare_quarantine` the quarantine's queue is there, or is not.
+        """
         self.handler = handler
-        self.admit: Callable[[Delivery], None]
         self._premises = premises
         self._gatherer: Gatherer | None = None
         self._guard: Guard | None = None
         equipment = premises.equipment
         report = Report(handler)
-        record = Record(handler, index, premises.slot)
+        record = Record(handler, index, premises.slot, premises.quarantine_after)
         settling = Settling(
-            handler, premises.slot, equipment.publisher if equipment is not None else None, repair, premises.rng
+            handler,
+            premises.slot,
+            equipment.publisher if equipment is not None else None,
+            repair,
+            premises.rng,
+            declare_quarantine,
         )
         surroundings = Surroundings(handler.queue.name, handler.name, handler.max_attempts, state, equipment)
         self._running: Running[Any] = Running(handler.timeout_s, premises.loop, self._report_stuck, premises.grace_s)
@@ -96,13 +113,33 @@ class Station:
             work = BatchWork(record, execute_batch, report, settling, self._running, watch)
         self._give_back: Callable[[Any], None] = work.give_back
         self._dispatcher: Dispatcher[Any] = Dispatcher(
-            handler.concurrency, self._running, work, premises.room, premises.loop, premises.on_broken
+            handler.concurrency,
+            self._running,
+            work,
+            premises.room,
+            premises.isolation,
+            premises.loop,
+            premises.on_broken,
+            in_order=handler.queue.single_active_consumer,
         )
-        if handler.batch is None:
-            self.admit = self._dispatcher.admit
-        else:
+        self._record = record
+        self._admit_innocent: Callable[[Delivery], None] = self._dispatcher.admit
+        if handler.batch is not None:
             self._gatherer = Gatherer(handler.batch, premises.loop, self._dispatcher.admit)
-            self.admit = self._gatherer.add
+            self._admit_innocent = self._gatherer.add
+
+    def admit(self, delivery: Delivery) -> None:
+        """Take a delivery: start it, or let it wait. A suspect is a unit of its own, and runs alone."""
+        suspect = self._record.suspicion(delivery) if delivery.redelivered else None
+        if suspect is None:
+            self._admit_innocent(delivery)
+        elif suspect.is_convicted(self._premises.quarantine_after):
+            self._dispatcher.admit(self._unit_of(delivery))
+        else:
+            self._dispatcher.set_apart(self._unit_of(delivery))
+
+    def _unit_of(self, delivery: Delivery) -> Delivery | Gathered:
+        return delivery if self._gatherer is None else Gathered.alone(delivery)
 
     def _execute(self, report: Report, surroundings: Surroundings) -> Execute:
         if self.handler.kind is not HandlerKind.PROCESS:
@@ -212,6 +249,7 @@ class Station:
         if self._guard is not None:
             self._guard.note_stuck(self._premises.loop.time() - handler.timeout_s - self._premises.grace_s)
         self._dispatcher.look()
+        self._premises.loop.call_soon(self._premises.isolation.review)
         self._premises.on_stuck()
 
     @property

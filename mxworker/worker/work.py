@@ -13,10 +13,12 @@ from typing import Any, Protocol, TypeVar
 
 from mxworker.board import BoardSlot, Word
 from mxworker.compilation import Handler
+from mxworker.config import DEFAULT_QUARANTINE_AFTER
 from mxworker.copies import attempt_of
 from mxworker.delivery import Delivery
 from mxworker.properties import message_id_bytes
 from mxworker.settlement import Ack, Settlement
+from mxworker.suspects import Suspect, message_key
 from mxworker.worker.execution import Execute, ExecuteBatch, Undecodable
 from mxworker.worker.gathering import Gathered
 from mxworker.worker.report import Report
@@ -42,28 +44,66 @@ class Work(Protocol[Unit]):
     def is_stale(self, unit: Unit) -> bool:
         """Whether the broker delivers all of it again anyway."""
 
+    def key(self, unit: Unit) -> int:
+        """Return the key of a unit that is one message; see `suspects.message_key`."""
+
+    def clear(self, unit: Unit) -> None:
+        """Hold a unit that is one message above suspicion; of a lost channel, leave that to who gets it now."""
+
 
 class Record:
-    """The in-flight entries of one handler in the board."""
+    """What the board knows of one handler's messages: which were started, and which are suspect."""
 
-    def __init__(self, handler: Handler, index: int, slot: BoardSlot) -> None:
+    def __init__(
+        self, handler: Handler, index: int, slot: BoardSlot, quarantine_after: int = DEFAULT_QUARANTINE_AFTER
+    ) -> None:
         """`index` is the handler's place in the board's directory."""
         self.words = slot.words
         self.leave = slot.leave
         self._slot = slot
         self._index = index
+        self._queue = handler.queue.name
         self._max_attempts = handler.max_attempts
+        self._suspects = slot.suspects
+        self._quarantine_after = quarantine_after
 
     def enter(self, delivery: Delivery) -> int:
         """Record a delivery as started; the entry is for `leave`."""
         message_id = message_id_bytes(delivery.raw_properties)
         attempt = attempt_of(delivery, self._max_attempts)
-        return self._slot.enter(self._index, delivery.delivery_tag, attempt, message_id, time.monotonic_ns())
+        key = message_key(self._queue, message_id, delivery.body)
+        return self._slot.enter(self._index, delivery.delivery_tag, attempt, message_id, time.monotonic_ns(), key)
 
     def give_back(self, delivery: Delivery) -> None:
         """Settle a delivery as not processed, and count it when it was stale."""
         if not delivery.source.give_back(delivery):
             self.words[Word.STALE] += 1
+
+    # ---- suspects
+
+    def key(self, delivery: Delivery) -> int:
+        """Return the key of a message."""
+        return message_key(self._queue, message_id_bytes(delivery.raw_properties), delivery.body)
+
+    def suspicion(self, delivery: Delivery) -> Suspect | None:
+        """Return what is known against a message; what was never delivered before is innocent."""
+        if not delivery.redelivered or not self._suspects.deaths:
+            return None
+        return self._suspects.find(self.key(delivery))
+
+    def conviction(self, delivery: Delivery) -> Suspect | None:
+        """Return what is known against a message, if that is enough for the quarantine."""
+        suspect = self.suspicion(delivery)
+        return suspect if suspect is not None and suspect.is_convicted(self._quarantine_after) else None
+
+    def stack_of(self, convict: Suspect) -> str:
+        """Return what the last worker that it killed said of itself."""
+        return self._suspects.stack(convict.death)
+
+    def clear(self, delivery: Delivery) -> None:
+        """Hold a message above suspicion, unless it is another worker's by now."""
+        if not delivery.is_stale:
+            self._suspects.clear(self.key(delivery))
 
 
 class SingleWork:
@@ -85,11 +125,17 @@ class SingleWork:
         self._running = running
         self._watch = watch
         self.give_back = record.give_back
+        self.key = record.key
+        self.clear = record.clear
 
     async def run(self, delivery: Delivery) -> None:
         """Execute and settle a delivery."""
         record = self._record
         running = self._running
+        if delivery.redelivered and (convict := record.conviction(delivery)) is not None:
+            running.settle(delivery)
+            await _quarantine(delivery, convict, record, self._settling)
+            return
         started_at = time.monotonic() if self._watch is not None else 0.0
         entry = record.enter(delivery)
         try:
@@ -141,6 +187,11 @@ class BatchWork:
         if not deliveries:
             return
         running = self._running
+        convict = self._record.conviction(deliveries[0]) if len(deliveries) == 1 else None
+        if convict is not None:
+            running.settle(gathered)
+            await _quarantine(deliveries[0], convict, self._record, self._settling)
+            return
         started_at = time.monotonic()
         entries = [self._record.enter(delivery) for delivery in deliveries]
         undecodable: Undecodable = {}
@@ -193,3 +244,20 @@ class BatchWork:
     def is_stale(self, gathered: Gathered) -> bool:
         """Whether the channels of all of it have ended."""
         return all(delivery.source.is_lost for delivery in gathered.deliveries)
+
+    def key(self, gathered: Gathered) -> int:
+        """Return the key of the one message in it."""
+        (delivery,) = gathered.deliveries
+        return self._record.key(delivery)
+
+    def clear(self, gathered: Gathered) -> None:
+        """Hold the one message in it above suspicion."""
+        (delivery,) = gathered.deliveries
+        self._record.clear(delivery)
+
+
+async def _quarantine(delivery: Delivery, convict: Suspect, record: Record, settling: Settling) -> None:
+    """Set a message aside that kills; put back into its queue by an operator, it has new tries."""
+    stack = record.stack_of(convict)
+    if await settling.quarantine(delivery, convict, stack):
+        record.clear(delivery)

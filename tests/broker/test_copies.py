@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from mxworker import Delivery, Publisher
-from mxworker.copies import Facts, attempt_of, dead_letter_copy, retry_copy
+from mxworker.copies import Facts, attempt_of, copy_with_facts, retry_copy
 from mxworker.errors import MessageTooLarge
 from mxworker.field_table import encode, entries, entry
 from mxworker.message import Content
@@ -149,7 +149,7 @@ async def test_whatever_the_broker_acts_on_a_copy_waits_its_time_and_comes_back_
             assert attempt_of(delivery, 9) == attempt
             assert shop.left() == {}
             assert_shows(delivery, original)
-        await sent(publisher, dead_letter_copy(delivery, FACTS), shop.dead)
+        await sent(publisher, copy_with_facts(delivery, FACTS), shop.dead)
         dead = await shop.taken(shop.dead)
     assert shop.left() == {}
     assert dead.headers == original.headers | FACTS.headers() | {"mx-failed-at": dead.headers["mx-failed-at"]}
@@ -167,7 +167,7 @@ async def test_what_only_other_brokers_deliver_does_nothing_in_a_copy(shop: Shop
     async with Publisher.connect(worker_url) as publisher:
         await sent(publisher, retry_copy(original, 2), shop.retry)
         back = await shop.taken(shop.work)
-        await sent(publisher, dead_letter_copy(original, FACTS), shop.dead)
+        await sent(publisher, copy_with_facts(original, FACTS), shop.dead)
         dead = await shop.taken(shop.dead)
     assert shop.left() == {}
     assert_shows(back, original)

@@ -13,6 +13,7 @@ from mxworker.compilation import Handler
 from mxworker.config import DEFAULT_PROCESS_CONCURRENCY
 from mxworker.context import Equipment
 from mxworker.worker.cpu.pool import CpuPool
+from mxworker.worker.isolation import Isolation
 from mxworker.worker.room import Room
 from mxworker.worker.station import Premises, Station
 from mxworker.worker.threads import Threads
@@ -62,6 +63,7 @@ class Bench:
 
     stations: list[Station]
     slot: BoardSlot
+    isolation: Isolation
     broken: list[BaseException] = field(default_factory=list)
     stuck_reports: int = 0
 
@@ -70,6 +72,12 @@ class Bench:
         """The only one."""
         (station,) = self.stations
         return station
+
+    def give_turn(self) -> None:
+        """Let a suspect run alone, as the master would."""
+        words = self.slot.words
+        words[Word.ISOLATION_GRANTED] = words[Word.ISOLATION_WANTED]
+        self.isolation.look()
 
     def count(self, word: Word) -> int:
         """Return a counter of the board."""
@@ -86,15 +94,18 @@ def at_work(
     rng: random.Random | None = None,
 ) -> Bench:
     """Return the stations of `handlers`. Without equipment a retry goes back, and a dead letter is rejected."""
-    bench = Bench([], Board(1).slot(1))
+    loop = asyncio.get_running_loop()
+    slot, room = Board(1).slot(1), Room(process_concurrency)
+    bench = Bench([], slot, Isolation(slot, room, loop, lambda: None))
 
     def note_stuck() -> None:
         bench.stuck_reports += 1
 
     premises = Premises(
         slot=bench.slot,
-        loop=asyncio.get_running_loop(),
-        room=Room(process_concurrency),
+        loop=loop,
+        room=room,
+        isolation=bench.isolation,
         threads=Threads(threads),
         rng=rng or random.Random(1),
         on_broken=bench.broken.append,

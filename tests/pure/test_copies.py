@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxworker import Delivery
-from mxworker.copies import ATTEMPT_HEADER, Facts, attempt_of, dead_letter_copy, redeliveries_of, retry_copy
+from mxworker.copies import ATTEMPT_HEADER, Facts, attempt_of, copy_with_facts, redeliveries_of, retry_copy
 from mxworker.errors import DecodeError
 from mxworker.field_table import decode, encode, entry
 from mxworker.message import Content
@@ -110,7 +110,7 @@ def test_copy_on_the_wire_has_every_other_property_and_header_raw(
 @given(entries=st.lists(st.tuples(st.sampled_from(MOVED), raw_values), min_size=1, max_size=10))
 @settings(deadline=None)
 def test_nothing_that_the_broker_would_act_on_rides_along(entries: list[tuple[bytes, bytes]]) -> None:
-    for content in (retry_copy(delivery_of({}, entries), 2), dead_letter_copy(delivery_of({}, entries), FACTS)):
+    for content in (retry_copy(delivery_of({}, entries), 2), copy_with_facts(delivery_of({}, entries), FACTS)):
         names = [name for name, _ in headers_in(content)]
         assert not set(names) & set(MOVED)
         assert [(b"mx-origin-" + name, value) for name, value in entries] == headers_in(content)[: len(entries)]
@@ -170,7 +170,7 @@ def test_forged_bookkeeping_breaks_no_copy_and_is_never_doubled(
     copy = come_back(retry_copy(original, 3))
     assert attempt_of(copy, 10) == 3
     assert (copy.exchange, copy.routing_key) == (original.exchange, original.routing_key)
-    dead = come_back(dead_letter_copy(copy, FACTS))
+    dead = come_back(copy_with_facts(copy, FACTS))
     assert attempt_of(dead, 10) == 1
     names = [name for name, _ in headers_of(split(dead.raw_properties))]
     for name in (b"mx-attempts", b"mx-error", b"mx-queue", b"mx-origin-exchange", b"mx-origin-routing-key"):
@@ -205,7 +205,7 @@ def test_what_cannot_be_split_cannot_be_copied_and_is_shown_as_it_is(broken: byt
     with pytest.raises(DecodeError):
         retry_copy(original, 2)
     with pytest.raises(DecodeError):
-        dead_letter_copy(original, FACTS)
+        copy_with_facts(original, FACTS)
     assert original.routing_key == "work"
     assert attempt_of(original, 5) == 1
 
@@ -251,7 +251,7 @@ def _retry(original: Delivery) -> Content:
 
 
 def _dead_letter(original: Delivery) -> Content:
-    return dead_letter_copy(original, FACTS)
+    return copy_with_facts(original, FACTS)
 
 
 def timed(act: Callable[[], T]) -> tuple[T, float]:
@@ -322,7 +322,7 @@ def test_message_with_as_many_headers_as_may_be_is_copied_again_and_again() -> N
         copy = come_back(retry_copy(copy, attempt), *added, (b"x-delivery-count", b"b\x01"))
         assert attempt_of(copy, 4) == attempt
     assert copy.headers == original.headers
-    dead = come_back(dead_letter_copy(copy, FACTS), *added)
+    dead = come_back(copy_with_facts(copy, FACTS), *added)
     assert come_back(retry_copy(dead, 2), *added).properties.headers_raw == dead.properties.headers_raw
 
 
@@ -366,7 +366,7 @@ def test_delivery_count_that_is_none_counts_nothing(value: bytes) -> None:
 
 def test_dead_letter_carries_the_facts_and_shows_them_beside_its_own_headers() -> None:
     original = delivery_of({"message_id": b"id"}, [(b"n", b"t\x01"), (b"x-death", b"V")], (b"orders", b"new"))
-    dead = come_back(dead_letter_copy(original, FACTS))
+    dead = come_back(copy_with_facts(original, FACTS))
     assert dead.headers == {
         "n": True,
         "x-death": None,
@@ -382,12 +382,12 @@ def test_dead_letter_carries_the_facts_and_shows_them_beside_its_own_headers() -
 
 
 def test_replayed_dead_letter_begins_at_its_first_attempt_and_dies_with_new_facts() -> None:
-    first = come_back(dead_letter_copy(come_back(retry_copy(delivery_of({}, []), 4)), FACTS))
+    first = come_back(copy_with_facts(come_back(retry_copy(delivery_of({}, []), 4)), FACTS))
     assert attempt_of(first, 4) == 1
     again = come_back(retry_copy(first, 2))
     assert attempt_of(again, 4) == 2
     assert again.headers["mx-error"] == "no such order"
-    second = come_back(dead_letter_copy(again, Facts("orders", "shop.order", 2, "timeout", "", "", 0)))
+    second = come_back(copy_with_facts(again, Facts("orders", "shop.order", 2, "timeout", "", "", 0)))
     assert second.headers["mx-reason"] == "timeout"
     assert len(headers_of(split(second.raw_properties))) == len(headers_of(split(first.raw_properties)))
 
