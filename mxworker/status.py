@@ -77,14 +77,9 @@ class ServiceStatus:
     workers: tuple[WorkerStatus, ...]
 
 
-def why_unhealthy(heartbeats_late_s: dict[int, float], repaired_within_s: float) -> str:
-    """Return why the service needs a restart; empty when it does not.
-
-    A worker that misses a heartbeat is replaced; one that is still there `repaired_within_s` later cannot be.
-    `heartbeats_late_s` is by slot.
-    """
-    lost = [str(slot) for slot, late_s in heartbeats_late_s.items() if late_s > repaired_within_s]
-    return f"no sign of life from what runs in slot {', '.join(lost)}, and it cannot be replaced" if lost else ""
+def why_unhealthy(is_beyond_repair: bool) -> str:
+    """Return why the service needs a restart; empty when it does not: what hangs is replaced, as long as it can be."""
+    return "a worker that hangs was killed, and does not end" if is_beyond_repair else ""
 
 
 def why_unready(state: str, wanted: int, ready: int, all_paused: bool) -> str:

@@ -30,7 +30,6 @@ from mxworker.status import (
 
 _LOG = logging.getLogger("mxworker.master")
 
-REPAIRED_WITHIN_S = 10.0  # a late worker is killed after one second; the kernel may be busy with it for a while
 _QUEUES_SHOWN = 20
 
 
@@ -155,7 +154,6 @@ class Desk:
     def _status(self, now_ns: int) -> ServiceStatus:
         fleet, orders = self._fleet, self._board.orders
         state = "stopping" if fleet.is_stopping else "running" if self._board.ever_ready else "starting"
-        late_s = {slot.number: _late_s(slot, now_ns) for slot in fleet.slots if slot.pid is not None}
         return ServiceStatus(
             name=well_formed(self._name),
             version=__version__,
@@ -166,7 +164,7 @@ class Desk:
             generation=fleet.generation,
             workers_wanted=fleet.wanted,
             workers_ready=fleet.ready,
-            unhealthy_because=why_unhealthy(late_s, REPAIRED_WITHIN_S),
+            unhealthy_because=why_unhealthy(fleet.is_beyond_repair(now_ns)),
             unready_because=why_unready(state, fleet.wanted, fleet.ready, orders.all_paused),
             reload=ReloadStatus(fleet.roll.state.name.lower(), fleet.roll.generation, well_formed(fleet.roll.why)),
             paused=self._paused(),

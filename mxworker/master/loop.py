@@ -123,6 +123,7 @@ class _Master:
         self._notes: set[str] = set()
         self._inquest = Inquest(board, supervision.quarantine_after)
         self._turns = Turns()
+        self._notes_generation = self._fleet.generation
 
     def supervise(self) -> ExitCode:
         """Turn until the fleet knows with what to end."""
@@ -228,7 +229,6 @@ class _Master:
             case signal.SIGQUIT:
                 self._fleet.kill(now_ns)
             case signal.SIGHUP:
-                self._notes.clear()  # what the new code cannot do must be said, also when the old code could not either
                 self._fleet.reload(now_ns)
             case signal.SIGTTIN:
                 self._scale(self._fleet.wanted + 1, now_ns)
@@ -342,6 +342,9 @@ class _Master:
             _LOG.warning("slot %d held %d more", ended.slot, len(in_flight) - IN_FLIGHT_SHOWN)
 
     def _say_once(self, text: str) -> None:
+        if self._notes_generation != self._fleet.generation:
+            self._notes_generation = self._fleet.generation
+            self._notes.clear()  # what the new code cannot do must be said, also when the old code could not either
         if text not in self._notes and len(self._notes) < NOTES_REMEMBERED:
             self._notes.add(text)
             _say(text)

@@ -224,3 +224,41 @@ def test_socket_that_a_dead_master_left_is_told_as_such(operator: Operator, serv
     ended = operator("status", "--name", "shop")
     assert ended.returncode == 1
     assert "no service answers at" in ended.stderr
+
+
+def test_reload_replaces_every_worker(operator: Operator, service: Service) -> None:
+    before = {service.worker(slot) for slot in (1, 2)}
+    assert operator.done("ctl", "reload") == "Generation 2 serves.\n"
+    told = json.loads(operator.done("status", "--json"))
+    live = {worker["pid"]: worker["generation"] for worker in told["workers"] if worker["pid"]}
+    assert set(live.values()) == {2}
+    assert len(live) == told["workers_ready"] == 2
+    assert not before & set(live)
+
+
+def test_reload_of_code_that_does_not_start_is_refused_each_time_with_its_reason(
+    operator: Operator, start_ready: Start, runtime: Path
+) -> None:
+    service = start_ready("healthy,healthy,refuses_3", "--control", str(runtime / "mxworker" / "shop.sock"))
+    before = [service.worker(slot) for slot in (1, 2)]
+    for round_ in (1, 2):
+        ended = operator("ctl", "reload")
+        assert ended.returncode == 1
+        assert f"Error: generation {round_ + 1} was refused: " in ended.stderr
+        assert service.stderr().count("Error: cannot start, 3.") == round_
+    assert [service.worker(slot) for slot in (1, 2)] == before
+    assert "refused" in operator.done("status")
+    assert operator.done("status", "--ready") == "ready\n"
+
+
+def test_scale_changes_the_number_of_workers(operator: Operator, service: Service) -> None:
+    assert operator.done("ctl", "scale", "4") == "From 2 to 4 workers.\n"
+    service.wait_for("ready", count=4)
+    assert operator.done("ctl", "scale", "1") == "From 4 to 1 workers.\n"
+    service.wait_for("left", count=3)
+    wait_until(lambda: "1 of 1 consume" in operator.done("status"), what="one worker")
+    ended = operator("ctl", "scale", "513")
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        "Error: scale: 'workers' is 513, but must be a number from 1 to 512.\n",
+    )

@@ -30,9 +30,9 @@ def test_ready_means_that_all_workers_but_one_consume(
     assert why_unready(state, wanted, ready, all_paused) == why
 
 
-def test_late_worker_is_a_matter_of_health_only_when_it_was_not_replaced_in_time() -> None:
-    assert why_unhealthy({1: 0.0, 2: 9.9}, repaired_within_s=10) == ""
-    assert "slot 2, 3" in why_unhealthy({1: 0.0, 2: 10.1, 3: 99.0}, repaired_within_s=10)
+def test_only_a_worker_that_cannot_be_replaced_is_a_matter_of_health() -> None:
+    assert why_unhealthy(is_beyond_repair=False) == ""
+    assert "does not end" in why_unhealthy(is_beyond_repair=True)
 
 
 @pytest.mark.parametrize(
