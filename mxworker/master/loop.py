@@ -35,7 +35,7 @@ from mxworker.errors import ExitCode
 from mxworker.lifecycle import Reason, WorkerState
 from mxworker.master.control import ControlServer, Listener
 from mxworker.master.desk import Desk
-from mxworker.master.fleet import Exit, Fleet, Look, RollState, Send, Spawn
+from mxworker.master.fleet import BOOT_ATTEMPTS, Exit, Fleet, Look, RollState, Send, Spawn
 from mxworker.master.inquest import Inquest
 from mxworker.master.notify import Condition, Notifier, Phase
 from mxworker.master.processes import Children, Ended
@@ -192,10 +192,15 @@ class _Master:
             self._announce_when_ready(now_ns)
 
     def _announce_when_ready(self, now_ns: int) -> None:
-        wanted = [self._board.slot(slot.number) for slot in self._fleet.slots if slot.is_wanted]
-        if all(slot.ever_ready for slot in wanted):
+        """Announce the service when every slot has had a ready worker, but for those that fail again and again."""
+        awaited = [
+            self._board.slot(slot.number)
+            for slot in self._fleet.slots
+            if slot.is_wanted and slot.failures < BOOT_ATTEMPTS
+        ]
+        if awaited and all(slot.ever_ready for slot in awaited):
             self._announced = True
-            note = next((slot.note for slot in wanted if slot.note), "")
+            note = next((slot.note for slot in awaited if slot.note), "")
             self._announce((now_ns - self._started_ns) / NS_PER_S, note)
 
     def _slots(self) -> Iterator[BoardSlot]:

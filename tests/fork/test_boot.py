@@ -64,3 +64,10 @@ def test_service_is_announced_once_with_a_note_when_every_slot_is_ready(start_re
     assert float(announced.what.split()[1]) > 0.5
     assert announced.at_ns > max(event.at_ns for event in service.events("ready"))
     wait_until(lambda: "slot 1 STARTING -> RUNNING (beat)" in service.stderr(), 5.0, "the running first slot")
+
+
+def test_service_is_announced_without_a_slot_that_fails_again_and_again(start: Start) -> None:
+    service = start("refuses_3,slow_boot")
+    (announced,) = service.wait_for("announce", within_s=30)
+    assert len([event for event in service.events("boot", slot=1) if event.at_ns < announced.at_ns]) >= 3
+    assert service.process.poll() is None
