@@ -93,8 +93,10 @@ class Consumer:
 
     @property
     def is_as_wanted(self) -> bool:
-        """Whether its channel is up, be it consuming or paused."""
-        return self.subscription is not None and not self.subscription.is_lost
+        """Whether its channel is up and consumes, or is paused."""
+        if self.subscription is None or self.subscription.is_lost:
+            return False
+        return self.consumer_tag is not None or bool(self._reasons)
 
     @property
     def is_consuming(self) -> bool:
@@ -280,6 +282,7 @@ class Consumer:
     def _note_consuming(self, subscription: Subscription) -> None:
         self._paused_for = frozenset()
         log.info("consuming queue %s, prefetch %d", self.queue.name, subscription.prefetch)
+        self._on_change()
         if subscription.prefetch < self._most:
             self._look_later()
 

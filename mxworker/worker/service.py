@@ -57,6 +57,7 @@ log = logging.getLogger(__name__)
 BEAT_EVERY_S = 1.0
 _NS_PER_S = 1_000_000_000
 _ASKED = "asked"
+_UNPROVEN = "until all queues are checked"
 _FAILED = (Word.REQUEUED, Word.RETRIED, Word.REJECTED, Word.QUARANTINED)
 _COUNTED = (Word.ACKED, *_FAILED)
 
@@ -112,6 +113,7 @@ class Service:
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()
         self._cut = asyncio.Event()
+        self._is_unproven = slot.is_on_trial and len(handlers) > 1
         self._is_broken = False
         self._is_stuck = False
         self._lifetime = Lifetime(settings.limits, slot, rng)
@@ -254,6 +256,8 @@ class Service:
                 retry_steps_ms=handler.retry_steps_ms,
                 budget=budget,
             )
+            if self._is_unproven:
+                consumer.pause(_UNPROVEN)
             station.guard(consumer.pause, consumer.resume, consumer.limit_prefetch)
             self.stations.append(station)
             self.consumers.append(consumer)
@@ -344,6 +348,8 @@ class Service:
         self._changed.set()
         if self.state is WorkerState.DRAINING or self.state is WorkerState.STOPPED:
             return
+        if self._is_unproven and all(consumer.is_as_wanted for consumer in self.consumers):
+            self._consume_all()
         as_wanted = sum(consumer.is_as_wanted for consumer in self.consumers)
         if as_wanted == len(self.consumers):
             self._slot.words[Word.EVER_READY] = 1  # before the state, with which the master is rung
@@ -352,6 +358,12 @@ class Service:
             self._move(WorkerState.DEGRADED)
         else:
             self._move(WorkerState.CONNECTING)
+
+    def _consume_all(self) -> None:
+        """Begin to consume on trial: had one queue been refused, code that cannot start would have served another."""
+        self._is_unproven = False
+        for consumer in self.consumers:
+            consumer.resume(_UNPROVEN)
 
     def _move(self, state: WorkerState) -> None:
         if state is self.state:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from signal import SIGHUP
 
+from mxworker.retry_policy import DEFAULT_RETRY
 from tests.broker.apps import Recorded
 from tests.broker.load import counted_consumers, publishing
 from tests.harness import ledger
@@ -42,6 +43,11 @@ GOOD = """
         await asyncio.sleep(random.uniform(0, 0.02))
         ledger.finish(message_id)
 """
+MISSING_EXCHANGE = """
+    @handlers.consume(Queue(os.environ["QUEUE"] + ".beside", bind=[("nowhere", "all")]))
+    async def other(message_id: str) -> None:
+        pass
+"""
 LAST_LINE = len(GOOD.strip().splitlines()) + 1
 
 BROKEN = (
@@ -49,6 +55,7 @@ BROKEN = (
     (f"{GOOD}    import module_of_nobody\n", f"app.py:{LAST_LINE}  import module_of_nobody    ModuleNotFoundError"),
     (f"{GOOD}    raise RuntimeError('no')\n", f"app.py:{LAST_LINE}  raise RuntimeError('no')    RuntimeError: no"),
     (GOOD.replace('"quorum"', '"classic"'), "406 PRECONDITION_FAILED"),
+    (f"{GOOD}{MISSING_EXCHANGE}", "404 NOT_FOUND, no exchange 'nowhere'"),
 )
 """Code that cannot start, and what the log must say of it."""
 
@@ -140,6 +147,8 @@ def test_reloads_under_load_keep_all_consuming_and_broken_code_never_serves(
         wait_until(lambda: recorded.finished_ids == set(recorded.ids), 60, "every id")
         service.stop()
         assert service.exit_code == 0
+        for name in ("", ".dlq", *(f".retry.{step_ms}" for step_ms in DEFAULT_RETRY.steps_ms)):
+            client.delete(f"{queue_name}.beside{name}")
     report = recorded.judge()
     print(f"{reloads} reloads, {len(shop.killed)} kills: {report}")
     assert report.nothing_lost, report
