@@ -25,7 +25,7 @@ from mxworker.board import Board, Word
 from mxworker.child import ring
 from mxworker.config import MAX_WORKERS, Supervision
 from mxworker.errors import ConfigError
-from mxworker.lifecycle import WorkerState
+from mxworker.lifecycle import Wish, WorkerState
 from mxworker.master import loop
 from mxworker.master.control import Listener
 from mxworker.suspects import in_words
@@ -77,11 +77,11 @@ class Worker:
 
     def become_ready(self) -> None:
         self.beat()
-        self.slot.write_state(WorkerState.READY)
+        self.say("ready")  # before the master can know: what it does for it comes after it among the events
         self.slot.write_note("consumes orders")
         self.slot.words[Word.EVER_READY] = 1
+        self.slot.write_state(WorkerState.READY)
         ring()
-        self.say("ready")
 
     def turn_until(self, condition: Callable[[], bool]) -> None:
         while not condition():
@@ -195,6 +195,22 @@ def crashes_after_ready(worker: Worker) -> int:
     worker.start()
     os.kill(os.getpid(), signal.SIGSEGV)
     return 0
+
+
+def crashes_when_respawned(worker: Worker) -> int:
+    return healthy(worker) if worker.slot.words[Word.SPAWNS] == 1 else crashes_after_ready(worker)
+
+
+def first_healthy_then_refuses_3(worker: Worker) -> int:
+    return healthy(worker) if worker.slot.words[Word.GENERATION] == 1 else refuses(3)(worker)
+
+
+def wishes_once(worker: Worker) -> int:
+    worker.start()
+    if worker.slot.words[Word.SPAWNS] == 1:
+        worker.slot.words[Word.WISH] = Wish.MESSAGES
+        ring()
+    return worker.serve()
 
 
 def finishes(worker: Worker) -> int:
@@ -330,6 +346,9 @@ BEHAVIOURS: dict[str, Callable[[Worker], int]] = {
         raises,
         exits_by_system_exit,
         crashes_after_ready,
+        crashes_when_respawned,
+        first_healthy_then_refuses_3,
+        wishes_once,
         finishes,
         shows_fds,
         shows_environment,
