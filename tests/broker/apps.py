@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -166,8 +166,9 @@ class Recorded:
         concurrency: int = 32,
         url: str | None = None,
         env: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> Iterator[Service]:
-        """Run what the file app.py holds."""
+        """Run what the file app.py holds; `prefix` is a command that runs another one."""
         settings = {
             "MXWORKER_BROKER_URL": url or self._url,
             "LEDGER": str(self.path),
@@ -178,9 +179,8 @@ class Recorded:
             **(env or {}),
         }
         name = f"service-{uuid.uuid4().hex[:6]}"
-        with Service(
-            mxworker_run("app:handlers", *flags, app_dir=self.folder), self.folder, name=name, env=settings
-        ) as service:
+        command = [*prefix, *mxworker_run("app:handlers", *flags, app_dir=self.folder)]
+        with Service(command, self.folder, name=name, env=settings) as service:
             yield service
 
 

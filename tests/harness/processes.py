@@ -52,13 +52,12 @@ class Process:
 
 def children(pid: int) -> list[Process]:
     """Return the living children of all threads of a process, ordered by pid."""
-    found = []
-    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            found += [Process.find(int(child)) for child in listing.read_text().split()]
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # that thread has ended
-    return sorted(process for process in found if process)
+    return sorted(process for child in _children(pid) if (process := Process.find(child)))
+
+
+def zombies(pid: int) -> list[int]:
+    """Return the pids of the children that have ended and that a process has not reaped, in order."""
+    return sorted(child for child in _children(pid) if (stat := _stat(child)) and stat.state == "Z")
 
 
 def in_session(session: int) -> list[Process]:
@@ -69,6 +68,16 @@ def in_session(session: int) -> list[Process]:
         if stat and stat.session == session and stat.state not in _ENDED:
             found.append(Process(int(entry.name), stat.started_at_ticks))
     return sorted(found)
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += map(int, listing.read_text().split())
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # that thread has ended
+    return found
 
 
 @dataclass(frozen=True, slots=True)
