@@ -116,6 +116,10 @@ class Recorded:
     def publish(self, count: int, client: Client | None = None) -> None:
         """Publish `count` more messages, all confirmed, by way of `client` when it is given."""
         ids = [f"{self.queue}-{number}" for number in range(len(self.ids), len(self.ids) + count)]
+        self.publish_ids(ids, client)
+
+    def publish_ids(self, ids: Sequence[str], client: Client | None = None) -> None:
+        """Publish messages with these bodies, all confirmed."""
         with nullcontext(client) if client is not None else Client(self._url) as open_client:
             open_client.publish(self.queue, (id_.encode() for id_ in ids))
         self.ids += ids

@@ -73,7 +73,12 @@ def queue_name(broker_url: str) -> Iterator[str]:
     name = f"test-{uuid.uuid4().hex[:12]}"
     yield name
     with Client(broker_url) as client:
-        for beside in ("", ".dlq", *(f".retry.{step_ms}" for step_ms in (*DEFAULT_RETRY.steps_ms, *FAST.steps_ms))):
+        for beside in (
+            "",
+            ".dlq",
+            ".quarantine",
+            *(f".retry.{step_ms}" for step_ms in (*DEFAULT_RETRY.steps_ms, *FAST.steps_ms)),
+        ):
             client.delete(f"{name}{beside}")
 
 

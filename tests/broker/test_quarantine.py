@@ -1,0 +1,242 @@
+"""A message that kills its workers is found out and set aside; nobody beside it is, and the others go on."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from signal import SIGKILL, SIGTERM
+from statistics import median
+
+import pytest
+from pamqp import commands
+
+from tests.broker.apps import Recorded
+from tests.harness import ledger
+from tests.harness.ledger import START, Record
+from tests.harness.waiting import wait_until
+from tests.rabbit.client import Client, Received
+
+V1_MEMORY = Path("/sys/fs/cgroup/memory")
+EATEN_BYTES = 150_000_000
+BIN_S = 0.1
+
+# What a message does stands in front of its body. One that eats memory does so in a cgroup of its own with a limit, and
+# is killed by the kernel; where no such cgroup can be made it sends itself the kernel's signal.
+KILLING = f"""
+    import asyncio
+    import ctypes
+    import os
+    import signal
+    import time
+    from pathlib import Path
+
+    from mxworker import Context, Handlers, Queue
+    from tests.harness.ledger import Ledger
+
+    handlers = Handlers()
+    ledger = Ledger(os.environ["LEDGER"])
+    work_s = float(os.environ["WORK_S"])
+    queue = Queue(os.environ["QUEUE"], type=os.environ["TYPE"], dead_letter=os.environ.get("DEAD_LETTER") != "no")
+
+
+    @handlers.consume(queue, concurrency=int(os.environ["CONCURRENCY"]))
+    async def work(message_id: str) -> None:
+        ledger.start(message_id)
+        match message_id.partition("!")[0]:
+            case "segfault":
+                ctypes.string_at(0)
+            case "exit":
+                os._exit(0)
+            case "eat":
+                if os.environ.get("LIMITED"):
+                    Path(os.environ["LIMITED"]).write_text(str(os.getpid()))
+                eaten = bytearray({EATEN_BYTES})
+                eaten[::4096] = b"x" * len(eaten[::4096])
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "hang":
+                while True:
+                    pass
+        await asyncio.sleep(work_s)
+        ledger.finish(message_id)
+"""
+
+
+@pytest.fixture
+def limited() -> Iterator[str]:
+    """The file that takes a process into a cgroup in which it cannot eat so much; "" where none can be made."""
+    group = V1_MEMORY / f"mxworker-test-{uuid.uuid4().hex[:8]}"
+    try:
+        group.mkdir()
+    except OSError:
+        yield ""
+        return
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(EATEN_BYTES // 2))
+        yield str(group / "cgroup.procs")
+    finally:
+        wait_until(lambda: not (group / "cgroup.procs").read_text().strip(), 10, "the group to be empty")
+        group.rmdir()
+
+
+def quarantined(url: str, queue: str) -> dict[str, Received]:
+    """Take all out of the quarantine, by body; none is there twice."""
+    with Client(url) as client:
+        taken = client.drain(f"{queue}.quarantine") if client.exists(f"{queue}.quarantine") else []
+    bodies = Counter(message.body.decode() for message in taken)
+    assert not bodies or max(bodies.values()) == 1, bodies
+    return {message.body.decode(): message for message in taken}
+
+
+def wait_until_handled(recorded: Recorded, innocent: set[str], killers: set[str], url: str) -> None:
+    """Wait until all the innocent were handled and nothing else is left in the queue."""
+
+    def is_over() -> bool:
+        with Client(url) as client:
+            queue = f"{recorded.queue}.quarantine"
+            kept = client.counts(queue).messages if killers and client.exists(queue) else 0
+        return kept == len(killers) and recorded.finished_ids >= innocent
+
+    wait_until(is_over, 120, f"{len(innocent)} to be handled and {len(killers)} to be set aside")
+
+
+def test_killers_among_others_are_set_aside_with_true_facts_and_nobody_else_is(
+    broker_url: str, queue_name: str, tmp_path: Path, limited: str, scale: Callable[[int, int], int], rng: random.Random
+) -> None:
+    recorded = Recorded(broker_url, tmp_path, queue_name)
+    recorded.declare()
+    innocent = [f"{queue_name}-{number}" for number in range(scale(500, 5000))]
+    killers = {kind: f"{kind}!{queue_name}" for kind in ("segfault", "exit", "eat")}
+    mixed = innocent.copy()
+    for killer in killers.values():
+        mixed.insert(rng.randrange(len(mixed) // 3, 2 * len(mixed) // 3), killer)
+    recorded.publish_ids(mixed)
+    with recorded.service(
+        "--workers=4", source=KILLING, work_s=0.04, concurrency=4, env={"LIMITED": limited}
+    ) as service:
+        wait_until_handled(recorded, set(innocent), set(killers.values()), broker_url)
+        service.signal(SIGTERM)
+        assert service.wait_exit() == 0
+        log = service.log_text()
+    kept = quarantined(broker_url, queue_name)
+    assert set(kept) == set(killers.values())
+    for kind, facts in {
+        "segfault": {"mx-signal": "SIGSEGV"},
+        "exit": {"mx-exit-code": 0, "mx-stack": ""},
+        "eat": {"mx-signal": "SIGKILL", "mx-stack": ""},
+    }.items():
+        headers = kept[killers[kind]].headers
+        assert headers.items() >= facts.items(), headers
+        assert headers["mx-kills"] >= 3
+        assert (headers["mx-queue"], headers["mx-handler"]) == (queue_name, "work")
+    assert "string_at" in kept[killers["segfault"]].headers["mx-stack"]
+    assert kept[killers["eat"]].headers["mx-peak-rss-bytes"] > EATEN_BYTES // 2
+    assert kept[killers["exit"]].headers["mx-peak-rss-bytes"] < EATEN_BYTES // 2
+    assert log.count("it is kept in queue") == 3
+    report = recorded.judge()
+    assert report.lost == set(killers.values()), report
+    assert not report.unexpected
+    assert not report.in_queue
+    assert_rate_was_kept(ledger.read(recorded.path), set(killers.values()))
+
+
+def assert_rate_was_kept(records: list[Record], killers: set[str]) -> None:
+    """Look at the starts of each living worker per tenth of a second, before the first killer came and after it."""
+    starts = [record for record in records if record.event is START]
+    trouble_ns = min(record.at_ns for record in starts if record.id in killers)
+    calm: list[int] = []
+    troubled: list[int] = []
+    for pid in {record.pid for record in starts}:
+        bins = Counter(int((record.at_ns - trouble_ns) / 1e9 // BIN_S) for record in starts if record.pid == pid)
+        for number in range(min(bins) + 1, max(bins)):  # without the first and the last one, which are not whole
+            (calm if number < 0 else troubled).append(bins[number])
+    assert median(troubled) >= 0.7 * median(calm), (calm, troubled)
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_message_that_hangs_its_workers_is_set_aside_and_runs_alone_once_at_least(
+    broker_url: str, queue_name: str, tmp_path: Path, after: int
+) -> None:
+    recorded = Recorded(broker_url, tmp_path, queue_name)
+    recorded.declare()
+    killer = f"hang!{queue_name}"
+    recorded.publish_ids([f"{queue_name}-1", killer, *(f"{queue_name}-{number}" for number in range(2, 10))])
+    flags = ("--workers=2", "--heartbeat-timeout=2s", f"--quarantine-after={after}")
+    with recorded.service(*flags, source=KILLING, work_s=0.01, concurrency=4):
+        wait_until_handled(recorded, set(recorded.ids) - {killer}, {killer}, broker_url)
+    (kept,) = quarantined(broker_url, queue_name).values()
+    facts = {"mx-reason": "hung", "mx-signal": "SIGABRT"}
+    assert kept.headers.items() >= facts.items(), kept.headers
+    assert "in work" in kept.headers["mx-stack"]
+    starts = [record for record in ledger.read(recorded.path) if record.event is START and record.id == killer]
+    assert len(starts) == kept.headers["mx-kills"] >= 2
+
+
+def test_message_id_of_a_killer_makes_no_other_message_suspect(
+    broker_url: str, queue_name: str, tmp_path: Path
+) -> None:
+    recorded = Recorded(broker_url, tmp_path, queue_name)
+    recorded.declare()
+    killer = f"segfault!{queue_name}"
+    forged = commands.Basic.Properties(delivery_mode=2, message_id="one and the same")
+    innocent = [f"{queue_name}-{number}" for number in range(100)]
+    recorded.ids = [*innocent[:50], killer, *innocent[50:]]
+    with Client(broker_url) as client:
+        client.publish(queue_name, (id_.encode() for id_ in recorded.ids), forged)
+    with recorded.service("--workers=2", source=KILLING, work_s=0.01, concurrency=8):
+        wait_until_handled(recorded, set(innocent), {killer}, broker_url)
+    assert set(quarantined(broker_url, queue_name)) == {killer}
+    assert recorded.judge().lost == {killer}
+
+
+def test_message_that_an_operator_puts_back_has_new_tries(broker_url: str, queue_name: str, tmp_path: Path) -> None:
+    """Without a dead-letter queue: the quarantine does not depend on it."""
+    recorded = Recorded(broker_url, tmp_path, queue_name)
+    killer = f"exit!{queue_name}"
+    env = {"DEAD_LETTER": "no"}
+    with recorded.service("--workers=2", "--quarantine-after=2", source=KILLING, env=env) as service:
+        service.wait_ready()
+        recorded.publish_ids([killer])
+        kills = 0
+        for is_replayed in (False, True):
+            wait_until_handled(recorded, set(), {killer}, broker_url)
+            (kept,) = quarantined(broker_url, queue_name).values()
+            assert kept.headers["mx-exit-code"] == 0
+            assert kept.headers["mx-kills"] >= 2
+            kills += kept.headers["mx-kills"]
+            assert recorded.handled == kills
+            if not is_replayed:
+                with Client(broker_url) as client:
+                    client.publish_messages(queue_name, [(kept.body, kept.properties)])
+
+
+def test_with_quarantine_off_a_killer_goes_on(broker_url: str, queue_name: str, tmp_path: Path) -> None:
+    recorded = Recorded(broker_url, tmp_path, queue_name)
+    recorded.declare()
+    recorded.publish_ids([f"exit!{queue_name}"])
+    with recorded.service("--workers=2", "--quarantine-after=0", source=KILLING):
+        wait_until(lambda: recorded.handled >= 5, 60, "five deaths")
+    assert quarantined(broker_url, queue_name) == {}
+
+
+def test_workers_that_an_operator_kills_put_nothing_into_quarantine(
+    broker_url: str, queue_name: str, tmp_path: Path, rng: random.Random
+) -> None:
+    recorded = Recorded(broker_url, tmp_path, queue_name)
+    recorded.declare()
+    recorded.publish(500)
+    kills = 20
+    with recorded.service("--workers=4", source=KILLING, work_s=0.3, concurrency=8) as service:
+        service.wait_ready()
+        for _ in range(kills):
+            before = recorded.handled
+            wait_until(lambda: service.workers() and recorded.handled > before + 10, 30, "some work")  # noqa: B023
+            service.kill_worker(rng, SIGKILL)
+        wait_until(lambda: recorded.finished_ids >= set(recorded.ids), 120, "every id")
+    starts = Counter(record.id for record in ledger.read(recorded.path) if record.event is START)
+    kept = quarantined(broker_url, queue_name)
+    assert all(starts[id_] >= 3 for id_ in kept), kept
+    assert not kept, "three of twenty random kills hit one message that was alone"
+    assert recorded.judge().nothing_lost
