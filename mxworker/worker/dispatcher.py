@@ -149,6 +149,17 @@ class Dispatcher(Generic[Unit]):
         self._apart.append(unit)
         self._isolation.ask(self)
 
+    def let_go_innocent(self) -> None:
+        """Treat as all others what was set apart for a doubt that the master does not share."""
+        innocent = [unit for unit in self._apart if not self._work.is_suspect(unit)]
+        if not innocent:
+            return
+        self._apart = deque(unit for unit in self._apart if unit not in innocent)
+        if not self._apart:
+            self._isolation.withdraw(self)
+        self._waiting.extendleft(reversed(innocent))  # they came before what waits there
+        self.look()
+
     def start_alone(self) -> int | None:
         """Start what was set apart first and return its key; None when there is none, or no place for it."""
         self._drop_stale(self._apart)

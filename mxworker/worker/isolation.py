@@ -9,6 +9,9 @@ started, and when it has ended too, all else goes on. If others had to wait mean
 for as long as it was not, so they have half of the time at least. A handler that is stuck ends neither phase's
 waiting for the other: nobody waits for it for ever, and a suspect that is stuck is alone no more.
 
+A message of which it is in doubt whether it is suspect comes here, too. To give a turn the master must have looked, and
+so have found out who has died: what it knows nothing of then goes the way of all others.
+
 Must not know: handlers, deliveries, what is done to a suspect that kills.
 """
 
@@ -29,6 +32,8 @@ from mxworker.worker.room import Room
 from mxworker.worker.running import Running
 
 log = logging.getLogger(__name__)
+
+_MASTER_LOOKS_WITHIN_S = 0.5  # of being called, although it may give the turn to others
 
 
 class Stage(Enum):
@@ -55,6 +60,9 @@ _NEXT: Mapping[Stage, frozenset[Stage]] = MappingProxyType(
 class Loner(Protocol):
     """Who has suspects that wait."""
 
+    def let_go_innocent(self) -> None:
+        """Do with those that are no suspects as with all others; withdraw when none are left."""
+
     def start_alone(self) -> int | None:
         """Start the one that has waited longest and return its key, or None when none can be started now.
 
@@ -77,6 +85,7 @@ class Isolation:
         self._line: deque[Loner] = deque()  # each at most once
         self._all_running: list[Running[Any]] = []
         self._request = 0
+        self._asked_at = 0.0
         self._closed_at = 0.0
         self._others_until = 0.0
         self._rest: asyncio.TimerHandle | None = None
@@ -105,9 +114,14 @@ class Isolation:
         self._give_up()
 
     def look(self) -> None:
-        """See whether it is our turn. Call when the master says so."""
+        """See whether it is our turn. Call when the master says so, and now and then."""
+        if self._stage is not Stage.ASKED:
+            return
         is_granted = self._slot.words[Word.ISOLATION_GRANTED] == self._request
-        if self._stage is Stage.ASKED and is_granted:
+        if is_granted or self._loop.time() - self._asked_at > _MASTER_LOOKS_WITHIN_S:
+            for loner in tuple(self._line):
+                loner.let_go_innocent()
+        if is_granted and self._line:
             self._move(Stage.EMPTYING)
             self._closed_at = self._loop.time()
             self._room.close(self.review)
@@ -156,6 +170,7 @@ class Isolation:
     def _ask_master(self) -> None:
         self._move(Stage.ASKED)
         self._request += 1
+        self._asked_at = self._loop.time()
         self._slot.words[Word.ISOLATION_WANTED] = self._request
         self._call_master()
 

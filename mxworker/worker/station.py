@@ -32,7 +32,7 @@ from mxworker.worker.running import GRACE_S, Running
 from mxworker.worker.settling import Repair, Settling
 from mxworker.worker.tasks import stack_of
 from mxworker.worker.threads import Threads
-from mxworker.worker.work import BatchWork, Record, SingleWork
+from mxworker.worker.work import BatchWork, Record, SingleWork, Standing
 
 log = logging.getLogger(__name__)
 
@@ -130,13 +130,16 @@ class Station:
 
     def admit(self, delivery: Delivery) -> None:
         """Take a delivery: start it, or let it wait. A suspect is a unit of its own, and runs alone."""
-        suspect = self._record.suspicion(delivery) if delivery.redelivered else None
-        if suspect is None:
+        if not delivery.redelivered:
             self._admit_innocent(delivery)
-        elif suspect.is_convicted(self._premises.quarantine_after):
-            self._dispatcher.admit(self._unit_of(delivery))
-        else:
-            self._dispatcher.set_apart(self._unit_of(delivery))
+            return
+        match self._record.standing(delivery):
+            case Standing.INNOCENT:
+                self._admit_innocent(delivery)
+            case Standing.DOUBTFUL | Standing.SUSPECT:
+                self._dispatcher.set_apart(self._unit_of(delivery))
+            case Standing.CONVICTED:
+                self._dispatcher.admit(self._unit_of(delivery))
 
     def _unit_of(self, delivery: Delivery) -> Delivery | Gathered:
         return delivery if self._gatherer is None else Gathered.alone(delivery)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from enum import Enum, auto
 from typing import Any, Protocol, TypeVar
 
 from mxworker.board import BoardSlot, Word
@@ -47,8 +48,21 @@ class Work(Protocol[Unit]):
     def key(self, unit: Unit) -> int:
         """Return the key of a unit that is one message; see `suspects.message_key`."""
 
+    def is_suspect(self, unit: Unit) -> bool:
+        """Whether something is known against a unit that is one message."""
+
     def clear(self, unit: Unit) -> None:
         """Hold a unit that is one message above suspicion; of a lost channel, leave that to who gets it now."""
+
+
+class Standing(Enum):
+    """What is known against a message."""
+
+    INNOCENT = auto()
+    DOUBTFUL = auto()
+    """Another process has started it. Either that has lost its channel, or it has died and the master does not know."""
+    SUSPECT = auto()
+    CONVICTED = auto()
 
 
 class Record:
@@ -85,15 +99,25 @@ class Record:
         """Return the key of a message."""
         return message_key(self._queue, message_id_bytes(delivery.raw_properties), delivery.body)
 
-    def suspicion(self, delivery: Delivery) -> Suspect | None:
-        """Return what is known against a message; what was never delivered before is innocent."""
-        if not delivery.redelivered or not self._suspects.deaths:
-            return None
-        return self._suspects.find(self.key(delivery))
+    def standing(self, delivery: Delivery) -> Standing:
+        """Say what is known against a message that the broker delivers again."""
+        if not self._quarantine_after:
+            return Standing.INNOCENT
+        key = self.key(delivery)
+        suspect = self._suspects.find(key)
+        if suspect is not None:
+            return Standing.CONVICTED if suspect.is_convicted(self._quarantine_after) else Standing.SUSPECT
+        return Standing.DOUBTFUL if self._slot.is_started_elsewhere(key) else Standing.INNOCENT
+
+    def is_suspect(self, delivery: Delivery) -> bool:
+        """Whether something is known against a message."""
+        return self._suspects.find(self.key(delivery)) is not None
 
     def conviction(self, delivery: Delivery) -> Suspect | None:
         """Return what is known against a message, if that is enough for the quarantine."""
-        suspect = self.suspicion(delivery)
+        if not delivery.redelivered or not self._suspects.deaths:
+            return None
+        suspect = self._suspects.find(self.key(delivery))
         return suspect if suspect is not None and suspect.is_convicted(self._quarantine_after) else None
 
     def stack_of(self, convict: Suspect) -> str:
@@ -126,6 +150,7 @@ class SingleWork:
         self._watch = watch
         self.give_back = record.give_back
         self.key = record.key
+        self.is_suspect = record.is_suspect
         self.clear = record.clear
 
     async def run(self, delivery: Delivery) -> None:
@@ -249,6 +274,11 @@ class BatchWork:
         """Return the key of the one message in it."""
         (delivery,) = gathered.deliveries
         return self._record.key(delivery)
+
+    def is_suspect(self, gathered: Gathered) -> bool:
+        """Whether something is known against the one message in it."""
+        (delivery,) = gathered.deliveries
+        return self._record.is_suspect(delivery)
 
     def clear(self, gathered: Gathered) -> None:
         """Hold the one message in it above suspicion."""

@@ -63,6 +63,7 @@ class Bench:
 
     stations: list[Station]
     slot: BoardSlot
+    other: BoardSlot
     isolation: Isolation
     broken: list[BaseException] = field(default_factory=list)
     stuck_reports: int = 0
@@ -92,11 +93,13 @@ def at_work(
     cpu: CpuPool | None = None,
     equipment: Equipment | None = None,
     rng: random.Random | None = None,
+    quarantine_after: int = 3,
 ) -> Bench:
     """Return the stations of `handlers`. Without equipment a retry goes back, and a dead letter is rejected."""
     loop = asyncio.get_running_loop()
-    slot, room = Board(1).slot(1), Room(process_concurrency)
-    bench = Bench([], slot, Isolation(slot, room, loop, lambda: None))
+    board, room = Board(2), Room(process_concurrency)
+    slot = board.slot(1)
+    bench = Bench([], slot, board.slot(2), Isolation(slot, room, loop, lambda: None))
 
     def note_stuck() -> None:
         bench.stuck_reports += 1
@@ -113,6 +116,7 @@ def at_work(
         grace_s=grace_s,
         cpu=cpu,
         equipment=equipment,
+        quarantine_after=quarantine_after,
     )
     compiled = handlers.compile() if isinstance(handlers, Handlers) else handlers
     bench.stations += [Station(index, handler, premises) for index, handler in enumerate(compiled)]

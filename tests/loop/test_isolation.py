@@ -294,6 +294,21 @@ async def test_nothing_overtakes_a_suspect_where_order_is_promised(in_order: boo
     assert gated.started == ([1, 2, 3] if in_order else [3, 1, 2])
 
 
+async def test_doubt_that_is_gone_leaves_the_order_as_it_was() -> None:
+    gated = Gated(Queue("queue", single_active_consumer=True), concurrency=1)
+    bench, channel = at_work(gated.handlers), Channel()
+    bench.other.words[Word.PID] = 4711
+    bench.other.enter(0, 1, 1, b"", 1, message_key("queue", b"", b"1"))
+    for tag in (1, 2, 3):
+        bench.station.admit(delivery(channel, tag, redelivered=True))
+    await turns()
+    assert gated.started == []
+    gated.release(1, 2, 3)
+    bench.give_turn()
+    await until(lambda: channel.settled == 3, 5)
+    assert gated.started == [1, 2, 3]
+
+
 # ---- turns
 
 
@@ -487,3 +502,66 @@ async def test_whatever_happens_a_suspect_is_alone_and_everything_is_settled_onc
     assert not channel.rejected, "an assertion in the handler failed"
     assert sorted(channel.acked + channel.given_back) == list(range(1, count + 1))
     assert not bench.broken
+
+
+# ---- when the master does not know yet
+
+
+@pytest.mark.parametrize("has_died", [True, False])
+async def test_message_that_another_process_has_started_waits_for_the_masters_look(has_died: bool) -> None:
+    gated = Gated(concurrency=4)
+    bench, channel = at_work(gated.handlers), Channel()
+    key = message_key("queue", b"", b"2")
+    bench.other.words[Word.PID] = 4711
+    bench.other.enter(0, 2, 1, b"", 1, key)
+    bench.station.admit(delivery(channel, 1))
+    bench.station.admit(delivery(channel, 2, redelivered=True))
+    bench.station.admit(delivery(channel, 3, redelivered=True))
+    await turns()
+    assert gated.running == [1, 3]
+    if has_died:
+        bench.slot.suspects.enter([key], None, DEATH)
+    bench.give_turn()
+    await turns()
+    assert gated.running == ([1, 3] if has_died else [1, 3, 2])
+    gated.release(1, 3)
+    await turns()
+    assert gated.running == [2]
+    gated.release(2)
+    await bench.station.finished()
+    await turns()
+    assert bench.count(Word.ISOLATION_WANTED) == 0
+    assert (gated.beside[2] == set()) is has_died
+
+
+async def test_doubt_ends_in_time_although_others_have_the_turn() -> None:
+    gated = Gated()
+    bench, channel = at_work(gated.handlers), Channel()
+    bench.other.words[Word.PID] = 4711
+    bench.other.enter(0, 1, 1, b"", 1, message_key("queue", b"", b"1"))
+    bench.station.admit(delivery(channel, 1, redelivered=True))
+    bench.station.admit(suspect(bench, channel, 2))
+    bench.isolation.look()
+    await turns()
+    assert gated.running == []
+    await asyncio.sleep(0.6)  # more than the master needs
+    bench.isolation.look()
+    await turns()
+    assert gated.running == [1]
+    assert bench.count(Word.ISOLATION_WANTED) == 1, "the suspect still waits for its turn"
+    gated.release(1, 2)
+    await until(lambda: channel.settled == 1, 5)
+    bench.give_turn()
+    await until(lambda: channel.settled == 2, 5)
+
+
+async def test_with_quarantine_off_no_message_is_in_doubt() -> None:
+    gated = Gated()
+    bench, channel = at_work(gated.handlers, quarantine_after=0), Channel()
+    bench.other.words[Word.PID] = 4711
+    bench.other.enter(0, 1, 1, b"", 1, message_key("queue", b"", b"1"))
+    bench.station.admit(delivery(channel, 1, redelivered=True))
+    await turns()
+    assert gated.running == [1]
+    gated.release(1)
+    await bench.station.finished()

@@ -103,6 +103,26 @@ def test_key_of_a_delivery_and_of_what_runs_alone_is_read_as_written(key: int) -
     assert slot.alone_key is None
 
 
+def test_message_is_known_to_be_started_elsewhere_while_it_is() -> None:
+    board = Board(3)
+    mine, other = board.slot(1), board.slot(2)
+    mine.words[Word.PID] = 1
+    mine.enter(0, 1, 1, b"", 1, key=5)
+    other.enter(0, 1, 1, b"", 1, key=-6)
+    entry = other.enter(0, 2, 1, b"", 1, key=-7)
+    assert not mine.is_started_elsewhere(-7), "what is no process has started nothing"
+    other.words[Word.PID] = 2
+    assert mine.is_started_elsewhere(-7)
+    assert not mine.is_started_elsewhere(5)
+    assert not mine.is_started_elsewhere(8)
+    other.leave(entry)
+    assert not mine.is_started_elsewhere(-7)
+    other.enter(0, 3, 1, b"", 1, key=9)
+    other.prepare(2, 1)
+    other.words[Word.PID] = 3
+    assert not mine.is_started_elsewhere(9)
+
+
 def test_new_process_of_a_slot_neither_wants_nor_has_isolation() -> None:
     slot = Board(1).slot(1)
     slot.words[Word.ISOLATION_WANTED] = slot.words[Word.ISOLATION_GRANTED] = 5

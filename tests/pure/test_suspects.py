@@ -6,7 +6,7 @@ import os
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxworker.board import Board
@@ -115,6 +115,7 @@ def test_what_one_process_enters_or_clears_another_one_sees() -> None:
     assert suspects.find(2) is not None
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32))
 def test_table_agrees_with_a_plain_dictionary(seed: int) -> None:
     rng = random.Random(seed)
@@ -133,6 +134,7 @@ def test_table_agrees_with_a_plain_dictionary(seed: int) -> None:
         assert found == expected
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=64, max_size=2048))
 def test_worker_survives_any_bytes_in_the_table(noise: bytes) -> None:
     raw = (noise * (TABLE_BYTES // len(noise) + 1))[:TABLE_BYTES]
