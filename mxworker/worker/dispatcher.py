@@ -93,14 +93,15 @@ class Dispatcher(Generic[Unit]):
             self._room.ask(self)
             self._room.serve()
 
-    def _has_place(self) -> bool:
-        """Whether one more may run beside others."""
-        return self._may_start() and not (self._in_order and self._apart)
+    def _has_place(self, alone: bool = False) -> bool:
+        """Whether one more may run, beside others or alone.
 
-    def _may_start(self) -> bool:
-        """Whether one more may run. A trial is not held up by what is stuck, which takes a place of the handler's."""
+        A trial is not held up by what is stuck, which takes a place of the handler's.
+        """
         running = self.running
         if self._trial is not None and len(running) - len(running.stuck) >= self._trial:
+            return False
+        if self._in_order and self._apart and not alone:
             return False
         return len(running) < self._concurrency
 
@@ -163,7 +164,7 @@ class Dispatcher(Generic[Unit]):
     def start_alone(self) -> int | None:
         """Start what was set apart first and return its key; None when there is none, or no place for it."""
         self._drop_stale(self._apart)
-        if not self._apart or not self._may_start() or self._intake is not Intake.OPEN:
+        if not self._apart or not self._has_place(alone=True) or self._intake is not Intake.OPEN:
             return None
         unit = self._apart.popleft()
         self._room.enter_closed()
