@@ -72,7 +72,8 @@ def reload(name: str | None, control_socket: str | None, no_wait: bool) -> None:
             break
         time.sleep(_LOOK_AGAIN_S)
     if outcome["state"] == "refused":
-        _fail(f"generation {outcome['generation']} was refused: {outcome['why']}\n  What served before goes on.")
+        note = f"{outcome['note']}\n" if outcome["note"] else ""
+        _fail(f"generation {outcome['generation']} was refused: {outcome['why']}\n{note}  What served before goes on.")
     click.echo(f"Generation {outcome['generation']} serves.")
 
 

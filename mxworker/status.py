@@ -38,11 +38,15 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True)
 class ReloadStatus:
-    """The last reload. `state` is none, rolling, done or refused; `why` tells why it was refused."""
+    """The last reload. `state` is none, rolling, done or refused.
+
+    `why` tells why it was refused, `note` what the worker said that could not start; both are empty otherwise.
+    """
 
     state: str
     generation: int
     why: str
+    note: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from mxworker import __version__
 from mxworker.board import Board, Word
 from mxworker.control import Dump, LogLevel, Pause, Reload, Request, RequestRefused, Resume, Scale, Status, Stop
 from mxworker.log import level, set_level
-from mxworker.master.fleet import Exit, Fleet
+from mxworker.master.fleet import Exit, Fleet, RollState
 from mxworker.master.slot import NS_PER_S, Order, Slot
 from mxworker.printable import well_formed
 from mxworker.status import (
@@ -44,10 +44,13 @@ class Desk:
         self._started_ns = now_ns
         self._started_at_unix_s = time.time()
         self._exits: dict[int, str] = {}
+        self._last_note = ""
 
-    def note_exit(self, ended: Exit, how: str) -> None:
-        """Keep in mind how the last worker of a slot ended, for the status."""
+    def note_exit(self, ended: Exit, how: str, note: str) -> None:
+        """Keep in mind how the last worker of a slot ended, and the note it left if it could not start."""
         self._exits[ended.slot] = f"{how} ({ended.reason.value})"
+        if note:
+            self._last_note = note
 
     def answer(self, request: Request, now_ns: int) -> Mapping[str, Any]:
         """Do what is asked and return what is to be said of it. Raises RequestRefused when it cannot be done."""
@@ -166,11 +169,16 @@ class Desk:
             workers_ready=fleet.ready,
             unhealthy_because=why_unhealthy(fleet.is_beyond_repair(now_ns)),
             unready_because=why_unready(state, fleet.wanted, fleet.ready, orders.all_paused),
-            reload=ReloadStatus(fleet.roll.state.name.lower(), fleet.roll.generation, well_formed(fleet.roll.why)),
+            reload=self._last_reload(),
             paused=self._paused(),
             log_level=level(),
             workers=tuple(self._worker(slot, now_ns) for slot in fleet.slots),
         )
+
+    def _last_reload(self) -> ReloadStatus:
+        roll = self._fleet.roll
+        note = self._last_note if roll.state is RollState.REFUSED else ""
+        return ReloadStatus(roll.state.name.lower(), roll.generation, roll.why, well_formed(note))
 
     def _paused(self) -> PausedStatus:
         return PausedStatus(self._board.orders.all_paused, self._board.orders.paused_queues)

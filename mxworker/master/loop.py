@@ -314,8 +314,8 @@ class _Master:
     def _report(self, ended: Exit, now_ns: int) -> None:
         """Say once how a worker ended, and what it held."""
         slot = self._board.slot(ended.slot)
-        self._desk.note_exit(ended, _describe(ended))
         explained = ended.status in (ExitCode.USAGE, ExitCode.APP_LOAD, ExitCode.BROKER) and bool(slot.note)
+        self._desk.note_exit(ended, _describe(ended), slot.note if explained else "")
         if explained:
             self._say_once(slot.note)
         if ended.as_asked:

@@ -89,7 +89,7 @@ def answering(address: Path, answers: list[dict[str, Any]]) -> Iterator[list[str
 
 
 def reloading(state: str, why: str = "") -> dict[str, Any]:
-    return {"ok": True, "status": {"reload": {"state": state, "generation": 2, "why": why}}}
+    return {"ok": True, "status": {"reload": {"state": state, "generation": 2, "why": why, "note": ""}}}
 
 
 def test_status_shows_a_line_for_each_worker(operator: Operator, service: Service) -> None:
@@ -245,6 +245,7 @@ def test_reload_of_code_that_does_not_start_is_refused_each_time_with_its_reason
         ended = operator("ctl", "reload")
         assert ended.returncode == 1
         assert f"Error: generation {round_ + 1} was refused: " in ended.stderr
+        assert "Error: cannot start, 3." in ended.stderr, "what the worker said that could not start"
         assert service.stderr().count("Error: cannot start, 3.") == round_
     assert [service.worker(slot) for slot in (1, 2)] == before
     assert "refused" in operator.done("status")

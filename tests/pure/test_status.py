@@ -76,7 +76,7 @@ def service(**facts: Any) -> dict[str, Any]:
         "unhealthy_because": "",
         "unready_because": "",
         "paused": {"all": False, "queues": []},
-        "reload": {"state": "none", "generation": 1, "why": ""},
+        "reload": {"state": "none", "generation": 1, "why": "", "note": ""},
         "workers": [],
         **facts,
     }
@@ -98,7 +98,7 @@ def test_table_lines_up() -> None:
 
 
 def test_refused_reload_and_pauses_are_shown() -> None:
-    refused = {"state": "refused", "generation": 4, "why": "exit code 3"}
+    refused = {"state": "refused", "generation": 4, "why": "exit code 3", "note": "Error: ..."}
     shown = render(service(reload=refused, paused={"all": True, "queues": []}, unready_because="all queues are paused"))
     assert "state       running, all queues are paused, for 1d 1h\n" in shown
     assert "paused      all queues\n" in shown
