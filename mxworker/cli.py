@@ -193,11 +193,12 @@ def dev(ctx: click.Context, /, app: str, reload_dir: tuple[str, ...], **flags: A
 
     _hide_urls(f"mxworker: dev {app}")
     set_up(flags["log_level"], flags["log_format"])
+    command, environment = cli_dev.service_command(run, ctx.params), cli_dev.service_environment(run, ctx.params)
+    watched = sources.folders(app, flags["app_dir"], reload_dir)
     with _errors_told():
         _checked(ctx, flags)
-    watched = sources.folders(app, flags["app_dir"], reload_dir)
-    command, environment = cli_dev.service_command(run, ctx.params), cli_dev.service_environment(run, ctx.params)
-    sys.exit(outer.run(command, environment, watched, sys.stderr.isatty()))
+        code = outer.run(command, environment, watched, sys.stderr.isatty())
+    sys.exit(code)
 
 
 def _hide_urls(title: str) -> None:

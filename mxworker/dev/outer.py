@@ -42,7 +42,8 @@ _SI_KERNEL = 0x80  # sigaction(2): sent by no process, so by the terminal
 def run(command: Sequence[str], environment: Mapping[str, str], watched: Sequence[Path], has_terminal: bool) -> int:
     """Keep `command` running and reloading until told to stop; return its exit code, 128 + N when signal N ended it.
 
-    Call from the main thread, which must live as long as the service. The process keeps its signals blocked.
+    Call from the main thread, which must live as long as the service. The process keeps its signals blocked. Raises
+    ConfigError when the directories cannot be watched.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
     log.info("watching %s", ", ".join(map(str, watched)))

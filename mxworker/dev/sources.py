@@ -11,6 +11,8 @@ from pathlib import Path
 
 from watchfiles import DefaultFilter, watch
 
+from mxworker.errors import ConfigError
+
 LOOK_MS = 100
 """How often `changes` comes back with nothing, which is how soon a signal or the end of the service is noticed."""
 
@@ -37,9 +39,21 @@ def folders(app: str, app_dir: str | None, more: Sequence[str]) -> tuple[Path, .
 def changes(watched: Sequence[Path]) -> Iterator[list[str]]:
     """Yield the files that changed, as a person writes them; nothing every `LOOK_MS`. Never ends by itself.
 
-    From the first time that it yields on, no change is missed. Raises OSError when the kernel watches no more files
-    (inotify(7), max_user_watches).
+    From the first time that it yields on, no change is missed. Raises ConfigError when the directories cannot be
+    watched.
     """
+    try:
+        yield from _watch(watched)
+    except PermissionError:  # what we may not read is not imported; but then the kernel's limit is not told, either
+        yield from _watch(watched, passes_over_errors=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the files of the app cannot be watched: {error}.\n"
+            "  If there are too many, raise fs.inotify.max_user_watches, or let --app-dir name a smaller directory."
+        ) from error
+
+
+def _watch(watched: Sequence[Path], passes_over_errors: bool = False) -> Iterator[list[str]]:
     is_kept = DefaultFilter(ignore_dirs=_IGNORED_FOLDERS)
     for news in watch(
         *watched,
@@ -48,7 +62,7 @@ def changes(watched: Sequence[Path]) -> Iterator[list[str]]:
         step=_QUIET_MS,
         rust_timeout=LOOK_MS,
         yield_on_timeout=True,
-        ignore_permission_denied=True,
+        ignore_permission_denied=passes_over_errors,
     ):
         yield sorted({_for_people(path) for _, path in news})
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mxworker.dev.outer import in_words
-from mxworker.dev.sources import folders
+from mxworker.dev.sources import changes, folders
+from mxworker.errors import ConfigError
 
 
 @pytest.fixture
@@ -45,3 +46,8 @@ def test_watched_is_what_the_app_is_imported_from(
 )
 def test_at_most_three_changed_files_are_named(changed: list[str], text: str) -> None:
     assert in_words(changed) == text
+
+
+def test_directory_that_cannot_be_watched_is_an_error_of_the_operator(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^the files of the app cannot be watched: "):
+        next(changes([tmp_path / "nowhere"]))
