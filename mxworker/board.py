@@ -26,8 +26,10 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum, auto
+from itertools import takewhile
 
 from mxworker.lifecycle import Wish, WorkerState
 from mxworker.standing_orders import STANDING_ORDERS_BYTES, StandingOrders
@@ -127,9 +129,17 @@ class Board:
         return self.slots[number - 1]
 
     @property
+    def used(self) -> Iterator[BoardSlot]:
+        """Yield the slots that ever had a process; they are filled from the first one on.
+
+        The others are not even looked at: a page that nobody has touched takes no memory.
+        """
+        return takewhile(lambda slot: slot.words[Word.SPAWNS], self.slots)
+
+    @property
     def ever_ready(self) -> bool:
         """Whether any worker of this master ever consumed from all its queues."""
-        return any(slot.ever_ready for slot in self.slots)
+        return any(slot.ever_ready for slot in self.used)
 
 
 class BoardSlot:
@@ -145,7 +155,8 @@ class BoardSlot:
         self._view = view
         self.words = view[:_NOTE_AT].cast("Q")
         self._keys = view[_KEYS_AT:].cast("q")
-        self._free = list(range(IN_FLIGHT_ENTRIES - 1, -1, -1))
+        self._free: list[int] = []
+        self._fresh = iter(range(IN_FLIGHT_ENTRIES))
 
     # ---- the master's side
 
@@ -265,7 +276,7 @@ class BoardSlot:
 
         Takes about 1 us for each worker, so ask for what is delivered again alone.
         """
-        return any(other.words[Word.PID] and other.has_started(key) for other in self._board.slots if other is not self)
+        return any(other.words[Word.PID] and other.has_started(key) for other in self._board.used if other is not self)
 
     def write_state(self, state: WorkerState) -> None:
         """Tell what the worker does now."""
@@ -290,9 +301,9 @@ class BoardSlot:
     def enter(self, handler: int, tag: int, attempt: int, message_id: bytes, started_ns: int, key: int = 0) -> int:
         """Record a delivery as started and return its entry, or NO_ENTRY when all entries are taken."""
         free = self._free
-        if not free:
+        entry = free.pop() if free else next(self._fresh, NO_ENTRY)
+        if entry == NO_ENTRY:
             return NO_ENTRY
-        entry = free.pop()
         self._keys[entry] = key
         _ENTRY.pack_into(
             self._view,

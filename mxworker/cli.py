@@ -387,7 +387,7 @@ def _tally(board: Board) -> str:
     from mxworker.board import Word
 
     words = (Word.ACKED, Word.REQUEUED, Word.RETRIED, Word.REJECTED, Word.QUARANTINED, Word.STALE)
-    return ", ".join(f"{sum(slot.words[word] for slot in board.slots):,} {word.name.lower()}" for word in words)
+    return ", ".join(f"{sum(slot.words[word] for slot in board.used):,} {word.name.lower()}" for word in words)
 
 
 def _say(text: str) -> None:

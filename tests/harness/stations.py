@@ -98,6 +98,8 @@ def at_work(
     """Return the stations of `handlers`. Without equipment a retry goes back, and a dead letter is rejected."""
     loop = asyncio.get_running_loop()
     board, room = Board(2), Room(process_concurrency)
+    for each in board.slots:
+        each.prepare(1, False, 0)
     slot = board.slot(1)
     bench = Bench([], slot, board.slot(2), Isolation(slot, room, loop, lambda: None))
 

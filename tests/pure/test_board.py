@@ -75,10 +75,20 @@ def test_beat_moves_the_deadline() -> None:
 
 
 def test_one_ready_slot_makes_the_board_ever_ready() -> None:
-    board = Board(2)
+    board = Board(3)
+    for number in (1, 2):
+        board.slot(number).prepare(1, False, 0)
     board.slot(2).words[Word.EVER_READY] = 1
     assert board.ever_ready
     assert not board.slot(1).ever_ready
+
+
+def test_slots_without_a_process_are_not_looked_at() -> None:
+    board = Board(4)
+    assert list(board.used) == []
+    board.slot(1).prepare(1, False, 0)
+    board.slot(2).prepare(1, False, 0)
+    assert [slot.number for slot in board.used] == [1, 2]
 
 
 def test_in_flight_is_told_oldest_first_with_its_handler() -> None:
@@ -106,6 +116,8 @@ def test_key_of_a_delivery_and_of_what_runs_alone_is_read_as_written(key: int) -
 def test_message_is_known_to_be_started_elsewhere_while_it_is() -> None:
     board = Board(3)
     mine, other = board.slot(1), board.slot(2)
+    for slot in (mine, other):
+        slot.prepare(1, False, 0)
     mine.words[Word.PID] = 1
     mine.enter(0, 1, 1, b"", 1, key=5)
     other.enter(0, 1, 1, b"", 1, key=-6)
@@ -118,7 +130,7 @@ def test_message_is_known_to_be_started_elsewhere_while_it_is() -> None:
     other.leave(entry)
     assert not mine.is_started_elsewhere(-7)
     other.enter(0, 3, 1, b"", 1, key=9)
-    other.prepare(2, 1)
+    other.prepare(2, False, 1)
     other.words[Word.PID] = 3
     assert not mine.is_started_elsewhere(9)
 
