@@ -33,6 +33,7 @@ from mxworker.board import Board, BoardSlot, Word
 from mxworker.config import Supervision
 from mxworker.errors import ExitCode
 from mxworker.lifecycle import Reason, WorkerState
+from mxworker.log import LineBudget
 from mxworker.master.control import ControlServer, Listener
 from mxworker.master.desk import Desk
 from mxworker.master.fleet import BOOT_ATTEMPTS, Exit, Fleet, Look, RollState, Send, Spawn
@@ -124,6 +125,7 @@ class _Master:
         self._inquest = Inquest(board, supervision.quarantine_after)
         self._turns = Turns()
         self._notes_generation = self._fleet.generation
+        self._endings = LineBudget()
 
     def supervise(self) -> ExitCode:
         """Turn until the fleet knows with what to end."""
@@ -312,7 +314,7 @@ class _Master:
     # ---- report
 
     def _report(self, ended: Exit, now_ns: int) -> None:
-        """Say once how a worker ended, and what it held."""
+        """Say how a worker ended, and what it held; of many that end, some."""
         slot = self._board.slot(ended.slot)
         explained = ended.status in (ExitCode.USAGE, ExitCode.APP_LOAD, ExitCode.BROKER) and bool(slot.note)
         self._desk.note_exit(ended, _describe(ended), slot.note if explained else "")
@@ -320,10 +322,13 @@ class _Master:
             self._say_once(slot.note)
         if ended.as_asked:
             return
+        unsaid = self._endings.spend(now_ns / NS_PER_S)
+        if unsaid is None:
+            return
         in_flight = slot.in_flight()
         _LOG.log(
             logging.INFO if explained else logging.WARNING,
-            "slot %d: worker %d ended after %.1f s (%s): %s; %d deliveries in flight return to the broker%s",
+            "slot %d: worker %d ended after %.1f s (%s): %s; %d deliveries in flight return to the broker%s%s",
             ended.slot,
             ended.pid,
             ended.uptime_s,
@@ -331,6 +336,7 @@ class _Master:
             _describe(ended),
             len(in_flight),
             "" if ended.retry_in_s is None else f"; next start in {ended.retry_in_s:.2f} s",
+            unsaid,
         )
         if ended.reason not in (Reason.HANG, Reason.DRAIN_TIMEOUT):
             return

@@ -21,6 +21,13 @@ _LOG = logging.getLogger("mxworker.master")
 NS_PER_S = 1_000_000_000
 ABORT_STEP_NS = NS_PER_S // 2
 
+QUIET_FROM = 4
+"""From so many failures in a row on, a slot's rounds are told at DEBUG: a crash loop must not fill a disk.
+
+The line that says how each of its workers ended tells the same, at a limited rate.
+"""
+
+_ROUNDS = frozenset({SlotEvent.SPAWNED, SlotEvent.BEAT, SlotEvent.FAILED})
 _VACANT = frozenset({SlotState.EMPTY, SlotState.BACKOFF})
 _JUDGED_BY_BEATS = frozenset({SlotState.STARTING, SlotState.RUNNING, SlotState.STOPPING})
 _CONDEMNED = frozenset({SlotState.ABORTING, SlotState.KILLING})
@@ -96,7 +103,8 @@ class Slot:
         """Go where the table says. The one setter of `state`."""
         former, self.state, self.reason = self.state, next_slot_state(self.state, event), reason
         if former is not self.state:
-            _LOG.info("slot %d %s -> %s (%s)", self.number, former.name, self.state.name, reason.value)
+            level = logging.DEBUG if self.failures >= QUIET_FROM and event in _ROUNDS else logging.INFO
+            _LOG.log(level, "slot %d %s -> %s (%s)", self.number, former.name, self.state.name, reason.value)
 
     # ---- how it is
 

@@ -11,6 +11,8 @@ from tests.harness.waiting import wait_until
 
 REPLACED_WITHIN_S = 2.0
 NOISE_S = 1.0
+LOOP_S = 8.0
+LINES_PER_S = 2.0
 
 
 def test_killed_worker_is_replaced_and_its_sibling_undisturbed(start_ready: Start) -> None:
@@ -92,6 +94,19 @@ def test_worker_that_crashes_after_ready_is_tried_for_ever_and_its_sibling_stays
     assert len(service.events("boot", slot=2)) == 1
     assert service.process.poll() is None
     assert "SIGSEGV" in service.stderr()
+
+
+def test_crash_loop_of_all_workers_writes_a_bounded_log(start_ready: Start) -> None:
+    service = start_ready("finishes", "--workers", "8")
+    service.wait_for("boot", count=5 * 8, within_s=30)  # the first failures come quickly, and are told
+    assert service.stderr().count("ended after") < 4 * 8
+    written, forked = len(service.stderr().splitlines()), len(service.events("boot"))
+    time.sleep(LOOP_S)  # the length of the loop is what is tested
+    assert service.process.poll() is None
+    assert len(service.events("boot")) > forked
+    assert len(service.stderr().splitlines()) - written < LOOP_S * LINES_PER_S
+    service.kill(signal.SIGTERM)
+    assert service.wait() == 0
 
 
 def test_burst_ends_with_zero_when_every_worker_finished(start: Start) -> None:

@@ -9,7 +9,7 @@ import pytest
 from mxworker.errors import ExitCode
 from mxworker.lifecycle import Reason, SlotState
 from mxworker.master.fleet import BOOT_ATTEMPTS, Send, Spawn
-from mxworker.master.slot import NS_PER_S, Order
+from mxworker.master.slot import NS_PER_S, QUIET_FROM, Order
 from tests.pure.world import World, running
 
 # ---- starting
@@ -157,6 +157,20 @@ def test_crash_loop_is_slowed_down() -> None:
             world.exit(1, 1)
         world.run(0.5)
     assert world.spawns - forks < 80
+
+
+def test_crash_loop_stops_telling_its_rounds_but_not_how_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    world = running(1)
+    caplog.clear()
+    for _ in range(50):
+        world.exit(1, 1)
+        world.run(31)
+    assert len(caplog.records) == 2 * (QUIET_FROM - 1)
+    caplog.clear()
+    world.beat()
+    world.fleet.stop(world.now_ns)
+    assert [record.getMessage() for record in caplog.records] == ["slot 1 RUNNING -> STOPPING (stop)"]
 
 
 def test_first_failure_after_work_waits_half_a_second_at_most() -> None:
