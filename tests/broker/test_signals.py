@@ -1,0 +1,53 @@
+"""A service that works is told to reload and to stop at any moment of its life, by one signal or by several."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from signal import SIGHUP, SIGTERM, Signals
+
+from tests.broker.apps import Recorded
+from tests.harness.service import Service
+
+ENDS_WITHIN_S = 10.0
+
+
+def send_at_random(service: Service, rng: random.Random, span_s: float) -> list[Signals]:
+    """Send up to three signals at random moments, half of them to the whole group, then a SIGTERM; return all."""
+    sent = [rng.choice((SIGTERM, SIGHUP)) for _ in range(rng.randint(0, 3))]
+    sent.append(SIGTERM)
+    started_at = time.monotonic()
+    for signum, at_s in zip(sent, sorted(rng.uniform(0, span_s) for _ in sent), strict=True):
+        time.sleep(max(0.0, started_at + at_s - time.monotonic()))  # the moments are what is tested
+        if rng.choice((True, False)):
+            service.signal(signum)
+        else:
+            with suppress(ProcessLookupError):  # it has ended already
+                os.killpg(service.pid, signum)
+    return sent
+
+
+def test_signals_at_any_moment_lose_and_double_nothing_and_end_in_bounds_without_orphans(
+    broker_url: str, queue_name: str, tmp_path: Path, rng: random.Random, scale: Callable[[int, int], int]
+) -> None:
+    recorded = Recorded(broker_url, tmp_path, queue_name)
+    recorded.declare()
+    started_at = time.monotonic()
+    with recorded.service("--workers=2") as service:
+        service.wait_ready()
+        to_ready_s = time.monotonic() - started_at
+    for _ in range(scale(10, 100)):
+        recorded.publish(500)
+        with recorded.service("--workers=2", work_s=0.01, concurrency=8) as service:
+            sent = send_at_random(service, rng, rng.choice((1.1, 2.0)) * to_ready_s)
+            code = service.wait_exit(ENDS_WITHIN_S)
+            has_workers = "EMPTY -> STARTING" in service.log_text()
+            assert code == 0 or (-code in sent and not has_workers), (code, sent)
+            assert not service.survivors(), sent
+    report = recorded.judge()
+    print(report)
+    assert report.exactly_once, report
