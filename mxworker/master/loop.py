@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import random
 import select
 import signal
@@ -32,25 +31,22 @@ from setproctitle import setproctitle
 from mxworker.board import Board, BoardSlot, Word
 from mxworker.config import Supervision
 from mxworker.errors import ExitCode
-from mxworker.lifecycle import Reason, WorkerState
-from mxworker.log import LineBudget
+from mxworker.lifecycle import WorkerState
 from mxworker.master.control import ControlServer, Listener
 from mxworker.master.desk import Desk
-from mxworker.master.fleet import BOOT_ATTEMPTS, Exit, Fleet, Look, RollState, Send, Spawn
+from mxworker.master.fleet import BOOT_ATTEMPTS, Fleet, Look, RollState, Send, Spawn
 from mxworker.master.inquest import Inquest
 from mxworker.master.notify import Condition, Notifier, Phase
+from mxworker.master.obituaries import Obituaries, describe, note_of, say
 from mxworker.master.processes import Children, Ended
 from mxworker.master.signals import SignalInbox
 from mxworker.master.slot import NS_PER_S, Order
 from mxworker.master.turns import Turns
-from mxworker.suspects import in_words
 
 _LOG = logging.getLogger("mxworker.master")
 
 OVERSLEPT_NS = NS_PER_S
 LONGEST_SLEEP_MS = 3_600_000  # poll(2) takes a C int of milliseconds; a drain timeout may be longer
-IN_FLIGHT_SHOWN = 20
-NOTES_REMEMBERED = 100
 
 Events = list[tuple[int, int]]
 
@@ -121,11 +117,9 @@ class _Master:
         self._announced = False
         self._interrupts = 0
         self._reaps_again = False
-        self._notes: set[str] = set()
         self._inquest = Inquest(board, supervision.quarantine_after)
         self._turns = Turns()
-        self._notes_generation = self._fleet.generation
-        self._endings = LineBudget()
+        self._obituaries = Obituaries()
 
     def supervise(self) -> ExitCode:
         """Turn until the fleet knows with what to end."""
@@ -141,7 +135,7 @@ class _Master:
                 break
             events = self._sleep(_earliest(self._next_wakeup(now_ns), self._notify(now_ns)))
         if code is ExitCode.NEVER_READY:
-            _say(_NEVER_READY_TEXT)
+            say(_NEVER_READY_TEXT)
         return code
 
     # ---- wait
@@ -215,8 +209,10 @@ class _Master:
         stack = self._children.last_words(ended.slot)
         self._inquest.hold(ended, child.peak_rss_bytes, stack)
         if stack:
-            _say(stack)
-        self._report(ended, now_ns)
+            say(stack)
+        slot = self._board.slot(ended.slot)
+        self._desk.note_exit(ended, describe(ended), note_of(ended, slot))
+        self._obituaries.tell(ended, slot, self._fleet.generation, now_ns)
 
     def _obey(self, signum: signal.Signals, now_ns: int) -> None:
         match signum:
@@ -311,72 +307,7 @@ class _Master:
             return Phase.STARTING
         return Phase.RELOADING if self._fleet.roll.state is RollState.ROLLING else Phase.READY
 
-    # ---- report
-
-    def _report(self, ended: Exit, now_ns: int) -> None:
-        """Say how a worker ended, and what it held; of many that end, some."""
-        slot = self._board.slot(ended.slot)
-        explained = ended.status in (ExitCode.USAGE, ExitCode.APP_LOAD, ExitCode.BROKER) and bool(slot.note)
-        self._desk.note_exit(ended, _describe(ended), slot.note if explained else "")
-        if explained:
-            self._say_once(slot.note)
-        if ended.as_asked:
-            return
-        unsaid = self._endings.spend(now_ns / NS_PER_S)
-        if unsaid is None:
-            return
-        in_flight = slot.in_flight()
-        _LOG.log(
-            logging.INFO if explained else logging.WARNING,
-            "slot %d: worker %d ended after %.1f s (%s): %s; %d deliveries in flight return to the broker%s%s",
-            ended.slot,
-            ended.pid,
-            ended.uptime_s,
-            ended.reason.value,
-            _describe(ended),
-            len(in_flight),
-            "" if ended.retry_in_s is None else f"; next start in {ended.retry_in_s:.2f} s",
-            unsaid,
-        )
-        if ended.reason not in (Reason.HANG, Reason.DRAIN_TIMEOUT):
-            return
-        for held in in_flight[:IN_FLIGHT_SHOWN]:
-            _LOG.warning(
-                "slot %d held %s: message id %r, delivery tag %d, for %.1f s",
-                ended.slot,
-                held.handler,
-                held.message_id,
-                held.delivery_tag,
-                (now_ns - held.started_ns) / NS_PER_S,
-            )
-        if len(in_flight) > IN_FLIGHT_SHOWN:
-            _LOG.warning("slot %d held %d more", ended.slot, len(in_flight) - IN_FLIGHT_SHOWN)
-
-    def _say_once(self, text: str) -> None:
-        if self._notes_generation != self._fleet.generation:
-            self._notes_generation = self._fleet.generation
-            self._notes.clear()  # what the new code cannot do must be said, also when the old code could not either
-        if text not in self._notes and len(self._notes) < NOTES_REMEMBERED:
-            self._notes.add(text)
-            _say(text)
-
 
 def _earliest(*instants: int | None) -> int | None:
     """Return the earliest of instants, where None is never."""
     return min((instant for instant in instants if instant is not None), default=None)
-
-
-def _describe(ended: Exit) -> str:
-    """Return `SIGSEGV` or `exit code 1`, with a hint where the kernel gives none."""
-    words = in_words(ended.status)
-    if ended.status == -signal.SIGKILL and ended.reason is Reason.CRASH:
-        return f"{words}, not sent by the master (perhaps out of memory: see the kernel's log)"
-    return words
-
-
-def _say(text: str) -> None:
-    """Write a finished text for humans to stderr; a reader that went away is no reason to fail."""
-    try:
-        os.write(2, text.rstrip("\n").encode("utf-8", "replace") + b"\n")
-    except OSError:
-        pass
