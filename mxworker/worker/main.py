@@ -53,7 +53,7 @@ def run(settings: Consumption, board: Board, number: int) -> int:
         slot.write_state(WorkerState.STOPPED)
         return error.exit_code
     slot.write_note(describe(handlers))
-    if number == 1 and not board.ever_ready:  # once for all workers, and for all that follow them
+    if number == 1 and not slot.ever_ready:  # once for all workers, and for all that follow them
         _warn_of_long_holds(handlers)
     gc.collect()
     gc.freeze()  # what the import made lives as long as the process: no collection has to look at it again
