@@ -14,7 +14,7 @@ from handlers_example import shop
 from handlers_example.demo.accounts import DeadLetter
 from handlers_example.demo.orders import Sample
 from mxworker import Message, Publisher
-from mxworker.amqp.translate import library_errors
+from mxworker.amqp.translate import library_errors, raise_own_cancellation
 from mxworker.brokers import BrokerUrl
 from mxworker.errors import BrokerError, PublishError
 
@@ -53,6 +53,7 @@ class Broker:
             source = await self._channel.get_queue(f"{self._prefix}{queue}.dlq", ensure=False)
             while (message := await source.get(no_ack=True, fail=False)) is not None:
                 letters.append(DeadLetter(queue, message.message_id or "", message.body, message.headers))
+        raise_own_cancellation()  # the library waits with asyncio.wait_for, which may lose one in Python 3.11
         return letters
 
     async def delete_queues(self) -> None:
