@@ -126,6 +126,7 @@ def assert_shows(shown: Delivery, original: Delivery) -> None:
         assert getattr(shown.properties, name) == getattr(original.properties, name), name
 
 
+@pytest.mark.alone
 async def test_whatever_the_broker_acts_on_a_copy_waits_its_time_and_comes_back_once(
     shop: Shop, worker_url: str
 ) -> None:
