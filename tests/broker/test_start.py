@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.service import REPOSITORY, Service, mxworker_run, write_app
+from tests.harness.waiting import wait_until
 from tests.rabbit.client import Client
 from tests.rabbit.node import Node
 from tests.rabbit.ports import free_port
@@ -286,3 +287,23 @@ def test_crash_at_import_ends_with_5(folder: Path, broker_url: str) -> None:
     ended = run(folder, "crash:handlers", url=broker_url)
     assert ended.returncode == 5
     assert "Error: no worker ever became ready" in ended.stderr
+
+
+DYING = """
+    import os
+    import threading
+
+    threading.Timer(0.3, os._exit, (1,)).start()
+"""
+
+
+def test_code_that_dies_after_its_start_is_tried_for_ever(folder: Path, broker_url: str, queue_name: str) -> None:
+    write_app(folder, APP.replace("QUEUE", queue_name) + DYING, "dying")
+    command = mxworker_run("dying:handlers", "--workers=2", app_dir=folder)
+    with Service(command, folder, env={"MXWORKER_BROKER_URL": broker_url}) as service:
+        service.wait_ready()
+        wait_until(lambda: service.log_text().count("CONNECTING -> READY") >= 8, 60, "four lives of each worker")
+        assert service.exit_code is None
+        assert "exit code 1; 0 deliveries in flight return to the broker; next start in" in service.log_text()
+        service.stop()
+        assert service.exit_code in (0, 1)  # 1: one of them dies while it drains
