@@ -139,7 +139,7 @@ class Slot:
 
         This spares a worker when the whole machine, and the master with it, stood still just past a deadline.
         """
-        return self.state is SlotState.ABORTING and any(step.order is Order.ABORT for step in self.steps)
+        return any(step.order is Order.ABORT for step in self.steps)
 
     # ---- what happens to it
 
@@ -152,7 +152,6 @@ class Slot:
         self.spawned_ns = now_ns
         self.spawns += 1
         self.running_since_ns = None
-        self.wish = Wish.NONE
 
     def beats(self, now_ns: int) -> None:
         """Take in a beat that changes something: the first one, or one of a worker that was late."""
@@ -165,6 +164,7 @@ class Slot:
         """Take in that the process has ended."""
         self.pid = None
         self.is_ready = False
+        self.wish = Wish.NONE
         self.kill_ns = None
         self.killed_ns = None
         self.steps.clear()

@@ -7,8 +7,8 @@ import signal
 import pytest
 
 from mxworker.errors import ExitCode
-from mxworker.lifecycle import Reason, SlotState
-from mxworker.master.fleet import BOOT_ATTEMPTS, Send, Spawn
+from mxworker.lifecycle import Reason, SlotState, Wish
+from mxworker.master.fleet import BOOT_ATTEMPTS, Look, Send, Spawn
 from mxworker.master.slot import NS_PER_S, QUIET_FROM, Order
 from tests.pure.world import World, running
 
@@ -27,6 +27,36 @@ def test_first_beat_makes_a_slot_running() -> None:
     assert world.state(1) is SlotState.STARTING
     world.beat()
     assert world.state(1) is SlotState.RUNNING
+
+
+def test_repr_tells_state_and_process_of_each_slot() -> None:
+    world = running(2)
+    world.exit(2, -9)
+    assert repr(world.fleet) == "<Fleet 1:RUNNING(101) 2:BACKOFF(-)>"
+
+
+def test_look_that_brings_no_beat_changes_no_state() -> None:
+    world = World(1)
+    world.act()
+    world.fleet.observe(1, Look(world.process(1).deadline_ns), world.now_ns)
+    assert world.state(1) is SlotState.STARTING
+
+
+def test_worker_that_drains_is_not_counted_as_ready_though_the_board_says_so_still() -> None:
+    world = running(2)
+    assert world.fleet.ready == 2
+    world.fleet.scale(1, world.now_ns)
+    world.ready(2)
+    assert world.fleet.ready == 1
+
+
+def test_vacant_slot_shows_nothing_of_the_process_that_was_there() -> None:
+    world = running(1)
+    world.wish(1, Wish.AGE)
+    world.exit(1, -9)
+    world.fleet.observe(1, Look(world.now_ns, is_ready=True, wish=Wish.AGE), world.now_ns)
+    assert world.fleet.ready == 0
+    assert world.fleet.slots[0].wish is Wish.NONE
 
 
 def test_state_changes_are_logged_once_each(caplog: pytest.LogCaptureFixture) -> None:
@@ -50,7 +80,8 @@ def test_slot_counts_its_processes() -> None:
     assert world.fleet.slots[0].generation == 1, "the code is the same"
 
 
-def test_failed_fork_is_tried_again_later_and_gives_no_slot_up() -> None:
+def test_failed_fork_is_tried_again_later_and_gives_no_slot_up(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
     world = World(1)
     for _ in range(20):
         (spawn,) = world.fleet.plan(world.now_ns)
@@ -61,6 +92,7 @@ def test_failed_fork_is_tried_again_later_and_gives_no_slot_up() -> None:
         assert wakeup_ns is not None
         world.now_ns = wakeup_ns
     assert world.fleet.exit_code is None
+    assert len(caplog.records) == 1, "the slot is in BACKOFF all the time"
 
 
 # ---- failing before anything was ready
@@ -245,6 +277,19 @@ def test_beat_before_sigabrt_brings_a_late_worker_back() -> None:
     assert world.state(1) is SlotState.RUNNING
     world.run(10, 1, 2)
     assert world.orders(1) == [Order.DUMP]
+
+
+def test_late_worker_that_came_back_has_still_worked_as_long_as_it_has() -> None:
+    world = running(2)
+    for _ in range(8):
+        world.exit(1, 1)
+        world.run(31, 2)
+    world.run(61, 1, 2)
+    hang(world)
+    world.beat(1)
+    retry_in_s = world.exit(1, -9).retry_in_s
+    assert retry_in_s is not None
+    assert retry_in_s <= 0.5
 
 
 def test_beat_after_sigabrt_does_not() -> None:

@@ -71,6 +71,18 @@ def test_old_worker_that_does_not_drain_is_killed_at_its_deadline_and_the_roll_g
     assert world.state(1) is SlotState.EMPTY
 
 
+def test_relieved_worker_that_did_not_drain_does_not_spoil_a_later_stop() -> None:
+    world = running(1)
+    world.fleet.reload(world.now_ns)
+    world.act()
+    world.ready(2)
+    world.act()
+    world.exit(1, 6)
+    world.fleet.stop(world.now_ns)
+    world.exit(2, 0)
+    assert world.fleet.exit_code == 0
+
+
 @pytest.mark.parametrize("status", [2, 3, 4])
 def test_generation_that_cannot_start_is_refused_and_the_old_one_goes_on(status: int) -> None:
     world = running(2)
@@ -252,6 +264,7 @@ def test_reload_during_a_stop_is_nothing() -> None:
     world.fleet.reload(world.now_ns)
     world.act()
     assert world.spawns == 1
+    assert world.fleet.roll.state is RollState.NONE
 
 
 def test_reload_in_a_burst_is_refused_with_a_line(caplog: pytest.LogCaptureFixture) -> None:
@@ -341,6 +354,17 @@ def test_scaling_down_lets_those_go_first_that_do_not_work() -> None:
     world.run(100, 2, 3)
     assert world.state(1) is SlotState.EMPTY
     assert world.orders(2) == world.orders(3) == []
+
+
+def test_slot_that_was_given_up_and_then_scaled_away_stays_away() -> None:
+    world = World(2)
+    world.act()
+    world.exit(2, 3)
+    world.fleet.scale(1, world.now_ns)
+    world.ready(1)
+    world.run(100, 1)
+    assert world.state(2) is SlotState.EMPTY
+    assert world.spawns == 2
 
 
 def test_scaling_down_during_a_reload_begins_the_replacement_anew() -> None:
