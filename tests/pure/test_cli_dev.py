@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mxworker import cli_dev
-from mxworker.cli import dev, run
+from mxworker.cli.dev import dev, service_command, service_environment
+from mxworker.cli.run import run
 
 URL = "amqp://me:S3cr3t@rabbit/"
 
@@ -24,8 +24,8 @@ def test_service_is_told_what_dev_was_told(said: list[str], monkeypatch: pytest.
     monkeypatch.setenv("MXWORKER_WORKERS", "5")
     monkeypatch.setenv("MXWORKER_CONNECT_WAIT", "7s")
     told = dev.make_context("dev", ["app:handlers", *said]).params
-    command = cli_dev.service_command(run, told)
-    environment = cli_dev.service_environment(run, told)
+    command = service_command(run, told)
+    environment = service_environment(run, told)
     assert not any("S3cr3t" in part for part in command)
     for name in ("MXWORKER_WORKERS", "MXWORKER_CONNECT_WAIT"):
         assert name not in environment

@@ -2,7 +2,7 @@
 
 Words (top-level modules) know only words. `amqp` stands on the words, `worker` on both; `master` stands on the words
 alone, so master and worker never meet, and so do `remote` and `dev`, which have the service as another process. Only
-`cli`, with its parts `cli_control` and `cli_dev`, and `__main__`, which put it all together, may import everything.
+`cli` and `__main__`, which put it all together, may import everything.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import mxworker
 PACKAGE = Path(mxworker.__file__).parent
 WORDS = "words"
 COMPOSITION = "composition"
-COMPOSITION_ROOTS = frozenset({"cli", "cli_control", "cli_dev", "__main__"})
+COMPOSITION_ROOTS = frozenset({"cli", "__main__"})
 MAY_IMPORT = {
     WORDS: {WORDS},
     "amqp": {WORDS, "amqp"},

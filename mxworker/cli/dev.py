@@ -1,4 +1,4 @@
-"""What `mxworker dev` makes of the options of `run`, and the `run` that it keeps going. A part of `cli`."""
+"""`mxworker dev`: it keeps a `run` going and has it reload; what it makes of the options of that."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from typing import Any
 
 import click
 
+from mxworker.cli.options import option
+from mxworker.cli.run import run
+from mxworker.cli.settings import checked, errors_told, hide_urls
+
 _DEFAULTS = {"workers": 1, "drain_timeout": "5s", "log_level": "debug", "log_format": "text"}
 _OWN_TO_RUN = "dies_with"
 _SECRET = "broker_url"  # noqa: S105 - the name of the option
@@ -19,6 +23,30 @@ _SECRET = "broker_url"  # noqa: S105 - the name of the option
 def parameters(run: click.Command) -> list[click.Parameter]:
     """Return the parameters of `run`, with the defaults that they have for `dev`."""
     return [_for_dev(parameter) for parameter in run.params if parameter.name != _OWN_TO_RUN]
+
+
+def _for_dev(parameter: click.Parameter) -> click.Parameter:
+    copied = copy.copy(parameter)
+    copied.default = _DEFAULTS.get(parameter.name or "", parameter.default)
+    return copied
+
+
+@click.command(params=parameters(run))
+@option("--reload-dir", multiple=True, type=click.Path(exists=True, file_okay=False), help="Watch this directory, too.")
+@click.pass_context
+def dev(ctx: click.Context, /, app: str, reload_dir: tuple[str, ...], **flags: Any) -> None:
+    """Do as `run` does, and reload APP whenever one of its files is saved."""
+    from mxworker.dev import outer, sources
+    from mxworker.log import set_up
+
+    hide_urls(f"mxworker: dev {app}")
+    set_up(flags["log_level"], flags["log_format"])
+    command, environment = service_command(run, ctx.params), service_environment(run, ctx.params)
+    watched = sources.folders(app, flags["app_dir"], reload_dir)
+    with errors_told():
+        checked(ctx, flags)
+        code = outer.run(command, environment, watched, sys.stderr.isatty())
+    sys.exit(code)
 
 
 def service_command(run: click.Command, values: Mapping[str, Any]) -> list[str]:
@@ -42,12 +70,6 @@ def service_environment(run: click.Command, values: Mapping[str, Any]) -> dict[s
     kept = {name: value for name, value in os.environ.items() if name not in variables.values()}
     urls = {variables[_SECRET]: " ".join(values[_SECRET])} if values[_SECRET] else {}
     return {**kept, **urls, "PYTHONDONTWRITEBYTECODE": "1"}
-
-
-def _for_dev(parameter: click.Parameter) -> click.Parameter:
-    copied = copy.copy(parameter)
-    copied.default = _DEFAULTS.get(parameter.name or "", parameter.default)
-    return copied
 
 
 def _said(option: click.Option, value: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""The commands that ask a running service: `status` and `ctl`. A part of `cli`.
+"""The commands that ask a running service: `status` and `ctl`.
 
 Exit codes: 0 done, 1 refused, not so, or nobody answers, 2 it is not clear which service is meant.
 """

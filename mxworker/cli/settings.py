@@ -1,0 +1,145 @@
+"""From what was typed, and what stands in the environment, to settings that are known to be usable."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mxworker.brokers import Brokers, Tls
+from mxworker.config import Consumption, Supervision
+from mxworker.errors import ConfigError
+from mxworker.limits import Limits
+
+log = logging.getLogger("mxworker")
+
+URL = "MXWORKER_BROKER_URL"
+URL_FILE = f"{URL}_FILE"
+
+
+def hide_urls(title: str) -> None:
+    """Wipe the URLs, for the passwords in them, from where others read them, and from what handlers' subprocesses get.
+
+    The title overwrites the command line and the environment where the kernel shows them. It does so up to the first
+    gap, so that the variable is taken out after it.
+    """
+    from setproctitle import setproctitle
+
+    setproctitle(title)
+    os.environ.pop(URL, None)
+
+
+@contextmanager
+def errors_told() -> Iterator[None]:
+    """Say what is wrong with a setting, without a traceback, and exit."""
+    try:
+        yield
+    except ConfigError as error:
+        say(f"Error: {error}")
+        sys.exit(error.exit_code)
+
+
+def checked(ctx: click.Context, flags: dict[str, Any]) -> Brokers:
+    """Return the brokers, with all settings found to be usable. Raises ConfigError."""
+    brokers = _brokers(flags)
+    _check(flags)
+    is_typed = ctx.get_parameter_source("broker_url") is click.core.ParameterSource.COMMANDLINE
+    if is_typed and any(map(_has_password, flags["broker_url"])):
+        log.warning("a password on the command line is visible to others; %s names a file to read it from", URL_FILE)
+    return brokers
+
+
+def _brokers(flags: dict[str, Any]) -> Brokers:
+    """Return the brokers, with every file that TLS needs found to be usable."""
+    urls = flags["broker_url"] or _urls_from_file()
+    if not urls:
+        raise ConfigError(
+            "no broker URL.\n"
+            "  Try:  mxworker run APP --broker-url amqp://user:password@host/\n"
+            f"  or set {URL}, or let {URL_FILE} name a file that holds it."
+        )
+    tls = Tls(flags["tls_ca"], flags["tls_cert"], flags["tls_key"])
+    brokers = Brokers.parse(urls, flags["broker_shuffle"], tls)
+    if brokers.urls[0].is_tls:
+        from mxworker.amqp.tls import check_files
+
+        check_files(tls)
+    return brokers
+
+
+def _urls_from_file() -> list[str]:
+    path = os.environ.get(URL_FILE)
+    if not path:
+        return []
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{URL_FILE} names '{path}', which cannot be read: {error}.") from error
+    return [line for line in lines if line.strip()]
+
+
+def _has_password(url: str) -> bool:
+    return "@" in url and ":" in url.partition("://")[2].rpartition("@")[0]
+
+
+def _check(flags: dict[str, Any]) -> None:
+    for name in ("handler_timeout", "heartbeat_timeout", "boot_timeout"):
+        if flags[name] is not None and flags[name] <= 0:
+            raise ConfigError(f"--{name.replace('_', '-')} must be longer than 0.")
+    for name in ("max_messages", "max_rss", "max_age"):
+        if flags[name] is not None and flags["burst"]:
+            raise ConfigError(
+                f"--burst and --{name.replace('_', '-')} exclude each other: in a burst no worker is replaced."
+            )
+    if flags["heartbeat_timeout"] < 2:
+        raise ConfigError("--heartbeat-timeout must be at least 2s: workers beat once a second.")
+    if flags["app_dir"] is not None:
+        from mxworker.worker.loading import check_app_dir
+
+        check_app_dir(flags["app_dir"])
+
+
+def supervision(name: str, workers: int, flags: dict[str, Any]) -> Supervision:
+    """Return what the master has to know."""
+    return Supervision(
+        name=name,
+        workers=workers,
+        drain_timeout_s=flags["drain_timeout"],
+        heartbeat_timeout_s=flags["heartbeat_timeout"],
+        boot_timeout_s=flags["boot_timeout"],
+        burst=flags["burst"],
+        quarantine_after=flags["quarantine_after"],
+    )
+
+
+def consumption(app: str, brokers: Brokers, flags: dict[str, Any]) -> Consumption:
+    """Return what a worker has to know."""
+    return Consumption(
+        app=app,
+        brokers=brokers,
+        app_dir=flags["app_dir"],
+        queues=tuple(name.strip() for name in (flags["queues"] or "").split(",") if name.strip()),
+        concurrency=flags["concurrency"],
+        prefetch=flags["prefetch"],
+        prefetch_budget_bytes=flags["prefetch_budget"],
+        handler_timeout_s=flags["handler_timeout"],
+        process_concurrency=flags["process_concurrency"],
+        drain_timeout_s=flags["drain_timeout"],
+        heartbeat_timeout_s=flags["heartbeat_timeout"],
+        connect_wait_s=flags["connect_wait"],
+        burst=flags["burst"],
+        limits=Limits(flags["max_messages"], flags["max_rss"], flags["max_age"]),
+        quarantine_after=flags["quarantine_after"],
+    )
+
+
+def say(text: str) -> None:
+    """Write to stderr; a reader that went away is no reason to stop working."""
+    with suppress(OSError):
+        click.echo(text, err=True)
