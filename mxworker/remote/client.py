@@ -28,16 +28,15 @@ class NoAnswer(MxWorkerError):
 def find(places: Sequence[Path], name: str | None) -> Path:
     """Return the socket of the service `name` in one of the places; without a name, of the only one that is there.
 
+    "There" is the first of the places in which a service runs: a user's own comes before that of all.
     Raises ConfigError when it is not clear which is meant, NoAnswer when there is none.
     """
     if name is not None:
         found = [path for place in places if (path := place / file_name(name)).exists()][:1]
         who = f"no service called '{name}' runs here"
     else:
-        found = [path for place in places for path in _sockets_in(place)]
+        found = _first_in_use(places)
         who = "no service runs here"
-    if len(found) > 1:
-        found = [path for path in found if _is_in_use(path)] or found  # one that was killed leaves its socket behind
     match found:
         case []:
             raise NoAnswer(
@@ -49,6 +48,13 @@ def find(places: Sequence[Path], name: str | None) -> Path:
         case _:
             listed = "\n".join(f"  {path}" for path in found)
             raise ConfigError(f"several services run here. Say which one with --name or --control-socket:\n{listed}")
+
+
+def _first_in_use(places: Sequence[Path]) -> list[Path]:
+    """Return the sockets of the first place where one is in use, or else all: one that was killed leaves its behind."""
+    all_found = [_sockets_in(place) for place in dict.fromkeys(places)]
+    in_use = ([path for path in found if _is_in_use(path)] for found in all_found)
+    return next(filter(None, in_use), [path for found in all_found for path in found])
 
 
 def _sockets_in(place: Path) -> list[Path]:

@@ -18,7 +18,9 @@ HOLDING = """
     import asyncio
     import os
 
-    from mxworker import Handlers, Queue
+    import pytest
+
+from mxworker import Handlers, Queue
     from tests.harness.ledger import Ledger
 
     handlers = Handlers()
@@ -42,6 +44,7 @@ def peak_rss_bytes(process: Process) -> int:
     raise AssertionError("no VmHWM")
 
 
+@pytest.mark.alone
 def test_prefetched_bodies_stay_within_the_budget(
     broker_url: str, queue_name: str, tmp_path: Path, scale: Callable[[int, int], int]
 ) -> None:

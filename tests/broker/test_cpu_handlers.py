@@ -168,6 +168,7 @@ def _finished(processed: Processed) -> int:
     return sum(record.event is ledger.FINISH for record in processed.records())
 
 
+@pytest.mark.alone
 def test_killed_worker_takes_its_processes_along(
     broker_url: str, queues: str, admin: Client, tmp_path: Path, rng: random.Random
 ) -> None:

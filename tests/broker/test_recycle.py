@@ -133,7 +133,7 @@ def test_worker_that_takes_too_much_memory_is_replaced_once(recorded: Recorded) 
         recorded.publish(8)
         wait_until(lambda: len(recorded.finished_ids) == 8, 10, "all to be handled")
         service.wait_for_log("wishes to be replaced (rss)", 10)
-        wait_until(lambda: not before & set(service.worker_pids()), 10, "two new workers")
+        wait_until(lambda: not before & set(service.worker_pids()), 30, "two new workers")
         assert respawned(service) == 2
         service.stop()
         assert service.exit_code == 0

@@ -11,10 +11,10 @@ from tests.fork.conftest import Start
 
 def test_signal_right_after_the_fork_never_reaches_the_masters_pipe(start: Start) -> None:
     """Each child gets SIGTERM before it could reset anything: it dies of it, and the master counts a failed boot."""
-    service = start("healthy", "--workers", "4", "--term-right-after-fork")
+    service = start("healthy", "--workers", "3", "--term-right-after-fork")
     assert service.wait(30) == 5
     assert "STOPPING" not in service.stderr()
-    assert service.stderr().count("SIGTERM;") == 12
+    assert service.stderr().count("SIGTERM;") == 9
 
 
 def test_child_has_the_standard_streams_the_file_for_its_last_words_and_no_other_descriptor(start_ready: Start) -> None:

@@ -217,6 +217,16 @@ def test_without_a_name_the_only_service_is_meant(service: Service, runtime: Pat
         find(places[:1], None)
 
 
+def test_service_of_ones_own_place_comes_before_those_of_later_places(
+    service: Service, start_ready: Start, runtime: Path, tmp_path: Path
+) -> None:
+    start_ready("healthy", "--name", "mail", "--control", str(tmp_path / "mail.sock"))
+    own = runtime / "mxworker"
+    assert find([own, tmp_path], None) == own / "shop.sock"
+    assert find([tmp_path, own], None) == tmp_path / "mail.sock"
+    assert find([own, own], None) == own / "shop.sock", "a place that is listed twice is still one"
+
+
 def test_socket_that_a_dead_master_left_is_told_as_such(operator: Operator, service: Service) -> None:
     service.kill(signal.SIGKILL)
     service.process.wait()
