@@ -251,7 +251,7 @@ class Station:
         )
         if self._guard is not None:
             self._guard.note_stuck(self._premises.loop.time() - handler.timeout_s - self._premises.grace_s)
-        self._dispatcher.look()
+        self._premises.loop.call_soon(self._dispatcher.look)  # not now: `Running` is about to set its timer
         self._premises.loop.call_soon(self._premises.isolation.review)
         self._premises.on_stuck()
 

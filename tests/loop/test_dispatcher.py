@@ -177,6 +177,39 @@ async def test_trial_of_a_kill_switch_is_not_held_up_by_a_stuck_handler() -> Non
     await bench.station.finished()
 
 
+async def test_what_starts_in_the_place_of_a_stuck_handler_has_its_deadline_too() -> None:
+    handlers = Handlers()
+    gate = asyncio.Event()
+    switch = KillSwitch(min_deliveries=1, pause=0.1, trial=1)
+
+    @handlers.consume("queue", concurrency=8, retry=None, timeout=0.05, kill_switch=switch)
+    async def mixed(body: bytes, ctx: Context) -> None:
+        if ctx.delivery.delivery_tag == 1:
+            raise ValueError
+        while ctx.delivery.delivery_tag == 2 and not gate.is_set():
+            try:
+                await gate.wait()
+            except asyncio.CancelledError:
+                continue
+        if ctx.delivery.delivery_tag == 3:
+            await asyncio.sleep(3600)
+
+    bench = at_work(handlers, grace_s=0.02)
+    resumed: list[str] = []
+    bench.station.guard(lambda reason: None, resumed.append, lambda most: None)
+    channel = Channel()
+    first, *others = deliveries(channel, 3)
+    bench.station.admit(first)
+    await until(lambda: resumed, 5, "the trial")
+    for delivery in others:
+        bench.station.admit(delivery)
+    try:
+        await until(lambda: channel.rejected == [1, 3], 5, "the end of the one that waited")
+    finally:
+        gate.set()
+    await bench.station.finished()
+
+
 async def test_trial_that_gets_stuck_has_failed() -> None:
     handlers = Handlers()
     gate = asyncio.Event()
