@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.broker.apps import Recorded
 from tests.harness import ledger
 from tests.harness.processes import Process
@@ -18,9 +20,7 @@ HOLDING = """
     import asyncio
     import os
 
-    import pytest
-
-from mxworker import Handlers, Queue
+    from mxworker import Handlers, Queue
     from tests.harness.ledger import Ledger
 
     handlers = Handlers()
