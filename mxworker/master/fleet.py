@@ -11,7 +11,9 @@ How a worker is replaced. One slot more than there are wanted workers is spare. 
 trial*; once it consumes, it is wanted like any other, and the worker that it relieves drains. When that one was reaped
 its slot is the spare one, and the next can be relieved: one at a time, so that there are never fewer workers than
 before. A *roll* relieves all workers whose code is older than the last reload; what wishes to be recycled comes after.
-A replacement that cannot start is given up, and those it was meant for go on.
+A replacement that cannot start is given up, and those it was meant for go on. Code can start and die of its first
+messages, so the others wait until one worker with it has served for a while; the roll stands still while one that died
+has not, and after three deaths of one it is given up, too.
 
 How a service ends on its own. Until some worker was ready, a slot whose worker exits with 2, 3 or 4 is given up at once
 (a human must change something), any other failure is tried three times; when all slots are given up the service ends
@@ -41,6 +43,7 @@ SETTLED_AFTER_NS = 60 * NS_PER_S  # a worker that ran this long has proven itsel
 DRAIN_SLACK_NS = NS_PER_S  # a worker drains by its own deadline; the master's comes later, so that it can exit first
 WITHHOLD_NS = 2 * NS_PER_S  # two beats: after an oversleep every healthy worker has time to beat again
 BEYOND_REPAIR_NS = 10 * NS_PER_S  # SIGKILL ends a process in milliseconds, unless the kernel itself is stuck with it
+STEADY_NS = 2 * NS_PER_S  # how long a worker with new code has to serve until a roll trusts it
 RECYCLE_AGAIN_NS = 30 * NS_PER_S  # after a replacement that could not start
 
 _NEEDS_A_HUMAN = frozenset({ExitCode.USAGE, ExitCode.APP_LOAD, ExitCode.BROKER})
@@ -51,7 +54,8 @@ _UNASKED = frozenset({Reason.CRASH, Reason.HANG, Reason.LEFT_UNASKED})
 class Spawn:
     """Fork the worker of a slot; it must beat before `boot_deadline_ns`. Answer with `spawned` or `spawn_failed`.
 
-    One that is on trial must not wait for what only a human can change: it exits as at a first start.
+    One that is on trial must not wait for what only a human can change: it exits as at a first start. So are all whose
+    code may be that of a reload which is not done, or was refused.
     """
 
     slot: int
@@ -200,7 +204,7 @@ class Fleet:
             if slot.state is SlotState.STARTING or slot.can_come_back:
                 self._beats(slot, now_ns)
         slot.wish = look.wish
-        slot.is_ready = look.is_ready and slot.state is SlotState.RUNNING
+        slot.show_ready(look.is_ready and slot.state is SlotState.RUNNING, now_ns)
         if slot.is_ready and slot.relief is not None:
             self._has_proven_itself(slot, slot.relief, now_ns)
 
@@ -332,12 +336,16 @@ class Fleet:
                 instants.append(max(slot.deadline_ns + 1, self._judge_from_ns))
         if self._recycle_from_ns > now_ns:
             instants.append(self._recycle_from_ns)
+        if self.roll.state is RollState.ROLLING:
+            steady_ns = (slot.ready_since_ns + STEADY_NS for slot in self._renewed() if slot.is_ready)
+            instants += [instant for instant in steady_ns if instant > now_ns]
         return min(instants, default=None)
 
     def _plan_spawn(self, slot: Slot, now_ns: int) -> list[Action]:
         if self._stop_deadline_ns is not None or not slot.awaits_a_worker or now_ns < slot.respawn_ns:
             return []
-        return [Spawn(slot.number, self.generation, slot.relief is not None, now_ns + self._boot_ns)]
+        is_on_trial = slot.relief is not None or self.roll.state in (RollState.ROLLING, RollState.REFUSED)
+        return [Spawn(slot.number, self.generation, is_on_trial, now_ns + self._boot_ns)]
 
     def _plan_orders(self, slot: Slot, pid: int, now_ns: int) -> list[Action]:
         if slot.is_judged_by_beats and now_ns > slot.deadline_ns and now_ns >= self._judge_from_ns:
@@ -370,9 +378,27 @@ class Fleet:
             self.roll = Roll(RollState.DONE, self.generation)
             _LOG.info("reload: all workers are of generation %d", self.generation)
             return
+        if any(slot.failures >= BOOT_ATTEMPTS for slot in self._renewed()):
+            self._refuse("its workers start, but die")
+            return
         serving = next((slot for slot in self._serving() if slot in old), None)
-        if serving is not None:  # one that is still starting, or is being aborted, will be looked at when it is neither
+        if serving is not None and self._is_trusted(now_ns):
             self._begin_trial(serving, Reason.RELOAD, now_ns)
+        # One that is still starting, or is being aborted, will be looked at when it is neither.
+
+    def _renewed(self) -> list[Slot]:
+        """Return the slots whose worker, the present or the last one, had the newest code."""
+        return [slot for slot in self.slots if slot.is_wanted and slot.spawns and slot.generation == self.generation]
+
+    def _is_trusted(self, now_ns: int) -> bool:
+        """Whether nothing speaks against the newest code: one worker has served with it, and so have all that died."""
+        renewed = self._renewed()
+        steady = [slot for slot in renewed if slot.is_ready and now_ns >= slot.ready_since_ns + STEADY_NS]
+        return not renewed or (bool(steady) and all(slot in steady for slot in renewed if slot.failures))
+
+    def _refuse(self, why: str) -> None:
+        self.roll = Roll(RollState.REFUSED, self.generation, why)
+        _LOG.error("reload refused: generation %d does not serve: %s; the workers go on", self.generation, why)
 
     def _serving(self) -> list[Slot]:
         return [slot for slot in self.slots if slot.is_wanted and slot.state is SlotState.RUNNING]
@@ -402,8 +428,7 @@ class Fleet:
         trial.move(SlotEvent.LEFT, reason)
         why = "it hangs" if reason is Reason.HANG else f"it ends with {_status_text(status)}"
         if relief.reason is Reason.RELOAD:
-            self.roll = Roll(RollState.REFUSED, self.generation, why)
-            _LOG.error("reload refused: generation %d does not start: %s; the workers go on", self.generation, why)
+            self._refuse(why)
         else:
             self._recycle_from_ns = now_ns + RECYCLE_AGAIN_NS
             _LOG.error("cannot recycle slot %d: its replacement does not start: %s; it goes on", relief.of, why)

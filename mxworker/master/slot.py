@@ -82,6 +82,7 @@ class Slot:
     """Set while the process is on trial: a replacement that was not ready yet."""
     is_ready: bool = False
     """Whether the process consumes from all its queues."""
+    ready_since_ns: int = 0
     wish: Wish = Wish.NONE
     """Why the process wants to be replaced."""
     spawns: int = 0
@@ -159,6 +160,12 @@ class Slot:
         self.steps.clear()
         if self.running_since_ns is None:
             self.running_since_ns = now_ns
+
+    def show_ready(self, is_ready: bool, now_ns: int) -> None:
+        """Take in whether the process consumes."""
+        if is_ready and not self.is_ready:
+            self.ready_since_ns = now_ns
+        self.is_ready = is_ready
 
     def reaped(self) -> None:
         """Take in that the process has ended."""

@@ -97,11 +97,13 @@ class Anything(RuleBasedStateMachine):
     def operator_reloads(self) -> None:
         self.reloads += self.stopped_at_ns is None
         self.fleet.reload(self.world.now_ns)
+        self.world.act()
         assert self.fleet.generation == 1 + self.reloads
 
     @rule(workers=st.integers(1, MOST))
     def operator_scales(self, workers: int) -> None:
         self.fleet.scale(workers, self.world.now_ns)
+        self.world.act()
         if self.stopped_at_ns is None:
             assert self.fleet.wanted == workers
 
@@ -119,6 +121,7 @@ class Anything(RuleBasedStateMachine):
         if self.stopped_at_ns is None:
             self.stopped_at_ns, self.spawns_at_stop = self.world.now_ns, self.world.spawns
         getattr(self.fleet, how)(self.world.now_ns)
+        self.world.act()
 
     @invariant()
     def a_slot_has_a_process_exactly_in_the_states_that_say_so(self) -> None:
@@ -181,4 +184,4 @@ class Anything(RuleBasedStateMachine):
 
 
 TestAnything = Anything.TestCase
-TestAnything.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
+TestAnything.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)

@@ -6,14 +6,14 @@ import pytest
 
 from mxworker.config import MAX_WORKERS
 from mxworker.lifecycle import Reason, SlotState, Wish
-from mxworker.master.fleet import BOOT_ATTEMPTS, RECYCLE_AGAIN_NS, RollState
+from mxworker.master.fleet import BOOT_ATTEMPTS, RECYCLE_AGAIN_NS, STEADY_NS, RollState
 from mxworker.master.slot import NS_PER_S, Order
 from tests.pure.world import DRAIN_NS, World, running
 
 
 def replace_one(world: World, *, trial: int, old: int) -> None:
-    """Take one replacement from its start to the end of the one it is for."""
-    world.act()
+    """Take one replacement from its start to the end of the one it is for, after those before have served a while."""
+    world.run(STEADY_NS / NS_PER_S, *(process.slot for process in world.alive.values()))
     assert world.process(trial).is_on_trial
     assert world.orders(old) == []
     world.ready(trial)
@@ -162,8 +162,8 @@ def test_old_worker_that_dies_during_the_trial_is_not_started_again_beside_its_r
     world.fleet.reload(world.now_ns)
     world.act()
     world.exit(1, -9)
-    world.act()
-    assert world.process(1).is_on_trial, "for the other one"
+    world.run(20, 2, 3)
+    assert world.spawns == 3
     world.ready(3)
     replace_one(world, trial=1, old=2)
     world.act()
@@ -273,6 +273,54 @@ def test_reload_in_a_burst_is_refused_with_a_line(caplog: pytest.LogCaptureFixtu
     world.act()
     assert world.spawns == 1
     assert "no reload" in caplog.text
+
+
+def test_worker_started_while_a_reload_is_refused_is_on_trial_until_the_next_one() -> None:
+    world = running(2)
+    world.fleet.reload(world.now_ns)
+    world.act()
+    world.exit(3, 4)
+    world.exit(1, -9)
+    world.run(1, 2)
+    assert world.process(1).is_on_trial, "its code is the refused one"
+    world.exit(1, 4)
+    world.run(40, 2)
+    assert world.process(1).is_on_trial
+    world.fleet.scale(3, world.now_ns)
+    world.act()
+    assert world.process(3).is_on_trial
+
+
+def test_roll_waits_for_a_new_worker_that_died_until_it_has_served_for_a_while() -> None:
+    world = running(2)
+    world.fleet.reload(world.now_ns)
+    replace_one(world, trial=3, old=1)
+    world.exit(3, -9)
+    world.run(1, 2)
+    world.ready(3)
+    spawns = world.spawns
+    world.run(STEADY_NS / NS_PER_S - 0.5, 2, 3)
+    assert world.spawns == spawns
+    world.run(1, 2, 3)
+    replace_one(world, trial=1, old=2)
+    world.act()
+    assert world.fleet.roll.state is RollState.DONE
+
+
+def test_code_that_starts_but_dies_is_refused_and_costs_one_worker_at_most() -> None:
+    world = running(3)
+    world.fleet.reload(world.now_ns)
+    replace_one(world, trial=4, old=1)
+    for _ in range(BOOT_ATTEMPTS):
+        world.ready(4)
+        world.run(1, 2, 3, 4)
+        world.exit(4, -11)
+        world.run(3, 2, 3)
+    assert world.fleet.roll.state is RollState.REFUSED
+    assert "die" in world.fleet.roll.why
+    world.run(300, 2, 3)
+    assert world.orders(2) == world.orders(3) == []
+    assert world.fleet.ready == 2
 
 
 # ---- recycle
