@@ -141,13 +141,16 @@ def listen_at(path: Path) -> Listener:
 def listen(name: str, places: Sequence[Path]) -> Listener | None:
     """Listen as the service `name` in the first of the places that works; None, with a warning, when none does.
 
-    Raises ConfigError when another service has the name, or when others have laid hands on the place.
+    A place that others have laid hands on is passed over, with a warning: nobody shall keep a service from starting.
+    Raises ConfigError when another service has the name.
     """
     for place in places:
         try:
             if place.parent.stat().st_uid in (0, os.geteuid()):  # XDG_RUNTIME_DIR outlives su(1), with another's
                 own_directory(place)
                 return Listener(place / file_name(name))
+        except NotOurs as error:
+            _LOG.warning("not used for the control socket: %s", error)
         except OSError:
             continue  # a read-only root, for one
     _LOG.warning(
@@ -158,13 +161,17 @@ def listen(name: str, places: Sequence[Path]) -> Listener | None:
     return None
 
 
+class NotOurs(ConfigError):
+    """A directory in which others could replace the socket."""
+
+
 def own_directory(path: Path) -> None:
-    """See to a directory that is ours alone. Raises ConfigError when it is somebody else's, OSError without any."""
+    """See to a directory that is ours alone. Raises NotOurs when it is somebody else's, OSError without any."""
     with suppress(FileExistsError):
         path.mkdir(0o700)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise ConfigError(
+        raise NotOurs(
             f"'{path}' must be a directory that belongs to this user and that nobody else can write to.\n"
             "  Remove it, or name another place with --control-socket."
         )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, assert_never
 
 from mxworker import __version__
-from mxworker.board import Board, Word
+from mxworker.board import HANDLER_NAMES, Board, Word
 from mxworker.control import Dump, LogLevel, Pause, Reload, Request, RequestRefused, Resume, Scale, Status, Stop
 from mxworker.log import level, set_level
 from mxworker.master.fleet import Exit, Fleet, RollState
@@ -140,6 +140,8 @@ class Desk:
         if any(slot.consumes(queue) for slot in slots):
             return
         known = next((names for slot in slots if (names := slot.queues())), None)
+        if known is not None and len(known) >= HANDLER_NAMES:
+            return  # there are more than the board has places for, and this may be one of them
         if known is None:
             raise RequestRefused("no worker has said yet what it consumes; try again when the service is ready.")
         more = f" and {len(known) - _QUEUES_SHOWN} more" if len(known) > _QUEUES_SHOWN else ""

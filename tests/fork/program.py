@@ -115,6 +115,13 @@ def healthy(worker: Worker) -> int:
     return worker.serve()
 
 
+def many_queues(worker: Worker) -> int:
+    for index in range(100):
+        worker.slot.name_handler(index, f"handler_{index}", f"shop.order-{index}")
+    worker.start()
+    return worker.serve()
+
+
 def slow_boot(worker: Worker) -> int:
     worker.boot()
     time.sleep(0.5)
@@ -335,6 +342,7 @@ BEHAVIOURS: dict[str, Callable[[Worker], int]] = {
     behave.__name__: behave
     for behave in (
         healthy,
+        many_queues,
         slow_boot,
         blocked,
         holding,

@@ -135,6 +135,11 @@ def test_pause_reaches_every_worker_and_those_that_come_later(controlled: Start,
     assert "all queues are paused" not in status(address)["unready_because"]
 
 
+def test_pause_of_a_queue_beyond_those_that_the_board_can_name_is_taken(controlled: Start, address: Path) -> None:
+    controlled("many_queues")
+    assert answer(address, Pause("shop.order-99"))["paused"]["queues"] == ["shop.order-99"]
+
+
 def test_pause_of_a_queue_that_nobody_consumes_is_refused(controlled: Start, address: Path) -> None:
     controlled("healthy")
     for request in (Pause("shop.order"), Resume("shop.order")):
@@ -274,6 +279,19 @@ def test_service_without_any_place_is_warned_of_once(address: Path, caplog: pyte
     assert listen("app", [address / "missing", Path("/proc/none")]) is None
     (warning,) = caplog.messages
     assert "no control socket: nothing can be written to" in warning
+
+
+def test_place_that_others_laid_hands_on_is_passed_over_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    theirs.mkdir()
+    theirs.chmod(0o777)
+    listener = listen("app", [theirs, ours])
+    assert listener is not None
+    assert listener.path == ours / "app.sock"
+    assert "nobody else can write to" in caplog.text
+    listener.close()
 
 
 def test_directory_is_made_for_us_alone(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_generation_that_cannot_start_is_told_with_its_note_at_each_reload(start
     service.wait_for("announce")
     for reload in range(1, 4):
         service.kill(signal.SIGHUP)
-        logged(service, f"reload refused: generation {reload + 1} does not start: it ends with exit code 3")
+        logged(service, f"reload refused: generation {reload + 1} does not serve: it ends with exit code 3")
         logged(service, "Error: cannot start, 3.\n  Try:  something else\n", reload)
     assert len(service.events("boot")) == 2 + 3
     assert service.events("SIG") == []
