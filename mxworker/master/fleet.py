@@ -259,13 +259,10 @@ class Fleet:
         trial = self._trial
         if trial is not None:
             self._dismiss(trial, Reason.RELOAD, now_ns)
-        for slot in self.slots:
+        for slot in self.slots:  # it may have been the old code that failed
             slot.failures = 0
-            if slot.state is SlotState.BACKOFF:
-                slot.respawn_ns = now_ns  # it may have been the old code that failed
-            elif slot.verdict not in (None, ExitCode.OK):
-                slot.verdict = None
-                slot.respawn_ns = now_ns
+            slot.verdict = None
+            slot.respawn_ns = now_ns
 
     def scale(self, workers: int, now_ns: int) -> None:
         """Have `workers` workers. Raises ValueError below 1 and above the number that there is room for."""

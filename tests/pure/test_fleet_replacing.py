@@ -221,6 +221,9 @@ def test_reload_makes_a_failing_slot_try_at_once() -> None:
     world.fleet.reload(world.now_ns)
     world.act()
     assert world.process(2).generation == 2
+    retry_in_s = world.exit(2, 1).retry_in_s
+    assert retry_in_s is not None
+    assert retry_in_s <= 0.5, "its failures were those of the old code"
 
 
 def test_reload_before_anything_was_ready_gives_the_given_up_another_chance() -> None:
@@ -429,6 +432,14 @@ def test_scaling_down_during_a_reload_begins_the_replacement_anew() -> None:
     replace_one(world, trial=1, old=2)
     world.act()
     assert world.fleet.roll.state is RollState.DONE
+
+
+def test_scaling_during_a_stop_is_nothing() -> None:
+    world = running(2)
+    world.fleet.stop(world.now_ns)
+    world.fleet.scale(4, world.now_ns)
+    world.act()
+    assert (world.fleet.wanted, world.spawns) == (2, 2)
 
 
 @pytest.mark.parametrize("workers", [0, -1, MAX_WORKERS + 1])
