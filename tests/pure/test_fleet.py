@@ -432,8 +432,10 @@ def test_second_stop_does_not_move_the_bound_of_the_first() -> None:
     world = running(1)
     world.run(19.5)
     world.fleet.stop(world.now_ns)
+    deadline_ns = world.fleet.stop_deadline_ns
     world.run(8)
     world.fleet.stop(world.now_ns)
+    assert world.fleet.stop_deadline_ns == deadline_ns
     world.run(3.01)
     assert world.orders(1)[-1] is Order.KILL
 
@@ -467,6 +469,13 @@ def test_cut_short_follows_terminate_and_means_forced() -> None:
     assert world.orders(1) == [Order.TERMINATE, Order.CUT_SHORT]
     world.exit(1, 0)
     assert world.fleet.exit_code is ExitCode.FORCED
+
+
+def test_cut_short_is_a_stop_too() -> None:
+    world = running(1)
+    world.fleet.cut_short(world.now_ns)
+    world.act()
+    assert world.orders(1) == [Order.TERMINATE, Order.CUT_SHORT]
 
 
 def test_kill_kills_everything_at_once_and_means_forced() -> None:
