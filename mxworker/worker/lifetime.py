@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 import time
+from contextlib import suppress
 from pathlib import Path
 from resource import getpagesize
 
@@ -38,9 +39,13 @@ class Lifetime:
             asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look_often)
 
     def beat(self) -> None:
-        """Show the memory that the process takes, and look at the limits. Call with each heartbeat."""
+        """Show the memory that the process takes, and look at the limits. Call with each heartbeat.
+
+        While the process has no descriptor left to read it with, the memory shown is that of an earlier beat.
+        """
         is_first = not self._slot.words[Word.RSS_BYTES]
-        self._slot.words[Word.RSS_BYTES] = _resident_bytes()
+        with suppress(OSError):
+            self._slot.words[Word.RSS_BYTES] = _resident_bytes()
         if is_first:
             ring()
         self._look()
@@ -79,5 +84,5 @@ class Lifetime:
 
 
 def _resident_bytes() -> int:
-    """Return the resident set size, see proc_pid_statm(5)."""
+    """Return the resident set size, see proc_pid_statm(5). Raises OSError."""
     return int(_STATM.read_bytes().split()[1]) * _PAGE_BYTES

@@ -337,11 +337,11 @@ class Service:
 
     def _beat(self) -> None:
         """Promise the next heartbeat. Runs on the loop itself: a thread would still answer for a blocked loop."""
+        self._loop.call_later(BEAT_EVERY_S, self._beat)  # first: no fault of what follows is to look like a hang
         timeout_ns = int(self._settings.heartbeat_timeout_s * _NS_PER_S)
         self._slot.beat(time.monotonic_ns() + timeout_ns)
         self._lifetime.beat()
         self.look_at_board()  # a signal that came before its handler was there costs a second
-        self._loop.call_later(BEAT_EVERY_S, self._beat)
 
     def _look_around(self) -> None:
         """Show how many of the queues are consumed now; one that is paused is as it shall be, too."""

@@ -1,0 +1,110 @@
+"""A worker that is well beats, whatever else goes wrong in a beat: one that does not is aborted as hung."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import pytest
+
+from mxworker import Handlers
+from mxworker.board import Board, BoardSlot, Word
+from mxworker.brokers import Brokers
+from mxworker.config import Consumption
+from mxworker.errors import ExitCode
+from mxworker.standing_orders import STANDING_ORDERS_BYTES, StandingOrders
+from mxworker.worker import service as services
+from mxworker.worker.service import Service
+from tests.harness.waiting import until
+
+SOON_S = 5.0
+
+
+class Orders(StandingOrders):
+    """Standing orders that cannot be read at times."""
+
+    is_broken = False
+    times_read = 0
+
+    @property
+    def log_level(self) -> int | None:
+        self.times_read += 1
+        if self.is_broken:
+            raise LookupError("made-up fault")
+        return None
+
+
+@pytest.fixture
+def orders() -> Orders:
+    return Orders(memoryview(bytearray(STANDING_ORDERS_BYTES)))
+
+
+@asynccontextmanager
+async def starting(orders: StandingOrders) -> AsyncIterator[BoardSlot]:
+    """Run a worker that beats, and gets no further than its lifespan."""
+    handlers = Handlers()
+
+    @handlers.lifespan
+    async def endless() -> AsyncIterator[None]:
+        await asyncio.Event().wait()
+        yield
+
+    @handlers.consume("queue")
+    async def never(body: bytes) -> None: ...
+
+    slot = Board(1).slot(1)
+    settings = Consumption(app="test", brokers=Brokers.parse(["amqp://127.0.0.1:1/"]))
+    service = Service(settings, handlers.compile(), slot, lambda: True, lambda state: None, orders=orders)
+    task = asyncio.create_task(service.run())
+    try:
+        await until(lambda: slot.words[Word.RSS_BYTES], SOON_S, "the first beat")
+        yield slot
+    finally:
+        service.request_stop()
+        assert await asyncio.wait_for(task, SOON_S) is ExitCode.OK
+
+
+async def beats(slot: BoardSlot, times: int = 3) -> None:
+    for _ in range(times):
+        promised_ns = slot.deadline_ns
+        await until(lambda: slot.deadline_ns > promised_ns, SOON_S, "another beat")  # noqa: B023  used at once
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))  # what is open stays so
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            os.open("/dev/null", os.O_RDONLY)
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture(autouse=True)
+def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "BEAT_EVERY_S", 0.01)
+
+
+async def test_worker_without_a_descriptor_left_beats_and_obeys_and_shows_the_memory_it_had(orders: Orders) -> None:
+    async with starting(orders) as slot:
+        with no_descriptor_left():
+            read_before = orders.times_read
+            await beats(slot)
+            assert slot.words[Word.RSS_BYTES] > 0
+            assert orders.times_read > read_before
+        await beats(slot)
+
+
+async def test_worker_that_fails_to_look_at_the_board_beats_on(orders: Orders) -> None:
+    async with starting(orders) as slot:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        orders.is_broken = True
+        await beats(slot)
+        orders.is_broken = False
+        read_before = orders.times_read
+        await until(lambda: orders.times_read > read_before, SOON_S, "it to look again")
