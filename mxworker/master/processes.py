@@ -26,6 +26,7 @@ from mxworker.child import bind_to_parent, do_nothing, flush
 from mxworker.errors import ExitCode, InvariantError
 from mxworker.master.last_words import LastWords
 from mxworker.master.signals import TAKEN
+from mxworker.master.slot import Order
 
 _LOG = logging.getLogger("mxworker.master")
 _WORKER_LOG = logging.getLogger("mxworker.worker")
@@ -34,9 +35,19 @@ _STANDARD_FDS = frozenset({0, 1, 2})
 _REAP_LOOK_S = 0.02
 _KIBIBYTE = 1024
 
-# What a terminal sends to the whole process group; the master alone decides what it means. And a question, which a
-# worker that cannot answer it yet must not die of.
-_NOT_FATAL = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+# What a terminal or a service manager may send to the whole process group: the master alone decides what it means. And
+# orders, of which a worker that cannot obey them yet must not die; what asks it to stop may end it then.
+_NOT_FATAL = frozenset(
+    {
+        signal.SIGINT,
+        signal.SIGHUP,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+        signal.SIGTTIN,
+        signal.SIGTTOU,
+        Order.CUT_SHORT.value,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +165,7 @@ def _live_as_worker(
 def _leave_the_master(master_pid: int, stacks_fd: int) -> None:
     """Shed what was inherited, with all signals still blocked."""
     signal.set_wakeup_fd(-1)
-    for signum in TAKEN:
+    for signum in TAKEN | _NOT_FATAL:
         signal.signal(signum, do_nothing if signum in _NOT_FATAL else signal.SIG_DFL)
     _close_inherited_fds(_STANDARD_FDS | {stacks_fd})
     bind_to_parent(master_pid, stacks_fd)

@@ -38,8 +38,12 @@ class Order(Enum):
 
     TERMINATE = signal.SIGTERM
     """Drain by your deadline, then exit 0, or 6 when it passed."""
-    CUT_SHORT = signal.SIGUSR2
-    """Cancel running handlers now and leave their deliveries unacked."""
+    CUT_SHORT = signal.SIGRTMAX
+    """Cancel running handlers now and leave their deliveries unacked.
+
+    It must be a signal that nobody sends to a whole process group: not one of the master's, and not SIGWINCH, which
+    each resizing of a terminal sends (tty_ioctl(4)).
+    """
     LOOK = signal.SIGURG
     """Look at the standing orders on the board; a worker that boots ignores it, and looks when it is ready to obey."""
     DUMP = signal.SIGUSR1

@@ -4,8 +4,8 @@ The master calls `run` in the child, with signals reset and one thread. Loads th
 event loop, answers signals. Exit codes: see `errors.ExitCode`. What the operator must read when it cannot start is left
 in the board's note: the master says it once for all workers.
 
-Signals: TERM drains; USR2 drains without waiting for handlers; USR1 says what runs now, from inside a blocked loop too;
-URG has it look at the board.
+Signals: TERM drains; RTMAX drains without waiting for handlers; USR1 says what runs now, from inside a blocked loop
+too; URG has it look at the board.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ async def _serve(
     )
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, service.request_stop)
-    loop.add_signal_handler(signal.SIGUSR2, service.request_cut)
+    loop.add_signal_handler(signal.SIGRTMAX, service.request_cut)
     loop.add_signal_handler(signal.SIGURG, service.look_at_board)
     signal.signal(signal.SIGUSR1, lambda _, frame: dump(slot.number, service.stations, frame))
     try:

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from signal import SIGHUP, SIGTERM, Signals
+from signal import SIGHUP, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, Signals
 
 from tests.broker.apps import Recorded
 from tests.harness.service import Service
+from tests.harness.waiting import wait_until
 
 ENDS_WITHIN_S = 10.0
 
@@ -50,4 +51,34 @@ def test_signals_at_any_moment_lose_and_double_nothing_and_end_in_bounds_without
             assert not service.survivors(), sent
     report = recorded.judge()
     print(report)
+    assert report.exactly_once, report
+
+
+def test_signals_to_the_group_of_a_service_at_work_double_nothing(
+    broker_url: str, queue_name: str, tmp_path: Path
+) -> None:
+    recorded = Recorded(broker_url, tmp_path, queue_name)
+    with recorded.service("--workers=2", work_s=1.0, concurrency=8) as service:
+        service.wait_ready()
+        recorded.publish(200)
+        wait_until(lambda: recorded.handled > 8, 10.0, "all to be at work")
+        before = set(service.worker_pids())
+        for signum, says in (
+            (SIGUSR1, "runs handler record"),
+            (SIGUSR2, "paused"),
+            (SIGUSR2, "resumed"),
+            (SIGTTIN, "scale: from 2 to 3 workers"),
+            (SIGTTOU, "scale: from 3 to 2 workers"),
+        ):
+            os.killpg(service.pid, signum)
+            service.wait_for_log(says)
+        service.wait_workers(2)
+        assert set(service.worker_pids()) == before
+        os.killpg(service.pid, SIGHUP)
+        service.wait_for_log("reload: all workers are of generation 2")
+        wait_until(lambda: recorded.finished_ids == set(recorded.ids), 40.0, "all to be handled")
+        service.signal(SIGTERM)
+        assert service.wait_exit() == 0
+        assert "left unasked" not in service.log_text()
+    report = recorded.judge()
     assert report.exactly_once, report

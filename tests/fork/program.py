@@ -53,7 +53,7 @@ class Worker:
         self.slot.words[Word.PID] = os.getpid()
         self.slot.write_state(WorkerState.BOOTING)
         self.say(f"boot {self.slot.words[Word.SPAWNS]}")
-        for signum in (signal.SIGTERM, signal.SIGUSR2):
+        for signum in (signal.SIGTERM, signal.SIGRTMAX):
             signal.signal(signum, self._asked)
         signal.signal(signal.SIGUSR1, lambda signum, frame: self.say("dump"))
         signal.signal(signal.SIGURG, lambda signum, frame: self.look())
@@ -155,7 +155,7 @@ def hangs_in_boot(worker: Worker) -> int:
 def endless_drain(worker: Worker) -> int:
     """Drain for ever, unless cut short."""
     worker.start()
-    worker.turn_until(lambda: signal.SIGUSR2 in worker.asked)
+    worker.turn_until(lambda: signal.SIGRTMAX in worker.asked)
     return 0
 
 

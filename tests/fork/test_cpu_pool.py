@@ -561,13 +561,13 @@ async def test_current_directory_takes_the_place_of_no_module(
         assert isinstance(await app.execute("print", b""), Ack)
 
 
-async def test_signals_to_the_whole_group_do_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["INT", "TERM", "HUP", "USR1", "USR2", "TTIN", "TTOU"])
+async def test_signal_to_the_whole_group_does_nothing(name: str, tmp_path: Path) -> None:
     async with cpu(tmp_path, DYING, size=1) as app:
         running = asyncio.create_task(app.tell("pid", b"0.5"))
         await until(app.processes, SOON_S)
         (process,) = app.processes()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            assert process.signal(number)
+        assert process.signal(signal.Signals[f"SIG{name}"])
         assert await running == str(process.pid)
         assert await app.tell("pid", b"0") == str(process.pid)
 

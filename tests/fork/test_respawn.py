@@ -28,7 +28,7 @@ def test_killed_worker_is_replaced_and_its_sibling_undisturbed(start_ready: Star
     assert service.wait() == 0
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGSEGV, signal.SIGQUIT, signal.SIGUSR2])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGSEGV, signal.SIGQUIT, signal.SIGRTMAX])
 def test_signal_to_one_worker_reaches_neither_master_nor_sibling(start_ready: Start, signum: signal.Signals) -> None:
     service = start_ready("healthy")
     os.kill(service.worker(1), signum)

@@ -88,12 +88,12 @@ def test_second_sigint_cuts_the_drain_short_and_means_130(start_ready: Start) ->
     service.kill_group(signal.SIGINT)
     assert service.wait() == 130
     assert seconds_between(asked_ns) < NOISE_S
-    assert len(service.events("SIGUSR2")) == 2
+    assert len(service.events("SIGRTMAX")) == 2
 
 
 def test_third_sigint_kills_and_means_130(start_ready: Start) -> None:
     service = start_ready("deaf", "--drain", "60")
-    for what in ("SIGTERM", "SIGUSR2"):
+    for what in ("SIGTERM", "SIGRTMAX"):
         service.kill(signal.SIGINT)
         service.wait_for(what, count=2)
     service.kill(signal.SIGINT)
@@ -115,7 +115,7 @@ def test_sigterm_after_sigterm_never_escalates(start_ready: Start) -> None:
         time.sleep(0.05)
     assert service.wait() == 0
     assert len(service.events("SIGTERM")) == 2
-    assert service.events("SIGUSR2") == []
+    assert service.events("SIGRTMAX") == []
 
 
 def test_stop_while_a_worker_boots_is_quick(start: Start) -> None:

@@ -45,8 +45,18 @@ from mxworker.worker.report import Report
 
 log = logging.getLogger(__name__)
 
-DEAF_TO = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-"""What a terminal, or a service manager, sends to all processes at once."""
+DEAF_TO = frozenset(
+    {
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+        signal.SIGTTIN,
+        signal.SIGTTOU,
+    }
+)
+"""What a terminal, or a service manager, sends to all processes at once: all that means something to the master."""
 
 _LONG_S = 24 * 3600.0  # for leaving the lifespans: the worker knows how long that may take, and kills
 
