@@ -3,6 +3,7 @@
 Every record becomes one line (on a terminal a traceback follows, indented) of at most 4096 bytes, handed to the kernel
 in one `write`, so that the lines of several processes never tear each other (pipe(7), PIPE_BUF). Control characters are
 escaped: what a publisher put into a message cannot start a line of its own. What is too long is shortened, visibly.
+Nobody waits for a reader: what stderr does not take at once is dropped and counted, and the count is told later.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import time
 import orjson
 
 from mxworker.printable import CONTROLS, CUT, head, printable, tail, well_formed
+from mxworker.stderr import LINE_BYTES, make_room, pieces, put
 
-LINE_BYTES = 4096
 _TEXT_HEAD_BYTES = 2048  # of a text line that has a traceback: the rest is for the traceback
 _JSON_LIMITS = (2000, 1000, 500, 250, 120, 60, 30)  # characters a field may have; the first that fits is taken
 _JSON_ESCAPES = {code: f"\\u{code:04x}" for code in CONTROLS}  # those below 32 JSON escapes by itself
@@ -93,27 +94,52 @@ def _shortened(key: str, value: object, limit: int) -> object:
 
 
 class LineHandler(logging.Handler):
-    """Write each record as one line to a file descriptor, with one `write` call."""
+    """Write each record as one line to a file descriptor, with one `write` call, or drop it rather than wait."""
 
     def __init__(self, fd: int) -> None:
         super().__init__()
         self._fd = fd
+        self._lost_lines = 0
+        self._lost_by = 0  # the process that lost them: a child of a fork must not tell of them as well
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record. Never raises: neither a reader that went away nor a bad log call may end the work."""
+        self._write(self._line(record))
+
+    def say(self, text: str) -> None:
+        """Write a finished text, line by line as it is."""
+        self.acquire()
+        try:
+            for piece in pieces(text):
+                self._write(piece)
+        finally:
+            self.release()
+
+    def _line(self, record: logging.LogRecord) -> bytes:
         try:
             line = self.format(record)
         except Exception as error:  # arguments that do not fit the message, a `__repr__` that raises
             line = self.format(_apology(record, error))
-        try:
-            os.write(self._fd, line.encode() + b"\n")
-        except OSError:
-            pass
+        return line.encode() + b"\n"
+
+    def _write(self, raw: bytes) -> None:
+        pid = os.getpid()
+        lost_lines = self._lost_lines if self._lost_by == pid else 0
+        if lost_lines and put(self._fd, self._line(_confession(lost_lines))):
+            lost_lines = 0
+        if lost_lines or not put(self._fd, raw):
+            lost_lines += raw.count(b"\n")
+        self._lost_lines, self._lost_by = lost_lines, pid
 
 
 def _apology(record: logging.LogRecord, error: Exception) -> logging.LogRecord:
     text = f"a log call at {record.pathname}:{record.lineno} cannot be formatted: {type(error).__name__}"
     return logging.LogRecord(record.name, record.levelno, record.pathname, record.lineno, text, None, None)
+
+
+def _confession(lost_lines: int) -> logging.LogRecord:
+    text = f"lost {lost_lines} lines of this process before this one: the reader of this log did not keep up"
+    return logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, None, None)
 
 
 def is_text(style: str) -> bool:
@@ -127,13 +153,21 @@ def set_up(level: str, style: str = "auto") -> None:
     The AMQP libraries log message bodies at DEBUG and every connection loss with a traceback; mxworker reports a loss
     itself, once, so they are kept to what mxworker cannot know.
     """
-    handler = LineHandler(sys.stderr.fileno())
+    fd = sys.stderr.fileno()
+    make_room(fd)
+    handler = LineHandler(fd)
     handler.setFormatter(TextFormatter() if is_text(style) else JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for library in ("aio_pika", "aiormq"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     for chatty in ("asyncio", "watchfiles"):  # below they tell of themselves, not of what happened
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+def say(text: str) -> None:
+    """Write a finished text for people to where the log goes, stderr, in its order and with its care."""
+    handlers = (handler for handler in logging.getLogger().handlers if isinstance(handler, LineHandler))
+    (next(handlers, None) or LineHandler(2)).say(text)
 
 
 def set_level(name: str) -> None:

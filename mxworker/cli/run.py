@@ -14,7 +14,7 @@ import click
 from mxworker import __version__
 from mxworker.cli import settings
 from mxworker.cli.options import Duration, Size, Workers, option
-from mxworker.cli.settings import URL_FILE, checked, errors_told, hide_urls, say
+from mxworker.cli.settings import URL_FILE, checked, errors_told, hide_urls
 from mxworker.config import DEFAULT_PROCESS_CONCURRENCY, DEFAULT_QUARANTINE_AFTER, MAX_WORKERS
 
 if TYPE_CHECKING:
@@ -156,12 +156,16 @@ class _Greeting:
         }
         self._as_text = as_text
         if as_text:
+            from mxworker.log import say
+
             say("\n".join(f"{name:<11} {fact}" for name, fact in self._facts.items()))
 
     def ready(self, seconds: float, consuming: str) -> None:
         """Say that the service is ready, and what it consumes."""
         ready = f"Ready in {seconds:.2f} s. Ctrl-C drains."
         if self._as_text:
+            from mxworker.log import say
+
             say(f"{consuming}\n{ready}")
         else:
             log.info(ready, extra={**self._facts, "consuming": consuming.splitlines()})

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ def errors_told() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
+        from mxworker.log import say
+
         say(f"Error: {error}")
         sys.exit(error.exit_code)
 
@@ -137,9 +139,3 @@ def consumption(app: str, brokers: Brokers, flags: dict[str, Any]) -> Consumptio
         limits=Limits(flags["max_messages"], flags["max_rss"], flags["max_age"]),
         quarantine_after=flags["quarantine_after"],
     )
-
-
-def say(text: str) -> None:
-    """Write to stderr; a reader that went away is no reason to stop working."""
-    with suppress(OSError):
-        click.echo(text, err=True)

@@ -7,13 +7,12 @@ that end, only some are told of, so that a crash loop does not fill a disk.
 from __future__ import annotations
 
 import logging
-import os
 import signal
 
 from mxworker.board import BoardSlot, InFlight
 from mxworker.errors import ExitCode
 from mxworker.lifecycle import Reason
-from mxworker.log import LineBudget
+from mxworker.log import LineBudget, say
 from mxworker.master.fleet import Exit
 from mxworker.master.slot import NS_PER_S
 from mxworker.suspects import in_words
@@ -80,14 +79,6 @@ def describe(ended: Exit) -> str:
     if ended.status == -signal.SIGKILL and ended.reason is Reason.CRASH:
         return f"{words}, not sent by the master (perhaps out of memory: see the kernel's log)"
     return words
-
-
-def say(text: str) -> None:
-    """Write a finished text for humans to stderr; a reader that went away is no reason to fail."""
-    try:
-        os.write(2, text.rstrip("\n").encode("utf-8", "replace") + b"\n")
-    except OSError:
-        pass
 
 
 def _tell_what_it_held(number: int, in_flight: list[InFlight], now_ns: int) -> None:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxworker.log import LINE_BYTES, JsonFormatter, LineBudget, LineHandler, TextFormatter
+from mxworker.log import JsonFormatter, LineBudget, LineHandler, TextFormatter
+from mxworker.stderr import LINE_BYTES, pieces, put
 
 REPOSITORY = Path(__file__).parents[2]
 NASTY = "a\nb\rc\x1b[31md\x00e\x7ff\x85g\x9bh\u2028i\u2029j\tk"
@@ -246,6 +252,106 @@ def test_a_reader_that_went_away_does_not_raise() -> None:
     handler.handle(record("and nobody can write it"))
 
 
+@pytest.fixture
+def soon() -> Iterator[None]:
+    """Fail a test that blocks, instead of hanging with it."""
+
+    def fail(signum: int, frame: FrameType | None) -> None:
+        raise AssertionError("it blocks")
+
+    former = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(10)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, former)
+
+
+@pytest.fixture
+def full_pipe(soon: None) -> Iterator[tuple[int, int]]:
+    """Yield the ends of a pipe that takes nothing more, not even a byte."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    for size in (LINE_BYTES, 1):
+        with suppress(BlockingIOError):
+            while True:
+                os.write(writer, b"\n" * size)
+    os.set_blocking(writer, True)
+    yield reader, writer
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_line_that_nobody_has_room_for_is_dropped_and_the_next_one_says_so(full_pipe: tuple[int, int]) -> None:
+    reader, writer = full_pipe
+    handler = LineHandler(writer)
+    handler.setFormatter(JsonFormatter())
+    handler.handle(record("first"))
+    handler.say("of\nthree\nlines")
+    assert os.read(reader, 1 << 20).strip() == b""
+    handler.handle(record("then"))
+    handler.handle(record("last"))
+    os.set_blocking(reader, False)
+    told, then, last = (json.loads(line) for line in os.read(reader, 1 << 20).splitlines())
+    assert (told["level"], told["message"].partition(":")[0]) == (
+        "warning",
+        "lost 4 lines of this process before this one",
+    )
+    assert (then["message"], last["message"]) == ("then", "last")
+
+
+def test_a_fork_does_not_tell_of_what_its_parent_lost(full_pipe: tuple[int, int]) -> None:
+    reader, writer = full_pipe
+    handler = LineHandler(writer)
+    handler.setFormatter(JsonFormatter())
+    handler.handle(record("of the parent"))
+    os.read(reader, 1 << 20)
+    child = os.fork()
+    if child == 0:
+        handler.handle(record("of the child"))
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert json.loads(os.read(reader, 1 << 20))["message"] == "of the child"
+    handler.handle(record("of the parent again"))
+    assert b"lost 1 lines" in os.read(reader, 1 << 20)
+
+
+def test_a_pipe_that_others_use_as_well_stays_as_it_is(full_pipe: tuple[int, int]) -> None:
+    _, writer = full_pipe
+    assert not put(writer, b"x\n")
+    assert os.get_blocking(writer)
+
+
+def test_a_socket_that_nobody_reads_does_not_block(soon: None) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        puts = 0
+        while put(ours.fileno(), b"x" * LINE_BYTES):
+            puts += 1
+        assert puts > 10
+        assert ours.getblocking()
+
+
+def test_a_file_takes_every_line_where_the_one_before_it_ended(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("wb") as file:
+        assert put(file.fileno(), b"one\n")
+        assert put(file.fileno(), b"two\n")
+    assert path.read_bytes() == b"one\ntwo\n"
+
+
+@given(st.lists(ANY_TEXT, max_size=40).map("\n".join))
+def test_a_text_is_said_in_pieces_of_whole_lines(text: str) -> None:
+    said = list(pieces(text))
+    assert all(0 < len(piece) <= LINE_BYTES and piece.endswith(b"\n") for piece in said)
+    assert b"".join(said).count(b"\n") == text.rstrip("\n").count("\n") + 1
+
+
+def test_short_lines_are_said_together_and_a_long_one_is_cut_visibly() -> None:
+    assert list(pieces("a\n\nb\n")) == [b"a\n\nb\n"]
+    (piece,) = pieces("x" * 5000)
+    assert piece.endswith(b"x[cut]\n")
+
+
 WRITER = """
 import logging, random, sys
 from mxworker.log import set_up
@@ -258,17 +364,34 @@ for number in range(400):
 """
 
 
-def test_lines_of_processes_that_share_a_pipe_do_not_tear() -> None:
+def test_lines_of_processes_that_share_a_pipe_do_not_tear_and_those_that_are_lost_are_told_of() -> None:
     reader, writer = os.pipe()
     processes = [_python(WRITER, str(number), stderr=writer) for number in range(4)]
     os.close(writer)
-    with os.fdopen(reader, "rb") as lines:
-        raw = lines.read()
+    with os.fdopen(reader, "rb", buffering=0) as lines:
+        raw = b"".join(iter(lambda: lines.read(LINE_BYTES), b""))  # slower than four who write
     assert [process.wait(60) for process in processes] == [0] * 4
     records = [json.loads(line) for line in raw.splitlines()]
-    assert len(records) == 1600
-    for who in range(4):
-        assert [each["n"] for each in records if each["who"] == str(who)] == list(range(400))
+    for process in processes:
+        reached = 0
+        for each in (each for each in records if each["pid"] == process.pid):
+            if "n" in each:
+                assert each["n"] == reached
+                reached += 1
+            else:
+                reached += int(each["message"].split()[1])
+        assert reached > 100
+
+
+def test_a_burst_that_is_more_than_the_usual_pipe_holds_waits_for_a_reader_that_is_late() -> None:
+    reader, writer = os.pipe()
+    script = "import logging; from mxworker.log import set_up; set_up('info', 'json')\n"
+    script += "for _ in range(100): logging.info('%s', 'x' * 5000)"
+    process = _python(script, stderr=writer)
+    os.close(writer)
+    assert process.wait(60) == 0
+    with os.fdopen(reader, "rb") as lines:
+        assert len(lines.read().splitlines()) == 100
 
 
 # Setting up, in a process of its own because it is for the whole process
