@@ -97,10 +97,17 @@ class Exit:
     uptime_s: float
     retry_in_s: float | None
 
+    was_killed: bool = False
+    """Whether the master had sent it KILL."""
+
     @property
     def is_unasked(self) -> bool:
-        """Whether nobody had asked the worker to end, so that what it was doing may have ended it."""
-        return self.reason in _UNASKED
+        """Whether nobody had asked the worker to end like this, so that what it was doing may have ended it.
+
+        So it is when a worker that drains dies of a signal: one that eats all memory wishes to be recycled on its way.
+        """
+        died = self.status < 0 and self.status != -signal.SIGTERM and not self.was_killed
+        return self.reason in _UNASKED or died
 
 
 class RollState(Enum):
@@ -226,6 +233,7 @@ class Fleet:
         """Take in that the worker `pid` was reaped with `status`, an exit code or minus a signal number."""
         slot = next(slot for slot in self.slots if slot.pid == pid)
         uptime_s = (now_ns - slot.spawned_ns) / NS_PER_S
+        was_killed = slot.killed_ns is not None
         slot.reaped()
         if self._stop_deadline_ns is not None or not slot.is_wanted:
             outcome = _outcome_of_stop(slot, status)
@@ -243,7 +251,7 @@ class Fleet:
             self._failed(slot, status, now_ns)
             as_asked = False
         retry_in_s = (slot.respawn_ns - now_ns) / NS_PER_S if slot.state is SlotState.BACKOFF else None
-        return Exit(slot.number, pid, status, slot.reason, as_asked, uptime_s, retry_in_s)
+        return Exit(slot.number, pid, status, slot.reason, as_asked, uptime_s, retry_in_s, was_killed)
 
     # ---- what the operator wants
 

@@ -50,7 +50,7 @@ class Inquest:
 
 def _was_leaving(slot: BoardSlot, ended: Exit) -> bool:
     """Whether the worker was on its way out by itself, and left behind only what its drain had no time for."""
-    return slot.state in _LEAVING and ended.reason is not Reason.HANG
+    return slot.state in _LEAVING and ended.reason is not Reason.HANG and ended.status >= 0
 
 
 def crashed_first(stack: str) -> str:

@@ -22,6 +22,7 @@ from typing import Any
 from mxworker.amqp.consumer import Consumer
 from mxworker.amqp.publisher import Publisher
 from mxworker.amqp.subscription import Subscription
+from mxworker.worker.isolation import Isolation
 from mxworker.worker.station import Station
 from mxworker.worker.tasks import end
 
@@ -41,6 +42,7 @@ class Drain:
         self,
         consumers: Sequence[Consumer],
         stations: Sequence[Station],
+        isolation: Isolation,
         publisher: Publisher,
         cut: asyncio.Event,
         deadline: float,
@@ -55,6 +57,7 @@ class Drain:
         self._publisher = publisher
         self._consumers = consumers
         self._stations = stations
+        self._isolation = isolation
         self._cut = cut
         self._deadline = deadline
         self._waits_for_stuck = waits_for_stuck
@@ -64,6 +67,7 @@ class Drain:
         """Drain, and say whether every running handler has finished."""
         for station in self._stations:
             station.hold()
+        self._isolation.stop()  # after that: it lets go on what had to wait for a suspect
         await self._within(_CANCEL_GRACE_S, *(consumer.cancel() for consumer in self._consumers))
         for station in self._stations:
             station.return_all()

@@ -22,7 +22,7 @@ from mxworker.limits import Limits
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.1
-_SETTLED = (Word.ACKED, Word.REQUEUED, Word.RETRIED, Word.REJECTED)
+_SETTLED = (Word.ACKED, Word.REQUEUED, Word.RETRIED, Word.REJECTED, Word.QUARANTINED)
 _STATM = Path("/proc/self/statm")
 _PAGE_BYTES = getpagesize()
 

@@ -197,8 +197,15 @@ class Service:
             deadline = self._loop.time() + self._settings.drain_timeout_s
             self._move(WorkerState.DRAINING)
             await end(consuming)
-            drain = Drain(self.consumers, self.stations, self.publisher, self._cut, deadline, not self._is_stuck)
-            self._isolation.stop()
+            drain = Drain(
+                self.consumers,
+                self.stations,
+                self._isolation,
+                self.publisher,
+                self._cut,
+                deadline,
+                waits_for_stuck=not self._is_stuck,
+            )
             has_finished = await drain.run()
             self._move(WorkerState.STOPPED)
             if self._is_broken:

@@ -11,6 +11,7 @@ import pytest
 from mxworker import Context, Delivery, Handlers, Queue, Requeue
 from mxworker.board import Word
 from mxworker.suspects import Death, message_key
+from mxworker.worker.drain import Drain
 from tests.harness.stations import Bench, Channel, at_work
 from tests.harness.waiting import until
 
@@ -565,3 +566,35 @@ async def test_with_quarantine_off_no_message_is_in_doubt() -> None:
     assert gated.running == [1]
     gated.release(1)
     await bench.station.finished()
+
+
+class Consumed:
+    """A consumer whose channel has gone."""
+
+    subscription = None
+
+    async def cancel(self) -> None:
+        pass
+
+
+class NothingPublished:
+    async def drain(self) -> None:
+        pass
+
+
+async def test_drain_starts_nothing_of_what_waits_while_the_process_empties() -> None:
+    gated = Gated(concurrency=4)
+    bench, channel = at_work(gated.handlers), Channel()
+    bench.station.admit(delivery(channel, 1))
+    bench.station.admit(suspect(bench, channel, 2))
+    bench.give_turn()
+    for tag in (3, 4):
+        bench.station.admit(delivery(channel, tag))
+    await turns()
+    deadline = asyncio.get_running_loop().time() + 10
+    drain = Drain([Consumed()], bench.stations, bench.isolation, NothingPublished(), asyncio.Event(), deadline)
+    draining = asyncio.create_task(drain.run())
+    await turns()
+    assert gated.running == [1]
+    gated.release(1)
+    assert await draining

@@ -10,7 +10,7 @@ from mxworker.errors import ExitCode
 from mxworker.lifecycle import Reason, SlotState, Wish
 from mxworker.master.fleet import BOOT_ATTEMPTS, Look, Send, Spawn
 from mxworker.master.slot import NS_PER_S, QUIET_FROM, Order
-from tests.pure.world import World, running
+from tests.pure.world import DRAIN_NS, World, running
 
 # ---- starting
 
@@ -239,6 +239,16 @@ def hang(world: World) -> int:
     assert world.orders(1) == []
     world.run(0.01, 2)
     return deadline_ns
+
+
+def test_worker_that_dies_of_a_signal_while_it_drains_was_not_asked_for_that() -> None:
+    world = running(2)
+    world.fleet.scale(1, world.now_ns)
+    world.act()
+    assert world.exit(2, -signal.SIGSEGV).is_unasked
+    world.fleet.stop(world.now_ns)
+    world.run(DRAIN_NS / NS_PER_S + 1.001, 1)
+    assert not world.exit(1, -signal.SIGKILL).is_unasked, "the master had killed it"
 
 
 def test_late_worker_is_asked_aborted_and_killed_half_a_second_apart() -> None:
