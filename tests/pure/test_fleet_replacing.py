@@ -365,6 +365,14 @@ def test_replacement_that_cannot_start_leaves_the_old_worker_and_is_tried_again_
     replace_one(world, trial=2, old=1)
 
 
+def test_master_wakes_for_the_later_try_though_nothing_else_happens() -> None:
+    world = running(1)
+    world.wish(1)
+    world.act()
+    world.exit(2, 3)
+    assert world.fleet.next_wakeup(world.now_ns) == world.now_ns + RECYCLE_AGAIN_NS
+
+
 def test_reload_comes_before_recycling() -> None:
     world = running(2)
     world.wish(2)
@@ -407,7 +415,7 @@ def test_scaling_down_lets_those_go_first_that_do_not_work() -> None:
     assert world.orders(2) == world.orders(3) == []
 
 
-def test_slot_that_was_given_up_and_then_scaled_away_stays_away() -> None:
+def test_slot_that_was_given_up_and_then_scaled_away_stays_away_until_it_is_wanted_again() -> None:
     world = World(2)
     world.act()
     world.exit(2, 3)
@@ -416,6 +424,9 @@ def test_slot_that_was_given_up_and_then_scaled_away_stays_away() -> None:
     world.run(100, 1)
     assert world.state(2) is SlotState.EMPTY
     assert world.spawns == 2
+    world.fleet.scale(2, world.now_ns)
+    world.act()
+    assert world.state(2) is SlotState.STARTING
 
 
 def test_scaling_down_during_a_reload_begins_the_replacement_anew() -> None:
