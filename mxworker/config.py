@@ -170,7 +170,7 @@ class Consumption:
     `queues` limits the worker to the handlers of those queues; empty means all. `process_concurrency` bounds the
     handlers that run at once in the process, all queues together, and `prefetch_budget_bytes` the bodies that it holds
     unsettled; one body for each queue may come on top. A message that has killed `quarantine_after` workers is taken
-    out of its queue; with 0 none ever is.
+    out of its queue; with 0 none ever is. `boot_timeout_s` is the time to enter the lifespans.
     """
 
     app: str
@@ -184,6 +184,7 @@ class Consumption:
     process_concurrency: int = DEFAULT_PROCESS_CONCURRENCY
     drain_timeout_s: float = 30.0
     heartbeat_timeout_s: float = 30.0
+    boot_timeout_s: float = 60.0
     connect_wait_s: float = 30.0
     burst: bool = False
     limits: Limits = field(default_factory=Limits)

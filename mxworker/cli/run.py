@@ -60,7 +60,13 @@ log = logging.getLogger("mxworker")
 @option("--handler-timeout", type=Duration(), help="How long a handler may run.")
 @option("--drain-timeout", type=Duration(), default="30s", show_default=True, help="Time to finish what runs.")
 @option("--heartbeat-timeout", type=Duration(), default="30s", show_default=True, help="Replace a silent worker after.")
-@option("--boot-timeout", type=Duration(), default="60s", show_default=True, help="Time to load the app.")
+@option(
+    "--boot-timeout",
+    type=Duration(),
+    default="60s",
+    show_default=True,
+    help="Time to load the app and enter its lifespans.",
+)
 @option("--connect-wait", type=Duration(), default="30s", show_default=True, help="Wait for the broker at start.")
 @option(
     "--max-messages", type=click.IntRange(1), help="Replace a worker after so many deliveries.  These three: +-10%."

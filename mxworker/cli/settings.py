@@ -134,6 +134,7 @@ def consumption(app: str, brokers: Brokers, flags: dict[str, Any]) -> Consumptio
         process_concurrency=flags["process_concurrency"],
         drain_timeout_s=flags["drain_timeout"],
         heartbeat_timeout_s=flags["heartbeat_timeout"],
+        boot_timeout_s=flags["boot_timeout"],
         connect_wait_s=flags["connect_wait"],
         burst=flags["burst"],
         limits=Limits(flags["max_messages"], flags["max_rss"], flags["max_age"]),

@@ -10,6 +10,7 @@ from typing import Any
 
 from mxworker.amqp.translate import raise_own_cancellation
 from mxworker.compilation import Handler, Lifespan
+from mxworker.config import format_duration
 from mxworker.errors import AppLoadError
 from mxworker.worker.loading import failure_in_app
 
@@ -28,17 +29,23 @@ class Lifespans:
         self._entering: asyncio.Timeout | None = None
         self._is_given_up = False
 
-    async def enter(self) -> None:
-        """Enter all in order. Raises AppLoadError, having left those it had entered."""
+    async def enter(self, timeout_s: float | None = None) -> None:
+        """Enter all in order. Raises AppLoadError, having left those it had entered.
+
+        That is also raised when `timeout_s` seconds are over before all are entered; with None it may take for ever.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout_s is None else loop.time() + timeout_s
         for lifespan in self._lifespans:
             try:
-                async with asyncio.timeout(0 if self._is_given_up else None) as self._entering:
+                async with asyncio.timeout_at(loop.time() if self._is_given_up else deadline) as self._entering:
                     self._states[lifespan] = await self._entered.enter_async_context(lifespan())
             except BaseException as error:  # the application's code: SystemExit, or a cancellation of its own
-                await self.leave(asyncio.get_running_loop().time())
+                await self.leave(loop.time())
                 raise_own_cancellation()
-                name = getattr(lifespan, "__name__", lifespan)
-                raise AppLoadError(failure_in_app(f"lifespan '{name}' failed at the start:", error)) from error
+                is_late = isinstance(error, TimeoutError) and deadline is not None and loop.time() >= deadline
+                late_s = timeout_s if is_late else None
+                raise AppLoadError(_why_not_entered(lifespan, error, late_s)) from error
             finally:
                 self._entering = None
 
@@ -63,3 +70,17 @@ class Lifespans:
         except BaseException:  # as above
             raise_own_cancellation()
             log.exception("a lifespan failed at the end")
+
+
+def _why_not_entered(lifespan: Lifespan, error: BaseException, late_s: float | None) -> str:
+    """Return what is told of a lifespan that was not entered; `late_s`: the time it had, if it took longer."""
+    name = getattr(lifespan, "__name__", lifespan)
+    if late_s is None:
+        return failure_in_app(f"lifespan '{name}' failed at the start:", error)
+    if error.__cause__ is not None:  # the cancellation, which came where the application waits
+        error = error.with_traceback(error.__cause__.__traceback__)
+    return failure_in_app(
+        f"lifespan '{name}' of '{lifespan.__module__}' is not entered after {format_duration(late_s)}, "
+        "the time that --boot-timeout gives it:",
+        error,
+    )

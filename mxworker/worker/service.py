@@ -176,7 +176,7 @@ class Service:
         """Serve until asked to stop, until a burst is over, or until the first start has failed."""
         self._beat()
         try:
-            await self._lifespans.enter()
+            await self._lifespans.enter(self._settings.boot_timeout_s)
         except AppLoadError as error:
             self._move(WorkerState.STOPPED)
             if self._stop.is_set():

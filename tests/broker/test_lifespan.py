@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGHUP, SIGTERM
 
 import pytest
 
@@ -179,6 +179,27 @@ def test_sigterm_in_a_slow_start_ends_it_soon(broker_url: str, queue_name: str, 
         assert service.wait_exit() == 0
         assert time.monotonic() - asked_at < 2
         assert "Error" not in service.log_text()
+
+
+def test_one_that_hangs_at_the_start_is_3_and_shows_where_it_waits(
+    broker_url: str, queue_name: str, tmp_path: Path
+) -> None:
+    start = "await asyncio.Event().wait()"
+    with _service(broker_url, queue_name, tmp_path, "--workers=2", "--boot-timeout=2s", start=start) as service:
+        assert service.wait_exit() == ExitCode.APP_LOAD
+        headline = "Error: lifespan 'shop' of 'app' is not entered after 2s, the time that --boot-timeout gives it:"
+        assert f"{headline}\n  app.py:18  {start}" in service.log_text()
+
+
+def test_reload_to_one_that_hangs_at_the_start_is_refused(broker_url: str, queue_name: str, tmp_path: Path) -> None:
+    with _service(broker_url, queue_name, tmp_path, "--workers=2", "--boot-timeout=3s") as service:
+        service.wait_ready()
+        before = service.worker_pids()
+        write_app(tmp_path, APP.replace("START", "await asyncio.Event().wait()").replace("END", "pass"))
+        service.signal(SIGHUP)
+        service.wait_for_log("reload refused: generation 2 does not start: it ends with exit code 3")
+        service.wait_workers(2)
+        assert service.worker_pids() == before
 
 
 # ---- registries in registries, in this process
