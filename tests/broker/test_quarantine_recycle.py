@@ -1,4 +1,4 @@
-"""A message that eats memory is found out although its worker wishes to be recycled meanwhile, and dies while it drains."""
+"""A message that eats memory is found out, although its worker wishes to be recycled and dies while it drains."""
 
 from __future__ import annotations
 
