@@ -72,6 +72,8 @@ class Word(IntEnum):
     PID = auto()
     STATE = auto()
     WISH = auto()
+    IS_BURST_OVER = auto()
+    """Whether the worker leaves because it found its queues empty in a burst, and not because somebody told it to."""
     RSS_BYTES = auto()
     EVER_READY = auto()
     NOTE_LENGTH = auto()
@@ -172,6 +174,7 @@ class BoardSlot:
         words[Word.PID] = 0
         words[Word.STATE] = WorkerState.VACANT
         words[Word.WISH] = Wish.NONE
+        words[Word.IS_BURST_OVER] = 0
         words[Word.RSS_BYTES] = 0
         words[Word.NOTE_LENGTH] = 0
         for word in (Word.ISOLATION_GRANTED, Word.ISOLATION_WANTED, Word.IS_ALONE):
@@ -193,6 +196,11 @@ class BoardSlot:
     def wish(self) -> Wish:
         """Why the worker wants to be replaced."""
         return _WISHES.get(self.words[Word.WISH], Wish.NONE)
+
+    @property
+    def is_burst_over(self) -> bool:
+        """Whether the worker leaves because it found nothing more to do in a burst."""
+        return bool(self.words[Word.IS_BURST_OVER])
 
     @property
     def is_on_trial(self) -> bool:

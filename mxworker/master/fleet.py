@@ -18,8 +18,8 @@ has not, and after three deaths of one it is given up, too.
 How a service ends on its own. Until some worker was ready, a slot whose worker exits with 2, 3 or 4 is given up at once
 (a human must change something), any other failure is tried three times; when all slots are given up the service ends
 with the code they agree on, or with 5. Once any worker was ever ready the service never ends for a fault: failed
-slots are tried again for ever, with backoff. In burst mode a worker that exits with 0 retires its slot, and none is
-replaced.
+slots are tried again for ever, with backoff. In burst mode a worker that found nothing more to do and exits with 0
+retires its slot, and none is replaced; one that somebody else told to leave is started again.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ class Look:
     deadline_ns: int
     is_ready: bool = False
     wish: Wish = Wish.NONE
+    is_burst_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +212,7 @@ class Fleet:
             if slot.state is SlotState.STARTING or slot.can_come_back:
                 self._beats(slot, now_ns)
         slot.wish = look.wish
+        slot.is_burst_over = look.is_burst_over
         slot.show_ready(look.is_ready and slot.state is SlotState.RUNNING, now_ns)
         if slot.is_ready and slot.relief is not None:
             self._has_proven_itself(slot, slot.relief, now_ns)
@@ -234,6 +236,7 @@ class Fleet:
         slot = next(slot for slot in self.slots if slot.pid == pid)
         uptime_s = (now_ns - slot.spawned_ns) / NS_PER_S
         was_killed = slot.killed_ns is not None
+        has_finished = self._burst and slot.is_burst_over and status == ExitCode.OK
         slot.reaped()
         if self._stop_deadline_ns is not None or not slot.is_wanted:
             outcome = _outcome_of_stop(slot, status)
@@ -242,7 +245,7 @@ class Fleet:
                 self._worst_stop = max(self._worst_stop, outcome)
             reason = slot.reason if slot.is_condemned or not slot.is_wanted else Reason.STOP
             slot.move(SlotEvent.LEFT, reason)
-        elif self._burst and status == ExitCode.OK:
+        elif has_finished:
             slot.verdict = ExitCode.OK
             slot.move(SlotEvent.LEFT, Reason.BURST)
             self.became_ready(now_ns)

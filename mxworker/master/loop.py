@@ -179,7 +179,7 @@ class _Master:
         for signum in signums:
             self._obey(signum, now_ns)
         for slot in self._slots():
-            look = Look(slot.deadline_ns, slot.state is WorkerState.READY, slot.wish)
+            look = Look(slot.deadline_ns, slot.state is WorkerState.READY, slot.wish, slot.is_burst_over)
             self._fleet.observe(slot.number, look, now_ns)
         if self._board.ever_ready:
             self._fleet.became_ready(now_ns)

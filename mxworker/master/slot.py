@@ -89,6 +89,8 @@ class Slot:
     ready_since_ns: int = 0
     wish: Wish = Wish.NONE
     """Why the process wants to be replaced."""
+    is_burst_over: bool = False
+    """Whether the process leaves because it found nothing more to do in a burst."""
     spawns: int = 0
     spawned_ns: int = 0
     running_since_ns: int | None = None
@@ -176,6 +178,7 @@ class Slot:
         self.pid = None
         self.is_ready = False
         self.wish = Wish.NONE
+        self.is_burst_over = False
         self.kill_ns = None
         self.killed_ns = None
         self.steps.clear()

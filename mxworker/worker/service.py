@@ -337,6 +337,7 @@ class Service:
     async def _serve(self) -> None:
         if self._settings.burst:
             await first_of(until_empty(self._link, self.consumers, self.stations), self._stop.wait())
+            self._slot.words[Word.IS_BURST_OVER] = not self._stop.is_set()
         else:
             await self._stop.wait()
 

@@ -82,3 +82,20 @@ def test_signals_to_the_group_of_a_service_at_work_double_nothing(
         assert "left unasked" not in service.log_text()
     report = recorded.judge()
     assert report.exactly_once, report
+
+
+def test_burst_ends_with_nothing_left_though_each_worker_was_told_to_leave(
+    broker_url: str, queue_name: str, tmp_path: Path
+) -> None:
+    recorded = Recorded(broker_url, tmp_path, queue_name)
+    recorded.declare()
+    recorded.publish(200)
+    with recorded.service("--workers=2", "--burst", work_s=0.3, concurrency=4) as service:
+        wait_until(lambda: recorded.handled > 16, 30.0, "both to be at work")
+        for worker in service.workers():
+            worker.signal(SIGTERM)
+        assert service.wait_exit(60.0) == 0
+        assert "left unasked" in service.log_text()
+    assert recorded.finished_ids == set(recorded.ids)
+    report = recorded.judge()
+    assert report.exactly_once, report

@@ -222,6 +222,7 @@ def wishes_once(worker: Worker) -> int:
 
 def finishes(worker: Worker) -> int:
     worker.start()
+    worker.slot.words[Word.IS_BURST_OVER] = 1
     return 0
 
 

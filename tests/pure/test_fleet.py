@@ -518,11 +518,11 @@ def test_ready_during_a_stop_revives_nothing() -> None:
 
 def test_burst_worker_that_finished_retires_its_slot() -> None:
     world = running(2, burst=True)
-    world.exit(1, 0)
+    world.finish(1)
     world.run(100, 2)
     assert world.state(1) is SlotState.EMPTY
     assert world.fleet.exit_code is None
-    world.exit(2, 0)
+    world.finish(2)
     assert world.fleet.exit_code is ExitCode.OK
 
 
@@ -531,7 +531,7 @@ def test_killed_burst_worker_is_respawned() -> None:
     world.exit(1, -9)
     world.run(1)
     assert world.spawns == 2
-    world.exit(1, 0)
+    world.finish(1)
     assert world.fleet.exit_code is ExitCode.OK
 
 
@@ -539,8 +539,18 @@ def test_finished_burst_worker_proves_that_the_service_works() -> None:
     world = World(2, burst=True)
     world.act()
     world.exit(1, 3)
-    world.exit(2, 0)
+    world.finish(2)
     assert world.fleet.exit_code is None
     world.run(1)
-    world.exit(1, 0)
+    world.finish(1)
+    assert world.fleet.exit_code is ExitCode.OK
+
+
+def test_burst_worker_that_left_before_its_queues_were_empty_is_started_again() -> None:
+    world = running(1, burst=True)
+    assert not world.exit(1, 0).as_asked
+    assert world.fleet.exit_code is None
+    world.run(1)
+    assert world.spawns == 2
+    assert world.finish(1).as_asked
     assert world.fleet.exit_code is ExitCode.OK

@@ -26,6 +26,7 @@ class Process:
     is_on_trial: bool = False
     is_ready: bool = False
     wish: Wish = Wish.NONE
+    is_burst_over: bool = False
     orders: list[Order] = field(default_factory=list)
 
 
@@ -77,7 +78,7 @@ class World:
         self._show(process)
 
     def _show(self, process: Process) -> None:
-        look = Look(process.deadline_ns, process.is_ready, process.wish)
+        look = Look(process.deadline_ns, process.is_ready, process.wish, process.is_burst_over)
         self.fleet.observe(process.slot, look, self.now_ns)
 
     def run(self, seconds: float, *beating: int) -> None:
@@ -96,6 +97,13 @@ class World:
                 return
             candidates = [end_ns, next_beat_ns] if wakeup_ns is None else [end_ns, next_beat_ns, wakeup_ns]
             self.now_ns = max(min(candidates), self.now_ns)
+
+    def finish(self, slot: int) -> Exit:
+        """Have a worker leave because it found nothing more to do in a burst."""
+        process = self.process(slot)
+        process.is_burst_over = True
+        self._show(process)
+        return self.exit(slot, 0)
 
     def exit(self, slot: int, status: int) -> Exit:
         process = self.process(slot)
