@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-_READ_BYTES = 64 * 1024
+_READ_BYTES = 1024 * 1024  # 100 threads of 100 frames, more is not written; the one at fault is often the last
 
 
 class LastWords:
@@ -30,6 +30,6 @@ class LastWords:
         return fd
 
     def read(self, slot: int) -> str:
-        """Return what the last worker of `slot` said, at most 64 KiB; "" when it said nothing."""
+        """Return what the last worker of `slot` said, at most 1 MiB; "" when it said nothing."""
         fd = self._fds.get(slot)
         return "" if fd is None else os.pread(fd, _READ_BYTES, 0).decode("utf-8", "backslashreplace")

@@ -209,11 +209,9 @@ class _Master:
         ended = self._fleet.exited(child.pid, child.status, now_ns)
         stack = self._children.last_words(ended.slot)
         self._inquest.hold(ended, child.peak_rss_bytes, stack)
-        if stack:
-            say(stack)
         slot = self._board.slot(ended.slot)
         self._desk.note_exit(ended, describe(ended), note_of(ended, slot))
-        self._obituaries.tell(ended, slot, self._fleet.generation, now_ns)
+        self._obituaries.tell(ended, slot, stack, self._fleet.generation, now_ns)
 
     def _obey(self, signum: signal.Signals, now_ns: int) -> None:
         match signum:

@@ -14,12 +14,15 @@ from mxworker.errors import ExitCode
 from mxworker.lifecycle import Reason
 from mxworker.log import LineBudget, say
 from mxworker.master.fleet import Exit
+from mxworker.master.inquest import crashed_first
 from mxworker.master.slot import NS_PER_S
+from mxworker.printable import head
 from mxworker.suspects import in_words
 
 _LOG = logging.getLogger("mxworker.master")
 
 IN_FLIGHT_SHOWN = 20
+STACK_SHOWN_BYTES = 8 * 1024
 NOTES_REMEMBERED = 100
 
 _LEAVE_A_NOTE = (ExitCode.USAGE, ExitCode.APP_LOAD, ExitCode.BROKER)
@@ -33,8 +36,11 @@ class Obituaries:
         self._notes: set[str] = set()
         self._generation = 0
 
-    def tell(self, ended: Exit, slot: BoardSlot, generation: int, now_ns: int) -> None:
-        """Tell of the worker that was in `slot`; `generation` is that of the code that workers load now."""
+    def tell(self, ended: Exit, slot: BoardSlot, stack: str, generation: int, now_ns: int) -> None:
+        """Tell of the worker that was in `slot`, with the stacks it left, of which 8 KiB are shown.
+
+        `generation` is that of the code that workers load now.
+        """
         note = note_of(ended, slot)
         if note:
             self._say_once(note, generation)
@@ -56,6 +62,8 @@ class Obituaries:
             "" if ended.retry_in_s is None else f"; next start in {ended.retry_in_s:.2f} s",
             unsaid,
         )
+        if stack:
+            say(head(crashed_first(stack), STACK_SHOWN_BYTES))
         if ended.reason in (Reason.HANG, Reason.DRAIN_TIMEOUT):
             _tell_what_it_held(ended.slot, in_flight, now_ns)
 

@@ -26,6 +26,7 @@ from mxworker.child import ring
 from mxworker.config import MAX_WORKERS, Supervision
 from mxworker.errors import ConfigError
 from mxworker.lifecycle import Wish, WorkerState
+from mxworker.log import set_up
 from mxworker.master import loop
 from mxworker.master.control import Listener
 from mxworker.suspects import in_words
@@ -204,6 +205,34 @@ def crashes_after_ready(worker: Worker) -> int:
     return 0
 
 
+def crashes_with_many_threads(worker: Worker) -> int:
+    for _ in range(40):
+        threading.Thread(target=nested, args=(20, threading.Event().wait), daemon=True).start()
+    worker.start()
+    segfaults(worker)
+    return 0
+
+
+def nested(depth: int, innermost: Callable[[], object]) -> None:
+    """Have a stack that is deep."""
+    if depth:
+        nested(depth - 1, innermost)
+    else:
+        innermost()
+
+
+def logs(worker: Worker) -> int:
+    """Log more in each turn than a pipe holds for long."""
+    worker.start()
+    while not worker.asked:
+        worker.beat()
+        for _ in range(50):
+            logging.getLogger("shop").info("%s", "x" * 3000)
+        worker.say("logged")
+        time.sleep(TURN_S)
+    return 0
+
+
 def crashes_when_respawned(worker: Worker) -> int:
     return healthy(worker) if worker.slot.words[Word.SPAWNS] == 1 else crashes_after_ready(worker)
 
@@ -355,6 +384,8 @@ BEHAVIOURS: dict[str, Callable[[Worker], int]] = {
         raises,
         exits_by_system_exit,
         crashes_after_ready,
+        crashes_with_many_threads,
+        logs,
         crashes_when_respawned,
         first_healthy_then_refuses_3,
         wishes_once,
@@ -379,7 +410,7 @@ BEHAVIOURS["segfaults_with_one_alone"] = holding_two(segfaults, alone=True)
 
 def main() -> int:
     options = parse()
-    logging.basicConfig(level="INFO", format="%(levelname)s %(name)s %(message)s")
+    set_up("info", "json" if options.json_log else "text")
     board = Board(MAX_WORKERS + 1)
     behaviours = options.behaviours.split(",")
 
@@ -463,6 +494,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--heartbeat", type=float, default=30.0)
     parser.add_argument("--boot", type=float, default=30.0)
     parser.add_argument("--drain", type=float, default=10.0)
+    parser.add_argument("--json-log", action="store_true")
     parser.add_argument("--burst", action="store_true")
     parser.add_argument("--orphans", type=int, default=0)
     parser.add_argument("--quarantine-after", type=int, default=3)

@@ -132,3 +132,13 @@ def test_without_burst_a_worker_that_leaves_is_replaced(start_ready: Start) -> N
     os.kill(service.worker(1), signal.SIGTERM)
     service.wait_for("boot 2", slot=1)
     assert "RUNNING -> BACKOFF (left unasked)" in service.stderr()
+
+
+def test_crash_loop_of_workers_with_many_threads_writes_few_and_short_stacks(start_ready: Start) -> None:
+    service = start_ready("crashes_with_many_threads", "--workers", "4")
+    service.wait_for("boot", count=5 * 4, within_s=30)
+    log = service.stderr()
+    assert 1 <= log.count("Fatal Python error") <= log.count("ended after") < 4 * 4
+    assert "Current thread" in log
+    assert "[cut]" in log
+    assert len(log) < log.count("ended after") * 10_000 + 20_000
