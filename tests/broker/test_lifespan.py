@@ -197,7 +197,7 @@ def test_reload_to_one_that_hangs_at_the_start_is_refused(broker_url: str, queue
         before = service.worker_pids()
         write_app(tmp_path, APP.replace("START", "await asyncio.Event().wait()").replace("END", "pass"))
         service.signal(SIGHUP)
-        service.wait_for_log("reload refused: generation 2 does not start: it ends with exit code 3")
+        service.wait_for_log("reload refused: generation 2 does not serve: it ends with exit code 3")
         service.wait_workers(2)
         assert service.worker_pids() == before
 
