@@ -16,7 +16,8 @@ from mxworker import __version__
 from mxworker.board import HANDLER_NAMES, Board, Word
 from mxworker.control import Dump, LogLevel, Pause, Reload, Request, RequestRefused, Resume, Scale, Status, Stop
 from mxworker.log import level, set_level
-from mxworker.master.fleet import Exit, Fleet, RollState
+from mxworker.master.fleet import Fleet
+from mxworker.master.plan import Exit, RollState
 from mxworker.master.slot import NS_PER_S, Order, Slot
 from mxworker.printable import well_formed
 from mxworker.status import (

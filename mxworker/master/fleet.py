@@ -27,14 +27,13 @@ from __future__ import annotations
 import logging
 import random
 import signal
-from dataclasses import dataclass
-from enum import Enum, auto
 
 from mxworker.backoff import RESPAWN
 from mxworker.config import MAX_WORKERS, Supervision
 from mxworker.errors import ExitCode
 from mxworker.lifecycle import Reason, SlotEvent, SlotState, Wish
-from mxworker.master.slot import NS_PER_S, Order, Relief, Slot
+from mxworker.master.plan import Action, Exit, Look, Roll, RollState, Send, Spawn
+from mxworker.master.slot import NS_PER_S, Relief, Slot
 
 _LOG = logging.getLogger("mxworker.master")
 
@@ -47,88 +46,6 @@ STEADY_NS = 2 * NS_PER_S  # how long a worker with new code has to serve until a
 RECYCLE_AGAIN_NS = 30 * NS_PER_S  # after a replacement that could not start
 
 _NEEDS_A_HUMAN = frozenset({ExitCode.USAGE, ExitCode.APP_LOAD, ExitCode.BROKER})
-_UNASKED = frozenset({Reason.CRASH, Reason.HANG, Reason.LEFT_UNASKED})
-
-
-@dataclass(frozen=True, slots=True)
-class Spawn:
-    """Fork the worker of a slot; it must beat before `boot_deadline_ns`. Answer with `spawned` or `spawn_failed`.
-
-    One that is on trial must not wait for what only a human can change: it exits as at a first start. So are all whose
-    code may be that of a reload which is not done, or was refused.
-    """
-
-    slot: int
-    generation: int
-    is_on_trial: bool
-    boot_deadline_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Give an order to a worker."""
-
-    slot: int
-    pid: int
-    order: Order
-
-
-Action = Spawn | Send
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What the board says of the process in a slot."""
-
-    deadline_ns: int
-    is_ready: bool = False
-    wish: Wish = Wish.NONE
-    is_burst_over: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """How a worker ended, for whoever reports it. `status` is an exit code or minus a signal number."""
-
-    slot: int
-    pid: int
-    status: int
-    reason: Reason
-    as_asked: bool
-    uptime_s: float
-    retry_in_s: float | None
-
-    was_killed: bool = False
-    """Whether the master had sent it KILL."""
-
-    @property
-    def is_unasked(self) -> bool:
-        """Whether nobody had asked the worker to end like this, so that what it was doing may have ended it.
-
-        So it is when a worker that drains dies of a signal: one that eats all memory wishes to be recycled on its way.
-        """
-        died = self.status < 0 and self.status != -signal.SIGTERM and not self.was_killed
-        return self.reason in _UNASKED or died
-
-
-class RollState(Enum):
-    """How the last reload went."""
-
-    NONE = auto()
-    """None was asked for yet."""
-    ROLLING = auto()
-    DONE = auto()
-    REFUSED = auto()
-    """Its code did not start; what served before goes on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Roll:
-    """The last reload: `generation` is that of its code, `why` tells why it was refused."""
-
-    state: RollState = RollState.NONE
-    generation: int = 1
-    why: str = ""
 
 
 class Fleet:

@@ -10,7 +10,7 @@ import time
 
 from mxworker.board import Board, BoardSlot
 from mxworker.lifecycle import Reason, WorkerState
-from mxworker.master.fleet import Exit
+from mxworker.master.plan import Exit
 from mxworker.suspects import Death
 
 _LOG = logging.getLogger("mxworker.master")

@@ -35,10 +35,11 @@ from mxworker.lifecycle import WorkerState
 from mxworker.log import say
 from mxworker.master.control import ControlServer, Listener
 from mxworker.master.desk import Desk
-from mxworker.master.fleet import BOOT_ATTEMPTS, Fleet, Look, RollState, Send, Spawn
+from mxworker.master.fleet import BOOT_ATTEMPTS, Fleet
 from mxworker.master.inquest import Inquest
 from mxworker.master.notify import Condition, Notifier, Phase
 from mxworker.master.obituaries import Obituaries, describe, note_of
+from mxworker.master.plan import Look, RollState, Send, Spawn
 from mxworker.master.processes import Children, Ended
 from mxworker.master.signals import SignalInbox
 from mxworker.master.slot import NS_PER_S, Order

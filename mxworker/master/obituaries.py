@@ -13,8 +13,8 @@ from mxworker.board import BoardSlot, InFlight
 from mxworker.errors import ExitCode
 from mxworker.lifecycle import Reason
 from mxworker.log import LineBudget, say
-from mxworker.master.fleet import Exit
 from mxworker.master.inquest import crashed_first
+from mxworker.master.plan import Exit
 from mxworker.master.slot import NS_PER_S
 from mxworker.printable import head
 from mxworker.suspects import in_words

@@ -8,7 +8,8 @@ import pytest
 
 from mxworker.errors import ExitCode
 from mxworker.lifecycle import Reason, SlotState, Wish
-from mxworker.master.fleet import BOOT_ATTEMPTS, Look, Send, Spawn
+from mxworker.master.fleet import BOOT_ATTEMPTS
+from mxworker.master.plan import Look, Send, Spawn
 from mxworker.master.slot import NS_PER_S, QUIET_FROM, Order
 from tests.pure.world import DRAIN_NS, World, running
 

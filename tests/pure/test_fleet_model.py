@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mxworker.lifecycle import SlotState, Wish
-from mxworker.master.fleet import BOOT_ATTEMPTS, Fleet, RollState, Send, Spawn
+from mxworker.master.fleet import BOOT_ATTEMPTS, Fleet
+from mxworker.master.plan import RollState, Send, Spawn
 from mxworker.master.slot import NS_PER_S, Order
 from tests.pure.world import DRAIN_NS, Process, World
 

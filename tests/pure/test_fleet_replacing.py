@@ -6,7 +6,8 @@ import pytest
 
 from mxworker.config import MAX_WORKERS
 from mxworker.lifecycle import Reason, SlotState, Wish
-from mxworker.master.fleet import BOOT_ATTEMPTS, RECYCLE_AGAIN_NS, STEADY_NS, RollState
+from mxworker.master.fleet import BOOT_ATTEMPTS, RECYCLE_AGAIN_NS, STEADY_NS
+from mxworker.master.plan import RollState
 from mxworker.master.slot import NS_PER_S, Order
 from tests.pure.world import DRAIN_NS, World, running
 

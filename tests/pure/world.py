@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from mxworker.config import Supervision
 from mxworker.lifecycle import SlotState, Wish
-from mxworker.master.fleet import Exit, Fleet, Look, Send, Spawn
+from mxworker.master.fleet import Fleet
+from mxworker.master.plan import Exit, Look, Send, Spawn
 from mxworker.master.slot import NS_PER_S, Order
 
 HEARTBEAT_NS = 30 * NS_PER_S
