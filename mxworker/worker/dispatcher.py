@@ -2,8 +2,9 @@
 
 A delivery is *admitted* from inside the socket read. At most `concurrency` units run, each in its own task, and no more
 in all of the process than there is room; the rest waits, bounded by the prefetch. A suspect is *set apart*: it waits in
-a line of its own, until it can run alone in the process (see `isolation`). The tasks are ours, not those of the
-channel: one that is lost lets them finish, and their settlement is dropped as stale.
+a line of its own, until it can run alone in the process (see `isolation`), or has waited so long that the broker might
+close the channel for it, and is given back. The tasks are ours, not those of the channel: one that is lost lets them
+finish, and their settlement is dropped as stale.
 """
 
 from __future__ import annotations
@@ -43,9 +44,13 @@ class Dispatcher(Generic[Unit]):
         isolation: Isolation,
         loop: asyncio.AbstractEventLoop,
         on_broken: Callable[[BaseException], None],
+        longest_apart_s: float,
         in_order: bool = False,
     ) -> None:
-        """`on_broken` is told of a bug of ours. With `in_order` nothing overtakes what was set apart."""
+        """`on_broken` is told of a bug of ours. What is set apart is given back after `longest_apart_s`.
+
+        With `in_order` nothing overtakes it.
+        """
         self.running = running
         self._concurrency = concurrency
         self._trial: int | None = None
@@ -58,7 +63,8 @@ class Dispatcher(Generic[Unit]):
         self._on_broken = on_broken
         self._context = copy_context()
         self._waiting: deque[Unit] = deque()  # at most prefetch: what a lost channel left goes before more comes
-        self._apart: deque[Unit] = deque()  # as many at most
+        self._apart: dict[Unit, asyncio.TimerHandle] = {}  # as many at most, in their order
+        self._longest_apart_s = longest_apart_s
         self._intake = Intake.OPEN
 
     @property
@@ -73,7 +79,7 @@ class Dispatcher(Generic[Unit]):
         elif self._intake is Intake.RETURNED:
             self._work.give_back(unit)
         else:
-            self._drop_stale(self._waiting)
+            self._drop_stale()
             self._waiting.append(unit)
             self.look()
 
@@ -81,7 +87,7 @@ class Dispatcher(Generic[Unit]):
         """Start what has waited longest, if there is a place for it."""
         if self._intake is not Intake.OPEN:
             return
-        self._drop_stale(self._waiting)
+        self._drop_stale()
         if self._waiting and self._has_place() and self._room.take(self):
             self._start(self._waiting.popleft())
             if self._waiting and self._has_place():
@@ -105,10 +111,10 @@ class Dispatcher(Generic[Unit]):
             return False
         return len(running) < self._concurrency
 
-    def _drop_stale(self, line: deque[Unit]) -> None:
+    def _drop_stale(self) -> None:
         """Forget what waits in front and came by a channel that has ended: the broker delivers it again."""
-        while line and self._work.is_stale(line[0]):
-            self._work.give_back(line.popleft())
+        while self._waiting and self._work.is_stale(self._waiting[0]):
+            self._work.give_back(self._waiting.popleft())
 
     def _start(self, unit: Unit) -> None:
         self._start_task(unit, self._run(unit))
@@ -146,16 +152,43 @@ class Dispatcher(Generic[Unit]):
         if self._intake is not Intake.OPEN:
             self.admit(unit)
             return
-        self._drop_stale(self._apart)
-        self._apart.append(unit)
+        self._drop_stale_apart()
+        self._apart[unit] = self._loop.call_later(self._longest_apart_s, self._give_up_waiting, unit)
         self._isolation.ask(self)
+
+    def _drop_stale_apart(self) -> None:
+        """As `_drop_stale`, of what was set apart."""
+        for unit in tuple(self._apart):
+            if not self._work.is_stale(unit):
+                break
+            self._return_apart(unit)
+
+    def _give_up_waiting(self, unit: Unit) -> None:
+        """Give a unit back that has waited too long, for whoever gets it now; it stays suspect.
+
+        Where order is promised, all that waits behind it goes back with it.
+        """
+        if self._in_order:
+            self.return_waiting()
+            return
+        self._return_apart(unit)
+        if not self._apart:
+            self._isolation.withdraw(self)
+
+    def _return_apart(self, unit: Unit) -> None:
+        self._leave_line(unit)
+        self._work.give_back(unit)
+
+    def _leave_line(self, unit: Unit) -> None:
+        self._apart.pop(unit).cancel()  # it would hold the unit, and so the body, until then
 
     def let_go_innocent(self) -> None:
         """Treat as all others what was set apart for a doubt that the master does not share."""
         innocent = [unit for unit in self._apart if not self._work.is_suspect(unit)]
         if not innocent:
             return
-        self._apart = deque(unit for unit in self._apart if unit not in innocent)
+        for unit in innocent:
+            self._leave_line(unit)
         if not self._apart:
             self._isolation.withdraw(self)
         self._waiting.extendleft(reversed(innocent))  # they came before what waits there
@@ -163,10 +196,11 @@ class Dispatcher(Generic[Unit]):
 
     def start_alone(self) -> int | None:
         """Start what was set apart first and return its key; None when there is none, or no place for it."""
-        self._drop_stale(self._apart)
+        self._drop_stale_apart()
         if not self._apart or not self._has_place(alone=True) or self._intake is not Intake.OPEN:
             return None
-        unit = self._apart.popleft()
+        unit = next(iter(self._apart))
+        self._leave_line(unit)
         self._room.enter_closed()
         self._start_task(unit, self._run_alone(unit))
         if self._apart:
@@ -187,9 +221,10 @@ class Dispatcher(Generic[Unit]):
 
     def return_waiting(self) -> None:
         """Give back what waits now. Call when the broker has confirmed the basic.cancel."""
-        for line in (self._apart, self._waiting):
-            while line:
-                self._work.give_back(line.popleft())
+        for unit in tuple(self._apart):
+            self._return_apart(unit)
+        while self._waiting:
+            self._work.give_back(self._waiting.popleft())
         self._isolation.withdraw(self)
 
     def return_all(self) -> None:

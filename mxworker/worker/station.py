@@ -120,6 +120,7 @@ class Station:
             premises.isolation,
             premises.loop,
             premises.on_broken,
+            handler.queue.consumer_timeout_s / 3,  # so that there is time to run it, too
             in_order=handler.queue.single_active_consumer,
         )
         self._record = record

@@ -505,6 +505,47 @@ async def test_whatever_happens_a_suspect_is_alone_and_everything_is_settled_onc
     assert not bench.broken
 
 
+async def test_suspect_that_has_waited_a_third_of_consumer_timeout_is_given_back_and_stays_suspect() -> None:
+    gated = Gated(Queue("queue", arguments={"x-consumer-timeout": 300}))
+    bench, channel = at_work(gated.handlers), Channel()
+    loop = asyncio.get_running_loop()
+    admitted_at = loop.time()
+    bench.station.admit(suspect(bench, channel, 1))
+    bench.station.admit(delivery(channel, 2))
+    await until(lambda: channel.given_back == [1], 5, "the suspect to be given back")
+    assert 0.09 < loop.time() - admitted_at < 0.3
+    assert is_suspect(bench, 1)
+    assert bench.count(Word.ISOLATION_WANTED) == 0
+    assert gated.running == [2]
+    gated.release(2)
+    await bench.station.finished()
+
+
+async def test_suspect_that_runs_is_not_given_back_however_long_it_takes() -> None:
+    gated = Gated(Queue("queue", arguments={"x-consumer-timeout": 150}), timeout=10)
+    bench, channel = at_work(gated.handlers), Channel()
+    bench.station.admit(suspect(bench, channel, 1))
+    bench.give_turn()
+    bench.station.admit(suspect(bench, channel, 2))
+    await until(lambda: channel.given_back == [2], 5, "the one that waits")
+    assert gated.running == [1]
+    gated.release(1)
+    await until(lambda: channel.acked == [1], 5)
+    assert channel.settled == 2
+
+
+async def test_where_order_is_promised_what_waits_behind_a_suspect_is_given_back_with_it() -> None:
+    gated = Gated(Queue("queue", single_active_consumer=True, arguments={"x-consumer-timeout": 150}), concurrency=1)
+    bench, channel = at_work(gated.handlers), Channel()
+    bench.station.admit(suspect(bench, channel, 1))
+    for tag in (2, 3):
+        bench.station.admit(delivery(channel, tag))
+    await until(lambda: channel.given_back, 5, "the suspect to be given back")
+    assert channel.given_back == [1, 2, 3]
+    await turns()
+    assert gated.started == []
+
+
 # ---- when the master does not know yet
 
 
