@@ -65,12 +65,12 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsBroker]:
         node.kill()
 
 
-def refusal(folder: Path, url: str, flags: Sequence[str] = ()) -> str:
+def refusal(folder: Path, url: str, flags: Sequence[str] = (), within_s: float = 20) -> str:
     """Return what the service says when it does not start, having ended with exit code 4 and not waited."""
     app = write_app(folder, APP)
     command = mxworker_run(app, "--workers=2", "--connect-wait=60s", "--log-level=error", *flags, app_dir=folder)
     with Service(command, folder, env={"MXWORKER_BROKER_URL": url}) as service:
-        assert service.wait_exit(20) == 4, service.log_text()
+        assert service.wait_exit(within_s) == 4, service.log_text()
         return service.log_text()
 
 
@@ -88,8 +88,13 @@ def test_messages_are_handled_over_tls_with_a_client_certificate(broker: TlsBrok
 
 
 def test_missing_client_certificate_is_told(broker: TlsBroker, tmp_path: Path) -> None:
+    """One worker is told so at least.
+
+    The alert comes after the handshake (RFC 8446, 4.4.2.4), and the reset that follows it may take it away: then the
+    worker has only lost a connection, leaves the broker alone for a while and tries again.
+    """
     ca, *_ = broker.flags
-    assert "name it with --tls-cert" in refusal(tmp_path, broker.url(), [ca])
+    assert "name it with --tls-cert" in refusal(tmp_path, broker.url(), [ca], within_s=80)
 
 
 def test_unknown_authority_is_refused(broker: TlsBroker, tmp_path: Path) -> None:
