@@ -197,7 +197,10 @@ class Dispatcher(Generic[Unit]):
     def start_alone(self) -> int | None:
         """Start what was set apart first and return its key; None when there is none, or no place for it."""
         self._drop_stale_apart()
-        if not self._apart or not self._has_place(alone=True) or self._intake is not Intake.OPEN:
+        if not self._apart:
+            self.look()  # what waited behind them, where order is promised
+            return None
+        if not self._has_place(alone=True) or self._intake is not Intake.OPEN:
             return None
         unit = next(iter(self._apart))
         self._leave_line(unit)

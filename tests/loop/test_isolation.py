@@ -457,6 +457,19 @@ async def test_suspects_of_a_lost_channel_are_let_go() -> None:
     assert bench.count(Word.ISOLATION_WANTED) == 0
 
 
+async def test_what_waits_behind_suspects_of_a_lost_channel_starts_without_another_delivery() -> None:
+    gated = Gated(Queue("queue", single_active_consumer=True), concurrency=1)
+    bench, lost, channel = at_work(gated.handlers), Channel(), Channel()
+    bench.station.admit(suspect(bench, lost, 1))
+    bench.station.admit(delivery(channel, 2))
+    lost.is_lost = True
+    bench.give_turn()
+    await turns()
+    assert gated.running == [2]
+    gated.release(2)
+    await bench.station.finished()
+
+
 @pytest.mark.parametrize("number", range(5))
 async def test_whatever_happens_a_suspect_is_alone_and_everything_is_settled_once(
     rng: random.Random, number: int
