@@ -242,8 +242,6 @@ class _Master:
                 self._desk.dump()
             case signal.SIGUSR2:
                 self._desk.toggle_pause()
-            case _:
-                _LOG.warning("%s is not supported yet", signum.name)
 
     def _scale(self, workers: int, now_ns: int) -> None:
         try:
