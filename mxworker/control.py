@@ -9,6 +9,7 @@ Pure: `master.control` serves, `remote` asks. Both find the socket by the same r
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from mxworker.errors import MxWorkerError
 REQUEST_BYTES = 4096
 ANSWER_BYTES = 1024 * 1024
 ADDRESS_BYTES = 107  # unix(7): sun_path has 108 bytes, the last of which is NUL
+PEER_CREDENTIALS = struct.Struct("3i")  # unix(7), SO_PEERCRED: pid, uid and gid of who is at the other end
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]")

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from mxworker import control
+from mxworker.cli.options import option
 from mxworker.errors import ConfigError, ExitCode, MxWorkerError
 
 _ANSWER_WITHIN_S = 10.0
@@ -25,12 +26,11 @@ _LOOK_AGAIN_S = 0.2
 
 def _of_service(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options that say which service is meant."""
-    for flag, help_text in (
+    for flag, text in (
         ("--control-socket", "Where the service takes requests."),
         ("--name", "What the service is called."),
     ):
-        variable = "MXWORKER_" + flag.removeprefix("--").replace("-", "_").upper()
-        command = click.option(flag, envvar=variable, show_envvar=True, help=help_text)(command)
+        command = option(flag, help=text)(command)
     return command
 
 

@@ -24,7 +24,6 @@ import os
 import select
 import socket
 import stat
-import struct
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -33,6 +32,7 @@ from typing import Any
 
 from mxworker.control import (
     ADDRESS_BYTES,
+    PEER_CREDENTIALS,
     REQUEST_BYTES,
     Request,
     RequestRefused,
@@ -54,7 +54,6 @@ PLACE_TIME_NS = NS_PER_S // 2  # a client that means it sends its request in one
 ACCEPTS_PER_TURN = 32
 DEAF_NS = NS_PER_S  # without descriptors left, a connection that waits would wake the loop without end
 _BACKLOG = 128
-_PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 _BUSY = answer_line({**refusal("the service is busy with other requests. Try again."), "busy": True})
 _FORBIDDEN = answer_line(refusal("the service takes requests from its own user and from root alone."))
@@ -258,7 +257,9 @@ class ControlServer:
                 self._poll.modify(self._listening_fd, 0)
                 return
             connection.setblocking(False)
-            pid, uid, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+            pid, uid, _ = PEER_CREDENTIALS.unpack(
+                connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size)
+            )
             if uid not in (0, os.geteuid()):
                 _turn_away(connection, _FORBIDDEN)
             elif len(self._clients) < CLIENTS or self._make_room(now_ns):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,12 +12,11 @@ from typing import Any
 
 import orjson
 
-from mxworker.control import ANSWER_BYTES, Request, RequestRefused, file_name, line_of
+from mxworker.control import ANSWER_BYTES, PEER_CREDENTIALS, Request, RequestRefused, file_name, line_of
 from mxworker.errors import ConfigError, MxWorkerError
 
 _BUSY_AGAIN_S = 0.05
 _CHUNK_BYTES = 65536
-_PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
 class NoAnswer(MxWorkerError):
@@ -129,7 +127,9 @@ def _read_line(connection: socket.socket, deadline: float) -> bytes:
 
 def _check_peer(connection: socket.socket, path: Path) -> None:
     """Trust a service of our own user, or of root: in a directory of others anybody could have put a socket."""
-    _, uid, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    _, uid, _ = PEER_CREDENTIALS.unpack(
+        connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size)
+    )
     if uid not in (0, os.geteuid()) and os.geteuid() != 0:
         raise NoAnswer(f"{path} belongs to a process of another user, number {uid}.")
 
