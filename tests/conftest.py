@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.rabbit.installation import missing_broker
+from tests.rabbit.installation import OWN_BROKER, WANTED, broker, missing_broker
 
 pytest_plugins = ["tests.rabbit.fixtures"]
 
@@ -32,10 +32,15 @@ _SEED = pytest.StashKey[int]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("mxworker")
     group.addoption("--seed", type=int, help="seed of random faults and inputs; default: a random one, see the header")
+    group.addoption("--broker", metavar="MAJOR", help="major version of RabbitMQ (3, 4); default: the installed one")
     group.addoption("--full", action="store_true", help="run guarantee tests in full, not at a tenth of their size")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if wanted := config.getoption("--broker"):
+        os.environ[WANTED] = wanted
+    if os.environ.get(WANTED) and os.environ.get(OWN_BROKER):
+        raise pytest.UsageError(f"RabbitMQ {os.environ[WANTED]} was asked for, but {OWN_BROKER} names a broker.")
     given = config.getoption("--seed")
     if hasattr(config, "workerinput"):  # one of several processes of the run: its controller has chosen
         given = config.workerinput["seed"]
@@ -68,12 +73,12 @@ def _sendable(value: Any) -> Any:
 
 def pytest_report_header(config: pytest.Config) -> str:
     scale = "full" if config.getoption("--full") else "a tenth (--full for all)"
-    return f"mxworker: --seed={config.stash[_SEED]}, scale: {scale}"
+    return f"mxworker: --seed={config.stash[_SEED]}, scale: {scale}, broker: {broker()}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if os.environ.get("CI") == "true":
-        return  # the fixtures then fail, which is what a CI without a broker deserves
+    if os.environ.get("CI") == "true" or os.environ.get(WANTED):
+        return  # the fixtures then fail, which is what a CI without a broker deserves, or a version that is not there
     missing = missing_broker()
     if missing is None:
         return

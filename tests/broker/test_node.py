@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ import pytest
 from tests.harness.waiting import wait_until
 from tests.rabbit import processes
 from tests.rabbit.client import Client, NotConfirmed, Refused
+from tests.rabbit.installation import broker, find_rabbitmq
 from tests.rabbit.node import Node, NodeError
-from tests.rabbit.ports import listens
+from tests.rabbit.ports import amqp_version, listens
 from tests.rabbit.raw import HOSTILE
 
 LIFETIME_S = 60.0
@@ -43,6 +45,17 @@ def test_a_stopped_node_leaves_no_process_and_stops_twice(own_node: Callable[...
     assert processes.marked(str(node.data)) == []
     assert node.pid is None
     node.stop()
+
+
+def test_the_node_is_the_one_that_the_header_of_the_run_names(node: Node) -> None:
+    assert f"RabbitMQ {amqp_version(node.port)} (" in broker()
+
+
+def test_a_node_of_another_version_than_announced_is_refused(tmp_path: Path) -> None:
+    node = Node(tmp_path, rabbitmq=replace(find_rabbitmq(), version="2.8.7"))
+    with pytest.raises(NodeError, match=r"not 2\.8\.7"):
+        node.start()
+    assert processes.marked(str(tmp_path)) == []
 
 
 def test_a_node_listens_on_loopback_only(node: Node) -> None:

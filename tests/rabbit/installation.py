@@ -6,6 +6,9 @@ scripts are used. Nothing here starts a process.
 While booting, RabbitMQ loads every module of every application in its `plugins` folder, enabled or not. A *home* of
 symbolic links to just those applications that `rabbit` needs was measured at 4.7 s until ready instead of 8.1 s
 (RabbitMQ 3.10.8, Erlang 25, two cores).
+
+MXWORKER_TEST_RABBITMQ asks for a major version of RabbitMQ (`make test BROKER=4`, `pytest --broker=4`). It is this
+machine's when that is the version, otherwise that of a Debian tree (see `debian_tree`).
 """
 
 from __future__ import annotations
@@ -13,14 +16,19 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
+from tests.rabbit.debian_tree import DEBIAN, entering, tree_for, why_not_enterable
+
 OWN_BROKER = "MXWORKER_TEST_BROKER_URL"
-PACKAGED_SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+WANTED = "MXWORKER_TEST_RABBITMQ"
+_PACKAGED_SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 HOW_TO_GET = (
     "Install it ('apt-get install --no-install-recommends rabbitmq-server', which 'make test' does when it may), "
     f"or name a running broker in {OWN_BROKER}."
 )
+_VERSION = re.compile(r'\{\s*vsn\s*,\s*"([^"]+)"')
 _APPLICATIONS = re.compile(r"\{\s*applications\s*,\s*\[(.*?)\]", re.DOTALL)
 
 
@@ -28,19 +36,74 @@ class RabbitMQMissing(Exception):
     """RabbitMQ, or a tool that a private node needs, is not installed."""
 
 
-def find_home() -> Path:
-    """Return the folder of RabbitMQ that holds `sbin` and `plugins`; RabbitMQMissing says how to get one."""
+@dataclass(frozen=True)
+class Installation:
+    """One RabbitMQ: the folder of its `sbin` and `plugins`, its version if known, what to put before its commands."""
+
+    home: Path
+    version: str
+    enter: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"RabbitMQ {self.version or 'of unknown version'} ({self.home})"
+
+
+def find_rabbitmq() -> Installation:
+    """Return the RabbitMQ to run; RabbitMQMissing says how to get one."""
+    wanted = os.environ.get(WANTED)
+    if wanted and wanted not in DEBIAN:
+        raise RabbitMQMissing(f"There is no RabbitMQ {wanted!r} to be had; those known are {', '.join(DEBIAN)}.")
+    home = _home_of_this_machine()
+    if home and (not wanted or _version(home).split(".")[0] == wanted):
+        _check_tools("erl", "epmd", "setpriv")
+        return Installation(home, _version(home))
+    if wanted:
+        return _in_tree(wanted)
+    raise RabbitMQMissing(f"RabbitMQ is not installed. {HOW_TO_GET}")
+
+
+def _home_of_this_machine() -> Path | None:
     on_path = shutil.which("rabbitmq-server")
-    for server in (PACKAGED_SERVER, Path(on_path or "rabbitmq-server")):
+    for server in (_PACKAGED_SERVER, Path(on_path or "rabbitmq-server")):
         home = server.resolve().parent.parent
         if (home / "sbin" / "rabbitmq-server").exists() and (home / "plugins").is_dir():
-            break
-    else:
-        raise RabbitMQMissing(f"RabbitMQ is not installed. {HOW_TO_GET}")
-    for tool in ("erl", "epmd", "setpriv"):
+            return home
+    return None
+
+
+def _in_tree(major: str) -> Installation:
+    tree = tree_for(major)
+    home = next(tree.glob("usr/lib/rabbitmq/lib/rabbitmq_server-*"), None)
+    if home is None:
+        raise RabbitMQMissing(f"There is no RabbitMQ {major} in {tree}; make it with 'make rabbitmq BROKER={major}'.")
+    _check_tools("unshare", "setpriv")
+    if said := why_not_enterable(tree):
+        raise RabbitMQMissing(f"RabbitMQ {major} in {tree} needs root and the right to mount: {said}")
+    return Installation(home, _version(home), entering(tree))
+
+
+def _check_tools(*tools: str) -> None:
+    for tool in tools:
         if shutil.which(tool) is None:
             raise RabbitMQMissing(f"'{tool}' is not on the PATH, and a private RabbitMQ needs it. {HOW_TO_GET}")
-    return home
+
+
+def _version(home: Path) -> str:
+    """Return the version of the application `rabbit`; empty where the layout is another one."""
+    for application in home.glob("plugins/*/ebin/rabbit.app"):
+        if match := _VERSION.search(application.read_text()):
+            return match[1]
+    return None
+
+
+def broker() -> str:
+    """Return what the run uses as its broker, for its header."""
+    if os.environ.get(OWN_BROKER):
+        return f"the one that {OWN_BROKER} names"
+    try:
+        return str(find_rabbitmq())
+    except RabbitMQMissing:
+        return "none"
 
 
 def missing_broker() -> str | None:
@@ -48,7 +111,7 @@ def missing_broker() -> str | None:
     if os.environ.get(OWN_BROKER):
         return None
     try:
-        find_home()
+        find_rabbitmq()
     except RabbitMQMissing as missing:
         return str(missing)
     return None

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -20,8 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.rabbit import processes
-from tests.rabbit.installation import find_home, make_slim_home
-from tests.rabbit.ports import LOOPBACK, free_port, listens, speaks_amqp
+from tests.rabbit.installation import Installation, find_rabbitmq, make_slim_home
+from tests.rabbit.ports import LOOPBACK, amqp_version, free_port, listens
 
 START_TIMEOUT_S = 120.0
 STOP_PATIENCE_S = 20.0
@@ -58,8 +57,8 @@ class Epmd:
             return
         self._data.mkdir(parents=True, exist_ok=True)
         output = self._data / "epmd.log"
-        env = {"PATH": os.defpath, processes.MARK: str(self._data), **self.env}
-        self._process = processes.spawn([shutil.which("epmd") or "epmd"], env, self._data, output)
+        env = {"PATH": os.environ.get("PATH", os.defpath), processes.MARK: str(self._data), **self.env}
+        self._process = processes.spawn([*find_rabbitmq().enter, "epmd"], env, self._data, output)
         deadline = time.monotonic() + START_TIMEOUT_S
         while not listens(self.port):
             if self._process.poll() is not None or time.monotonic() >= deadline:
@@ -78,8 +77,9 @@ class Node:
     """A RabbitMQ node that starts, stops and crashes when told to.
 
     `config` is appended to rabbitmq.conf (`key = value` lines), `advanced_config` is the whole advanced.config (Erlang
-    terms). `epmd` is shared by the nodes of a cluster; without one the node has its own. Data outlive `stop()` and
-    `kill()`, so that `start()` comes back with the queues.
+    terms). `epmd` is shared by the nodes of a cluster; without one the node has its own. `rabbitmq` is the
+    installation to run; default: that of the test run. Data outlive `stop()` and `kill()`, so that `start()` comes back
+    with the queues.
 
     You must call `start()` from a thread that outlives the node: it dies with that thread.
     """
@@ -95,6 +95,7 @@ class Node:
         config: str = "",
         advanced_config: str = "",
         epmd: Epmd | None = None,
+        rabbitmq: Installation | None = None,
     ) -> None:
         self.data = data.absolute()
         self.name = f"{name}@{LOOPBACK}"  # an address, because a bare container cannot resolve "localhost"
@@ -105,7 +106,7 @@ class Node:
         self.advanced_config = advanced_config
         self._owns_epmd = epmd is None
         self._epmd = epmd or Epmd(self.data)
-        self._home = find_home()
+        self._rabbitmq = rabbitmq or find_rabbitmq()
         self._process: subprocess.Popen[bytes] | None = None
         self._excused: list[tuple[int, int]] = []
 
@@ -130,19 +131,26 @@ class Node:
             return
         self._epmd.start()
         self._write_files()
-        home = make_slim_home(self._home, self.data / "home")
+        home = make_slim_home(self._rabbitmq.home, self.data / "home")
         server = home / "sbin" / "rabbitmq-server"
-        self._process = processes.spawn([server], self._environment(home), self.data, self._console)
+        self._process = processes.spawn(
+            [*self._rabbitmq.enter, server], self._environment(home), self.data, self._console
+        )
 
     def wait_until_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Return when the node answers the AMQP greeting; NodeError, with the end of its log, when it does not."""
+        """Return when the node answers the AMQP greeting; NodeError, with the end of its log, when it does not.
+
+        It has to be the version that the run announced: nobody shall believe in a run on another one.
+        """
         deadline = time.monotonic() + timeout_s
-        while not speaks_amqp(self.port):
+        while (version := amqp_version(self.port)) is None:
             if self._process is None or self._process.poll() is not None:
                 self._fail("ended while it started")
             if time.monotonic() >= deadline:
                 self._fail(f"was not ready after {timeout_s:g} s")
             time.sleep(processes.POLL_S)
+        if version != self._rabbitmq.version and self._rabbitmq.version:
+            self._fail(f"is RabbitMQ {version}, not {self._rabbitmq.version}")
 
     def stop(self) -> None:
         """Stop the node in order, its helpers and its epmd. Not running: nothing happens."""
@@ -166,9 +174,9 @@ class Node:
 
     def ctl(self, *arguments: str) -> str:
         """Run rabbitmqctl against this node (about a second) and return what it printed; NodeError when it failed."""
-        home = make_slim_home(self._home, self.data / "home")
+        home = make_slim_home(self._rabbitmq.home, self.data / "home")
         done = subprocess.run(
-            [home / "sbin" / "rabbitmqctl", "--quiet", "--node", self.name, *arguments],
+            [*self._rabbitmq.enter, home / "sbin" / "rabbitmqctl", "--quiet", "--node", self.name, *arguments],
             env=self._environment(home),
             cwd=self.data,
             stdin=subprocess.DEVNULL,

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import socket
+import struct
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 _LOWEST_PORT = 10_000
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _GREETING = b"AMQP\x00\x00\x09\x01"
+_FRAME_HEADER = struct.Struct(">BHI")  # type, channel, size
 _CONNECTION_START = b"\x00\x0a\x00\x0a"
+_VERSION = re.compile(rb"\x07versionS(.{4})", re.DOTALL)
 _LOOK_S = 2.0
 
 
@@ -46,17 +50,17 @@ def listens(port: int) -> bool:
     return True
 
 
-def speaks_amqp(port: int) -> bool:
-    """Say whether a broker at `port` answers the AMQP 0-9-1 greeting with connection.start."""
+def amqp_version(port: int) -> str | None:
+    """Return the version that a broker at `port` tells in connection.start; None when none answers."""
     try:
         with socket.create_connection((LOOPBACK, port), timeout=_LOOK_S) as connection:
             connection.sendall(_GREETING)
-            answer = b""
-            while len(answer) < 11:
-                received = connection.recv(11 - len(answer))
-                if not received:
-                    return False
-                answer += received
+            with connection.makefile("rb") as answer:
+                header = answer.read(_FRAME_HEADER.size)
+                payload = answer.read(_FRAME_HEADER.unpack(header)[2]) if len(header) == _FRAME_HEADER.size else b""
     except OSError:
-        return False
-    return answer[7:11] == _CONNECTION_START
+        return None
+    if not payload.startswith(_CONNECTION_START):
+        return None
+    match = _VERSION.search(payload)
+    return payload[match.end() : match.end() + int.from_bytes(match[1])].decode() if match else ""
