@@ -41,6 +41,9 @@ from mxworker.serializers import BUFFERS, Serializer, serialize, to_json
 DEFAULT_MAX_BODY_BYTES = 16 * 1024 * 1024
 """The most that RabbitMQ 4 takes unless told otherwise (https://www.rabbitmq.com/docs/configure, max_message_size)."""
 
+DIRECT_REPLY_PREFIX = "amq.rabbitmq.reply-to."
+"""How the routing key of a direct reply begins: what a request that came with one has as its `reply_to`."""
+
 _TRANSIENT, _PERSISTENT = 1, 2
 _MORE_ROUTES = ("CC", "BCC")
 _DIRECT_REPLY = "amq.rabbitmq.reply-to"
@@ -295,7 +298,7 @@ def _refuse_what_closes_the_channel(message: Message) -> None:
         keys = (message.headers or {}).get(name, [])
         if not isinstance(keys, list | tuple) or not all(isinstance(key, str) for key in keys):
             _refuse(f"headers[{name!r}]", keys, "it must be a list of routing keys")
-    if message.reply_to is not None and str(message.reply_to).startswith(_DIRECT_REPLY):
+    if message.reply_to == _DIRECT_REPLY:  # what the broker makes of it for the receiver is a name like any other
         _refuse("reply_to", message.reply_to, "a direct reply needs a consumer on the channel that publishes")
 
 

@@ -26,10 +26,15 @@ _PRUNE_AT = 1024
 class Confirmed:
     """The broker has taken responsibility for the message (https://www.rabbitmq.com/docs/confirms#publisher-confirms)."""
 
-    __slots__ = ("message_id",)
+    __slots__ = ("may_be_unrouted", "message_id")
 
-    def __init__(self, message_id: str) -> None:
+    def __init__(self, message_id: str, may_be_unrouted: bool = False) -> None:
         self.message_id = message_id
+        self.may_be_unrouted = may_be_unrouted
+        """Whether it may have gone to no queue: it was published with `mandatory=False`, or as a direct reply.
+
+        Otherwise a queue has it.
+        """
 
     def __repr__(self) -> str:
         return f"Confirmed({self.message_id!r})"
@@ -38,11 +43,12 @@ class Confirmed:
 class Receipt:
     """The outcome of one publish, known or to come. `await receipt` returns `Confirmed` or raises the PublishError."""
 
-    __slots__ = ("_error", "_is_done", "_waiters", "is_observed", "message_id")
+    __slots__ = ("_error", "_is_done", "_waiters", "is_observed", "may_be_unrouted", "message_id")
 
-    def __init__(self, message_id: str) -> None:
-        """Open a receipt for the message that carries `message_id`."""
+    def __init__(self, message_id: str, may_be_unrouted: bool = False) -> None:
+        """Open a receipt for the message that carries `message_id`; `may_be_unrouted`: see `Confirmed`."""
         self.message_id = message_id
+        self.may_be_unrouted = may_be_unrouted
         self.is_observed = False
         """Whether somebody knows its outcome."""
         self._is_done = False
@@ -58,7 +64,7 @@ class Receipt:
         error = self.exception()
         if error is not None:
             raise error.with_traceback(None)  # each who asks gets a traceback of his own
-        return Confirmed(self.message_id)
+        return Confirmed(self.message_id, self.may_be_unrouted)
 
     def exception(self) -> PublishError | None:
         """Return the PublishError, or None when it is confirmed; asyncio.InvalidStateError while it is not known."""
@@ -199,7 +205,7 @@ def any_failed(receipts: Sequence[Receipt]) -> bool:
 
 def _outcome(receipt: Receipt) -> Outcome:
     error = receipt.exception()
-    return Confirmed(receipt.message_id) if error is None else error
+    return receipt.result() if error is None else error
 
 
 def _resolve(waiter: asyncio.Future[None]) -> None:

@@ -75,11 +75,10 @@ def encode_get(channel: int, queue: str) -> bytes:
     return struct.pack(">BHI", FRAME_METHOD, channel, len(payload)) + payload + END
 
 
-def encode_publish(channel: int, exchange: bytes, routing_key: bytes) -> bytes:
-    """Return the method frame of a mandatory basic.publish, which a content follows; both names are short strings."""
-    mandatory_bit = 1
+def encode_publish(channel: int, exchange: bytes, routing_key: bytes, mandatory: bool) -> bytes:
+    """Return the method frame of a basic.publish, which a content follows; both names are short strings."""
     route = bytes((len(exchange),)) + exchange + bytes((len(routing_key),)) + routing_key
-    payload = struct.pack(">IH", BASIC_PUBLISH, 0) + route + bytes((mandatory_bit,))
+    payload = struct.pack(">IH", BASIC_PUBLISH, 0) + route + bytes((mandatory,))
     return struct.pack(">BHI", FRAME_METHOD, channel, len(payload)) + payload + END
 
 

@@ -34,7 +34,7 @@ from mxworker.brokers import Brokers, Tls
 from mxworker.compression import Compression
 from mxworker.config import PublisherSettings
 from mxworker.errors import EncodeError, PublishError, PublishOverflow, PublishUnconfirmed
-from mxworker.message import Content, Encoder, Message, MessageOptions
+from mxworker.message import DIRECT_REPLY_PREFIX, Content, Encoder, Message, MessageOptions
 from mxworker.message_ids import MessageIds
 from mxworker.properties import SHORT_STRING_BYTES
 from mxworker.receipts import Confirmed, Outcome, Receipt, unawaited
@@ -82,7 +82,7 @@ class Publisher:
         self._ids = MessageIds()
         self._outbox = Outbox(settings, self._loop, rng)
         self._lanes = Lanes(link, self._outbox, settings.channels, rng)
-        self._routes: dict[tuple[str, str], int] = {}
+        self._routes: dict[tuple[str, str], tuple[int, bool]] = {}
         self._is_closed = False
 
     @classmethod
@@ -155,16 +155,22 @@ class Publisher:
         *,
         routing_key: str,
         exchange: str = "",
+        mandatory: bool = True,
         timeout_s: float | None = None,
         **options: Unpack[MessageOptions],
     ) -> Confirmed:
         """Publish and wait for the confirm; raises the PublishError that it ended in.
 
         `body` is bytes, text, anything that JSON can hold, a `Message`, or a `Content` made by `prepare`; `options` are
-        those of `Message`. Persistent and mandatory: the default exchange routes by queue name. `timeout_s` is the time
-        for all attempts, waiting for room and for a connection included; default: the publisher's, 5 s.
+        those of `Message`. The default exchange routes by queue name. `timeout_s` is the time for all attempts, waiting
+        for room and for a connection included; default: the publisher's, 5 s.
+
+        A message that no queue takes ends in Unroutable. With `mandatory=False` it is confirmed all the same, and gone:
+        that is for exchanges that route later, such as one that delays. Direct replies, to a routing key that begins
+        with `amq.rabbitmq.reply-to.`, are never mandatory, for the broker returns also those that arrive
+        (https://www.rabbitmq.com/docs/direct-reply-to). `Confirmed.may_be_unrouted` tells these from others.
         """
-        publishing = self._accept(body, exchange, routing_key, timeout_s, options, may_wait=True)
+        publishing = self._accept(body, exchange, routing_key, mandatory, timeout_s, options, may_wait=True)
         try:
             return await publishing.receipt
         except asyncio.CancelledError:
@@ -177,6 +183,7 @@ class Publisher:
         *,
         routing_key: str,
         exchange: str = "",
+        mandatory: bool = True,
         timeout_s: float | None = None,
         **options: Unpack[MessageOptions],
     ) -> Receipt:
@@ -187,7 +194,7 @@ class Publisher:
         receipts that it does not await are awaited before its delivery is acked, and their failure is its failure.
         """
         try:
-            receipt = self._accept(body, exchange, routing_key, timeout_s, options, may_wait=False).receipt
+            receipt = self._accept(body, exchange, routing_key, mandatory, timeout_s, options, may_wait=False).receipt
         except PublishOverflow as error:
             if self._settings.overflow != "drop":
                 raise
@@ -205,6 +212,7 @@ class Publisher:
         *,
         routing_key: str,
         exchange: str = "",
+        mandatory: bool = True,
         timeout_s: float | None = None,
         **options: Unpack[MessageOptions],
     ) -> list[Outcome]:
@@ -221,7 +229,9 @@ class Publisher:
             while still_open and self._outbox.is_full:
                 await _outcome(still_open.popleft())
             try:
-                receipt = self._accept(body, exchange, routing_key, timeout_s, options, may_wait=True).receipt
+                receipt = self._accept(
+                    body, exchange, routing_key, mandatory, timeout_s, options, may_wait=True
+                ).receipt
             except PublishError as error:
                 outcomes.append(error)
             else:
@@ -235,6 +245,7 @@ class Publisher:
         *,
         routing_key: str,
         exchange: str = "",
+        mandatory: bool = True,
         timeout_s: float | None = None,
         **options: Unpack[MessageOptions],
     ) -> Confirmed:
@@ -246,7 +257,9 @@ class Publisher:
             raise RuntimeError("publish_sync would block the event loop; in an 'async def' use: await publish(...)")
         if self._is_closed:  # its loop may have ended too, and would then never run what follows
             raise PublishOverflow("not sent: the publisher is closed")
-        publishing = self.publish(body, routing_key=routing_key, exchange=exchange, timeout_s=timeout_s, **options)
+        publishing = self.publish(
+            body, routing_key=routing_key, exchange=exchange, mandatory=mandatory, timeout_s=timeout_s, **options
+        )
         outcome = asyncio.run_coroutine_threadsafe(publishing, self._loop)
         wait_s = (self._settings.timeout_s if timeout_s is None else timeout_s) + _SYNC_GRACE_S
         try:
@@ -272,6 +285,7 @@ class Publisher:
         body: Any,
         exchange: str,
         routing_key: str,
+        mandatory: bool,
         timeout_s: float | None,
         options: MessageOptions,
         may_wait: bool,
@@ -279,7 +293,9 @@ class Publisher:
         """Encode a publish and give it to the outbox; what is refused here is counted and was not sent."""
         try:
             content = body if type(body) is Content and not options else self.prepare(body, **options)
-            lane = self._lane(exchange, routing_key)
+            lane, is_direct_reply = self._route(exchange, routing_key)
+            if mandatory is not True and mandatory is not False:
+                raise EncodeError(f"mandatory must be True or False, not {mandatory!r}")
             if timeout_s is not None and not (isinstance(timeout_s, int | float) and timeout_s > 0):
                 raise EncodeError(f"timeout_s must be a number of seconds above 0, not {timeout_s!r}")
             self._refuse_overflow(may_wait)
@@ -290,12 +306,13 @@ class Publisher:
         message_id = content.message_id or self._ids.next()
         properties = b"".join((content.head, bytes((len(message_id),)), message_id, content.tail))
         deadline = self._loop.time() + (self._settings.timeout_s if timeout_s is None else timeout_s)
-        publishing = Publishing(exchange, routing_key, lane, message_id, properties, content.body, deadline)
+        mandatory = mandatory and not is_direct_reply
+        publishing = Publishing(exchange, routing_key, lane, message_id, properties, content.body, deadline, mandatory)
         self._outbox.accept(publishing, has_own_timeout=timeout_s is not None)
         return publishing
 
-    def _lane(self, exchange: str, routing_key: str) -> int:
-        """Return the lane of a route, and remember that its names can be sent."""
+    def _route(self, exchange: str, routing_key: str) -> tuple[int, bool]:
+        """Return the lane of a route, and whether it leads to a direct reply; remember that its names can be sent."""
         try:
             return self._routes[exchange, routing_key]
         except (KeyError, TypeError):
@@ -310,8 +327,9 @@ class Publisher:
         if len(self._routes) >= _REMEMBERED_ROUTES:
             self._routes.clear()
         lane = hash((exchange, routing_key)) % self._settings.channels
-        self._routes[exchange, routing_key] = lane
-        return lane
+        route = lane, not exchange and routing_key.startswith(DIRECT_REPLY_PREFIX)
+        self._routes[exchange, routing_key] = route
+        return route
 
     def _refuse_overflow(self, may_wait: bool) -> None:
         """Raise PublishOverflow when a publish that may or may not wait cannot be accepted now."""

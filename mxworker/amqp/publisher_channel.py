@@ -77,7 +77,7 @@ class PublisherChannel:
         self._outcomes = outcomes
         self._nacks_until = self.opened_at + patience_s
         self._ledger = ConfirmLedger()
-        self._methods: dict[tuple[str, str], bytes] = {}
+        self._methods: dict[tuple[str, str, bool], bytes] = {}
         self._pieces: list[bytes] = []
         self._first_unwritten: Publishing | None = None
         self._has_given_up = False
@@ -116,17 +116,17 @@ class PublisherChannel:
         if not self._pieces:
             self._first_unwritten = publishing
             self.plane.write_soon(self._take_writes)
-        route = (publishing.exchange, publishing.routing_key)
+        route = (publishing.exchange, publishing.routing_key, publishing.mandatory)
         self._pieces.append(self._methods.get(route) or self._method(route))
         body = publishing.body
         self._pieces += content_pieces(self._number, publishing.properties, body, self.plane.frames.frame_max)
         self.plane.room_bytes -= len(publishing.properties) + len(body)
 
-    def _method(self, route: tuple[str, str]) -> bytes:
+    def _method(self, route: tuple[str, str, bool]) -> bytes:
         if len(self._methods) >= _REMEMBERED_ROUTES:
             self._methods.clear()
-        exchange, routing_key = route
-        method = encode_publish(self._number, exchange.encode(), routing_key.encode())
+        exchange, routing_key, mandatory = route
+        method = encode_publish(self._number, exchange.encode(), routing_key.encode(), mandatory)
         self._methods[route] = method
         return method
 

@@ -38,6 +38,7 @@ class Publishing:
         "exchange",
         "give_up",
         "lane",
+        "mandatory",
         "message_id",
         "properties",
         "receipt",
@@ -58,8 +59,12 @@ class Publishing:
         properties: bytes,
         body: bytes,
         deadline: float,
+        mandatory: bool = True,
     ) -> None:
-        """`lane` is the channel that keeps the order of its route, by number; `deadline` is a loop time, over all."""
+        """`lane` is the channel that keeps the order of its route, by number; `deadline` is a loop time, over all.
+
+        The broker returns a `mandatory` one that no queue takes, and confirms any other without a word.
+        """
         self.exchange = exchange
         self.routing_key = routing_key
         self.lane = lane
@@ -67,7 +72,8 @@ class Publishing:
         self.properties = properties
         self.body = body
         self.deadline = deadline
-        self.receipt = Receipt(message_id.decode("utf-8", "surrogateescape"))
+        self.mandatory = mandatory
+        self.receipt = Receipt(message_id.decode("utf-8", "surrogateescape"), may_be_unrouted=not mandatory)
         self.stage = Stage.WAITING
         self.attempts = 0
         self.give_up: Callable[[Publishing], None] | None = None

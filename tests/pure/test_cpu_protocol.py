@@ -85,22 +85,26 @@ def test_delivery_arrives_as_it_was_however_it_is_cut(
     assert (there.redelivered, there.delivery_tag) == (redelivered, tag)
 
 
-@given(st.binary(), st.none() | st.binary(), st.binary(), any_text, any_text, st.none() | st.floats(allow_nan=False))
+@given(
+    st.binary(),
+    st.none() | st.binary(),
+    st.binary(),
+    st.tuples(any_text, any_text, st.booleans(), st.none() | st.floats(allow_nan=False)),
+)
 def test_publish_arrives_as_it_was(
-    head: bytes, message_id: bytes | None, body: bytes, exchange: str, routing_key: str, timeout_s: float | None
+    head: bytes, message_id: bytes | None, body: bytes, how: tuple[str, str, bool, float | None]
 ) -> None:
-    there = outgoing(
-        carried(publish(Outgoing(Content(head, message_id, b"tail", body), exchange, routing_key, timeout_s)))
-    )
+    there = outgoing(carried(publish(Outgoing(Content(head, message_id, b"tail", body), *how))))
     content = there.content
     assert (content.head, content.message_id, content.tail, content.body) == (head, message_id, b"tail", body)
-    assert (there.exchange, there.routing_key, there.timeout_s) == (exchange, routing_key, timeout_s)
+    assert (there.exchange, there.routing_key, there.mandatory, there.timeout_s) == how
 
 
 def test_outcome_of_a_publish_arrives_as_what_it_was() -> None:
-    confirmed = outcome_of(carried(published(Confirmed("id"))))
-    assert isinstance(confirmed, Confirmed)
-    assert confirmed.message_id == "id"
+    for may_be_unrouted in (False, True):
+        confirmed = outcome_of(carried(published(Confirmed("id", may_be_unrouted))))
+        assert isinstance(confirmed, Confirmed)
+        assert (confirmed.message_id, confirmed.may_be_unrouted) == ("id", may_be_unrouted)
     refused = outcome_of(carried(published(Unroutable("no queue takes it"))))
     assert (type(refused), str(refused)) == (Unroutable, "no queue takes it")
 

@@ -138,10 +138,13 @@ def test_block_is_seen_and_passed_on() -> None:
     routing_key=st.text(max_size=60),
     content=st.binary(max_size=300),
     frame_max=st.integers(FRAME_OVERHEAD + 1, 400),
+    mandatory=st.booleans(),
 )
-def test_written_publish_is_what_pamqp_reads(exchange: str, routing_key: str, content: bytes, frame_max: int) -> None:
+def test_written_publish_is_what_pamqp_reads(
+    exchange: str, routing_key: str, content: bytes, frame_max: int, mandatory: bool
+) -> None:
     properties = PROPERTIES.marshal()
-    written = encode_publish(CHANNEL, exchange.encode(), routing_key.encode()) + b"".join(
+    written = encode_publish(CHANNEL, exchange.encode(), routing_key.encode(), mandatory) + b"".join(
         content_pieces(CHANNEL, properties, content, frame_max)
     )
     read: list[frames.FrameTypes] = []
@@ -153,7 +156,7 @@ def test_written_publish_is_what_pamqp_reads(exchange: str, routing_key: str, co
         written = written[used:]
     publish, head, *parts = read
     assert isinstance(publish, commands.Basic.Publish)
-    assert (publish.exchange, publish.routing_key, publish.mandatory) == (exchange, routing_key, True)
+    assert (publish.exchange, publish.routing_key, publish.mandatory) == (exchange, routing_key, mandatory)
     assert isinstance(head, header.ContentHeader)
     assert head.body_size == len(content)
     assert head.properties.marshal() == properties

@@ -154,6 +154,7 @@ class CpuPool:
                 message.content,
                 routing_key=message.routing_key,
                 exchange=message.exchange,
+                mandatory=message.mandatory,
                 timeout_s=message.timeout_s,
             )
         except PublishError as error:

@@ -232,6 +232,7 @@ class Outgoing:
     content: Content
     exchange: str
     routing_key: str
+    mandatory: bool
     timeout_s: float | None
 
 
@@ -241,6 +242,7 @@ def publish(outgoing: Outgoing) -> Frame:
     facts = {
         "exchange": outgoing.exchange,
         "routing_key": outgoing.routing_key,
+        "mandatory": outgoing.mandatory,
         "timeout_s": outgoing.timeout_s,
         "has_id": content.message_id is not None,
     }
@@ -253,7 +255,7 @@ def outgoing(frame: Frame) -> Outgoing:
     try:
         head, message_id, tail, body = frame.parts
         content = Content(head, message_id if facts["has_id"] else None, tail, body)
-        return Outgoing(content, facts["exchange"], facts["routing_key"], facts["timeout_s"])
+        return Outgoing(content, facts["exchange"], facts["routing_key"], facts["mandatory"], facts["timeout_s"])
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolBroken(f"a publish that means nothing: {facts!r:.200}") from error
 
@@ -261,12 +263,12 @@ def outgoing(frame: Frame) -> Outgoing:
 def published(outcome: Confirmed | PublishError) -> Frame:
     """Return the answer to a request to publish."""
     if isinstance(outcome, Confirmed):
-        return Frame(CONFIRMED, {"message_id": outcome.message_id})
+        return Frame(CONFIRMED, {"message_id": outcome.message_id, "may_be_unrouted": outcome.may_be_unrouted})
     return Frame(REFUSED, {"error": type(outcome).__name__, "text": str(outcome)})
 
 
 def outcome_of(frame: Frame) -> Confirmed | PublishError:
     """Return what the answer to a request to publish says."""
     if frame.kind == CONFIRMED:
-        return Confirmed(frame.facts["message_id"])
+        return Confirmed(frame.facts["message_id"], frame.facts["may_be_unrouted"])
     return _PUBLISH_ERRORS.get(frame.facts["error"], PublishUnconfirmed)(frame.facts["text"])

@@ -48,6 +48,7 @@ class CpuPublisher:
         *,
         routing_key: str,
         exchange: str = "",
+        mandatory: bool = True,
         timeout_s: float | None = None,
         **options: Unpack[MessageOptions],
     ) -> Confirmed:
@@ -55,7 +56,7 @@ class CpuPublisher:
         for name, value in (("exchange", exchange), ("routing_key", routing_key)):
             if not isinstance(value, str):
                 raise EncodeError(f"{name} must be text, not {value!r}")
-        asked = publish(Outgoing(self.prepare(body, **options), exchange, routing_key, timeout_s))
+        asked = publish(Outgoing(self.prepare(body, **options), exchange, routing_key, mandatory, timeout_s))
         with self._turn:
             if not self._is_open:
                 raise PublishOverflow("not sent: the handler has returned")
