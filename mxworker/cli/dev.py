@@ -38,14 +38,16 @@ def dev(ctx: click.Context, /, app: str, reload_dir: tuple[str, ...], **flags: A
     """Do as `run` does, and reload APP whenever one of its files is saved."""
     from mxworker.dev import outer, sources
     from mxworker.log import set_up
+    from mxworker.terminal import Terminal
 
+    terminal = Terminal()
     hide_urls(f"mxworker: dev {app}")
     set_up(flags["log_level"], flags["log_format"])
     command, environment = service_command(run, ctx.params), service_environment(run, ctx.params)
     watched = sources.folders(app, flags["app_dir"], reload_dir)
     with errors_told():
         checked(ctx, flags)
-        code = outer.run(command, environment, watched, sys.stderr.isatty())
+        code = outer.run(command, environment, watched, terminal)
     sys.exit(code)
 
 

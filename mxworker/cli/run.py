@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mxworker.board import Board
     from mxworker.brokers import Brokers
     from mxworker.master.control import Listener
+    from mxworker.terminal import Terminal
 
 log = logging.getLogger("mxworker")
 
@@ -92,7 +93,9 @@ def run(ctx: click.Context, /, app: str, log_level: str, log_format: str, dies_w
     """Consume the queues of APP, a `module:attribute` or `file.py:attribute`; the attribute defaults to `handlers`."""
     from mxworker.child import bind_to_parent
     from mxworker.log import is_text, set_up
+    from mxworker.terminal import Terminal
 
+    terminal = None if dies_with is not None else Terminal()  # the parent sees to its own, and tells this process
     hide_urls(f"mxworker: run {app}")
     set_up(log_level, log_format)
     if dies_with is not None:
@@ -102,11 +105,11 @@ def run(ctx: click.Context, /, app: str, log_level: str, log_format: str, dies_w
         if brokers.exposed_places:
             places = ", ".join(brokers.exposed_places)
             log.warning("password and messages go to %s in plain text; write amqps:// for TLS", places)
-        code = _supervise(app, brokers, flags, is_text(log_format))
+        code = _supervise(app, brokers, flags, is_text(log_format), terminal)
     sys.exit(code)
 
 
-def _supervise(app: str, brokers: Brokers, flags: dict[str, Any], as_text: bool) -> int:
+def _supervise(app: str, brokers: Brokers, flags: dict[str, Any], as_text: bool, terminal: Terminal | None) -> int:
     """Put board, master and workers together; return the exit code of the service."""
     from mxworker.board import Board
     from mxworker.cpus import usable
@@ -130,6 +133,7 @@ def _supervise(app: str, brokers: Brokers, flags: dict[str, Any], as_text: bool)
             run_worker=lambda number: worker.run(consumption, board, number),
             announce=greeting.ready,
             listener=listener,
+            terminal=terminal,
         )
     finally:
         if listener is not None:

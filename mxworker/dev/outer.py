@@ -8,7 +8,7 @@ The service is a process of its own, so that the threads of the watcher stay awa
     the service ended              it is said, and the next change starts it again
     TERM, INT or QUIT              the same to the service, and this process ends as the service does
     INT or QUIT from a terminal    as above, but the service has it already: a terminal tells the whole process group
-    HUP, and there is a terminal   TERM to the service, as above: the terminal has gone
+    HUP, and the terminal has gone TERM to the service, as above
     HUP otherwise, USR1, USR2      the same to the service
 
 Must not know: RabbitMQ, the board, user code. Invariants: there is at most one service, and it does not outlive this
@@ -22,11 +22,13 @@ from __future__ import annotations
 import logging
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mxworker.dev.sources import changes
 from mxworker.errors import ExitCode
+from mxworker.terminal import SETTLES_S, Terminal
 
 log = logging.getLogger("mxworker.dev")
 
@@ -39,7 +41,7 @@ _NEVER_SERVED = frozenset({ExitCode.USAGE, ExitCode.APP_LOAD, ExitCode.BROKER, E
 _SI_KERNEL = 0x80  # sigaction(2): sent by no process, so by the terminal
 
 
-def run(command: Sequence[str], environment: Mapping[str, str], watched: Sequence[Path], has_terminal: bool) -> int:
+def run(command: Sequence[str], environment: Mapping[str, str], watched: Sequence[Path], terminal: Terminal) -> int:
     """Keep `command` running and reloading until told to stop; return its exit code, 128 + N when signal N ended it.
 
     Call from the main thread, which must live as long as the service. The process keeps its signals blocked. Raises
@@ -49,7 +51,7 @@ def run(command: Sequence[str], environment: Mapping[str, str], watched: Sequenc
     log.info("watching %s", ", ".join(map(str, watched)))
     news = changes(watched)
     next(news)  # from here on every change is noticed
-    outer = _Outer(command, environment, has_terminal)
+    outer = _Outer(command, environment, terminal)
     for changed in news:
         code = outer.turn(changed)
         if code is not None:
@@ -60,11 +62,12 @@ def run(command: Sequence[str], environment: Mapping[str, str], watched: Sequenc
 class _Outer:
     """One run: the service, or how the last one ended."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], has_terminal: bool) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], terminal: Terminal) -> None:
         """Start the service."""
         self._command = command
         self._environment = environment
-        self._has_terminal = has_terminal
+        self._terminal = terminal
+        self._hang_up_until: float | None = None
         self._code: int = ExitCode.OK
         self._is_stopping = False
         self._has_changed = False  # since the last start
@@ -74,6 +77,7 @@ class _Outer:
         """Take in signals, the end of the service and changed files, in this order; return the exit code at the end."""
         while (sent := signal.sigtimedwait(_TAKEN, 0)) is not None:
             self._obey(signal.Signals(sent.si_signo), is_by_terminal=sent.si_code == _SI_KERNEL)
+        self._tell_hang_up_from_reload()
         self._notice_end()
         if self._is_stopping:
             return self._code if self._service is None else None
@@ -85,11 +89,30 @@ class _Outer:
         return None
 
     def _obey(self, signum: signal.Signals, is_by_terminal: bool) -> None:
-        order = signal.SIGTERM if signum is signal.SIGHUP and self._has_terminal else signum
-        if order in _STOPS:
+        if signum is signal.SIGHUP:
+            self._hang_up_until = time.monotonic() + (SETTLES_S if self._terminal.was_there else 0)
+            return
+        if signum in _STOPS:
             self._is_stopping = True
-        if self._service is not None and not (is_by_terminal and order in _KEYS):
-            self._service.send_signal(order)
+        if not (is_by_terminal and signum in _KEYS):
+            self._pass_on(signum)
+
+    def _tell_hang_up_from_reload(self) -> None:
+        """Stop when the SIGHUP came because the terminal has gone; pass it on when the terminal is still there."""
+        if self._hang_up_until is None:
+            return
+        if self._terminal.has_gone:
+            self._hang_up_until = None
+            log.info("the terminal has gone")
+            self._is_stopping = True
+            self._pass_on(signal.SIGTERM)
+        elif time.monotonic() >= self._hang_up_until:
+            self._hang_up_until = None
+            self._pass_on(signal.SIGHUP)
+
+    def _pass_on(self, signum: signal.Signals) -> None:
+        if self._service is not None:
+            self._service.send_signal(signum)
 
     def _notice_end(self) -> None:
         """See whether the service has ended, and start it again at once when a change may be what it lacked."""

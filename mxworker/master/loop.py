@@ -10,7 +10,7 @@ then the service, never supervision alone.
     TERM            drain                       nothing
     INT             drain                       second: cancel running handlers; third: kill
     QUIT            kill
-    HUP             rolling reload              begins anew
+    HUP             rolling reload; drain when the terminal that the service was started on has gone
     TTIN TTOU       one worker more, less       the same
     USR1            have each worker log what it runs
     USR2            pause all queues            resume them
@@ -44,6 +44,7 @@ from mxworker.master.processes import Children, Ended
 from mxworker.master.signals import SignalInbox
 from mxworker.master.slot import NS_PER_S, Order
 from mxworker.master.turns import Turns
+from mxworker.terminal import SETTLES_S, Terminal
 
 _LOG = logging.getLogger("mxworker.master")
 
@@ -64,12 +65,14 @@ def run(
     run_worker: Callable[[int], int],
     announce: Callable[[float, str], None],
     listener: Listener | None = None,
+    terminal: Terminal | None = None,
 ) -> int:
     """Keep `supervision.workers` processes alive until told to stop, and return the exit code of the service.
 
     `run_worker(slot)` is called in each freshly forked child and returns its exit code; what it owes the master stands
     in `board` and `fleet.Order`. `announce(seconds, note)` is called once, when every slot has had a ready worker: the
     seconds since this call, and the note that one of them left. `listener` is where requests come in; it is left open.
+    `terminal` is the one whose end makes a SIGHUP mean a drain; without it every SIGHUP means a reload.
 
     Call from the main thread, with no other thread alive. From then on the process takes its signals through the
     master, and ignores them after this returns: the exit code is decided then.
@@ -81,7 +84,7 @@ def run(
     gc.collect()
     gc.freeze()  # no collection touches the pages that the workers share
     try:
-        return _Master(supervision, board, children, inbox, announce, notifier, listener).supervise()
+        return _Master(supervision, board, children, inbox, announce, notifier, listener, terminal).supervise()
     except Exception:
         _LOG.exception("the master failed; it ends its workers and gives up")
         children.end_all(supervision.drain_timeout_s)
@@ -102,6 +105,7 @@ class _Master:
         announce: Callable[[float, str], None],
         notifier: Notifier | None,
         listener: Listener | None,
+        terminal: Terminal | None,
     ) -> None:
         self._board = board
         self._children = children
@@ -117,6 +121,9 @@ class _Master:
         )
         self._control = ControlServer(listener, self._poll, self._desk.answer) if listener is not None else None
         self._announced = False
+        self._terminal = terminal
+        self._hang_up_until_ns: int | None = None
+        """Until when a SIGHUP may turn out to be the hang-up of the terminal."""
         self._interrupts = 0
         self._reaps_again = False
         self._inquest = Inquest(board, supervision.quarantine_after)
@@ -146,7 +153,7 @@ class _Master:
         if self._reaps_again:
             return now_ns
         control_ns = None if self._control is None else self._control.next_wakeup(now_ns)
-        return _earliest(self._fleet.next_wakeup(now_ns), control_ns)
+        return _earliest(self._fleet.next_wakeup(now_ns), control_ns, self._hang_up_until_ns)
 
     def _sleep(self, until_ns: int | None) -> Events:
         """Sleep until `until_ns`, a signal or a client; return what poll(2) reported.
@@ -179,6 +186,7 @@ class _Master:
         self._reaps_again = signal.SIGCHLD in signums
         for signum in signums:
             self._obey(signum, now_ns)
+        self._tell_hang_up_from_reload(now_ns)
         for slot in self._slots():
             look = Look(slot.deadline_ns, slot.state is WorkerState.READY, slot.wish, slot.is_burst_over)
             self._fleet.observe(slot.number, look, now_ns)
@@ -232,7 +240,8 @@ class _Master:
             case signal.SIGQUIT:
                 self._fleet.kill(now_ns)
             case signal.SIGHUP:
-                self._fleet.reload(now_ns)
+                is_on_terminal = self._terminal is not None and self._terminal.was_there
+                self._hang_up_until_ns = now_ns + (round(SETTLES_S * NS_PER_S) if is_on_terminal else 0)
             case signal.SIGTTIN:
                 self._scale(self._fleet.wanted + 1, now_ns)
             case signal.SIGTTOU:
@@ -242,6 +251,18 @@ class _Master:
                 self._desk.dump()
             case signal.SIGUSR2:
                 self._desk.toggle_pause()
+
+    def _tell_hang_up_from_reload(self, now_ns: int) -> None:
+        """Drain when the SIGHUP came because the terminal has gone; reload when the terminal is still there."""
+        if self._hang_up_until_ns is None:
+            return
+        if self._terminal is not None and self._terminal.has_gone:
+            self._hang_up_until_ns = None
+            _LOG.info("the terminal has gone")
+            self._fleet.stop(now_ns)
+        elif now_ns >= self._hang_up_until_ns:
+            self._hang_up_until_ns = None
+            self._fleet.reload(now_ns)
 
     def _scale(self, workers: int, now_ns: int) -> None:
         try:

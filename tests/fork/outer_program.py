@@ -1,6 +1,6 @@
 """The outer process of `mxworker dev` with a made-up service, run as a program of its own by `test_dev.py`.
 
-`python -m tests.fork.outer_program outer FOLDER [--has-terminal] [--terminal PATH]` watches FOLDER. The service does
+`python -m tests.fork.outer_program outer FOLDER [--terminal PATH]` watches FOLDER. The service does
 what the first line of FOLDER/app.py says after its `#`, and tells on stderr what happens to it.
 """
 
@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from mxworker.dev import outer
+from mxworker.terminal import Terminal
 
 TOLD = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
 TURN_S = 0.01
@@ -91,7 +92,6 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("role", choices=["outer", "service"])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--has-terminal", action="store_true")
     parser.add_argument("--terminal", type=Path, help="become the foreground of this terminal")
     options = parser.parse_args()
     if options.role == "service":
@@ -102,7 +102,7 @@ def main() -> int:
     if options.terminal:
         os.open(options.terminal, os.O_RDWR)  # a session leader without one gets it as its own: credentials(7)
     command = [sys.executable, "-m", "tests.fork.outer_program", "service", str(options.folder)]
-    return outer.run(command, os.environ, [options.folder], options.has_terminal)
+    return outer.run(command, os.environ, [options.folder], Terminal())
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from mxworker.log import set_up
 from mxworker.master import loop
 from mxworker.master.control import Listener
 from mxworker.suspects import in_words
+from mxworker.terminal import Terminal
 
 TURN_S = 0.02
 Wait4 = Callable[[int, int], tuple[int, int, struct_rusage]]
@@ -405,6 +406,19 @@ BEHAVIOURS |= {
 BEHAVIOURS["segfaults_with_one_alone"] = holding_two(segfaults, alone=True)
 
 
+class LateTerminal(Terminal):
+    """Looks alive for one look more than it is."""
+
+    def __init__(self) -> None:
+        self.was_there = True
+        self._looks = 0
+
+    @property
+    def has_gone(self) -> bool:
+        self._looks += 1
+        return self._looks > 1
+
+
 # ---- the program
 
 
@@ -449,7 +463,8 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     try:
-        code = loop.run(supervision, board, run_worker, announce, listener)
+        terminal = LateTerminal() if options.terminal_goes_late else None
+        code = loop.run(supervision, board, run_worker, announce, listener, terminal)
     finally:
         if listener is not None:
             listener.close()
@@ -504,6 +519,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--leaves-after-reaping", action="store_true")
     parser.add_argument("--second-thread", action="store_true")
     parser.add_argument("--announce-fails", action="store_true")
+    parser.add_argument("--terminal-goes-late", action="store_true")
     return parser.parse_args()
 
 

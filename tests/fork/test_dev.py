@@ -139,7 +139,7 @@ def test_service_that_served_and_ended_waits_for_a_change(develop: Develop, app:
 def test_signal_that_stops_is_passed_on_and_the_services_exit_code_is_ours(
     develop_serving: Develop, signum: signal.Signals
 ) -> None:
-    service = develop_serving("--has-terminal")
+    service = develop_serving()
     service.signal(signum)
     assert service.wait_exit() == LEAVES_WITH
     assert f"service: got {signum.name}" in service.log_text()
@@ -147,7 +147,7 @@ def test_signal_that_stops_is_passed_on_and_the_services_exit_code_is_ours(
 
 def test_ctrl_c_reaches_the_service_once(develop: Develop) -> None:
     keyboard, terminal = pty.openpty()
-    service = develop("drains", "--has-terminal", f"--terminal={os.ttyname(terminal)}")
+    service = develop("drains", f"--terminal={os.ttyname(terminal)}")
     service.wait_for_log("service: serves")
     os.write(keyboard, b"\x03")
     service.wait_for_log("service: got SIGINT")
@@ -156,13 +156,6 @@ def test_ctrl_c_reaches_the_service_once(develop: Develop) -> None:
     assert service.log_text().count("service: got SIGINT") == 1
     for fd in (keyboard, terminal):
         os.close(fd)
-
-
-def test_hang_up_of_the_terminal_stops_the_service(develop_serving: Develop) -> None:
-    service = develop_serving("--has-terminal")
-    service.signal(signal.SIGHUP)
-    assert service.wait_exit() == LEAVES_WITH
-    assert "service: got SIGTERM" in service.log_text()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGUSR1])

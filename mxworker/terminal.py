@@ -1,0 +1,45 @@
+"""The terminal that this process was started on, and whether it has gone.
+
+SIGHUP has two meanings: an operator wants a reload, or the terminal has hung up. The signal does not say which, but the
+controlling terminal does: after a hang-up there is none (tty(4), ENXIO), or it only gives errors (EIO).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from contextlib import suppress
+
+SETTLES_S = 0.25
+"""How long after a SIGHUP a terminal may still look alive.
+
+When the leader of a session ends, the kernel sends SIGHUP first and takes the terminal from the session after that.
+"""
+
+_GONE = frozenset({errno.ENXIO, errno.EIO})
+
+
+class Terminal:
+    """The controlling terminal of this process as it was when this object was made."""
+
+    def __init__(self) -> None:
+        """Look whether there is one. Whoever ignores SIGHUP, as under nohup(1), does not care for it."""
+        is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        self.was_there = not is_ignored and _error_of_opening() == 0
+
+    @property
+    def has_gone(self) -> bool:
+        """Whether there was a terminal, and it has hung up."""
+        return self.was_there and _error_of_opening() in _GONE
+
+
+def _error_of_opening() -> int:
+    """Return the errno of opening the controlling terminal; 0 when that works."""
+    try:
+        fd = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        return error.errno or errno.EIO
+    with suppress(OSError):
+        os.close(fd)
+    return 0
