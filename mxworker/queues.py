@@ -22,6 +22,16 @@ CONSUMER_TIMEOUT_S = 30 * 60.0
 AT_LEAST_ONCE: Mapping[str, str] = MappingProxyType(
     {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
 )
+KEEPS_RETURNED: Mapping[str, int] = MappingProxyType({"x-delivery-limit": 2**31 - 1})
+"""What each quorum queue needs so that the broker keeps a message however often it is given back.
+
+From RabbitMQ 4.0 on the limit is 20 where nothing is said, and before 4.3 every return counts, whatever it was for: a
+pause, a drain, the death of a worker. Past the limit the message is dead-lettered, or deleted where there is no
+dead-letter target. Attempts are counted by us alone, see `copies`. The largest number is the way to say "none" to every
+version: -1 says so from 4.0 on, and means no redelivery at all before. With a limit a returned message goes back to the
+head of the queue, without one RabbitMQ before 4.0 puts it at the tail
+(https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling).
+"""
 _MAX_PRIORITY = 255
 _CONSUMER_PRIORITIES = range(-(2**31), 2**31)
 # What pamqp takes as the name of a queue or an exchange; for others it raises, in the middle of a declaration.
@@ -46,13 +56,15 @@ class Queue:
 
     `max_priority`, 1 to 255, has a classic queue deliver messages of a higher priority first; each level costs the
     broker memory and CPU, so 10 are plenty (https://www.rabbitmq.com/docs/priority). A quorum queue takes no such
-    argument: from RabbitMQ 4.0 on it has two priorities, above 4 and the rest.
+    argument. Before RabbitMQ 4.0 it has no priorities. From 4.0 to 4.2 it has two, and delivers two messages with a
+    priority above 4 for each one of the rest. From 4.3 on it has 32, from 0 to 31, and the higher ones come first.
 
     `consumer_priority`: these workers get messages only while no consumer of a higher one can take more, whoever that
     is; others have 0 (https://www.rabbitmq.com/docs/consumer-priority).
 
     `arguments` are further queue arguments, such as `{"x-max-length": 1000}`. They replace ours where they name the
-    same key, `x-dead-letter-exchange` included.
+    same key, `x-dead-letter-exchange` included. An `x-delivery-limit` of your own makes the broker end a message that
+    was given back more often, also when it was never handled: see `KEEPS_RETURNED`.
     """
 
     name: str
@@ -87,8 +99,9 @@ class Queue:
     def _check_max_priority(self, max_priority: int) -> None:
         if self.type == "quorum":
             raise ValueError(
-                f"queue '{self.name}': a quorum queue takes no max_priority. From RabbitMQ 4.0 on it has two "
-                "priorities, unasked: messages with one above 4 come before the rest. Before 4.0 it has none. "
+                f"queue '{self.name}': a quorum queue takes no max_priority. What it does with priorities depends on "
+                "the broker: before RabbitMQ 4.0 nothing; from 4.0 to 4.2 it delivers two messages with a priority "
+                "above 4 for each one of the rest; from 4.3 on it has 32 levels, and the higher ones come first. "
                 'Leave max_priority out, or use type="classic".'
             )
         if not 1 <= max_priority <= _MAX_PRIORITY:
@@ -130,6 +143,8 @@ class Queue:
     def declared_arguments(self) -> dict[str, Any]:
         """Return the arguments the queue is declared with. Frozen: a change would be answered with a 406."""
         arguments: dict[str, Any] = {"x-queue-type": self.type}
+        if self.type == "quorum":
+            arguments |= KEEPS_RETURNED
         if self.dead_letter:
             arguments["x-dead-letter-exchange"] = ""
             arguments["x-dead-letter-routing-key"] = self.dead_letter_name

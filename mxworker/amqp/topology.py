@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from aio_pika.abc import AbstractChannel
@@ -17,11 +18,12 @@ from aio_pika.abc import AbstractChannel
 from mxworker.amqp.connection import Link
 from mxworker.amqp.translate import library_errors
 from mxworker.errors import ChannelLost, ConnectionLost
-from mxworker.queues import AT_LEAST_ONCE, SENDABLE_NAME, Queue
+from mxworker.queues import AT_LEAST_ONCE, KEEPS_RETURNED, SENDABLE_NAME, Queue
 
 _LIBRARY_NAME_CHARACTERS = 127
 _REPAIR_DEADLINE_S = 10.0
-_DEAD_LETTER_ARGUMENTS: Mapping[str, Any] = {"x-queue-type": "quorum"}
+# Dead letters and quarantined messages wait for people, who may look at one often and give it back.
+_WAITING_ARGUMENTS: Mapping[str, Any] = MappingProxyType({"x-queue-type": "quorum", **KEEPS_RETURNED})
 
 
 async def ensure(channel: AbstractChannel, queue: Queue, retry_steps_ms: Sequence[int] = ()) -> None:
@@ -30,7 +32,7 @@ async def ensure(channel: AbstractChannel, queue: Queue, retry_steps_ms: Sequenc
     Raises TopologyRefused, ChannelLost or ConnectionLost; the channel is of no use afterwards.
     """
     if queue.dead_letter:
-        await _declare(channel, queue.dead_letter_name, queue, _DEAD_LETTER_ARGUMENTS)
+        await _declare(channel, queue.dead_letter_name, queue, _WAITING_ARGUMENTS)
     if queue.declare != "off":
         await _declare(channel, queue.name, queue, queue.declared_arguments())
     for step_ms in retry_steps_ms:
@@ -53,7 +55,7 @@ async def repair(link: Link, queue: Queue, retry_steps_ms: Sequence[int]) -> Non
 async def declare_quarantine(link: Link, queue: Queue) -> None:
     """Declare the quarantine of `queue`, or check that it is there, as `repair` does the others. Raises BrokerError."""
     await _on_a_channel(
-        link, queue, lambda channel: _declare(channel, queue.quarantine_name, queue, _DEAD_LETTER_ARGUMENTS)
+        link, queue, lambda channel: _declare(channel, queue.quarantine_name, queue, _WAITING_ARGUMENTS)
     )
 
 
@@ -79,6 +81,7 @@ def _retry_arguments(queue: Queue, step_ms: int) -> dict[str, Any]:
         "x-dead-letter-exchange": "",
         "x-dead-letter-routing-key": queue.name,
         **AT_LEAST_ONCE,
+        **KEEPS_RETURNED,
     }
 
 

@@ -113,11 +113,17 @@ def _explain_mismatch(subject: str, queue: str | None, text: str) -> str:
     found = _INEQUIVALENT.search(text)
     if found is None:
         return _explain(subject, _PRECONDITION_FAILED, text)
-    return (
+    differs = (
         f"broker refused {subject}: {_PRECONDITION_FAILED} PRECONDITION_FAILED, "
         f"{found['key']} is {_value(found['theirs'])}, code says {_value(found['ours'])}.\n"
-        f'  Use Queue("{queue}", declare="passive") to accept the existing queue, or change the code.'
     )
+    if found["key"] == "x-delivery-limit":
+        return (
+            f"{differs}  The limit keeps messages that were given back. A queue gets it when it is declared: delete "
+            "this one when it is empty, and mxworker declares it anew;\n"
+            '  or accept the existing queues with declare="passive", and raise their limit by a policy.'
+        )
+    return f'{differs}  Use Queue("{queue}", declare="passive") to accept the existing queue, or change the code.'
 
 
 def _explain(subject: str, code: int, text: str) -> str:

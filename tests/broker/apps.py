@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.harness import ledger
 from tests.harness.ledger import Report
 from tests.harness.service import Service, mxworker_run, write_app
-from tests.rabbit.client import Client
+from tests.rabbit.client import KEEPS_RETURNED, Client
 
 RECORDING = """
     import asyncio
@@ -109,7 +109,7 @@ class Recorded:
             "x-dead-letter-routing-key": f"{self.queue}.dlq",
         }
         if self._type == "quorum":
-            arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
+            arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish", **KEEPS_RETURNED}
         with Client(self._url) as client:
             client.declare(self.queue, arguments=arguments)
 

@@ -134,7 +134,7 @@ def test_hostile_messages_between_good_ones(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     queue = Queue(queue_name)
-    admin.declare(f"{queue_name}.dlq", arguments={"x-queue-type": "quorum"})
+    admin.declare_quorum(f"{queue_name}.dlq")
     admin.declare(queue_name, arguments=queue.declared_arguments())
     ids = publish(admin, queue_name, scale(20, 200), rng)
     refused = {id_ for id_ in ids if form == "as_json" and id_.startswith(NO_CODEC)}

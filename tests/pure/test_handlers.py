@@ -415,6 +415,7 @@ def test_quorum_queue_is_declared_with_these_arguments_for_ever() -> None:
     """Frozen: RabbitMQ answers 406 to a declaration that differs from what exists."""
     assert Queue("orders").declared_arguments() == {
         "x-queue-type": "quorum",
+        "x-delivery-limit": 2147483647,
         "x-dead-letter-exchange": "",
         "x-dead-letter-routing-key": "orders.dlq",
         "x-dead-letter-strategy": "at-least-once",
@@ -431,12 +432,16 @@ def test_classic_queue_is_declared_with_these_arguments_for_ever() -> None:
 
 
 def test_queue_without_dead_letters() -> None:
-    assert Queue("orders", dead_letter=False).declared_arguments() == {"x-queue-type": "quorum"}
+    assert Queue("orders", dead_letter=False).declared_arguments() == {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": 2147483647,
+    }
 
 
 def test_further_arguments_replace_ours() -> None:
-    queue = Queue("orders", arguments={"x-max-length": 10, "x-overflow": "drop-head"})
+    queue = Queue("orders", arguments={"x-max-length": 10, "x-overflow": "drop-head", "x-delivery-limit": 5})
     assert queue.declared_arguments()["x-max-length"] == 10
+    assert queue.declared_arguments()["x-delivery-limit"] == 5
     assert queue.declared_arguments()["x-overflow"] == "drop-head"
 
 
@@ -463,7 +468,7 @@ def test_priorities_are_arguments_where_they_belong() -> None:
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
-        ({"max_priority": 5}, "a quorum queue takes no max_priority. From RabbitMQ 4.0 on it has two priorities"),
+        ({"max_priority": 5}, "a quorum queue takes no max_priority. What it does with priorities depends on"),
         ({"max_priority": 0, "type": "classic"}, "max_priority is from 1 to 255, not 0"),
         ({"max_priority": 256, "type": "classic"}, "max_priority is from 1 to 255, not 256"),
         ({"consumer_priority": 2**31}, "consumer_priority 2147483648 is no 32-bit integer"),

@@ -78,6 +78,20 @@ def test_mismatch_says_what_is_and_what_the_code_wants(details: str, expected: s
     )
 
 
+def test_queue_that_was_declared_without_the_delivery_limit_is_told_what_it_is_for() -> None:
+    text = (
+        "PRECONDITION_FAILED - inequivalent arg 'x-delivery-limit' for queue 'orders' in vhost '/': "
+        "received the value '2147483647' of type 'signedint' but current is none"
+    )
+    assert str(translated(channel_closed(406, text))) == (
+        "broker refused queue 'orders': 406 PRECONDITION_FAILED, "
+        "x-delivery-limit is none, code says '2147483647'.\n"
+        "  The limit keeps messages that were given back. A queue gets it when it is declared: delete this one when it "
+        "is empty, and mxworker declares it anew;\n"
+        '  or accept the existing queues with declare="passive", and raise their limit by a policy.'
+    )
+
+
 def test_other_precondition_is_quoted() -> None:
     error = translated(channel_closed(406, "PRECONDITION_FAILED - invalid arg 'x-max-length' for queue 'orders': text"))
     assert isinstance(error, TopologyRefused)

@@ -25,6 +25,7 @@ from pamqp.base import Frame
 TIMEOUT_S = 30.0
 PUBLISH_CHUNK = 256  # publishes sent before their confirms are read; few enough that no socket buffer fills up
 GET_CHUNK = 100
+KEEPS_RETURNED = {"x-delivery-limit": 2**31 - 1}
 _CHANNEL = 1
 _GREETING = b"AMQP\x00\x00\x09\x01"
 _METHOD, _HEADER, _BODY, _HEARTBEAT = 1, 2, 3, 8
@@ -134,9 +135,12 @@ class Client:
         )
 
     def declare_quorum(self, queue: str, **arguments: Any) -> Counts:
-        """Declare a quorum queue; `x_max_length=10` becomes the argument `x-max-length`."""
+        """Declare a quorum queue; `x_max_length=10` becomes the argument `x-max-length`.
+
+        It keeps what is given back, as those of mxworker do: without a limit of its own RabbitMQ 4 has one of 20.
+        """
         named = {name.replace("_", "-"): value for name, value in arguments.items()}
-        return self.declare(queue, arguments={"x-queue-type": "quorum", **named})
+        return self.declare(queue, arguments={"x-queue-type": "quorum", **KEEPS_RETURNED, **named})
 
     def counts(self, queue: str) -> Counts:
         """Return how many messages are ready and how many consumers there are; Refused (404) when it is missing."""
