@@ -1,7 +1,14 @@
-"""Payloads of plain JSON, which orjson reads and nobody has to check further: anything, an object, an array."""
+"""Payloads of plain JSON, which orjson reads and nobody has to check further: anything, an object, an array.
+
+orjson makes a float of a whole number that does not fit into 64 bits. A body with such a number is read a second time,
+by the standard library, so that the number is exact. orjson has accepted the body by then, and sets the limits: a
+number of 309 digits or more is refused. A number with a fraction or an exponent is a double, as everywhere.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +30,21 @@ _NAMES: Mapping[type, str] = MappingProxyType(
     }
 )
 
+_LONGEST_IN_64_BITS = 19  # digits; of those with 20 only some fit, and of negative ones with 19
+_ZEROS = b"0" * _LONGEST_IN_64_BITS
+_DIGITS_AS_ZERO = bytes(ord("0") if chr(octet) in "0123456789" else octet for octet in range(256))
+_TOO_LONG = re.compile(rb"-[0-9]{19}|[0-9]{20}")
+
+
+def read_json(body: bytes) -> Any:
+    """Return what `body` says, whole numbers exactly. Raises orjson.JSONDecodeError or RecursionError."""
+    value = orjson.loads(body)
+    # Measured: 0.4 us for 250 bytes and 8 us for 10 kB, a third of what orjson takes; a search by the expression alone
+    # takes four times what orjson does.
+    if _ZEROS in body.translate(_DIGITS_AS_ZERO) and _TOO_LONG.search(body):
+        return json.loads(body.decode())
+    return value
+
 
 def _object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
@@ -41,12 +63,12 @@ def _anything(value: Any) -> Any:
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
-    value = orjson.loads(body)
+    value = read_json(body)
     return value if type(value) is dict else _object(value)
 
 
 def _json_array(body: bytes) -> list[Any]:
-    value = orjson.loads(body)
+    value = read_json(body)
     return value if type(value) is list else _array(value)
 
 
@@ -55,12 +77,13 @@ def _named(value: Any) -> str:
 
 
 def _explain(error: Exception) -> str:
-    assert isinstance(error, orjson.JSONDecodeError)
+    if not isinstance(error, orjson.JSONDecodeError):
+        return "the body is nested too deeply to read the long numbers in it exactly"
     return f"the body is not JSON: {error.msg} at byte {error.pos}"
 
 
-_REFUSALS = (orjson.JSONDecodeError,)
+_REFUSALS = (orjson.JSONDecodeError, RecursionError)
 
-ANYTHING = PayloadForm(orjson.loads, _anything, _REFUSALS, _explain)
+ANYTHING = PayloadForm(read_json, _anything, _REFUSALS, _explain)
 OBJECT = PayloadForm(_json_object, _object, _REFUSALS, _explain)
 ARRAY = PayloadForm(_json_array, _array, _REFUSALS, _explain)

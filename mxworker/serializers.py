@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +19,9 @@ from mxworker.errors import EncodeError
 Serializer = Callable[[Any], bytes]
 NO_SERIALIZERS: Mapping[str, Serializer] = MappingProxyType({})
 
+_TOO_LONG = "Integer exceeds 64-bit range"  # what orjson says of it
+_SMALLEST, _LARGEST = -(2**63), 2**64 - 1
+
 BUFFERS = (bytes, bytearray, memoryview)
 
 
@@ -25,10 +29,16 @@ def to_json(value: Any) -> bytes:
     """Return `value` as JSON.
 
     Takes what orjson takes (dataclasses, datetimes, UUIDs and enums among it), msgspec structs and pydantic models.
-    NaN and infinity, for which JSON has no form, become null.
+    Whole numbers may have any size. NaN and infinity, for which JSON has no form, become null.
     """
+    try:
+        raw = orjson.dumps(value, default=_of_a_library)
+    except orjson.JSONEncodeError as error:
+        if _TOO_LONG not in str(error):
+            raise
+        raw = orjson.dumps(_with_long_numbers(value), default=_of_a_library)
     # A copy, for what orjson returns keeps the buffer it was built in: 10,000 small messages in flight held 40 MB.
-    return memoryview(orjson.dumps(value, default=_of_a_library)).tobytes()
+    return memoryview(raw).tobytes()
 
 
 def serialize(serializer: Serializer, value: Any, content_type: str) -> bytes:
@@ -40,6 +50,24 @@ def serialize(serializer: Serializer, value: Any, content_type: str) -> bytes:
     if not isinstance(body, BUFFERS):
         raise EncodeError(f"the serializer for {content_type} returned a {type(body).__name__} instead of bytes")
     return bytes(body)
+
+
+def _with_long_numbers(value: Any) -> Any:
+    """Return a copy of `value` with the text of each whole number that orjson does not take."""
+    match value:
+        case int() if not _SMALLEST <= value <= _LARGEST:
+            return orjson.Fragment(str(int(value)))
+        case dict():
+            return {key: _with_long_numbers(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_with_long_numbers(one) for one in value]
+    if is_dataclass(value) and not isinstance(value, type):  # without what orjson takes for private
+        names = (field.name for field in fields(value) if not field.name.startswith("_"))
+        return {name: _with_long_numbers(getattr(value, name)) for name in names}
+    try:
+        return _with_long_numbers(_of_a_library(value))
+    except TypeError:
+        return value
 
 
 def _of_a_library(value: Any) -> Any:

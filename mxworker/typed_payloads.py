@@ -7,15 +7,23 @@ What a library says of a body is shown without the values it found there, as far
 length. Of what a `__post_init__` or a validator raises, a ValueError means a bad body, to both libraries; most other
 exceptions pass through: the application has failed, not the body. pydantic takes NaN and Infinity for numbers unless
 the model says `allow_inf_nan=False`; JSON has neither, and all others here refuse them.
+
+A number arrives as it was sent, or not at all. msgspec sees to that itself. pydantic makes a double of each number with
+a fraction or an exponent, so a Decimal would lose digits, an int might become another one, and a number that is too
+large would be infinite; see `_exactly`.
 """
 
 from __future__ import annotations
 
+import json
+import math
+import re
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from mxworker.annotations import needs_pydantic, shown
-from mxworker.errors import AppLoadError
+from mxworker.errors import AppLoadError, DecodeError
 from mxworker.payload_form import PayloadForm, bounded
 
 if TYPE_CHECKING:
@@ -33,6 +41,16 @@ _TOO_DEEP = "it is nested too deeply"
 # msgspec quotes what it found after these; pydantic does only here.
 _MSGSPEC_QUOTES_AFTER = ("Invalid enum value", "Invalid value")
 _PYDANTIC_QUOTES_IN = "union_tag_invalid"
+
+# What a double may not hold: 16 digits, dot included, or an exponent of three digits. The look for it takes all digits
+# for the same one.
+_DIGITS_ALIKE = bytes(
+    ord("0") if chr(octet) in "0123456789." else ord("e") if octet == ord("E") else octet for octet in range(256)
+)
+_SIGNS = (b"0" * 16, b"0e000", b"0e+000", b"0e-000")
+_BEFORE_A_NUMBER = b" \t\r\n:,["
+_LONGEST_LOOKED_BACK = 100
+_NO_WHOLE_NUMBER = re.compile(rb"-?[0-9]+[.eE]")
 
 
 def typed_form(annotation: Any) -> PayloadForm:
@@ -153,9 +171,64 @@ def _validators(annotation: Any) -> tuple[Callable[[bytes], Any], Callable[[Any]
 
     if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
         annotation.model_rebuild()  # a name in it that cannot be resolved is a fault now, not at the first delivery
-        return annotation.model_validate_json, annotation.model_validate
+        return _exactly(annotation.model_validate_json, annotation.model_validate), annotation.model_validate
     adapter = pydantic.TypeAdapter(annotation)
-    return adapter.validate_json, adapter.validate_python
+    return _exactly(adapter.validate_json, adapter.validate_python), adapter.validate_python
+
+
+def _exactly(from_json: Callable[[bytes], Any], from_value: Callable[[Any], Any]) -> Callable[[bytes], Any]:
+    """Return `from_json`, but for bodies with a number that is no double: those are read here, and checked as values.
+
+    pydantic gets such a number as a Decimal. It makes of it an exact Decimal or int, or refuses it, and rounds it to a
+    float where the annotation says float. A strict model may refuse such a body: values of Python are not JSON to it.
+    """
+
+    def read(body: bytes) -> Any:
+        if _may_exceed_a_double(body):
+            found: list[Decimal] = []
+            value = _with_exact_numbers(body, found)
+            if found:
+                return from_value(value)
+        return from_json(body)
+
+    return read
+
+
+def _may_exceed_a_double(body: bytes) -> bool:
+    """Whether there may be a number with a fraction or an exponent in `body` that a double does not hold exactly."""
+    alike = body.translate(_DIGITS_ALIKE)
+    for sign in _SIGNS:
+        at = alike.find(sign)
+        while at != -1:
+            before = alike[max(0, at - _LONGEST_LOOKED_BACK) : at + 1]
+            rest = before.rstrip(b"0-")
+            is_number = not rest or rest[-1] in _BEFORE_A_NUMBER  # and no part of a text
+            if is_number and _NO_WHOLE_NUMBER.match(body, at + 1 - len(before) + len(rest)):
+                return True
+            at = alike.find(sign, at + len(sign))
+    return False
+
+
+def _with_exact_numbers(body: bytes, found: list[Decimal]) -> Any:
+    """Return the value of a JSON body, None when it is none, and add each number that is no double to `found`."""
+
+    def number(text: str) -> float | Decimal:
+        double, exact = float(text), Decimal(text)
+        if math.isinf(double) or (not double and exact):
+            raise DecodeError("the body has a number beyond the range of a double, which is from 5e-324 to 1.8e308")
+        if exact == Decimal(repr(double)):
+            return double
+        found.append(exact)
+        return exact
+
+    import pydantic_core
+
+    try:
+        pydantic_core.from_json(body)  # stricter than the standard library
+        return json.loads(body.decode(), parse_float=number)
+    except ValueError:  # pydantic says what is wrong with it
+        found.clear()
+        return None
 
 
 def _reason(error: pydantic.ValidationError) -> str:
