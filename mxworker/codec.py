@@ -6,9 +6,15 @@ first property on the wire, so comparing bytes is enough for the usual two, none
     annotation      JSON or none    text/*          octet-stream    a codec's            any other
     Delivery        the delivery, whatever it is
     bytes           the body, whatever it is
-    str             UTF-8           its charset     UTF-8           UTF-8                UTF-8
+    str             its charset     its charset     its charset     its charset          its charset
     Any or none     JSON            str             bytes           its value            refused
     all else        JSON, checked   JSON, checked   JSON, checked   its value, checked   refused
+
+A body is decompressed before, as its content-encoding says. One that is in a coding that is not known here is refused,
+but for bytes, which get it as it was sent: the handler finds its name in the properties.
+
+Text is UTF-8 if no charset is named. JSON is UTF-8 whatever the charset says (RFC 8259, 8.1 and 11), unless the body is
+not UTF-8, as from a sender who means the charset.
 """
 
 from __future__ import annotations
@@ -32,6 +38,7 @@ from mxworker.content_types import (
     is_text,
     shown,
     text,
+    utf_8,
 )
 from mxworker.delivery import Delivery
 from mxworker.errors import DecodeError
@@ -67,7 +74,8 @@ def whole_delivery(delivery: Delivery, body: bytes) -> Delivery:
     return delivery
 
 
-def _body(delivery: Delivery, body: bytes) -> bytes:
+def whole_body(delivery: Delivery, body: bytes) -> bytes:
+    """Return the body itself. The one decoder, beside `whole_delivery`, that takes a body in an unknown coding."""
     return body
 
 
@@ -76,7 +84,7 @@ def _text(delivery: Delivery, body: bytes) -> str:
     if raw[0] < PRESENT or raw[2:TEXT_ENDS_AT] == TEXT_ON_WIRE or raw[2:JSON_ENDS_AT] == JSON_ON_WIRE:
         return text(body)
     media_type, charset = content_type_of(raw)
-    return text(body, charset if is_text(media_type) else None)
+    return text(utf_8(body, charset)) if is_json(media_type) else text(body, charset)
 
 
 def _entry(table: Mapping[Any, Entry], annotation: Any) -> Entry | None:
@@ -108,13 +116,13 @@ def _by_content_type(form: PayloadForm, codecs: Mapping[str, ContentCodec]) -> D
     def read_other(raw: bytes, body: bytes) -> Any:
         media_type, charset = content_type_of(raw)
         read = readers.get(media_type)
-        if read is not None:
-            return read(body)
-        if is_json(media_type):
-            return from_json(body)
-        if is_text(media_type):
-            return text(body, charset) if takes_text else from_json(body)
-        raise DecodeError(f"the content-type is {shown(media_type)}, for which no codec is registered")
+        if read is None:
+            if is_text(media_type) and takes_text and not is_json(media_type):
+                return text(body, charset)
+            if not is_text(media_type) and not is_json(media_type):
+                raise DecodeError(f"the content-type is {shown(media_type)}, for which no codec is registered")
+            read = from_json
+        return read(body if charset is None or read is not form.from_json else utf_8(body, charset))
 
     return decode
 
@@ -134,7 +142,7 @@ def _same(body: bytes) -> bytes:
     return body
 
 
-_AS_IT_CAME: Mapping[Any, Decoder] = MappingProxyType({Delivery: whole_delivery, bytes: _body, str: _text})
+_AS_IT_CAME: Mapping[Any, Decoder] = MappingProxyType({Delivery: whole_delivery, bytes: whole_body, str: _text})
 _FORMS: Mapping[Any, PayloadForm] = MappingProxyType({dict: OBJECT, list: ARRAY, Any: ANYTHING, object: ANYTHING})
 _ALIASES: Mapping[tuple[Any, tuple[Any, ...]], Any] = MappingProxyType(
     {

@@ -1,5 +1,9 @@
 """Bodies made smaller, as their content-encoding says: gzip, and zstd with the extra of that name.
 
+What others send is read as well: `x-gzip`, which is gzip (RFC 9110, 8.4.1.3), and `deflate`, which ought to be zlib's
+format and is raw deflate from some senders (8.4.1.2). A list is read when all but one of its names say nothing: Spring
+AMQP writes `gzip, UTF-8`, and once wrote `gzip:UTF-8`.
+
 Decompressing is bounded, for anybody may have compressed the body: the output is at most 64 MiB, and at most 100 times
 the input once it is above 1 MiB. What goes over is measured in small steps that are thrown away, so a body that claims
 to be a gigabyte costs a megabyte and a tenth of a second.
@@ -7,11 +11,13 @@ to be a gigabyte costs a megabyte and a tenth of a second.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType, ModuleType
 
+from mxworker.content_types import shown
 from mxworker.errors import ConfigError, DecodeError
 
 MAX_OUTPUT_BYTES = 64 * 1024 * 1024
@@ -21,8 +27,13 @@ FREE_OUTPUT_BYTES = 1024 * 1024
 
 _PLAIN = frozenset({"", "identity", "binary", "7bit", "8bit", "utf-8", "utf8", "us-ascii", "ascii"})
 """What says nothing about compression. kombu writes the character set of the body there."""
+_SEPARATORS = re.compile("[,:]")
+_KNOWN = "gzip, deflate, zstd and identity"
 _LEVELS: Mapping[str, range] = MappingProxyType({"gzip": range(1, 10), "zstd": range(1, 20)})
-_GZIP_WINDOW_BITS = 31  # 15, and 16 for the gzip format (https://zlib.net/manual.html, inflateInit2)
+# https://zlib.net/manual.html, inflateInit2: 15, with 16 more for the gzip format, negative for raw deflate
+_GZIP_WINDOW_BITS = 31
+_ZLIB_WINDOW_BITS = 15
+_RAW_WINDOW_BITS = -15
 _ZSTD_WINDOW_BYTES = 8 * 1024 * 1024  # what RFC 8878, 3.1.1.1.2, asks of every decoder; levels above 19 want more
 _INPUT_STEP_BYTES = 16 * 1024
 _OUTPUT_STEP_BYTES = 256 * 1024
@@ -61,24 +72,36 @@ class Compression:
         return compressed if len(compressed) < len(body) <= _output_limit_bytes(compressed) else None
 
 
-def decompress(body: bytes, content_encoding: str) -> bytes:
-    """Return what `body` holds, in the one encoding that its content-encoding names.
+class UnknownCoding(DecodeError):
+    """The body is in a coding that is not known here, or in several: nobody has looked at it."""
 
-    Raises DecodeError when the encoding is unknown or a list, and when the body is broken, cut short, followed by
-    something else, or above the limits. A zstd body is a single frame.
+
+def decompress(body: bytes, content_encoding: str) -> bytes:
+    """Return what `body` holds, in the one coding that its content-encoding names.
+
+    Raises UnknownCoding when there are several, or one that is not known; DecodeError when the body is broken, cut
+    short, followed by something else, or above the limits. A zstd body is a single frame.
     """
-    encoding = content_encoding.strip().lower()
-    if encoding in _PLAIN:
+    codings = _codings(content_encoding)
+    if not codings:
         return body
-    reader = _DECOMPRESSORS.get(encoding)
-    if reader is None:
-        raise DecodeError(f"the content-encoding is {content_encoding!r:.40}, which is none of gzip, zstd and identity")
+    reader = _DECOMPRESSORS.get(codings[0])
+    if reader is None or len(codings) > 1:
+        why = "several codings, of which only one can be undone" if len(codings) > 1 else f"none of {_KNOWN}"
+        raise UnknownCoding(f"the content-encoding is {shown(content_encoding)}, which is {why}")
     return reader(body, _output_limit_bytes(body))
 
 
 def is_compressed(content_encoding: str) -> bool:
     """Say whether `decompress` has something to do for this encoding, rather than returning or refusing at once."""
-    return content_encoding.strip().lower() in _DECOMPRESSORS
+    codings = _codings(content_encoding)
+    return len(codings) == 1 and codings[0] in _DECOMPRESSORS
+
+
+def _codings(content_encoding: str) -> list[str]:
+    """Return the names in a content-encoding, in lower case, without those that say nothing about compression."""
+    names = [name.strip() for name in _SEPARATORS.split(content_encoding.lower())]
+    return [name for name in names if name not in _PLAIN]
 
 
 def _output_limit_bytes(compressed: bytes) -> int:
@@ -96,26 +119,41 @@ def _zstd(body: bytes, level: int) -> bytes:
 
 
 def _gunzip(body: bytes, limit_bytes: int) -> bytes:
-    kept: list[bytes] = []
-    size = 0
     try:
-        for chunk in _gunzipped(body):
-            size = _within(size + len(chunk), limit_bytes)
-            if size <= FREE_OUTPUT_BYTES:
-                kept.append(chunk)
-            else:
-                kept.clear()
-        return b"".join(kept if size <= FREE_OUTPUT_BYTES else _gunzipped(body))
+        return _bounded(lambda: _gunzipped(body), limit_bytes)
     except zlib.error as error:
         raise DecodeError(f"the body is not gzip, as its content-encoding says: {error}") from None
+
+
+def _inflate(body: bytes, limit_bytes: int) -> bytes:
+    try:
+        return _bounded(lambda: _inflated(body, _ZLIB_WINDOW_BITS), limit_bytes)
+    except zlib.error as error:
+        refusal = f"the body is not deflate, as its content-encoding says: {error}"
+    try:
+        return _bounded(lambda: _inflated(body, _RAW_WINDOW_BITS), limit_bytes)
+    except zlib.error:
+        raise DecodeError(refusal) from None
+
+
+def _bounded(decompressed: Callable[[], Iterator[bytes]], limit_bytes: int) -> bytes:
+    """Return all chunks as one. What is large is counted first and decompressed again: a bomb is never in memory."""
+    kept: list[bytes] = []
+    size = 0
+    for chunk in decompressed():
+        size = _within(size + len(chunk), limit_bytes)
+        if size <= FREE_OUTPUT_BYTES:
+            kept.append(chunk)
+        else:
+            kept.clear()
+    return b"".join(kept if size <= FREE_OUTPUT_BYTES else decompressed())
 
 
 def _gunzipped(body: bytes) -> Iterator[bytes]:
     """Yield the content of all members in steps. What is left over is copied at each, so input goes in steps, too."""
     member = zlib.decompressobj(_GZIP_WINDOW_BITS)
     members = 1
-    for start in range(0, len(body), _INPUT_STEP_BYTES):
-        piece = body[start : start + _INPUT_STEP_BYTES]
+    for piece in _pieces(body):
         while piece:
             if member.eof:
                 member = zlib.decompressobj(_GZIP_WINDOW_BITS)
@@ -124,10 +162,33 @@ def _gunzipped(body: bytes) -> Iterator[bytes]:
                     raise DecodeError(f"the body has more than {_MAX_GZIP_MEMBERS} gzip members")
             yield member.decompress(piece, _OUTPUT_STEP_BYTES)
             piece = member.unused_data if member.eof else member.unconsumed_tail
-    while chunk := member.decompress(b"", _OUTPUT_STEP_BYTES):  # all input is taken, its last output may be not
-        yield chunk
+    yield from _last_output(member)
     if not member.eof:
         raise DecodeError("the body is gzip, cut short")
+
+
+def _inflated(body: bytes, window_bits: int) -> Iterator[bytes]:
+    """Yield the content of one stream in steps."""
+    stream = zlib.decompressobj(window_bits)
+    for piece in _pieces(body):
+        while piece:
+            if stream.eof:
+                raise DecodeError("the body is deflate, followed by something else")
+            yield stream.decompress(piece, _OUTPUT_STEP_BYTES)
+            piece = stream.unused_data if stream.eof else stream.unconsumed_tail
+    yield from _last_output(stream)
+    if not stream.eof:
+        raise DecodeError("the body is deflate, cut short")
+
+
+def _pieces(body: bytes) -> Iterator[bytes]:
+    return (body[start : start + _INPUT_STEP_BYTES] for start in range(0, len(body), _INPUT_STEP_BYTES))
+
+
+def _last_output(stream: zlib._Decompress) -> Iterator[bytes]:
+    """Yield what is left when all input is taken."""
+    while chunk := stream.decompress(b"", _OUTPUT_STEP_BYTES):
+        yield chunk
 
 
 def _unzstd(body: bytes, limit_bytes: int) -> bytes:
@@ -169,4 +230,6 @@ def _zstandard() -> ModuleType:
 
 
 _COMPRESSORS: Mapping[str, Callable[[bytes, int], bytes]] = MappingProxyType({"gzip": _gzip, "zstd": _zstd})
-_DECOMPRESSORS: Mapping[str, Callable[[bytes, int], bytes]] = MappingProxyType({"gzip": _gunzip, "zstd": _unzstd})
+_DECOMPRESSORS: Mapping[str, Callable[[bytes, int], bytes]] = MappingProxyType(
+    {"gzip": _gunzip, "x-gzip": _gunzip, "deflate": _inflate, "zstd": _unzstd}
+)

@@ -24,11 +24,13 @@ JSON_ENDS_AT = 2 + len(JSON_ON_WIRE)
 TEXT_ENDS_AT = 2 + len(TEXT_ON_WIRE)
 
 _SHOWN_CHARACTERS = 60
-_CHARSETS = frozenset(
-    {"utf-8", "utf8", "us-ascii", "ascii", "latin1", "utf-16", "utf-16le", "utf-16be", "utf-32", "utf-32le", "utf-32be"}
-    | {f"iso-8859-{part}" for part in (*range(1, 12), *range(13, 17))}
-    | {f"windows-{page}" for page in (874, *range(1250, 1259))}
-    | {"big5", "euc-jp", "euc-kr", "gb18030", "gb2312", "gbk", "iso-2022-jp", "koi8-r", "koi8-u", "shift_jis"}
+_UTF_8 = frozenset({"utf-8", "utf8"})
+_CHARSETS = frozenset(  # with hyphens, where some write an underscore
+    _UTF_8
+    | {"us-ascii", "ascii", "latin1", "latin-1", "utf-16", "utf-16le", "utf-16be", "utf-32", "utf-32le", "utf-32be"}
+    | {f"{name}-{part}" for name in ("iso-8859", "iso8859") for part in (*range(1, 12), *range(13, 17))}
+    | {f"{name}{page}" for name in ("windows-", "cp") for page in (874, *range(1250, 1259))}
+    | {"big5", "euc-jp", "euc-kr", "gb18030", "gb2312", "gbk", "iso-2022-jp", "koi8-r", "koi8-u", "shift-jis"}
 )
 _PYTHON_NAMES = {"windows-874": "cp874"}
 
@@ -60,7 +62,7 @@ def parse(content_type: str) -> ContentType:
     for parameter in parameters:
         name, _, value = parameter.partition("=")
         if name.strip().lower() == "charset":
-            charset = value.strip().strip('"').lower()
+            charset = value.strip().strip("\"'").lower()
     return ContentType(media_type.strip().lower(), charset)
 
 
@@ -77,13 +79,29 @@ def is_text(media_type: str) -> bool:
 
 def text(body: bytes, charset: str | None = None) -> str:
     """Return the text that `body` is in `charset`, in UTF-8 when that is None. Raises DecodeError."""
-    if charset is not None and charset not in _CHARSETS:
-        raise DecodeError(f"the content-type names the charset {shown(charset)}, which is not supported")
+    name = "utf-8" if charset is None else charset.replace("_", "-")
+    if name not in _CHARSETS:
+        raise DecodeError(f"the content-type names the charset {shown(charset or name)}, which is not supported")
     try:
-        return body.decode() if charset is None else body.decode(_PYTHON_NAMES.get(charset, charset))
+        return body.decode(_PYTHON_NAMES.get(name, name))
     except UnicodeDecodeError as error:
-        encoding = (charset or "utf-8").upper()
-        raise DecodeError(f"the body is not {encoding}: {error.reason} at byte {error.start}") from None
+        raise DecodeError(f"the body is not {name.upper()}: {error.reason} at byte {error.start}") from None
+
+
+def utf_8(body: bytes, charset: str | None) -> bytes:
+    """Return a body that is JSON in UTF-8: as it is, unless it is not UTF-8 and `charset` says what it is.
+
+    Raises DecodeError. JSON in UTF-16 or UTF-32 is full of zeros, which UTF-8 might have and JSON has not.
+    """
+    if charset is None or charset.replace("_", "-") in _UTF_8:
+        return body
+    if b"\0" not in body:
+        try:
+            body.decode()
+            return body
+        except UnicodeDecodeError:
+            pass
+    return text(body, charset).encode()
 
 
 def shown(name: str) -> str:

@@ -14,9 +14,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from mxworker.codec import whole_delivery
+from mxworker.codec import whole_body, whole_delivery
 from mxworker.compilation import Handler, HandlerKind
-from mxworker.compression import decompress, is_compressed
+from mxworker.compression import UnknownCoding, decompress, is_compressed
 from mxworker.context import Context, Surroundings
 from mxworker.delivery import Delivery
 from mxworker.errors import DecodeError
@@ -51,7 +51,7 @@ def pipeline(handler: Handler, report: Report, surroundings: Surroundings, threa
         try:
             body = delivery.body
             if reads_body and delivery.raw_properties[0] & _ENCODED:
-                body = await _decompressed(delivery)
+                body = await _decompressed(handler, delivery)
             payload = decode(delivery, body)
             receipts = Unawaited()
             unawaited.set(receipts)
@@ -155,17 +155,23 @@ async def _decoded(handler: Handler, delivery: Delivery) -> Any:
     """Return the payload of a delivery. Raises DecodeError."""
     body = delivery.body
     if delivery.raw_properties[0] & _ENCODED and handler.decode is not whole_delivery:
-        body = await _decompressed(delivery)
+        body = await _decompressed(handler, delivery)
     return handler.decode(delivery, body)
 
 
-async def _decompressed(delivery: Delivery) -> bytes:
+async def _decompressed(handler: Handler, delivery: Delivery) -> bytes:
     """Return the body as its content-encoding says, in a thread when that may take a while. Raises DecodeError.
 
-    When the handler's time is up the thread goes on, for no longer than the limits of `decompress` let it.
+    A handler that takes bytes gets a body that nobody can undo here as it was sent. When the handler's time is up the
+    thread goes on, for no longer than the limits of `decompress` let it.
     """
     body = delivery.body
     encoding = delivery.properties.content_encoding or ""
-    if len(body) <= _SMALL_BODY_BYTES or not is_compressed(encoding):
-        return decompress(body, encoding)
+    try:
+        if len(body) <= _SMALL_BODY_BYTES or not is_compressed(encoding):
+            return decompress(body, encoding)
+    except UnknownCoding:
+        if handler.decode is whole_body:
+            return body
+        raise
     return await asyncio.get_running_loop().run_in_executor(None, decompress, body, encoding)

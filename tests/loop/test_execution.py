@@ -7,14 +7,14 @@ import gzip
 import random
 import time
 import zlib
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
 from mxworker import Ack, Context, Delivery, Handlers, Reject
 from mxworker.context import Surroundings
 from mxworker.settlement import Settlement
-from mxworker.worker.execution import Execute, pipeline
+from mxworker.worker.execution import Execute, Undecodable, batch_pipeline, pipeline
 from mxworker.worker.report import Report
 from tests.harness.bombs import gzip_bomb
 from tests.harness.nowhere import Nowhere
@@ -63,6 +63,51 @@ async def test_handler_of_deliveries_gets_the_body_as_published_whatever_it_is()
         assert taken.body == body
 
 
+@pytest.mark.parametrize("encoding", [b"br", b"gzip, gzip", b"compress", b"snappy", b"\xff"])
+@pytest.mark.parametrize("body", [SMALL, LARGE, b"\x00" * 10], ids=["small", "large", "binary"])
+async def test_handler_of_bytes_gets_what_nobody_can_undo_as_it_was_sent(body: bytes, encoding: bytes) -> None:
+    shown: list[str | None] = []
+    handlers = Handlers()
+
+    @handlers.consume("queue")
+    async def take(payload: Annotated[bytes, "a note"], ctx: Context) -> None:
+        shown.append(ctx.delivery.properties.content_encoding)
+        assert payload == body
+
+    (handler,) = handlers.compile()
+    settlement = await pipeline(handler, Report(handler), Surroundings("queue", "take"))(encoded(body, encoding))
+    assert isinstance(settlement, Ack)
+    assert shown == [encoding.decode("utf-8", "surrogateescape")]
+
+
+async def test_batch_of_bytes_gets_what_nobody_can_undo_beside_what_was_undone() -> None:
+    taken: list[bytes] = []
+    handlers = Handlers()
+
+    @handlers.consume_batch("queue", size=3)
+    async def take(payloads: list[bytes]) -> None:
+        taken.extend(payloads)
+
+    (handler,) = handlers.compile()
+    execute = batch_pipeline(handler, Report(handler), Surroundings("queue", "take"))
+    batch = [encoded(SMALL, b"br"), encoded(gzip.compress(SMALL), b"x-gzip"), encoded(gzip.compress(LARGE)[:-9])]
+    undecodable: Undecodable = {}
+    settlements = await execute(batch, undecodable)
+    assert taken == [SMALL, SMALL]
+    assert [type(settlement) for settlement in settlements] == [Ack, Ack, Reject]
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding"),
+    [(gzip.compress(LARGE)[:-9], b"gzip"), (SMALL, b"gzip"), (SMALL, b"deflate"), (gzip_bomb(), b"x-gzip, identity")],
+    ids=["cut-short", "not-gzip", "not-deflate", "bomb"],
+)
+async def test_handler_of_bytes_is_not_given_a_body_that_is_broken(body: bytes, encoding: bytes) -> None:
+    settlement, taken = await settlement_of(encoded(body, encoding), bytes)
+    assert isinstance(settlement, Reject)
+    assert not taken
+
+
 @pytest.mark.parametrize("encoding", [None, b"utf-8", b"identity", b"binary", b""])
 async def test_body_that_is_not_compressed_is_taken_as_it_is(encoding: bytes | None) -> None:
     assert (await settlement_of(encoded(LARGE, encoding), bytes))[1] == [LARGE]
@@ -81,10 +126,19 @@ async def test_plain_delivery_has_no_properties_made() -> None:
         (gzip.compress(LARGE)[:-9], b"gzip", "the body is gzip, cut short"),
         (SMALL, b"gzip", "the body is not gzip"),
         (gzip.compress(SMALL), b"gzip, gzip", "the content-encoding is 'gzip, gzip'"),
+        (gzip.compress(SMALL), b"br", "the content-encoding is 'br', which is none of gzip"),
         (gzip.compress(SMALL), b"\xff", r"the content-encoding is '\udcff'"),
         (zlib.compress(bytes(2**21), 9, 31), b"gzip", "the body decompresses to more than 1048576 bytes"),
     ],
-    ids=["not-json", "cut-short", "not-gzip", "two-encodings", "hostile-encoding", "bomb"],  # gzip writes the time
+    ids=[
+        "not-json",
+        "cut-short",
+        "not-gzip",
+        "two-encodings",
+        "brotli",
+        "hostile-encoding",
+        "bomb",
+    ],  # gzip writes the time
 )
 async def test_body_that_does_not_decompress_is_rejected(body: bytes, encoding: bytes, why: str) -> None:
     settlement, taken = await settlement_of(encoded(body, encoding))

@@ -209,8 +209,35 @@ def test_str_is_text_in_its_charset() -> None:
     assert decode(str, "ü".encode("utf-16"), "text/plain; charset=utf-16") == "ü"
     assert decode(str, "ü".encode(), "text/plain") == "ü"
     assert decode(str, '{"ü": 1}'.encode(), "application/json; charset=latin1") == '{"ü": 1}'
+    assert decode(str, b"<\xfc/>", "application/xml; charset='ISO_8859-1'") == "<ü/>"
+    assert decode(str, b"\x80", "application/octet-stream; charset=cp1252") == "€"
     assert refusal(str, b"\x80", "text/plain; charset=us-ascii").startswith("the body is not US-ASCII: ")
     assert refusal(str, b"", "text/plain; charset=rot13").startswith("the content-type names the charset 'rot13'")
+
+
+@pytest.mark.parametrize("charset", ["latin-1", "ISO-8859-1", "utf-16", "utf-16le", "utf-32", "windows-1252"])
+@pytest.mark.parametrize("media_type", ["application/json", "application/vnd.shop+json", "text/json"])
+def test_json_that_is_not_utf_8_is_in_the_charset_that_is_named(media_type: str, charset: str) -> None:
+    content_type = f"{media_type}; charset={charset}"
+    for body in ('{"x": "ü"}'.encode(charset), '{"x": "ü"}'.encode()):
+        for annotation in (dict, Any, dict[str, str]):
+            assert decode(annotation, body, content_type) == {"x": "ü"}
+        assert decode(str, body, content_type) == '{"x": "ü"}'
+
+
+def test_json_in_a_charset_that_does_not_fit_is_refused() -> None:
+    assert decode(dict, '{"x": "ü"}'.encode(), "application/json; charset=klingon") == {"x": "ü"}
+    for annotation in (dict, str, Any, Point):
+        text = refusal(annotation, b'{"x": "\xfc"}', "application/json; charset=klingon")
+        assert text == "the content-type names the charset 'klingon', which is not supported"
+        assert "is not US-ASCII" in refusal(annotation, b'{"x": "\xfc"}', "application/json; charset=us-ascii")
+    assert refusal(dict, b'{"x": "\xfc"}', "application/json; charset=utf-8").startswith("the body is not JSON")
+    assert refusal(dict, b'{"x": "\xfc"}', "application/json").startswith("the body is not JSON")
+
+
+def test_codec_of_json_gets_the_body_as_it_was_sent() -> None:
+    codecs = {"application/json": ContentCodec("application/json", lambda body: {"body": body})}
+    assert decode(Any, b"\xfc", "application/json; charset=latin-1", codecs) == {"body": b"\xfc"}
 
 
 @pytest.mark.parametrize("content_type", OTHER_TYPES, ids=lambda content_type: repr(content_type[:30]))

@@ -10,6 +10,7 @@ import textwrap
 import time
 import tracemalloc
 import zlib
+from collections.abc import Callable
 
 import pytest
 import zstandard
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxworker import compression
-from mxworker.compression import Compression, decompress, is_compressed
+from mxworker.compression import Compression, UnknownCoding, decompress, is_compressed
 from mxworker.errors import ConfigError, DecodeError
 from tests.harness.bombs import gzip_bomb, zstd_bomb
 
@@ -125,11 +126,49 @@ def test_only_what_can_be_decompressed_counts_as_compressed() -> None:
     assert not any(map(is_compressed, ("", "identity", "utf-8", "br", "gzip, gzip")))
 
 
-@pytest.mark.parametrize("encoding", ["gzip, gzip", "gzip,deflate", "deflate", "br", "zlib", "gzip;q=1", "x" * 255])
-def test_lists_and_unknown_encodings_are_refused(encoding: str) -> None:
+@pytest.mark.parametrize("encoding", ["br", "zlib", "gzip;q=1", "compress", "x" * 255, "br, identity"])
+def test_unknown_codings_are_refused_and_named(encoding: str) -> None:
     text = refusal(gzip.compress(b"body"), encoding)
-    assert "none of gzip, zstd and identity" in text
-    assert len(text) < 120
+    assert text.startswith(
+        f"the content-encoding is '{encoding[:2]}" if encoding != "\n" else "the content-encoding is '"
+    )
+    assert "none of gzip, deflate, zstd and identity" in text
+    assert len(text) < 150
+    with pytest.raises(UnknownCoding):
+        decompress(b"", encoding)
+
+
+@pytest.mark.parametrize("encoding", ["gzip, gzip", "gzip,deflate", "br, gzip", "identity, gzip, utf-8, x-gzip"])
+def test_bodies_in_several_codings_are_refused(encoding: str) -> None:
+    assert "several codings, of which only one can be undone" in refusal(gzip.compress(b"body"), encoding)
+    with pytest.raises(UnknownCoding):
+        decompress(b"", encoding)
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    ["x-gzip", " X-GZip ", "gzip, identity", "identity,gzip", "gzip, UTF-8", "gzip:UTF-8", "gzip,", ", gzip"],
+)
+def test_gzip_by_other_clients_is_read(encoding: str) -> None:
+    assert decompress(gzip.compress(b"body"), encoding) == b"body"
+    assert is_compressed(encoding)
+
+
+def raw_deflate(body: bytes) -> bytes:
+    compressor = zlib.compressobj(6, zlib.DEFLATED, -15)
+    return compressor.compress(body) + compressor.flush()
+
+
+@pytest.mark.parametrize("encoding", ["deflate", "Deflate", "deflate, identity"])
+@pytest.mark.parametrize("compress", [zlib.compress, raw_deflate])
+def test_deflate_is_read_with_and_without_the_header_of_zlib(encoding: str, compress: Callable[[bytes], bytes]) -> None:
+    for body in (b"", b"body", noise(300_000), noise(MIB).hex().encode()):
+        assert decompress(compress(body), encoding) == body
+
+
+@given(body=st.binary(max_size=300))
+def test_any_raw_deflate_is_read(body: bytes) -> None:
+    assert decompress(raw_deflate(body), "deflate") == body
 
 
 def test_several_gzip_members_are_one_body() -> None:
@@ -155,6 +194,14 @@ def broken_bodies() -> dict[str, tuple[str, bytes]]:
         "gzip: bad length": ("gzip", whole[:-4] + bytes(4)),
         "gzip: is zlib": ("gzip", zlib.compress(b"body")),
         "gzip: is text": ("gzip", b"S3cr3t" * 10),
+        "deflate: empty": ("deflate", b""),
+        "deflate: cut short": ("deflate", zlib.compress(noise(100_000))[:-1]),
+        "deflate: raw, cut short": ("deflate", raw_deflate(noise(100_000))[:-1]),
+        "deflate: followed by something": ("deflate", zlib.compress(b"body") + b"S3cr3t"),
+        "deflate: raw, followed by something": ("deflate", raw_deflate(b"body") + b"S3cr3t"),
+        "deflate: bad checksum": ("deflate", zlib.compress(b"body")[:-4] + bytes(4)),
+        "deflate: is gzip": ("deflate", whole),
+        "deflate: is text": ("deflate", b"S3cr3t" * 10),
         "zstd: empty": ("zstd", b""),
         "zstd: cut short": ("zstd", frame[:-1]),
         "zstd: cut in the middle": ("zstd", frame[: len(frame) // 2]),
@@ -194,11 +241,13 @@ def test_damaged_bodies_decompress_or_are_refused(encoding: str, body: bytes, da
     [
         (gzip_bomb(), "gzip", 64 * MIB),
         (zeros(2 * MIB), "gzip", MIB),
+        (zlib.compress(bytes(80 * MIB)), "deflate", 100 * len(zlib.compress(bytes(80 * MIB)))),
+        (raw_deflate(bytes(2 * MIB)), "deflate", MIB),
         (zstd_bomb(), "zstd", 100 * len(zstd_bomb())),
         (zeros(MIB) + zeros(1), "gzip", MIB),
         (gzip.compress(noise(65 * MIB), 1), "gzip", 64 * MIB),
     ],
-    ids=["gzip", "small gzip", "zstd", "two members", "no bomb, but large"],
+    ids=["gzip", "small gzip", "deflate", "small raw deflate", "zstd", "two members", "no bomb, but large"],
 )
 def test_bombs_are_refused_in_no_time_and_no_memory(body: bytes, encoding: str, limit: int) -> None:
     tracemalloc.start()
