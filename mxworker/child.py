@@ -17,6 +17,8 @@ from types import FrameType
 
 from mxworker.errors import ExitCode
 
+log = logging.getLogger("mxworker.worker")
+
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _LIBC = ctypes.CDLL(None, use_errno=True)  # loaded before any fork: a child must not need the dynamic linker's lock
 
@@ -56,3 +58,15 @@ def flush() -> None:
             stream.flush()
         except (OSError, ValueError, AttributeError):
             pass
+
+
+def exit_code_of(request: SystemExit) -> int:
+    """Return what the interpreter would exit with; a text, which it would print, is logged."""
+    match request.code:
+        case None:
+            return ExitCode.OK
+        case int(code):
+            return code & 0xFF
+        case text:
+            log.error("%s", text)
+            return ExitCode.RUNTIME

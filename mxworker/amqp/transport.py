@@ -32,6 +32,7 @@ from mxworker.amqp.frames import HEARTBEAT
 from mxworker.amqp.reader import ConsumerSink, FrameReader, PublisherSink
 from mxworker.amqp.tls import client_context, tls_error, verification_error
 from mxworker.brokers import DEFAULT_TLS, Tls
+from mxworker.descriptors import claim, release
 from mxworker.errors import ConfigError, ConnectionLost, ProtocolViolation, TlsRefused
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class DataPlane(asyncio.StreamReaderProtocol):
         self._user_timeout_ms = 0
         self._loop = loop
         self._wire: asyncio.Transport | None = None
+        self._fd = -1
         self._error: ConnectionLost | None = None
         self._dirty: list[Callable[[], bytes]] = []
         self._heard_at = loop.time()
@@ -71,6 +73,10 @@ class DataPlane(asyncio.StreamReaderProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport of the new connection."""
         self._wire = cast(asyncio.Transport, transport)  # uvloop's is one in all but its bases
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            self._fd = sock.fileno()
+            claim(self._fd)  # a process that a handler forks would hold the connection open after our end
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -108,6 +114,7 @@ class DataPlane(asyncio.StreamReaderProtocol):
         """Tell aiormq and every registered channel, once."""
         error = self._error or self._reason(exc)
         self._error = error
+        release(self._fd)
         if self._watch is not None:
             self._watch.cancel()
         super().connection_lost(error)

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from mxworker.child import bind_to_parent, do_nothing, flush
+from mxworker.child import bind_to_parent, do_nothing, exit_code_of, flush
+from mxworker.descriptors import claim
 from mxworker.errors import ExitCode, InvariantError
 from mxworker.master.last_words import LastWords
 from mxworker.master.signals import TAKEN
@@ -152,7 +153,7 @@ def _live_as_worker(
         gc.enable()
         code = int(run_worker(slot)) & 0xFF
     except SystemExit as request:
-        code = _exit_code_of(request)
+        code = exit_code_of(request)
     except BaseException:
         _WORKER_LOG.exception("slot %d: the worker failed", slot)
     finally:
@@ -169,6 +170,7 @@ def _leave_the_master(master_pid: int, stacks_fd: int) -> None:
         signal.signal(signum, do_nothing if signum in _NOT_FATAL else signal.SIG_DFL)
     _close_inherited_fds(_STANDARD_FDS | {stacks_fd})
     bind_to_parent(master_pid, stacks_fd)
+    claim(stacks_fd)
 
 
 def _close_inherited_fds(kept: Set[int]) -> None:
@@ -179,15 +181,3 @@ def _close_inherited_fds(kept: Set[int]) -> None:
                 os.close(fd)
             except OSError:
                 pass  # the descriptor of the listing itself, closed when the listing ended
-
-
-def _exit_code_of(request: SystemExit) -> int:
-    """Return what the interpreter would exit with."""
-    match request.code:
-        case None:
-            return ExitCode.OK
-        case int(code):
-            return code & 0xFF
-        case text:
-            _WORKER_LOG.error("%s", text)
-            return ExitCode.RUNTIME

@@ -11,6 +11,8 @@ Must not know: channels, concurrency, deadlines.
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -20,6 +22,7 @@ from mxworker.compression import UnknownCoding, decompress, is_compressed
 from mxworker.context import Context, Surroundings
 from mxworker.delivery import Delivery
 from mxworker.errors import DecodeError
+from mxworker.forks import end_fork
 from mxworker.middleware import CallNext, compose
 from mxworker.properties import FLAG_CONTENT_ENCODING
 from mxworker.receipts import Unawaited, confirm_rest, unawaited
@@ -46,6 +49,7 @@ def pipeline(handler: Handler, report: Report, surroundings: Surroundings, threa
     decode = handler.decode
     reads_body = decode is not whole_delivery
     call, needs_context = _call(handler, threads)
+    pid = os.getpid()
 
     async def execute(delivery: Delivery) -> Settlement:
         try:
@@ -63,6 +67,8 @@ def pipeline(handler: Handler, report: Report, surroundings: Surroundings, threa
             except Settlement as raised:
                 outcome = raised
             finally:
+                if os.getpid() != pid:
+                    end_fork(sys.exception())
                 published = receipts.take()
             settlement = ACK if outcome is None else report.settled(delivery, outcome)
             if published and isinstance(settlement, Ack):
@@ -86,6 +92,7 @@ def batch_pipeline(
     What cannot be decoded is put into its second argument as well, for a caller who cancels it.
     """
     call, needs_context = _call(handler, threads)
+    pid = os.getpid()
 
     async def execute(deliveries: list[Delivery], undecodable: Undecodable) -> list[Settlement]:
         payloads = []
@@ -120,6 +127,8 @@ def batch_pipeline(
             except Settlement as raised:
                 outcome = raised
             finally:
+                if os.getpid() != pid:
+                    end_fork(sys.exception())
                 published = receipts.take()
             settlements = report.batch_settled(taken, outcome)
             if published and any(isinstance(settlement, Ack) for settlement in settlements):

@@ -15,6 +15,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 
 from setproctitle import setproctitle
@@ -23,6 +24,7 @@ from mxworker.board import Board, BoardSlot, Word
 from mxworker.compilation import Handler, Overrides
 from mxworker.config import Consumption, format_duration
 from mxworker.errors import AppLoadError, BrokerError, ConnectionLost, ExitCode, MxWorkerError
+from mxworker.forks import Forks, end_fork
 from mxworker.lifecycle import WorkerState
 from mxworker.serializers import Serializer
 from mxworker.worker.dump import dump, dump_stack
@@ -38,8 +40,19 @@ _WIND_DOWN_S = 0.5
 
 def run(settings: Consumption, board: Board, number: int) -> int:
     """Live as worker `number` of `board`; return the process's exit code."""
+    pid = os.getpid()
+    try:
+        return _live(settings, board, number)
+    finally:
+        if os.getpid() != pid:
+            end_fork(sys.exception())
+
+
+def _live(settings: Consumption, board: Board, number: int) -> int:
     slot = board.slot(number)
+    forks = Forks(f"worker {number}")
     signal.signal(signal.SIGUSR1, lambda _, frame: dump_stack(number, frame))  # an import can hang, too
+    forks.claim_signals([signal.SIGUSR1])
     obey_log_level(board.orders)
     slot.words[Word.PID] = os.getpid()
     _show(number, WorkerState.BOOTING)
@@ -57,9 +70,9 @@ def run(settings: Consumption, board: Board, number: int) -> int:
         _warn_of_long_holds(handlers)
     gc.collect()
     gc.freeze()  # what the import made lives as long as the process: no collection has to look at it again
-    loop = new_loop()
+    loop = forks.claim_loop(new_loop)
     asyncio.set_event_loop(loop)
-    return loop.run_until_complete(_serve(settings, handlers, application.serializers, board, slot))
+    return loop.run_until_complete(_serve(settings, handlers, application.serializers, board, slot, forks))
 
 
 def _warn_of_long_holds(handlers: Sequence[Handler]) -> None:
@@ -87,6 +100,7 @@ async def _serve(
     serializers: Mapping[str, Serializer],
     board: Board,
     slot: BoardSlot,
+    forks: Forks,
 ) -> ExitCode:
     service = Service(
         settings,
@@ -102,6 +116,7 @@ async def _serve(
     loop.add_signal_handler(signal.SIGRTMAX, service.request_cut)
     loop.add_signal_handler(signal.SIGURG, service.look_at_board)
     signal.signal(signal.SIGUSR1, lambda _, frame: dump(slot.number, service.stations, frame))
+    forks.claim_signals([signal.SIGTERM, signal.SIGRTMAX, signal.SIGURG, signal.SIGUSR1])
     try:
         code = await service.run()
     finally:

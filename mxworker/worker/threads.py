@@ -7,6 +7,7 @@ stays unsettled as long as it may still be at work, or its own retry would run b
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import threading
 import traceback
@@ -14,6 +15,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any
+
+from mxworker.forks import end_fork
 
 
 class Threads:
@@ -33,6 +36,7 @@ class Threads:
         task = asyncio.current_task()
         assert task is not None
         context = copy_context()
+        pid = os.getpid()
 
         def run() -> Any:
             self._idents[task] = threading.get_ident()
@@ -40,6 +44,9 @@ class Threads:
                 return context.run(function, *arguments)
             except StopIteration as error:  # no future can hold one
                 raise RuntimeError("the handler raised StopIteration") from error
+            finally:
+                if os.getpid() != pid:
+                    end_fork(sys.exception())
 
         submitted = self._pool.submit(run)
         running = asyncio.wrap_future(submitted)

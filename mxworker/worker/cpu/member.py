@@ -30,7 +30,9 @@ from mxworker.child import bind_to_parent, do_nothing, flush
 from mxworker.compilation import Handler, HandlerKind
 from mxworker.context import Equipment, Surroundings
 from mxworker.delivery import Delivery
+from mxworker.descriptors import claim
 from mxworker.errors import ExitCode, MxWorkerError
+from mxworker.forks import Forks, end_fork
 from mxworker.log import set_up
 from mxworker.message import Encoder
 from mxworker.settlement import Settlement
@@ -68,24 +70,29 @@ def main() -> None:
     bind_to_parent(terms.worker_pid)
     for signum in DEAF_TO:
         signal.signal(signum, do_nothing)
+    forks = Forks(f"worker {terms.worker} cpu")
     signal.pthread_sigmask(signal.SIG_UNBLOCK, DEAF_TO)
     sys.argv[1:] = []
     setproctitle(f"mxworker: worker {terms.worker} cpu")
     set_up(terms.log_level, terms.log_style)
     end = socket.socket(fileno=int(number))
     end.set_inheritable(False)  # not for the subprocesses of a handler
+    claim(end.fileno())
+    pid = os.getpid()
     code: int = ExitCode.RUNTIME
     try:
-        code = _live(terms, Pipe(end))
+        code = _live(terms, Pipe(end), forks)
     except BaseException:
         log.exception("a process for cpu handlers of worker %d failed", terms.worker)
     finally:
+        if os.getpid() != pid:
+            end_fork(sys.exception())
         flush()
         os._exit(code)  # threads that the application left behind do not hold it up
 
 
-def _live(terms: Terms, pipe: Pipe) -> ExitCode:
-    loop = new_loop()
+def _live(terms: Terms, pipe: Pipe, forks: Forks) -> ExitCode:
+    loop = forks.claim_loop(new_loop)
     asyncio.set_event_loop(loop)
     try:
         application = load(terms.app, terms.app_dir)
