@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -24,6 +26,7 @@ from mxworker.errors import BrokerError, ConfigError, PublishError
 
 _FAILED = 1
 _INTERRUPTED = 130
+_INTERRUPTING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _read_url(_context: click.Context, _option: click.Parameter, text: str) -> BrokerUrl:
@@ -51,7 +54,7 @@ def _new_folder(_context: click.Context, _option: click.Parameter, path: Path | 
     "--out",
     type=click.Path(path_type=Path),
     callback=_new_folder,
-    help="A new or empty folder for what the shop writes; by default a temporary one, which stays.",
+    help="A new or empty folder for what the shop writes; default: a temporary one, deleted at the end.",
 )
 @click.option(
     "--patience",
@@ -73,12 +76,19 @@ def main(orders: int, out: Path | None, patience: float, broker_url: BrokerUrl) 
     for library in ("aio_pika", "aiormq", "mxworker"):  # they report a lost broker beside us
         logging.getLogger(library).addHandler(logging.NullHandler())
     folder = out or Path(tempfile.mkdtemp(prefix="mxworker-demo-"))
-    sys.exit(asyncio.run(_run(Plan(broker_url, orders, folder, patience))))
+    code = asyncio.run(_run(Plan(broker_url, orders, folder, patience)))
+    if out is None and code != _FAILED:
+        shutil.rmtree(folder)
+    elif code != _INTERRUPTED:
+        click.echo(f"What the shop wrote, and its log: {folder}", err=True)
+    if code == 0:
+        click.echo(_how_to_go_on())
+    sys.exit(code)
 
 
 async def _run(plan: Plan) -> int:
     """Run the demo until it ends or a signal comes; return the exit code."""
-    _cancel_on_first_signal()
+    cancel_on_first_signal()
     try:
         summary = await demonstrate(plan)
     except asyncio.CancelledError:
@@ -91,14 +101,34 @@ async def _run(plan: Plan) -> int:
     return 0
 
 
-def _cancel_on_first_signal() -> None:
+def cancel_on_first_signal() -> None:
     """Let the first of INT, TERM and HUP cancel the running task.
 
     A second one is left to the service, which hears a terminal's Ctrl-C too: it hurries, and so our wait for it ends.
+    `Task.cancelling()` would not tell the first one: a timeout that ends in the same turn of the loop counts there too.
     """
     task, loop = _task(), asyncio.get_running_loop()
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(signum, lambda: task.cancelling() or task.cancel())
+
+    def cancel() -> None:
+        for signum in _INTERRUPTING:
+            loop.add_signal_handler(signum, lambda: None)
+        task.cancel()
+
+    for signum in _INTERRUPTING:
+        loop.add_signal_handler(signum, cancel)
+
+
+def _how_to_go_on() -> str:
+    """Return what to try next, as commands that work where the demo was started."""
+    command = Path(sys.executable).with_name("mxworker")
+    mxworker = os.path.relpath(command) if command.exists() else "mxworker"
+    return (
+        "\n"
+        "The handlers are in handlers_example/shop.py, and README.md tells the rest.\n"
+        "To run them on a RabbitMQ of yours:\n"
+        "  export MXWORKER_BROKER_URL=amqp://guest:guest@localhost/\n"
+        f"  {mxworker} run handlers_example.shop"
+    )
 
 
 def _task() -> asyncio.Task[object]:

@@ -14,7 +14,7 @@ from handlers_example import shop
 from handlers_example.demo.accounts import DeadLetter
 from handlers_example.demo.orders import Sample
 from mxworker import Message, Publisher
-from mxworker.amqp.translate import library_errors, raise_own_cancellation
+from mxworker.amqp.translate import library_errors
 from mxworker.brokers import BrokerUrl
 from mxworker.errors import BrokerError, PublishError
 
@@ -47,20 +47,24 @@ class Broker:
                 self.sent += 1
 
     async def take_dead_letters(self, queue: str) -> list[DeadLetter]:
-        """Take all that died in `queue` out of its dead-letter queue."""
+        """Take all that died in `queue` out of its dead-letter queue.
+
+        A cancellation waits for the broker's answer: a request that is cancelled costs the library its channel.
+        """
+        taking = asyncio.create_task(self._take_dead_letters(queue))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            await asyncio.wait({taking})
+            raise
+
+    async def _take_dead_letters(self, queue: str) -> list[DeadLetter]:
         letters: list[DeadLetter] = []
         with library_errors(queue):
             source = await self._channel.get_queue(f"{self._prefix}{queue}.dlq", ensure=False)
             while (message := await source.get(no_ack=True, fail=False)) is not None:
                 letters.append(DeadLetter(queue, message.message_id or "", message.body, message.headers))
-        raise_own_cancellation()  # the library waits with asyncio.wait_for, which may lose one in Python 3.11
         return letters
-
-    async def delete_queues(self) -> None:
-        """Delete the queues of the shop and those beside them, with all they hold."""
-        for name in _queues():
-            with library_errors(name):
-                await self._channel.queue_delete(self._prefix + name)
 
 
 def _queues() -> Iterator[str]:
@@ -74,6 +78,27 @@ def _queues() -> Iterator[str]:
 @asynccontextmanager
 async def connected(url: BrokerUrl, prefix: str) -> AsyncIterator[Broker]:
     """Lend a `Broker`; afterwards the queues are gone. Raises BrokerError."""
+    async with _channel(url) as channel, Publisher.connect(url.dsn, name="mxworker demo") as publisher:
+        try:
+            yield Broker(publisher, channel, prefix)
+        finally:
+            with suppress(BrokerError):  # a broker that is gone needs no tidying
+                await _delete_queues(url, prefix)
+
+
+async def _delete_queues(url: BrokerUrl, prefix: str) -> None:
+    """Delete the queues of the shop and those beside them, with all they hold.
+
+    The connection is a new one: whatever ended the demo may have closed the other.
+    """
+    async with _channel(url) as channel:
+        for name in _queues():
+            with library_errors(name):
+                await channel.queue_delete(prefix + name)
+
+
+@asynccontextmanager
+async def _channel(url: BrokerUrl) -> AsyncIterator[AbstractChannel]:
     try:
         connection = await aio_pika.connect(url.dsn, timeout=_CONNECT_DEADLINE_S)
     except (OSError, TimeoutError, aio_pika.exceptions.AMQPError) as error:
@@ -81,13 +106,7 @@ async def connected(url: BrokerUrl, prefix: str) -> AsyncIterator[Broker]:
     try:
         with library_errors():
             channel = await connection.channel()
-        async with Publisher.connect(url.dsn, name="mxworker demo") as publisher:
-            broker = Broker(publisher, channel, prefix)
-            try:
-                yield broker
-            finally:
-                with suppress(BrokerError):  # a broker that is gone needs no tidying
-                    await broker.delete_queues()
+        yield channel
     finally:
         with suppress(Exception, TimeoutError):
             await asyncio.wait_for(connection.close(), _CLOSE_DEADLINE_S)

@@ -65,7 +65,7 @@ async def demonstrate(plan: Plan) -> Summary:
         if wrong := feeding.wrong():
             raise _failure("the accounts do not balance.", wrong)
     executions = [Execution.parse(line) for line in times.read_text().splitlines()]
-    return Summary(feeding.right, took_s, executions, feeding.dead_letters, plan.folder)
+    return Summary(feeding.right, took_s, executions, feeding.dead_letters)
 
 
 class _Feeding:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from handlers_example.demo.accounts import DeadLetter, Ends
 from handlers_example.demo.times import Execution, Times
@@ -18,7 +17,8 @@ _HOW = {
     "labels": "cpu=True",
 }
 _HEAD = f"  {'queue':<10}{'how':<18}{'handled':>9}{'retried':>9}{'dead':>6}{'p50 ms':>9}{'p95 ms':>9}{'per s':>8}"
-_SHOWN_BODY_CHARACTERS = 80
+_COLUMNS = 80
+_NAME_COLUMNS = 23
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,6 @@ class Summary:
     took_s: float
     executions: Sequence[Execution]
     dead_letters: Sequence[DeadLetter]
-    folder: Path
 
     def __str__(self) -> str:
         return "\n".join([_HEAD, *self._queues(), "", *self._accounts(), "", *_facts(self._example())])
@@ -47,7 +46,7 @@ class Summary:
         ends = self.ends
         orders = len(ends.invoiced) + len(ends.unpaid) + len(ends.refused)
         yield f"  {orders:>7,}  orders in {self.took_s:.1f} s, {orders / self.took_s:,.0f} per second"
-        yield f"  {len(ends.invoiced):>7,}  paid, each with one invoice and one label in {self.folder}"
+        yield f"  {len(ends.invoiced):>7,}  paid, each with one invoice and one label"
         yield f"  {len(ends.refused):>7,}  refused, for no second attempt would help: in orders.dlq"
         yield f"  {len(ends.unpaid):>7,}  not paid after 4 attempts: in payments.dlq"
         yield f"  {len(ends.booked):>7,}  booked in stock, but {len(ends.by_truck):,} too large for it: in stock.dlq"
@@ -60,6 +59,6 @@ class Summary:
 def _facts(letter: DeadLetter) -> Iterator[str]:
     yield f"  One of the dead letters, as it lay in {letter.queue}.dlq:"
     body = letter.body.decode("utf-8", "backslashreplace")
-    shown = body if len(body) <= _SHOWN_BODY_CHARACTERS else f"{body[:_SHOWN_BODY_CHARACTERS]}..."
-    for name, value in [("message id", letter.id), ("body", shown), *sorted(letter.headers.items())]:
-        yield f"    {name:<23}{value}"
+    for name, value in [("message id", letter.id), ("body", body), *sorted(letter.headers.items())]:
+        line = f"    {name:<{_NAME_COLUMNS}}{value}"
+        yield line if len(line) <= _COLUMNS else f"{line[: _COLUMNS - 3]}..."

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGKILL, SIGTERM, Signals
@@ -13,7 +15,9 @@ import pytest
 
 from handlers_example import shop
 from handlers_example.demo.accounts import expected
+from handlers_example.demo.broker import connected
 from handlers_example.demo.orders import samples
+from mxworker.brokers import BrokerUrl
 from tests.harness.processes import Process, children
 from tests.harness.service import Service
 from tests.harness.waiting import wait_until
@@ -24,15 +28,27 @@ ORDERS = 500
 FEW_ORDERS = 150  # their last retries still leave a second to break into
 MORE_THAN_IT_CAN_DO_MEANWHILE = 50_000
 MORE_THAN_IT_CAN_DO_AT_ONCE = 400
+TURNS_OF_A_REQUEST = range(0, 40, 2)  # of the event loop, from before the request to after its answer
 ENOUGH_S = 60.0
+TERMINAL_COLUMNS = 80
 OF_A_SHOP = {"SHOP_PREFIX": "somebodys-", "SHOP_FOLDER": "/nowhere"}
 """What the shell of somebody who runs the shop may hold; the demo keeps away from it."""
 
 
 def demo(url: str, folder: Path, orders: int, *flags: str) -> Service:
-    arguments = [f"--orders={orders}", f"--out={folder / 'results'}", *flags]
-    command = [sys.executable, "-m", "handlers_example.demo", *arguments]
-    return Service(command, folder, name="demo", env={"MXWORKER_BROKER_URL": url, **OF_A_SHOP})
+    return demo_without_a_folder(url, folder, orders, f"--out={folder / 'results'}", *flags)
+
+
+def demo_without_a_folder(url: str, folder: Path, orders: int, *flags: str) -> Service:
+    """Start the demo as `make demo` does; what it calls temporary is in `temporary(folder)`."""
+    temporary(folder).mkdir()
+    command = [sys.executable, "-m", "handlers_example.demo", f"--orders={orders}", *flags]
+    env = {"MXWORKER_BROKER_URL": url, "TMPDIR": str(temporary(folder)), **OF_A_SHOP}
+    return Service(command, folder, name="demo", env=env)
+
+
+def temporary(folder: Path) -> Path:
+    return folder / "tmp"
 
 
 def handled(folder: Path) -> list[Path]:
@@ -86,6 +102,37 @@ def test_every_order_meets_its_right_end(broker_url: str, tmp_path: Path, admin:
     assert all(orjson.loads(path.read_bytes())["total_cents"] > 0 for path in handled(tmp_path))
 
 
+def test_the_demo_leaves_no_file_fits_a_terminal_and_tells_how_to_go_on(broker_url: str, tmp_path: Path) -> None:
+    with demo_without_a_folder(broker_url, tmp_path, FEW_ORDERS) as running:
+        assert running.wait_exit(ENOUGH_S) == 0, running.log_text()
+        told = running.output_text()
+        lines = (told + running.log_text()).replace(str(temporary(tmp_path)), "/tmp").splitlines()
+    assert list(temporary(tmp_path).iterdir()) == []
+    assert [line for line in lines if len(line) > TERMINAL_COLUMNS] == []
+    command = re.search(r"\n  (\S+/mxworker run handlers_example\.shop)\n", told)
+    assert command, told
+    shop_environment = {"MXWORKER_BROKER_URL": broker_url, "SHOP_PREFIX": f"{tmp_path.name}-", "SHOP_FOLDER": "shop"}
+    with Service(command[1].split(), tmp_path, env=shop_environment) as service:
+        service.wait_ready(ENOUGH_S)
+
+
+def test_an_interrupted_demo_leaves_no_file(broker_url: str, tmp_path: Path) -> None:
+    with demo_without_a_folder(broker_url, tmp_path, MORE_THAN_IT_CAN_DO_MEANWHILE) as running:
+        wait_until(lambda: list(temporary(tmp_path).glob("*/invoices/*.json")), ENOUGH_S, "the first invoices")
+        running.signal(SIGINT)
+        assert running.wait_exit(ENOUGH_S) == 130, running.log_text()
+    assert list(temporary(tmp_path).iterdir()) == []
+
+
+def test_a_failed_demo_keeps_its_files_and_names_them(broker_url: str, tmp_path: Path) -> None:
+    with demo_without_a_folder(broker_url, tmp_path, MORE_THAN_IT_CAN_DO_MEANWHILE) as running:
+        wait_until(lambda: list(temporary(tmp_path).glob("*/invoices/*.json")), ENOUGH_S, "the first invoices")
+        supervised(running).signal(SIGKILL)
+        assert running.wait_exit(ENOUGH_S) == 1
+        (kept,) = temporary(tmp_path).iterdir()
+        assert f"What the shop wrote, and its log: {kept}\n" in running.log_text()
+
+
 def test_a_killed_worker_costs_no_order(broker_url: str, tmp_path: Path) -> None:
     with demo(broker_url, tmp_path, 600) as running:
         wait_for_work(tmp_path)
@@ -127,6 +174,21 @@ def test_an_interrupted_demo_drains_its_service(
         assert "Interrupted" in running.log_text()
         assert "STOPPING -> EMPTY (stop)" in log_of_service(tmp_path)
         assert_nothing_is_left(running, tmp_path, admin)
+
+
+async def test_queues_are_deleted_wherever_a_request_is_cancelled(broker_url: str, admin: Client) -> None:
+    for turns in TURNS_OF_A_REQUEST:
+        prefix = f"mxworker-demo-{uuid.uuid4().hex[:8]}-"
+        async with connected(BrokerUrl.parse(broker_url), prefix) as broker:
+            for queue in ("orders", "orders.dlq"):
+                admin.declare(prefix + queue)
+            taking = asyncio.create_task(broker.take_dead_letters("orders"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            taking.cancel()
+            await asyncio.wait({taking})
+        assert not admin.exists(f"{prefix}orders")
+        assert not admin.exists(f"{prefix}orders.dlq")
 
 
 def test_a_dead_service_ends_the_demo_with_its_log(broker_url: str, tmp_path: Path, admin: Client) -> None:

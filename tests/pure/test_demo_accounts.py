@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from handlers_example import shop, warehouse
 from handlers_example.demo.accounts import ATTEMPTS, NOWHERE, DeadLetter, Ends, differences, expected
 from handlers_example.demo.orders import BAD_EVERY, BULK_EVERY, Kind, samples
+from handlers_example.demo.progress import Progress
 from handlers_example.demo.summary import Summary
 from handlers_example.demo.times import Execution, Times
 from handlers_example.pricing import InvalidOrder, Order, price
@@ -120,13 +121,27 @@ def test_times_come_from_what_the_stopwatch_noted() -> None:
     assert Times.of([]).rate == 0
 
 
-def test_the_summary_shows_the_numbers_and_the_dead_letter_that_was_tried_most(tmp_path: Path) -> None:
+def test_the_summary_shows_the_numbers_and_the_dead_letter_that_was_tried_most() -> None:
     letters = [
         DeadLetter("orders", "order-1", b"{}", {"mx-attempts": 1}),
         DeadLetter("payments", "order-2", b"x" * 500, {"mx-attempts": 4, "mx-reason": "failed"}),
     ]
-    text = str(Summary(RIGHT, 2.0, [Execution("orders", 1, 1, 1.0, 1.5)] * 2, letters, tmp_path))
+    text = str(Summary(RIGHT, 2.0, [Execution("orders", 1, 1, 1.0, 1.5)] * 2, letters))
     assert "order-2" in text
     assert "order-1 " not in text
     assert "1,000  orders in 2.0 s, 500 per second" in text
-    assert max(len(line) for line in text.splitlines() if str(tmp_path) not in line) <= 120
+    assert max(map(len, text.splitlines())) <= 80
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_fits_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    goal = RIGHT.count(10_000)._replace(invoiced=9_745, labelled=9_745, booked=9_750)
+    Progress(goal).show(goal)
+    assert "##########" in terminal.getvalue()
+    assert len(terminal.getvalue().removeprefix("\r\x1b[K")) < 80
