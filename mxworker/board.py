@@ -13,8 +13,13 @@ Layout of a slot, in order:
     note           4096          worker                              UTF-8: what it wants the master to say for it
     directory      64 x 64       worker                              names of its handlers
     queues         64 x 256      worker                              names of their queues, at the same places
-    in-flight      256 x 128     worker                              one entry per started delivery
-    keys           256 x 8       worker                              the `suspects.message_key` of each, to be searched
+    in-flight      256 x 128     worker                              what is known of a started delivery
+    keys           65536 x 8     worker                              the `suspects.message_key` of each started delivery
+
+A started delivery has a place among the keys until it has finished: a key that is not 0 is a delivery in flight. It is
+counted, and is suspect when the process dies. What has one of the first 256 places is described at the same place of
+the in-flight area as well. From the 65th slot on there are 4096 places. A page that was never used takes no memory;
+`Word.PLACES_USED` says how many places were.
 
 After the slots comes the table of suspects, see `suspects`.
 
@@ -29,7 +34,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum, auto
-from itertools import takewhile
+from itertools import accumulate, pairwise, takewhile
 
 from mxworker.lifecycle import Wish, WorkerState
 from mxworker.standing_orders import STANDING_ORDERS_BYTES, StandingOrders
@@ -40,21 +45,26 @@ HANDLER_NAMES = 64
 NAME_BYTES = 64
 QUEUE_BYTES = 256  # a queue's name has at most 255 bytes: it is a short string of AMQP
 IN_FLIGHT_ENTRIES = 256
+PLACES = 65_536
+"""How many deliveries in flight a slot has places for: as many as the largest prefetch lets there be of one queue."""
+FEWER_PLACES = 4096
+SLOTS_WITH_ALL_PLACES = 64  # all 513 with all would be a mapping of 290 MB, which a small machine may refuse
 MESSAGE_ID_BYTES = 96
 
 _WORD_BYTES = 8
 _SIGN = 1 << 64  # what a negative number of 64 bits is short of when it is read without a sign
 _WORDS = 32
-_ENTRY = struct.Struct(f"<BBBxIQQ{MESSAGE_ID_BYTES}s")
+_ENTRY = struct.Struct(f"<BBxxIQQ{MESSAGE_ID_BYTES}s")
 _ENTRY_BYTES = 128
 _NOTE_AT = _WORDS * _WORD_BYTES
 _NAMES_AT = _NOTE_AT + NOTE_BYTES
 _QUEUES_AT = _NAMES_AT + HANDLER_NAMES * NAME_BYTES
 _ENTRIES_AT = _QUEUES_AT + HANDLER_NAMES * QUEUE_BYTES
 _KEYS_AT = _ENTRIES_AT + IN_FLIGHT_ENTRIES * _ENTRY_BYTES
-_SLOT_BYTES = _KEYS_AT + IN_FLIGHT_ENTRIES * _WORD_BYTES
 
 NO_ENTRY = -1
+NO_KEY = 1
+"""The key of a delivery of which nobody will ask."""
 
 _STATES = {int(state): state for state in WorkerState}
 _WISHES = {int(wish): wish for wish in Wish}
@@ -89,6 +99,11 @@ class Word(IntEnum):
     """Whether a suspect runs alone now; then `ALONE_KEY` is its key, as 64 bits without a sign."""
     ALONE_KEY = auto()
 
+    PLACES_USED = auto()
+    """How many of the places for deliveries in flight were ever used: the others need not be looked at."""
+    UNPLACED = auto()
+    """How many deliveries are in flight beside those that have a place."""
+
     DEADLINE_NS = auto()
     """Heartbeat deadline: the master writes the boot deadline before the fork, then only the worker writes it."""
 
@@ -103,7 +118,7 @@ class InFlight:
     delivery_tag: int
     attempt: int
     started_ns: int
-    key: int = 0
+    key: int = NO_KEY
     """See `suspects.message_key`."""
 
 
@@ -115,15 +130,15 @@ class Board:
 
     def __init__(self, slots: int) -> None:
         """Map the area for `slots` workers, all words zero."""
-        end = slots * _SLOT_BYTES
-        self._map = mmap.mmap(-1, STANDING_ORDERS_BYTES + end + TABLE_BYTES)
+        places = [PLACES if number < SLOTS_WITH_ALL_PLACES else FEWER_PLACES for number in range(slots)]
+        ends = tuple(accumulate(_KEYS_AT + count * _WORD_BYTES for count in places))
+        self._map = mmap.mmap(-1, STANDING_ORDERS_BYTES + ends[-1] + TABLE_BYTES)
         view = memoryview(self._map)
         self.orders = StandingOrders(view[:STANDING_ORDERS_BYTES])
         view = view[STANDING_ORDERS_BYTES:]
-        self.suspects = Suspects(view[end:])
+        self.suspects = Suspects(view[ends[-1] :])
         self.slots = tuple(
-            BoardSlot(number, view[at : at + _SLOT_BYTES], self)
-            for number, at in enumerate(range(0, end, _SLOT_BYTES), start=1)
+            BoardSlot(number, view[at:end], self) for number, (at, end) in enumerate(pairwise((0, *ends)), start=1)
         )
 
     def slot(self, number: int) -> BoardSlot:
@@ -158,7 +173,7 @@ class BoardSlot:
         self.words = view[:_NOTE_AT].cast("Q")
         self._keys = view[_KEYS_AT:].cast("q")
         self._free: list[int] = []
-        self._fresh = iter(range(IN_FLIGHT_ENTRIES))
+        self._used = 0  # as the word says
 
     # ---- the master's side
 
@@ -179,7 +194,9 @@ class BoardSlot:
         words[Word.NOTE_LENGTH] = 0
         for word in (Word.ISOLATION_GRANTED, Word.ISOLATION_WANTED, Word.IS_ALONE):
             words[word] = 0
-        self._view[_NAMES_AT:_SLOT_BYTES] = bytes(_SLOT_BYTES - _NAMES_AT)
+        self._view[_NAMES_AT:_KEYS_AT] = bytes(_KEYS_AT - _NAMES_AT)
+        self._view[_KEYS_AT : _KEYS_AT + self._places_used * _WORD_BYTES] = bytes(self._places_used * _WORD_BYTES)
+        words[Word.PLACES_USED] = words[Word.UNPLACED] = 0
         words[Word.DEADLINE_NS] = boot_deadline_ns
 
     @property
@@ -219,22 +236,30 @@ class BoardSlot:
         return bytes(self._view[_NOTE_AT : _NOTE_AT + length]).decode("utf-8", "replace")
 
     def in_flight(self) -> list[InFlight]:
-        """Return the deliveries that were started and not yet finished, oldest first."""
+        """Return what is known of deliveries that were started and not yet finished, 256 at most, oldest first."""
         found = []
-        for entry in range(IN_FLIGHT_ENTRIES):
-            used, handler, id_length, attempt, tag, started_ns, raw = _ENTRY.unpack_from(
-                self._view, _ENTRIES_AT + entry * _ENTRY_BYTES
-            )
-            if used:
+        for place, key in enumerate(self._keys[: min(self._places_used, IN_FLIGHT_ENTRIES)]):
+            if key:
+                handler, id_length, attempt, tag, started_ns, raw = _ENTRY.unpack_from(
+                    self._view, _ENTRIES_AT + place * _ENTRY_BYTES
+                )
                 message_id = raw[: min(id_length, MESSAGE_ID_BYTES)].decode("utf-8", "backslashreplace")
                 names = (self._handler_name(handler), self._queue_name(handler))
-                found.append(InFlight(*names, message_id, tag, attempt, started_ns, self._keys[entry]))
+                found.append(InFlight(*names, message_id, tag, attempt, started_ns, key))
         return sorted(found, key=lambda delivery: delivery.started_ns)
+
+    def keys_in_flight(self) -> list[int]:
+        """Return the keys of all deliveries that were started and not yet finished, as far as they have a place."""
+        return [key for key in self._keys[: self._places_used].tolist() if key]
 
     @property
     def in_flight_count(self) -> int:
-        """How many deliveries were started and not yet finished; from 256 on, 256."""
-        return IN_FLIGHT_ENTRIES - bytes(self._view[_ENTRIES_AT:_KEYS_AT:_ENTRY_BYTES]).count(0)
+        """How many deliveries were started and not yet finished."""
+        return self._places_used - self._keys[: self._places_used].tolist().count(0) + self.words[Word.UNPLACED]
+
+    @property
+    def _places_used(self) -> int:
+        return min(self.words[Word.PLACES_USED], len(self._keys))
 
     def consumes(self, queue: str) -> bool:
         """Whether a handler in the directory has this queue."""
@@ -260,14 +285,11 @@ class BoardSlot:
 
     def has_started(self, key: int) -> bool:
         """Whether a delivery of the message with this key was started and not yet finished."""
-        keys, wanted = bytes(self._keys), key.to_bytes(_WORD_BYTES, "little", signed=True)
+        keys, wanted = bytes(self._keys[: self._places_used]), key.to_bytes(_WORD_BYTES, "little", signed=True)
         at = keys.find(wanted)
-        while at != -1:
-            entry, rest = divmod(at, _WORD_BYTES)
-            if rest == 0 and self._view[_ENTRIES_AT + entry * _ENTRY_BYTES]:
-                return True
+        while at % _WORD_BYTES and at != -1:  # it lies across two keys
             at = keys.find(wanted, at + 1)
-        return False
+        return at != -1
 
     @property
     def alone_key(self) -> int | None:
@@ -282,7 +304,7 @@ class BoardSlot:
     def is_started_elsewhere(self, key: int) -> bool:
         """Whether a process of another slot, alive or not yet reaped, has started the message with this key.
 
-        Takes about 1 us for each worker, so ask for what is delivered again alone.
+        Takes about 1 us for each worker, 50 us if that had 65,536 in flight, so ask for what is delivered again alone.
         """
         return any(other.words[Word.PID] and other.has_started(key) for other in self._board.used if other is not self)
 
@@ -306,25 +328,33 @@ class BoardSlot:
             self._write_text(name, _NAMES_AT + index * NAME_BYTES, NAME_BYTES)
             self._write_text(queue, _QUEUES_AT + index * QUEUE_BYTES, QUEUE_BYTES)
 
-    def enter(self, handler: int, tag: int, attempt: int, message_id: bytes, started_ns: int, key: int = 0) -> int:
-        """Record a delivery as started and return its entry, or NO_ENTRY when all entries are taken."""
+    def enter(self, handler: int, tag: int, attempt: int, message_id: bytes, started_ns: int, key: int = NO_KEY) -> int:
+        """Record a delivery as started and return its place, or NO_ENTRY when all are taken. `key` is not 0."""
         free = self._free
-        entry = free.pop() if free else next(self._fresh, NO_ENTRY)
-        if entry == NO_ENTRY:
+        place = free.pop() if free else self._fresh_place()
+        if place < IN_FLIGHT_ENTRIES:
+            if place == NO_ENTRY:
+                self.words[Word.UNPLACED] += 1
+                return NO_ENTRY
+            _ENTRY.pack_into(
+                self._view,
+                _ENTRIES_AT + place * _ENTRY_BYTES,
+                handler if handler < HANDLER_NAMES else 255,
+                min(len(message_id), MESSAGE_ID_BYTES),
+                attempt,
+                tag,
+                started_ns,
+                message_id,
+            )
+        self._keys[place] = key  # last: from now on it counts
+        return place
+
+    def _fresh_place(self) -> int:
+        if self._used == len(self._keys):
             return NO_ENTRY
-        self._keys[entry] = key
-        _ENTRY.pack_into(
-            self._view,
-            _ENTRIES_AT + entry * _ENTRY_BYTES,
-            1,
-            handler if handler < HANDLER_NAMES else 255,
-            min(len(message_id), MESSAGE_ID_BYTES),
-            attempt,
-            tag,
-            started_ns,
-            message_id,
-        )
-        return entry
+        self._used += 1
+        self.words[Word.PLACES_USED] = self._used
+        return self._used - 1
 
     def show_alone(self, key: int | None) -> None:
         """Tell that the suspect with `key` runs alone from now on, or with None that nothing does any more."""
@@ -332,8 +362,10 @@ class BoardSlot:
             self.words[Word.ALONE_KEY] = key % _SIGN
         self.words[Word.IS_ALONE] = key is not None
 
-    def leave(self, entry: int) -> None:
-        """Record that the delivery of `entry`, as returned by `enter`, has finished."""
-        if entry != NO_ENTRY:
-            self._view[_ENTRIES_AT + entry * _ENTRY_BYTES] = 0
-            self._free.append(entry)
+    def leave(self, place: int) -> None:
+        """Record that the delivery of `place`, as returned by `enter`, has finished."""
+        if place == NO_ENTRY:
+            self.words[Word.UNPLACED] -= 1
+            return
+        self._keys[place] = 0
+        self._free.append(place)

@@ -8,15 +8,16 @@ Layout, all words of 8 bytes, signed:
 
     area        size          writer                  meaning
     ----        ----          ------                  -------
-    head        8 words       master                  deaths entered so far; the rest is spare
-    entries     1024 x 10     master, but `_CLEARED`  one for each suspect, see the words below
+    head        8 words       master                  deaths entered so far, entries ever used; the rest is spare
+    entries     65536 x 10    master, but `_CLEARED`  one for each suspect, see the words below
     stacks      32 x 4096     master                  number of the death, length, text: those of the last deaths
 
 An entry is live while its death is not 0 and is not the one that was cleared. The master sets the death to 0 before it
 changes anything else of an entry and to its number afterwards, so a reader that finds the same number before and after
 has read one state of it. `_CLEARED` is written by the worker that holds the message unacked, which is one at a time.
 
-The table forgets with the master, and forgets the oldest when it is full: then a message has new tries.
+The table forgets with the master, and forgets the oldest when it is full: then a message has new tries. It is as large
+as what one worker may have started. An entry that was never used takes no memory.
 
 Pure, but for the memory it is given.
 """
@@ -24,16 +25,17 @@ Pure, but for the memory it is given.
 from __future__ import annotations
 
 import signal
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-SUSPECTS = 1024
+SUSPECTS = 65_536
 STACKS = 32
 STACK_BYTES = 4096 - 16
 
 _WORD_BYTES = 8
 _HEAD_WORDS = 8
-_DEATHS = 0
+_DEATHS, _USED = 0, 1
 _ENTRY_WORDS = 10
 _KEY, _KILLS, _WAS_ALONE, _STATUS, _PEAK_RSS_BYTES, _UPTIME_MS, _AT_S, _IS_HANG, _DEATH, _CLEARED = range(10)
 _STACKS_AT = (_HEAD_WORDS + SUSPECTS * _ENTRY_WORDS) * _WORD_BYTES
@@ -45,15 +47,15 @@ _HALF_BYTES = _WHOLE_BODY_BYTES // 2
 
 
 def message_key(queue: str, message_id: bytes, body: bytes) -> int:
-    """Return the key of a message in a queue: 64 bits, signed, the same in all processes forked from one master.
+    """Return the key of a message in a queue: 64 bits, signed, not 0, the same in all processes forked from one master.
 
     It is Python's own keyed hash, whose secret a publisher does not know, so nobody can make another message look
     like this one (unless PYTHONHASHSEED gives the secret away). The same id with another body is another message. Of a
     body above 64 KiB the length, the head and the tail count.
     """
     if len(body) <= _WHOLE_BODY_BYTES:
-        return hash((queue, message_id, body))
-    return hash((queue, message_id, len(body), body[:_HALF_BYTES], body[-_HALF_BYTES:]))
+        return hash((queue, message_id, body)) or 1
+    return hash((queue, message_id, len(body), body[:_HALF_BYTES], body[-_HALF_BYTES:])) or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,9 @@ class Suspects:
         """Lay the table out in `view`, `TABLE_BYTES` of zeros."""
         self._words = view[:_STACKS_AT].cast("q")
         self._stacks = view[_STACKS_AT:TABLE_BYTES]
-        self._places: dict[int, int] = {}  # the master's: where the key's entry is, the oldest death first
+        self._places: OrderedDict[int, int] = (
+            OrderedDict()
+        )  # the master's: where the key's entry is, the oldest death first
         self._found: dict[int, int] = {}  # a worker's: the same, as of `_found_deaths`
         self._found_deaths = 0
 
@@ -126,8 +130,11 @@ class Suspects:
         number = self.deaths + 1
         self._write_stack(number, death.stack)
         count = known = 0
-        for key in set(keys):
-            at = self._place(key)
+        started = set(keys)
+        is_tight = len(self._places) + len(started) > SUSPECTS
+        cleared = iter([key for key, at in self._places.items() if not self._is_live(at)] if is_tight else ())
+        for key in started:
+            at = self._place(key, cleared)
             kills = self._words[at + _KILLS] if self._is_live(at) and self._words[at + _KEY] == key else 0
             self._write(at, number, (key, kills + 1, int(key == alone_key), *_facts(death)))
             count += 1
@@ -135,19 +142,22 @@ class Suspects:
         self._words[_DEATHS] = number
         return count, known
 
-    def _place(self, key: int) -> int:
-        """Return where the entry of `key` is or shall be, and make it the newest."""
+    def _place(self, key: int, cleared: Iterator[int]) -> int:
+        """Return where the entry of `key` is or shall be, and make it the newest. `cleared` are others that were."""
         places = self._places
         at = places.pop(key, None)
-        if at is None:
-            at = _HEAD_WORDS + len(places) * _ENTRY_WORDS if len(places) < SUSPECTS else places.pop(self._dispensable())
+        if at is None and len(places) < SUSPECTS:
+            at = _HEAD_WORDS + len(places) * _ENTRY_WORDS
+            self._words[_USED] = len(places) + 1
+        elif at is None:
+            at = places.pop(self._dispensable(cleared))
         places[key] = at
         return at
 
-    def _dispensable(self) -> int:
+    def _dispensable(self, cleared: Iterator[int]) -> int:
         """Return a key that was cleared, or else the one that has been suspect for longest."""
-        cleared = (key for key, at in self._places.items() if not self._is_live(at))
-        return next(cleared, next(iter(self._places)))
+        still = (key for key in cleared if key in self._places and not self._is_live(self._places[key]))
+        return next(still, next(iter(self._places)))
 
     def _write(self, at: int, number: int, values: tuple[int, ...]) -> None:
         words = self._words
@@ -197,7 +207,8 @@ class Suspects:
         return record[16 : 16 + length].decode("utf-8", "replace")
 
     def _entries(self) -> Iterator[int]:
-        return iter(range(_HEAD_WORDS, _HEAD_WORDS + SUSPECTS * _ENTRY_WORDS, _ENTRY_WORDS))
+        used = min(self._words[_USED], SUSPECTS)
+        return iter(range(_HEAD_WORDS, _HEAD_WORDS + used * _ENTRY_WORDS, _ENTRY_WORDS))
 
     def _is_live(self, at: int) -> bool:
         return self._words[at + _DEATH] not in (0, self._words[at + _CLEARED])

@@ -31,7 +31,7 @@ class Inquest:
         slot = self._board.slot(ended.slot)
         if not self._is_on or not ended.is_unasked or _was_leaving(slot, ended):
             return
-        keys = [held.key for held in slot.in_flight()]
+        keys = slot.keys_in_flight()
         if not keys:
             return
         is_hang = ended.reason is Reason.HANG

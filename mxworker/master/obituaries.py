@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 
-from mxworker.board import BoardSlot, InFlight
+from mxworker.board import BoardSlot
 from mxworker.errors import ExitCode
 from mxworker.lifecycle import Reason
 from mxworker.log import LineBudget, say
@@ -49,7 +49,7 @@ class Obituaries:
         unsaid = self._endings.spend(now_ns / NS_PER_S)
         if unsaid is None:
             return
-        in_flight = slot.in_flight()
+        in_flight = slot.in_flight_count
         _LOG.log(
             logging.INFO if note else logging.WARNING,
             "slot %d: worker %d ended after %.1f s (%s): %s; %d deliveries in flight return to the broker%s%s",
@@ -58,14 +58,14 @@ class Obituaries:
             ended.uptime_s,
             ended.reason.value,
             describe(ended),
-            len(in_flight),
+            in_flight,
             "" if ended.retry_in_s is None else f"; next start in {ended.retry_in_s:.2f} s",
             unsaid,
         )
         if stack:
             say(head(crashed_first(stack), STACK_SHOWN_BYTES))
         if ended.reason in (Reason.HANG, Reason.DRAIN_TIMEOUT):
-            _tell_what_it_held(ended.slot, in_flight, now_ns)
+            _tell_what_it_held(slot, in_flight, now_ns)
 
     def _say_once(self, note: str, generation: int) -> None:
         if generation != self._generation:  # what the new code cannot do is news, even if the old code could not either
@@ -89,15 +89,16 @@ def describe(ended: Exit) -> str:
     return words
 
 
-def _tell_what_it_held(number: int, in_flight: list[InFlight], now_ns: int) -> None:
-    for held in in_flight[:IN_FLIGHT_SHOWN]:
+def _tell_what_it_held(slot: BoardSlot, count: int, now_ns: int) -> None:
+    shown = slot.in_flight()[:IN_FLIGHT_SHOWN]
+    for held in shown:
         _LOG.warning(
             "slot %d held %s: message id %r, delivery tag %d, for %.1f s",
-            number,
+            slot.number,
             held.handler,
             held.message_id,
             held.delivery_tag,
             (now_ns - held.started_ns) / NS_PER_S,
         )
-    if len(in_flight) > IN_FLIGHT_SHOWN:
-        _LOG.warning("slot %d held %d more", number, len(in_flight) - IN_FLIGHT_SHOWN)
+    if count > len(shown):
+        _LOG.warning("slot %d held %d more", slot.number, count - len(shown))

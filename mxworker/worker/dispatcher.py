@@ -158,9 +158,7 @@ class Dispatcher(Generic[Unit]):
 
     def _drop_stale_apart(self) -> None:
         """As `_drop_stale`, of what was set apart."""
-        for unit in tuple(self._apart):
-            if not self._work.is_stale(unit):
-                break
+        while self._apart and self._work.is_stale(unit := next(iter(self._apart))):
             self._return_apart(unit)
 
     def _give_up_waiting(self, unit: Unit) -> None:

@@ -1,23 +1,30 @@
 import mmap
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mxworker.board import (
+    FEWER_PLACES,
     HANDLER_NAMES,
     IN_FLIGHT_ENTRIES,
     MESSAGE_ID_BYTES,
     NAME_BYTES,
     NO_ENTRY,
     NOTE_BYTES,
+    PLACES,
     QUEUE_BYTES,
+    SLOTS_WITH_ALL_PLACES,
     Board,
     InFlight,
     Word,
 )
+from mxworker.config import MAX_WORKERS
 from mxworker.lifecycle import WorkerState
+
+MIB = 1024 * 1024
 
 
 def test_new_board_is_vacant() -> None:
@@ -102,7 +109,7 @@ def test_in_flight_is_told_oldest_first_with_its_handler() -> None:
     ]
 
 
-@pytest.mark.parametrize("key", [0, 1, -1, 2**63 - 1, -(2**63)])
+@pytest.mark.parametrize("key", [1, 2, -1, 2**63 - 1, -(2**63)])
 def test_key_of_a_delivery_and_of_what_runs_alone_is_read_as_written(key: int) -> None:
     slot = Board(1).slot(1)
     assert slot.alone_key is None
@@ -153,15 +160,57 @@ def test_finished_delivery_frees_its_entry() -> None:
     assert slot.in_flight() == []
 
 
-def test_delivery_past_the_last_entry_is_not_recorded_and_harms_nothing() -> None:
-    slot = Board(1).slot(1)
-    entries = [slot.enter(0, tag, 1, b"", tag) for tag in range(IN_FLIGHT_ENTRIES + 1)]
-    assert entries[-1] == NO_ENTRY
+@pytest.mark.parametrize("count", [IN_FLIGHT_ENTRIES + 1, 1000, PLACES])
+def test_all_that_is_in_flight_is_counted_and_known_by_its_key_and_256_are_described(count: int) -> None:
+    board = Board(2)
+    slot, other = board.slots
+    for each in board.slots:
+        each.prepare(1, False, 0)
+        each.words[Word.PID] = 1
+    places = [slot.enter(0, tag, 1, b"id", tag, key=tag + 5) for tag in range(count)]
+    assert len(set(places)) == count
+    assert slot.in_flight_count == count
+    assert sorted(slot.keys_in_flight()) == [tag + 5 for tag in range(count)]
+    assert len(slot.in_flight()) == IN_FLIGHT_ENTRIES
+    assert other.is_started_elsewhere(count + 4)
+    assert not other.is_started_elsewhere(count + 5)
+    for place in places[: count - 3]:
+        slot.leave(place)
+    assert slot.in_flight_count == 3
+    assert sorted(slot.keys_in_flight()) == [count + 2, count + 3, count + 4]
+    assert len(slot.in_flight()) == max(0, IN_FLIGHT_ENTRIES - (count - 3))
+    assert not other.is_started_elsewhere(count - 1)
+    slot.prepare(2, False, 0)
+    assert (slot.in_flight_count, slot.keys_in_flight(), other.is_started_elsewhere(count + 4)) == (0, [], False)
+
+
+def test_key_that_lies_across_two_others_is_not_found() -> None:
+    board = Board(2)
+    mine, other = board.slots
+    for each in board.slots:
+        each.prepare(1, False, 0)
+        each.words[Word.PID] = 1
+    across = b"\1\2\3\4"
+    other.enter(0, 1, 1, b"", 1, key=int.from_bytes(b"\7\7\7\7" + across, "little"))
+    other.enter(0, 1, 1, b"", 1, key=int.from_bytes(across + b"\7\7\7\7", "little"))
+    key = int.from_bytes(across * 2, "little")
+    assert not mine.is_started_elsewhere(key)
+    other.enter(0, 1, 1, b"", 1, key)
+    assert mine.is_started_elsewhere(key)
+
+
+def test_what_has_no_place_is_counted_all_the_same() -> None:
+    slot = Board(SLOTS_WITH_ALL_PLACES + 1).slots[-1]
+    slot.prepare(1, False, 0)
+    places = [slot.enter(0, tag, 1, b"", tag) for tag in range(FEWER_PLACES + 2)]
+    assert places[-2:] == [NO_ENTRY, NO_ENTRY]
+    assert slot.in_flight_count == FEWER_PLACES + 2
     slot.leave(NO_ENTRY)
-    assert len(slot.in_flight()) == slot.in_flight_count == IN_FLIGHT_ENTRIES
-    slot.leave(entries[0])
-    assert slot.in_flight_count == IN_FLIGHT_ENTRIES - 1
-    assert slot.enter(0, 1, 1, b"", 1) == entries[0]
+    slot.leave(places[300])
+    assert slot.in_flight_count == FEWER_PLACES
+    assert slot.enter(0, 1, 1, b"", 1) == places[300]
+    slot.prepare(2, False, 0)
+    assert slot.in_flight_count == 0
 
 
 @pytest.mark.parametrize(("index", "name"), [(0, "first"), (HANDLER_NAMES - 1, "last"), (HANDLER_NAMES, "other")])
@@ -213,7 +262,7 @@ def test_reader_survives_any_bytes_in_the_workers_areas(noise: bytes, seed: int)
     slot.words[Word.STATE] = seed + len(WorkerState)
     assert isinstance(slot.note, str)
     assert len(slot.in_flight()) <= IN_FLIGHT_ENTRIES
-    assert slot.in_flight_count <= IN_FLIGHT_ENTRIES
+    assert slot.in_flight_count <= PLACES
     assert slot.state is WorkerState.VACANT
     assert all(isinstance(name, str) for name in slot.queues())
 
@@ -233,7 +282,20 @@ def test_a_forked_childs_words_are_seen_by_the_parent() -> None:
     assert board.slot(1).deadline_ns == 0
 
 
-def test_board_of_64_slots_is_a_few_megabytes() -> None:
-    board = Board(64)
+def test_board_takes_memory_for_what_was_used_alone() -> None:
+    before = shared_bytes()
+    board = Board(MAX_WORKERS + 1)
     assert isinstance(board._map, mmap.mmap)
-    assert len(board._map) <= 4 * 1024 * 1024
+    assert len(board._map) < 100 * MIB
+    assert shared_bytes() - before < MIB
+    for slot in board.slots[:64]:
+        slot.prepare(1, False, 0)
+        assert slot.in_flight_count == 0
+        assert not slot.is_started_elsewhere(5)
+    assert board.suspects.find(5) is None
+    assert shared_bytes() - before < 5 * MIB
+
+
+def shared_bytes() -> int:
+    """Return how much of what this process shares is in memory (proc(5), statm)."""
+    return int(Path("/proc/self/statm").read_text().split()[2]) * mmap.PAGESIZE

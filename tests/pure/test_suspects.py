@@ -82,14 +82,23 @@ def test_full_table_forgets_who_was_cleared_and_then_the_oldest_but_not_who_kill
     suspects.enter(range(SUSPECTS), None, SEGFAULT)
     suspects.enter([0], 0, SEGFAULT)
     suspects.clear(5)
-    suspects.enter([5000], None, EXIT)
+    suspects.enter([SUSPECTS + 1], None, EXIT)
     assert suspects.find(1) is not None, "what was cleared goes first"
-    suspects.enter([5001], None, EXIT)
+    suspects.enter([SUSPECTS + 2], None, EXIT)
     assert suspects.find(1) is None, "then the oldest"
     killer = suspects.find(0)
     assert killer is not None
     assert killer.kills == 2
-    assert all(suspects.find(key) is not None for key in (5000, 5001, 2))
+    assert all(suspects.find(key) is not None for key in (SUSPECTS + 1, SUSPECTS + 2, 2))
+
+
+def test_all_that_one_worker_may_have_started_is_suspect_and_the_next_death_forgets_the_oldest() -> None:
+    suspects = table()
+    assert suspects.enter(range(1, SUSPECTS + 1), None, SEGFAULT) == (SUSPECTS, 0)
+    assert all(suspects.find(key) is not None for key in (1, 1024, 1025, SUSPECTS))
+    suspects.enter(range(-SUSPECTS, 0), None, SEGFAULT)
+    assert all(suspects.find(key) is not None for key in (-1, -1025, -SUSPECTS))
+    assert suspects.find(1) is None
 
 
 def test_stacks_are_bounded_and_the_last_ones_are_kept() -> None:
@@ -134,7 +143,7 @@ def test_table_agrees_with_a_plain_dictionary(seed: int) -> None:
         assert found == expected
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=20)
 @given(st.binary(min_size=64, max_size=2048))
 def test_worker_survives_any_bytes_in_the_table(noise: bytes) -> None:
     raw = (noise * (TABLE_BYTES // len(noise) + 1))[:TABLE_BYTES]
