@@ -23,7 +23,7 @@ from mxworker.kill_switch import KillSwitch
 from mxworker.middleware import Middleware
 from mxworker.properties import SHORT_STRING_BYTES
 from mxworker.queues import Queue
-from mxworker.retry_policy import RetryPolicy
+from mxworker.retry_policy import DEFAULT_RETRY, RetryPolicy
 
 HandlerFunction = Callable[..., Any]
 Lifespan = Callable[[], Any]
@@ -82,8 +82,16 @@ class Handler:
 
     @property
     def max_attempts(self) -> int:
-        """How often a message is executed at most, not counting what a worker's death cut off."""
-        return self.retry.max_attempts if self.retry is not None else 1
+        """How often a message is executed at most, not counting what a worker's death cut off.
+
+        Without retries only a `Requeue` makes it more than once.
+        """
+        return (self.retry or DEFAULT_RETRY).max_attempts
+
+    @property
+    def keeps_order(self) -> bool:
+        """Whether a message that is to be tried again at once must not be overtaken."""
+        return self.queue.single_active_consumer and self.concurrency == 1
 
     @property
     def retry_steps_ms(self) -> tuple[int, ...]:

@@ -3,9 +3,11 @@
 A copy is published, confirmed, and only then is its original acked. It keeps body, properties and headers byte for
 byte, but for what the broker would act on; see `origins`. A message without an id gets one from the publisher.
 
-The attempt is counted in a header of ours. Anybody may have written it, so it is believed within bounds: every message
-gets at least one execution, and none gets more than there may be. Of headers that cannot be split, or are more than a
-copy may have, no attempt is read and no copy is made: their message ends as a dead letter after its first failure.
+The attempt is counted in a header of ours, and for a delivery that is executed again in its place, in the delivery.
+Anybody may have written the header, so it is believed within bounds: every message gets at least one execution, and
+none gets more than there may be. Of headers that cannot be split, or are more than a copy may have, no attempt is read
+and no copy is made: their message ends as a dead letter after its first failure. The broker's own counts are not read:
+they are of returns, not of executions.
 
 Pure.
 """
@@ -32,7 +34,6 @@ STACK_TEXT_BYTES = 2048
 NAME_BYTES = 255
 
 _ATTEMPT = ATTEMPT_HEADER.encode()
-_DELIVERY_COUNT = b"x-delivery-count"
 _FLAGS_BYTES = 2
 
 
@@ -122,25 +123,12 @@ def attempt_of(delivery: Delivery, most: int) -> int:
     header is not there.
     """
     number = _integer(delivery, _ATTEMPT)
-    return 1 if number is None or number < 1 else min(number, most)
-
-
-def redeliveries_of(delivery: Delivery, is_counted: bool) -> int | None:
-    """Return how often the broker counts that it came back; None when it did, and nobody counts. See `endings.History`.
-
-    `is_counted` says whether the queue counts, see `Queue.counts_redeliveries`. Where it does not, the header is what
-    the publisher wrote, and stays the same however often the message comes back.
-    """
-    if not delivery.redelivered:
-        return 0
-    if not is_counted:
-        return None
-    number = _integer(delivery, _DELIVERY_COUNT)
-    return number if number is not None and number > 0 else None
+    first = 1 if number is None or number < 1 else number
+    return min(first + delivery.executed, most)
 
 
 def retry_copy(delivery: Delivery, attempt: int) -> Content:
-    """Return the copy for a retry queue; `attempt` is the one that its own execution will be.
+    """Return the copy to be tried again, now or later; `attempt` is the one that its own execution will be.
 
     Raises DecodeError when properties or headers cannot be split, or are too many, so that no copy can be made.
     """

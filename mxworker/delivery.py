@@ -23,6 +23,10 @@ class Source(Protocol):
     is_lost: bool
     """Whether that channel has ended, so that the broker delivers its unsettled messages again."""
 
+    @property
+    def is_consumed(self) -> bool:
+        """Whether more deliveries come from there; not in a pause, and not in a drain."""
+
     def ack(self, delivery: Delivery) -> bool:
         """Settle as done."""
 
@@ -38,9 +42,19 @@ class Delivery:
 
     `body` is the bytes as published. `delivery_tag` is unique on its channel only. `redelivered` says that the broker
     may have delivered it before. `raw_properties` and `raw_route` (exchange and routing key) are as on the wire.
+    `executed` is how often it was executed since it was delivered, without being settled.
     """
 
-    __slots__ = ("_original", "body", "delivery_tag", "raw_properties", "raw_route", "redelivered", "source")
+    __slots__ = (
+        "_original",
+        "body",
+        "delivery_tag",
+        "executed",
+        "raw_properties",
+        "raw_route",
+        "redelivered",
+        "source",
+    )
 
     def __init__(
         self, body: bytes, raw_properties: bytes, route: bytes, redelivered: bool, delivery_tag: int, source: Source
@@ -52,6 +66,7 @@ class Delivery:
         self.delivery_tag = delivery_tag
         self.source = source
         self.raw_route = route
+        self.executed = 0
         self._original: tuple[Properties, bytes] | None = None
 
     @property

@@ -52,7 +52,9 @@ class Queue:
     that they exist; "off" only consumes, and checks that the queues beside it exist.
 
     With `single_active_consumer` one of all workers gets the messages and the others stand by, so that with
-    `concurrency=1` they are handled in order (https://www.rabbitmq.com/docs/consumers#single-active-consumer).
+    `concurrency=1` they are handled in order (https://www.rabbitmq.com/docs/consumers#single-active-consumer). A
+    `Requeue` keeps the order: the message is executed again before the next one. A `Retry` does not: while the message
+    waits, those behind it are handled.
 
     `max_priority`, 1 to 255, has a classic queue deliver messages of a higher priority first; each level costs the
     broker memory and CPU, so 10 are plenty (https://www.rabbitmq.com/docs/priority). A quorum queue takes no such
@@ -125,14 +127,6 @@ class Queue:
     def dead_letters_itself(self) -> bool:
         """Whether the queue is known to move what is rejected to a dead-letter queue; one of others may drop it."""
         return self.dead_letter and self.declare == "ensure"
-
-    @property
-    def counts_redeliveries(self) -> bool:
-        """Whether the queue is known to count how often it redelivers a message, as only quorum queues do.
-
-        One that we do not declare ourselves may be of another type than the code says.
-        """
-        return self.type == "quorum" and self.declare == "ensure"
 
     @property
     def consumer_timeout_s(self) -> float:

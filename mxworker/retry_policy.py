@@ -21,7 +21,7 @@ class RetryPolicy:
     """The retries of a handler's failed deliveries.
 
     `max_retries`: after so many, the next failure makes a dead letter; each message is executed at most once more than
-    that, not counting those that a worker's death or a lost connection cut off, or that ended in a `Requeue`.
+    that, whether it was a `Retry` or a `Requeue`, not counting what a worker's death or a lost connection cut off.
     `delays`: seconds before the first, the second ... retry, ascending; the last one serves all further ones. Each is a
     queue beside the handler's own. With `jitter` a retry takes its own step or the next one, at random, so that what
     failed together does not come back together. Raises ValueError when a value cannot work.

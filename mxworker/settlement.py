@@ -24,14 +24,16 @@ class Ack(Settlement):
 
 
 class Requeue(Settlement):
-    """The delivery failed and shall be tried again at once (basic.reject, requeue=true).
+    """The delivery failed and shall be tried again at once.
 
-    It comes back immediately, to this worker or another, as often as the handler's `RetryPolicy` has retries; then it
-    is a dead letter. Where nobody counts redeliveries, on a classic queue or one that mxworker did not declare, only
-    the first is immediate, and the next one is a `Retry`. Return it only for what is about to pass.
+    A copy, which counts the attempt, goes to the end of its queue, for this worker or another. Each execution is an
+    attempt, as with `Retry`: after the last one that the handler's `RetryPolicy` has it is a dead letter; with
+    `retry=None` there are four. Nothing makes it wait, so return it only for what is about to pass. Where the queue is
+    full and takes no copy, it is a `Retry`.
 
-    Before RabbitMQ 4.3 the broker also counts each time that a worker gave the message back unprocessed, as in a drain
-    or a pause: such a message is a dead letter after fewer requeues.
+    With `single_active_consumer` and `concurrency=1`, where order is promised, the message stays in its place and is
+    executed again before the next one. If the worker is stopped or paused meanwhile, the message goes back, and those
+    attempts are not counted.
     """
 
 

@@ -237,6 +237,11 @@ class Subscription:
     # ---- settling
 
     @property
+    def is_consumed(self) -> bool:
+        """Whether its queue is consumed by it now; not in a pause, and not in a drain."""
+        return self.consumer_tag is not None and not self.is_lost
+
+    @property
     def unsettled(self) -> int:
         """How many deliveries await their settlement."""
         return self._ledger.unsettled

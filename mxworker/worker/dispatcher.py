@@ -65,6 +65,7 @@ class Dispatcher(Generic[Unit]):
         self._waiting: deque[Unit] = deque()  # at most prefetch: what a lost channel left goes before more comes
         self._apart: dict[Unit, asyncio.TimerHandle] = {}  # as many at most, in their order
         self._longest_apart_s = longest_apart_s
+        self._come_next = 0  # how many of those that wait were put there by what runs
         self._intake = Intake.OPEN
 
     @property
@@ -82,6 +83,11 @@ class Dispatcher(Generic[Unit]):
             self._drop_stale()
             self._waiting.append(unit)
             self.look()
+
+    def run_next(self, unit: Unit) -> None:
+        """Let a unit wait before all others. Call while the one that it comes from runs, in their order."""
+        self._waiting.insert(self._come_next, unit)
+        self._come_next += 1
 
     def start_one(self) -> None:
         """Start what has waited longest, if there is a place for it."""
@@ -121,6 +127,7 @@ class Dispatcher(Generic[Unit]):
 
     def _start_task(self, unit: Unit, run: Coroutine[Any, Any, None]) -> None:
         # Not the context of who calls, which may be the delivery before: what that has set is its own.
+        self._come_next = 0
         task = asyncio.Task(run, loop=self._loop, context=self._context.copy())
         self.running.start(unit, task)
 

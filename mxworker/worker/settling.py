@@ -1,9 +1,13 @@
 """From a settlement to the wire: at once where a frame is enough, else by a confirmed copy.
 
-A retry, a dead letter with the facts, and what goes into quarantine is a copy that is published and confirmed before
-the original is acked: a crash between the two duplicates it, and nothing loses it. Where no copy can be had, a dead
-letter is rejected (basic.reject), if the broker is known to keep it then; all else goes back to its queue, after a
-pause.
+A retry, a requeue, a dead letter with the facts, and what goes into quarantine is a copy that is published and
+confirmed before the original is acked: a crash between the two duplicates it, and nothing loses it. Where no copy can
+be had, a dead letter is rejected (basic.reject), if the broker is known to keep it then; a requeue whose queue is full
+becomes a retry; all else goes back to its queue, after a pause. That counts as no attempt: who may not publish to the
+default exchange has messages that are tried for ever, and a line in the log that says so, but loses none.
+
+Where order is promised, a requeue is no copy, which would be overtaken by what waits, but another execution in the same
+place; see `queues.Queue`.
 
 Must not know: handlers' code, deadlines, concurrency.
 """
@@ -21,15 +25,16 @@ from mxworker.amqp.publisher import Publisher
 from mxworker.backoff import COPY
 from mxworker.board import BoardSlot, Word
 from mxworker.compilation import Handler
-from mxworker.copies import Facts, KillFacts, attempt_of, bare_facts, copy_with_facts, redeliveries_of, retry_copy
+from mxworker.copies import Facts, KillFacts, attempt_of, bare_facts, copy_with_facts, retry_copy
 from mxworker.delivery import Delivery
-from mxworker.endings import Back, Dead, Done, Ending, History, Later, ending
+from mxworker.endings import Again, Dead, Done, Later, ending
 from mxworker.errors import (
     BrokerError,
     DecodeError,
     EncodeError,
     MessageTooLarge,
     PublishError,
+    PublishNacked,
     TopologyRefused,
     Unroutable,
 )
@@ -56,14 +61,19 @@ class Settling:
         repair: Repair | None,
         rng: random.Random,
         declare_quarantine: Repair | None = None,
+        run_next: Callable[[Delivery], None] = lambda delivery: None,
     ) -> None:
-        """Without a publisher there are no copies: every retry goes back, every dead letter is left to the broker."""
+        """Without a publisher there are no copies: what is to be tried again goes back, a dead letter is the broker's.
+
+        `run_next` lets a delivery that was executed wait before all others, to be executed again.
+        """
         self._handler = handler
         self._max_attempts = handler.max_attempts
         self._words = slot.words
         self._publisher = publisher
         self._repair = None if repair is None else partial(self._repaired, repair)
         self._declare_quarantine = declare_quarantine
+        self._run_next = run_next
         self._rng = rng
         self._refusals = 0
         self._repairing: asyncio.Future[None] | None = None
@@ -71,7 +81,7 @@ class Settling:
         self._refused = LineBudget()
         self._quarantined = LineBudget()
 
-    def settle(self, delivery: Delivery, settlement: Settlement) -> Later | Dead | None:
+    def settle(self, delivery: Delivery, settlement: Settlement) -> Again | Later | Dead | None:
         """Settle at once and return None, or return the ending that needs `by_copy`."""
         if type(settlement) is Ack:
             was_sent = delivery.source.ack(delivery)
@@ -79,13 +89,16 @@ class Settling:
             if log.isEnabledFor(logging.DEBUG):
                 self._tell(delivery, "acked" if was_sent else "settled too late, so the broker delivers it again")
             return None
-        ends = self._ending(delivery, settlement)
+        attempt = attempt_of(delivery, self._max_attempts)
+        ends = ending(settlement, attempt, self._handler.retry, self._rng)
         match ends:
             case Done():
                 self._count(Word.ACKED, delivery.source.ack(delivery))
-            case Back():
+            case Again() if self._handler.keeps_order:
+                self._in_place(delivery)
+            case Again() if self._publisher is None:
                 self._count(Word.REQUEUED, delivery.source.reject(delivery, requeue=True))
-            case Later() | Dead():
+            case Again() | Later() | Dead():
                 if not delivery.is_stale:
                     return ends
                 self._count(Word.STALE, delivery.source.give_back(delivery))
@@ -125,32 +138,56 @@ class Settling:
             return queue.dead_letter_name
         return queue.quarantine_name
 
-    async def by_copy(self, delivery: Delivery, ends: Later | Dead) -> None:
+    def _in_place(self, delivery: Delivery) -> None:
+        """Have a delivery executed again before any other, unsettled: a copy would be overtaken by what waits.
+
+        In a pause or a drain it goes back: another worker may have its queue by then.
+        """
+        if not delivery.source.is_consumed:
+            self._count(Word.REQUEUED, delivery.source.give_back(delivery))
+            return
+        delivery.executed += 1
+        self._words[Word.REQUEUED] += 1
+        self._run_next(delivery)
+
+    async def by_copy(self, delivery: Delivery, ends: Again | Later | Dead) -> None:
         """Have the broker keep a copy, then ack the original. Cancelled, it leaves the original unsettled."""
         match ends:
+            case Again():
+                await self._again(delivery, ends)
             case Later():
                 await self._later(delivery, ends)
             case Dead():
                 await self._dead_letter(delivery, ends)
 
-    def _ending(self, delivery: Delivery, settlement: Settlement) -> Ending:
-        redeliveries = redeliveries_of(delivery, self._handler.queue.counts_redeliveries)
-        history = History(attempt_of(delivery, self._max_attempts), redeliveries)
-        return ending(settlement, history, self._handler.retry, self._rng)
+    async def _again(self, delivery: Delivery, ends: Again) -> None:
+        policy = self._handler.retry
+        try:
+            await self._copy(delivery, ends, self._handler.queue.name, Word.REQUEUED)
+        except PublishNacked as error:
+            if policy is None:
+                await self._return(delivery, f"its queue took no copy ({error})")
+            else:
+                await self._later(delivery, Later(policy.step_after_ms(0), ends.attempt, ends.failure))
+        except (PublishError, BrokerError) as error:
+            await self._return(delivery, f"its queue took no copy ({error})")
 
     async def _later(self, delivery: Delivery, ends: Later) -> None:
         try:
-            await self._publish(
-                retry_copy(delivery, ends.attempt), self._handler.queue.retry_name(ends.step_ms), self._repair
-            )
+            await self._copy(delivery, ends, self._handler.queue.retry_name(ends.step_ms), Word.RETRIED)
+        except (PublishError, BrokerError) as error:
+            await self._return(delivery, f"no retry queue took a copy ({error})")
+
+    async def _copy(self, delivery: Delivery, ends: Again | Later, queue: str, word: Word) -> None:
+        """Put a copy for the next attempt into `queue`, then ack. Raises PublishError or BrokerError."""
+        try:
+            await self._publish(retry_copy(delivery, ends.attempt), queue, self._repair)
         except _NO_COPY as error:
             self._say(self._refused, f"cannot be copied, so it cannot be tried again ({error})", delivery)
             await self._dead_letter(delivery, Dead(ends.failure))
-        except (PublishError, BrokerError) as error:
-            await self._return(delivery, f"no retry queue took a copy ({error})")
         else:
             self._refusals = 0
-            self._count(Word.RETRIED, delivery.source.ack(delivery))
+            self._count(word, delivery.source.ack(delivery))
 
     async def _dead_letter(self, delivery: Delivery, ends: Dead) -> None:
         attempt = attempt_of(delivery, self._max_attempts)

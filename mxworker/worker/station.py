@@ -100,6 +100,7 @@ class Station:
             repair,
             premises.rng,
             declare_quarantine,
+            lambda delivery: self._dispatcher.run_next(self._unit_of(delivery)),
         )
         surroundings = Surroundings(handler.queue.name, handler.name, handler.max_attempts, state, equipment)
         self._running: Running[Any] = Running(handler.timeout_s, premises.loop, self._report_stuck, premises.grace_s)

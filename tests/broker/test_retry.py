@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import pytest
 
-from mxworker import Ack, Context, Handlers, Queue, Reject, Requeue, Retry
+from mxworker import Ack, Context, Handlers, Queue, Reject, Requeue, Retry, RetryPolicy
 from mxworker.board import Word
 from mxworker.errors import BrokerError, ExitCode, TopologyRefused
 from mxworker.field_table import encode
@@ -251,14 +251,14 @@ async def test_without_retries_a_failure_is_a_dead_letter_and_there_are_no_retry
     assert notes.executions == 2
 
 
-@pytest.mark.parametrize(("queue_type", "executions"), [("quorum", 4), ("classic", 8)])
-async def test_requeue_for_ever_ends_in_the_dead_letter_queue(
-    queue_type: Literal["quorum", "classic"], executions: int, broker_url: str, queue_name: str, admin: Client
+@pytest.mark.parametrize("parameters", [{}, {"type": "classic"}, {"single_active_consumer": True}], ids=str)
+async def test_requeue_for_ever_ends_in_the_dead_letter_queue_after_all_its_attempts(
+    parameters: dict[str, Any], broker_url: str, queue_name: str, admin: Client
 ) -> None:
-    """A classic queue does not count: each of the four attempts comes right back once."""
+    """More than RabbitMQ 4 has as its delivery limit; each is counted and shown, and none is a return."""
     handlers, notes = Handlers(), Notes()
 
-    @handlers.consume(Queue(queue_name, type=queue_type), retry=FAST)
+    @handlers.consume(Queue(queue_name, **parameters), retry=RetryPolicy(max_retries=30), concurrency=1)
     async def order(body: str, ctx: Context) -> Requeue:
         notes.take(ctx)
         return Requeue()
@@ -266,10 +266,57 @@ async def test_requeue_for_ever_ends_in_the_dead_letter_queue(
     async with proxied(broker_url) as proxy, running(proxy.url(broker_url), handlers):
         back = counting_what_goes_back(proxy)
         admin.publish(queue_name, [b"1", b"2"])
-        await dead_letters(admin, queue_name, 2)
-        assert back.nacks.hits == 0, "given back, as what was not processed"
-        assert back.rejects.hits == 2 * (3 if queue_type == "quorum" else 4)
-    assert {body: len(at) for body, at in notes.at.items()} == {"1": executions, "2": executions}
+        dead = await dead_letters(admin, queue_name, 2)
+        assert back.frames == 0
+    assert {body: len(at) for body, at in notes.at.items()} == {"1": 31, "2": 31}
+    assert notes.attempts == {"1": list(range(1, 32)), "2": list(range(1, 32))}
+    assert {letter.headers["mx-attempts"] for letter in dead.values()} == {31}
+
+
+async def test_requeued_messages_of_a_single_active_consumer_keep_their_places(
+    broker_url: str, queue_name: str, admin: Client
+) -> None:
+    handlers = Handlers()
+    ran: list[tuple[str, int]] = []
+
+    @handlers.consume(Queue(queue_name, single_active_consumer=True), concurrency=1, prefetch=10, on_error="requeue")
+    async def order(body: str, ctx: Context) -> None:
+        ran.append((body, ctx.attempt))
+        if ctx.attempt <= int(body) % 3:
+            raise ValueError("about to pass")
+
+    async with running(broker_url, handlers) as worker:
+        admin.publish(queue_name, [str(number).encode() for number in range(20)])
+        await until(lambda: worker.count(Word.ACKED) == 20, SOON_S, "all")
+    assert ran == [(str(number), attempt) for number in range(20) for attempt in range(1, number % 3 + 2)]
+
+
+@pytest.mark.parametrize("retry", [FAST, None])
+async def test_requeue_into_a_full_queue_waits_in_a_retry_queue_or_here_and_is_not_lost(
+    retry: RetryPolicy | None, broker_url: str, queue_name: str, admin: Client
+) -> None:
+    handlers = Handlers()
+    started: list[str] = []
+    release = asyncio.Event()
+
+    @handlers.consume(
+        Queue(queue_name, type="classic", arguments={"x-max-length": 1, "x-overflow": "reject-publish"}),
+        concurrency=1,
+        prefetch=1,
+        retry=retry,
+    )
+    async def order(body: str) -> Requeue | None:
+        started.append(body)
+        await release.wait()
+        return Requeue() if body == "first" and started.count("first") == 1 else None
+
+    async with running(broker_url, handlers) as worker:
+        admin.publish(queue_name, [b"first"])
+        await until(lambda: started == ["first"], SOON_S, "the first to run")
+        admin.publish(queue_name, [b"second"])  # now it is full
+        release.set()
+        await until(lambda: worker.count(Word.ACKED) == 2, SOON_S, "both")
+    assert sorted(started) == ["first", "first", "second"]
 
 
 async def test_deleted_queues_beside_the_work_queue_are_made_again_when_they_are_needed(

@@ -9,6 +9,7 @@ class Nowhere:
     """Takes every settlement and notes nothing."""
 
     is_lost = False
+    is_consumed = True
 
     def ack(self, delivery: Delivery) -> bool:
         return True

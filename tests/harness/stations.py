@@ -25,6 +25,7 @@ class Channel:
     def __init__(self, fault: Exception | None = None) -> None:
         """With `fault`, an ack raises it."""
         self.is_lost = False
+        self.is_consumed = True
         self.acked: list[int] = []
         self.rejected: list[int] = []
         self.requeued: list[int] = []

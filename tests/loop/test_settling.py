@@ -19,6 +19,7 @@ from mxworker.errors import (
     ConnectionLost,
     EncodeError,
     MessageTooLarge,
+    PublishError,
     PublishNacked,
     PublishOverflow,
     PublishUnconfirmed,
@@ -49,18 +50,22 @@ class Desk:
     queue: Queue = field(default_factory=lambda: Queue("orders"))
     channel: Channel = field(default_factory=Channel)
     rng: Hasty = field(default_factory=Hasty)
+    concurrency: int | None = None
+    retry: RetryPolicy | None = field(default_factory=lambda: RetryPolicy(delays=(1, 5), jitter=False))
+    next: list[Delivery] = field(default_factory=list)
+    """What is to run before all that waits."""
 
     def __post_init__(self) -> None:
         handlers = Handlers()
 
-        @handlers.consume(self.queue, retry=RetryPolicy(delays=(1, 5), jitter=False))
+        @handlers.consume(self.queue, retry=self.retry, concurrency=self.concurrency)
         async def order(body: bytes) -> None:
             pass
 
         (handler,) = handlers.compile()
         self.slot = Board(1).slot(1)
         publisher: Any = self.publishing
-        self.settling = Settling(handler, self.slot, publisher, self.repair, self.rng)
+        self.settling = Settling(handler, self.slot, publisher, self.repair, self.rng, run_next=self.next.append)
 
     def delivery(self, raw: bytes = raw_properties(message_id=b"m-1"), *, redelivered: bool = False) -> Delivery:
         return Delivery(b"body", raw, route_of(b"shop", b"new"), redelivered, 1, self.channel)
@@ -108,26 +113,98 @@ async def test_at_debug_each_acked_message_is_told(raw: bytes, named: str, caplo
     assert caplog.messages == [f"handler order: message {named} of queue orders is acked"]
 
 
-@pytest.mark.parametrize(
-    ("settlement", "way", "word"),
-    [(Ack(), "acked", Word.ACKED), (Requeue(), "requeued", Word.REQUEUED)],
-)
-async def test_where_a_frame_is_enough_nothing_is_published(settlement: Settlement, way: str, word: Word) -> None:
-    desk = Desk(Publishing(CONFIRMED))
-    await desk.settle(settlement)
-    assert desk.publishing is not None
-    assert not desk.publishing.published
-    assert desk.settled == [way]
-    assert desk.counts == {word: 1}
+async def test_for_an_ack_a_frame_is_enough() -> None:
+    publishing = Publishing(CONFIRMED)
+    desk = Desk(publishing)
+    await desk.settle(Ack())
+    assert not publishing.published
+    assert desk.settled == ["acked"]
+    assert desk.counts == {Word.ACKED: 1}
 
 
-async def test_forged_count_of_redeliveries_requeues_nothing_twice_where_nobody_counts() -> None:
-    desk = Desk(Publishing(CONFIRMED), queue=Queue("orders", type="classic"))
-    headers = encode({"x-delivery-count": 1})
-    raw = raw_properties(headers=len(headers).to_bytes(4, "big") + headers)
-    await desk.settle(Requeue(), desk.delivery(raw, redelivered=True))
+# ---- a requeue
+
+
+async def test_requeue_is_a_copy_with_its_attempt_at_the_end_of_the_queue() -> None:
+    publishing = Publishing(CONFIRMED)
+    desk = Desk(publishing)
+    publishing.before_each = lambda: _assert_unsettled(desk)
+    await desk.settle(Requeue())
+    ((copy, queue),) = publishing.published
+    assert queue == "orders"
+    assert attempt_of(received(properties_on_wire(copy)), 9) == 2
+    assert desk.settled == ["acked"]
+    assert desk.counts == {Word.REQUEUED: 1}
+
+
+async def test_requeue_into_a_full_queue_is_a_retry_so_that_it_is_counted_and_waits() -> None:
+    publishing = Publishing(PublishNacked("full"), CONFIRMED)
+    desk = Desk(publishing)
+    await desk.settle(Requeue())
+    assert [queue for _, queue in publishing.published] == ["orders", RETRY_QUEUE]
+    assert attempt_of(received(properties_on_wire(publishing.published[1][0])), 9) == 2
     assert desk.settled == ["acked"]
     assert desk.counts == {Word.RETRIED: 1}
+
+
+@pytest.mark.parametrize("error", [PublishNacked("full"), PublishUnconfirmed("lost"), Unroutable("no queue")])
+async def test_requeue_that_no_queue_takes_goes_back_after_a_pause(error: PublishError) -> None:
+    desk = Desk(Publishing(error))
+    await desk.settle(Requeue())
+    assert desk.settled == ["given_back"]
+    assert desk.counts == {Word.REQUEUED: 1}
+    assert len(desk.rng.ceilings_s) == 1
+
+
+@pytest.mark.parametrize("retry", [RetryPolicy(), None])
+async def test_requeue_ends_as_a_dead_letter_that_knows_of_all_attempts(retry: RetryPolicy | None) -> None:
+    publishing = Publishing(CONFIRMED)
+    desk = Desk(publishing, retry=retry)
+    headers = encode({"mx-attempt": 4})
+    await desk.settle(Requeue(), desk.delivery(raw_properties(headers=len(headers).to_bytes(4, "big") + headers)))
+    ((copy, queue),) = publishing.published
+    assert queue == DEAD_LETTER_QUEUE
+    assert received(properties_on_wire(copy)).headers["mx-attempts"] == 4
+
+
+async def test_requeue_that_cannot_be_copied_is_a_dead_letter() -> None:
+    desk = Desk(Publishing(CONFIRMED))
+    await desk.settle(Requeue(), desk.delivery(UNSPLITTABLE))
+    assert desk.settled == ["rejected"]
+
+
+IN_ORDER = Queue("orders", single_active_consumer=True)
+
+
+async def test_requeue_where_order_is_promised_is_executed_again_in_its_place() -> None:
+    publishing = Publishing(CONFIRMED)
+    desk = Desk(publishing, queue=IN_ORDER, concurrency=1)
+    delivery = desk.delivery()
+    for executed in (1, 2, 3):
+        await desk.settle(Requeue(), delivery)
+        assert desk.next == [delivery] * executed
+        assert attempt_of(delivery, 4) == executed + 1
+    assert not publishing.published
+    assert desk.settled == []
+    await desk.settle(Requeue(), delivery)
+    assert [queue for _, queue in publishing.published] == [DEAD_LETTER_QUEUE]
+    assert received(properties_on_wire(publishing.published[0][0])).headers["mx-attempts"] == 4
+
+
+async def test_requeue_where_order_is_promised_goes_back_when_nothing_is_consumed() -> None:
+    desk = Desk(Publishing(CONFIRMED), queue=IN_ORDER, concurrency=1)
+    desk.channel.is_consumed = False
+    await desk.settle(Requeue())
+    assert desk.settled == ["given_back"]
+    assert desk.next == []
+    assert desk.counts == {Word.REQUEUED: 1}
+
+
+async def test_requeue_of_several_at_once_is_a_copy_also_with_a_single_active_consumer() -> None:
+    desk = Desk(Publishing(CONFIRMED), queue=IN_ORDER, concurrency=2)
+    await desk.settle(Requeue())
+    assert desk.next == []
+    assert desk.settled == ["acked"]
 
 
 # ---- a retry

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxworker import Delivery
-from mxworker.copies import ATTEMPT_HEADER, Facts, attempt_of, copy_with_facts, redeliveries_of, retry_copy
+from mxworker.copies import ATTEMPT_HEADER, Facts, attempt_of, copy_with_facts, retry_copy
 from mxworker.errors import DecodeError
 from mxworker.field_table import decode, encode, entry
 from mxworker.message import Content
@@ -304,12 +304,6 @@ def test_first_of_two_attempts_counts_and_no_copy_has_two() -> None:
     assert [name for name, _ in headers_in(retry_copy(original, 3))].count(b"mx-attempt") == 1
 
 
-def test_first_of_two_delivery_counts_counts() -> None:
-    """It is the one that RabbitMQ writes; the other is what the publisher wrote, and stays the same for ever."""
-    counts = table(*(entry(b"x-delivery-count", b"l" + struct.pack(">q", count)) for count in (7, 1)))
-    assert redeliveries_of(received(raw_properties(headers=counts), redelivered=True), is_counted=True) == 7
-
-
 def test_message_with_as_many_headers_as_may_be_is_copied_again_and_again() -> None:
     """Its copies have more, of ours and the broker's: there is room for them."""
     original = received(raw_properties(headers=wide_table(4096), expiration=b"100", user_id=b"guest"))
@@ -332,7 +326,6 @@ def test_message_with_as_many_headers_as_may_be_is_copied_again_and_again() -> N
 @settings(max_examples=500)
 def test_attempt_of_any_bytes_is_within_bounds(raw: bytes, most: int) -> None:
     assert 1 <= attempt_of(received(raw), most) <= most
-    assert redeliveries_of(received(raw + b"x-delivery-count", redelivered=True), is_counted=True) is None
 
 
 def test_delivery_without_an_attempt_costs_nothing() -> None:
@@ -346,19 +339,14 @@ def test_delivery_without_an_attempt_costs_nothing() -> None:
     assert plain._original is None
 
 
-def test_delivery_count_is_believed_of_a_redelivered_message_and_a_queue_that_counts_alone() -> None:
-    count = b"l" + struct.pack(">q", 10**9)
-    for is_counted in (True, False):
-        assert redeliveries_of(with_header(count, b"x-delivery-count"), is_counted) == 0
-    redelivered = with_header(count, b"x-delivery-count", redelivered=True)
-    assert redeliveries_of(redelivered, is_counted=True) == 10**9
-    assert redeliveries_of(redelivered, is_counted=False) is None
-
-
-@pytest.mark.parametrize("value", [text(b"3"), b"t\x01", b"I" + struct.pack(">i", -1), b"F" + table(), b"V"], ids=repr)
-def test_delivery_count_that_is_none_counts_nothing(value: bytes) -> None:
-    assert redeliveries_of(with_header(value, b"x-delivery-count", redelivered=True), is_counted=True) is None
-    assert redeliveries_of(received(redelivered=True), is_counted=True) is None
+def test_executions_in_place_are_attempts_and_returns_are_none() -> None:
+    """The broker counts returns; a message that was given back is no closer to its end."""
+    delivery = with_header(b"l" + struct.pack(">q", 10**9), b"x-delivery-count", redelivered=True)
+    assert attempt_of(delivery, 4) == 1
+    delivery = with_header(b"b\x02", redelivered=True)
+    for executed, attempt in ((0, 2), (1, 3), (2, 4), (3, 4)):
+        delivery.executed = executed
+        assert attempt_of(delivery, 4) == attempt
 
 
 # ---- dead letters

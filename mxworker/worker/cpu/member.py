@@ -147,6 +147,7 @@ class _Elsewhere:
     """The source of deliveries that are settled by the worker."""
 
     is_lost = False
+    is_consumed = True
 
     def ack(self, delivery: Delivery) -> bool:
         """Do nothing."""

@@ -176,7 +176,12 @@ class Terms:
 
 def request(queue: str, delivery: Delivery) -> Frame:
     """Return the request to execute a delivery of `queue`."""
-    facts = {"queue": queue, "redelivered": delivery.redelivered, "tag": delivery.delivery_tag}
+    facts = {
+        "queue": queue,
+        "redelivered": delivery.redelivered,
+        "tag": delivery.delivery_tag,
+        "executed": delivery.executed,
+    }
     return Frame(REQUEST, facts, (delivery.raw_properties, delivery.raw_route, delivery.body))
 
 
@@ -184,7 +189,9 @@ def requested(frame: Frame, source: Source) -> tuple[str, Delivery]:
     """Return the queue and the delivery of a request."""
     raw_properties, route, body = frame.parts
     facts = frame.facts
-    return facts["queue"], Delivery(body, raw_properties, route, facts["redelivered"], facts["tag"], source)
+    delivery = Delivery(body, raw_properties, route, facts["redelivered"], facts["tag"], source)
+    delivery.executed = facts["executed"]
+    return facts["queue"], delivery
 
 
 def settled(settlement: Settlement) -> Frame:
