@@ -107,8 +107,9 @@ class Context:
     def publisher(self) -> Publisher:
         """The publisher of this process: `await ctx.publisher.publish(body, routing_key="queue")`.
 
-        Every publish is confirmed; a `def` handler uses `publish_sync`. Receipts of `publish_nowait` that the handler
-        does not await are awaited before its delivery is acked.
+        Every publish is confirmed; a `def` handler uses `publish_sync`, and everything else is a RuntimeError there.
+        Receipts of `publish_nowait` that the handler does not await, and publishes that it runs in tasks, are awaited
+        before its delivery is acked; a `publish` that is never awaited fails the delivery.
         """
         return self._equipped.publisher
 
@@ -117,8 +118,9 @@ class Context:
 
         Its connection is not the one that consumes, and publishes on it are confirmed: one that is returned or refused
         raises. It goes back at the end of the block, also when the handler is cancelled; in a drain it lives as long as
-        its handler. Do not use it after the block or in other tasks. Waiting for one takes 5 s at most; then raises
-        PoolExhausted, or ConnectionLost or ChannelLost (see `mxworker.amqp.pool.Pool.channel`).
+        its handler. Do not use it after the block or in other tasks; in a `def` handler it is a RuntimeError. Waiting
+        for one takes 5 s at most; then raises PoolExhausted, or ConnectionLost or ChannelLost (see
+        `mxworker.amqp.pool.Pool.channel`).
         """
         return self._equipped.pool.channel()
 
@@ -126,7 +128,7 @@ class Context:
         """Stop consuming a queue in this process, by default the handler's own; what runs goes on.
 
         What waits here goes back to the queue. `resume`, from another handler or a task that one made, ends it, and so
-        does a restart of the worker. KeyError when no handler of this process consumes it. Call it on the event loop.
+        does a restart of the worker. KeyError when no handler of this process consumes it.
         """
         self._equipped.desk.pause(queue or self.queue)
 

@@ -9,18 +9,13 @@ Must not know: connections, channels, how the outcome comes about. Belongs to on
 from __future__ import annotations
 
 import asyncio
+from asyncio import _get_running_loop  # None without one, and at a fifth of the price of an exception
 from collections.abc import Generator, Iterable, Sequence
-from contextvars import ContextVar
 from typing import Any
 
 from mxworker.errors import PublishError
 
 WAIT_S = 30.0
-
-unawaited: ContextVar[Unawaited | None] = ContextVar("unawaited", default=None)
-"""Where `publish_nowait` leaves the receipts of the handler that runs now; None outside a handler."""
-
-_PRUNE_AT = 1024
 
 
 class Confirmed:
@@ -43,7 +38,7 @@ class Confirmed:
 class Receipt:
     """The outcome of one publish, known or to come. `await receipt` returns `Confirmed` or raises the PublishError."""
 
-    __slots__ = ("_error", "_is_done", "_waiters", "is_observed", "may_be_unrouted", "message_id")
+    __slots__ = ("_error", "_is_done", "_loop", "_waiters", "is_observed", "may_be_unrouted", "message_id")
 
     def __init__(self, message_id: str, may_be_unrouted: bool = False) -> None:
         """Open a receipt for the message that carries `message_id`; `may_be_unrouted`: see `Confirmed`."""
@@ -53,6 +48,7 @@ class Receipt:
         """Whether somebody knows its outcome."""
         self._is_done = False
         self._error: PublishError | None = None
+        self._loop = _get_running_loop()
         self._waiters: list[asyncio.Future[None]] | None = None
 
     def done(self) -> bool:
@@ -86,9 +82,17 @@ class Receipt:
         return not self.is_observed and not (self._is_done and self._error is None)
 
     def wake(self, waiter: asyncio.Future[None]) -> None:
-        """Resolve `waiter` when the outcome is known; it may be cancelled, and may wait for other receipts too."""
+        """Resolve `waiter` when the outcome is known; it may be cancelled, and may wait for other receipts too.
+
+        Raises RuntimeError when it belongs to another event loop than the publisher: it would never wake up.
+        """
         if self._is_done:
             _resolve(waiter)
+        elif self._loop is not None and waiter.get_loop() is not self._loop:
+            raise RuntimeError(
+                "a receipt can be awaited in its publisher's event loop only; in a 'def' handler, or another thread, "
+                "use publish_sync(...), which waits for the confirm."
+            )
         elif self._waiters is None:
             self._waiters = [waiter]
         else:
@@ -107,34 +111,6 @@ class Receipt:
     def __repr__(self) -> str:
         state = "open" if not self._is_done else "confirmed" if self._error is None else type(self._error).__name__
         return f"<Receipt {self.message_id!r} {state}>"
-
-
-class Unawaited:
-    """The receipts of one handler and of the tasks it made, until it returns.
-
-    Holds at most 1,024 receipts, or twice as many as are unaccounted for.
-    """
-
-    __slots__ = ("_prune_at", "_receipts")
-
-    def __init__(self) -> None:
-        self._receipts: list[Receipt] | None = []
-        self._prune_at = _PRUNE_AT
-
-    def add(self, receipt: Receipt) -> None:
-        """Keep a receipt, unless the handler has returned: a task that it left behind may publish for hours."""
-        if self._receipts is None:
-            return
-        if len(self._receipts) >= self._prune_at:
-            self._receipts = [kept for kept in self._receipts if kept.is_unaccounted]
-            self._prune_at = max(_PRUNE_AT, 2 * len(self._receipts))
-        self._receipts.append(receipt)
-
-    def take(self) -> list[Receipt]:
-        """Return the receipts and keep none from now on. Call once, when the handler has returned."""
-        assert self._receipts is not None
-        receipts, self._receipts = self._receipts, None
-        return receipts
 
 
 Outcome = Confirmed | PublishError
@@ -179,13 +155,6 @@ async def drain(receipts: Iterable[Receipt], timeout_s: float = WAIT_S) -> list[
     except TimeoutError:
         pass
     return [receipt for receipt in waited if not receipt.done()]
-
-
-async def confirm_rest(receipts: Iterable[Receipt]) -> None:
-    """Wait for those whose outcome nobody knows; raises the PublishError of the first that was not confirmed."""
-    for receipt in receipts:
-        if receipt.is_unaccounted:
-            await receipt
 
 
 def results(receipts: Iterable[Receipt]) -> list[Outcome | None]:

@@ -160,7 +160,13 @@ class Pool:
         is not lent again. Waits up to `borrow_timeout_s`, then raises PoolExhausted, or ConnectionLost or ChannelLost
         when it is the broker that does not answer. A channel that is lost raises the library's exceptions inside the
         block; where the library reports that as a cancellation which nobody asked for, the block raises ChannelLost.
+        RuntimeError in another event loop than the pool's.
         """
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(
+                "a channel can be borrowed in the worker's own event loop only, so in an 'async def' handler; "
+                "a 'def' handler publishes with ctx.publisher.publish_sync(...)."
+            )
         pooled = await self._borrow()
         self._borrowed += 1
         self._watch_exhaustion()

@@ -19,8 +19,9 @@ import logging
 import os
 import random
 import threading
+from asyncio import _get_running_loop  # None without one: cheaper, and asked for each publish
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Unpack
@@ -37,8 +38,9 @@ from mxworker.errors import EncodeError, PublishError, PublishOverflow, PublishU
 from mxworker.message import DIRECT_REPLY_PREFIX, Content, Encoder, Message, MessageOptions
 from mxworker.message_ids import MessageIds
 from mxworker.properties import SHORT_STRING_BYTES
-from mxworker.receipts import Confirmed, Outcome, Receipt, unawaited
+from mxworker.receipts import Confirmed, Outcome, Receipt
 from mxworker.serializers import Serializer
+from mxworker.unawaited import Begun, begin, unawaited
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +151,7 @@ class Publisher:
 
     # ---- publishing
 
-    async def publish(
+    def publish(
         self,
         body: Any,
         *,
@@ -158,8 +160,8 @@ class Publisher:
         mandatory: bool = True,
         timeout_s: float | None = None,
         **options: Unpack[MessageOptions],
-    ) -> Confirmed:
-        """Publish and wait for the confirm; raises the PublishError that it ended in.
+    ) -> Coroutine[Any, Any, Confirmed]:
+        """Publish and wait for the confirm, when it is awaited; raises the PublishError that it ended in.
 
         `body` is bytes, text, anything that JSON can hold, a `Message`, or a `Content` made by `prepare`; `options` are
         those of `Message`. The default exchange routes by queue name. `timeout_s` is the time for all attempts, waiting
@@ -169,13 +171,41 @@ class Publisher:
         that is for exchanges that route later, such as one that delays. Direct replies, to a routing key that begins
         with `amq.rabbitmq.reply-to.`, are never mandatory, for the broker returns also those that arrive
         (https://www.rabbitmq.com/docs/direct-reply-to). `Confirmed.may_be_unrouted` tells these from others.
+
+        Raises RuntimeError when it is awaited in another event loop than the publisher's: see `publish_sync`. In a
+        handler one that is never awaited fails the delivery, and one that runs in a task is waited for before the ack.
         """
-        publishing = self._accept(body, exchange, routing_key, mandatory, timeout_s, options, may_wait=True)
+        begun = begin("publish")
+        coroutine = self._publish(begun, body, exchange, routing_key, mandatory, timeout_s, options)
+        if begun is not None:
+            begun.by(coroutine)
+        return coroutine
+
+    async def _publish(
+        self,
+        begun: Begun | None,
+        body: Any,
+        exchange: str,
+        routing_key: str,
+        mandatory: bool,
+        timeout_s: float | None,
+        options: MessageOptions,
+    ) -> Confirmed:
         try:
-            return await publishing.receipt
-        except asyncio.CancelledError:
-            self._outbox.abandon(publishing)
+            self._check_loop("publish")
+            publishing = self._accept(body, exchange, routing_key, mandatory, timeout_s, options, may_wait=True)
+            try:
+                confirmed = await publishing.receipt
+            except asyncio.CancelledError:
+                self._outbox.abandon(publishing)
+                raise
+        except BaseException as error:
+            if begun is not None:
+                begun.end(error)
             raise
+        if begun is not None:
+            begun.end()
+        return confirmed
 
     def publish_nowait(
         self,
@@ -190,9 +220,11 @@ class Publisher:
         """Publish as `publish` does, without waiting: the receipt tells the outcome.
 
         Raises EncodeError and MessageTooLarge at once, and PublishOverflow at a full window; under `overflow="drop"`
-        the receipt holds the PublishOverflow instead. Must be called in the publisher's event loop. In a handler,
-        receipts that it does not await are awaited before its delivery is acked, and their failure is its failure.
+        the receipt holds the PublishOverflow instead. RuntimeError outside the publisher's event loop: see
+        `publish_sync`. In a handler, receipts that it does not await are awaited before its delivery is acked, and
+        their failure is its failure.
         """
+        self._check_loop("publish_nowait")
         try:
             receipt = self._accept(body, exchange, routing_key, mandatory, timeout_s, options, may_wait=False).receipt
         except PublishOverflow as error:
@@ -206,7 +238,7 @@ class Publisher:
             receipts.add(receipt)
         return receipt
 
-    async def publish_many(
+    def publish_many(
         self,
         bodies: Iterable[Any],
         *,
@@ -215,12 +247,48 @@ class Publisher:
         mandatory: bool = True,
         timeout_s: float | None = None,
         **options: Unpack[MessageOptions],
-    ) -> list[Outcome]:
-        """Publish each body as `publish` does and return an outcome for each, in the same order.
+    ) -> Coroutine[Any, Any, list[Outcome]]:
+        """Publish each body as `publish` does and return an outcome for each, in the same order; to be awaited, too.
 
         One that fails does not stop the others, and each has its own timeout. At a full window the next one waits for
         those before it; when others have filled it, `overflow` decides.
         """
+        begun = begin("publish_many")
+        coroutine = self._publish_many(begun, bodies, exchange, routing_key, mandatory, timeout_s, options)
+        if begun is not None:
+            begun.by(coroutine)
+        return coroutine
+
+    async def _publish_many(
+        self,
+        begun: Begun | None,
+        bodies: Iterable[Any],
+        exchange: str,
+        routing_key: str,
+        mandatory: bool,
+        timeout_s: float | None,
+        options: MessageOptions,
+    ) -> list[Outcome]:
+        try:
+            self._check_loop("publish_many")
+            outcomes = await self._outcomes(bodies, exchange, routing_key, mandatory, timeout_s, options)
+        except BaseException as error:
+            if begun is not None:
+                begun.end(error)
+            raise
+        if begun is not None:
+            begun.end_all(outcomes)
+        return outcomes
+
+    async def _outcomes(
+        self,
+        bodies: Iterable[Any],
+        exchange: str,
+        routing_key: str,
+        mandatory: bool,
+        timeout_s: float | None,
+        options: MessageOptions,
+    ) -> list[Outcome]:
         outcomes: list[Receipt | PublishError] = []
         still_open: deque[Receipt] = deque()
         for number, body in enumerate(bodies, 1):
@@ -253,13 +321,12 @@ class Publisher:
 
         Comes back when the publisher is closed, and at the latest 2 s after its timeout, whatever became of the loop.
         """
-        if _runs_in(self._loop):
+        if _get_running_loop() is self._loop:
             raise RuntimeError("publish_sync would block the event loop; in an 'async def' use: await publish(...)")
         if self._is_closed:  # its loop may have ended too, and would then never run what follows
             raise PublishOverflow("not sent: the publisher is closed")
-        publishing = self.publish(
-            body, routing_key=routing_key, exchange=exchange, mandatory=mandatory, timeout_s=timeout_s, **options
-        )
+        begun = begin("publish_sync")
+        publishing = self._publish(begun, body, exchange, routing_key, mandatory, timeout_s, options)
         outcome = asyncio.run_coroutine_threadsafe(publishing, self._loop)
         wait_s = (self._settings.timeout_s if timeout_s is None else timeout_s) + _SYNC_GRACE_S
         try:
@@ -279,6 +346,13 @@ class Publisher:
         if options and isinstance(body, Message | Content):
             raise EncodeError("a Message has its options already; leave them away, or use dataclasses.replace")
         return self._encoder.encode(Message(body, **options) if options else body)
+
+    def _check_loop(self, method: str) -> None:
+        if _get_running_loop() is not self._loop:
+            raise RuntimeError(
+                f"{method}(...) works in the event loop that the publisher was made in, and in no other; "
+                "in a 'def' handler, or another thread, use publish_sync(...)."
+            )
 
     def _accept(
         self,
@@ -383,13 +457,6 @@ class Publisher:
             log.warning("the publisher is closed with %d publishes without an outcome", self._outbox.in_flight)
         await self._lanes.close()
         self._outbox.end_all("the publisher was closed")
-
-
-def _runs_in(loop: asyncio.AbstractEventLoop) -> bool:
-    try:
-        return asyncio.get_running_loop() is loop
-    except RuntimeError:
-        return False
 
 
 async def _outcome(receipt: Receipt | PublishError) -> Outcome:

@@ -25,8 +25,8 @@ from mxworker.errors import DecodeError
 from mxworker.forks import end_fork
 from mxworker.middleware import CallNext, compose
 from mxworker.properties import FLAG_CONTENT_ENCODING
-from mxworker.receipts import Unawaited, confirm_rest, unawaited
 from mxworker.settlement import Ack, Settlement
+from mxworker.unawaited import Unawaited, confirm_rest, unawaited
 from mxworker.worker.report import ACK, Report
 from mxworker.worker.threads import Threads
 

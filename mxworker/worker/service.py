@@ -17,6 +17,7 @@ import logging
 import os
 import random
 import time
+from asyncio import _get_running_loop
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -161,11 +162,18 @@ class Service:
 
     def pause(self, queue: str) -> None:
         """Stop consuming a queue until `resume`. Raises KeyError when no handler here consumes it."""
-        self._consumer(queue).pause(_ASKED)
+        self._on_loop(self._consumer(queue).pause)
 
     def resume(self, queue: str) -> None:
         """Consume a queue again. Raises KeyError when no handler here consumes it."""
-        self._consumer(queue).resume(_ASKED)
+        self._on_loop(self._consumer(queue).resume)
+
+    def _on_loop(self, turn: Callable[[str], None]) -> None:
+        """Pause or resume a consumer, now or, for a handler in a thread, as soon as the loop turns."""
+        if _get_running_loop() is self._loop:
+            turn(_ASKED)
+        else:
+            self._loop.call_soon_threadsafe(turn, _ASKED)
 
     def _consumer(self, queue: str) -> Consumer:
         return {consumer.queue.name: consumer for consumer in self.consumers}[queue]

@@ -673,7 +673,10 @@ class Published:
     def __init__(self) -> None:
         self.messages: list[tuple[bytes, str, str, float | None]] = []
 
-    async def publish(self, body: Content, *, routing_key: str, exchange: str, timeout_s: float | None) -> Confirmed:
+    async def publish(
+        self, body: Content, *, routing_key: str, exchange: str, mandatory: bool, timeout_s: float | None
+    ) -> Confirmed:
+        assert mandatory
         await asyncio.sleep(0.001)
         if routing_key == "nowhere":
             raise Unroutable("the broker returned it")

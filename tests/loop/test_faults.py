@@ -28,7 +28,8 @@ from mxworker.errors import (
     Unroutable,
 )
 from mxworker.middleware import CallNext
-from mxworker.receipts import Receipt, unawaited
+from mxworker.receipts import Receipt
+from mxworker.unawaited import unawaited
 from tests.harness.bombs import gzip_bomb
 from tests.harness.refusing import Hasty, Publishing
 from tests.harness.stations import Channel, at_work

@@ -12,12 +12,12 @@ from mxworker.receipts import (
     Receipt,
     all_confirmed,
     any_failed,
-    confirm_rest,
     drain,
     results,
     wait_all,
     wait_any,
 )
+from mxworker.unawaited import confirm_rest
 from tests.loop.loops import on_both_loops
 
 SHORT_S = 0.02

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from mxworker.errors import Unroutable
-from mxworker.receipts import Receipt, Unawaited, confirm_rest
+from mxworker.receipts import Receipt
+from mxworker.unawaited import Unawaited, confirm_rest
 
 
 def confirmed() -> Receipt:

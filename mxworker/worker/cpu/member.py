@@ -22,6 +22,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextvars import copy_context
+from dataclasses import replace
 from typing import Any
 
 from setproctitle import setproctitle
@@ -113,7 +114,12 @@ async def _serve(handlers: Sequence[Handler], pipe: Pipe, publisher: CpuPublishe
     lifespans = Lifespans(handlers)
     await lifespans.enter()
     places = {
-        handler.queue.name: _Place(handler, lifespans.state_of(handler), equipment(publisher)) for handler in handlers
+        handler.queue.name: _Place(
+            replace(handler, function=publisher.without_await(handler.function)),
+            lifespans.state_of(handler),
+            equipment(publisher),
+        )
+        for handler in handlers
     }
     pipe.send_now(Frame(READY, {}))
     while (frame := await pipe.receive()) is not None:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack, cast
 
 from mxworker.context import Equipment
 from mxworker.errors import EncodeError, MxWorkerError, PublishError, PublishOverflow, PublishUnconfirmed
 from mxworker.message import Content, Encoder, Message, MessageOptions
 from mxworker.receipts import Confirmed
+from mxworker.unawaited import Begun, begin
 from mxworker.worker.cpu.pipe import Pipe
 from mxworker.worker.cpu.protocol import Outgoing, outcome_of, publish
 
@@ -28,6 +30,7 @@ class CpuPublisher:
 
     def __init__(self, pipe: Pipe, encoder: Encoder) -> None:
         """You must `open` it for each request, and `close` it before the answer."""
+        self._in_handler = False
         self._pipe = pipe
         self._encoder = encoder
         self._turn = threading.Lock()
@@ -72,9 +75,40 @@ class CpuPublisher:
             raise outcome
         return outcome
 
-    async def publish(self, body: Any, **how: Any) -> Confirmed:
-        """Do as `publish_sync` does, for a middleware."""
-        return await asyncio.to_thread(self.publish_sync, body, **how)
+    def publish(self, body: Any, **how: Any) -> Coroutine[Any, Any, Confirmed]:
+        """Do as `publish_sync` does, for a middleware, which awaits it. RuntimeError in the handler, which cannot."""
+        if self._in_handler:
+            raise RuntimeError(
+                "publish(...) has to be awaited, and a cpu=True handler cannot await; use publish_sync(...)."
+            )
+        begun = begin("publish")
+        coroutine = self._publish(begun, body, how)
+        if begun is not None:
+            begun.by(coroutine)
+        return coroutine
+
+    async def _publish(self, begun: Begun | None, body: Any, how: Mapping[str, Any]) -> Confirmed:
+        try:
+            confirmed = await asyncio.to_thread(self.publish_sync, body, **how)
+        except BaseException as error:
+            if begun is not None:
+                begun.end(error)
+            raise
+        if begun is not None:
+            begun.end()
+        return confirmed
+
+    def without_await(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `function` as a handler in which `publish` is refused."""
+
+        def call(*arguments: Any) -> Any:
+            self._in_handler = True
+            try:
+                return function(*arguments)
+            finally:
+                self._in_handler = False
+
+        return call
 
     def prepare(self, body: Any, **options: Unpack[MessageOptions]) -> Content:
         """Encode a message once, to publish it many times. Raises EncodeError or MessageTooLarge."""
