@@ -7,32 +7,50 @@ Pure: no I/O, no event loop.
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_origin
 
+from mxworker.annotations import bare, shown
+from mxworker.callables import (
+    AnyCallable,
+    Site,
+    is_coroutine_function,
+    is_generator_function,
+    name_of,
+    place_of,
+)
 from mxworker.codec import Decoder, decoder_for
 from mxworker.config import DEFAULT_CONCURRENCY, DEFAULT_HANDLER_TIMEOUT_S, MAX_PREFETCH
 from mxworker.content_codec import ContentCodec
-from mxworker.context import Context
 from mxworker.errors import AppLoadError
+from mxworker.failures import text_of
 from mxworker.kill_switch import KillSwitch
+from mxworker.lifespan import Lifespan
 from mxworker.middleware import Middleware
-from mxworker.properties import SHORT_STRING_BYTES
+from mxworker.parameters import parameters
 from mxworker.queues import Queue
+from mxworker.registration import (
+    Batch,
+    OnError,
+    Registration,
+    check_cpu,
+    check_failure_policy,
+    checked_batch,
+    checked_reject_on,
+    timeout_s,
+    whole,
+)
 from mxworker.retry_policy import DEFAULT_RETRY, RetryPolicy
+from mxworker.typed_payloads import TAKEN
 
-HandlerFunction = Callable[..., Any]
-Lifespan = Callable[[], Any]
-OnError = Literal["retry", "reject", "requeue", "ack"]
 Number = TypeVar("Number", int, float)
 
-_ON_ERROR = get_args(OnError)
-_MAX_BATCH_WAIT_S = 3600
-_MAX_BATCH_BYTES = 64 * 1024 * 1024
+# A parameter of a task elsewhere. Here each message of the usual kind, a document, would be a dead letter.
+_SINGLE_VALUES = (int, float, complex, bool, NoneType)
 
 
 class HandlerKind(Enum):
@@ -50,21 +68,12 @@ _DEFAULT_CONCURRENCY = {HandlerKind.ASYNC: DEFAULT_CONCURRENCY, HandlerKind.THRE
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """When a batch is complete: at `size` deliveries, `max_bytes` of bodies, or `wait_s` after its first one came."""
-
-    size: int
-    wait_s: float
-    max_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class Handler:
     """One compiled handler. Durations in seconds."""
 
     name: str
     queue: Queue
-    function: HandlerFunction
+    function: AnyCallable
     kind: HandlerKind
     decode: Decoder
     wants_context: bool
@@ -109,23 +118,6 @@ class Handler:
 
 
 @dataclass(frozen=True, slots=True)
-class Registration:
-    """What a decorator was told; nothing of it is checked yet."""
-
-    queue: Queue
-    function: HandlerFunction
-    concurrency: int | None
-    prefetch: int | None
-    timeout_s: float | None
-    retry: RetryPolicy | None
-    on_error: OnError
-    reject_on: tuple[type[BaseException], ...]
-    kill_switch: KillSwitch | None
-    cpu: bool = False
-    batch: Batch | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Overrides:
     """What the operator says instead of the code; None leaves the code's word."""
 
@@ -147,28 +139,44 @@ class Around:
 
 
 def compiled(said: Registration, overrides: Overrides, around: Around) -> Handler:
-    """Return the handler that `said` describes. Raises AppLoadError."""
-    function = said.function
-    kind = _kind(said)
-    payload, wants_context = _parameters(function)
-    if said.batch is not None:
-        payload = _element(function, payload)
+    """Return the handler that `said` describes. Raises AppLoadError that names it, its file and its line."""
     try:
-        decode = decoder_for(payload, around.codecs)
+        return _compiled(said, overrides, around)
     except AppLoadError as error:
-        raise _fault(function, str(error)) from error
-    concurrency = _concurrency(said, overrides, kind)
-    batch = _checked_batch(said)
+        raise fault("handler", said.function, said.site, f"{error}") from error
+    except Exception as error:  # a fault of ours, or a value that lies about what it is
+        why = f"cannot be made ready: {type(error).__name__}: {text_of(error)}"
+        raise fault("handler", said.function, said.site, why) from error
+
+
+def fault(what: str, function: object, site: Site, text: str) -> AppLoadError:
+    """Return the error for a handler, or `what` else it is, that cannot work."""
+    place = place_of(function, site)
+    return AppLoadError(f"{place}{'  ' if place else ''}{what} '{name_of(function)}' {text}.")
+
+
+def _compiled(said: Registration, overrides: Overrides, around: Around) -> Handler:
+    function = said.function
+    check_cpu(said)
+    kind = _kind(said)
+    payload, wants_context = parameters(function, said.site)
+    if said.batch is not None:
+        payload = _element(payload)
+    elif payload in _SINGLE_VALUES:
+        raise AppLoadError(
+            f"takes its payload as {shown(payload)}, but the payload is the whole body; use {TAKEN}. "
+            "A body that is one number is what Any takes, too"
+        )
+    decode = decoder_for(payload, around.codecs)
+    default = 1 if said.batch is not None else _DEFAULT_CONCURRENCY.get(kind, 1)
+    concurrency = whole("concurrency", _first(overrides.concurrency, said.concurrency, default), MAX_PREFETCH)
+    batch = checked_batch(said)
     size = batch.size if batch is not None else 1
     prefetch = _first(overrides.prefetch, said.prefetch, min(2 * size * concurrency, MAX_PREFETCH))
-    if not 1 <= prefetch <= MAX_PREFETCH:
-        raise _fault(function, f"has prefetch={prefetch}; it must be from 1 to {MAX_PREFETCH}")
-    timeout_s = _first(overrides.timeout_s, said.timeout_s, DEFAULT_HANDLER_TIMEOUT_S)
-    if not timeout_s > 0:  # so that NaN is refused too
-        raise _fault(function, f"has timeout={timeout_s:g}; it must be above 0 seconds")
-    _check_failure_policy(said)
+    prefetch = whole("prefetch", prefetch, MAX_PREFETCH)
+    check_failure_policy(said)
     return Handler(
-        name=function.__name__,
+        name=name_of(function),
         queue=said.queue,
         function=function,
         kind=kind,
@@ -176,12 +184,12 @@ def compiled(said: Registration, overrides: Overrides, around: Around) -> Handle
         wants_context=wants_context,
         concurrency=concurrency,
         prefetch=prefetch,
-        timeout_s=timeout_s,
+        timeout_s=timeout_s(_first(overrides.timeout_s, said.timeout_s, DEFAULT_HANDLER_TIMEOUT_S)),
         # No larger than what the broker sends at once: it would only ever be complete by its age.
         batch=None if batch is None else replace(batch, size=min(batch.size, prefetch)),
         retry=said.retry,
         on_error=said.on_error,
-        reject_on=said.reject_on,
+        reject_on=checked_reject_on(said),
         kill_switch=said.kill_switch,
         middleware=around.middleware,
         lifespans=around.lifespans,
@@ -190,48 +198,18 @@ def compiled(said: Registration, overrides: Overrides, around: Around) -> Handle
 
 def _kind(said: Registration) -> HandlerKind:
     function = said.function
-    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
-        raise _fault(function, "is a generator; a handler returns its settlement and yields nothing")
-    if not inspect.iscoroutinefunction(function):
+    if isinstance(function, type):
+        raise AppLoadError(
+            f'is a class; register a function, or an object that can be called: handlers.consume("...")('
+            f"{function.__name__}())"
+        )
+    if is_generator_function(function):
+        raise AppLoadError("is a generator; a handler returns its settlement and yields nothing")
+    if not is_coroutine_function(function):
         return HandlerKind.PROCESS if said.cpu else HandlerKind.THREAD
     if said.cpu:
-        raise _fault(function, "is 'async def' and has cpu=True; what only computes is a plain 'def'")
+        raise AppLoadError("is 'async def' and has cpu=True; what only computes is a plain 'def'")
     return HandlerKind.ASYNC
-
-
-def _concurrency(said: Registration, overrides: Overrides, kind: HandlerKind) -> int:
-    default = 1 if said.batch is not None else _DEFAULT_CONCURRENCY.get(kind, 1)
-    concurrency = _first(overrides.concurrency, said.concurrency, default)
-    if not 1 <= concurrency <= MAX_PREFETCH:
-        raise _fault(said.function, f"has concurrency={concurrency}; it must be from 1 to {MAX_PREFETCH}")
-    return concurrency
-
-
-def _checked_batch(said: Registration) -> Batch | None:
-    function, batch = said.function, said.batch
-    if batch is None:
-        return None
-    if not 1 <= batch.size <= MAX_PREFETCH:
-        raise _fault(function, f"has size={batch.size}; it must be from 1 to {MAX_PREFETCH}")
-    if not 0 <= batch.wait_s <= _MAX_BATCH_WAIT_S:
-        raise _fault(function, f"has wait={batch.wait_s:g}; it must be from 0 to {_MAX_BATCH_WAIT_S} seconds")
-    if not 1 <= batch.max_bytes <= _MAX_BATCH_BYTES:
-        raise _fault(function, f"has max_bytes={batch.max_bytes}; it must be from 1 to {_MAX_BATCH_BYTES}")
-    return batch
-
-
-def _check_failure_policy(said: Registration) -> None:
-    function, reject_on = said.function, said.reject_on
-    if said.on_error not in _ON_ERROR:
-        raise _fault(function, f"has on_error={said.on_error!r}; it must be one of {', '.join(map(repr, _ON_ERROR))}")
-    if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in reject_on):
-        raise _fault(function, f"has reject_on={reject_on!r}; it must be exception classes")
-    if said.retry is not None and not isinstance(said.retry, RetryPolicy):
-        raise _fault(function, f"has retry={said.retry!r}; it must be a RetryPolicy, or None for no retries")
-    if said.retry is not None:
-        longest = said.queue.retry_name(said.retry.steps_ms[-1])
-        if len(longest.encode()) > SHORT_STRING_BYTES:
-            raise _fault(function, f"has retries, for which the name of its queue is too long: '{longest}'")
 
 
 def _first(override: Number | None, registered: Number | None, default: Number) -> Number:
@@ -241,39 +219,11 @@ def _first(override: Number | None, registered: Number | None, default: Number) 
     return default if registered is None else registered
 
 
-def _parameters(function: HandlerFunction) -> tuple[Any, bool]:
-    """Return the payload's annotation (Any when there is none), and whether a Context is wanted."""
-    try:
-        hints = get_type_hints(function, include_extras=True)
-    except Exception as error:  # the annotation is the user's code, and may do anything
-        raise _fault(function, f"has an annotation that cannot be resolved: {error}") from error
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = [
-        parameter
-        for parameter in inspect.signature(function).parameters.values()
-        if parameter.default is inspect.Parameter.empty
-    ]
-    if not 1 <= len(parameters) <= 2 or any(parameter.kind not in positional for parameter in parameters):
-        raise _fault(function, "must take the payload and, if wanted, a Context; nothing else")
-    if len(parameters) == 2 and hints.get(parameters[1].name, Context) is not Context:
-        raise _fault(function, f"must annotate its second parameter '{parameters[1].name}' as mxworker.Context")
-    return hints.get(parameters[0].name, Any), len(parameters) == 2
-
-
-def _element(function: HandlerFunction, annotation: Any) -> Any:
+def _element(annotation: Any) -> Any:
     """Return the annotation of one payload of a batch."""
-    if annotation in (Any, list):
+    annotation = bare(annotation)
+    if annotation in (Any, list, object):
         return Any
     if get_origin(annotation) in (list, Sequence):
-        return get_args(annotation)[0]
-    raise _fault(function, f"takes its batch as {_shown(annotation)}; it must be a list, such as list[dict]")
-
-
-def _shown(annotation: Any) -> str:
-    return annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
-
-
-def _fault(function: HandlerFunction, what: str) -> AppLoadError:
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    place = f"{code.co_filename}:{code.co_firstlineno}  " if code else ""
-    return AppLoadError(f"{place}handler '{getattr(function, '__name__', function)}' {what}.")
+        return next(iter(get_args(annotation)), Any)
+    raise AppLoadError(f"takes its batch as {shown(annotation)}; it must be a list, such as list[dict]")

@@ -36,6 +36,8 @@ class ContentCodec:
 
     def __post_init__(self) -> None:
         """Refuse what must never be registered."""
+        if not isinstance(self.content_type, str):
+            raise TypeError(f"a content type is text like 'application/msgpack', not {self.content_type!r:.80}")
         if not _MEDIA_TYPE.fullmatch(self.content_type.lower()):
             raise ValueError(f"{self.content_type!r} is no content type like 'application/msgpack', without parameters")
         if _UNSAFE_TYPES.search(self.content_type.lower()):

@@ -8,29 +8,28 @@ Pure: no I/O, no event loop, no global state.
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from mxworker.compilation import (
-    AS_IN_CODE,
-    Around,
-    Batch,
-    Handler,
-    HandlerFunction,
-    Lifespan,
-    OnError,
-    Overrides,
-    Registration,
-    compiled,
+from mxworker.callables import (
+    AnyCallable,
+    Site,
+    bare_function,
+    caller,
+    can_be_called_with,
+    is_coroutine_function,
+    name_of,
+    site_of,
 )
+from mxworker.compilation import AS_IN_CODE, Around, Handler, Overrides, compiled
 from mxworker.content_codec import NO_CODECS, ContentCodec
 from mxworker.errors import AppLoadError
 from mxworker.kill_switch import KillSwitch
+from mxworker.lifespan import Lifespan
 from mxworker.middleware import Middleware
 from mxworker.queues import Queue
+from mxworker.registration import Batch, OnError, Registration
 from mxworker.retry_policy import DEFAULT_RETRY, RetryPolicy
 from mxworker.serializers import Serializer
 
@@ -63,7 +62,7 @@ class Handlers:
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT_RETRY,
         on_error: OnError = "retry",
-        reject_on: Sequence[type[BaseException]] = (),
+        reject_on: type[BaseException] | Sequence[type[BaseException]] = (),
         kill_switch: KillSwitch | None = None,
         cpu: bool = False,
     ) -> Callable[[Function], Function]:
@@ -75,7 +74,10 @@ class Handlers:
         of its context, `publisher.publish_sync` works there, while `channel`, `pause`, `resume` and `stats` do not.
 
         Its first parameter is the payload, decoded as its annotation says (see `codec`); an optional second one is a
-        `Context`. It returns or raises a settlement; returning None acks. For any other exception, and for running
+        `Context`, with a default or without. Objects with a `__call__`, bound methods, static methods and
+        `functools.partial` are taken as well; a wrapper made with `functools.wraps` takes what it wraps.
+
+        It returns or raises a settlement; returning None acks. For any other exception, and for running
         longer than `timeout`, `on_error` decides: "retry" later as `retry` says and then "reject", "reject" into the
         dead-letter queue at once, "requeue" for an immediate redelivery, or "ack". Exceptions in `reject_on` are always
         rejected. With `retry` None there are no retries with delay, and no retry queues. A `kill_switch` leaves the
@@ -87,18 +89,20 @@ class Handlers:
 
         The function is returned as it is and stays callable.
         """
+        taken = _as_queue(queue, "consume")
         return self._registering(
-            lambda function: Registration(
-                _as_queue(queue),
+            lambda function, site: Registration(
+                taken,
                 function,
                 concurrency,
                 prefetch,
                 timeout,
                 retry,
                 on_error,
-                tuple(reject_on),
+                reject_on,
                 kill_switch,
                 cpu,
+                site=site,
             )
         )
 
@@ -114,7 +118,7 @@ class Handlers:
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT_RETRY,
         on_error: OnError = "retry",
-        reject_on: Sequence[type[BaseException]] = (),
+        reject_on: type[BaseException] | Sequence[type[BaseException]] = (),
         kill_switch: KillSwitch | None = None,
     ) -> Callable[[Function], Function]:
         """Register a function that takes the deliveries of `queue` in batches: a list of payloads.
@@ -128,26 +132,29 @@ class Handlers:
         `concurrency`: batches running at once in each process, default 1. `prefetch`: default 2 x size x concurrency; a
         batch is never larger. Everything else is as in `consume`; `timeout` is for the whole batch.
         """
+        taken = _as_queue(queue, "consume_batch")
         return self._registering(
-            lambda function: Registration(
-                _as_queue(queue),
+            lambda function, site: Registration(
+                taken,
                 function,
                 concurrency,
                 prefetch,
                 timeout,
                 retry,
                 on_error,
-                tuple(reject_on),
+                reject_on,
                 kill_switch,
                 batch=Batch(size, wait, max_bytes),
+                site=site,
             )
         )
 
-    def _registering(self, describe: Callable[[HandlerFunction], Registration]) -> Callable[[Function], Function]:
+    def _registering(self, describe: Callable[[AnyCallable, Site], Registration]) -> Callable[[Function], Function]:
         """Return the decorator that registers what `describe` makes of a function, and leaves that as it is."""
 
         def register(function: Function) -> Function:
-            registration = describe(function)
+            _refuse_uncallable(function, "handler")
+            registration = describe(bare_function(function), site_of(function, caller()))
             self._refuse_taken(registration.queue.name)
             self._registrations[registration.queue.name] = registration
             return function
@@ -168,7 +175,9 @@ class Handlers:
         """
         if self._lifespan is not None:
             raise ValueError("there is a lifespan already; one registry has one")
-        self._lifespan = asynccontextmanager(function) if inspect.isasyncgenfunction(function) else function
+        _refuse_uncallable(function, "lifespan")
+        taken = bare_function(function)
+        self._lifespan = Lifespan(taken, site_of(taken, caller()))
         return function
 
     def middleware(self, function: Function) -> Function:
@@ -176,9 +185,13 @@ class Handlers:
 
         The first one registered is the outermost.
         """
-        if not inspect.iscoroutinefunction(function):
-            raise ValueError(f"middleware '{getattr(function, '__name__', function)}' is not 'async def'")
-        self._middleware.append(function)
+        _refuse_uncallable(function, "middleware")
+        taken = bare_function(function)
+        if not is_coroutine_function(taken):
+            raise ValueError(f"middleware '{name_of(taken)}' is not 'async def'")
+        if not can_be_called_with(taken, 3):
+            raise ValueError(f"middleware '{name_of(taken)}' must take three parameters: payload, ctx, call_next")
+        self._middleware.append(taken)
         return function
 
     def codec(self, content_type: str, decode: Callable[[bytes], Any], *, encode: Serializer | None = None) -> None:
@@ -202,6 +215,8 @@ class Handlers:
         Its own middleware stays inside ours, and so does its lifespan; its own codecs replace ours. `ctx.state` is what
         its own lifespan yields, or ours when it has none.
         """
+        if not isinstance(other, Handlers):
+            raise TypeError(f"include takes a Handlers object, not {other!r:.80}")
         if self in other._family():
             raise ValueError("a registry cannot include itself")
         for queue in other.queues:
@@ -233,6 +248,9 @@ class Handlers:
         twice = [queue for queue, count in Counter(self.queues).items() if count > 1]
         if twice:
             raise AppLoadError(f"queue '{twice[0]}' has two handlers, in registries that include each other.")
+        for member in self._family():
+            if member._lifespan is not None:
+                member._lifespan.check()
         return tuple(self._compile(overrides, Around((), (), NO_CODECS)))
 
     def _compile(self, overrides: Overrides, outer: Around) -> list[Handler]:
@@ -247,5 +265,24 @@ class Handlers:
         return handlers
 
 
-def _as_queue(queue: str | Queue) -> Queue:
-    return Queue(queue) if isinstance(queue, str) else queue
+def _as_queue(queue: str | Queue, decorator: str) -> Queue:
+    """Return the queue that a decorator was told. Raises TypeError, as for one that is used without parentheses."""
+    if isinstance(queue, Queue):
+        return queue
+    if isinstance(queue, str):
+        return Queue(queue)
+    if callable(queue) or isinstance(queue, classmethod):
+        raise TypeError(f'{decorator} needs the name of a queue: write @handlers.{decorator}("orders")')
+    raise TypeError(f"{decorator} needs the name of a queue, or a Queue, not {queue!r:.80}")
+
+
+def _refuse_uncallable(function: object, what: str) -> None:
+    """Raise TypeError for what cannot be called, and so was registered by mistake."""
+    if isinstance(function, classmethod):
+        name = name_of(function.__func__)
+        raise TypeError(
+            f"'{name}' is a class method, which has no class before its class is made; register it below the class: "
+            f'handlers.consume("...")(Thing.{name})'
+        )
+    if not callable(function):
+        raise TypeError(f"a {what} is a function, or an object that can be called, not {function!r:.80}")

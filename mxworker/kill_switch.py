@@ -25,7 +25,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from types import MappingProxyType
+from types import MappingProxyType, UnionType
 
 from mxworker.errors import InvariantError
 
@@ -51,6 +51,10 @@ class KillSwitch:
 
     def __post_init__(self) -> None:
         """Refuse what could not work; written so that NaN is refused too."""
+        for name in ("failure_ratio", "window", "pause"):
+            self._check_type(name, int | float, "a number")
+        for name in ("min_deliveries", "trial"):
+            self._check_type(name, int, "a whole number")
         if not 0 < self.failure_ratio <= 1:
             raise ValueError(f"kill switch: failure_ratio is {self.failure_ratio:g}, but must be above 0 and at most 1")
         for name in ("window", "pause"):
@@ -59,6 +63,11 @@ class KillSwitch:
         for name in ("min_deliveries", "trial"):
             if getattr(self, name) < 1:
                 raise ValueError(f"kill switch: {name} is {getattr(self, name)}, but must be at least 1")
+
+    def _check_type(self, name: str, kind: type | UnionType, what: str) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise TypeError(f"kill switch: {name} is {value!r:.80}, but must be {what}")
 
 
 class SwitchState(Enum):

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
+from mxworker.errors import EncodeError
+from mxworker.field_table import encode
 from mxworker.properties import SHORT_STRING_BYTES
 
 CONSUMER_TIMEOUT_S = 30 * 60.0
@@ -81,6 +83,10 @@ class Queue:
 
     def __post_init__(self) -> None:
         """Refuse what could only fail later, at the broker."""
+        if not isinstance(self.name, str):
+            raise TypeError(f"the name of a queue is text, not {self.name!r:.80}")
+        object.__setattr__(self, "name", str.__str__(self.name))  # of an enum's member its value, in an f-string too
+        self._check_types()
         if not self.name or len(self.dead_letter_name.encode()) > SHORT_STRING_BYTES:
             raise ValueError(f"a queue name has 1 to 251 bytes, '{self.name}' does not")
         for name in (self.name, *(exchange for exchange, _ in self.bind)):
@@ -93,12 +99,36 @@ class Queue:
         if self.max_priority is not None:
             self._check_max_priority(self.max_priority)
         # A range looks for what is no int one by one.
-        if not isinstance(self.consumer_priority, int) or self.consumer_priority not in _CONSUMER_PRIORITIES:
+        is_number = isinstance(self.consumer_priority, int) and not isinstance(self.consumer_priority, bool)
+        if not is_number or self.consumer_priority not in _CONSUMER_PRIORITIES:
             raise ValueError(f"queue '{self.name}': consumer_priority {self.consumer_priority!r} is no 32-bit integer")
+        try:
+            encode(self.arguments)
+        except EncodeError as error:
+            raise ValueError(f"queue '{self.name}': its arguments cannot be sent: {error}") from None
         if self.arguments.get("x-single-active-consumer"):
             object.__setattr__(self, "single_active_consumer", True)
 
+    def _check_types(self) -> None:
+        """Refuse what is not what the annotations say."""
+        for name in ("dead_letter", "single_active_consumer"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"queue '{self.name}': {name} is True or False, not {getattr(self, name)!r:.80}")
+        bindings = self.bind
+        if not isinstance(bindings, Sequence) or not all(map(_is_binding, bindings)):
+            raise TypeError(
+                f"queue '{self.name}': bind is a list of pairs, exchange and routing key, not {bindings!r:.80}. "
+                'Write bind=[("shop", "orders.*")]'
+            )
+        if not isinstance(self.arguments, Mapping):
+            raise TypeError(
+                f"queue '{self.name}': arguments are a dict, such as {{\"x-max-length\": 1000}}, "
+                f"not {self.arguments!r:.80}"
+            )
+
     def _check_max_priority(self, max_priority: int) -> None:
+        if not isinstance(max_priority, int) or isinstance(max_priority, bool):
+            raise TypeError(f"queue '{self.name}': max_priority is a whole number, not {max_priority!r:.80}")
         if self.type == "quorum":
             raise ValueError(
                 f"queue '{self.name}': a quorum queue takes no max_priority. What it does with priorities depends on "
@@ -153,3 +183,12 @@ class Queue:
     def consumer_arguments(self) -> dict[str, Any]:
         """Return the arguments the queue is consumed with."""
         return {"x-priority": self.consumer_priority} if self.consumer_priority else {}
+
+
+def _is_binding(pair: object) -> bool:
+    return (
+        isinstance(pair, Sequence)
+        and not isinstance(pair, str)
+        and len(pair) == 2
+        and all(isinstance(part, str) and len(part.encode()) <= SHORT_STRING_BYTES for part in pair)
+    )

@@ -32,6 +32,7 @@ class RetryPolicy:
     jitter: bool = True
 
     def __post_init__(self) -> None:
+        self._check_types()
         if not 0 <= self.max_retries <= MAX_RETRIES:
             raise ValueError(f"max_retries is {self.max_retries!r}, but must be from 0 to {MAX_RETRIES}")
         if not 1 <= len(self.delays) <= MAX_STEPS:
@@ -43,6 +44,18 @@ class RetryPolicy:
                 )
         if list(self.steps_ms) != sorted(set(self.steps_ms)):
             raise ValueError(f"delays are {tuple(self.delays)}, but must ascend, by a millisecond at least")
+
+    def _check_types(self) -> None:
+        """Refuse what is not what the annotations say."""
+        if not isinstance(self.max_retries, int) or isinstance(self.max_retries, bool):
+            raise TypeError(f"max_retries is {self.max_retries!r:.80}, but must be a whole number")
+        delays = self.delays
+        if not isinstance(delays, Sequence) or not all(
+            isinstance(delay_s, int | float) and not isinstance(delay_s, bool) for delay_s in delays
+        ):
+            raise TypeError(f"delays are {delays!r:.80}, but must be a list of seconds, such as (1, 5, 25)")
+        if not isinstance(self.jitter, bool):
+            raise TypeError(f"jitter is {self.jitter!r:.80}, but must be True or False")
 
     @property
     def steps_ms(self) -> tuple[int, ...]:

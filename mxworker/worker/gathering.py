@@ -7,8 +7,8 @@ import weakref
 from collections.abc import Callable
 from dataclasses import replace
 
-from mxworker.compilation import Batch
 from mxworker.delivery import Delivery
+from mxworker.registration import Batch
 
 
 class Gathered:

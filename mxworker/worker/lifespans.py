@@ -6,17 +6,23 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from traceback import FrameSummary
 from typing import Any
 
 from mxworker.amqp.translate import raise_own_cancellation
-from mxworker.compilation import Handler, Lifespan
+from mxworker.compilation import Handler
 from mxworker.config import format_duration
 from mxworker.errors import AppLoadError
-from mxworker.worker.loading import failure_in_app
+from mxworker.lifespan import Lifespan
+from mxworker.worker.loading import failure_in_app, place_in_app
+from mxworker.worker.tasks import frames_of
 
 log = logging.getLogger(__name__)
 
 _LEAVE_GRACE_S = 0.5  # beyond the drain's deadline; the master's own bound is a second beyond it
+# What contextlib says of a generator that does not yield once.
+_NO_YIELD = "generator didn't yield"
+_SECOND_YIELD = "generator didn't stop"
 
 
 class Lifespans:
@@ -27,27 +33,51 @@ class Lifespans:
         self._states: dict[Lifespan, Any] = {}
         self._entered = AsyncExitStack()
         self._entering: asyncio.Timeout | None = None
+        self._leaving: Lifespan | None = None
         self._is_given_up = False
+        self._waited_at: list[FrameSummary] | None = None
 
-    async def enter(self, timeout_s: float | None = None) -> None:
+    async def enter(self, timeout_s: float | None = None, time_for: str = "that --boot-timeout gives it") -> None:
         """Enter all in order. Raises AppLoadError, having left those it had entered.
 
         That is also raised when `timeout_s` seconds are over before all are entered; with None it may take for ever.
+        `time_for` goes on where "the time" begins, in the text of that.
         """
         loop = asyncio.get_running_loop()
-        deadline = None if timeout_s is None else loop.time() + timeout_s
-        for lifespan in self._lifespans:
-            try:
-                async with asyncio.timeout_at(loop.time() if self._is_given_up else deadline) as self._entering:
-                    self._states[lifespan] = await self._entered.enter_async_context(lifespan())
-            except BaseException as error:  # the application's code: SystemExit, or a cancellation of its own
-                await self.leave(loop.time())
-                raise_own_cancellation()
-                is_late = isinstance(error, TimeoutError) and deadline is not None and loop.time() >= deadline
-                late_s = timeout_s if is_late else None
-                raise AppLoadError(_why_not_entered(lifespan, error, late_s)) from error
-            finally:
-                self._entering = None
+        task = asyncio.current_task()
+        assert task is not None
+        timer = None if timeout_s is None else loop.call_later(timeout_s, self._be_late, task)
+        try:
+            for lifespan in self._lifespans:
+                try:
+                    async with asyncio.timeout_at(loop.time() if self._has_to_end else None) as self._entering:
+                        self._states[lifespan] = await self._entered.enter_async_context(lifespan())
+                except BaseException as error:  # the application's code: SystemExit, or a cancellation of its own
+                    await self.leave(loop.time())
+                    raise_own_cancellation()
+                    if self._waited_at is not None and isinstance(error, TimeoutError):
+                        time = f"after {format_duration(timeout_s or 0)}, the time {time_for}"
+                        headline = f"lifespan '{lifespan.name}' of '{lifespan.module}' is not entered {time}:"
+                        raise AppLoadError(place_in_app(headline, self._waited_at)) from error
+                    raise _why_not_entered(lifespan, error) from error
+                finally:
+                    self._entering = None
+                self._entered.callback(self._begin_to_leave, lifespan)
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    @property
+    def _has_to_end(self) -> bool:
+        return self._is_given_up or self._waited_at is not None
+
+    def _be_late(self, task: asyncio.Task[Any]) -> None:
+        """End an `enter` whose time is over, and note where it waits now: its traceback does not tell in Python 3.11.2.
+
+        There, what `asyncio.timeout` raises has lost the cancellation that led to it.
+        """
+        self._waited_at = frames_of(task)
+        self._end_entering()
 
     def state_of(self, handler: Handler) -> Any:
         """Return what the innermost lifespan around `handler` yielded; None without one. Call after `enter`."""
@@ -56,6 +86,9 @@ class Lifespans:
     def give_up_entering(self) -> None:
         """End an `enter` that is under way, by a TimeoutError where the application waits, now or next."""
         self._is_given_up = True
+        self._end_entering()
+
+    def _end_entering(self) -> None:
         if self._entering is not None:
             self._entering.reschedule(asyncio.get_running_loop().time())
 
@@ -66,21 +99,25 @@ class Lifespans:
             async with asyncio.timeout_at(leave_until):
                 await self._entered.aclose()
         except TimeoutError:
-            log.error("a lifespan did not end in time and is left as it is")
-        except BaseException:  # as above
+            log.error("a lifespan did not end in time and is left as it is%s", self._which)
+        except BaseException as error:  # as above
             raise_own_cancellation()
-            log.exception("a lifespan failed at the end")
+            if isinstance(error, RuntimeError) and str(error) == _SECOND_YIELD and self._leaving is not None:
+                log.error("a lifespan failed at the end: %s", self._leaving.second_yield)
+            else:
+                log.exception("a lifespan failed at the end%s", self._which)
+
+    def _begin_to_leave(self, lifespan: Lifespan) -> None:
+        self._leaving = lifespan
+
+    @property
+    def _which(self) -> str:
+        return "" if self._leaving is None else f": '{self._leaving.name}'"
 
 
-def _why_not_entered(lifespan: Lifespan, error: BaseException, late_s: float | None) -> str:
-    """Return what is told of a lifespan that was not entered; `late_s`: the time it had, if it took longer."""
-    name = getattr(lifespan, "__name__", lifespan)
-    if late_s is None:
-        return failure_in_app(f"lifespan '{name}' failed at the start:", error)
-    if error.__cause__ is not None:  # the cancellation, which came where the application waits
-        error = error.with_traceback(error.__cause__.__traceback__)
-    return failure_in_app(
-        f"lifespan '{name}' of '{lifespan.__module__}' is not entered after {format_duration(late_s)}, "
-        "the time that --boot-timeout gives it:",
-        error,
-    )
+def _why_not_entered(lifespan: Lifespan, error: BaseException) -> AppLoadError:
+    if isinstance(error, AppLoadError):
+        return error
+    if isinstance(error, RuntimeError) and str(error) == _NO_YIELD:
+        return lifespan.no_yield
+    return AppLoadError(failure_in_app(f"lifespan '{lifespan.name}' failed at the start:", error))

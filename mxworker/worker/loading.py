@@ -6,19 +6,27 @@ way its author needs it: the frames of their code first, none of ours.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.util
+import os
 import stat
 import sys
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
+import mxworker
 from mxworker.compilation import Handler, Overrides
 from mxworker.errors import AppLoadError, ConfigError
+from mxworker.failures import text_of
 from mxworker.handlers import Handlers
 
 DEFAULT_ATTRIBUTE = "handlers"
+_OUR_FOLDER = f"{Path(mxworker.__file__).parent}{os.sep}"
+_ASYNCIO = f"{Path(asyncio.__file__).parent}{os.sep}"
+_BETWEEN = ("importlib/__init__.py", "/contextlib.py")
 
 
 def load(app: str, app_dir: str | None) -> Handlers:
@@ -120,22 +128,30 @@ def _import_failure(target: str, error: BaseException) -> str:
 def failure_in_app(headline: str, error: BaseException) -> str:
     """Return `headline`, and under it the frames of the application that led to `error`."""
     lines = [headline]
-    cause = f"{type(error).__name__}: {error}"
+    cause = f"{type(error).__name__}: {text_of(error)}"
     if isinstance(error, SyntaxError) and error.filename:
         place = f"{_shorten(error.filename)}:{error.lineno}"
         return "\n".join([*lines, f"  {place}  {(error.text or '').strip()}    SyntaxError: {error.msg}"])
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
-    shown = [f"  {_shorten(frame.filename)}:{frame.lineno}  {frame.line or ''}" for frame in frames]
+    shown = _shown(traceback.extract_tb(error.__traceback__))
     if not shown:
         return "\n".join([*lines, f"  {cause}"])
     shown[-1] += f"    {cause}"
     return "\n".join(lines + shown)
 
 
+def place_in_app(headline: str, frames: Iterable[traceback.FrameSummary]) -> str:
+    """Return `headline`, and under it those of `frames` that are the application's; the innermost is the last."""
+    return "\n".join([headline, *_shown(frame for frame in frames if not frame.filename.startswith(_ASYNCIO))])
+
+
+def _shown(frames: Iterable[traceback.FrameSummary]) -> list[str]:
+    users = [frame for frame in frames if _is_users(frame.filename)]
+    return [f"  {_shorten(frame.filename)}:{frame.lineno}  {frame.line or ''}" for frame in users]
+
+
 def _is_users(filename: str) -> bool:
-    return not filename.startswith("<frozen ") and not filename.endswith(
-        ("importlib/__init__.py", "/contextlib.py", "mxworker/worker/loading.py", "mxworker/worker/lifespans.py")
-    )
+    """Whether a frame is of the application, or of a library it uses: not of ours, nor of what leads from us to it."""
+    return not filename.startswith(("<frozen ", _OUR_FOLDER)) and not filename.endswith(_BETWEEN)
 
 
 def _shorten(filename: str) -> str:

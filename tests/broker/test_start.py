@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 
@@ -197,6 +198,31 @@ def test_handler_that_cannot_work_names_file_and_line(folder: Path, broker_url: 
     assert ended.returncode == 3
     assert "odd.py:" in ended.stderr
     assert "handler 'order' takes its payload as type, which nothing can decode" in ended.stderr
+
+
+FAULTS = {
+    "in a decorator": (
+        "@handlers.consume",
+        "Error: 'faulty' was found but failed to import:\n  faulty.py:7  @handlers.consume    TypeError: consume needs",
+    ),
+    "in an option": ('@handlers.consume("QUEUE", concurrency="8")', "handler 'order' has concurrency='8'; it must be"),
+    "in a lifespan": (
+        '@handlers.lifespan\n@handlers.consume("QUEUE")',
+        "lifespan 'order' is 'async def' without a 'yield'.",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_fault_of_the_application_is_one_error_without_a_traceback(fault: str, folder: Path) -> None:
+    decorator, text = FAULTS[fault]
+    write_app(folder, APP.replace('    @handlers.consume("QUEUE")', textwrap.indent(decorator, "    ")), "faulty")
+    ended = run(folder, "faulty:handlers", "--log-level=info", url="amqp://127.0.0.1:1/")
+    assert ended.returncode == 3
+    assert [line[:7] for line in ended.stderr.splitlines()].count("Error: ") == 1
+    assert text in ended.stderr
+    assert "faulty.py:7" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_unreachable_broker(folder: Path) -> None:

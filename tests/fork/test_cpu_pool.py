@@ -400,6 +400,34 @@ async def test_process_that_hangs_at_its_start_is_given_up(tmp_path: Path, monke
         assert "it was not ready after 0.3 s" in settlement.failure.text
 
 
+HANGING = """
+    import asyncio
+
+    from mxworker import Handlers
+
+    handlers = Handlers()
+
+
+    @handlers.lifespan
+    async def shop():
+        await asyncio.Event().wait()  # for ever
+        yield
+
+
+    @handlers.consume("order", cpu=True)
+    def order(body: bytes) -> None: ...
+"""
+
+
+async def test_lifespan_that_hangs_is_told_with_the_line_where_it_waits(tmp_path: Path) -> None:
+    async with cpu(tmp_path, HANGING, size=1, boot_timeout_s=0.2) as app:
+        settlement = await app.execute("order")
+        assert settlement.failure is not None
+        assert "lifespan 'shop' of 'app_" in settlement.failure.text
+        assert " is not entered after 200ms, the time that --boot-timeout gives it: " in settlement.failure.text
+        assert settlement.failure.text.endswith("await asyncio.Event().wait()  # for ever".replace("  ", " "))
+
+
 @pytest.mark.alone
 async def test_start_does_not_hold_up_the_loop(tmp_path: Path) -> None:
     longest_s = 0.0

@@ -59,11 +59,14 @@ class Cpu:
 
 
 @asynccontextmanager
-async def cpu(directory: Path, source: str, size: int = 2, publisher: Publisher | None = None) -> AsyncIterator[Cpu]:
+async def cpu(
+    directory: Path, source: str, size: int = 2, publisher: Publisher | None = None, boot_timeout_s: float = 60.0
+) -> AsyncIterator[Cpu]:
     """Lend the pool for the application `source`; at the end no process of it may be left, not even a zombie."""
     name = f"app_{uuid.uuid4().hex[:8]}"
     app = write_app(directory, source, name)
-    settings = Consumption(app=app, app_dir=str(directory), brokers=Brokers.parse(["amqp://nowhere"]))
+    brokers = Brokers.parse(["amqp://nowhere"])
+    settings = Consumption(app=app, app_dir=str(directory), brokers=brokers, boot_timeout_s=boot_timeout_s)
     handlers = load(app, str(directory))
     pool = CpuPool(Terms.of(settings, WORKER, os.getpid(), ("info", "text")), size, random.Random(1), publisher)
     lent = Cpu(pool, handlers)

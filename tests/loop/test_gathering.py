@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mxworker.compilation import Batch
 from mxworker.delivery import Delivery
+from mxworker.registration import Batch
 from mxworker.worker.gathering import Gathered, Gatherer
 from tests.harness.hand_clock import HandClock
 from tests.harness.nowhere import Nowhere

@@ -14,8 +14,9 @@ import pytest
 from msgspec import Meta
 
 from mxworker import Context, Delivery, Handlers, Queue
-from mxworker.compilation import Batch, Handler, HandlerKind, Overrides
+from mxworker.compilation import Handler, HandlerKind, Overrides
 from mxworker.errors import AppLoadError, DecodeError
+from mxworker.registration import Batch
 from mxworker.typed_payloads import TAKEN
 from tests.pure.test_delivery import delivery
 from tests.rabbit.raw import raw_properties
@@ -369,11 +370,6 @@ def test_fault_of_a_wrapped_function_names_the_function_itself() -> None:
         await takes_exception(*arguments)
 
     assert "takes its payload as Exception" in fault(wrapper)
-
-
-def test_partial_is_refused_and_does_not_crash() -> None:
-    with pytest.raises(AppLoadError, match="cannot be resolved"):
-        compiled(functools.partial(takes_exception))
 
 
 # ---- codecs

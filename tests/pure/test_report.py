@@ -8,9 +8,9 @@ from itertools import product
 import pytest
 
 from mxworker import Ack, Delivery, Handlers, Reject, Requeue, Retry, RetryPolicy
-from mxworker.compilation import OnError
 from mxworker.errors import DecodeError
 from mxworker.failures import Failure, FailureKind
+from mxworker.registration import OnError
 from mxworker.settlement import Settlement
 from mxworker.worker.report import ACK, Report
 from tests.harness.copied import received

@@ -61,6 +61,7 @@ DEAF_TO = frozenset(
 )
 """What a terminal, or a service manager, sends to all processes at once: all that means something to the master."""
 
+_ENTER_S = 50.0  # less than the pool's patience, so that a lifespan that hangs can be told from here
 _LONG_S = 24 * 3600.0  # for leaving the lifespans: the worker knows how long that may take, and kills
 
 
@@ -102,17 +103,17 @@ def _live(terms: Terms, pipe: Pipe, forks: Forks) -> ExitCode:
         handlers = [handler for handler in chosen if handler.kind is HandlerKind.PROCESS]
         gc.collect()
         gc.freeze()  # as in the worker: what the import made is not looked at again
-        loop.run_until_complete(_serve(handlers, pipe, publisher))
+        loop.run_until_complete(_serve(handlers, pipe, publisher, terms.boot_timeout_s))
     except MxWorkerError as error:
         pipe.send_now(Frame(FAILED, {"text": str(error)}))
         return error.exit_code
     return ExitCode.OK
 
 
-async def _serve(handlers: Sequence[Handler], pipe: Pipe, publisher: CpuPublisher) -> None:
+async def _serve(handlers: Sequence[Handler], pipe: Pipe, publisher: CpuPublisher, boot_timeout_s: float) -> None:
     """Answer requests until the stream ends. Raises AppLoadError when a lifespan cannot be entered."""
     lifespans = Lifespans(handlers)
-    await lifespans.enter()
+    await lifespans.enter(min(boot_timeout_s, _ENTER_S))
     places = {
         handler.queue.name: _Place(
             replace(handler, function=publisher.without_await(handler.function)),

@@ -134,6 +134,7 @@ class Terms:
     concurrency: int | None
     prefetch: int | None
     handler_timeout_s: float | None
+    boot_timeout_s: float
     max_body_bytes: int
     log_level: str
     log_style: str
@@ -150,6 +151,7 @@ class Terms:
             concurrency=settings.concurrency,
             prefetch=settings.prefetch,
             handler_timeout_s=settings.handler_timeout_s,
+            boot_timeout_s=settings.boot_timeout_s,
             max_body_bytes=settings.publisher.max_body_bytes,
             log_level=log_as[0],
             log_style=log_as[1],

@@ -1,0 +1,316 @@
+"""Lifespans that cannot be entered: what is wrong, in which line of the application, and how it should be."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import sys
+import textwrap
+from asyncio import timeouts
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from types import TracebackType
+
+import pytest
+
+from mxworker import Handlers
+from mxworker.errors import AppLoadError
+from mxworker.worker.lifespans import Lifespans
+from mxworker.worker.loading import load
+from mxworker.worker.tasks import stack_of
+
+_NUMBERS = itertools.count()
+HEAD = """
+import asyncio
+import contextlib
+from functools import partial, wraps
+from mxworker import Handlers
+handlers = Handlers()
+@handlers.consume("q")
+async def order(payload: dict): ...
+"""
+WAITS = {
+    "generator": """
+        @handlers.lifespan
+        async def shop():
+            await asyncio.Event().wait()  # here
+            yield
+    """,
+    "function called by it": """
+        async def connect():
+            await asyncio.sleep(60)  # here
+        @handlers.lifespan
+        async def shop():
+            async with asyncio.timeout(50):
+                await connect()
+            yield
+    """,
+    "context manager": """
+        @handlers.lifespan
+        @contextlib.asynccontextmanager
+        async def shop():
+            await asyncio.sleep(60)  # here
+            yield
+    """,
+    "class": """
+        class Shop:
+            async def __aenter__(self):
+                await asyncio.sleep(60)  # here
+            async def __aexit__(self, *_): ...
+        @handlers.lifespan
+        def shop():
+            return Shop()
+    """,
+    "generator in a generator": """
+        async def tills():
+            await asyncio.sleep(60)  # here
+            yield
+        @handlers.lifespan
+        async def shop():
+            async for till in tills():
+                pass
+            yield
+    """,
+    "one that takes its time to leave": """
+        @handlers.lifespan
+        async def shop():
+            try:
+                await asyncio.sleep(60)  # here
+            finally:
+                await asyncio.sleep(0.01)
+            yield
+    """,
+    "task group": """
+        @handlers.lifespan
+        async def shop():
+            async with asyncio.TaskGroup() as group:
+                group.create_task(asyncio.sleep(60))
+                await asyncio.sleep(60)  # here
+            yield
+    """,
+}
+
+
+class App:
+    """A module with a lifespan."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name = f"lifespans_{next(_NUMBERS)}"
+        self.path = folder / f"{self.name}.py"
+        self._folder = folder
+
+    def load(self, source: str) -> Handlers:
+        self.path.write_text(HEAD + textwrap.dedent(source))
+        return load(self.name, str(self._folder))
+
+    @property
+    def here(self) -> int:
+        """The number of the marked line."""
+        return next(number for number, line in enumerate(self.path.read_text().splitlines(), 1) if "# here" in line)
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[App]:
+    path = list(sys.path)
+    made = App(tmp_path)
+    yield made
+    sys.path[:] = path
+    sys.modules.pop(made.name, None)
+
+
+async def refusal(handlers: Handlers, timeout_s: float | None = None) -> str:
+    """Return why a lifespan is not entered."""
+    with pytest.raises(AppLoadError) as caught:
+        await asyncio.wait_for(Lifespans(handlers.compile()).enter(timeout_s), 20)
+    return str(caught.value)
+
+
+# ---- one that hangs
+
+
+@pytest.mark.parametrize("case", WAITS)
+async def test_one_that_hangs_shows_the_line_where_it_waits(case: str, app: App) -> None:
+    text = await refusal(app.load(WAITS[case]), 0.1)
+    headline, *_, last = text.splitlines()
+    assert headline == (
+        f"lifespan 'shop' of '{app.name}' is not entered after 100ms, the time that --boot-timeout gives it:"
+    )
+    assert last.lstrip().startswith(f"{app.path}:{app.here}  ")
+    assert "asyncio/" not in text
+
+
+@pytest.mark.parametrize("case", WAITS)
+async def test_line_does_not_depend_on_the_traceback(case: str, app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in Python 3.11.2, whose `asyncio.timeout` loses the cancellation."""
+    whole_exit = timeouts.Timeout.__aexit__
+
+    async def forgetful_exit(
+        self: timeouts.Timeout,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        try:
+            return await whole_exit(self, kind, error, traceback)
+        except TimeoutError:
+            lost = TimeoutError()
+        raise lost
+
+    monkeypatch.setattr(timeouts.Timeout, "__aexit__", forgetful_exit)
+    text = await refusal(app.load(WAITS[case]), 0.1)
+    assert text.splitlines()[-1].lstrip().startswith(f"{app.path}:{app.here}  ")
+
+
+async def test_timeout_of_its_own_is_its_own_failure(app: App) -> None:
+    text = await refusal(
+        app.load("""
+            @handlers.lifespan
+            async def shop():
+                raise TimeoutError("no such shop")  # here
+                yield
+        """),
+        60,
+    )
+    assert text.startswith("lifespan 'shop' failed at the start:\n")
+    assert text.endswith("TimeoutError: no such shop")
+
+
+async def test_second_one_has_the_time_that_the_first_left(app: App) -> None:
+    handlers = app.load("""
+        inner = Handlers()
+        @handlers.lifespan
+        async def shop():
+            await asyncio.sleep(0.05)
+            yield
+        @inner.lifespan
+        async def till():
+            await asyncio.sleep(60)  # here
+            yield
+        @inner.consume("r")
+        async def book(payload: dict): ...
+        handlers.include(inner)
+    """)
+    text = await refusal(handlers, 1)
+    assert text.startswith(f"lifespan 'till' of '{app.name}' is not entered after 1s")
+
+
+async def test_stack_of_a_task_goes_on_inside_an_async_generator() -> None:
+    async def inside() -> AsyncIterator[int]:
+        await asyncio.sleep(60)
+        yield 1
+
+    async def outside() -> None:
+        async for _ in inside():
+            pass
+
+    task = asyncio.create_task(outside())
+    await asyncio.sleep(0)
+    names = [line.rpartition(" ")[2] for line in stack_of(task)]
+    task.cancel()
+    assert names == ["outside", "inside", "sleep"]
+
+
+# ---- one that cannot be entered
+
+MISTAKES = {
+    "coroutine function": (
+        "@handlers.lifespan  # here\nasync def shop():\n    pass",
+        "is 'async def' without a 'yield'. Write it as an async generator",
+    ),
+    "coroutine function as a context manager": (
+        "@handlers.lifespan  # here\n@contextlib.asynccontextmanager\nasync def shop():\n    pass",
+        "is 'async def' without a 'yield'.",
+    ),
+    "plain generator": (
+        "@handlers.lifespan  # here\ndef shop():\n    yield", "is a plain generator. Make it 'async def'.",
+    ),
+    "plain generator as a context manager": (
+        "@handlers.lifespan  # here\n@contextlib.asynccontextmanager\ndef shop():\n    yield",
+        "is a plain generator. Make it 'async def'.",
+    ),
+    "synchronous context manager": (
+        "@handlers.lifespan  # here\n@contextlib.contextmanager\ndef shop():\n    yield",
+        "is a synchronous context manager. Make it 'async def', with asynccontextmanager.",
+    ),
+    "parameter": (
+        "@handlers.lifespan  # here\nasync def shop(app):\n    yield",
+        "takes (app), but is called without arguments. Take none.",
+    ),
+    "parameter of a context manager": (
+        "@handlers.lifespan  # here\n@contextlib.asynccontextmanager\nasync def shop(app):\n    yield",
+        "takes (app), but is called without arguments. Take none.",
+    ),
+    "method": (
+        "class Shop:\n    @handlers.lifespan  # here\n    async def shop(self):\n        yield",
+        "is a method, and nothing here makes the object for its 'self'.",
+    ),
+    "two yields": ("@handlers.lifespan  # here\nasync def shop():\n    yield 1\n    yield 2", "yields more than once."),
+    "two yields inside": (
+        "@handlers.lifespan  # here\nasync def shop():\n    async with asyncio.timeout(9):\n        state = yield 1\n"
+        "    try:\n        yield 2\n    finally:\n        pass",
+        "yields more than once.",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistake_is_told_before_anything_is_entered(case: str, app: App) -> None:
+    source, text = MISTAKES[case]
+    handlers = app.load(source)
+    with pytest.raises(AppLoadError) as caught:
+        handlers.compile()
+    assert str(caught.value).startswith(f"{app.path}:{app.here}  lifespan 'shop' {text}")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "@handlers.lifespan\nasync def shop():\n    if handlers:\n        yield 1\n    else:\n        yield 2",
+        "@handlers.lifespan\nasync def shop():\n    if handlers:\n        yield 1\n        return\n    yield 2",
+        "@handlers.lifespan\nasync def shop(till=1):\n    try:\n        yield till\n    finally:\n        pass",
+        "async def shop(till):\n    yield till\nhandlers.lifespan(partial(shop, 1))",
+        "class Shop:\n    async def open(self):\n        yield 1\nhandlers.lifespan(Shop().open)",
+        "class Shop:\n    @handlers.lifespan\n    @staticmethod\n    async def open():\n        yield 1",
+        "class Shop:\n    async def __call__(self):\n        yield 1\nhandlers.lifespan(Shop())",
+        "@handlers.lifespan\n@contextlib.asynccontextmanager\nasync def shop():\n    yield 1",
+        "async def shop():\n    yield 1\n@handlers.lifespan\n@wraps(shop)\nasync def wrapper(*args):\n    yield 1",
+        "@handlers.lifespan\nclass Shop:\n    async def __aenter__(self):\n        return 1\n"
+        "    async def __aexit__(self, *_): ...",
+    ],
+)
+async def test_every_form_of_one_is_entered_and_left(source: str, app: App, caplog: pytest.LogCaptureFixture) -> None:
+    handlers = app.load(source)
+    (handler,) = handlers.compile()
+    lifespans = Lifespans([handler])
+    await lifespans.enter(60)
+    assert lifespans.state_of(handler) == 1
+    await lifespans.leave(0)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("def shop():\n    pass", "returns None, which is no asynchronous context manager. Write it as"),
+        ("def shop():\n    return open('/dev/null')", "returns a TextIOWrapper, which is no asynchronous context"),
+        ("def shop():\n    return asyncio.sleep(0)", "returns a coroutine, which is no asynchronous context"),
+        ("async def shop():\n    if not handlers:\n        yield", "ended without a 'yield'. Write it as"),
+    ],
+)
+async def test_what_only_shows_when_it_is_called_is_told(source: str, text: str, app: App) -> None:
+    handlers = app.load(f"@handlers.lifespan  # here\n{source}")
+    assert (await refusal(handlers)).startswith(f"{app.path}:{app.here}  lifespan 'shop' {text}")
+
+
+async def test_second_yield_that_nobody_could_see_is_told_at_the_end(
+    app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    handlers = app.load("@handlers.lifespan  # here\nasync def shop():\n    for till in (1, 2):\n        yield till")
+    lifespans = Lifespans(handlers.compile())
+    await lifespans.enter()
+    await lifespans.leave(0)
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert "lifespan 'shop' yields more than once" in record.getMessage()
+    assert record.exc_info is None
