@@ -12,8 +12,8 @@ of its own (tried, with RabbitMQ 3.10):
 | expiration                             | mx-origin-expiration              | cut the delay short                |
 | user_id                                | mx-origin-user-id                 | close the channel: 406             |
 
-All else stays as it is, byte for byte, and `restored` turns a copy into the original again. A copy of a copy keeps the
-origin of the first, and loses what the broker added on the way: x-death would grow with each round.
+All else stays as it was delivered, byte for byte, and `restored` turns a copy into the original again. A copy of a
+copy keeps the origin of the first, and loses what the broker added on the way: x-death would grow with each round.
 
 A delivery is taken for a copy when it has a readable origin and came through the default exchange, as copies do.
 Whoever may publish there could put a message into the retry queue as well, so a forged origin tells no more than that.

@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
-import os
 import random
 import threading
 from asyncio import _get_running_loop  # None without one: cheaper, and asked for each publish
@@ -129,7 +128,7 @@ class Publisher:
             retry_unconfirmed=retry_unconfirmed,
             max_body_bytes=max_body_bytes,
         )
-        rng = random.Random(os.urandom(16))  # noqa: S311  not for secrets
+        rng = random.Random()  # noqa: S311  not for secrets; seeded by the system
         attempted = asyncio.Event()
         brokers = Brokers.parse(urls, shuffled, Tls(tls_ca, tls_cert, tls_key))
         check_files(brokers.tls)

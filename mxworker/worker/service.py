@@ -85,7 +85,7 @@ class Service:
         self.failure: BrokerError | AppLoadError | None = None
         """Why `run` returned ExitCode.BROKER or ExitCode.APP_LOAD."""
         self.stations: list[Station] = []
-        rng = random.Random(os.urandom(16))  # noqa: S311  not for secrets; seeded here, after the fork
+        rng = random.Random()  # noqa: S311  not for secrets; seeded by the system, here after the fork
         process_name = f"mxworker {settings.app} worker {slot.number}"
         self.pool = Pool(settings.pool, settings.brokers, process_name, self._look_around, rng)
         self._link = self.pool.consume_link

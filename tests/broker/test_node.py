@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from mxworker.origins import headers_of
+from mxworker.properties import split
 from tests.harness.waiting import wait_until
 from tests.rabbit import processes
 from tests.rabbit.client import Client, NotConfirmed, Refused
 from tests.rabbit.installation import broker, find_rabbitmq
 from tests.rabbit.node import Node, NodeError
 from tests.rabbit.ports import amqp_version, listens
-from tests.rabbit.raw import HOSTILE
+from tests.rabbit.raw import HOSTILE, field, raw_properties, table
 
 LIFETIME_S = 60.0
 CONFIRMED = 200
@@ -123,6 +125,19 @@ def test_hostile_properties_pass_through_the_broker_unchanged(admin: Client, que
     assert received.raw_properties == HOSTILE[kind]
 
 
+@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+def test_the_broker_may_sort_headers_by_name_and_keeps_all_else_of_them(
+    admin: Client, queue_name: str, queue_type: str
+) -> None:
+    """RabbitMQ 4 always does; RabbitMQ 3.10 where it adds the count of deliveries."""
+    nested = field(b"a", b"F", table(field(b"z", b"V"), field(b"a", b"t", b"\1")))
+    admin.declare(queue_name, arguments={"x-queue-type": queue_type})
+    admin.publish_raw(queue_name, b"body", raw_properties(headers=table(field(b"b", b"V"), nested)))
+    received = wait_until(lambda: admin.get(queue_name), LIFETIME_S, "the message")
+    headers = [header for header in headers_of(split(received.raw_properties)) if header[0] != b"x-delivery-count"]
+    assert sorted(headers) == [(b"a", nested[2:]), (b"b", b"V")]
+
+
 def test_the_client_tells_the_truth(admin: Client, queue_name: str) -> None:
     assert not admin.exists(queue_name)
     with pytest.raises(NotConfirmed, match="NO_ROUTE"):
@@ -192,8 +207,8 @@ def _socket_inodes(pid: int) -> set[str]:
 def _listening() -> list[tuple[str, str]]:
     """Return address (hexadecimal) and inode of every listening TCP socket."""
     listening = []
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in Path(table).read_text().splitlines()[1:]:
+    for sockets in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(sockets).read_text().splitlines()[1:]:
             columns = line.split()
             if columns[3] == "0A":
                 listening.append((columns[1].rpartition(":")[0], columns[9]))

@@ -27,7 +27,7 @@ STOP_PATIENCE_S = 20.0
 CTL_TIMEOUT_S = 60.0
 _HELPER_PATIENCE_S = 5.0
 _LOG_PATIENCE_S = 5.0
-_TAIL_CHARS = 4000
+_TAIL_CHARS = 8000  # RabbitMQ 4 prints half as much after the line that tells the cause
 _PRECONDITION_FAILED = re.compile(r"precondition_failed", re.IGNORECASE)
 _ONLY_LOOPBACK = "-kernel inet_dist_use_interface {127,0,0,1}"
 # Erlang must use the private epmd or none. Two schedulers: what there are cores for on a small machine.
