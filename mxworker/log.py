@@ -170,6 +170,14 @@ def say(text: str) -> None:
     (next(handlers, None) or LineHandler(2)).say(text)
 
 
+def tell_error(text: str, **fields: object) -> None:
+    """Tell people an error whose text has several lines: as it is in a text log, as one record in a JSON log."""
+    if is_json():
+        logging.getLogger("mxworker").error("%s", text.removeprefix("Error: "), extra=fields)
+    else:
+        say(text)
+
+
 def set_level(name: str) -> None:
     """Log from a level on, which is a name of the logging module in lower case."""
     logging.getLogger().setLevel(name.upper())
@@ -182,8 +190,12 @@ def level() -> str:
 
 def as_set_up() -> tuple[str, str]:
     """Return the level and the style of this process's log, for a process that is to log as this one does."""
-    has_text = any(isinstance(handler.formatter, TextFormatter) for handler in logging.getLogger().handlers)
-    return level(), "text" if has_text else "json"
+    return level(), "json" if is_json() else "text"
+
+
+def is_json() -> bool:
+    """Return whether this process logs JSON."""
+    return any(isinstance(handler.formatter, JsonFormatter) for handler in logging.getLogger().handlers)
 
 
 class LineBudget:

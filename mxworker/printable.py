@@ -22,6 +22,11 @@ def printable(text: str) -> str:
     return well_formed(text).translate(_ESCAPES)
 
 
+def one_line(text: object) -> str:
+    """Return what `text` says on one line: a text of ours may have several."""
+    return "  ".join(filter(None, map(str.strip, str(text).splitlines())))
+
+
 def head(text: str, size_bytes: int) -> str:
     """Return well-formed `text`, or as much of its beginning as fits into `size_bytes` with a mark of the cut."""
     raw = text.encode()

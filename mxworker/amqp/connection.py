@@ -20,18 +20,21 @@ from typing import Any
 import aio_pika
 from aio_pika.abc import AbstractChannel
 
+from mxworker.amqp.outage import Outage
 from mxworker.amqp.translate import handshake_error, library_errors, raise_own_cancellation
 from mxworker.amqp.transport import DataPlane, DataPlaneFactory
 from mxworker.backoff import next_attempt
 from mxworker.brokers import DEFAULT_TLS, Brokers, BrokerUrl, Rotation, Tls
 from mxworker.config import MAX_CHANNELS
 from mxworker.errors import BrokerError, ConnectionLost
+from mxworker.printable import one_line
 
 log = logging.getLogger(__name__)
 
 CONNECT_DEADLINE_S = 10.0
 CLOSE_DEADLINE_S = 2.0
 BODY_CAP_BYTES = 64 * 1024 * 1024
+_LOST = "an established connection was lost"
 
 
 class _ControlConnection(aio_pika.Connection):
@@ -139,12 +142,25 @@ class Dialler:
     gets one handshake from each process, not one from each link.
     """
 
-    def __init__(self, brokers: Brokers, rng: random.Random, connect_timeout_s: float = CONNECT_DEADLINE_S) -> None:
-        """`connect_timeout_s` is the time for one attempt: TCP, TLS and the AMQP handshake."""
+    def __init__(
+        self,
+        brokers: Brokers,
+        rng: random.Random,
+        connect_timeout_s: float = CONNECT_DEADLINE_S,
+        level_of: Callable[[BrokerError], int] = lambda _: logging.WARNING,
+    ) -> None:
+        """`connect_timeout_s` is the time for one attempt: TCP, TLS and the AMQP handshake.
+
+        `level_of` an error is that of the line which tells of it.
+        """
         self.rotation = Rotation(brokers, rng)
+        self.gives_up_at: float | None = None
+        """The loop time at which whoever needs a connection gives up; None while there is none. For the log."""
         self._tls = brokers.tls
         self._connect_timeout_s = connect_timeout_s
         self._attempt = asyncio.Lock()
+        self._outage = Outage()
+        self._level_of = level_of
 
     async def dial(self, name: str) -> BrokerConnection:
         """Connect to the broker whose turn it is; waits before one that has just refused us. Raises BrokerError."""
@@ -156,16 +172,44 @@ class Dialler:
                 connection = await BrokerConnection.open(url, name, deadline, self._tls)
             except BrokerError as error:
                 self.rotation.note_failed(url, error, loop.time())
-                log.warning("no connection to %s: %s", url, error)
+                self._tell_failure(url, error)
                 raise
             self.rotation.note_connected(url)
-            log.info("connected to %s, %s", url, connection.server)
+            self._tell_connected(url, connection)
             return connection
 
     def note_loss(self, connection: BrokerConnection, loss: ConnectionLost) -> None:
         """Take the news that an established connection has ended."""
-        self.rotation.note_failed(connection.url, loss, asyncio.get_running_loop().time())
-        log.warning("lost the connection to %s: %s", connection.url, loss)
+        now = asyncio.get_running_loop().time()
+        self.rotation.note_failed(connection.url, loss, now)
+        level = self._level_of(loss) if self._outage.is_news(str(connection.url), _LOST, now) else logging.DEBUG
+        facts = {"broker": str(connection.url), "error": str(loss)}
+        log.log(level, "lost the connection to %s: %s; connecting again", connection.url, one_line(loss), extra=facts)
+
+    def _tell_failure(self, url: BrokerUrl, error: BrokerError) -> None:
+        now = asyncio.get_running_loop().time()
+        level = self._level_of(error) if self._outage.is_news(str(url), str(error), now) else logging.DEBUG
+        left_s = None if self.gives_up_at is None else max(0.0, self.gives_up_at - now)
+        what = "no broker" if isinstance(error, ConnectionLost) else "no connection"
+        log.log(
+            level,
+            "%s at %s: %s; trying %s",
+            what,
+            url,
+            one_line(error),
+            "again until it is there" if left_s is None else f"for {left_s:.0f} s more",
+            extra={"broker": str(url), "error": str(error), "gives_up_in_s": left_s},
+        )
+
+    def _tell_connected(self, url: BrokerUrl, connection: BrokerConnection) -> None:
+        """Tell of the end of an outage; that each link is up is no news."""
+        since = self._outage.end()
+        facts = {"broker": str(url), "server": connection.server}
+        if since is None:
+            log.debug("connected to %s, %s", url, connection.server, extra=facts)
+        else:
+            took_s = asyncio.get_running_loop().time() - since
+            log.info("connected to %s, %s, after %.1f s", url, connection.server, took_s, extra=facts)
 
     async def _turn(self) -> BrokerUrl:
         loop = asyncio.get_running_loop()

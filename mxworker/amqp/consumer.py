@@ -32,6 +32,7 @@ from mxworker.amqp.connection import BrokerConnection, Link
 from mxworker.amqp.subscription import Admit, Subscription
 from mxworker.backoff import RECONNECT, next_attempt
 from mxworker.errors import BrokerError, ChannelLost
+from mxworker.printable import one_line
 from mxworker.queues import Queue
 
 log = logging.getLogger(__name__)
@@ -59,12 +60,14 @@ class Consumer:
         retry_steps_ms: Sequence[int] = (),
         budget: ByteBudget | None = None,
         calm_s: float = _CALM_S,
+        level_of: Callable[[BrokerError], int] = lambda _: logging.WARNING,
     ) -> None:
         """Prepare. Made inside a running loop.
 
         `on_change` is called whenever `is_as_wanted` or `last_error` may have changed; `on_paused` whenever a pause is
         in force, so that no delivery follows: what is given back then does not come right back to us. Without `budget`
-        there is no bound to the bytes. `calm_s`: seconds until a prefetch that was reduced is looked at.
+        there is no bound to the bytes. `calm_s`: seconds until a prefetch that was reduced is looked at. `level_of` an
+        error is that of the line which tells of it.
         """
         self.queue = queue
         self.prefetch = prefetch
@@ -88,6 +91,8 @@ class Consumer:
         self._fitting_prefetch = prefetch
         self._calm_s = calm_s
         self._look: asyncio.TimerHandle | None = None
+        self._level_of = level_of
+        self._has_news = False  # whether it was told last that the queue is not consumed
 
     # ---- what is
 
@@ -281,15 +286,23 @@ class Consumer:
 
     def _note_consuming(self, subscription: Subscription) -> None:
         self._paused_for = frozenset()
-        log.info("consuming queue %s, prefetch %d", self.queue.name, subscription.prefetch)
+        level = logging.INFO if self._has_news else logging.DEBUG
+        self._has_news = False
+        facts = {"queue": self.queue.name, "prefetch": subscription.prefetch}
+        log.log(level, "consuming queue %s, prefetch %d", self.queue.name, subscription.prefetch, extra=facts)
         self._on_change()
         if subscription.prefetch < self._most:
             self._look_later()
 
     def _note_paused(self) -> None:
         self._paused_for = frozenset(self._reasons)
-        log.info("queue %s is paused: %s", self.queue.name, ", ".join(sorted(self._reasons)))
-        if self._paused_for != {_BYTES}:
+        is_brief = self._paused_for == {_BYTES}
+        reasons = sorted(self._reasons)
+        facts = {"queue": self.queue.name, "reasons": reasons}
+        level = logging.DEBUG if is_brief else logging.INFO
+        log.log(level, "queue %s is paused: %s", self.queue.name, ", ".join(reasons), extra=facts)
+        self._has_news |= not is_brief
+        if not is_brief:
             self._on_paused()
         if _BYTES in self._reasons:
             self._on_room()  # what was held may have been settled before the last body was left unread
@@ -300,7 +313,15 @@ class Consumer:
         if connection.plane.lost.done():
             return  # the link says so and backs off; here waiting for the next connection is enough
         delay_s = RECONNECT.delay_s(attempt, self._rng)
-        log.warning("queue %s is not consumed: %s; next attempt in %.1f s", self.queue.name, error, delay_s)
+        log.log(
+            self._level_of(error),
+            "queue %s is not consumed: %s; next attempt in %.1f s",
+            self.queue.name,
+            one_line(error),
+            delay_s,
+            extra={"queue": self.queue.name, "error": str(error), "next_attempt_s": round(delay_s, 3)},
+        )
+        self._has_news = True
         await asyncio.sleep(delay_s)
 
     # ---- ending

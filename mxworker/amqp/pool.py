@@ -88,15 +88,21 @@ class Pool:
     """The connections of one process. Made inside a running loop; `run` is called once, `close` after it."""
 
     def __init__(
-        self, settings: PoolSettings, brokers: Brokers, name: str, on_change: Callable[[], None], rng: random.Random
+        self,
+        settings: PoolSettings,
+        brokers: Brokers,
+        name: str,
+        on_change: Callable[[], None],
+        rng: random.Random,
+        level_of: Callable[[BrokerError], int] = lambda _: logging.WARNING,
     ) -> None:
         """Prepare; nothing is connected before `run`.
 
         `name` is what the broker's operator sees, with the role behind it; `on_change` is called whenever the last
-        error of `consume_link` has changed.
+        error of `consume_link` has changed. `level_of`: see `Dialler`.
         """
         self._settings = settings
-        self._dialler = Dialler(brokers, rng, settings.connect_timeout_s)
+        self._dialler = Dialler(brokers, rng, settings.connect_timeout_s, level_of)
         self._name = name
         self._loop = asyncio.get_running_loop()
         self.consume_link = self._new_link("consume", on_change)
@@ -110,6 +116,10 @@ class Pool:
 
     def _new_link(self, role: str, on_change: Callable[[], None] = lambda: None) -> Link:
         return Link(self._dialler, f"{self._name} {role}", on_change)
+
+    def expect_until(self, gives_up_at: float | None) -> None:
+        """Say in the log until which loop time a connection is waited for; None: for as long as it takes."""
+        self._dialler.gives_up_at = gives_up_at
 
     # ---- life
 

@@ -139,7 +139,9 @@ def _supervise(app: str, brokers: Brokers, flags: dict[str, Any], as_text: bool,
         if listener is not None:
             listener.close()
     if board.ever_ready:
-        log.info("stopped with exit code %d: %s", code, _tally(board))
+        tally = _tally(board)
+        done = ", ".join(f"{count:,} {name}" for name, count in tally.items())
+        log.info("stopped with exit code %d: %s", code, done, extra={"exit_code": code, **tally})
     return code
 
 
@@ -165,7 +167,8 @@ class _Greeting:
             "control": control,
         }
         self._as_text = as_text
-        if as_text:
+        self._is_wanted = log.isEnabledFor(logging.INFO)
+        if as_text and self._is_wanted:
             from mxworker.log import say
 
             say("\n".join(f"{name:<11} {fact}" for name, fact in self._facts.items()))
@@ -173,7 +176,7 @@ class _Greeting:
     def ready(self, seconds: float, consuming: str) -> None:
         """Say that the service is ready, and what it consumes."""
         ready = f"Ready in {seconds:.2f} s. Ctrl-C drains."
-        if self._as_text:
+        if self._as_text and self._is_wanted:
             from mxworker.log import say
 
             say(f"{consuming}\n{ready}")
@@ -181,9 +184,9 @@ class _Greeting:
             log.info(ready, extra={**self._facts, "consuming": consuming.splitlines()})
 
 
-def _tally(board: Board) -> str:
+def _tally(board: Board) -> dict[str, int]:
     """Return what all workers of this run did, those that died included."""
     from mxworker.board import Word
 
     words = (Word.ACKED, Word.REQUEUED, Word.RETRIED, Word.REJECTED, Word.QUARANTINED, Word.STALE)
-    return ", ".join(f"{sum(slot.words[word] for slot in board.used):,} {word.name.lower()}" for word in words)
+    return {word.name.lower(): sum(slot.words[word] for slot in board.used) for word in words}

@@ -41,9 +41,9 @@ def errors_told() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        from mxworker.log import say
+        from mxworker.log import tell_error
 
-        say(f"Error: {error}")
+        tell_error(f"Error: {error}", exit_code=error.exit_code)
         sys.exit(error.exit_code)
 
 

@@ -24,6 +24,7 @@ import random
 import select
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from setproctitle import setproctitle
@@ -32,10 +33,12 @@ from mxworker.board import Board, BoardSlot, Word
 from mxworker.config import Supervision
 from mxworker.errors import ExitCode
 from mxworker.lifecycle import WorkerState
-from mxworker.log import say
+from mxworker.log import tell_error
+from mxworker.master import drain_report
 from mxworker.master.control import ControlServer, Listener
 from mxworker.master.desk import Desk
-from mxworker.master.fleet import BOOT_ATTEMPTS, Fleet
+from mxworker.master.drain_report import DrainReport
+from mxworker.master.fleet import BOOT_ATTEMPTS, DRAIN_SLACK_NS, Fleet
 from mxworker.master.inquest import Inquest
 from mxworker.master.notify import Condition, Notifier, Phase
 from mxworker.master.obituaries import Obituaries, describe, note_of
@@ -125,6 +128,7 @@ class _Master:
         self._hang_up_until_ns: int | None = None
         """Until when a SIGHUP may turn out to be the hang-up of the terminal."""
         self._interrupts = 0
+        self._drain_report = DrainReport()
         self._reaps_again = False
         self._inquest = Inquest(board, supervision.quarantine_after)
         self._turns = Turns()
@@ -143,8 +147,9 @@ class _Master:
             if code is not None:
                 break
             events = self._sleep(_earliest(self._next_wakeup(now_ns), self._notify(now_ns)))
+        self._obituaries.say_notes()
         if code is ExitCode.NEVER_READY:
-            say(_NEVER_READY_TEXT)
+            tell_error(_NEVER_READY_TEXT, exit_code=code)
         return code
 
     # ---- wait
@@ -153,7 +158,8 @@ class _Master:
         if self._reaps_again:
             return now_ns
         control_ns = None if self._control is None else self._control.next_wakeup(now_ns)
-        return _earliest(self._fleet.next_wakeup(now_ns), control_ns, self._hang_up_until_ns)
+        drain_ns = self._drain_report.due_ns if self._fleet.is_stopping else None
+        return _earliest(self._fleet.next_wakeup(now_ns), control_ns, self._hang_up_until_ns, drain_ns)
 
     def _sleep(self, until_ns: int | None) -> Events:
         """Sleep until `until_ns`, a signal or a client; return what poll(2) reported.
@@ -194,6 +200,8 @@ class _Master:
             self._fleet.became_ready(now_ns)
         for child in ended:
             self._bury(child, now_ns)
+        if self._board.ever_ready:
+            self._obituaries.say_notes()
         if not self._announced:
             self._announce_when_ready(now_ns)
 
@@ -234,11 +242,11 @@ class _Master:
                     case 1:
                         self._fleet.stop(now_ns)
                     case 2:
-                        self._fleet.cut_short(now_ns)
+                        self._cut_short(now_ns)
                     case _:
-                        self._fleet.kill(now_ns)
+                        self._kill(now_ns)
             case signal.SIGQUIT:
-                self._fleet.kill(now_ns)
+                self._kill(now_ns)
             case signal.SIGHUP:
                 is_on_terminal = self._terminal is not None and self._terminal.was_there
                 self._hang_up_until_ns = now_ns + (round(SETTLES_S * NS_PER_S) if is_on_terminal else 0)
@@ -270,9 +278,41 @@ class _Master:
         except ValueError as error:
             _LOG.warning("no change: %s", error)
 
+    # ---- tell the operator how a stop goes
+
+    def _running(self) -> Counter[str]:
+        """Count the deliveries that are being handled, by handler; those that the board cannot name are `other`."""
+        slots = [self._board.slot(slot.number) for slot in self._fleet.slots if slot.pid is not None]
+        named = Counter(held.handler for slot in slots for held in slot.in_flight())
+        return +(named + Counter(other=sum(slot.in_flight_count for slot in slots) - named.total()))
+
+    def _cut_short(self, now_ns: int) -> None:
+        self._tell(drain_report.cancelling(running := self._running()), running)
+        self._drain_report.end()
+        self._fleet.cut_short(now_ns)
+
+    def _kill(self, now_ns: int) -> None:
+        self._tell(drain_report.killing(running := self._running()), running)
+        self._drain_report.end()
+        self._fleet.kill(now_ns)
+
+    def _tell_of_drain(self, now_ns: int) -> None:
+        """Say at its start, and every 10 s, what a drain waits for."""
+        if self._fleet.stop_deadline_ns is None:
+            return
+        running = self._running()
+        deadline_ns = self._fleet.stop_deadline_ns - DRAIN_SLACK_NS
+        text = self._drain_report.line(running, deadline_ns, now_ns, by_ctrl_c=self._interrupts > 0)
+        if text is not None:
+            self._tell(text, running)
+
+    def _tell(self, text: str, running: Counter[str]) -> None:
+        _LOG.info("%s", text, extra={"handlers": dict(running)})
+
     # ---- act
 
     def _act(self, now_ns: int) -> None:
+        self._tell_of_drain(now_ns)
         for action in self._fleet.plan(now_ns):
             match action:
                 case Spawn():
@@ -295,7 +335,7 @@ class _Master:
         try:
             pid = self._children.spawn(spawn.slot)
         except OSError as error:
-            _LOG.warning("slot %d: cannot fork: %s", spawn.slot, error)
+            _LOG.warning("worker %d cannot be started: %s", spawn.slot, error, extra={"worker": spawn.slot})
             self._fleet.spawn_failed(spawn, now_ns)
         else:
             self._fleet.spawned(spawn, pid, now_ns)

@@ -21,16 +21,13 @@ _LOG = logging.getLogger("mxworker.master")
 NS_PER_S = 1_000_000_000
 ABORT_STEP_NS = NS_PER_S // 2
 
-QUIET_FROM = 4
-"""From so many failures in a row on, a slot's rounds are told at DEBUG: a crash loop must not fill a disk.
-
-The line that says how each of its workers ended tells the same, at a limited rate.
-"""
-
-_ROUNDS = frozenset({SlotEvent.SPAWNED, SlotEvent.BEAT, SlotEvent.FAILED})
 _VACANT = frozenset({SlotState.EMPTY, SlotState.BACKOFF})
 _JUDGED_BY_BEATS = frozenset({SlotState.STARTING, SlotState.RUNNING, SlotState.STOPPING})
 _CONDEMNED = frozenset({SlotState.ABORTING, SlotState.KILLING})
+_KILLED_BECAUSE = {
+    Reason.DRAIN_TIMEOUT: "has not left by the deadline of its drain",
+    Reason.HANG: "does not end by itself",
+}
 
 
 class Order(Enum):
@@ -110,8 +107,7 @@ class Slot:
         """Go where the table says. The one setter of `state`."""
         former, self.state, self.reason = self.state, next_slot_state(self.state, event), reason
         if former is not self.state:
-            level = logging.DEBUG if self.failures >= QUIET_FROM and event in _ROUNDS else logging.INFO
-            _LOG.log(level, "slot %d %s -> %s (%s)", self.number, former.name, self.state.name, reason.value)
+            _LOG.debug("slot %d %s -> %s (%s)", self.number, former.name, self.state.name, reason.value)
 
     # ---- how it is
 
@@ -205,6 +201,7 @@ class Slot:
 
     def abort(self, now_ns: int) -> None:
         """Climb from a question to SIGKILL, inside the bound of a stop if there is one."""
+        self._warn("has missed its heartbeat; it is asked where it is, then it is ended")
         self.move(SlotEvent.LATE, Reason.HANG)
         kill_ns = now_ns + 2 * ABORT_STEP_NS
         if self.kill_ns is not None:
@@ -225,7 +222,18 @@ class Slot:
         while self.steps and self.steps[0].due_ns <= now_ns:
             step = self.steps.pop(0)
             if step.order is Order.KILL:
+                if step.reason in _KILLED_BECAUSE:
+                    self._warn(f"{_KILLED_BECAUSE[step.reason]}; it is killed")
                 self.move(SlotEvent.KILL, step.reason)
                 self.killed_ns = now_ns
             orders.append(step.order)
         return orders
+
+    def _warn(self, what: str) -> None:
+        _LOG.warning(
+            "worker %d (process %s) %s",
+            self.number,
+            self.pid,
+            what,
+            extra={"worker": self.number, "worker_pid": self.pid},
+        )

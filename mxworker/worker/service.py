@@ -34,7 +34,7 @@ from mxworker.child import ring
 from mxworker.compilation import Handler, HandlerKind
 from mxworker.config import Consumption, format_duration
 from mxworker.context import Equipment, WorkerStats
-from mxworker.errors import AppLoadError, BrokerError, ConnectionLost, ExitCode
+from mxworker.errors import AppLoadError, BrokerError, ConnectionLost, ExitCode, TopologyRefused
 from mxworker.lifecycle import Wish, WorkerState, next_worker_state
 from mxworker.log import as_set_up
 from mxworker.message import Encoder
@@ -87,7 +87,7 @@ class Service:
         self.stations: list[Station] = []
         rng = random.Random()  # noqa: S311  not for secrets; seeded by the system, here after the fork
         process_name = f"mxworker {settings.app} worker {slot.number}"
-        self.pool = Pool(settings.pool, settings.brokers, process_name, self._look_around, rng)
+        self.pool = Pool(settings.pool, settings.brokers, process_name, self._look_around, rng, self._level_of)
         self._link = self.pool.consume_link
         encoder = Encoder(None, serializers, settings.publisher.max_body_bytes)
         self.publisher = Publisher(self.pool.publish_link, settings.publisher, encoder, rng)
@@ -115,6 +115,7 @@ class Service:
         self._stop = asyncio.Event()
         self._cut = asyncio.Event()
         self._is_unproven = slot.is_on_trial and len(handlers) > 1
+        self._has_been_ready = False
         self._is_broken = False
         self._is_stuck = False
         self._lifetime = Lifetime(settings.limits, slot, rng)
@@ -270,6 +271,7 @@ class Service:
                 on_paused=station.return_waiting,
                 retry_steps_ms=handler.retry_steps_ms,
                 budget=budget,
+                level_of=self._level_of,
             )
             if self._is_unproven:
                 consumer.pause(_UNPROVEN)
@@ -319,6 +321,7 @@ class Service:
     async def _start(self) -> bool:
         """Wait until all queues are consumed; False when this is the first start and it has failed."""
         give_up_at = self._loop.time() + self._settings.connect_wait_s
+        self.pool.expect_until(give_up_at if self._must_start() else None)
         while self.state is not WorkerState.READY and not self._stop.is_set():
             if self._must_start():
                 self.failure = self._fatal_error(self._loop.time() >= give_up_at)
@@ -328,7 +331,18 @@ class Service:
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(max(give_up_at, self._loop.time() + BEAT_EVERY_S)):
                     await first_of(self._changed.wait(), self._stop.wait())
+        self.pool.expect_until(None)
         return True
+
+    def _level_of(self, error: BrokerError) -> int:
+        """Return the level of the line that tells of `error`.
+
+        What ends a first start is told at its end. What is wrong with a broker, one worker tells for all.
+        """
+        has_other_brokers = len(self._settings.brokers.urls) > 1 and not isinstance(error, TopologyRefused)
+        ends_the_start = error.permanent and not has_other_brokers
+        is_told_otherwise = ends_the_start or self._slot.number > 1
+        return logging.DEBUG if self._must_start() and is_told_otherwise else logging.WARNING
 
     def _fatal_error(self, is_time_up: bool) -> BrokerError | None:
         """Return why a first start cannot succeed: what only a human can change, or the broker is not there in time."""
@@ -368,6 +382,7 @@ class Service:
             self._consume_all()
         as_wanted = sum(consumer.is_as_wanted for consumer in self.consumers)
         if as_wanted == len(self.consumers):
+            self._tell_ready()
             self._slot.words[Word.EVER_READY] = 1  # before the state, with which the master is rung
             self._move(WorkerState.READY)
         elif as_wanted:
@@ -388,7 +403,20 @@ class Service:
         self._slot.write_state(state)
         ring()
         self._show(state)
-        log.info("worker %d %s -> %s", self._slot.number, former.name, state.name)
+        facts = {"worker": self._slot.number, "state": state.name.lower()}
+        log.debug("worker %d %s -> %s", self._slot.number, former.name, state.name, extra=facts)
+
+    def _tell_ready(self) -> None:
+        """Say that all queues are consumed. Call before the master can know, so that its own line follows."""
+        number, connection = self._slot.number, self._link.live
+        if self.state is WorkerState.READY or connection is None:
+            return
+        facts = {"worker": number, "server": connection.server, "broker": str(connection.url)}
+        if self._has_been_ready:
+            log.info("worker %d consumes all its queues again", number, extra=facts)
+        else:
+            log.info("worker %d is ready: %s at %s", number, connection.server, connection.url.place, extra=facts)
+        self._has_been_ready = True
 
 
 def _places_for(kind: HandlerKind, handlers: Sequence[Handler], most: int) -> int:

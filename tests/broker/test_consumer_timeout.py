@@ -61,7 +61,7 @@ def test_handler_above_the_consumer_timeout_costs_its_own_queue_a_moment_and_nob
     held_s = scale(6, 30)  # well over the broker's patience
     path = tmp_path / "ledger"
     env = {"MXWORKER_BROKER_URL": node.url, "LEDGER": str(path), "HELD_S": str(held_s)}
-    command = mxworker_run(write_app(tmp_path, SLOW_AND_STEADY), "--workers=1", app_dir=tmp_path)
+    command = mxworker_run(write_app(tmp_path, SLOW_AND_STEADY), "--workers=1", "--log-level=debug", app_dir=tmp_path)
 
     def done(message_id: str) -> int:
         return sum(one.id == message_id and one.event is ledger.FINISH for one in ledger.read(path))

@@ -139,7 +139,7 @@ def test_hostile_messages_between_good_ones(
     ids = publish(admin, queue_name, scale(20, 200), rng)
     refused = {id_ for id_ in ids if form == "as_json" and id_.startswith(NO_CODEC)}
     handled = Handled()
-    caplog.set_level(logging.INFO, "mxworker")
+    caplog.set_level(logging.DEBUG, "mxworker")
     board = loop.run_until_complete(
         serve(
             broker_url,

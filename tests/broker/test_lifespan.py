@@ -64,7 +64,7 @@ def _service(
 ) -> Iterator[Service]:
     app = write_app(folder, APP.replace("START", start).replace("END", end))
     env = {"MXWORKER_BROKER_URL": url, "QUEUE": queue}
-    with Service(mxworker_run(app, *flags, app_dir=folder), folder, env=env) as service:
+    with Service(mxworker_run(app, "--log-format=text", *flags, app_dir=folder), folder, env=env) as service:
         yield service
 
 

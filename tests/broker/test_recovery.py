@@ -120,7 +120,8 @@ def _two_queues(url: str, first: Recorded, second: Recorded) -> Iterator[Service
     second.declare()
     app = write_app(first.folder, TWO_QUEUES)
     env = {"MXWORKER_BROKER_URL": url, "LEDGER": str(first.path), "FIRST": first.queue, "SECOND": second.queue}
-    with Service(mxworker_run(app, "--workers=1", app_dir=first.folder), first.folder, env=env) as service:
+    command = mxworker_run(app, "--workers=1", "--log-level=debug", app_dir=first.folder)
+    with Service(command, first.folder, env=env) as service:
         service.wait_ready()
         yield service
 

@@ -92,7 +92,7 @@ def test_replacements_under_load_cost_neither_a_message_nor_capacity_and_leave_n
     respawns = scale(100 if as_pid_1 else 200, 2_000)
     prefix = unshared() if as_pid_1 else ()
     write_app(recorded.folder, LEAVING_ORPHANS)
-    flags = (f"--workers={WORKERS}", f"--max-messages={MESSAGES}")
+    flags = (f"--workers={WORKERS}", f"--max-messages={MESSAGES}", "--log-level=debug")
     env = {"ORPHANS": "yes" if as_pid_1 else "no"}
     with recorded.running(*flags, concurrency=8, env=env, prefix=prefix) as service:
         service.wait_ready()
@@ -141,7 +141,7 @@ def test_worker_that_takes_too_much_memory_is_replaced_once(recorded: Recorded) 
 
 
 def test_worker_that_is_old_is_replaced_by_one_that_is_ready(recorded: Recorded, broker_url: str) -> None:
-    with recorded.service("--workers=2", "--max-age=2s", work_s=0.01) as service:
+    with recorded.service("--workers=2", "--max-age=2s", "--log-level=debug", work_s=0.01) as service:
         service.wait_ready()
         before = set(service.worker_pids())
         with counted_consumers(broker_url, recorded.queue) as counts, publishing(broker_url, recorded, 20, 0.05):

@@ -95,8 +95,7 @@ class Shop:
         write(self._recorded.folder, source, f"bad-{self._reloads + 1}")
         self._reload()
         self._service.wait_for_log(f"reload refused: generation {self._reloads + 1} does not serve", ROLLED_WITHIN_S)
-        self._service.wait_for_log("deliveries in flight return", ROLLED_WITHIN_S)
-        assert why in self._service.log_text()[logged:]
+        wait_until(lambda: why in self._service.log_text()[logged:], ROLLED_WITHIN_S, why)
         write(self._recorded.folder, GOOD, self._version)
         self._check_counts(counted, WORKERS)
 

@@ -43,7 +43,7 @@ def test_signals_at_any_moment_lose_and_double_nothing_and_end_in_bounds_without
         to_ready_s = time.monotonic() - started_at
     for _ in range(scale(10, 100)):
         recorded.publish(500)
-        with recorded.service("--workers=2", work_s=0.01, concurrency=8) as service:
+        with recorded.service("--workers=2", "--log-level=debug", work_s=0.01, concurrency=8) as service:
             sent = send_at_random(service, rng, rng.choice((1.1, 2.0)) * to_ready_s)
             code = service.wait_exit(ENDS_WITHIN_S)
             has_workers = "EMPTY -> STARTING" in service.log_text()

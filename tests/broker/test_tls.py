@@ -68,7 +68,9 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsBroker]:
 def refusal(folder: Path, url: str, flags: Sequence[str] = (), within_s: float = 20) -> str:
     """Return what the service says when it does not start, having ended with exit code 4 and not waited."""
     app = write_app(folder, APP)
-    command = mxworker_run(app, "--workers=2", "--connect-wait=60s", "--log-level=error", *flags, app_dir=folder)
+    command = mxworker_run(
+        app, "--workers=2", "--connect-wait=60s", "--log-level=error", "--log-format=text", *flags, app_dir=folder
+    )
     with Service(command, folder, env={"MXWORKER_BROKER_URL": url}) as service:
         assert service.wait_exit(within_s) == 4, service.log_text()
         return service.log_text()

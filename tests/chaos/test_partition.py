@@ -88,7 +88,7 @@ class Relay:
             "LEDGER": str(self._ledger),
             "OUTCOMES": str(self._outcomes),
         }
-        command = mxworker_run(app, f"--workers={WORKERS}", app_dir=folder)
+        command = mxworker_run(app, f"--workers={WORKERS}", "--log-level=debug", app_dir=folder)
         self.service = Service(cable.command_there(command), folder, env=env)
 
     @property

@@ -424,7 +424,7 @@ class LateTerminal(Terminal):
 
 def main() -> int:
     options = parse()
-    set_up("info", "json" if options.json_log else "text")
+    set_up(options.log_level, "json" if options.json_log else "text")
     board = Board(MAX_WORKERS + 1)
     behaviours = options.behaviours.split(",")
 
@@ -509,6 +509,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--heartbeat", type=float, default=30.0)
     parser.add_argument("--boot", type=float, default=30.0)
     parser.add_argument("--drain", type=float, default=10.0)
+    parser.add_argument("--log-level", default="debug")  # which tells the states that tests wait for
     parser.add_argument("--json-log", action="store_true")
     parser.add_argument("--burst", action="store_true")
     parser.add_argument("--orphans", type=int, default=0)

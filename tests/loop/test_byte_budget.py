@@ -59,7 +59,7 @@ async def start(lent: Consuming) -> None:
 async def test_body_without_room_goes_back_after_cancel_ok_and_what_waits_stays(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.INFO, "mxworker")
+    caplog.set_level(logging.DEBUG, "mxworker")
     taken: list[Delivery] = []
     paused: list[bool] = []
     confirm = asyncio.Event()

@@ -87,7 +87,7 @@ async def test_what_is_given_back_when_paused_is_given_back_after_cancel_ok() ->
 
 @on_both_loops
 async def test_consumer_is_paused_while_any_reason_is_left(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "mxworker")
+    caplog.set_level(logging.DEBUG, "mxworker")
     async with consuming(lambda delivery: None) as lent:
         lent.start()
         await until(lambda: lent.consumer.is_consuming, SOON_S)

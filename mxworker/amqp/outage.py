@@ -1,0 +1,33 @@
+"""What is told of attempts to connect that fail: the first one, each new reason, and one every 10 s.
+
+Pure; instants are loop times.
+"""
+
+from __future__ import annotations
+
+AGAIN_S = 10.0
+
+
+class Outage:
+    """The failures of one process to reach its brokers, until it is connected again."""
+
+    def __init__(self) -> None:
+        self.since: float | None = None
+        """When the first failure was; None while there is no outage."""
+        self._told: dict[str, tuple[str, float]] = {}  # by broker, of which there are few: the reason, and when
+
+    def is_news(self, broker: str, why: str, now: float) -> bool:
+        """Take in that `broker` failed because of `why`, and say whether that is to be told."""
+        if self.since is None:
+            self.since = now
+        told, at = self._told.get(broker, ("", now))
+        if told == why and now < at + AGAIN_S:
+            return False
+        self._told[broker] = (why, now)
+        return True
+
+    def end(self) -> float | None:
+        """Take in that a broker lets us in; return since when there was an outage, None when there was none."""
+        since, self.since = self.since, None
+        self._told.clear()
+        return since
