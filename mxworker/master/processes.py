@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from mxworker.at_exit import forget_inherited
 from mxworker.child import bind_to_parent, do_nothing, exit_code_of, flush
 from mxworker.descriptors import claim
 from mxworker.errors import ExitCode, InvariantError
@@ -171,6 +172,7 @@ def _leave_the_master(master_pid: int, stacks_fd: int) -> None:
     _close_inherited_fds(_STANDARD_FDS | {stacks_fd})
     bind_to_parent(master_pid, stacks_fd)
     claim(stacks_fd)
+    forget_inherited()
 
 
 def _close_inherited_fds(kept: Set[int]) -> None:

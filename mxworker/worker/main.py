@@ -16,10 +16,13 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from setproctitle import setproctitle
 
+from mxworker.at_exit import finish
 from mxworker.board import Board, BoardSlot, Word
 from mxworker.compilation import Handler, Overrides
 from mxworker.config import Consumption, format_duration
@@ -36,19 +39,35 @@ from mxworker.worker.service import Service, describe
 log = logging.getLogger(__name__)
 
 _WIND_DOWN_S = 0.5
+_EXIT_GRACE_S = 0.3  # for what the application does at its end, when the drain has left it no time
+_LONG_AFTER_S = 60.0  # who is not gone by its deadline is killed by the master long before, when it asked for the drain
+
+
+@dataclass(slots=True)
+class _End:
+    """How the process may end: how long that may take, an instant of the monotonic clock, and whether threads stop."""
+
+    deadline: float = 0.0
+    has_stuck_threads: bool = False
 
 
 def run(settings: Consumption, board: Board, number: int) -> int:
-    """Live as worker `number` of `board`; return the process's exit code."""
+    """Live as worker `number` of `board`; return the process's exit code, with nothing left to do but to exit."""
     pid = os.getpid()
+    end = _End()
+    code: int = ExitCode.RUNTIME
     try:
-        return _live(settings, board, number)
+        code = _live(settings, board, number, end)
     finally:
         if os.getpid() != pid:
             end_fork(sys.exception())
+        deadline = max(end.deadline, time.monotonic() + _EXIT_GRACE_S)
+        board.slot(number).beat(int((deadline + _LONG_AFTER_S) * 1e9))  # the loop, which beats, does not turn any more
+        finish(code, deadline, waits_for_executors=not end.has_stuck_threads)
+    return code
 
 
-def _live(settings: Consumption, board: Board, number: int) -> int:
+def _live(settings: Consumption, board: Board, number: int, end: _End) -> int:
     slot = board.slot(number)
     forks = Forks(f"worker {number}")
     signal.signal(signal.SIGUSR1, lambda _, frame: dump_stack(number, frame))  # an import can hang, too
@@ -72,7 +91,7 @@ def _live(settings: Consumption, board: Board, number: int) -> int:
     gc.freeze()  # what the import made lives as long as the process: no collection has to look at it again
     loop = forks.claim_loop(new_loop)
     asyncio.set_event_loop(loop)
-    return loop.run_until_complete(_serve(settings, handlers, application.serializers, board, slot, forks))
+    return loop.run_until_complete(_serve(settings, handlers, application.serializers, board, slot, forks, end))
 
 
 def _warn_of_long_holds(handlers: Sequence[Handler]) -> None:
@@ -101,6 +120,7 @@ async def _serve(
     board: Board,
     slot: BoardSlot,
     forks: Forks,
+    end: _End,
 ) -> ExitCode:
     service = Service(
         settings,
@@ -122,6 +142,7 @@ async def _serve(
     finally:
         if not service.has_running_handlers:  # else every moment is one more in which they are at work
             await _wind_down()
+        end.deadline, end.has_stuck_threads = service.drain_deadline, service.has_running_handlers
     if service.failure is not None:
         slot.write_note(_explain(settings, service.failure))
     return code

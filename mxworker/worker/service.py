@@ -114,6 +114,7 @@ class Service:
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()
         self._cut = asyncio.Event()
+        self._deadline = 0.0
         self._is_unproven = slot.is_on_trial and len(handlers) > 1
         self._has_been_ready = False
         self._is_broken = False
@@ -146,6 +147,11 @@ class Service:
         The connections are left open then, for the kernel to close: when the broker sees their end it redelivers.
         """
         return any(station.running for station in self.stations)
+
+    @property
+    def drain_deadline(self) -> float:
+        """The loop time until which leaving may take; 0.0 before the drain, and when it is cut short."""
+        return 0.0 if self._cut.is_set() else self._deadline
 
     # ---- what handlers may ask and do, see context.Desk
 
@@ -203,7 +209,7 @@ class Service:
             has_started = await self._start()
             if has_started:
                 await self._serve()
-            deadline = self._loop.time() + self._settings.drain_timeout_s
+            deadline = self._deadline = self._loop.time() + self._settings.drain_timeout_s
             self._move(WorkerState.DRAINING)
             await end(consuming)
             drain = Drain(

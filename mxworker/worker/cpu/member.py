@@ -27,6 +27,7 @@ from typing import Any
 
 from setproctitle import setproctitle
 
+from mxworker.at_exit import finish
 from mxworker.child import bind_to_parent, do_nothing, flush
 from mxworker.compilation import Handler, HandlerKind
 from mxworker.context import Equipment, Surroundings
@@ -89,8 +90,11 @@ def main() -> None:
     finally:
         if os.getpid() != pid:
             end_fork(sys.exception())
-        flush()
-        os._exit(code)  # threads that the application left behind do not hold it up
+        try:
+            finish(code, None)  # the worker knows how long that may take, and kills
+            flush()
+        finally:
+            os._exit(code)  # threads that the application left behind do not hold it up
 
 
 def _live(terms: Terms, pipe: Pipe, forks: Forks) -> ExitCode:

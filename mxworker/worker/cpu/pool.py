@@ -288,4 +288,7 @@ class CpuPool:
         with suppress(TimeoutError):
             async with asyncio.timeout_at(leave_until):
                 await asyncio.gather(*(asyncio.shield(member.ended) for member in members))
+        for member in members:
+            if not member.ended.done():
+                log.error("process %d for cpu handlers has not left by the deadline of the drain: killed", member.pid)
         await asyncio.gather(*(member.kill() for member in members))
