@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from mxworker import interpreter
 from mxworker.cli.options import option
 from mxworker.cli.run import run
 from mxworker.cli.settings import checked, errors_told, hide_urls
@@ -54,12 +55,14 @@ def dev(ctx: click.Context, /, app: str, reload_dir: tuple[str, ...], **flags: A
 def service_command(run: click.Command, values: Mapping[str, Any]) -> list[str]:
     """Return the command line of a `run` with these values: everything is said, but for the brokers and passwords.
 
-    With -m the current directory comes first on the import path, unless -P says no: the service finds what we find.
+    The interpreter gets our own options. With -m the current directory is on the import path, unless -P says no: the
+    service finds what we find.
     """
     safely = [] if str(Path.cwd()) in sys.path else ["-P"]
     options = [option for option in run.params if isinstance(option, click.Option) and option.name in values]
     said = [text for option in options if option.name != _SECRET for text in _said(option, values[option.name])]
-    return [sys.executable, *safely, "-m", "mxworker", "run", values["app"], f"--dies-with={os.getpid()}", *said]
+    python = [sys.executable, *interpreter.options(), *safely]
+    return [*python, "-m", "mxworker", "run", values["app"], f"--dies-with={os.getpid()}", *said]
 
 
 def service_environment(run: click.Command, values: Mapping[str, Any]) -> dict[str, str]:

@@ -37,6 +37,12 @@ def test_service_is_told_what_dev_was_told(said: list[str], monkeypatch: pytest.
     assert understood == {name: value for name, value in told.items() if name != "reload_dir"}
 
 
+def test_service_runs_under_the_options_of_our_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.warnoptions", ["error::UserWarning"])
+    command = service_command(run, dev.make_context("dev", ["app"]).params)
+    assert "-Werror::UserWarning" in command[: command.index("-m")]
+
+
 def test_dev_has_every_option_of_run_and_other_defaults() -> None:
     told = dev.make_context("dev", ["app"]).params
     assert {option.name for option in run.params} - told.keys() == {"dies_with"}

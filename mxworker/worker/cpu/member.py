@@ -101,7 +101,9 @@ def _live(terms: Terms, pipe: Pipe, forks: Forks) -> ExitCode:
     loop = forks.claim_loop(new_loop)
     asyncio.set_event_loop(loop)
     try:
+        path = sys.path.copy()
         application = load(terms.app, terms.app_dir)
+        sys.path[:] = path  # it is the worker's after its own loading, which has done to it what was done here again
         publisher = CpuPublisher(pipe, Encoder(None, application.serializers, terms.max_body_bytes))
         chosen = select(application, terms.queues, terms.overrides)
         handlers = [handler for handler in chosen if handler.kind is HandlerKind.PROCESS]

@@ -16,12 +16,13 @@ import subprocess
 import sys
 from contextlib import ExitStack
 
+from mxworker import interpreter
 from mxworker.worker.cpu.member import DEAF_TO
 from mxworker.worker.cpu.pipe import Pipe
 from mxworker.worker.cpu.protocol import Terms
 
-# The import path is the worker's, which has been told where the application is. With `-m` the current directory would
-# come first on it, and a file there could take the place of a module that the worker found elsewhere.
+# The import path is the worker's, which has been told where the application is. With `-m`, and without -P, the current
+# directory would come first on it, and a file there would take the place of a module of Python's own.
 _BOOT = """\
 import json, sys
 sys.path[:] = json.loads(sys.argv.pop())
@@ -96,7 +97,7 @@ def in_words(code: int) -> str:
 def _start(terms: Terms, theirs: socket.socket) -> subprocess.Popen[bytes]:
     """Start the command with one end of a socket pair. Signals to the whole group wait until it is deaf to them."""
     path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])  # others mean nothing to an import
-    command = [sys.executable, "-c", _BOOT, str(theirs.fileno()), terms.to_json(), path]
+    command = [sys.executable, *interpreter.options(), "-P", "-c", _BOOT, str(theirs.fileno()), terms.to_json(), path]
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, DEAF_TO)
     try:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),))  # noqa: S603
