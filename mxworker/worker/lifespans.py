@@ -14,7 +14,7 @@ from mxworker.compilation import Handler
 from mxworker.config import format_duration
 from mxworker.errors import AppLoadError
 from mxworker.lifespan import Lifespan
-from mxworker.worker.loading import failure_in_app, place_in_app
+from mxworker.worker.app_errors import failure_in_app, place_in_app
 from mxworker.worker.tasks import frames_of
 
 log = logging.getLogger(__name__)

@@ -1,47 +1,47 @@
 """Find and import the application: `module:attribute` or `path/file.py:attribute`.
 
 User code is imported here and nowhere else, in the worker process, never in the master. What goes wrong is told the
-way its author needs it: the frames of their code first, none of ours.
+way its author needs it, see `app_errors`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import importlib.util
-import os
 import stat
 import sys
-import traceback
-from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-import mxworker
 from mxworker.compilation import Handler, Overrides
 from mxworker.errors import AppLoadError, ConfigError
-from mxworker.failures import text_of
 from mxworker.handlers import Handlers
+from mxworker.worker.app_errors import import_failure, is_taken, mistaken_for, module_file, shorten
 
 DEFAULT_ATTRIBUTE = "handlers"
-_OUR_FOLDER = f"{Path(mxworker.__file__).parent}{os.sep}"
-_ASYNCIO = f"{Path(asyncio.__file__).parent}{os.sep}"
-_BETWEEN = ("importlib/__init__.py", "/contextlib.py")
 
 
 def load(app: str, app_dir: str | None) -> Handlers:
     """Return the `Handlers` object that `app` names.
 
-    With `app_dir` that directory comes first on the import path. Without it the current directory comes last, so that
-    a file there never takes the place of an installed module. Raises AppLoadError.
+    With `app_dir` that directory comes first on the import path, and a file is looked for there first. Without it the
+    current directory comes last, so that a file there never takes the place of an installed module. Raises
+    AppLoadError.
     """
     target, _, attribute = app.partition(":")
+    attribute = attribute or DEFAULT_ATTRIBUTE
+    folder = Path(app_dir or ".").resolve()
     if app_dir is not None:
-        sys.path.insert(0, str(Path(app_dir).resolve()))
+        sys.path.insert(0, str(folder))
     else:
-        sys.path.append(str(Path.cwd()))
-    module = _import_file(Path(target)) if target.endswith(".py") else _import_module(target)
-    return _pick(module, target, attribute or DEFAULT_ATTRIBUTE)
+        sys.path.append(str(folder))
+    if target.endswith(".py"):
+        module = _import_file(target, folder)
+    else:
+        _check_name(app, target, attribute, folder)
+        module = _import_module(target, attribute, folder)
+    return _pick(module, target, attribute, folder)
 
 
 def check_app_dir(app_dir: str) -> None:
@@ -71,89 +71,116 @@ def select(handlers: Handlers, queues: tuple[str, ...], overrides: Overrides) ->
     return tuple(handler for handler in compiled if not queues or handler.queue.name in queues)
 
 
-def _import_module(name: str) -> ModuleType:
+def _check_name(app: str, target: str, attribute: str, folder: Path) -> None:
+    """Raise AppLoadError for what is no name of a module."""
+    if not target.strip():
+        raise AppLoadError(f"'{app}' names no module.\n  Try:  mxworker run app:{attribute}")
+    if "/" not in target and not target.startswith("."):
+        return
+    file = f"{target.rstrip('/')}.py"
+    if (folder / file).is_file():
+        attempt = f"{file}:{attribute}"
+    elif (folder / target / "__init__.py").is_file():
+        attempt = f"{Path(target).name}:{attribute} --app-dir {shorten((folder / target).parent.resolve())}"
+    else:
+        raise AppLoadError(
+            f"'{target}' is a path, and there is no file '{file}' (looked in {folder}).\n"
+            "  Name a module with dots, as in shop.app:handlers, or a file with .py, as in shop/app.py:handlers."
+        )
+    raise AppLoadError(f"'{target}' is a path, which has to end with .py.\n  Try:  mxworker run {attempt}")
+
+
+def _import_module(name: str, attribute: str, folder: Path) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
             raise AppLoadError(
-                f"there is no module '{name}' on the Python path or in {Path.cwd()}.\n"
-                f"  Start mxworker where {name.partition('.')[0]}.py is, or name its directory with --app-dir."
+                f"there is no module '{name}' on the Python path or in {folder}.\n  {_where(name, attribute, folder)}"
             ) from None
-        raise AppLoadError(_import_failure(name, error)) from error
+        raise AppLoadError(import_failure(name, error, [folder])) from error
     except BaseException as error:  # an import runs the user's code, which may raise anything, SystemExit included
-        raise AppLoadError(_import_failure(name, error)) from error
+        raise AppLoadError(import_failure(name, error, [folder])) from error
 
 
-def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise AppLoadError(f"there is no file '{path}' (looked in {Path.cwd()}).")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+def _where(name: str, attribute: str, folder: Path) -> str:
+    """Return where a module that was not found may be, or what was meant by its name."""
+    top, _, last = name.rpartition(".")
+    sources = folder / "src"
+    if module_file(sources, name) is not None or (sources / name.partition(".")[0]).is_dir():
+        return f"Try:  mxworker run {name}:{attribute} --app-dir {shorten(sources)}"
+    if isinstance(getattr(sys.modules.get(top), last, None), Handlers):
+        return f"Try:  mxworker run {top}:{last}"
+    plain = name.replace("-", "_")
+    if plain != name and module_file(folder, plain) is not None:
+        return f"Try:  mxworker run {plain}:{attribute}"
+    return f"Start mxworker where {name.partition('.')[0]}.py is, or name its directory with --app-dir."
+
+
+def _import_file(target: str, folder: Path) -> ModuleType:
+    path = next((path for path in (folder / target, Path(target)) if path.is_file()), None)
+    if path is None:
+        raise AppLoadError(f"there is no file '{target}' (looked in {folder}).")
+    # Under a name that means another module, nobody would find that one any more.
+    name = f"mxworker_app_{path.stem}" if is_taken(path.stem, path) else path.stem
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise AppLoadError(f"'{path}' cannot be imported: it is not a Python file.")
+        raise AppLoadError(f"'{target}' cannot be imported: it is not a Python file.")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except BaseException as error:  # as above
-        raise AppLoadError(_import_failure(str(path), error)) from error
+        raise AppLoadError(import_failure(target, error, [folder, path.parent])) from error
     return module
 
 
-def _pick(module: ModuleType, target: str, attribute: str) -> Handlers:
-    found = getattr(module, attribute, None)
+def _pick(module: ModuleType, target: str, attribute: str, folder: Path) -> Handlers:
+    found, is_there = _attribute(module, attribute)
     if isinstance(found, Handlers):
         if len(found) == 0:
             raise AppLoadError(f"'{target}:{attribute}' has no handlers.  Register one with @{attribute}.consume(...).")
         return found
+    if not target.endswith(".py") and (mistake := mistaken_for(module, folder)):
+        file = module_file(folder, target)
+        assert file is not None
+        raise AppLoadError(
+            f"{mistake}.\n  Rename your file, or name it as one:  mxworker run {shorten(file)}:{attribute}"
+        )
     registries = {name: value for name, value in vars(module).items() if isinstance(value, Handlers)}
     shown = ", ".join(f"{name} (Handlers, {_consumers(value)})" for name, value in registries.items())
-    if found is None and not hasattr(module, attribute):
+    if not is_there:
         what = f"module '{target}' has no attribute '{attribute}'."
+    elif callable(found):
+        what = f"'{target}:{attribute}' is not a Handlers object but {_article(found)}, which mxworker does not call."
     else:
         what = f"'{target}:{attribute}' is not a Handlers object but {type(found).__name__}."
     defines = f"It defines: {shown}." if shown else "It defines no Handlers object."
-    attempt = f"\n  Try:  mxworker run {target}:{next(iter(registries))}" if registries else ""
+    if registries:
+        attempt = f"\n  Try:  mxworker run {target}:{next(iter(registries))}"
+    elif callable(found):
+        attempt = f"\n  Write  handlers = {attribute}()  in it, and try:  mxworker run {target}:handlers"
+    elif getattr(module, "__file__", None) is None and list(getattr(module, "__path__", ())):
+        attempt = f"\n  '{target}' is a directory of modules: name one, as in  mxworker run {target}.app:{attribute}"
+    else:
+        attempt = ""
     raise AppLoadError(f"{what}  {defines}{attempt}")
+
+
+def _attribute(module: ModuleType, path: str) -> tuple[Any, bool]:
+    """Return what `path`, attributes with dots between them, is in `module`, and whether there is such a thing."""
+    found: Any = module
+    for name in path.split("."):
+        try:
+            found = getattr(found, name)
+        except Exception:  # a module may have a __getattr__ of its own
+            return None, False
+    return found, True
+
+
+def _article(found: object) -> str:
+    return "a class" if isinstance(found, type) else f"a {type(found).__name__}"
 
 
 def _consumers(handlers: Handlers) -> str:
     return f"{len(handlers)} consumer" + ("" if len(handlers) == 1 else "s")
-
-
-def _import_failure(target: str, error: BaseException) -> str:
-    return failure_in_app(f"'{target}' was found but failed to import:", error)
-
-
-def failure_in_app(headline: str, error: BaseException) -> str:
-    """Return `headline`, and under it the frames of the application that led to `error`."""
-    lines = [headline]
-    cause = f"{type(error).__name__}: {text_of(error)}"
-    if isinstance(error, SyntaxError) and error.filename:
-        place = f"{_shorten(error.filename)}:{error.lineno}"
-        return "\n".join([*lines, f"  {place}  {(error.text or '').strip()}    SyntaxError: {error.msg}"])
-    shown = _shown(traceback.extract_tb(error.__traceback__))
-    if not shown:
-        return "\n".join([*lines, f"  {cause}"])
-    shown[-1] += f"    {cause}"
-    return "\n".join(lines + shown)
-
-
-def place_in_app(headline: str, frames: Iterable[traceback.FrameSummary]) -> str:
-    """Return `headline`, and under it those of `frames` that are the application's; the innermost is the last."""
-    return "\n".join([headline, *_shown(frame for frame in frames if not frame.filename.startswith(_ASYNCIO))])
-
-
-def _shown(frames: Iterable[traceback.FrameSummary]) -> list[str]:
-    users = [frame for frame in frames if _is_users(frame.filename)]
-    return [f"  {_shorten(frame.filename)}:{frame.lineno}  {frame.line or ''}" for frame in users]
-
-
-def _is_users(filename: str) -> bool:
-    """Whether a frame is of the application, or of a library it uses: not of ours, nor of what leads from us to it."""
-    return not filename.startswith(("<frozen ", _OUR_FOLDER)) and not filename.endswith(_BETWEEN)
-
-
-def _shorten(filename: str) -> str:
-    path = Path(filename)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else filename

@@ -1,0 +1,174 @@
+"""Why an application cannot be loaded, told the way its author needs it: the frames of their code, none of ours.
+
+Besides the frames there are hints: at the file of theirs that has the name of another module, and at the directory in
+which a module that was not found is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from importlib.machinery import PathFinder
+from pathlib import Path
+from types import ModuleType
+
+import mxworker
+from mxworker.failures import text_of
+
+_OUR_FOLDER = f"{Path(mxworker.__file__).parent}{os.sep}"
+_ASYNCIO = f"{Path(asyncio.__file__).parent}{os.sep}"
+_BETWEEN = ("importlib/__init__.py", "/contextlib.py")
+_SOURCES = "src"
+
+
+# ---- what went wrong
+
+
+def import_failure(target: str, error: BaseException, folders: Iterable[Path]) -> str:
+    """Return why `target` failed to import; its modules are looked for in `folders` first."""
+    text = failure_in_app(f"'{target}' was found but failed to import:", error)
+    hint = next((hint for folder in folders if (hint := _hint(error, folder))), "")
+    return f"{text}\n  {hint}" if hint else text
+
+
+def failure_in_app(headline: str, error: BaseException) -> str:
+    """Return `headline`, and under it the frames of the application that led to `error`."""
+    lines = [headline]
+    cause = f"{type(error).__name__}: {text_of(error)}"
+    if isinstance(error, SyntaxError) and error.filename:
+        place = f"{shorten(error.filename)}:{error.lineno}"
+        return "\n".join([*lines, f"  {place}  {(error.text or '').strip()}    SyntaxError: {error.msg}"])
+    shown = _shown(traceback.extract_tb(error.__traceback__))
+    if not shown:
+        return "\n".join([*lines, f"  {cause}"])
+    shown[-1] += f"    {cause}"
+    return "\n".join(lines + shown)
+
+
+def place_in_app(headline: str, frames: Iterable[traceback.FrameSummary]) -> str:
+    """Return `headline`, and under it those of `frames` that are the application's; the innermost is the last."""
+    return "\n".join([headline, *_shown(frame for frame in frames if not frame.filename.startswith(_ASYNCIO))])
+
+
+def _shown(frames: Iterable[traceback.FrameSummary]) -> list[str]:
+    users = [frame for frame in frames if _is_users(frame.filename)]
+    return [f"  {shorten(frame.filename)}:{frame.lineno}  {frame.line or ''}" for frame in users]
+
+
+def _is_users(filename: str) -> bool:
+    """Whether a frame is of the application, or of a library it uses: not of ours, nor of what leads from us to it."""
+    return not filename.startswith(("<frozen ", _OUR_FOLDER)) and not filename.endswith(_BETWEEN)
+
+
+def shorten(filename: str | Path) -> str:
+    """Return a path as it is seen from the current directory."""
+    path = Path(filename)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(filename)
+
+
+# ---- two modules of one name
+
+
+def module_file(folder: Path, name: str) -> Path | None:
+    """Return the file of the module `name`, which may have dots, in `folder`; None when there is none."""
+    stem = folder.joinpath(*name.split("."))
+    files = (stem.with_name(f"{stem.name}.py"), stem / "__init__.py")
+    return next((file for file in files if file.is_file()), None)
+
+
+def mistaken_for(module: ModuleType, folder: Path) -> str:
+    """Return what to do when `module` is not the file of its name in `folder`; empty when it is, or there is none."""
+    file = module_file(folder, module.__name__)
+    if file is None or _is_file(module, file):
+        return ""
+    return f"'{module.__name__}' is {_in_words(module.__name__, _origin(module))}, and not {file}"
+
+
+def is_taken(name: str, file: Path) -> bool:
+    """Whether `name` means another module than `file`, for whoever imports it."""
+    if name in sys.stdlib_module_names or name == mxworker.__name__:
+        return True
+    if name in sys.modules:
+        return not _is_file(sys.modules[name], file)
+    with suppress(ImportError, ValueError):
+        spec = importlib.util.find_spec(name)
+        return spec is not None and spec.origin is not None and not _is_same(Path(spec.origin), file)
+    return False
+
+
+def _hint(error: BaseException, folder: Path) -> str:
+    """Return what the names of the files in `folder` have to do with `error`, if anything."""
+    for name in _modules_in(error):
+        if isinstance(error, ModuleNotFoundError) and name not in sys.modules:
+            return _where_else(name, folder)
+        file = module_file(folder, name)
+        if file is None:
+            continue
+        module = sys.modules.get(name)
+        if module is not None and not _is_file(module, file):
+            return f"{mistaken_for(module, folder)}: rename your file."
+        if (other := _other(name, folder)) is not None:
+            return _stands_before(name, file, other)
+    return next(_standing_before(folder), "")
+
+
+def _modules_in(error: BaseException) -> Iterator[str]:
+    """Yield the names of the modules in which something was missing."""
+    if isinstance(error, ImportError) and error.name:
+        yield error.name.partition(".")[0]
+    if isinstance(error, AttributeError) and isinstance(error.obj, ModuleType):
+        yield error.obj.__name__.partition(".")[0]
+
+
+def _standing_before(folder: Path) -> Iterator[str]:
+    """Yield each file in `folder` that was imported instead of a module of Python's own."""
+    for name in sorted(sys.stdlib_module_names & sys.modules.keys()):
+        file = module_file(folder, name)
+        if file is not None and _is_file(sys.modules[name], file) and (other := _other(name, folder)) is not None:
+            yield _stands_before(name, file, other)
+
+
+def _stands_before(name: str, file: Path, other: str) -> str:
+    return f"{file} was imported as '{name}' instead of {_in_words(name, other)}: rename your file."
+
+
+def _where_else(name: str, folder: Path) -> str:
+    """Return that a module that was not found is in `folder` or below it; empty when it is in neither."""
+    place = next((place for place in (folder, folder / _SOURCES) if module_file(place, name) is not None), None)
+    return f"'{name}' is in {shorten(place)}: add --app-dir {shorten(place)}." if place is not None else ""
+
+
+def _other(name: str, folder: Path) -> str | None:
+    """Return where a module `name` is that is not in `folder`; None when there is no other."""
+    if name in sys.builtin_module_names:
+        return ""
+    elsewhere = [entry for entry in sys.path if Path(entry or ".").resolve() != folder.resolve()]
+    with suppress(Exception):  # finders may be anybody's
+        spec = PathFinder.find_spec(name, elsewhere)
+        return spec.origin if spec is not None else None
+    return None
+
+
+def _in_words(name: str, origin: str | None) -> str:
+    where = f", {origin}" if origin else ""
+    if name.partition(".")[0] == mxworker.__name__:
+        return f"mxworker itself{where}"
+    return f"Python's own module{where}" if name in sys.stdlib_module_names else f"an installed module{where}"
+
+
+def _origin(module: ModuleType) -> str | None:
+    return getattr(module, "__file__", None)
+
+
+def _is_file(module: ModuleType, file: Path) -> bool:
+    origin = _origin(module)
+    return origin is not None and _is_same(Path(origin), file)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return one.exists() and one.samefile(other)
