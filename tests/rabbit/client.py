@@ -216,6 +216,13 @@ class Client:
         """Take one message out of `queue`; None when it is empty."""
         return next(iter(self._get(queue, 1)), None)
 
+    def hold(self, queue: str, count: int) -> None:
+        """Consume `queue` until `count` messages were delivered; they go back when the connection ends."""
+        self._call(commands.Basic.Consume(queue=queue), commands.Basic.ConsumeOk)
+        for _ in range(count):
+            self._expect(commands.Basic.Deliver)
+            self._read_content()
+
     def drain(self, queue: str) -> list[Received]:
         """Take everything that is ready out of `queue`."""
         drained: list[Received] = []
