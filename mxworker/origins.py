@@ -1,13 +1,15 @@
 """Where a copied message came from: what must not ride along with a copy, kept under names that do nothing.
 
-A copy of a delivery goes through a retry or a dead-letter queue. What the broker would act on there moves to a header
-of its own (tried, with RabbitMQ 3.10):
+A copy of a delivery goes through a retry or a dead-letter queue, or to the end of its own. What the broker would act on
+there moves to a header of its own (tried, with RabbitMQ 3.10; x-acquired-count is of 4.3, x-deduplication-header of the
+plugin rabbitmq-message-deduplication):
 
 | of the original                        | kept in the copy as               | where it was, it would             |
 |----------------------------------------|-----------------------------------|------------------------------------|
 | exchange, routing key                  | mx-origin-exchange, -routing-key  | be that of the copy                |
 | headers x-death, x-first-death-*, ...  | mx-origin-x-death, ...            | let cycle detection drop the copy  |
-| header x-delivery-count                | mx-origin-x-delivery-count        | be taken for the copy's own        |
+| headers x-delivery-, x-acquired-count  | mx-origin-x-delivery-count, ...   | be taken for the copy's own        |
+| header x-deduplication-header          | mx-origin-x-deduplication-header  | let the copy be dropped            |
 | headers CC, BCC                        | mx-origin-CC, mx-origin-BCC       | send the copy to those queues, too |
 | expiration                             | mx-origin-expiration              | cut the delay short                |
 | user_id                                | mx-origin-user-id                 | close the channel: 406             |
@@ -42,7 +44,7 @@ _PROPERTIES: Mapping[int, bytes] = MappingProxyType(
 )
 _ORIGIN = frozenset({_EXCHANGE, _ROUTING_KEY, *_PROPERTIES.values()})
 _ATTEMPT = ATTEMPT_HEADER.encode()
-_HEADERS = frozenset({b"x-death", b"x-delivery-count", b"CC", b"BCC"})
+_HEADERS = frozenset({b"x-death", b"x-delivery-count", b"x-acquired-count", b"x-deduplication-header", b"CC", b"BCC"})
 _HEADER_FAMILIES = (b"x-first-death-", b"x-last-death-")
 _TABLE_SIZE_BYTES = 4
 _LONGEST_SHORT = 255

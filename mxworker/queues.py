@@ -5,6 +5,7 @@ Pure. What is declared at the broker, and in which order, is `amqp.topology`'s.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ version: -1 says so from 4.0 on, and means no redelivery at all before. With a l
 head of the queue, without one RabbitMQ before 4.0 puts it at the tail
 (https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling).
 """
+_RABBITMQ_VERSION = re.compile(r"RabbitMQ (?P<major>\d+)\.")
+_FIRST_WITH_LIMIT = 4
 _MAX_PRIORITY = 255
 _CONSUMER_PRIORITIES = range(-(2**31), 2**31)
 # What pamqp takes as the name of a queue or an exchange; for others it raises, in the middle of a declaration.
@@ -68,7 +71,8 @@ class Queue:
 
     `arguments` are further queue arguments, such as `{"x-max-length": 1000}`. They replace ours where they name the
     same key, `x-dead-letter-exchange` included. An `x-delivery-limit` of your own makes the broker end a message that
-    was given back more often, also when it was never handled: see `KEEPS_RETURNED`.
+    was given back more often, also when it was never handled: see `KEEPS_RETURNED`. With "passive" and "off" they are
+    not sent, and only tell mxworker what the queue is like.
     """
 
     name: str
@@ -179,6 +183,29 @@ class Queue:
         if self.max_priority is not None:
             arguments["x-max-priority"] = self.max_priority
         return arguments | dict(self.arguments)
+
+    def doubt_of_limit(self, server: str) -> str | None:
+        """Return a warning when the broker may drop what is given back, and only its operator knows; else None.
+
+        `server` is the broker's product and version. What we declare ourselves keeps all, see `KEEPS_RETURNED`, and so
+        does a classic queue; who knows the limit of another says so in `arguments`.
+        """
+        version = _RABBITMQ_VERSION.match(server)
+        if version is None or int(version["major"]) < _FIRST_WITH_LIMIT:
+            return None
+        if self.declare == "ensure" or self.type == "classic" or "x-delivery-limit" in self.arguments:
+            return None
+        keeps = dict(KEEPS_RETURNED)
+        pattern = f"^{re.escape(self.name)}([.].+)?$"
+        policy = json.dumps({"delivery-limit": keeps["x-delivery-limit"]})
+        return (
+            f"queue '{self.name}' is not declared by mxworker, so its delivery limit is not known. On {server} a "
+            "quorum queue without a limit of its own has 20: a message that came back more often, from pauses, drains "
+            "or workers that died, is dead-lettered by the broker, or deleted if there is no dead-letter exchange. "
+            "Raise the limit of the queue and of those beside it: rabbitmqctl set_policy --apply-to quorum_queues "
+            f"mxworker '{pattern}' '{policy}' (or declare them with x-delivery-limit), and say so in the code: "
+            f'Queue("{self.name}", declare="{self.declare}", arguments={json.dumps(keeps)})'
+        )
 
     def consumer_arguments(self) -> dict[str, Any]:
         """Return the arguments the queue is consumed with."""

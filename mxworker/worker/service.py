@@ -422,7 +422,17 @@ class Service:
             log.info("worker %d consumes all its queues again", number, extra=facts)
         else:
             log.info("worker %d is ready: %s at %s", number, connection.server, connection.url.place, extra=facts)
+            self._warn_of_limits(connection.server)
         self._has_been_ready = True
+
+    def _warn_of_limits(self, server: str) -> None:
+        """Warn of queues that may drop what is given back. One worker does it for all."""
+        if self._slot.number > 1:
+            return
+        for handler in self._handlers:
+            doubt = handler.queue.doubt_of_limit(server)
+            if doubt is not None:
+                log.warning(doubt)
 
 
 def _places_for(kind: HandlerKind, handlers: Sequence[Handler], most: int) -> int:

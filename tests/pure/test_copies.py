@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 MOVED = (
     *(b"x-death", b"x-first-death-queue", b"x-first-death-reason", b"x-first-death-exchange", b"x-delivery-count"),
+    *(b"x-acquired-count", b"x-deduplication-header"),
     *(b"x-last-death-queue", b"x-last-death-reason", b"x-last-death-exchange", b"CC", b"BCC"),
 )
 FAMILIES = (b"x-first-death-", b"x-last-death-")

@@ -434,6 +434,34 @@ def test_queue_without_dead_letters() -> None:
     }
 
 
+@pytest.mark.parametrize("server", ["RabbitMQ 4.0.5", "RabbitMQ 4.3.0+rc.1", "RabbitMQ 10.1.0"])
+@pytest.mark.parametrize("declare", ["passive", "off"])
+def test_limit_of_a_queue_that_others_declare_is_in_doubt_from_rabbitmq_4_on(server: str, declare: Any) -> None:
+    doubt = Queue("orders.eu", declare=declare).doubt_of_limit(server)
+    assert doubt is not None
+    assert f"queue 'orders.eu' is not declared by mxworker, so its delivery limit is not known. On {server} a" in doubt
+    policy = """rabbitmqctl set_policy --apply-to quorum_queues mxworker '^orders\\.eu([.].+)?$' """
+    assert f"""{policy}'{{"delivery-limit": 2147483647}}'""" in doubt
+    said = f'Queue("orders.eu", declare="{declare}", arguments={{"x-delivery-limit": 2147483647}})'
+    assert doubt.endswith(said)
+    said_so: Queue = eval(said, {"Queue": Queue})  # the line as a reader would copy it
+    assert said_so.doubt_of_limit(server) is None
+
+
+@pytest.mark.parametrize(
+    ("queue", "server"),
+    [
+        (Queue("orders"), "RabbitMQ 4.0.5"),
+        (Queue("orders", type="classic", declare="passive"), "RabbitMQ 4.0.5"),
+        (Queue("orders", declare="passive"), "RabbitMQ 3.13.7"),
+        (Queue("orders", declare="passive"), "LavinMQ 2.1.0"),
+        (Queue("orders", declare="off"), "unknown broker"),
+    ],
+)
+def test_limit_is_in_no_doubt_where_it_is_ours_or_there_is_none(queue: Queue, server: str) -> None:
+    assert queue.doubt_of_limit(server) is None
+
+
 def test_further_arguments_replace_ours() -> None:
     queue = Queue("orders", arguments={"x-max-length": 10, "x-overflow": "drop-head", "x-delivery-limit": 5})
     assert queue.declared_arguments()["x-max-length"] == 10
