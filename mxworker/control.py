@@ -9,7 +9,9 @@ Pure: `master.control` serves, `remote` asks. Both find the socket by the same r
 from __future__ import annotations
 
 import re
+import shlex
 import struct
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +21,20 @@ import orjson
 
 from mxworker.config import MAX_WORKERS
 from mxworker.errors import MxWorkerError
+from mxworker.printable import well_formed
 
 REQUEST_BYTES = 4096
 ANSWER_BYTES = 1024 * 1024
+LOCK_BYTES = 32 * 1024
+"""What is read of a lock: more than two paths and a name take."""
 ADDRESS_BYTES = 107  # unix(7): sun_path has 108 bytes, the last of which is NUL
 PEER_CREDENTIALS = struct.Struct("3i")  # unix(7), SO_PEERCRED: pid, uid and gid of who is at the other end
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]")
 _NAME_CHARACTERS = 60  # so that, in its usual directory, the address stays short enough
+_HASHED = r"\.[0-9a-f]{8}"
+_HASHED_CHARACTERS = 9
 SYSTEM_DIRECTORY = Path("/run/mxworker")
 """Where a system unit with RuntimeDirectory=mxworker has its socket, for an operator whose shell is not told so."""
 
@@ -178,9 +185,78 @@ def _listed(fields: Mapping[str, object]) -> str:
 # ---- where the socket is
 
 
-def file_name(name: str) -> str:
-    """Return the file name of the socket of the service `name`; what does not fit into one becomes `-`."""
-    return _UNFIT.sub("-", name)[:_NAME_CHARACTERS].lstrip(".") + ".sock"
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a service is called, and the directories in which somebody who gives no name means it."""
+
+    name: str
+    home: str = ""
+    """The directory of the application, when the name was made of it: those of two directories may be the same."""
+    start: str = ""
+    """The directory that the service was started in."""
+
+    @classmethod
+    def of_app(cls, app: str, home: Path, start: Path) -> Identity:
+        """Return that of a service without a name of its own: `directory/app`. Both paths are absolute.
+
+        The root directory has no name, and what is started there is called as the application alone.
+        """
+        target, colon, attribute = app.partition(":")
+        short = f"{Path(target).name if target.endswith('.py') else target}{colon}{attribute}"
+        return cls(f"{home.name}/{short}", as_text(home), as_text(start)) if home.name else cls(short)
+
+    @property
+    def file_name(self) -> str:
+        """The file name of its socket, which no two directories share."""
+        return file_name(self.name, self.home)
+
+    @property
+    def as_option(self) -> str:
+        """How to name it on a command line."""
+        return f"--name {shlex.quote(self.name)}"
+
+    def is_of(self, directory: str) -> bool:
+        """Whether it belongs to `directory`."""
+        return bool(self.home) and directory in (self.home, self.start)
+
+
+def as_text(directory: Path) -> str:
+    """Return a directory as an `Identity` has it; one whose name is no UTF-8 is written with escapes."""
+    return well_formed(str(directory))
+
+
+def lock_line(identity: Identity, pid: int) -> bytes:
+    """Return what stands in the lock beside the socket of a service, for who asks whose it is."""
+    return orjson.dumps(
+        {"pid": pid, "name": well_formed(identity.name), "home": identity.home, "start": identity.start}
+    )
+
+
+def parse_lock(line: bytes) -> tuple[Identity, int] | None:
+    """Return the service and the process that a lock is of; None when it does not say."""
+    try:
+        fields = orjson.loads(line)
+        return Identity(str(fields["name"]), str(fields["home"]), str(fields["start"])), int(fields["pid"])
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def file_name(name: str, home: str = "") -> str:
+    """Return the file name of the socket of the service `name`; what does not fit into one becomes `-`.
+
+    With `home`, a directory of which the name is one of many, the file is that directory's alone.
+    """
+    stem = _UNFIT.sub("-", name)[:_NAME_CHARACTERS].lstrip(".")
+    if not home:
+        return f"{stem}.sock"
+    checksum = zlib.crc32(home.encode("utf-8", "surrogateescape"))
+    return f"{stem[: _NAME_CHARACTERS - _HASHED_CHARACTERS]}.{checksum:08x}.sock"
+
+
+def may_be_of(file: str, name: str) -> bool:
+    """Whether `file` is that of the socket of a service `name` in some directory."""
+    stem = re.escape(file_name(name).removesuffix(".sock")[: _NAME_CHARACTERS - _HASHED_CHARACTERS])
+    return re.fullmatch(f"{stem}{_HASHED}\\.sock", file) is not None
 
 
 def directories(environment: Mapping[str, str], uid: int) -> tuple[Path, ...]:

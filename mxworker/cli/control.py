@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from mxworker import control
-from mxworker.cli.options import option
+from mxworker.cli.options import option, present_directory
 from mxworker.errors import ConfigError, ExitCode, MxWorkerError
 
 _ANSWER_WITHIN_S = 10.0
@@ -53,7 +53,8 @@ def status(name: str | None, control_socket: str | None, as_json: bool, healthy:
 
 
 @click.group()
-def ctl() -> None:
+@_of_service
+def ctl(name: str | None, control_socket: str | None) -> None:
     """Steer a running service."""
 
 
@@ -140,13 +141,27 @@ def _asked(
     from mxworker.remote.client import ask, find
 
     places = (*control.directories(os.environ, os.geteuid()), control.SYSTEM_DIRECTORY)
+    name, control_socket = _said("name", name), _said("control_socket", control_socket)
     try:
-        path = Path(control_socket) if control_socket is not None else find(places, name)
+        path = (
+            Path(control_socket)
+            if control_socket is not None
+            else find(places, name or None, control.as_text(present_directory()))
+        )
         return ask(path, request, time.monotonic() + within_s)
     except ConfigError as error:
         _fail(str(error), ExitCode.USAGE)
     except MxWorkerError as error:
         _fail(str(error))
+
+
+def _said(option: str, value: str | None) -> str | None:
+    """Return what an option says, here or before the command; what was typed counts more than a variable."""
+    here = click.get_current_context()
+    for context in filter(None, (here, here.parent)):
+        if context.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE:
+            return str(context.params[option])
+    return value
 
 
 def _fail(text: str, code: ExitCode = ExitCode.RUNTIME) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -53,6 +54,14 @@ class Workers(click.ParamType["int | None"]):
         if not str(value).isdigit() or not 1 <= int(value) <= MAX_WORKERS:
             self.fail(f"'{value}' is neither 'auto' nor a number from 1 to {MAX_WORKERS}.", param, ctx)
         return int(value)
+
+
+def present_directory() -> Path:
+    """Return the present directory; the root directory when it was removed."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return Path("/")
 
 
 def option(flag: str, *short: str, **settings: Any) -> Callable[[Any], Any]:

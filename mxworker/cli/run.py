@@ -20,6 +20,7 @@ from mxworker.config import DEFAULT_PROCESS_CONCURRENCY, DEFAULT_QUARANTINE_AFTE
 if TYPE_CHECKING:
     from mxworker.board import Board
     from mxworker.brokers import Brokers
+    from mxworker.control import Identity
     from mxworker.master.control import Listener
     from mxworker.terminal import Terminal
 
@@ -120,15 +121,15 @@ def _supervise(app: str, brokers: Brokers, flags: dict[str, Any], as_text: bool,
     if workers is None:
         cpus = usable()
         workers, origin = min(cpus.count, MAX_WORKERS), f"auto: {cpus.origin}"
-    name = flags["name"] or app
+    identity = settings.identity(app, flags)
     consumption = settings.consumption(app, brokers, flags)
-    listener = _listener(name, flags["control_socket"])
+    listener = _listener(identity, flags["control_socket"])
     board = Board(MAX_WORKERS + 1)  # one slot more, in which a replacement starts
     control = "none" if listener is None else str(listener.path)
-    greeting = _Greeting(app, brokers, f"{workers} ({origin})", control, as_text)
+    greeting = _Greeting(identity.name, app, brokers, f"{workers} ({origin})", control, as_text)
     try:
         code = loop.run(
-            settings.supervision(name, workers, flags),
+            settings.supervision(identity.name, workers, flags),
             board,
             run_worker=lambda number: worker.run(consumption, board, number),
             announce=greeting.ready,
@@ -145,23 +146,25 @@ def _supervise(app: str, brokers: Brokers, flags: dict[str, Any], as_text: bool,
     return code
 
 
-def _listener(name: str, asked: str | None) -> Listener | None:
+def _listener(identity: Identity, asked: str | None) -> Listener | None:
     """Return where requests come in."""
     from mxworker.control import directories
     from mxworker.master.control import listen, listen_at
 
-    return listen(name, directories(os.environ, os.geteuid())) if asked is None else listen_at(Path(asked))
+    places = directories(os.environ, os.geteuid())
+    return listen(identity, places) if asked is None else listen_at(Path(asked), identity)
 
 
 class _Greeting:
     """What is said at the start: a fact a line for people, one event with all facts in a JSON log."""
 
-    def __init__(self, app: str, brokers: Brokers, workers: str, control: str, as_text: bool) -> None:
+    def __init__(self, name: str, app: str, brokers: Brokers, workers: str, control: str, as_text: bool) -> None:
         """Say to people what is known before the first worker."""
         python = ".".join(str(part) for part in sys.version_info[:3])
         self._facts = {
             "mxworker": f"{__version__}, Python {python}, aio-pika {version('aio-pika')}",
             "app": app,
+            "service": name,
             "broker": str(brokers),
             "workers": workers,
             "control": control,

@@ -13,7 +13,9 @@ from typing import Any
 import click
 
 from mxworker.brokers import Brokers, Tls
+from mxworker.cli.options import present_directory
 from mxworker.config import Consumption, Supervision
+from mxworker.control import Identity
 from mxworker.errors import ConfigError
 from mxworker.limits import Limits
 
@@ -105,6 +107,16 @@ def _check(flags: dict[str, Any]) -> None:
         from mxworker.worker.loading import check_app_dir
 
         check_app_dir(flags["app_dir"])
+
+
+def identity(app: str, flags: dict[str, Any]) -> Identity:
+    """Return what the service is called: as the operator says, or by the app and the directory that it is in."""
+    if flags["name"]:
+        return Identity(flags["name"])
+    start = present_directory()
+    target = app.partition(":")[0]
+    home = Path(target).parent if target.endswith(".py") else Path(flags["app_dir"] or "")
+    return Identity.of_app(app, (start / home).resolve(), start)
 
 
 def supervision(name: str, workers: int, flags: dict[str, Any]) -> Supervision:

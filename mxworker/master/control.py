@@ -22,6 +22,7 @@ import fcntl
 import logging
 import os
 import select
+import shlex
 import socket
 import stat
 from collections import deque
@@ -32,14 +33,17 @@ from typing import Any
 
 from mxworker.control import (
     ADDRESS_BYTES,
+    LOCK_BYTES,
     PEER_CREDENTIALS,
     REQUEST_BYTES,
+    Identity,
     Request,
     RequestRefused,
     Status,
     answer_line,
-    file_name,
+    lock_line,
     parse,
+    parse_lock,
     refusal,
 )
 from mxworker.errors import ConfigError
@@ -67,15 +71,18 @@ Answer = Callable[[Request, int], Mapping[str, Any]]
 class Listener:
     """The socket at its address, locked against other masters."""
 
-    def __init__(self, path: Path) -> None:
-        """Take the address `path`, in a directory that exists.
+    def __init__(self, path: Path, identity: Identity | None = None, as_option: str = "") -> None:
+        """Take the address `path`, in a directory that exists, for the service `identity`.
+
+        `as_option` is how to name that service on a command line.
 
         Raises ConfigError when another master has it or something else is there, OSError when the place cannot be used.
         """
         if len(os.fsencode(path)) > ADDRESS_BYTES:
             raise OSError(errno.ENAMETOOLONG, f"the address of a socket has at most {ADDRESS_BYTES} bytes")
         self.path = path
-        self._lock_fd = _lock(path)
+        identity = identity or Identity(path.stem)
+        self._lock_fd = _lock(path, identity, as_option or identity.as_option)
         try:
             self.socket = _bind(path)
         except BaseException:
@@ -90,23 +97,25 @@ class Listener:
         os.close(self._lock_fd)
 
 
-def _lock(path: Path) -> int:
+def _lock(path: Path, identity: Identity, as_option: str) -> int:
     """Return the descriptor that holds the lock of `path`."""
     lock = path.with_name(path.name + ".lock")
     fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        holder = os.read(fd, 20).decode("ascii", "replace").strip()
+        holder = parse_lock(os.read(fd, LOCK_BYTES))
         os.close(fd)
         if error.errno != errno.EWOULDBLOCK:
             raise
         raise ConfigError(
-            f"another mxworker (process {holder or 'unknown'}) already runs under this name: it has {path}.\n"
-            "  Give this one another --name, or another --control-socket."
+            f"another mxworker (process {holder[1] if holder else 'unknown'}) already runs under this name: it has "
+            f"{path}.\n"
+            f"  Stop it with:  mxworker ctl {as_option} stop\n"
+            "  or give this one another --name, or another --control-socket."
         ) from None
     os.truncate(fd, 0)
-    os.write(fd, f"{os.getpid()}\n".encode())
+    os.write(fd, lock_line(identity, os.getpid()))
     return fd
 
 
@@ -129,16 +138,16 @@ def _bind(path: Path) -> socket.socket:
     return listening
 
 
-def listen_at(path: Path) -> Listener:
+def listen_at(path: Path, identity: Identity | None = None) -> Listener:
     """Listen at the place that the operator asked for. Raises ConfigError when that cannot be."""
     try:
-        return Listener(path.absolute())
+        return Listener(path.absolute(), identity, f"--control-socket {shlex.quote(str(path))}")
     except OSError as error:
         raise ConfigError(f"no control socket can be made at '{path}': {error.strerror}.") from error
 
 
-def listen(name: str, places: Sequence[Path]) -> Listener | None:
-    """Listen as the service `name` in the first of the places that works; None, with a warning, when none does.
+def listen(identity: Identity, places: Sequence[Path]) -> Listener | None:
+    """Listen as the service `identity` in the first of the places that works; None, with a warning, when none does.
 
     A place that others have laid hands on is passed over, with a warning: nobody shall keep a service from starting.
     Raises ConfigError when another service has the name.
@@ -147,7 +156,7 @@ def listen(name: str, places: Sequence[Path]) -> Listener | None:
         try:
             if place.parent.stat().st_uid in (0, os.geteuid()):  # XDG_RUNTIME_DIR outlives su(1), with another's
                 own_directory(place)
-                return Listener(place / file_name(name))
+                return Listener(place / identity.file_name, identity)
         except NotOurs as error:
             _LOG.warning("not used for the control socket: %s", error)
         except OSError:

@@ -12,7 +12,18 @@ from typing import Any
 
 import orjson
 
-from mxworker.control import ANSWER_BYTES, PEER_CREDENTIALS, Request, RequestRefused, file_name, line_of
+from mxworker.control import (
+    ANSWER_BYTES,
+    LOCK_BYTES,
+    PEER_CREDENTIALS,
+    Identity,
+    Request,
+    RequestRefused,
+    file_name,
+    line_of,
+    may_be_of,
+    parse_lock,
+)
 from mxworker.errors import ConfigError, MxWorkerError
 
 _BUSY_AGAIN_S = 0.05
@@ -23,17 +34,18 @@ class NoAnswer(MxWorkerError):
     """No service answers at the address; the text says what to do."""
 
 
-def find(places: Sequence[Path], name: str | None) -> Path:
-    """Return the socket of the service `name` in one of the places; without a name, of the only one that is there.
+def find(places: Sequence[Path], name: str | None, here: str = "") -> Path:
+    """Return the socket of the service `name` in one of the places; without a name, of the one of directory `here`.
 
-    "There" is the first of the places in which a service runs: a user's own comes before that of all.
+    When none of that directory runs, it is the only one that is there, if that belongs to no other directory. "There"
+    is the first of the places in which a service runs: a user's own comes before that of all.
     Raises ConfigError when it is not clear which is meant, NoAnswer when there is none.
     """
     if name is not None:
-        found = [path for place in places if (path := place / file_name(name)).exists()][:1]
+        found = _named(places, name, here)
         who = f"no service called '{name}' runs here"
     else:
-        found = _first_in_use(places)
+        found = _of_directory(places, here) or _first_in_use(places)
         who = "no service runs here"
     match found:
         case []:
@@ -42,10 +54,47 @@ def find(places: Sequence[Path], name: str | None) -> Path:
                 "  Ask as the user of the service, and name its place with --control-socket if it has one of its own."
             )
         case [path]:
+            identity = _identity(path)
+            if name is None and identity.home and not identity.is_of(here):
+                raise NoAnswer(
+                    f"no service of this directory runs. One of another directory does:\n  {_shown(path)}\n"
+                    f"  Say that it is meant with {identity.as_option}"
+                )
             return path
         case _:
-            listed = "\n".join(f"  {path}" for path in found)
+            listed = "\n".join(f"  {_shown(path)}" for path in found)
             raise ConfigError(f"several services run here. Say which one with --name or --control-socket:\n{listed}")
+
+
+def _named(places: Sequence[Path], name: str, here: str) -> list[Path]:
+    """Return the sockets of the services `name`: the one of that name alone, the one of `here`, or those of others."""
+    for place in dict.fromkeys(places):
+        if (path := place / file_name(name)).exists():
+            return [path]
+        found = [path for path in _sockets_in(place) if may_be_of(path.name, name)]
+        if found:
+            in_use = [path for path in found if _is_in_use(path)]
+            return [path for path in in_use if _identity(path).is_of(here)] or in_use or found[:1]
+    return []
+
+
+def _of_directory(places: Sequence[Path], here: str) -> list[Path]:
+    """Return the sockets in use of the services that belong to the directory `here`."""
+    found = [path for place in dict.fromkeys(places) for path in _sockets_in(place)]
+    return [path for path in found if _identity(path).is_of(here) and _is_in_use(path)]
+
+
+def _identity(path: Path) -> Identity:
+    """Return which service the socket is of, as the lock beside it says; by the file's name when that says nothing."""
+    with suppress(OSError), path.with_name(f"{path.name}.lock").open("rb") as lock:
+        if (found := parse_lock(lock.read(LOCK_BYTES))) is not None:
+            return found[0]
+    return Identity(path.stem)
+
+
+def _shown(path: Path) -> str:
+    identity = _identity(path)
+    return f"{identity.name}{f' in {identity.home}' if identity.home else ''}: --control-socket {path}"
 
 
 def _first_in_use(places: Sequence[Path]) -> list[Path]:

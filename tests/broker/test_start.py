@@ -87,7 +87,7 @@ def test_password_of_the_command_line_is_wiped_from_process_titles_and_logs(fold
         service.wait_ready()
         pids = [service.pid, *service.worker_pids()]
         titles = [Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode() for pid in pids]
-        assert titles == ["mxworker: master app:handlers", "mxworker: worker 1 [ready]"]
+        assert titles == [f"mxworker: master {folder.name}/app:handlers", "mxworker: worker 1 [ready]"]
         log = service.log_text()
         assert "gu%65st" not in log
         assert "guest:guest" not in log

@@ -23,6 +23,7 @@ from mxworker.control import (
     ADDRESS_BYTES,
     REQUEST_BYTES,
     Dump,
+    Identity,
     LogLevel,
     Pause,
     Request,
@@ -258,7 +259,7 @@ def test_asked_place_that_cannot_be_is_an_error(tmp_path: Path) -> None:
 
 
 def test_usual_place_is_made_in_the_first_directory_that_works(address: Path) -> None:
-    listener = listen("app:handlers", [Path("/proc/none"), address.parent / "own"])
+    listener = listen(Identity("app:handlers"), [Path("/proc/none"), address.parent / "own"])
     assert listener is not None
     assert listener.path == address.parent / "own" / "app-handlers.sock"
     listener.close()
@@ -269,14 +270,14 @@ def test_runtime_directory_of_another_user_is_passed_over(address: Path) -> None
     given_away = address.parent / "given away"
     given_away.mkdir()
     os.chown(given_away, 65534, 65534)
-    listener = listen("app", [given_away / "mxworker", address.parent / "own"])
+    listener = listen(Identity("app"), [given_away / "mxworker", address.parent / "own"])
     assert listener is not None
     assert listener.path == address.parent / "own" / "app.sock"
     listener.close()
 
 
 def test_service_without_any_place_is_warned_of_once(address: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert listen("app", [address / "missing", Path("/proc/none")]) is None
+    assert listen(Identity("app"), [address / "missing", Path("/proc/none")]) is None
     (warning,) = caplog.messages
     assert "no control socket: nothing can be written to" in warning
 
@@ -287,7 +288,7 @@ def test_place_that_others_laid_hands_on_is_passed_over_with_a_warning(
     theirs, ours = tmp_path / "theirs", tmp_path / "ours"
     theirs.mkdir()
     theirs.chmod(0o777)
-    listener = listen("app", [theirs, ours])
+    listener = listen(Identity("app"), [theirs, ours])
     assert listener is not None
     assert listener.path == ours / "app.sock"
     assert "nobody else can write to" in caplog.text

@@ -13,6 +13,7 @@ from mxworker.control import (
     ADDRESS_BYTES,
     ANSWER_BYTES,
     Dump,
+    Identity,
     LogLevel,
     Pause,
     Reload,
@@ -26,7 +27,10 @@ from mxworker.control import (
     directories,
     file_name,
     line_of,
+    lock_line,
+    may_be_of,
     parse,
+    parse_lock,
 )
 
 REQUESTS: list[tuple[bytes, Request]] = [
@@ -120,6 +124,50 @@ def test_any_name_fits_a_file_and_an_address(name: str) -> None:
     assert "/" not in file
     assert file not in (".", "..")
     assert len(str(Path("/run/user/1000000000/mxworker", file)).encode()) <= ADDRESS_BYTES
+
+
+@pytest.mark.parametrize(
+    ("app", "home", "name"),
+    [
+        ("app:handlers", "/srv/shop", "shop/app:handlers"),
+        ("shop.orders", "/srv/shop", "shop/shop.orders"),
+        ("orders/app.py:handlers", "/srv/shop/orders", "orders/app.py:handlers"),
+        ("app:handlers", "/", "app:handlers"),
+    ],
+)
+def test_service_without_a_name_is_called_by_its_app_and_the_name_of_its_directory(
+    app: str, home: str, name: str
+) -> None:
+    assert Identity.of_app(app, Path(home), Path("/srv")).name == name
+
+
+def test_directories_of_one_name_have_files_of_their_own() -> None:
+    first, second = (Identity.of_app("app:handlers", Path(home), Path("/")) for home in ("/a/shop", "/b/shop"))
+    assert first.name == second.name
+    assert first.file_name != second.file_name
+    for file in (first.file_name, second.file_name):
+        assert may_be_of(file, first.name)
+        assert not may_be_of(file, "shop")
+        assert not may_be_of(file, "app:handlers")
+
+
+@given(st.text(min_size=1), st.text(min_size=1))
+def test_file_of_any_name_and_directory_is_found_by_the_name(name: str, home: str) -> None:
+    file = file_name(name, home)
+    assert may_be_of(file, name)
+    assert len(file) <= len("x" * 60 + ".sock")
+
+
+@pytest.mark.parametrize("line", [b"", b"4711", b"{}", b"[]", b'{"pid": 1, "name": "shop"}', b"\xff"])
+def test_lock_that_does_not_say_whose_it_is_is_of_nobody(line: bytes) -> None:
+    assert parse_lock(line) is None
+
+
+def test_lock_says_whose_it_is() -> None:
+    identity = Identity("shop/app:handlers", "/srv/shop", "/srv")
+    assert parse_lock(lock_line(identity, 4711)) == (identity, 4711)
+    assert [identity.is_of(directory) for directory in ("/srv/shop", "/srv", "/")] == [True, True, False]
+    assert not Identity("shop").is_of("")
 
 
 @pytest.mark.parametrize(
