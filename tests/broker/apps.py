@@ -11,7 +11,11 @@ from pathlib import Path
 from tests.harness import ledger
 from tests.harness.ledger import Report
 from tests.harness.service import Service, mxworker_run, write_app
+from tests.harness.waiting import wait_until
 from tests.rabbit.client import KEEPS_RETURNED, Client
+from tests.rabbit.node import Node
+
+SETTLED_WITHIN_S = 120.0
 
 RECORDING = """
     import asyncio
@@ -138,6 +142,14 @@ class Recorded:
     def finished_ids(self) -> set[str]:
         """The ids whose handler has finished."""
         return {record.id for record in self.records if record.event is ledger.FINISH}
+
+    def wait_until_settled(self, node: Node) -> None:
+        """Wait until the queue holds nothing, unsettled messages included.
+
+        What has finished may be there still: a worker that was killed had not acked it, and whoever is stopped before
+        handling it again leaves it in the queue.
+        """
+        wait_until(lambda: node.messages_in(self.queue) == 0, SETTLED_WITHIN_S, f"the end of all of {self.queue}")
 
     def judge(self) -> Report:
         """Drain what is left in the queue and compare all with what was published."""

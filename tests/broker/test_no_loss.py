@@ -9,6 +9,7 @@ from signal import SIGKILL
 
 from tests.broker.apps import Recorded
 from tests.harness.waiting import wait_until
+from tests.rabbit.node import Node
 
 WORKERS = 2
 CONCURRENCY = 16
@@ -16,7 +17,7 @@ PREFETCH = 2 * CONCURRENCY
 
 
 def test_killed_workers_lose_nothing(
-    broker_url: str, queue_name: str, tmp_path: Path, rng: random.Random, scale: Callable[[int, int], int]
+    broker_url: str, node: Node, queue_name: str, tmp_path: Path, rng: random.Random, scale: Callable[[int, int], int]
 ) -> None:
     messages, kills = scale(10_000, 100_000), scale(6, 12)
     recorded = Recorded(broker_url, tmp_path, queue_name)
@@ -30,6 +31,7 @@ def test_killed_workers_lose_nothing(
             service.kill_worker(rng)
         wait_until(lambda: recorded.handled >= 2 * messages, 120, "all messages")
         wait_until(lambda: recorded.finished_ids == set(recorded.ids), 60, "every id")
+        recorded.wait_until_settled(node)
         assert service.exit_code is None
         service.stop()
         assert service.exit_code == 0

@@ -18,6 +18,7 @@ from tests.harness import ledger
 from tests.harness.ledger import START, Record
 from tests.harness.waiting import wait_until
 from tests.rabbit.client import Client, Received
+from tests.rabbit.node import Node
 
 V1_MEMORY = Path("/sys/fs/cgroup/memory")
 EATEN_BYTES = 150_000_000
@@ -100,9 +101,9 @@ def wait_until_handled(recorded: Recorded, innocent: set[str], killers: set[str]
 
 
 def test_killers_among_others_are_set_aside_with_true_facts_and_nobody_else_is(
-    broker_url: str, queue_name: str, tmp_path: Path, limited: str, scale: Callable[[int, int], int], rng: random.Random
+    node: Node, queue_name: str, tmp_path: Path, limited: str, scale: Callable[[int, int], int], rng: random.Random
 ) -> None:
-    recorded = Recorded(broker_url, tmp_path, queue_name)
+    recorded = Recorded(node.url, tmp_path, queue_name)
     recorded.declare()
     innocent = [f"{queue_name}-{number}" for number in range(scale(500, 5000))]
     killers = {kind: f"{kind}!{queue_name}" for kind in ("segfault", "exit", "eat")}
@@ -113,11 +114,12 @@ def test_killers_among_others_are_set_aside_with_true_facts_and_nobody_else_is(
     with recorded.service(
         "--workers=4", source=KILLING, work_s=0.04, concurrency=4, env={"LIMITED": limited}
     ) as service:
-        wait_until_handled(recorded, set(innocent), set(killers.values()), broker_url)
+        wait_until_handled(recorded, set(innocent), set(killers.values()), node.url)
+        recorded.wait_until_settled(node)
         service.signal(SIGTERM)
         assert service.wait_exit() == 0
         log = service.log_text()
-    kept = quarantined(broker_url, queue_name)
+    kept = quarantined(node.url, queue_name)
     assert set(kept) == set(killers.values())
     for kind, facts in {
         "segfault": {"mx-signal": "SIGSEGV"},

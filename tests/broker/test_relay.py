@@ -11,7 +11,7 @@ import pytest
 
 from tests.broker.apps import Relayed
 from tests.harness.waiting import wait_until
-from tests.rabbit.client import Client
+from tests.rabbit.node import Node
 
 WORKERS = 2
 CONCURRENCY = 16
@@ -28,7 +28,7 @@ def relayed(broker_url: str, queue_name: str, tmp_path: Path) -> Iterator[Relaye
 
 @pytest.mark.parametrize("awaits", [True, False], ids=["publish", "publish_nowait"])
 def test_killed_workers_lose_no_output(
-    relayed: Relayed, rng: random.Random, scale: Callable[[int, int], int], awaits: bool, admin: Client
+    relayed: Relayed, rng: random.Random, scale: Callable[[int, int], int], awaits: bool, node: Node
 ) -> None:
     messages, kills = scale(2_000, 20_000), scale(3, 12)
     relayed.input.publish(messages)
@@ -39,7 +39,7 @@ def test_killed_workers_lose_no_output(
             wait_until(lambda due=due: relayed.input.handled >= due and service.workers(), 120, f"{due} records")
             service.kill_worker(rng)
         wait_until(lambda: relayed.input.finished_ids == set(relayed.input.ids), 120, "every id")
-        wait_until(lambda: admin.counts(relayed.output).messages >= messages, 60, "every output")
+        relayed.input.wait_until_settled(node)
         assert service.exit_code is None
         service.stop()
         assert service.exit_code == 0

@@ -144,6 +144,7 @@ def test_reloads_under_load_keep_all_consuming_and_broken_code_never_serves(
                 else:
                     shop.refuse(*broken_kind)
         wait_until(lambda: recorded.finished_ids == set(recorded.ids), 60, "every id")
+        recorded.wait_until_settled(node)
         service.stop()
         assert service.exit_code == 0
         for name in ("", ".dlq", *(f".retry.{step_ms}" for step_ms in DEFAULT_RETRY.steps_ms)):

@@ -191,6 +191,13 @@ class Node:
             )
         return done.stdout
 
+    def messages_in(self, queue: str) -> int:
+        """Return how many messages `queue` holds, unsettled ones included; a quorum queue tells up to 5 s late."""
+        rows = (
+            row.split("\t") for row in self.ctl("list_queues", "--no-table-headers", "name", "messages").splitlines()
+        )
+        return next(int(messages) for name, messages in rows if name == queue)
+
     def log_text(self) -> str:
         """Return the broker's log so far, over all its starts."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
