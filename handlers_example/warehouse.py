@@ -49,7 +49,7 @@ class Warehouse:
 def opened(path: Path) -> Iterator[Warehouse]:
     """Lend the warehouse in the file at `path`, which is made when it is not there."""
     # IMMEDIATE: a transaction that begins as a reader's can fail at its first write, however long it would wait.
-    connection = sqlite3.connect(path, _WAIT_S, isolation_level="IMMEDIATE", check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=_WAIT_S, isolation_level="IMMEDIATE", check_same_thread=False)
     with closing(connection):
         connection.execute(_TABLE)
         yield Warehouse(connection)

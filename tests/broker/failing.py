@@ -72,7 +72,7 @@ def counting_what_goes_back(proxy: Proxy) -> GivenBack:
     return GivenBack(rejects, nacks)
 
 
-async def dead_letters(admin: Client, queue: str, count: int, within_s: float = 20.0) -> dict[str, Delivery]:
+async def dead_letters(admin: Client, queue: str, count: int, within_s: float = 60.0) -> dict[str, Delivery]:
     """Wait for exactly `count` messages in the dead-letter queue, and take them out."""
     name = f"{queue}.dlq"
     await until(

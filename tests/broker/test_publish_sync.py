@@ -25,7 +25,7 @@ from tests.harness.service import Service, mxworker_run, write_app
 from tests.harness.waiting import until, wait_until
 from tests.rabbit.client import Client
 
-SOON_S = 10.0
+SOON_S = 60.0
 
 
 @pytest.fixture

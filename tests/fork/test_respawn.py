@@ -10,7 +10,7 @@ from tests.fork.conftest import Start, seconds_between
 from tests.harness.waiting import wait_until
 
 REPLACED_WITHIN_S = 2.0
-NOISE_S = 1.0
+NOISE_S = 10.0
 LOOP_S = 8.0
 LINES_PER_S = 2.0
 

@@ -113,7 +113,7 @@ class Service:
             command, cwd=self._directory, env=self._env, capture_output=True, text=True, timeout=60, check=False
         )
 
-    def wait_ready(self, timeout_s: float = 30.0, times: int = 1) -> None:
+    def wait_ready(self, timeout_s: float = 90.0, times: int = 1) -> None:
         """Wait until the log says `Ready in`, `times` times over; a master that ends first is an AssertionError."""
 
         def is_ready() -> bool:
@@ -125,11 +125,11 @@ class Service:
 
         wait_until(is_ready, timeout_s, f"'Ready in' from {self!r}")
 
-    def wait_for_log(self, text: str, timeout_s: float = 30.0) -> None:
+    def wait_for_log(self, text: str, timeout_s: float = 90.0) -> None:
         """Wait until `text` stands in the log."""
         wait_until(lambda: text in self.log_text(), timeout_s, f"{text!r} in the log of {self!r}")
 
-    def wait_exit(self, timeout_s: float = 30.0) -> int:
+    def wait_exit(self, timeout_s: float = 90.0) -> int:
         """Wait for the end of the master and return how it ended, as `exit_code` does."""
         try:
             return self._popen.wait(timeout_s)
@@ -158,7 +158,7 @@ class Service:
         """Return the pids of the living children of the master, in order."""
         return [worker.pid for worker in self.workers()]
 
-    def wait_workers(self, count: int, timeout_s: float = 30.0) -> list[Process]:
+    def wait_workers(self, count: int, timeout_s: float = 90.0) -> list[Process]:
         """Wait until the master has exactly `count` living children and return them."""
         wait_until(lambda: len(self.workers()) == count, timeout_s, f"{count} workers of {self!r}")
         return self.workers()

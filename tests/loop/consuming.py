@@ -16,7 +16,7 @@ from mxworker.brokers import Brokers
 from mxworker.queues import Queue
 from tests.loop.fake_broker import FakeBroker, Peer, Script
 
-SOON_S = 5.0
+SOON_S = 60.0
 QUEUE = Queue("queue", declare="off", dead_letter=False)
 
 

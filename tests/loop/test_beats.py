@@ -20,7 +20,7 @@ from mxworker.worker import service as services
 from mxworker.worker.service import Service
 from tests.harness.waiting import until
 
-SOON_S = 5.0
+SOON_S = 60.0
 
 
 class Orders(StandingOrders):

@@ -20,7 +20,7 @@ from tests.loop.fake_broker import FakeBroker, Peer
 from tests.loop.loops import on_both_loops
 from tests.rabbit.ports import free_port
 
-SOON_S = 5.0
+SOON_S = 60.0
 
 
 @pytest.fixture(autouse=True)

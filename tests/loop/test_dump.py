@@ -20,7 +20,7 @@ from tests.harness.stations import Channel, at_work, deliveries
 from tests.harness.waiting import until
 from tests.loop.loops import on_both_loops
 
-SOON_S = 10.0
+SOON_S = 60.0
 
 
 @on_both_loops

@@ -14,7 +14,7 @@ from mxworker.worker.guard import Guard
 from tests.harness.stations import Channel, at_work, deliveries
 from tests.harness.waiting import until
 
-SOON_S = 5.0
+SOON_S = 60.0
 
 
 def ended(settlement: Settlement, kind: FailureKind) -> Settlement:

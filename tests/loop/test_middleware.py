@@ -14,7 +14,7 @@ from mxworker import Ack, Context, Handlers, Reject, Requeue
 from mxworker.middleware import compose
 from tests.harness.stations import Channel, at_work, deliveries
 
-SOON_S = 10.0
+SOON_S = 60.0
 
 
 async def handled(handlers: Handlers, count: int = 1, body: bytes = b"x") -> Channel:

@@ -132,7 +132,7 @@ async def test_all_may_be_borrowed_at_once_and_one_more_waits_and_is_told() -> N
         started_at = time.monotonic()
         with pytest.raises(PoolExhausted, match=r"within 1.5 s: 200 are borrowed, and there may be 100 \+ 100 on"):
             await stack.enter_async_context(pool.channel())
-        assert time.monotonic() - started_at < 1.5 + 2
+        assert time.monotonic() - started_at < 1.5 + 15
         waiting = asyncio.create_task(borrow_once(pool))
         await borrowing.aclose()
         assert await waiting in channels

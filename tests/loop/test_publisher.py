@@ -357,7 +357,7 @@ async def test_look_that_is_never_answered_is_made_again(monkeypatch: pytest.Mon
 @on_both_loops
 async def test_thousands_that_do_not_fit_the_connection_are_refused_one_by_one() -> None:
     confirming = Confirming(frame_max=4096)
-    async with publishing(confirming, max_in_flight=1) as publisher:
+    async with publishing(confirming, max_in_flight=1, timeout_s=60.0) as publisher:
         first = publisher.publish_nowait("first", routing_key="q")
         (sent,) = await confirming.until(1)
         fat = [

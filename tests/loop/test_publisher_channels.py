@@ -14,7 +14,7 @@ from mxworker.errors import PublishNacked
 from tests.loop.fake_broker import FakeBroker, Peer
 from tests.loop.loops import on_both_loops
 
-SOON_S = 5.0
+SOON_S = 60.0
 
 
 def _opened(peer: Peer) -> int:

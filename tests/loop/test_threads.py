@@ -17,7 +17,7 @@ from mxworker.worker.threads import Threads
 from tests.harness.stations import Channel, at_work, deliveries
 from tests.harness.waiting import until
 
-SOON_S = 10.0
+SOON_S = 60.0
 FOR_EVER_S = 60.0
 
 
