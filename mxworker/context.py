@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mxworker.copies import attempt_of
 from mxworker.delivery import Delivery
 from mxworker.errors import MxWorkerError
+from mxworker.log import kept
 
 if TYPE_CHECKING:  # names of what handlers are given; this module is a word and uses none of it (see test_imports)
     from mxworker.amqp.pool import BorrowedChannel, Pool
@@ -157,7 +158,7 @@ class Context:
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
         """A logger named after the handler, whose lines carry queue and message id."""
         return _DeliveryLog(
-            logging.getLogger(f"mxworker.handler.{self.handler}"),
+            kept(f"mxworker.handler.{self.handler}"),
             {"queue": self.queue, "message_id": self.delivery.message_id},
         )
 

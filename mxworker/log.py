@@ -158,16 +158,49 @@ def set_up(level: str, style: str = "auto") -> None:
     handler = LineHandler(fd)
     handler.setFormatter(TextFormatter() if is_text(style) else JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.lastResort = handler  # for the root logger left without any, see keep_telling
     for library in ("aio_pika", "aiormq"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     for chatty in ("asyncio", "watchfiles"):  # below they tell of themselves, not of what happened
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
 
 
+class _KeptLogger(logging.Logger):
+    """A logger of ours, which nobody disables."""
+
+    @property
+    def disabled(self) -> bool:
+        """Return what `disable_existing_loggers`, the default of an application's `dictConfig`, does not change."""
+        return False
+
+    @disabled.setter
+    def disabled(self, value: bool) -> None:
+        pass
+
+
+def keep_telling() -> None:
+    """Have this process tell what it does, however the application configures logging, now or later.
+
+    Our loggers stay enabled. Where the application gives the root logger handlers, our lines go to them, too; where it
+    takes all away, they go where they went. Its levels count for ours as well. Call it when our modules are imported.
+    """
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "mxworker":
+            kept(name)
+
+
+def kept(name: str) -> logging.Logger:
+    """Return a logger of ours that no configuration disables; see `keep_telling`."""
+    logger = logging.getLogger(name)
+    if type(logger) is logging.Logger:  # else the application has a class of its own for loggers
+        logger.__class__ = _KeptLogger
+    return logger
+
+
 def say(text: str) -> None:
     """Write a finished text for people to where the log goes, stderr, in its order and with its care."""
-    handlers = (handler for handler in logging.getLogger().handlers if isinstance(handler, LineHandler))
-    (next(handlers, None) or LineHandler(2)).say(text)
+    handler = logging.lastResort
+    (handler if isinstance(handler, LineHandler) else LineHandler(2)).say(text)
 
 
 def tell_error(text: str, **fields: object) -> None:
@@ -195,7 +228,7 @@ def as_set_up() -> tuple[str, str]:
 
 def is_json() -> bool:
     """Return whether this process logs JSON."""
-    return any(isinstance(handler.formatter, JsonFormatter) for handler in logging.getLogger().handlers)
+    return logging.lastResort is not None and isinstance(logging.lastResort.formatter, JsonFormatter)
 
 
 class LineBudget:

@@ -29,6 +29,7 @@ from mxworker.config import Consumption, format_duration
 from mxworker.errors import AppLoadError, BrokerError, ConnectionLost, ExitCode, MxWorkerError
 from mxworker.forks import Forks, end_fork
 from mxworker.lifecycle import WorkerState
+from mxworker.log import keep_telling
 from mxworker.serializers import Serializer
 from mxworker.worker.dump import dump, dump_stack
 from mxworker.worker.loading import load, select
@@ -72,6 +73,7 @@ def _live(settings: Consumption, board: Board, number: int, end: _End) -> int:
     forks = Forks(f"worker {number}")
     signal.signal(signal.SIGUSR1, lambda _, frame: dump_stack(number, frame))  # an import can hang, too
     forks.claim_signals([signal.SIGUSR1])
+    keep_telling()
     obey_log_level(board.orders)
     slot.words[Word.PID] = os.getpid()
     _show(number, WorkerState.BOOTING)

@@ -35,7 +35,7 @@ from mxworker.delivery import Delivery
 from mxworker.descriptors import claim
 from mxworker.errors import ExitCode, MxWorkerError
 from mxworker.forks import Forks, end_fork
-from mxworker.log import set_up
+from mxworker.log import keep_telling, set_up
 from mxworker.message import Encoder
 from mxworker.settlement import Settlement
 from mxworker.worker.cpu.pipe import Pipe
@@ -78,6 +78,7 @@ def main() -> None:
     sys.argv[1:] = []
     setproctitle(f"mxworker: worker {terms.worker} cpu")
     set_up(terms.log_level, terms.log_style)
+    keep_telling()
     end = socket.socket(fileno=int(number))
     end.set_inheritable(False)  # not for the subprocesses of a handler
     claim(end.fileno())
