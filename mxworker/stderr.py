@@ -1,4 +1,4 @@
-"""Putting lines on stderr without ever waiting for whoever reads them.
+"""Putting lines on stderr without ever waiting for whoever reads them, and seeing to it that there is a stderr.
 
 A reader that stands still, as a log collector does that is stopped or stuck, leaves a full pipe behind, and a write to
 it would hold up the master and make workers miss their heartbeats. So a line is written at once, or not at all. For a
@@ -15,6 +15,7 @@ import fcntl
 import os
 import select
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -25,6 +26,22 @@ LINE_BYTES = 4096
 
 _PIPE_BYTES = 1 << 20
 """More may not be asked for (pipe(7)). The usual 64 KiB are less than one worker logs when it tells what it runs."""
+
+
+def open_closed_streams() -> None:
+    """Have the standard descriptors that are closed lead to /dev/null, for subprocesses, too.
+
+    Else the next file that is opened would get the number, and be written into as if it were stderr. Call it first.
+    """
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        place: int | str = os.devnull
+        try:
+            os.fstat(fd)
+        except OSError:
+            place = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free (open(2)), which is `fd`
+            os.set_inheritable(fd, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(place, "w" if fd else "r", encoding="utf-8"))  # noqa: SIM115, PTH123 - for good
 
 
 def make_room(fd: int) -> None:

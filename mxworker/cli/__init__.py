@@ -5,15 +5,27 @@ Everything heavy is imported inside the commands: `mxworker --help` must stay qu
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from mxworker import __version__
 from mxworker.cli.control import ctl, status
 from mxworker.cli.dev import dev
 from mxworker.cli.run import run
+from mxworker.stderr import open_closed_streams
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+class _Commands(click.Group):
+    """Our commands, with the standard streams they need."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Open streams that are closed (`2>&-`) before anything else, since click's own output needs them."""
+        open_closed_streams()
+        return super().main(*args, **kwargs)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="mxworker")
 def main() -> None:
     """Run a multi-process RabbitMQ worker service."""
