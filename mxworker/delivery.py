@@ -17,7 +17,7 @@ from mxworker.properties import Properties
 class Source(Protocol):
     """Where a delivery came from and is settled: one incarnation of a channel.
 
-    Each of the three ends the delivery; they return False when it was stale, so that nothing was sent.
+    Each of the first three ends the delivery; they return False when it was stale, so that nothing was sent.
     """
 
     is_lost: bool
@@ -35,6 +35,12 @@ class Source(Protocol):
 
     def give_back(self, delivery: Delivery) -> bool:
         """Settle as not processed: back to the queue."""
+
+    def holds(self, delivery: Delivery) -> bool:
+        """Whether the delivery is not settled yet."""
+
+    def give_up(self, why: str) -> None:
+        """End the channel, so that the broker delivers again what is not settled."""
 
 
 class Delivery:

@@ -1,16 +1,30 @@
-"""Why a delivery did not succeed, as a value: for the log, the dead letter's facts and the counters."""
+"""Why a delivery did not succeed, as a value: for the log, the dead letter's facts and the counters.
+
+What applications give as a reason, or raise, is made text here and nowhere else: it may be of any type, have a
+`__str__` that fails, be long beyond measure, or hold what no line of a log may hold.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from enum import StrEnum
+
+from mxworker.printable import CUT, printable
+
+TEXT_CHARACTERS = 2000
+"""How long a text may be: more than a log line and a dead letter show of it."""
+
+_SHOWN_ERRORS = 20  # of a group
+_UNSHOWN = "(its text cannot be shown)"
+_type_name = type.__dict__["__name__"].__get__  # a metaclass may have put something of its own in its place
 
 
 class FailureKind(StrEnum):
     """What went wrong. The text is what a dead letter says in `mx-reason`."""
 
     FAILED = "failed"
-    """The handler raised."""
+    """The handler raised, or returned what is no settlement."""
     TIMEOUT = "timeout"
     """The handler ran out of time."""
     CANCELLED = "cancelled"
@@ -21,23 +35,81 @@ class FailureKind(StrEnum):
     """The body is not what the handler takes."""
     REJECTED = "rejected"
     """The handler itself refused the delivery, or asked for another attempt."""
+    UNSETTLED = "unsettled"
+    """The handler came to its end, and mxworker failed at what was to become of the delivery."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One failure. `error_type` is the exception's name, "" when there was none; `text` is for people."""
+    """One failure. `error_type` is the exception's name, "" when there was none; `text` is for people.
+
+    `trace` is the traceback of one that happened in another process, "" when there is none, or the exception is here.
+    """
 
     kind: FailureKind
     error_type: str
     text: str
+    trace: str = field(default="", compare=False, repr=False)
 
     def __str__(self) -> str:
         return ": ".join(part for part in (self.error_type, self.text) if part) or self.kind
 
 
-def text_of(error: BaseException) -> str:
-    """Return what `error` says. Its `__str__` is the application's code, and may fail, too."""
+def text_of(value: object) -> str:
+    """Return what `value` says, printable and cut at `TEXT_CHARACTERS`; never raises.
+
+    Of a group of exceptions, each is told.
+    """
     try:
-        return str(error)
-    except Exception:
-        return "(its text cannot be shown)"
+        text = _text(value)
+    except BaseException:  # its code is the application's, and may raise anything
+        text = _UNSHOWN
+    return printable(text) if len(text) <= TEXT_CHARACTERS else printable(text[:TEXT_CHARACTERS]) + CUT
+
+
+def reason_of(reason: object) -> str:
+    """Return the text of what was given as a reason, as `text_of`; an exception is told with its type."""
+    if reason is None:
+        return ""
+    if isinstance(reason, BaseException):
+        return error_in_words(reason)
+    return text_of(reason)
+
+
+def error_in_words(error: BaseException) -> str:
+    """Return `ValueError: no`, or the type alone where there is no text."""
+    text = text_of(error)
+    return f"{type_name(error)}: {text}" if text else type_name(error)
+
+
+def type_name(value: object) -> str:
+    """Return the name of the type of `value`, printable; never raises."""
+    return text_of(_type_name(type(value)))
+
+
+def errors_in(error: BaseException) -> Iterator[BaseException]:
+    """Yield the exceptions that a group holds, however deep it is nested; of any other, itself alone."""
+    left = [error]
+    while left:
+        each = left.pop()
+        if isinstance(each, BaseExceptionGroup):
+            left += reversed(each.exceptions)
+        else:
+            yield each
+
+
+def _text(value: object) -> str:
+    """Return what `value` says. Raises whatever its code raises."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value[: TEXT_CHARACTERS + 1]).decode("utf-8", "backslashreplace")
+    if isinstance(value, BaseExceptionGroup):
+        return _all_told(value)
+    text = value if isinstance(value, str) else str(value)
+    return str.__str__(text)  # a subclass of str may have methods of its own, and what `__str__` returns be one
+
+
+def _all_told(group: BaseExceptionGroup[BaseException]) -> str:
+    errors = list(errors_in(group))
+    told = [error_in_words(error) for error in errors[:_SHOWN_ERRORS]]
+    more = [f"{len(errors) - len(told)} more"] if len(errors) > len(told) else []
+    return "; ".join(told + more)

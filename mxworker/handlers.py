@@ -18,7 +18,7 @@ from mxworker.callables import (
     bare_function,
     caller,
     can_be_called_with,
-    is_coroutine_function,
+    is_generator_function,
     name_of,
     site_of,
 )
@@ -183,12 +183,13 @@ class Handlers:
     def middleware(self, function: Function) -> Function:
         """Register a middleware around every handler of this registry and of those it includes; see `middleware`.
 
-        The first one registered is the outermost.
+        It is an `async def`, or any callable that returns an awaitable, and runs on the event loop. The first one
+        registered is the outermost.
         """
         _refuse_uncallable(function, "middleware")
         taken = bare_function(function)
-        if not is_coroutine_function(taken):
-            raise ValueError(f"middleware '{name_of(taken)}' is not 'async def'")
+        if is_generator_function(taken):
+            raise ValueError(f"middleware '{name_of(taken)}' is a generator; it awaits call_next and yields nothing")
         if not can_be_called_with(taken, 3):
             raise ValueError(f"middleware '{name_of(taken)}' must take three parameters: payload, ctx, call_next")
         self._middleware.append(taken)

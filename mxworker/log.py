@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Mapping
 
 import orjson
 
@@ -32,11 +33,11 @@ class TextFormatter(logging.Formatter):
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         line = f"{clock}.{int(record.msecs):03d} {record.levelname:<7} {record.name}  {record.getMessage()}"
         line = printable(line)
-        if not record.exc_info:
+        trace = _trace(self, record)
+        if not trace:
             return head(line, LINE_BYTES - 1)
         line = head(line, _TEXT_HEAD_BYTES)
-        trace = self.formatException(record.exc_info).split("\n")
-        indented = "\n".join("    " + printable(row) for row in trace)
+        indented = "\n".join("    " + printable(row) for row in trace.split("\n"))
         return f"{line}\n{tail(indented, LINE_BYTES - 2 - len(line.encode()))}"
 
 
@@ -55,8 +56,8 @@ class JsonFormatter(logging.Formatter):
             "pid": record.process,
             "message": record.getMessage(),
         }
-        if record.exc_info:
-            entry["traceback"] = self.formatException(record.exc_info)
+        if trace := _trace(self, record):
+            entry["traceback"] = trace
         extra = {str(key): value for key, value in record.__dict__.items() if key not in _STANDARD}
         whole = {key: _plain(value) for key, value in (extra | entry).items()}  # our own fields win
         for limit in _JSON_LIMITS:
@@ -64,6 +65,11 @@ class JsonFormatter(logging.Formatter):
             if len(line.encode()) < LINE_BYTES:
                 return line
         return _object({key: whole[key] for key in entry}, _JSON_LIMITS[-1])
+
+
+def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    """Return the traceback of a record, as who made the record has written it, if so."""
+    return record.exc_text or (formatter.formatException(record.exc_info) if record.exc_info else "")
 
 
 def _plain(value: object) -> object:
@@ -209,6 +215,33 @@ def tell_error(text: str, **fields: object) -> None:
         logging.getLogger("mxworker").error("%s", text.removeprefix("Error: "), extra=fields)
     else:
         say(text)
+
+
+def say_safely(
+    logger: logging.Logger,
+    level: int,
+    text: str,
+    *values: object,
+    error: BaseException | None = None,
+    trace: str = "",
+    fields: Mapping[str, object] | None = None,
+) -> None:
+    """Log a line, from where nothing may be raised: the filters and handlers of an application may raise anything.
+
+    Then it goes to stderr, past them. `error` is for who wants the exception itself, `trace` what is shown of it, by
+    default its whole traceback; `fields` are those of the JSON line.
+    """
+    if not logger.isEnabledFor(level):
+        return
+    raised = None if error is None else (type(error), error, error.__traceback__)
+    record = logger.makeRecord(logger.name, level, __file__, 0, text, values, raised, extra=fields)
+    record.exc_text = trace or None
+    try:
+        logger.handle(record)
+    except BaseException:
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, LineHandler):
+                handler.emit(record)
 
 
 def set_level(name: str) -> None:

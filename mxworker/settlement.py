@@ -7,9 +7,10 @@ been tried before is decided in `endings`.
 
 from __future__ import annotations
 
+import asyncio
 import math
 
-from mxworker.failures import Failure
+from mxworker.failures import Failure, errors_in, reason_of
 
 
 class Settlement(Exception):
@@ -41,23 +42,47 @@ class Retry(Settlement):
     """The delivery failed and shall be tried again later, within the bound of the handler's `RetryPolicy`.
 
     It waits `after` seconds, or longer: the first of the policy's delays that is long enough, at most the last. None
-    leaves the choice to the policy. `reason` is for people. Raises ValueError for an `after` that is no time.
+    leaves the choice to the policy. `reason` is for people, as in `Reject`. Raises ValueError for an `after` that is no
+    time.
     """
 
-    def __init__(self, after: float | None = None, reason: str = "") -> None:
-        if after is not None and not 0 <= after < math.inf:
-            raise ValueError(f"Retry(after=...) takes seconds from 0 on, not {after!r}")
-        super().__init__(reason)
-        self.after_s = after
-        self.reason = reason
+    after_s: float | None = None
+    reason: str = ""
+
+    def __init__(self, after: float | None = None, reason: object = "") -> None:
+        self.after_s = None if after is None else _seconds(after)
+        self.reason = reason_of(reason)
+        super().__init__(self.reason)
 
 
 class Reject(Settlement):
     """The delivery will never succeed: to the dead-letter queue, with the facts.
 
-    `reason` is for people, and shown in the log and in the dead letter.
+    `reason` is for people, and shown in the log and in the dead letter. It may be anything that has a text, such as an
+    exception; control characters in it are written out, and what is longer than 2000 characters is cut.
     """
 
-    def __init__(self, reason: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
+    reason: str = ""
+
+    def __init__(self, reason: object = "") -> None:
+        self.reason = reason_of(reason)
+        super().__init__(self.reason)
+
+
+def alone_in(error: BaseException) -> Settlement | None:
+    """Return the one settlement that `error` is, or is all that it holds as a group; else None.
+
+    In a group, tasks that were cancelled because another one failed do not count.
+    """
+    held = [each for each in errors_in(error) if not isinstance(each, asyncio.CancelledError)]
+    return held[0] if len(held) == 1 and isinstance(held[0], Settlement) else None
+
+
+def _seconds(after: float) -> float:
+    try:
+        seconds = float(after)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"Retry(after=...) takes seconds from 0 on, not {after!r}")
+    return seconds

@@ -38,6 +38,10 @@ class AckLedger:
         """Note that the broker delivered `tag`, and how many bytes it holds until it is settled."""
         self._unsettled[tag] = size_bytes
 
+    def holds(self, tag: int) -> bool:
+        """Whether `tag` awaits its settlement."""
+        return tag in self._unsettled
+
     def ack(self, tag: int) -> int:
         """Settle `tag` as done; return the bytes it held, as every settlement does."""
         size_bytes = self._settle(tag)

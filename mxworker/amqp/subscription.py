@@ -280,6 +280,10 @@ class Subscription:
         self._write_soon()
         return True
 
+    def holds(self, delivery: Delivery) -> bool:
+        """Whether a delivery awaits its settlement."""
+        return self._ledger.holds(delivery.delivery_tag)
+
     def _drop(self, delivery: Delivery) -> bool:
         """Settle a stale delivery, for ourselves alone."""
         self._budget.give_back(self._ledger.drop(delivery.delivery_tag))
@@ -314,9 +318,11 @@ class Subscription:
 
     def give_up(self, why: str) -> None:
         """Write what is settled and be lost from now on, although nothing said that the channel has ended."""
-        if not self.is_lost:
-            self._plane.write(self._take_writes())
-        self._end(ChannelLost(why))
+        try:
+            if not self.is_lost:
+                self._plane.write(self._take_writes())
+        finally:
+            self._end(ChannelLost(why))
 
     async def close(self) -> None:
         """Write what is settled, close the channel within 2 s; the rest of its deliveries goes back to the queue.

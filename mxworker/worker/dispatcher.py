@@ -47,9 +47,9 @@ class Dispatcher(Generic[Unit]):
         longest_apart_s: float,
         in_order: bool = False,
     ) -> None:
-        """`on_broken` is told of a bug of ours. What is set apart is given back after `longest_apart_s`.
+        """`on_broken` is told when even the rescue of a unit has failed, a bug of ours.
 
-        With `in_order` nothing overtakes it.
+        What is set apart is given back after `longest_apart_s`. With `in_order` nothing overtakes it.
         """
         self.running = running
         self._concurrency = concurrency
@@ -131,14 +131,17 @@ class Dispatcher(Generic[Unit]):
         task = asyncio.Task(run, loop=self._loop, context=self._context.copy())
         self.running.start(unit, task)
 
-    async def _run(self, unit: Unit) -> None:
-        """Take a unit to its end. Whatever is raised here is a bug of ours, and would lie unseen in the task."""
+    async def _run(self, unit: Unit, is_alone: bool = False) -> None:
+        """Take a unit to its end; with `is_alone`, that the process lives then speaks for it.
+
+        This is the outermost coroutine of the task, as the one that can go on when what a handler awaited has raised
+        GeneratorExit, which closes all coroutines inside.
+        """
         try:
             await self._work.run(unit)
         except BaseException as error:
-            if not (self.running.is_cut_short and isinstance(error, asyncio.CancelledError)):
-                self._on_broken(error)
-                raise
+            if not self._is_given_up(unit, error):
+                await self._rescue(unit, error)
         finally:
             self.running.end(unit)
             if self._waiting and self._has_place():
@@ -146,6 +149,23 @@ class Dispatcher(Generic[Unit]):
             if self._apart and self._intake is Intake.OPEN:
                 self._isolation.ask(self)
             self._room.leave()
+        if is_alone and not self.running.is_cut_short:
+            self._work.clear(unit)
+
+    def _is_given_up(self, unit: Unit, error: BaseException) -> bool:
+        """Whether `error` ends a unit that is left unsettled: it is cut short, or nobody runs its task any more."""
+        if isinstance(error, GeneratorExit):
+            return asyncio.current_task(self._loop) is not self.running.task_of(unit)
+        return self.running.is_cut_short and isinstance(error, asyncio.CancelledError)
+
+    async def _rescue(self, unit: Unit, error: BaseException) -> None:
+        """See to it that a unit is settled all the same. What is raised by that would lie unseen in the task."""
+        try:
+            await self._work.rescue(unit, error)
+        except BaseException as fault:
+            if not self._is_given_up(unit, fault):
+                self._on_broken(fault)
+                raise
 
     def limit(self, most: int | None) -> None:
         """Run at most `most` units at once, or as many as the handler may when None; what runs goes on."""
@@ -210,16 +230,10 @@ class Dispatcher(Generic[Unit]):
         unit = next(iter(self._apart))
         self._leave_line(unit)
         self._room.enter_closed()
-        self._start_task(unit, self._run_alone(unit))
+        self._start_task(unit, self._run(unit, is_alone=True))
         if self._apart:
             self._isolation.ask(self)
         return self._work.key(unit)
-
-    async def _run_alone(self, unit: Unit) -> None:
-        """Take a unit to its end; that the process lives then speaks for it."""
-        await self._run(unit)
-        if not self.running.is_cut_short:
-            self._work.clear(unit)
 
     # ---- draining
 

@@ -2,8 +2,9 @@
 
 `pipeline` builds the coroutine function that runs for every delivery of one handler, `batch_pipeline` the one for its
 batches. They end in exactly one settlement for each delivery, whatever happens inside; only a cancellation passes
-through, for who cancelled knows what it means. What a handler published and did not wait for is confirmed before its
-delivery is acked, or the handler has failed.
+through, for who cancelled knows what it means. What a handler returns is awaited where it runs, within its time, if it
+can be. What a handler published and did not wait for is confirmed before its delivery is acked, or the handler has
+failed.
 
 Must not know: channels, concurrency, deadlines.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from mxworker.codec import whole_body, whole_delivery
@@ -24,8 +25,9 @@ from mxworker.delivery import Delivery
 from mxworker.errors import DecodeError
 from mxworker.forks import end_fork
 from mxworker.middleware import CallNext, compose
+from mxworker.outcomes import awaited, by_position, each_awaited, is_for_all, listed
 from mxworker.properties import FLAG_CONTENT_ENCODING
-from mxworker.settlement import Ack, Settlement
+from mxworker.settlement import Ack, Settlement, alone_in
 from mxworker.unawaited import Unawaited, confirm_rest, unawaited
 from mxworker.worker.report import ACK, Report
 from mxworker.worker.threads import Threads
@@ -64,22 +66,27 @@ def pipeline(handler: Handler, report: Report, surroundings: Surroundings, threa
                     outcome = await call(payload, Context(delivery, surroundings))
                 else:
                     outcome = await call(payload)
+                settlement = ACK if outcome is None else report.settled(await awaited(outcome))
             except Settlement as raised:
-                outcome = raised
+                settlement = report.settled(raised)
+            except BaseExceptionGroup as group:
+                alone = alone_in(group)
+                if alone is None:
+                    raise
+                settlement = report.settled(alone)
             finally:
                 if os.getpid() != pid:
                     end_fork(sys.exception())
                 published = receipts.take()
-            settlement = ACK if outcome is None else report.settled(delivery, outcome)
             if published and isinstance(settlement, Ack):
                 await confirm_rest(published)
             return settlement
         except asyncio.CancelledError:
             raise
         except DecodeError as error:
-            return report.undecodable(delivery, error)
+            return report.undecodable(error)
         except BaseException as error:  # SystemExit too: one message must not end the process
-            return report.failed(delivery, error)
+            return report.failed(error)
 
     return execute
 
@@ -104,11 +111,11 @@ def batch_pipeline(
                 payloads.append(await _decoded(handler, delivery))
                 taken.append(delivery)
             except DecodeError as error:
-                undecodable[delivery] = report.undecodable(delivery, error)
+                undecodable[delivery] = report.undecodable(error)
             except asyncio.CancelledError:
                 raise
             except BaseException as error:  # decoding may run the application's code
-                undecodable[delivery] = report.failed(delivery, error)
+                undecodable[delivery] = report.failed(error)
         settlements = await _settlements(payloads, taken) if taken else []
         if not undecodable:
             return settlements
@@ -124,33 +131,48 @@ def batch_pipeline(
                     outcome = await call(payloads, Context(taken[0], surroundings, taken))
                 else:
                     outcome = await call(payloads)
-            except Settlement as raised:
+                outcome = await awaited(outcome)
+                if not is_for_all(outcome):
+                    outcome = await each_awaited(by_position(outcome, len(taken)))
+            except (Settlement, BaseExceptionGroup) as raised:
                 outcome = raised
             finally:
                 if os.getpid() != pid:
                     end_fork(sys.exception())
                 published = receipts.take()
-            settlements = report.batch_settled(taken, outcome)
+            settlements = report.batch_settled(len(taken), outcome)
             if published and any(isinstance(settlement, Ack) for settlement in settlements):
                 await confirm_rest(published)
             return settlements
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # as above
-            return [report.batch_failed(taken, error)] * len(taken)
+            return [report.failed(error)] * len(taken)
 
     return execute
 
 
 def _call(handler: Handler, threads: Threads | None) -> tuple[Callable[..., Awaitable[Any]], bool]:
     """Return how to call the handler through its middleware, and whether that takes a context beside the payload."""
-    function = handler.function
+    function = handler.function if handler.batch is None else _listing(handler)
     if handler.kind is not HandlerKind.ASYNC:
         function = _in_thread(function, threads)
     if not handler.middleware:
         return function, handler.wants_context
     innermost: CallNext = function if handler.wants_context else lambda payload, ctx: function(payload)
     return compose(handler.middleware, innermost), True
+
+
+def _listing(handler: Handler) -> Callable[..., Any]:
+    """Return the function of a batch handler, such that a generator which it returns runs where the handler does."""
+    function = handler.function
+    if handler.kind is not HandlerKind.ASYNC:
+        return lambda payloads, *context: listed(function(payloads, *context), len(payloads))
+
+    async def call(payloads: Sequence[Any], *context: Any) -> Any:
+        return listed(await awaited(function(payloads, *context)), len(payloads))
+
+    return call
 
 
 def _in_thread(function: Callable[..., Any], threads: Threads | None) -> Callable[..., Awaitable[Any]]:

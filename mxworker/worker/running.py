@@ -54,6 +54,10 @@ class Running(Generic[Unit]):
         """Yield the units with their tasks, in the order of starting."""
         return ((unit, task) for unit, (task, _, _) in self._started.items())
 
+    def task_of(self, unit: Unit) -> asyncio.Task[Any]:
+        """Return the task that works on a unit."""
+        return self._started[unit][0]
+
     def age_s(self, unit: Unit) -> float:
         """Return for how long a unit has been running."""
         return self._loop.time() - self._started[unit][1]

@@ -9,6 +9,9 @@ default exchange has messages that are tried for ever, and a line in the log tha
 Where order is promised, a requeue is no copy, which would be overtaken by what waits, but another execution in the same
 place; see `queues.Queue`.
 
+A settlement that fails, by a bug of ours or of what an application has put into our way, costs its own message alone:
+see `rescue`.
+
 Must not know: handlers' code, deadlines, concurrency.
 """
 
@@ -38,10 +41,13 @@ from mxworker.errors import (
     TopologyRefused,
     Unroutable,
 )
-from mxworker.log import LineBudget
+from mxworker.failures import Failure, FailureKind, error_in_words, text_of, type_name
+from mxworker.log import LineBudget, say_safely
 from mxworker.message import Content
-from mxworker.settlement import Ack, Settlement
+from mxworker.settlement import Settlement
 from mxworker.suspects import Suspect
+from mxworker.worker.report import ACK
+from mxworker.worker.telling import GONE, Teller
 
 log = logging.getLogger(__name__)
 
@@ -77,23 +83,26 @@ class Settling:
         self._rng = rng
         self._refusals = 0
         self._repairing: asyncio.Future[None] | None = None
-        self._dead = LineBudget()
+        self._teller = Teller(handler)
         self._refused = LineBudget()
         self._quarantined = LineBudget()
+        self._unsettled = LineBudget()
 
-    def settle(self, delivery: Delivery, settlement: Settlement) -> Again | Later | Dead | None:
-        """Settle at once and return None, or return the ending that needs `by_copy`."""
-        if type(settlement) is Ack:
-            was_sent = delivery.source.ack(delivery)
-            self._words[Word.ACKED if was_sent else Word.STALE] += 1
-            if log.isEnabledFor(logging.DEBUG):
-                self._tell(delivery, "acked" if was_sent else "settled too late, so the broker delivers it again")
+    def settle(self, delivery: Delivery, settlement: Settlement, alike: int = 1) -> Again | Later | Dead | None:
+        """Settle at once and return None, or return the ending that needs `by_copy`.
+
+        `alike`: how many deliveries of a batch the settlement is for, to be told once; 0 when that was done.
+        """
+        if settlement is ACK:
+            self._acked(delivery)
             return None
         attempt = attempt_of(delivery, self._max_attempts)
         ends = ending(settlement, attempt, self._handler.retry, self._rng)
+        if alike:
+            self._teller.tell(delivery, settlement, ends, attempt, alike)
         match ends:
             case Done():
-                self._count(Word.ACKED, delivery.source.ack(delivery))
+                self._acked(delivery)
             case Again() if self._handler.keeps_order:
                 self._in_place(delivery)
             case Again() if self._publisher is None:
@@ -103,6 +112,12 @@ class Settling:
                     return ends
                 self._count(Word.STALE, delivery.source.give_back(delivery))
         return None
+
+    def _acked(self, delivery: Delivery) -> None:
+        was_sent = delivery.source.ack(delivery)
+        self._words[Word.ACKED if was_sent else Word.STALE] += 1
+        if log.isEnabledFor(logging.DEBUG):
+            self._tell(delivery, "acked" if was_sent else "settled too late, so the broker delivers it again")
 
     async def quarantine(self, delivery: Delivery, convict: Suspect, stack: str) -> bool:
         """Set a message aside that kills workers, with the facts, then ack it; say whether that was possible.
@@ -172,6 +187,43 @@ class Settling:
         except (PublishError, BrokerError) as error:
             await self._return(delivery, f"its queue took no copy ({error})")
 
+    async def rescue(self, delivery: Delivery, error: BaseException, is_cut: Callable[[BaseException], bool]) -> None:
+        """Settle a delivery whose settlement failed with `error`, without raising anything in turn.
+
+        It becomes a dead letter with the facts of that. If that fails, too, or there is no dead-letter queue, it goes
+        back to its queue after a pause; and if it cannot even be given back, its channel is given up, so that the
+        broker delivers it again. A cancellation that `is_cut` knows leaves the original unsettled.
+        """
+        source = delivery.source
+        for remedy in (self._bury, self._give_back_later):
+            self._tell_of_fault(delivery, error)
+            if not source.holds(delivery):
+                return  # it was settled, and what came after that failed
+            try:
+                await remedy(delivery, error)
+                return
+            except BaseException as fault:
+                if is_cut(fault):
+                    raise
+                error = fault
+        self._tell_of_fault(delivery, error)
+        if source.holds(delivery):
+            source.give_up(f"a delivery could not be settled: {error_in_words(error)}")
+
+    async def _bury(self, delivery: Delivery, error: BaseException) -> None:
+        """Make a dead letter of a delivery that could not be settled; where there can be none, give it back."""
+        if delivery.is_stale or not self._handler.queue.dead_letter:
+            await self._give_back_later(delivery, error)
+        else:
+            failure = Failure(FailureKind.UNSETTLED, type_name(error), text_of(error))
+            await self._dead_letter(delivery, Dead(failure))
+
+    async def _give_back_later(self, delivery: Delivery, error: BaseException) -> None:
+        if delivery.is_stale:
+            self._count(Word.STALE, delivery.source.give_back(delivery))
+        else:
+            await self._return(delivery, f"it could not be settled ({error_in_words(error)})")
+
     async def _later(self, delivery: Delivery, ends: Later) -> None:
         try:
             await self._copy(delivery, ends, self._handler.queue.retry_name(ends.step_ms), Word.RETRIED)
@@ -183,7 +235,8 @@ class Settling:
         try:
             await self._publish(retry_copy(delivery, ends.attempt), queue, self._repair)
         except _NO_COPY as error:
-            self._say(self._refused, f"cannot be copied, so it cannot be tried again ({error})", delivery)
+            becomes = "it is a dead letter now" if self._handler.queue.dead_letter else GONE
+            self._say(self._refused, f"cannot be copied for another attempt ({error}): {becomes}", delivery)
             await self._dead_letter(delivery, Dead(ends.failure))
         else:
             self._refusals = 0
@@ -191,8 +244,6 @@ class Settling:
 
     async def _dead_letter(self, delivery: Delivery, ends: Dead) -> None:
         attempt = attempt_of(delivery, self._max_attempts)
-        if attempt > 1:  # what became of a first attempt is in the line that told of its failure
-            self._say(self._dead, f"is a dead letter after {attempt} attempts", delivery)
         queue = self._handler.queue
         if not queue.dead_letter:
             self._count(Word.REJECTED, delivery.source.reject(delivery, requeue=False))
@@ -266,18 +317,38 @@ class Settling:
 
     def _tell(self, delivery: Delivery, how: str) -> None:
         message = delivery.message_id or f"(no id, delivery tag {delivery.delivery_tag})"
-        log.debug(
-            "handler %s: message %s of queue %s is %s", self._handler.name, message, self._handler.queue.name, how
+        say_safely(
+            log,
+            logging.DEBUG,
+            "handler %s: message %s of queue %s is %s",
+            self._handler.name,
+            message,
+            self._handler.queue.name,
+            how,
         )
 
-    def _say(self, budget: LineBudget, what: str, delivery: Delivery, level: int = logging.WARNING) -> None:
+    def _tell_of_fault(self, delivery: Delivery, error: BaseException) -> None:
+        self._say(self._unsettled, f"could not be settled: {error_in_words(error)}", delivery, logging.ERROR, error)
+
+    def _say(
+        self,
+        budget: LineBudget,
+        what: str,
+        delivery: Delivery,
+        level: int = logging.WARNING,
+        error: BaseException | None = None,
+    ) -> None:
         more = budget.spend(time.monotonic())
         if more is not None:
-            log.log(
+            queue = self._handler.queue.name
+            say_safely(
+                log,
                 level,
                 "message %s of queue %s %s%s",
                 delivery.message_id or f"(no id, delivery tag {delivery.delivery_tag})",
-                self._handler.queue.name,
+                queue,
                 what,
                 more,
+                error=error,
+                fields={"handler": self._handler.name, "queue": queue, "message_id": delivery.message_id},
             )

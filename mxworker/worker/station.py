@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from mxworker.compilation import Handler, HandlerKind
 from mxworker.config import DEFAULT_QUARANTINE_AFTER
 from mxworker.context import Equipment, Surroundings
 from mxworker.delivery import Delivery
+from mxworker.log import LineBudget, say_safely
 from mxworker.settlement import Settlement
 from mxworker.worker.cpu.pool import CpuPool
 from mxworker.worker.dispatcher import Dispatcher
@@ -90,6 +92,7 @@ class Station:
         self._premises = premises
         self._gatherer: Gatherer | None = None
         self._guard: Guard | None = None
+        self._guard_faults = LineBudget()
         equipment = premises.equipment
         report = Report(handler)
         record = Record(handler, index, premises.slot, premises.quarantine_after)
@@ -171,8 +174,15 @@ class Station:
             )
 
     def _watch(self, settlement: Settlement, started_at: float) -> None:
-        if self._guard is not None:
+        if self._guard is None:
+            return
+        try:
             self._guard.note(settlement, started_at)
+        except Exception as error:  # what steers the queue is no fault of the delivery, and takes nothing from it
+            more = self._guard_faults.spend(time.monotonic())
+            if more is not None:
+                queue = self.handler.queue.name
+                say_safely(log, logging.ERROR, "the kill switch of queue %s failed%s", queue, more, error=error)
 
     # ---- what is here
 

@@ -42,8 +42,8 @@ class Threads:
             self._idents[task] = threading.get_ident()
             try:
                 return context.run(function, *arguments)
-            except StopIteration as error:  # no future can hold one
-                raise RuntimeError("the handler raised StopIteration") from error
+            except (StopIteration, GeneratorExit) as error:  # no future can hold the one, and the other ends its task
+                raise RuntimeError(f"the handler raised {type(error).__name__}") from error
             finally:
                 if os.getpid() != pid:
                     end_fork(sys.exception())

@@ -1,5 +1,8 @@
 """What a started unit is taken through: on record in the board, executed, settled.
 
+It is on record until it is settled, also while a copy of it is on its way: whatever ends the process meanwhile, its
+messages are suspect.
+
 Invariant: exactly one settlement per delivery, except for those cut short by a drain: unless their handler still
 succeeds, they stay unsettled, for the broker to deliver again.
 """
@@ -8,15 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from typing import Any, Protocol, TypeVar
 
-from mxworker.board import BoardSlot, Word
+from mxworker.board import NO_ENTRY, BoardSlot, Word
 from mxworker.compilation import Handler
 from mxworker.config import DEFAULT_QUARANTINE_AFTER
 from mxworker.copies import attempt_of
 from mxworker.delivery import Delivery
+from mxworker.endings import Again, Dead, Later
 from mxworker.properties import message_id_bytes
 from mxworker.settlement import Ack, Settlement
 from mxworker.suspects import Suspect, message_key
@@ -38,6 +44,9 @@ class Work(Protocol[Unit]):
 
     def run(self, unit: Unit) -> Coroutine[Any, Any, None]:
         """Take a unit to its end."""
+
+    def rescue(self, unit: Unit, error: BaseException) -> Coroutine[Any, Any, None]:
+        """Settle what `run` has left unsettled when it raised `error`; raises nothing but a cut's cancellation."""
 
     def give_back(self, unit: Unit) -> None:
         """Settle a unit as not processed; of a lost channel, let it go."""
@@ -88,6 +97,22 @@ class Record:
         key = message_key(self._queue, message_id, delivery.body)
         return self._slot.enter(self._index, delivery.delivery_tag, attempt, message_id, time.monotonic_ns(), key)
 
+    @contextmanager
+    def entered(self, deliveries: Sequence[Delivery]) -> Iterator[dict[Delivery, int]]:
+        """Have deliveries on record, with their entries by delivery; one that is taken out there has left already.
+
+        What cannot be put on record is let through all the same.
+        """
+        entries = dict.fromkeys(deliveries, NO_ENTRY)
+        try:
+            with suppress(Exception):
+                for delivery in deliveries:
+                    entries[delivery] = self.enter(delivery)
+            yield entries
+        finally:
+            for entry in entries.values():
+                self.leave(entry)
+
     def give_back(self, delivery: Delivery) -> None:
         """Settle a delivery as not processed, and count it when it was stale."""
         if not delivery.source.give_back(delivery):
@@ -130,6 +155,34 @@ class Record:
             self._suspects.clear(self.key(delivery))
 
 
+class Rescue:
+    """Settles what could not be settled; see `Settling.rescue`."""
+
+    def __init__(self, report: Report, settling: Settling, running: Running[Any]) -> None:
+        self._report = report
+        self._settling = settling
+        self._running = running
+
+    async def one(self, delivery: Delivery, error: BaseException) -> None:
+        """Settle a delivery whose execution or settlement raised `error`; raises nothing but a cut's cancellation."""
+        if isinstance(error, GeneratorExit) and delivery.source.holds(delivery):
+            # It came out of something that the handler awaited, and has closed all that was to settle the delivery.
+            try:
+                ends = self._settling.settle(delivery, self._report.failed(error))
+                if ends is not None:
+                    await self._settling.by_copy(delivery, ends)
+                return
+            except BaseException as fault:
+                if self.is_cut(fault):
+                    raise
+                error = fault
+        await self._settling.rescue(delivery, error, self.is_cut)
+
+    def is_cut(self, error: BaseException) -> bool:
+        """Whether `error` is the cancellation of what was cut short, and is left unsettled."""
+        return self._running.is_cut_short and isinstance(error, asyncio.CancelledError)
+
+
 class SingleWork:
     """Deliveries one by one."""
 
@@ -148,6 +201,7 @@ class SingleWork:
         self._settling = settling
         self._running = running
         self._watch = watch
+        self._rescue = Rescue(report, settling, running)
         self.give_back = record.give_back
         self.key = record.key
         self.is_suspect = record.is_suspect
@@ -164,22 +218,32 @@ class SingleWork:
         started_at = time.monotonic() if self._watch is not None else 0.0
         entry = record.enter(delivery)
         try:
-            settlement = await self._execute(delivery)
-        except asyncio.CancelledError:
-            if running.is_cut_short:
+            try:
+                settlement = await self._execute(delivery)
+            except asyncio.CancelledError:
+                if running.is_cut_short:
+                    return
+                settlement = self._report.cancelled(running.is_timed_out(delivery))
+            # Who was told to leave may turn that into an error of its own; only a success still counts then.
+            if running.is_cut_short and not isinstance(settlement, Ack):
                 return
-            settlement = self._report.cancelled(delivery, running.is_timed_out(delivery))
+            if self._watch is not None:
+                self._watch(settlement, started_at)
+            ends = self._settling.settle(delivery, settlement)
+            if ends is not None:
+                running.settle(delivery)
+                del settlement  # it has the exception, which has the frames of the handler with all that is in them
+                await self._settling.by_copy(delivery, ends)
         finally:
             record.leave(entry)
-        # Who was told to leave may turn that into an error of its own; only a success still counts then.
-        if running.is_cut_short and not isinstance(settlement, Ack):
+
+    async def rescue(self, delivery: Delivery, error: BaseException) -> None:
+        """Settle a delivery that `run` has left unsettled when it raised `error`."""
+        self._running.settle(delivery)
+        if self._running.is_cut_short:
             return
-        if self._watch is not None:
-            self._watch(settlement, started_at)
-        ends = self._settling.settle(delivery, settlement)
-        if ends is not None:
-            running.settle(delivery)
-            await self._settling.by_copy(delivery, ends)
+        with self._record.entered([delivery]):
+            await self._rescue.one(delivery, error)
 
     def is_stale(self, delivery: Delivery) -> bool:
         """Whether its channel has ended."""
@@ -204,6 +268,7 @@ class BatchWork:
         self._settling = settling
         self._running = running
         self._watch = watch
+        self._rescue = Rescue(report, settling, running)
 
     async def run(self, gathered: Gathered) -> None:
         """Execute a batch and settle all that is in it."""
@@ -218,22 +283,31 @@ class BatchWork:
             await _quarantine(deliveries[0], convict, self._record, self._settling)
             return
         started_at = time.monotonic()
-        entries = [self._record.enter(delivery) for delivery in deliveries]
         undecodable: Undecodable = {}
-        try:
-            settlements = await self._execute(deliveries, undecodable)
-        except asyncio.CancelledError:
-            if running.is_cut_short:
-                return
-            settlement = self._report.batch_cancelled(deliveries, running.is_timed_out(gathered))
-            settlements = [undecodable.get(delivery, settlement) for delivery in deliveries]
-        finally:
-            for entry in entries:
-                self._record.leave(entry)
-        if self._watch is not None:
-            for settlement in settlements:
-                self._watch(settlement, started_at)
-        await self._settle(gathered, deliveries, settlements)
+        with self._record.entered(deliveries) as entries:
+            try:
+                settlements = await self._execute(deliveries, undecodable)
+            except asyncio.CancelledError:
+                if running.is_cut_short:
+                    return
+                settlement = self._report.cancelled(running.is_timed_out(gathered))
+                settlements = [undecodable.get(delivery, settlement) for delivery in deliveries]
+            if self._watch is not None:
+                for settlement in settlements:
+                    self._watch(settlement, started_at)
+            await self._settle(gathered, deliveries, settlements, entries)
+
+    async def rescue(self, gathered: Gathered, error: BaseException) -> None:
+        """Settle what `run` has left unsettled of a batch when it raised `error`."""
+        self._running.settle(gathered)
+        if self._running.is_cut_short:
+            return
+        left = [delivery for delivery in gathered.deliveries if delivery.source.holds(delivery)]
+        with self._record.entered(left) as entries:
+            if isinstance(error, GeneratorExit):
+                await self._settle(gathered, left, [self._report.failed(error)] * len(left), entries)
+            else:
+                await asyncio.gather(*(self._rescue.one(delivery, error) for delivery in left))
 
     def _alive(self, gathered: Gathered) -> list[Delivery]:
         """Return what is not stale; one that waited while its channel was lost is on its way to somebody again."""
@@ -244,21 +318,39 @@ class BatchWork:
                 self._record.give_back(delivery)
         return [delivery for delivery in gathered.deliveries if not delivery.source.is_lost]
 
-    async def _settle(self, gathered: Gathered, deliveries: list[Delivery], settlements: list[Settlement]) -> None:
-        by_copy = []
+    async def _settle(
+        self,
+        gathered: Gathered,
+        deliveries: list[Delivery],
+        settlements: list[Settlement],
+        entries: dict[Delivery, int],
+    ) -> None:
+        """Settle each of a batch, whatever becomes of the others; what is settled leaves the record."""
+        alike = Counter(map(id, settlements))
+        slow = []
         for delivery, settlement in zip(deliveries, settlements, strict=True):
             if self._running.is_cut_short and not isinstance(settlement, Ack):
                 continue
-            ends = self._settling.settle(delivery, settlement)
+            try:
+                ends = self._settling.settle(delivery, settlement, alike.pop(id(settlement), 0))
+            except BaseException as error:
+                slow.append(self._rescue.one(delivery, error))
+                continue
             if ends is not None:
-                by_copy.append((delivery, ends))
-        if by_copy:
+                slow.append(self._copied(delivery, ends))
+            else:
+                self._record.leave(entries.pop(delivery))
+        if slow:
             self._running.settle(gathered)
-            copying = (self._settling.by_copy(delivery, ends) for delivery, ends in by_copy)
-            # All of them to their end, whatever becomes of one: what is raised here is a bug of ours.
-            for outcome in await asyncio.gather(*copying, return_exceptions=True):
-                if isinstance(outcome, BaseException):
-                    raise outcome
+            await asyncio.gather(*slow)
+
+    async def _copied(self, delivery: Delivery, ends: Again | Later | Dead) -> None:
+        try:
+            await self._settling.by_copy(delivery, ends)
+        except BaseException as error:
+            if self._rescue.is_cut(error):
+                raise
+            await self._rescue.one(delivery, error)
 
     def give_back(self, gathered: Gathered) -> None:
         """Settle all of a batch as not processed."""

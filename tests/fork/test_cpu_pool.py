@@ -162,7 +162,7 @@ async def in_the_worker(app: Cpu, body: bytes) -> Settlement:
     try:
         return await pipeline(handler, report, Surroundings("async", handler.name))(delivery)
     except asyncio.CancelledError:
-        return report.cancelled(delivery, timed_out=False)
+        return report.cancelled(timed_out=False)
 
 
 # ---- what dies

@@ -19,3 +19,8 @@ class Nowhere:
 
     def give_back(self, delivery: Delivery) -> bool:
         return True
+
+    def holds(self, delivery: Delivery) -> bool:
+        return True
+
+    def give_up(self, why: str) -> None: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from mxworker import Delivery, Handlers
@@ -22,31 +22,46 @@ from mxworker.worker.threads import Threads
 class Channel:
     """Takes settlements as a subscription does, and remembers them by delivery tag."""
 
-    def __init__(self, fault: Exception | None = None) -> None:
-        """With `fault`, an ack raises it."""
+    def __init__(self, fault: BaseException | None = None, *, of: Collection[str] = ("ack",)) -> None:
+        """With `fault`, settling in one of the ways `of` (ack, reject, give_back) raises it."""
         self.is_lost = False
         self.is_consumed = True
         self.acked: list[int] = []
         self.rejected: list[int] = []
         self.requeued: list[int] = []
         self.given_back: list[int] = []
-        self._fault = fault
+        self.given_up: list[str] = []
+        self._faults = dict.fromkeys(of, fault)
 
     def ack(self, delivery: Delivery) -> bool:
-        if self._fault is not None:
-            raise self._fault
+        self._fail("ack")
         return self._note(self.acked, delivery)
 
     def reject(self, delivery: Delivery, requeue: bool) -> bool:
+        self._fail("reject")
         return self._note(self.requeued if requeue else self.rejected, delivery)
 
     def give_back(self, delivery: Delivery) -> bool:
+        self._fail("give_back")
         return self._note(self.given_back, delivery)
+
+    def holds(self, delivery: Delivery) -> bool:
+        tag = delivery.delivery_tag
+        return not any(tag in tags for tags in (self.acked, self.rejected, self.requeued, self.given_back))
+
+    def give_up(self, why: str) -> None:
+        self.is_lost = True
+        self.given_up.append(why)
 
     @property
     def settled(self) -> int:
         """How many settlements there were."""
         return len(self.acked) + len(self.rejected) + len(self.requeued) + len(self.given_back)
+
+    def _fail(self, way: str) -> None:
+        fault = self._faults.get(way)
+        if fault is not None:
+            raise fault
 
     def _note(self, tags: list[int], delivery: Delivery) -> bool:
         tags.append(delivery.delivery_tag)

@@ -80,7 +80,7 @@ async def test_each_delivery_gets_its_own_settlement(kind: type) -> None:
 async def test_list_of_another_length_is_a_failure_of_all(length: int, caplog: pytest.LogCaptureFixture) -> None:
     channel, _ = await handled(batching([Ack()] * length, []), b"a", b"b", b"c", b"d")
     assert channel.rejected == [1, 2, 3, 4]
-    assert f"the handler returned {length} settlements for 4 payloads" in caplog.text
+    assert f"returned {length} settlements for 4 payloads" in caplog.text
     assert "take failed on message (no id, delivery tag 1) and 3 more of queue queue" in caplog.text
 
 

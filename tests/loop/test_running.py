@@ -192,7 +192,7 @@ async def test_handler_that_leaves_is_a_timeout_and_its_place_is_free(caplog: py
         bench.station.admit(delivery)
     await until(lambda: channel.rejected == [1, 2], SOON_S, "both to be rejected")
     assert len(left) == 2
-    assert caplog.text.count("attempt 1: timed out after 0.03 s") == 2
+    assert caplog.text.count("attempt 1 of 1, it is a dead letter now: timed out after 0.03 s") == 2
     assert bench.stuck_reports == 0
 
 

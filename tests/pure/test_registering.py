@@ -340,9 +340,9 @@ MISTAKES = {
         "@handlers.middleware  # here\nasync def audit(payload, call_next): ...",
         "middleware 'audit' must take three parameters: payload, ctx, call_next",
     ),
-    "plain middleware": (
-        "@handlers.middleware  # here\ndef audit(payload, ctx, call_next): ...",
-        "middleware 'audit' is not 'async def'",
+    "generator as middleware": (
+        "@handlers.middleware  # here\nasync def audit(payload, ctx, call_next): yield",
+        "middleware 'audit' is a generator",
     ),
     "including a module": ("import sys\nhandlers.include(sys)  # here", "include takes a Handlers object, not <module"),
     "codec": ("handlers.codec(5, repr)  # here", "a content type is text"),

@@ -154,7 +154,9 @@ class _Place:
         try:
             return await asyncio.create_task(self._execute(delivery), context=self._context.copy())
         except asyncio.CancelledError:  # raised by the handler: nobody cancels here
-            return self._report.cancelled(delivery, timed_out=False)
+            return self._report.cancelled(timed_out=False)
+        except BaseException as error:
+            return self._report.failed(error)
 
 
 class _Elsewhere:
@@ -174,6 +176,13 @@ class _Elsewhere:
     def give_back(self, delivery: Delivery) -> bool:
         """Do nothing."""
         return False
+
+    def holds(self, delivery: Delivery) -> bool:
+        """Say no."""
+        return False
+
+    def give_up(self, why: str) -> None:
+        """Do nothing."""
 
 
 _ELSEWHERE = _Elsewhere()

@@ -99,7 +99,7 @@ class CpuPool:
             try:
                 return await self._executed(request(queue, delivery), partial(suspended, delivery))
             except Lost as loss:
-                return report.lost(delivery, str(loss))
+                return report.lost(str(loss))
 
         return execute
 

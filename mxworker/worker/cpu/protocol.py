@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mxworker.compilation import Overrides
@@ -36,8 +36,10 @@ from mxworker.errors import (
 )
 from mxworker.failures import Failure, FailureKind
 from mxworker.message import Content
+from mxworker.printable import tail, well_formed
 from mxworker.receipts import Confirmed
 from mxworker.settlement import Ack, Reject, Requeue, Retry, Settlement
+from mxworker.tracebacks import trace_of
 
 READY = "ready"
 FAILED = "failed"
@@ -50,6 +52,7 @@ REFUSED = "refused"
 _PREFIX = struct.Struct(">IQ")  # bytes of the head, bytes of all parts
 _MAX_HEAD_BYTES = 64 * 1024 * 1024
 _JOINED_BYTES = 128 * 1024  # a frame up to here is copied together for one write; a larger part is not copied
+_TRACE_BYTES = 3000  # of a traceback: no log line has room for more
 _KINDS: Mapping[str, type[Settlement]] = {kind.__name__: kind for kind in (Ack, Requeue, Retry, Reject)}
 _PUBLISH_ERRORS: Mapping[str, type[PublishError]] = {
     error.__name__: error
@@ -205,7 +208,9 @@ def settled(settlement: Settlement) -> Frame:
     if isinstance(settlement, Retry | Reject):
         facts |= {"reason": settlement.reason}
     if settlement.failure is not None:
-        facts |= {"failure": asdict(settlement.failure)}
+        error = settlement.__cause__
+        trace = tail(well_formed(trace_of(error)), _TRACE_BYTES) if error is not None else ""
+        facts |= {"failure": asdict(replace(settlement.failure, trace=trace))}
     return Frame(SETTLEMENT, facts)
 
 
@@ -216,7 +221,8 @@ def settlement_of(frame: Frame) -> Settlement:
         settlement = _settlement(facts)
         if "failure" in facts:
             failure = facts["failure"]
-            settlement.failure = Failure(FailureKind(failure["kind"]), failure["error_type"], failure["text"])
+            kind = FailureKind(failure["kind"])
+            settlement.failure = Failure(kind, failure["error_type"], failure["text"], failure["trace"])
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolBroken(f"an answer that means nothing: {facts!r:.200}") from error
     return settlement
