@@ -46,6 +46,7 @@ class Handlers:
     def __init__(self) -> None:
         """Start with no handlers."""
         self._registrations: dict[str, Registration] = {}
+        self._declared: dict[str, Queue] = {}
         self._included: list[Handlers] = []
         self._codecs: dict[str, ContentCodec] = {}
         self._middleware: list[Middleware] = []
@@ -165,6 +166,18 @@ class Handlers:
         if queue in self.queues:
             raise ValueError(f"queue '{queue}' has a handler already; one queue has one handler")
 
+    def declare(self, queue: str | Queue) -> Queue:
+        """Have workers declare a queue that no handler here consumes, before they consume anything; return it.
+
+        That is for what handlers publish to: a message to a queue that does not exist is `Unroutable`. It is declared
+        as a queue that is consumed, with its dead-letter queue, so that a handler for it can come later.
+        """
+        declared = _as_queue(queue, "declare")
+        if declared.name in self._declared:
+            raise ValueError(f"queue '{declared.name}' is declared already")
+        self._declared[declared.name] = declared
+        return declared
+
     # ---- what is around them
 
     def lifespan(self, function: Function) -> Function:
@@ -237,6 +250,12 @@ class Handlers:
     def queues(self) -> tuple[str, ...]:
         """The names of the queues, in the order of registration, our own first."""
         return tuple(queue for member in self._family() for queue in member._registrations)
+
+    @property
+    def declared_queues(self) -> tuple[Queue, ...]:
+        """The queues that are declared and not consumed; of two of one name, the outer registry's."""
+        declared = {name: queue for member in reversed(self._family()) for name, queue in member._declared.items()}
+        return tuple(queue for name, queue in declared.items() if name not in self.queues)
 
     @property
     def serializers(self) -> Mapping[str, Serializer]:

@@ -29,6 +29,7 @@ from typing import Any
 
 from mxworker.amqp.budget import ByteBudget
 from mxworker.amqp.connection import BrokerConnection, Link
+from mxworker.amqp.declared import DeclaredQueues
 from mxworker.amqp.subscription import Admit, Subscription
 from mxworker.backoff import RECONNECT, next_attempt
 from mxworker.errors import BrokerError, ChannelLost
@@ -61,13 +62,14 @@ class Consumer:
         budget: ByteBudget | None = None,
         calm_s: float = _CALM_S,
         level_of: Callable[[BrokerError], int] = lambda _: logging.WARNING,
+        declared: DeclaredQueues | None = None,
     ) -> None:
         """Prepare. Made inside a running loop.
 
         `on_change` is called whenever `is_as_wanted` or `last_error` may have changed; `on_paused` whenever a pause is
         in force, so that no delivery follows: what is given back then does not come right back to us. Without `budget`
         there is no bound to the bytes. `calm_s`: seconds until a prefetch that was reduced is looked at. `level_of` an
-        error is that of the line which tells of it.
+        error is that of the line which tells of it. `declared` are there before the queue is consumed.
         """
         self.queue = queue
         self.prefetch = prefetch
@@ -92,6 +94,7 @@ class Consumer:
         self._calm_s = calm_s
         self._look: asyncio.TimerHandle | None = None
         self._level_of = level_of
+        self._declared = declared or DeclaredQueues()
         self._has_news = False  # whether it was told last that the queue is not consumed
 
     # ---- what is
@@ -232,6 +235,7 @@ class Consumer:
         prefetch = None if self._reasons else self._fit()
         try:
             async with asyncio.timeout(_REPLY_DEADLINE_S):
+                await self._declared.ensure(connection)
                 self.subscription = await Subscription.open(
                     connection,
                     self.queue,

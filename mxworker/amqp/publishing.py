@@ -98,4 +98,6 @@ class Publishing:
     @property
     def route(self) -> str:
         """The route, for people."""
+        if not self.exchange:
+            return f"queue '{self.routing_key}'"
         return f"exchange '{self.exchange}', routing key '{self.routing_key}'"

@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from setproctitle import setproctitle
@@ -28,9 +28,9 @@ from mxworker.compilation import Handler, Overrides
 from mxworker.config import Consumption, format_duration
 from mxworker.errors import AppLoadError, BrokerError, ConnectionLost, ExitCode, MxWorkerError
 from mxworker.forks import Forks, end_fork
+from mxworker.handlers import Handlers
 from mxworker.lifecycle import WorkerState
 from mxworker.log import keep_telling
-from mxworker.serializers import Serializer
 from mxworker.worker.dump import dump, dump_stack
 from mxworker.worker.loading import load, select
 from mxworker.worker.loops import new_loop
@@ -93,7 +93,7 @@ def _live(settings: Consumption, board: Board, number: int, end: _End) -> int:
     gc.freeze()  # what the import made lives as long as the process: no collection has to look at it again
     loop = forks.claim_loop(new_loop)
     asyncio.set_event_loop(loop)
-    return loop.run_until_complete(_serve(settings, handlers, application.serializers, board, slot, forks, end))
+    return loop.run_until_complete(_serve(settings, handlers, application, board, slot, forks, end))
 
 
 def _warn_of_long_holds(handlers: Sequence[Handler]) -> None:
@@ -118,7 +118,7 @@ def _warn_of_long_holds(handlers: Sequence[Handler]) -> None:
 async def _serve(
     settings: Consumption,
     handlers: tuple[Handler, ...],
-    serializers: Mapping[str, Serializer],
+    application: Handlers,
     board: Board,
     slot: BoardSlot,
     forks: Forks,
@@ -130,7 +130,8 @@ async def _serve(
         slot,
         must_start=lambda: not board.ever_ready or slot.is_on_trial,
         show=lambda state: _show(slot.number, state),
-        serializers=serializers,
+        serializers=application.serializers,
+        declared=application.declared_queues,
         orders=board.orders,
     )
     loop = asyncio.get_running_loop()

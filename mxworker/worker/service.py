@@ -26,6 +26,7 @@ from typing import Any
 from mxworker.amqp import topology
 from mxworker.amqp.budget import ByteBudget
 from mxworker.amqp.consumer import Consumer
+from mxworker.amqp.declared import DeclaredQueues
 from mxworker.amqp.pool import Pool
 from mxworker.amqp.publisher import Publisher
 from mxworker.amqp.reconcile import Reconciler
@@ -38,6 +39,7 @@ from mxworker.errors import AppLoadError, BrokerError, ConnectionLost, ExitCode,
 from mxworker.lifecycle import Wish, WorkerState, next_worker_state
 from mxworker.log import as_set_up
 from mxworker.message import Encoder
+from mxworker.queues import Queue
 from mxworker.serializers import NO_SERIALIZERS, Serializer
 from mxworker.standing_orders import StandingOrders, no_orders
 from mxworker.worker.burst import until_empty
@@ -74,11 +76,13 @@ class Service:
         must_start: Callable[[], bool],
         show: Callable[[WorkerState], None],
         serializers: Mapping[str, Serializer] = NO_SERIALIZERS,
+        declared: Sequence[Queue] = (),
         orders: StandingOrders | None = None,
     ) -> None:
         """`must_start` says whether a start may fail for good; `show` is told every state, for the process title.
 
-        `serializers` make the bodies of what handlers publish, by content type; `orders` are those of the master.
+        `serializers` make the bodies of what handlers publish, by content type; `declared` are the queues that are
+        declared and not consumed; `orders` are those of the master.
         """
         loop = asyncio.get_running_loop()
         self.state = WorkerState.BOOTING
@@ -98,6 +102,7 @@ class Service:
         self._show = show
         self._loop = loop
         self._handlers = handlers
+        self._declared = declared
         self._rng = rng
         self._room = Room(settings.process_concurrency)
         self._isolation = Isolation(slot, self._room, loop)
@@ -255,6 +260,7 @@ class Service:
             quarantine_after=self._settings.quarantine_after,
         )
         budget = ByteBudget(self._settings.prefetch_budget_bytes)
+        declared = DeclaredQueues(self._declared)
         for index, handler in enumerate(self._handlers):
             repair = partial(topology.repair, self._link, handler.queue, handler.retry_steps_ms)
             station = Station(
@@ -278,6 +284,7 @@ class Service:
                 retry_steps_ms=handler.retry_steps_ms,
                 budget=budget,
                 level_of=self._level_of,
+                declared=declared,
             )
             if self._is_unproven:
                 consumer.pause(_UNPROVEN)
