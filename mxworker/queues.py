@@ -58,8 +58,9 @@ class Queue:
 
     With `single_active_consumer` one of all workers gets the messages and the others stand by, so that with
     `concurrency=1` they are handled in order (https://www.rabbitmq.com/docs/consumers#single-active-consumer). A
-    `Requeue` keeps the order: the message is executed again before the next one. A `Retry` does not: while the message
-    waits, those behind it are handled.
+    `Requeue` keeps the order: the message is executed again before the next one. So does a worker that is stopped,
+    reloaded or replaced, if its handlers end within the drain timeout. A `Retry` does not keep it: while the message
+    waits, those behind it are handled. Nor does a pause, which hands over to another worker at once.
 
     `max_priority`, 1 to 255, has a classic queue deliver messages of a higher priority first; each level costs the
     broker memory and CPU, so 10 are plenty (https://www.rabbitmq.com/docs/priority). A quorum queue takes no such

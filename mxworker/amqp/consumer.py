@@ -336,12 +336,16 @@ class Consumer:
         A request may have been under way then. It may have brought deliveries already, and only a subscription that is
         known can be cancelled and drained, so its end is waited for, up to 30 s.
         """
+        await self.end_request()
+        if self.subscription is not None:
+            await self.subscription.cancel()
+
+    async def end_request(self) -> None:
+        """Wait, up to 30 s, for the end of a request that was under way when `run` was cancelled."""
         if self._request is not None:
             await asyncio.wait({self._request})
             if not self._request.cancelled():
                 self._request.exception()  # nobody else takes it any more
-        if self.subscription is not None:
-            await self.subscription.cancel()
 
     async def abandon(self) -> None:
         """Give up a request that is still under way. Call at the very end."""

@@ -10,6 +10,10 @@
    handlers did not leave: a closed channel's deliveries are redelivered at once, beside a handler that is at work on
    them. There the end of the process is the end of the channel.
 
+A single active consumer is not cancelled, and nothing of it is given back. At cancel-ok another one would be active at
+once: it would get what is behind that which waits here, and beside that which runs. When nothing runs any more, the
+close of the channel gives all back in its order, and only then is another one active.
+
 The deadline is absolute, over all of it; a request to cut moves it to now.
 """
 
@@ -68,9 +72,10 @@ class Drain:
         for station in self._stations:
             station.hold()
         self._isolation.stop()  # after that: it lets go on what had to wait for a suspect
-        await self._within(_CANCEL_GRACE_S, *(consumer.cancel() for consumer in self._consumers))
-        for station in self._stations:
-            station.return_all()
+        await self._within(_CANCEL_GRACE_S, *map(_stop_deliveries, self._consumers))
+        for consumer, station in zip(self._consumers, self._stations, strict=True):
+            if not consumer.queue.single_active_consumer:
+                station.return_all()
         await self._within(0.0, *(station.finished(not self._waits_for_stuck) for station in self._stations))
         has_finished = not any(station.running for station in self._stations)
         if not has_finished:
@@ -108,6 +113,13 @@ class Drain:
 
     def _left_s(self, grace_s: float) -> float:
         return max(0.0, self._deadline + grace_s - self._loop.time())
+
+
+async def _stop_deliveries(consumer: Consumer) -> None:
+    if consumer.queue.single_active_consumer:
+        await consumer.end_request()
+    else:
+        await consumer.cancel()
 
 
 async def _all(duties: Sequence[Coroutine[Any, Any, object]]) -> None:
