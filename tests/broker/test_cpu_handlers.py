@@ -239,7 +239,7 @@ def test_drain_kills_what_does_not_finish_in_time_and_leaves_its_message(
         begin = time.monotonic()
         processed.service.signal(SIGTERM)
         assert processed.service.wait_exit() == 6
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 15  # far from the 100 s of the handler
         assert processed.service.survivors() == []
     assert [message.body for message in admin.drain(f"{queues}.long")] == [b"100"]
 

@@ -129,7 +129,7 @@ def test_thread_does_not_wait_for_a_loop_that_never_turns_again(broker_url: str,
     started_at = time.monotonic()
     with pytest.raises(PublishUnconfirmed):
         publisher.publish_sync(b"", routing_key=queue_name)
-    assert time.monotonic() - started_at < 5
+    assert time.monotonic() - started_at < 30
     loop.run_until_complete(connecting.__aexit__(None, None, None))
     loop.close()
 

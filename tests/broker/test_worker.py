@@ -302,5 +302,5 @@ async def test_stop_before_anything_is_connected_ends_at_once(queue_name: str) -
     asked_at = time.monotonic()
     service.request_stop()
     service.request_stop()
-    assert await asyncio.wait_for(task, 10) is ExitCode.OK
-    assert time.monotonic() - asked_at < 5
+    assert await asyncio.wait_for(task, 60) is ExitCode.OK
+    assert time.monotonic() - asked_at < 20  # far from the 30 s that it would wait for a broker

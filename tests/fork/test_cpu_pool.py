@@ -439,12 +439,12 @@ async def test_start_does_not_hold_up_the_loop(tmp_path: Path) -> None:
             await asyncio.sleep(0)
             longest_s = max(longest_s, time.monotonic() - begin)
 
-    async with cpu(tmp_path, conditional(), size=1) as app:
+    async with cpu(tmp_path, conditional(import_s=2), size=1) as app:
         gc.collect()
         watching = asyncio.create_task(watch())
         await app.execute("pid")
         watching.cancel()
-    assert longest_s < 0.1
+    assert longest_s < 1.0
 
 
 async def test_lifespan_is_left_at_the_end(tmp_path: Path) -> None:
