@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import threading
 from pathlib import Path
@@ -212,6 +213,189 @@ async def test_def_handler_runs_in_its_thread_and_its_middleware_on_the_loop() -
 
     assert (await handled(handlers)).requeued == [1]
     assert threads[0] == threading.get_ident() != threads[1]
+
+
+# ---- what a middleware's None means
+
+
+def around(handlers: Handlers, middleware: Any, *, is_batch: bool, outcome: Any, raises: bool = False) -> None:
+    """Register a middleware, and a handler that ends in `outcome`; in a batch of one it is that of the one."""
+    handlers.middleware(middleware)
+
+    async def work(payload: Any) -> Any:
+        if raises:
+            raise outcome
+        return [outcome] if is_batch else outcome
+
+    (handlers.consume_batch("queue", size=1, retry=None) if is_batch else handlers.consume("queue", retry=None))(work)
+
+
+async def forgets_return(payload: Any, ctx: Any, call_next: Any) -> None:
+    await call_next(payload, ctx)
+
+
+async def swallows(payload: Any, ctx: Any, call_next: Any) -> None:
+    with contextlib.suppress(BaseException):
+        await call_next(payload, ctx)
+
+
+@pytest.mark.parametrize("is_batch", [False, True])
+@pytest.mark.parametrize("outcome", [Reject("no"), Reject, ValueError("no"), 42])
+async def test_forgotten_return_loses_nothing(outcome: Any, is_batch: bool) -> None:
+    handlers = Handlers()
+    around(handlers, forgets_return, is_batch=is_batch, outcome=outcome)
+    assert (await handled(handlers, body=b"1")).rejected == [1]
+
+
+@pytest.mark.parametrize("is_batch", [False, True])
+@pytest.mark.parametrize("outcome", [Reject("no"), ExceptionGroup("g", [Reject("no")])])
+async def test_settlement_that_was_raised_and_swallowed_stands(outcome: Any, is_batch: bool) -> None:
+    handlers = Handlers()
+    around(handlers, swallows, is_batch=is_batch, outcome=outcome, raises=True)
+    assert (await handled(handlers, body=b"1")).rejected == [1]
+
+
+async def test_it_stands_through_several_layers_as_if_they_were_not_there() -> None:
+    handlers = Handlers()
+    seen: list[str] = []
+
+    @handlers.middleware
+    async def outermost(payload: Any, ctx: Any, call_next: Any) -> Any:
+        try:
+            return await call_next(payload, ctx)
+        except Reject as settlement:
+            seen.append(settlement.reason)
+            raise
+
+    handlers.middleware(forgets_return)
+    around(handlers, swallows, is_batch=False, outcome=Reject("no"), raises=True)
+    assert (await handled(handlers, body=b"1")).rejected == [1]
+    assert seen == ["no"]
+
+
+@pytest.mark.parametrize("is_batch", [False, True])
+async def test_exception_that_is_swallowed_on_purpose_stays_swallowed(is_batch: bool) -> None:
+    handlers = Handlers()
+    around(handlers, swallows, is_batch=is_batch, outcome=ValueError("no"), raises=True)
+    assert (await handled(handlers, body=b"1")).acked == [1]
+
+
+@pytest.mark.parametrize("is_batch", [False, True])
+@pytest.mark.parametrize("replacement", [Ack(), Ack])
+@pytest.mark.parametrize("raises", [False, True])
+async def test_settlement_replaces_what_is_inside(is_batch: bool, replacement: Any, raises: bool) -> None:
+    async def replace(payload: Any, ctx: Any, call_next: Any) -> Any:
+        await swallows(payload, ctx, call_next)
+        return replacement
+
+    handlers = Handlers()
+    around(handlers, replace, is_batch=is_batch, outcome=Reject("no"), raises=raises)
+    assert (await handled(handlers, body=b"1")).acked == [1]
+
+
+@pytest.mark.parametrize("is_batch", [False, True])
+async def test_of_several_calls_the_last_one_counts(is_batch: bool) -> None:
+    async def twice(payload: Any, ctx: Any, call_next: Any) -> None:
+        for _ in range(2):
+            with contextlib.suppress(ValueError, Reject):
+                await call_next(payload, ctx)
+
+    for outcomes, way in (
+        ([ValueError("x"), None], "acked"),
+        ([Reject("x"), None], "acked"),
+        ([None, Reject("x")], "rejected"),
+    ):
+        handlers = Handlers()
+        handlers.middleware(twice)
+        left = list(outcomes)
+
+        async def work(payload: Any, left: list[Any] = left) -> Any:
+            outcome = left.pop(0)
+            if outcome is not None:
+                raise outcome
+
+        (handlers.consume_batch("queue", size=1) if is_batch else handlers.consume("queue"))(work)
+        assert getattr(await handled(handlers, body=b"1"), way) == [1]
+
+
+async def calls_nothing(payload: Any, ctx: Any, call_next: Any) -> None: ...
+
+
+async def awaits_nothing(payload: Any, ctx: Any, call_next: Any) -> None:
+    call_next(payload, ctx).close()
+
+
+LEFT_BEHIND: list[asyncio.Task[Any]] = []
+
+
+async def leaves_it_running(payload: Any, ctx: Any, call_next: Any) -> None:
+    LEFT_BEHIND.append(asyncio.create_task(call_next(payload, ctx)))
+    await asyncio.sleep(0)
+
+
+def says_nothing(payload: Any, ctx: Any, call_next: Any) -> None: ...
+
+
+@pytest.mark.parametrize("is_batch", [False, True])
+@pytest.mark.parametrize(
+    ("middleware", "text"),
+    [
+        (calls_nothing, "middleware calls_nothing returned None without calling call_next; return Ack() to leave"),
+        (says_nothing, "middleware says_nothing returned None without calling call_next; return Ack() to leave"),
+        (awaits_nothing, "middleware awaits_nothing did not await call_next, so the handler has not ended"),
+        (leaves_it_running, "middleware leaves_it_running did not await call_next, so the handler has not ended"),
+    ],
+)
+async def test_message_whose_handler_did_not_run_is_never_acked(
+    middleware: Any, text: str, is_batch: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    handlers = Handlers()
+    handlers.middleware(middleware)
+
+    async def work(payload: Any) -> None:
+        await asyncio.sleep(0.01)
+
+    (handlers.consume_batch("queue", size=1, retry=None) if is_batch else handlers.consume("queue", retry=None))(work)
+    channel = await handled(handlers, body=b"1")
+    await asyncio.gather(*LEFT_BEHIND)
+    LEFT_BEHIND.clear()
+    assert channel.rejected == [1]
+    assert text in caplog.text
+
+
+class Audit:
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    async def __call__(self, payload: Any, ctx: Any, call_next: Any) -> Any:
+        self.seen.append(await call_next(payload, ctx))
+        return self.seen[-1]
+
+    def plain(self, payload: Any, ctx: Any, call_next: Any) -> Any:
+        return self(payload, ctx, call_next)
+
+
+@pytest.mark.parametrize("is_batch", [False, True])
+@pytest.mark.parametrize(
+    "make", [lambda audit: audit, lambda audit: audit.plain, lambda audit: lambda *given: audit(*given)]
+)
+async def test_middleware_may_be_anything_that_returns_an_awaitable(is_batch: bool, make: Any) -> None:
+    handlers, audit = Handlers(), Audit()
+    around(handlers, make(audit), is_batch=is_batch, outcome=Reject("no"))
+    assert (await handled(handlers, body=b"1")).rejected == [1]
+    assert len(audit.seen) == 1
+
+
+async def test_middleware_is_shown_what_came_of_the_handler_and_no_coroutine() -> None:
+    handlers, audit = Handlers(), Audit()
+    handlers.middleware(audit)
+
+    async def work(payload: Any) -> Any:
+        return Reject("no")
+
+    handlers.consume("queue", retry=None)(lambda payload: work(payload))
+    assert (await handled(handlers, body=b"1")).rejected == [1]
+    assert [type(seen) for seen in audit.seen] == [Reject]
 
 
 # ---- none costs nothing
