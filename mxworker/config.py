@@ -34,6 +34,9 @@ DEFAULT_CONCURRENCY = 32
 DEFAULT_HANDLER_TIMEOUT_S = 30.0
 DEFAULT_PROCESS_CONCURRENCY = 256
 DEFAULT_QUARANTINE_AFTER = 3
+DEFAULT_MAX_BODY_BYTES = 128 * 1024 * 1024
+"""The most that RabbitMQ 3 takes unless told otherwise; 4 takes 16 MiB
+(https://www.rabbitmq.com/docs/configure, max_message_size)."""
 MAX_PREFETCH = 65535
 MAX_WORKERS = 512
 MAX_CHANNELS = 65535
@@ -138,7 +141,8 @@ class PublisherSettings:
     `timeout_s` is the time for one publish in seconds, over all attempts, waiting included. A refused publish is sent
     `attempts` times in all, which may duplicate it in those of its queues that took it. One whose fate is unknown is
     tried again only with `retry_unconfirmed`, for that may duplicate it, too.
-    Bodies above `max_body_bytes` are refused: RabbitMQ 4 takes 16 MiB by default, 3.x takes 128 MiB.
+    Bodies above `max_body_bytes` are refused: RabbitMQ 4 takes 16 MiB by default, 3.x takes 128 MiB. Where the broker
+    takes less than that, one body too many costs a channel, and leaves its neighbours' fate unknown.
     """
 
     channels: int = 2
@@ -169,8 +173,10 @@ class Consumption:
     `concurrency`, `prefetch` and `handler_timeout_s` replace what the handlers in the code say, when they are not None.
     `queues` limits the worker to the handlers of those queues; empty means all. `process_concurrency` bounds the
     handlers that run at once in the process, all queues together, and `prefetch_budget_bytes` the bodies that it holds
-    unsettled; one body for each queue may come on top. A message that has killed `quarantine_after` workers is taken
-    out of its queue; with 0 none ever is. `boot_timeout_s` is the time to enter the lifespans.
+    unsettled; one body for each queue may come on top. A body above `max_body_bytes` is not read: its message becomes a
+    dead letter, or, where the broker would drop what is rejected, its queue is not consumed any more. A message that
+    has killed `quarantine_after` workers is taken out of its queue; with 0 none ever is. `boot_timeout_s` is the time
+    to enter the lifespans.
     """
 
     app: str
@@ -180,6 +186,7 @@ class Consumption:
     concurrency: int | None = None
     prefetch: int | None = None
     prefetch_budget_bytes: int = 256 * 1024 * 1024
+    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
     handler_timeout_s: float | None = None
     process_concurrency: int = DEFAULT_PROCESS_CONCURRENCY
     drain_timeout_s: float = 30.0

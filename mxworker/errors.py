@@ -12,6 +12,8 @@ What can go wrong, whose fault it is, and whether trying again can help:
     |   +-- TlsRefused          its certificate or ours is not accepted       permanent
     |   +-- ChannelLost         one channel ended, the connection did not     transient
     |   +-- TopologyRefused     a queue is not as the code says               permanent
+    |   +-- QueueGivenUp        a queue ends the connection again and again   permanent
+    |   +-- BodyTooLarge        a queue holds a message that we do not read   transient
     |   +-- PoolExhausted       handlers hold every channel there may be      transient
     +-- PublishError         a publish did not end in a confirmation
     |   +-- EncodeError         application: a body or property cannot be sent  permanent
@@ -103,6 +105,16 @@ class ChannelLost(BrokerError):
 
 class TopologyRefused(BrokerError):
     """A queue is missing, or exists with other arguments than the code asks for."""
+
+
+class QueueGivenUp(BrokerError):
+    """The broker ends the whole connection over one queue again and again, so that one is not consumed for a while."""
+
+
+class BodyTooLarge(BrokerError):
+    """A message is above --max-body-size and would be lost if it were rejected, so its queue is not consumed."""
+
+    permanent = False
 
 
 class PoolExhausted(BrokerError):

@@ -37,6 +37,7 @@ head of the queue, without one RabbitMQ before 4.0 puts it at the tail
 """
 _RABBITMQ_VERSION = re.compile(r"RabbitMQ (?P<major>\d+)\.")
 _FIRST_WITH_LIMIT = 4
+_DEAD_LETTER_TARGET = frozenset({"x-dead-letter-exchange", "x-dead-letter-routing-key"})
 _MAX_PRIORITY = 255
 _CONSUMER_PRIORITIES = range(-(2**31), 2**31)
 # What pamqp takes as the name of a queue or an exchange; for others it raises, in the middle of a declaration.
@@ -111,6 +112,7 @@ class Queue:
             encode(self.arguments)
         except EncodeError as error:
             raise ValueError(f"queue '{self.name}': its arguments cannot be sent: {error}") from None
+        self._refuse_stream()
         if self.arguments.get("x-single-active-consumer"):
             object.__setattr__(self, "single_active_consumer", True)
 
@@ -130,6 +132,10 @@ class Queue:
                 f"queue '{self.name}': arguments are a dict, such as {{\"x-max-length\": 1000}}, "
                 f"not {self.arguments!r:.80}"
             )
+
+    def _refuse_stream(self) -> None:
+        if self.arguments.get("x-queue-type") == "stream":
+            raise ValueError(stream_refusal(self.name))
 
     def _check_max_priority(self, max_priority: int) -> None:
         if not isinstance(max_priority, int) or isinstance(max_priority, bool):
@@ -161,7 +167,8 @@ class Queue:
     @property
     def dead_letters_itself(self) -> bool:
         """Whether the queue is known to move what is rejected to a dead-letter queue; one of others may drop it."""
-        return self.dead_letter and self.declare == "ensure"
+        is_redirected = not _DEAD_LETTER_TARGET.isdisjoint(self.arguments)
+        return self.dead_letter and self.declare == "ensure" and not is_redirected
 
     @property
     def consumer_timeout_s(self) -> float:
@@ -209,8 +216,14 @@ class Queue:
         )
 
     def consumer_arguments(self) -> dict[str, Any]:
-        """Return the arguments the queue is consumed with."""
-        return {"x-priority": self.consumer_priority} if self.consumer_priority else {}
+        """Return the arguments the queue is consumed with.
+
+        Nothing else tells of a queue that we do not declare that it is a stream: a stream takes no consumer with a
+        priority (rabbit_stream_queue.erl, capabilities/0; tried on 3.10 and 4.0). For the others 0 is what they have.
+        """
+        if self.consumer_priority or self.declare != "ensure":
+            return {"x-priority": self.consumer_priority}
+        return {}
 
 
 def _is_binding(pair: object) -> bool:
@@ -219,4 +232,14 @@ def _is_binding(pair: object) -> bool:
         and not isinstance(pair, str)
         and len(pair) == 2
         and all(isinstance(part, str) and len(part.encode()) <= SHORT_STRING_BYTES for part in pair)
+    )
+
+
+def stream_refusal(queue: str) -> str:
+    """Return why a stream is not consumed, and what to use instead."""
+    return (
+        f"queue '{queue}' is a stream, which mxworker does not consume: it keeps what was acked, refuses rejects, "
+        "and leaves it to its consumers to know their offset.\n"
+        "  Use a quorum queue, bound to the exchange that feeds the stream, or read the stream with a stream client "
+        "(https://www.rabbitmq.com/docs/streams)."
     )

@@ -25,7 +25,7 @@ from mxworker.amqp.translate import handshake_error, library_errors, raise_own_c
 from mxworker.amqp.transport import DataPlane, DataPlaneFactory
 from mxworker.backoff import next_attempt
 from mxworker.brokers import DEFAULT_TLS, Brokers, BrokerUrl, Rotation, Tls
-from mxworker.config import MAX_CHANNELS
+from mxworker.config import DEFAULT_MAX_BODY_BYTES, MAX_CHANNELS
 from mxworker.errors import BrokerError, ConnectionLost
 from mxworker.printable import one_line
 
@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 
 CONNECT_DEADLINE_S = 10.0
 CLOSE_DEADLINE_S = 2.0
-BODY_CAP_BYTES = 64 * 1024 * 1024
 _LOST = "an established connection was lost"
 
 
@@ -55,12 +54,20 @@ class BrokerConnection:
         self._closing: set[asyncio.Task[None]] = set()  # channels that await their close-ok; gone with the connection
 
     @classmethod
-    async def open(cls, url: BrokerUrl, name: str, deadline: float, tls: Tls = DEFAULT_TLS) -> BrokerConnection:
+    async def open(
+        cls,
+        url: BrokerUrl,
+        name: str,
+        deadline: float,
+        tls: Tls = DEFAULT_TLS,
+        max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+    ) -> BrokerConnection:
         """Connect, encrypt for amqps://, authenticate and tune before the loop time `deadline`.
 
-        `name` is what the broker's operator sees. Raises ConnectionLost, CredentialsRefused or TlsRefused.
+        `name` is what the broker's operator sees; bodies above `max_body_bytes` are not read. Raises ConnectionLost,
+        CredentialsRefused or TlsRefused.
         """
-        factory = DataPlaneFactory(BODY_CAP_BYTES, url.heartbeat_s, tls)
+        factory = DataPlaneFactory(max_body_bytes, url.heartbeat_s, tls)
         control = _ControlConnection(url.dsn, factory, name)
         try:
             async with asyncio.timeout_at(deadline):
@@ -148,11 +155,13 @@ class Dialler:
         rng: random.Random,
         connect_timeout_s: float = CONNECT_DEADLINE_S,
         level_of: Callable[[BrokerError], int] = lambda _: logging.WARNING,
+        max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
     ) -> None:
         """`connect_timeout_s` is the time for one attempt: TCP, TLS and the AMQP handshake.
 
-        `level_of` an error is that of the line which tells of it.
+        `level_of` an error is that of the line which tells of it. Bodies above `max_body_bytes` are not read.
         """
+        self._max_body_bytes = max_body_bytes
         self.rotation = Rotation(brokers, rng)
         self.gives_up_at: float | None = None
         """The loop time at which whoever needs a connection gives up; None while there is none. For the log."""
@@ -169,7 +178,7 @@ class Dialler:
             url = await self._turn()
             deadline = loop.time() + self._connect_timeout_s
             try:
-                connection = await BrokerConnection.open(url, name, deadline, self._tls)
+                connection = await BrokerConnection.open(url, name, deadline, self._tls, self._max_body_bytes)
             except BrokerError as error:
                 self.rotation.note_failed(url, error, loop.time())
                 self._tell_failure(url, error)

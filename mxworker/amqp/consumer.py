@@ -9,6 +9,10 @@ when there is room, with a prefetch of so many bodies, of the size that the last
 same messages would be given back again and again, and before RabbitMQ 4.3 each time counts toward the delivery limit of
 a quorum queue. A single active consumer that is cancelled hands over to another one, so it first settles all it has.
 
+Two things stop a queue until somebody has looked at them, see `try_again`: a message whose body is above the cap, where
+the broker would drop what is rejected, and a queue over which the broker ends the whole connection (see `culprits`);
+the latter is tried again by itself after some minutes.
+
 A prefetch holds for the consume that it was set for. When another is wanted in the middle, that is a cancel and a
 consume, and nothing that was read is given back for it.
 
@@ -29,10 +33,11 @@ from typing import Any
 
 from mxworker.amqp.budget import ByteBudget
 from mxworker.amqp.connection import BrokerConnection, Link
+from mxworker.amqp.culprits import GIVEN_UP_S, Culprits
 from mxworker.amqp.declared import DeclaredQueues
 from mxworker.amqp.subscription import Admit, Subscription
 from mxworker.backoff import RECONNECT, next_attempt
-from mxworker.errors import BrokerError, ChannelLost
+from mxworker.errors import BodyTooLarge, BrokerError, ChannelLost, QueueGivenUp
 from mxworker.printable import one_line
 from mxworker.queues import Queue
 
@@ -40,6 +45,7 @@ log = logging.getLogger(__name__)
 
 _REPLY_DEADLINE_S = 30.0
 _BYTES = "byte budget"
+_TOO_LARGE = "a message is too large"
 # How long a reduced prefetch is kept before the bodies that came meanwhile are looked at: a raise is a cancel and a
 # consume, so not for every change of the weather.
 _CALM_S = 10.0
@@ -63,13 +69,15 @@ class Consumer:
         calm_s: float = _CALM_S,
         level_of: Callable[[BrokerError], int] = lambda _: logging.WARNING,
         declared: DeclaredQueues | None = None,
+        culprits: Culprits | None = None,
     ) -> None:
         """Prepare. Made inside a running loop.
 
         `on_change` is called whenever `is_as_wanted` or `last_error` may have changed; `on_paused` whenever a pause is
         in force, so that no delivery follows: what is given back then does not come right back to us. Without `budget`
         there is no bound to the bytes. `calm_s`: seconds until a prefetch that was reduced is looked at. `level_of` an
-        error is that of the line which tells of it. `declared` are there before the queue is consumed.
+        error is that of the line which tells of it. `declared` are there before the queue is consumed. `culprits` are
+        those of the link, for all its consumers.
         """
         self.queue = queue
         self.prefetch = prefetch
@@ -96,13 +104,16 @@ class Consumer:
         self._level_of = level_of
         self._declared = declared or DeclaredQueues()
         self._has_news = False  # whether it was told last that the queue is not consumed
+        self._culprits = culprits or Culprits()
+        self._trouble: BrokerError | None = None  # while it is stopped for it
+        self._retry: asyncio.Future[None] | None = None
 
     # ---- what is
 
     @property
     def is_as_wanted(self) -> bool:
-        """Whether its channel is up and consumes, or is paused."""
-        if self.subscription is None or self.subscription.is_lost:
+        """Whether its channel is up and consumes, or is paused. One that is stopped by a fault is not."""
+        if self.subscription is None or self.subscription.is_lost or self._trouble is not None:
             return False
         return self.consumer_tag is not None or bool(self._reasons)
 
@@ -136,6 +147,14 @@ class Consumer:
         self._reasons.discard(reason)
         self._turn()
 
+    def try_again(self) -> None:
+        """Consume again what was stopped by a fault. Nothing when it was not."""
+        if self._retry is not None and not self._retry.done():
+            self._retry.set_result(None)
+        if _TOO_LARGE in self._reasons:
+            self._trouble = None
+            self.resume(_TOO_LARGE)
+
     def limit_prefetch(self, most: int | None) -> None:
         """Have at most `most` deliveries unsettled, beside those of before; with None, `prefetch` again.
 
@@ -154,6 +173,18 @@ class Consumer:
     def _turn(self) -> None:
         if not self._turned.done():
             self._turned.set_result(None)
+
+    def _on_too_large(self, what: str) -> None:
+        """Stop: the message cannot be read, and must not be rejected."""
+        if self._trouble is None:
+            self._trouble = self.last_error = BodyTooLarge(
+                f"{what}; the broker may drop it if it were rejected, so it is given back and the queue is not "
+                f"consumed any more.\n  Take the message out, raise --max-body-size, or let mxworker declare the queue "
+                f"with a dead-letter queue. Then reload, or 'mxworker ctl pause {self.queue.name}' and 'resume' it."
+            )
+            self._tell_trouble(self._trouble)
+        self.pause(_TOO_LARGE)
+        self._on_change()
 
     # ---- the byte budget
 
@@ -212,24 +243,29 @@ class Consumer:
         while True:
             connection = await self._link.connection()
             try:
-                await self._carry_out(self._open(connection))
+                async with self._culprits.turn(self._loop.time()):
+                    await self._carry_out(self._open(connection), connection)
             except BrokerError as error:
-                await self._rest(error, connection, attempt)
+                await self._give_up_or_rest(error, connection, attempt)
                 attempt += 1
                 continue
             assert self.subscription is not None
             self.last_error = None
             self._on_change()
-            loss = await self._steer(self.subscription)
+            loss = await self._steer(self.subscription, connection)
             self._forget_full()
             attempt = next_attempt(attempt, self._loop.time() - self.subscription.opened_at)
             await self.subscription.close()
-            await self._rest(loss, connection, attempt)
+            await self._give_up_or_rest(loss, connection, attempt)
 
-    async def _carry_out(self, request: Coroutine[Any, Any, None]) -> None:
+    async def _carry_out(self, request: Coroutine[Any, Any, None], connection: BrokerConnection) -> None:
         """Make a request to the end, whatever happens to the caller; `cancel` waits for it."""
+        if connection.plane.frames.close_reason is None:  # else it is not what ended the connection
+            self._culprits.begin(self.queue.name, connection)
         self._request = self._loop.create_task(request)
         await asyncio.shield(self._request)
+        if connection.plane.frames.close_reason is None:
+            self._culprits.succeeded(self.queue.name)
 
     async def _open(self, connection: BrokerConnection) -> None:
         prefetch = None if self._reasons else self._fit()
@@ -244,18 +280,19 @@ class Consumer:
                     retry_steps_ms=self._retry_steps_ms,
                     budget=self._budget,
                     on_full=self._on_full,
+                    on_too_large=self._on_too_large,
                 )
         except TimeoutError:
             raise ChannelLost(f"queue '{self.queue.name}': no answer within {_REPLY_DEADLINE_S:g} s") from None
         if prefetch is not None:
             self._note_consuming(self.subscription)
 
-    async def _steer(self, subscription: Subscription) -> BrokerError:
+    async def _steer(self, subscription: Subscription, connection: BrokerConnection) -> BrokerError:
         """Consume or pause, as is wanted at the time, until the subscription is lost; return why it was."""
         while not subscription.is_lost:
             self._turned = self._loop.create_future()
             if self._has_to_adjust(subscription):
-                await self._carry_out(self._adjust(subscription))
+                await self._carry_out(self._adjust(subscription), connection)
             else:
                 await asyncio.wait((subscription.lost, self._turned), return_when=asyncio.FIRST_COMPLETED)
         return subscription.lost.result()
@@ -310,6 +347,33 @@ class Consumer:
             self._on_paused()
         if _BYTES in self._reasons:
             self._on_room()  # what was held may have been settled before the last body was left unread
+
+    async def _give_up_or_rest(self, error: BrokerError, connection: BrokerConnection, attempt: int) -> None:
+        reason = connection.plane.frames.close_reason
+        if reason is not None and self._culprits.blame(self.queue.name, connection, reason, self._loop.time()):
+            await self._give_up(reason)
+        else:
+            await self._rest(error, connection, attempt)
+
+    async def _give_up(self, reason: tuple[int, str]) -> None:
+        """Leave the queue alone for some minutes, or until `try_again`."""
+        code, text = reason
+        self._trouble = self.last_error = QueueGivenUp(
+            f"queue '{self.queue.name}' is not consumed any more: over it the broker ended the connection "
+            f"again: {code} {text}.\n  The others go on. It is tried again in {GIVEN_UP_S / 60:g} min, after a reload, "
+            f"and after 'mxworker ctl pause {self.queue.name}' and 'resume'."
+        )
+        self._tell_trouble(self._trouble)
+        self._on_change()
+        self._retry = self._loop.create_future()
+        await asyncio.wait({self._retry}, timeout=GIVEN_UP_S)
+        self._retry = self._trouble = None
+
+    def _tell_trouble(self, error: BrokerError) -> None:
+        """Log why the queue is stopped; what ends a first start is told at its end."""
+        self._has_news = True
+        level = self._level_of(error)
+        log.log(logging.ERROR if level >= logging.WARNING else level, "%s", one_line(error))
 
     async def _rest(self, error: BrokerError, connection: BrokerConnection, attempt: int) -> None:
         self.last_error = error

@@ -29,7 +29,7 @@ from mxworker.amqp.connection import Dialler, Link
 from mxworker.amqp.stock import PooledChannel, Stock
 from mxworker.amqp.translate import raise_own_cancellation
 from mxworker.brokers import Brokers
-from mxworker.config import PoolSettings
+from mxworker.config import DEFAULT_MAX_BODY_BYTES, PoolSettings
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost, PoolExhausted
 
 log = logging.getLogger(__name__)
@@ -95,14 +95,15 @@ class Pool:
         on_change: Callable[[], None],
         rng: random.Random,
         level_of: Callable[[BrokerError], int] = lambda _: logging.WARNING,
+        max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
     ) -> None:
         """Prepare; nothing is connected before `run`.
 
         `name` is what the broker's operator sees, with the role behind it; `on_change` is called whenever the last
-        error of `consume_link` has changed. `level_of`: see `Dialler`.
+        error of `consume_link` has changed. `level_of` and `max_body_bytes`: see `Dialler`.
         """
         self._settings = settings
-        self._dialler = Dialler(brokers, rng, settings.connect_timeout_s, level_of)
+        self._dialler = Dialler(brokers, rng, settings.connect_timeout_s, level_of, max_body_bytes)
         self._name = name
         self._loop = asyncio.get_running_loop()
         self.consume_link = self._new_link("consume", on_change)

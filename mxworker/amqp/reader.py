@@ -61,7 +61,7 @@ class ConsumerSink(Protocol):
     def on_deliver(self, tag: int, redelivered: bool, route: bytes, properties: bytes, body: bytes) -> None:
         """Take a delivery. `route` is exchange and routing key, `properties` flags and values, both as on the wire."""
 
-    def on_too_large(self, tag: int, size_bytes: int) -> None:
+    def on_too_large(self, tag: int, size_bytes: int, properties: bytes) -> None:
         """Take the news that the body of delivery `tag` is above the cap; its bytes are gone."""
 
     def on_unread(self, tag: int, size_bytes: int) -> None:
@@ -144,7 +144,7 @@ class FrameReader:
         """The broker's connection.close, as reply code and text, once it came."""
         self.blocked_reason: str | None = None
         """Why the broker takes no publishes from this connection now (https://www.rabbitmq.com/docs/connection-blocked)."""
-        self._body_cap = body_cap_bytes
+        self.body_cap_bytes = body_cap_bytes
         self._channels: dict[int, _Channel] = {}
         self._partial = bytearray()  # one incomplete frame and what came with it; at most frame_max + one read
         self._needed = 0
@@ -301,7 +301,7 @@ class FrameReader:
         consumer = channel.consumer
         channel.keeps_body = (
             channel.method == BASIC_DELIVER
-            and channel.body_size <= self._body_cap
+            and channel.body_size <= self.body_cap_bytes
             and consumer is not None
             and consumer.takes(channel.body_size)
         )
@@ -339,8 +339,8 @@ class FrameReader:
             channel.consumer.on_get(channel.tag)
         elif channel.keeps_body:
             channel.consumer.on_deliver(channel.tag, channel.redelivered, channel.route, properties, body)
-        elif channel.body_size > self._body_cap:
-            channel.consumer.on_too_large(channel.tag, channel.body_size)
+        elif channel.body_size > self.body_cap_bytes:
+            channel.consumer.on_too_large(channel.tag, channel.body_size, properties)
         else:
             channel.consumer.on_unread(channel.tag, channel.body_size)
 

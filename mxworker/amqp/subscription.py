@@ -30,6 +30,7 @@ from mxworker.amqp.frames import encode_get
 from mxworker.amqp.translate import library_errors
 from mxworker.delivery import Delivery
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost
+from mxworker.properties import message_id_bytes
 from mxworker.queues import Queue
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Subscription:
         admit: Admit,
         budget: ByteBudget,
         on_full: Callable[[], None],
+        on_too_large: Callable[[str], None],
     ) -> None:
         loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[BrokerError] = loop.create_future()
@@ -72,6 +74,7 @@ class Subscription:
         self._admit = admit
         self._budget = budget
         self._on_full = on_full
+        self._on_too_large = on_too_large
         self._ledger = AckLedger(number)
         self._takes_none = False
         self._unread: list[int] = []  # at most prefetch
@@ -93,17 +96,19 @@ class Subscription:
         retry_steps_ms: Sequence[int] = (),
         budget: ByteBudget | None = None,
         on_full: Callable[[], None] = lambda: None,
+        on_too_large: Callable[[str], None] = lambda what: None,
     ) -> Subscription:
         """Open a channel, ensure the topology and consume. Every delivery goes to `admit`, from inside the read.
 
         With None for `prefetch` nothing is consumed yet. When `budget` has no room for a delivery, `on_full` is called
-        instead, from inside the read too: call `cancel` soon. Without a budget there is no bound.
+        instead, from inside the read too: call `cancel` soon. Without a budget there is no bound. `on_too_large` is
+        called in the same way, with what is wrong, for a body that cannot be taken and must not be rejected.
         Raises TopologyRefused, ChannelLost or ConnectionLost.
         """
         budget = budget or ByteBudget(sys.maxsize)
         channel = await connection.channel()
         underlay = await channel.get_underlay_channel()
-        subscription = cls(connection, channel, underlay.number, queue, admit, budget, on_full)
+        subscription = cls(connection, channel, underlay.number, queue, admit, budget, on_full, on_too_large)
         try:
             await topology.ensure(channel, queue, retry_steps_ms)
             connection.plane.register(underlay.number, subscription)
@@ -194,12 +199,24 @@ class Subscription:
         self._received_bytes += size_bytes
         self._admit(Delivery(body, properties, route, redelivered, tag, self))
 
-    def on_too_large(self, tag: int, size_bytes: int) -> None:
-        """Refuse a body above the cap: to the dead-letter queue, unseen."""
-        log.warning("queue %s: a body of %d bytes is above the cap and rejected", self._queue.name, size_bytes)
+    def on_too_large(self, tag: int, size_bytes: int, properties: bytes) -> None:
+        """Refuse a body above the cap: to the dead-letter queue, unseen; where the broker may drop it, back."""
+        if self.is_lost:
+            return
+        message_id = message_id_bytes(properties).decode("utf-8", "backslashreplace")
+        what = (
+            f"message {message_id or f'(no id, delivery tag {tag})'} of queue {self._queue.name} has a body of "
+            f"{size_bytes} bytes, above --max-body-size, {self._plane.frames.body_cap_bytes} bytes"
+        )
         self._ledger.deliver(tag)
-        self._ledger.reject(tag, requeue=False)
-        self._write_soon()
+        self.delivered += 1
+        if self._queue.dead_letters_itself:
+            log.error("%s; it is rejected unseen, to queue %s", what, self._queue.dead_letter_name)
+            self._ledger.reject(tag, requeue=False)
+            self._write_soon()
+        else:
+            self._unread.append(tag)
+            self._on_too_large(what)
 
     def on_unread(self, tag: int, size_bytes: int) -> None:
         """Keep a delivery without its body, to be given back."""

@@ -25,6 +25,7 @@ from mxworker.errors import (
     TlsRefused,
     TopologyRefused,
 )
+from mxworker.queues import stream_refusal
 
 ACCESS_REFUSED = 403
 NOT_FOUND = 404
@@ -104,6 +105,8 @@ def _translate(error: BaseException, queue: str | None) -> BrokerError:
 
 def _explain_mismatch(subject: str, queue: str | None, text: str) -> str:
     unknown = _UNKNOWN_ARGUMENT.search(text)
+    if unknown is not None and unknown["type"] == "stream":
+        return stream_refusal(queue or "")
     if unknown is not None:
         return (
             f"broker refused {subject}: {_PRECONDITION_FAILED} PRECONDITION_FAILED, "
@@ -113,6 +116,8 @@ def _explain_mismatch(subject: str, queue: str | None, text: str) -> str:
     found = _INEQUIVALENT.search(text)
     if found is None:
         return _explain(subject, _PRECONDITION_FAILED, text)
+    if found["key"] == "x-queue-type" and _value(found["theirs"]) == "'stream'":
+        return stream_refusal(queue or "")
     differs = (
         f"broker refused {subject}: {_PRECONDITION_FAILED} PRECONDITION_FAILED, "
         f"{found['key']} is {_value(found['theirs'])}, code says {_value(found['ours'])}.\n"

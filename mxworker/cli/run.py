@@ -58,6 +58,20 @@ log = logging.getLogger("mxworker")
     show_default=True,
     help="Bodies that a process may hold, over all queues.",
 )
+@option(
+    "--max-body-size",
+    type=Size(),
+    default="128MiB",
+    show_default=True,
+    help="Read no larger body; its message becomes a dead letter, or stops its queue where that would lose it.",
+)
+@option(
+    "--max-publish-size",
+    type=Size(),
+    default="16MiB",
+    show_default=True,
+    help="Publish no larger body.  Keep it at or below the broker's max_message_size.",
+)
 @option("--queues", "-Q", help="Consume only these queues, separated by commas.")
 @option("--handler-timeout", type=Duration(), help="How long a handler may run.")
 @option("--drain-timeout", type=Duration(), default="30s", show_default=True, help="Time to finish what runs.")

@@ -14,7 +14,7 @@ import click
 
 from mxworker.brokers import Brokers, Tls
 from mxworker.cli.options import present_directory
-from mxworker.config import Consumption, Supervision
+from mxworker.config import Consumption, PublisherSettings, Supervision
 from mxworker.control import Identity
 from mxworker.errors import ConfigError
 from mxworker.limits import Limits
@@ -142,6 +142,7 @@ def consumption(app: str, brokers: Brokers, flags: dict[str, Any]) -> Consumptio
         concurrency=flags["concurrency"],
         prefetch=flags["prefetch"],
         prefetch_budget_bytes=flags["prefetch_budget"],
+        max_body_bytes=flags["max_body_size"],
         handler_timeout_s=flags["handler_timeout"],
         process_concurrency=flags["process_concurrency"],
         drain_timeout_s=flags["drain_timeout"],
@@ -151,4 +152,5 @@ def consumption(app: str, brokers: Brokers, flags: dict[str, Any]) -> Consumptio
         burst=flags["burst"],
         limits=Limits(flags["max_messages"], flags["max_rss"], flags["max_age"]),
         quarantine_after=flags["quarantine_after"],
+        publisher=PublisherSettings(retry_unconfirmed=True, max_body_bytes=flags["max_publish_size"]),
     )

@@ -33,6 +33,7 @@ class Obedience:
             elif not is_wanted and queue in self._paused:
                 self._paused.remove(queue)
                 consumer.resume(REASON)
+                consumer.try_again()
 
 
 def obey_log_level(orders: StandingOrders) -> None:

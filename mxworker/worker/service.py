@@ -26,6 +26,7 @@ from typing import Any
 from mxworker.amqp import topology
 from mxworker.amqp.budget import ByteBudget
 from mxworker.amqp.consumer import Consumer
+from mxworker.amqp.culprits import Culprits
 from mxworker.amqp.declared import DeclaredQueues
 from mxworker.amqp.pool import Pool
 from mxworker.amqp.publisher import Publisher
@@ -91,7 +92,15 @@ class Service:
         self.stations: list[Station] = []
         rng = random.Random()  # noqa: S311  not for secrets; seeded by the system, here after the fork
         process_name = f"mxworker {settings.app} worker {slot.number}"
-        self.pool = Pool(settings.pool, settings.brokers, process_name, self._look_around, rng, self._level_of)
+        self.pool = Pool(
+            settings.pool,
+            settings.brokers,
+            process_name,
+            self._look_around,
+            rng,
+            self._level_of,
+            settings.max_body_bytes,
+        )
         self._link = self.pool.consume_link
         encoder = Encoder(None, serializers, settings.publisher.max_body_bytes)
         self.publisher = Publisher(self.pool.publish_link, settings.publisher, encoder, rng)
@@ -261,6 +270,7 @@ class Service:
         )
         budget = ByteBudget(self._settings.prefetch_budget_bytes)
         declared = DeclaredQueues(self._declared)
+        culprits = Culprits()
         for index, handler in enumerate(self._handlers):
             repair = partial(topology.repair, self._link, handler.queue, handler.retry_steps_ms)
             station = Station(
@@ -285,6 +295,7 @@ class Service:
                 budget=budget,
                 level_of=self._level_of,
                 declared=declared,
+                culprits=culprits,
             )
             if self._is_unproven:
                 consumer.pause(_UNPROVEN)

@@ -24,11 +24,12 @@ from pamqp import commands
 from yarl import URL
 
 from mxworker.amqp.acks import AckLedger
-from mxworker.amqp.connection import BODY_CAP_BYTES, BrokerConnection
+from mxworker.amqp.connection import BrokerConnection
 from mxworker.amqp.frames import encode_ack, encode_get, encode_give_back
 from mxworker.amqp.translate import library_errors
 from mxworker.amqp.transport import DataPlaneFactory
 from mxworker.brokers import BrokerUrl
+from mxworker.config import DEFAULT_MAX_BODY_BYTES
 from mxworker.errors import ChannelLost, ConnectionLost, TopologyRefused
 from tests.harness.waiting import until
 from tests.loop.fake_broker import FakeBroker, Peer
@@ -66,7 +67,7 @@ class Sink:
     def takes(self, size_bytes: int) -> bool:
         return True
 
-    def on_too_large(self, tag: int, size_bytes: int) -> None:
+    def on_too_large(self, tag: int, size_bytes: int, properties: bytes) -> None:
         raise AssertionError(tag)
 
     def on_unread(self, tag: int, size_bytes: int) -> None:
@@ -127,7 +128,7 @@ async def test_transport_factory_is_asked_with_the_url_and_an_ssl_context_provid
             asked.append((url, kwargs))
             return await super().create(url, **kwargs)
 
-    factory = Notes(BODY_CAP_BYTES, 10)
+    factory = Notes(DEFAULT_MAX_BODY_BYTES, 10)
     control = aio_pika.Connection(URL(url.dsn))
     control.kwargs["transport_factory"] = factory
     await control.connect()
@@ -143,7 +144,7 @@ async def test_transport_factory_is_asked_with_the_url_and_an_ssl_context_provid
 
 
 async def test_factory_is_asked_for_amqps_too_and_must_not_answer_in_plain_text(url: BrokerUrl) -> None:
-    factory = DataPlaneFactory(BODY_CAP_BYTES, 10)
+    factory = DataPlaneFactory(DEFAULT_MAX_BODY_BYTES, 10)
     control = aio_pika.Connection(URL(url.dsn).with_scheme("amqps"))
     control.kwargs["transport_factory"] = factory
     with pytest.raises(Exception, match="does not speak TLS"):

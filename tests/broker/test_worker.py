@@ -11,7 +11,6 @@ import pytest
 from pamqp import commands
 
 from mxworker import Ack, Context, Delivery, Handlers, Queue, Reject, Requeue
-from mxworker.amqp import connection as connections
 from mxworker.board import Board, Word
 from mxworker.brokers import Brokers
 from mxworker.config import Consumption
@@ -192,25 +191,6 @@ async def test_started_deliveries_stand_in_the_board(broker_url: str, queue_name
         assert [(one.handler, one.message_id, one.delivery_tag) for one in held] == [("hold", "m-7", 1)]
         release.set()
         await until(lambda: not worker.slot.in_flight(), 10, "the board to be empty")
-
-
-async def test_body_above_the_cap_is_rejected_unseen(
-    broker_url: str, queue_name: str, admin: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connections, "BODY_CAP_BYTES", 300_000)  # the real cap, 64 MiB, would take the test long
-    handlers = Handlers()
-    seen = []
-
-    @handlers.consume(queue_name)
-    async def take(body: bytes) -> None:
-        seen.append(len(body))
-
-    async with running(broker_url, handlers):
-        admin.publish(queue_name, [b"x" * 300_000, b"x" * 300_001, b"x" * 10])
-        (rejected,) = await dead_letters(admin, queue_name, 1)
-        await until(lambda: len(seen) == 2, 10, "the others")
-    assert len(rejected) == 300_001
-    assert sorted(seen) == [10, 300_000]
 
 
 async def test_handlers_outlive_a_lost_channel_and_know_it(broker_url: str, queue_name: str, admin: Client) -> None:

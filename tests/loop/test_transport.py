@@ -48,7 +48,7 @@ class Sink:
     def takes(self, size_bytes: int) -> bool:
         return True
 
-    def on_too_large(self, tag: int, size_bytes: int) -> None:
+    def on_too_large(self, tag: int, size_bytes: int, properties: bytes) -> None:
         raise AssertionError(tag)
 
     def on_unread(self, tag: int, size_bytes: int) -> None:

@@ -10,6 +10,7 @@ import pytest
 from mxworker import errors
 from mxworker.errors import (
     AppLoadError,
+    BodyTooLarge,
     BrokerError,
     ChannelLost,
     ConfigError,
@@ -69,7 +70,7 @@ def test_a_process_that_dies_of_an_error_ends_with_its_code(error: type[MxWorker
 
 def test_what_was_lost_or_lent_out_is_worth_another_attempt() -> None:
     transient = {error for error in descendants(MxWorkerError) if not error.permanent}
-    of_the_broker = {ConnectionLost, ProtocolViolation, ChannelLost, PoolExhausted}
+    of_the_broker = {ConnectionLost, ProtocolViolation, ChannelLost, PoolExhausted, BodyTooLarge}
     assert transient == of_the_broker | {PublishNacked, PublishOverflow, PublishUnconfirmed}
 
 

@@ -51,7 +51,7 @@ class Calls:
     def takes(self, size_bytes: int) -> bool:
         return size_bytes != REFUSED_BYTES
 
-    def on_too_large(self, tag: int, size_bytes: int) -> None:
+    def on_too_large(self, tag: int, size_bytes: int, properties: bytes) -> None:
         self._note("too large", tag, size_bytes)
 
     def on_unread(self, tag: int, size_bytes: int) -> None:
