@@ -11,6 +11,7 @@ import time
 from mxworker.board import Board, BoardSlot
 from mxworker.lifecycle import Reason, WorkerState
 from mxworker.master.plan import Exit
+from mxworker.stacks import readable
 from mxworker.suspects import Death
 
 _LOG = logging.getLogger("mxworker.master")
@@ -35,7 +36,7 @@ class Inquest:
         if not keys:
             return
         is_hang = ended.reason is Reason.HANG
-        death = Death(ended.status, peak_rss_bytes, ended.uptime_s, int(time.time()), crashed_first(stack), is_hang)
+        death = Death(ended.status, peak_rss_bytes, ended.uptime_s, int(time.time()), readable(stack), is_hang)
         count, known = self._board.suspects.enter(keys, slot.alone_key, death)
         _LOG.warning(
             "worker %d (process %d): what it had started may have killed it: %d messages, %d of them not for the first "
@@ -52,9 +53,3 @@ class Inquest:
 def _was_leaving(slot: BoardSlot, ended: Exit) -> bool:
     """Whether the worker was on its way out by itself, and left behind only what its drain had no time for."""
     return slot.state in _LEAVING and ended.reason is not Reason.HANG and ended.status >= 0
-
-
-def crashed_first(stack: str) -> str:
-    """Return a report of faulthandler with the thread at fault before all others, for it may be cut."""
-    title, *threads = stack.split("\n\n")
-    return "\n\n".join([title, *sorted(threads, key=lambda thread: not thread.startswith("Current thread"))])

@@ -12,12 +12,12 @@ import signal
 
 from mxworker.board import BoardSlot
 from mxworker.errors import ExitCode
-from mxworker.lifecycle import Reason
+from mxworker.lifecycle import Reason, WorkerState
 from mxworker.log import LineBudget, is_json, say, tell_error
-from mxworker.master.inquest import crashed_first
 from mxworker.master.plan import Exit
 from mxworker.master.slot import NS_PER_S
 from mxworker.printable import head
+from mxworker.stacks import readable
 from mxworker.suspects import in_words
 
 _LOG = logging.getLogger("mxworker.master")
@@ -54,12 +54,13 @@ class Obituaries:
         if unsaid is None:
             return
         in_flight = slot.in_flight_count
-        shown = head(crashed_first(stack), STACK_SHOWN_BYTES) if stack else ""
+        shown = head(readable(stack), STACK_SHOWN_BYTES) if stack else ""
         _LOG.log(
             logging.DEBUG if note else logging.WARNING,
-            "worker %d (process %d) ended after %.1f s: %s%s%s%s%s",
+            "worker %d (process %d) %sended after %.1f s: %s%s%s%s%s",
             ended.slot,
             ended.pid,
+            _why_hung(ended, slot),
             ended.uptime_s,
             describe(ended),
             "" if ended.reason is Reason.CRASH else f" ({ended.reason.value})",
@@ -122,6 +123,16 @@ def describe(ended: Exit) -> str:
     if ended.status == -signal.SIGKILL and ended.reason is Reason.CRASH:
         return f"{words}, not sent by the master (perhaps out of memory: see the kernel's log)"
     return words
+
+
+def _why_hung(ended: Exit, slot: BoardSlot) -> str:
+    if ended.reason is not Reason.HANG:
+        return ""
+    if slot.state in (WorkerState.VACANT, WorkerState.BOOTING):
+        return "did not start in time (--boot-timeout) and "
+    if ended.status == -signal.SIGKILL:  # it did not even answer to SIGABRT
+        return "did not run its event loop (it was stopped, or is stuck in the kernel) and "
+    return "blocked its event loop and "
 
 
 def _tell_what_it_held(ended: Exit, slot: BoardSlot, count: int, now_ns: int) -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
 from types import FrameType
 from typing import Any
 
+from mxworker.config import format_duration
+from mxworker.stacks import frames_of, places_of, telling
+from mxworker.worker.blocking import blocker_of
 from mxworker.worker.station import SHOWN_FRAMES, AtWork, Station
 
 log = logging.getLogger(__name__)
@@ -31,21 +33,40 @@ def dump(number: int, stations: Sequence[Station], frame: FrameType | None) -> N
     waiting = sum(station.waiting for station in stations)
     log.warning("worker %d: handlers that run: %d; deliveries that wait for one: %d", number, running, waiting)
     current = _current_task()
+    stack = _telling_stack(frame)
     at_work = ((station, one) for station in stations for one in station.at_work())
     for station, one in islice(at_work, HANDLERS_SHOWN):
-        _tell(number, station, one, "is inside" if one.task is current else "runs")
+        is_inside = one.task is current
+        _tell(number, station, one, "is inside" if is_inside else "runs", stack if is_inside else one.stack)
     if running > HANDLERS_SHOWN:
         log.warning("worker %d runs %d more", number, running - HANDLERS_SHOWN)
     dump_stack(number, frame)
 
 
+def tell_blocked(number: int, stations: Sequence[Station], frame: FrameType | None, timeout_s: float) -> None:
+    """Log what has blocked the event loop for longer than `timeout_s`; `frame` is what the signal interrupted."""
+    blocker = blocker_of(frame, _running_loop(), stations)
+    log.warning(
+        "worker %d: %s has blocked the event loop for longer than --heartbeat-timeout (%s)%s; the process is ended; %s",
+        number,
+        blocker.what,
+        format_duration(timeout_s),
+        blocker.where,
+        blocker.advice,
+        extra=dict(blocker.fields),
+    )
+
+
 def dump_stack(number: int, frame: FrameType | None) -> None:
     """Log where the main thread is, which is `frame`."""
-    stack = traceback.extract_stack(frame)
-    log.warning("worker %d is at %s", number, _shown([f"{at.filename}:{at.lineno} {at.name}" for at in stack]))
+    log.warning("worker %d is at %s", number, _shown(_telling_stack(frame)))
 
 
-def _tell(number: int, station: Station, one: AtWork, how: str) -> None:
+def _telling_stack(frame: FrameType | None) -> list[str]:
+    return [str(place) for place in telling(places_of(frames_of(frame)))]
+
+
+def _tell(number: int, station: Station, one: AtWork, how: str, stack: Sequence[str]) -> None:
     first = one.deliveries[0]
     others = f" and {len(one.deliveries) - 1} more" if len(one.deliveries) > 1 else ""
     log.warning(
@@ -58,13 +79,19 @@ def _tell(number: int, station: Station, one: AtWork, how: str) -> None:
         first.delivery_tag,
         station.handler.queue.name,
         one.age_s,
-        _shown(one.stack),
+        _shown(stack),
     )
 
 
 def _current_task() -> asyncio.Task[Any] | None:
     with suppress(RuntimeError):  # before the loop runs, and after
         return asyncio.current_task()
+    return None
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    with suppress(RuntimeError):
+        return asyncio.get_running_loop()
     return None
 
 

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import FrameType
 
 from setproctitle import setproctitle
 
@@ -31,11 +32,14 @@ from mxworker.forks import Forks, end_fork
 from mxworker.handlers import Handlers
 from mxworker.lifecycle import WorkerState
 from mxworker.log import keep_telling
-from mxworker.worker.dump import dump, dump_stack
+from mxworker.worker.blocking import blocker_of
+from mxworker.worker.dump import dump, dump_stack, tell_blocked
 from mxworker.worker.loading import load, select
 from mxworker.worker.loops import new_loop
 from mxworker.worker.obedience import obey_log_level
 from mxworker.worker.service import Service, describe
+from mxworker.worker.station import Station
+from mxworker.worker.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -138,17 +142,29 @@ async def _serve(
     loop.add_signal_handler(signal.SIGTERM, service.request_stop)
     loop.add_signal_handler(signal.SIGRTMAX, service.request_cut)
     loop.add_signal_handler(signal.SIGURG, service.look_at_board)
-    signal.signal(signal.SIGUSR1, lambda _, frame: dump(slot.number, service.stations, frame))
+    signal.signal(signal.SIGUSR1, lambda _, frame: _tell_what_runs(settings, slot, service.stations, frame))
     forks.claim_signals([signal.SIGTERM, signal.SIGRTMAX, signal.SIGURG, signal.SIGUSR1])
+    watchdog = Watchdog(slot.number, loop, lambda frame: blocker_of(frame, loop, service.stations))
+    watchdog.start()
     try:
         code = await service.run()
     finally:
+        watchdog.stop()
         if not service.has_running_handlers:  # else every moment is one more in which they are at work
             await _wind_down()
         end.deadline, end.has_stuck_threads = service.drain_deadline, service.has_running_handlers
     if service.failure is not None:
         slot.write_note(_explain(settings, service.failure))
     return code
+
+
+def _tell_what_runs(
+    settings: Consumption, slot: BoardSlot, stations: Sequence[Station], frame: FrameType | None
+) -> None:
+    """Log what runs now, and first what blocks the event loop, if that is why the master asks."""
+    if time.monotonic_ns() > slot.deadline_ns:
+        tell_blocked(slot.number, stations, frame, settings.heartbeat_timeout_s)
+    dump(slot.number, stations, frame)
 
 
 async def _wind_down() -> None:

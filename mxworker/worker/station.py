@@ -212,6 +212,17 @@ class Station:
         for unit, task in self._running.items():
             yield AtWork(_deliveries(unit), task, self._running.age_s(unit), self._stack_of(task))
 
+    def at_work_in(self, task: asyncio.Task[Any] | None) -> AtWork | None:
+        """Return what `task` works on, None when it is none of this handler's. Another thread may call this."""
+        try:
+            running = list(self._running.items())
+        except RuntimeError:  # the loop's thread has changed it meanwhile, so that is not blocked any more
+            return None
+        unit = next((unit for unit, one in running if one is task), None)
+        if task is None or unit is None:
+            return None
+        return AtWork(_deliveries(unit), task, self._running.age_s(unit), self._stack_of(task))
+
     def _stack_of(self, task: asyncio.Task[Any]) -> list[str]:
         return self._premises.threads.stack_of(task) or stack_of(task)
 

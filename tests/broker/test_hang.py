@@ -69,7 +69,18 @@ def test_blocked_loop_is_replaced_and_the_log_names_handler_and_message(
         assert sum(worker.is_alive for worker in before) == 1, "the other worker was left alone"
         log = service.log_text()
         assert "inside handler digest with message the-culprit" in log
-        assert "Fatal Python error: Aborted" in log, "faulthandler shows all threads"
+        assert "handler digest (message the-culprit) has blocked the event loop for " in log, "told at once"
+        assert "has blocked the event loop for longer than --heartbeat-timeout (4s) at " in log
+        assert "blocked its event loop and ended after" in log
+        told = next(record for record in service.log_records() if record.get("blocked_s"))
+        assert told["level"] == "warning"
+        assert (told["handler"], told["queue"], told["message_id"]) == ("digest", queue_name, "the-culprit")
+        assert told["place"].startswith(str(tmp_path / "app.py:"))
+        stack = next(record["stack"] for record in service.log_records() if "stack" in record)
+        assert stack.startswith("Fatal Python error: Aborted"), "faulthandler shows all threads"
+        frames = [line for line in stack.splitlines() if line.startswith("  File ")]
+        assert f'File "{tmp_path / "app.py"}"' in frames[0], "the application's frame is the first"
+        assert not any("asyncio" in frame or "mxworker/" in frame for frame in frames)
         wait_until(lambda: client.counts(queue_name).consumers == 2, 10, "both to consume")
 
 
@@ -88,6 +99,8 @@ def test_stopped_worker_is_replaced_and_its_messages_named(broker_url: str, queu
         assert time.monotonic() - stopped_at < REPLACED_WITHIN_S
         log = service.log_text()
         assert all(message_id in log for message_id in held)
+        assert "did not run its event loop (it was stopped, or is stuck in the kernel) and ended" in log
+        assert "has blocked" not in log
 
 
 @pytest.mark.alone
@@ -107,6 +120,7 @@ def test_busy_machine_gets_nobody_killed(
         wait_until(lambda: recorded.finished_ids == set(recorded.ids), 60, "every id")
         assert service.workers() == workers
         assert "ABORTING" not in service.log_text()
+        assert "has blocked" not in service.log_text()
 
 
 @contextmanager

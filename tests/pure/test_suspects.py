@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxworker.board import Board
-from mxworker.master.inquest import crashed_first
 from mxworker.suspects import STACK_BYTES, STACKS, SUSPECTS, TABLE_BYTES, Death, Suspects, in_words, message_key
 
 SEGFAULT = Death(status=-11, peak_rss_bytes=50_000_000, uptime_s=1.5, at_s=1_700_000_000, stack="in orders()")
@@ -185,12 +184,3 @@ def test_large_bodies_differ_by_length_head_or_tail(at: int) -> None:
 )
 def test_status_in_words(status: int, words: str) -> None:
     assert in_words(status) == words
-
-
-def test_thread_that_crashed_comes_first_in_its_stack() -> None:
-    report = (
-        "Fatal Python error: Aborted\n\nThread 0x1 (most recent call first):\n  a\n\n"
-        "Current thread 0x2 (most recent call first):\n  b\n\nThread 0x3 (most recent call first):\n  c\n"
-    )
-    assert [part.splitlines()[-1].strip() for part in crashed_first(report).split("\n\n")[1:]] == ["b", "a", "c"]
-    assert crashed_first("") == ""

@@ -1,0 +1,121 @@
+"""What blocks the event loop, going by the stack of its thread and the task that runs: a handler, or what else.
+
+Called from another thread, or from a signal handler: it only looks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import CodeType, FrameType
+from typing import Any
+
+from mxworker import codec
+from mxworker.compilation import HandlerKind
+from mxworker.stacks import Part, frames_of, innermost, part_of, places_of
+from mxworker.worker import lifespans
+from mxworker.worker.station import AtWork, Station
+
+_IN_THREAD = "call what blocks by asyncio.to_thread, or something that can be awaited instead"
+_PLAIN_DEF = "use a plain 'def', which runs in a thread, or cpu=True, which runs in a process of its own"
+_DECODE_ELSEWHERE = "send smaller bodies, or take bytes and decode them in a plain 'def'"
+_DECODING_FILES = frozenset({codec.__file__})
+_LIFESPAN_FILES = frozenset({lifespans.__file__})
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """What blocks, in words; `where` goes on after it: ` at app.py:12 in f: time.sleep(5)`. The log has `fields`."""
+
+    what: str
+    where: str
+    advice: str
+    fields: Mapping[str, object] = field(default_factory=dict)
+
+
+def blocker_of(frame: FrameType | None, loop: asyncio.AbstractEventLoop | None, stations: Sequence[Station]) -> Blocker:
+    """Return what the thread of `loop` does, in which `frame` is the innermost."""
+    frames = frames_of(frame)
+    task = _current_task(loop)
+    place = innermost(places_of(frames))
+    where, fields = "", dict[str, object]()
+    if place is not None:
+        source = place.source
+        where = f" at {place.filename}:{place.line} in {place.function}{f': {source}' if source else ''}"
+        fields["place"] = f"{place.filename}:{place.line}"
+    for station in stations:
+        one = station.at_work_in(task)
+        if one is not None:
+            what, advice = _in_station(station, frames)
+            return Blocker(what + _message_of(one), where, advice, fields | _fields_of(station, one))
+    return Blocker(*_elsewhere(task, frames, where), fields)
+
+
+def _in_station(station: Station, frames: Sequence[FrameType]) -> tuple[str, str]:
+    """Return what of a handler's way it is, and what to do about it."""
+    handler = station.handler
+    name = f"handler {handler.name}"
+    codes = {frame.f_code for frame in frames}
+    if handler.kind is HandlerKind.ASYNC and not _codes_of(handler.function).isdisjoint(codes):
+        return name, _PLAIN_DEF
+    for middleware in handler.middleware:
+        if not _codes_of(middleware).isdisjoint(codes):
+            return f"middleware {getattr(middleware, '__name__', middleware)!s:.80} of {name}", _IN_THREAD
+    if any(frame.f_code.co_filename in _DECODING_FILES for frame in frames):
+        return (
+            f"the decoding of a body for {name}",
+            "send smaller bodies, or take bytes and decode them in a plain 'def'",
+        )
+    if any(part_of(frame.f_code.co_filename) is not Part.MACHINERY for frame in frames):
+        return name, _PLAIN_DEF
+    return f"the worker's own work on {name}", "please report this"
+
+
+def _elsewhere(task: asyncio.Task[Any] | None, frames: Sequence[FrameType], where: str) -> tuple[str, str, str]:
+    if any(frame.f_code.co_filename in _LIFESPAN_FILES for frame in frames):
+        return "a lifespan", where, _IN_THREAD
+    if all(part_of(frame.f_code.co_filename) is Part.MACHINERY for frame in frames):
+        return "the worker's own work", where, "please report this"
+    if task is None:
+        return "a callback", where, _IN_THREAD
+    return f"task {task.get_name()} of the application", where, _IN_THREAD
+
+
+def _codes_of(function: Any) -> set[CodeType]:
+    """Return the code of a function, and of what it wraps: one that is called by another name is the same code."""
+    codes: set[CodeType] = set()
+    while function is not None:
+        if isinstance(function, functools.partial):
+            function = function.func
+            continue
+        plain = function if inspect.isroutine(function) else getattr(type(function), "__call__", None)  # noqa: B004
+        code = getattr(plain, "__code__", None)
+        if isinstance(code, CodeType):
+            codes.add(code)
+        function = getattr(function, "__wrapped__", None)
+    return codes
+
+
+def _message_of(one: AtWork) -> str:
+    first = one.deliveries[0]
+    others = f" and {len(one.deliveries) - 1} more" if len(one.deliveries) > 1 else ""
+    return f" (message {first.message_id or 'without an id'}{others})"
+
+
+def _fields_of(station: Station, one: AtWork) -> dict[str, object]:
+    return {
+        "handler": station.handler.name,
+        "queue": station.handler.queue.name,
+        "message_id": one.deliveries[0].message_id,
+        "delivery_tag": one.deliveries[0].delivery_tag,
+    }
+
+
+def _current_task(loop: asyncio.AbstractEventLoop | None) -> asyncio.Task[Any] | None:
+    with suppress(RuntimeError):  # before the loop runs, and after
+        return asyncio.current_task(loop)
+    return None

@@ -1,0 +1,120 @@
+"""A thread that tells of an event loop that is blocked, while it is: by what, for how long, and at which line.
+
+Four times a second it asks the loop to answer. A loop that does not is blocked by whatever its thread does then, which
+is read off the thread's stack. Nothing is changed by that: ending a worker that is blocked for too long is the
+master's, see `board.Word.DEADLINE_NS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from mxworker.log import LineBudget
+from mxworker.worker.block_clock import LOOK_EVERY_S, BlockClock, Spent
+from mxworker.worker.blocking import Blocker
+
+log = logging.getLogger(__name__)
+
+_MOST_TOLD, _TOLD_IN_S = 10, 60.0  # each with a second line when it is over
+_NS_PER_S = 1_000_000_000
+
+
+class Watchdog:
+    """Watches one event loop, that of the thread which makes this, until `stop`."""
+
+    def __init__(
+        self, number: int, loop: asyncio.AbstractEventLoop, find_blocker: Callable[[FrameType | None], Blocker]
+    ) -> None:
+        """`find_blocker` is given the innermost frame of the loop's thread. `number` is the worker's."""
+        self._number = number
+        self._loop = loop
+        self._find_blocker = find_blocker
+        self._budget = LineBudget(_MOST_TOLD, _TOLD_IN_S)
+        self._clock = BlockClock()
+        self._has_answered = True
+        self._answered_at = 0.0
+        self._told: Blocker | None = None
+        self._is_quiet = False
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="mxworker-watchdog", daemon=True)
+        self._loop_thread = threading.get_ident()
+        self._accounts = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
+
+    def start(self) -> None:
+        """Begin to watch. Call in the loop's thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Watch no more; of a block that goes on nothing more is told."""
+        self._stopped.set()
+
+    def _watch(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's to interrupt
+        while not self._stopped.wait(LOOK_EVERY_S):
+            try:
+                self._look()
+            except Exception:  # as far out as this thread has a frame
+                if self._loop.is_closed():
+                    return
+                log.exception("worker %d does not watch its event loop any more", self._number)
+                return
+
+    def _look(self) -> None:
+        if self._has_answered:
+            if self._told is not None:
+                self._clock.answer(self._answered_at)
+                self._tell_end(self._told)
+                self._told = None
+            self._clock.restart(time.monotonic(), self._spent())
+            self._has_answered = False
+            self._loop.call_soon_threadsafe(self._answer)
+            return
+        self._clock.no_answer(time.monotonic(), self._spent())
+        if self._clock.is_blocked and self._told is None:
+            self._told = self._find_blocker(sys._current_frames().get(self._loop_thread))
+            self._tell(self._told)
+
+    def _answer(self) -> None:
+        self._answered_at = time.monotonic()
+        self._has_answered = True
+
+    def _spent(self) -> Spent:
+        try:
+            running_ns, queued_ns, _ = self._accounts.read_text().split()
+        except (OSError, ValueError):  # a kernel that keeps no such accounts
+            return Spent(0.0, 0.0)
+        return Spent(int(running_ns) / _NS_PER_S, int(queued_ns) / _NS_PER_S)
+
+    def _tell(self, blocker: Blocker) -> None:
+        unsaid = self._budget.spend(time.monotonic())
+        self._is_quiet = unsaid is None
+        if unsaid is None:
+            return
+        log.warning(
+            "worker %d: %s has blocked the event loop for %.1f s%s; %s%s",
+            self._number,
+            blocker.what,
+            self._clock.blocked_s,
+            blocker.where,
+            blocker.advice,
+            unsaid,
+            extra={**blocker.fields, "blocked_s": round(self._clock.blocked_s, 1)},
+        )
+
+    def _tell_end(self, blocker: Blocker) -> None:
+        if not self._is_quiet:
+            log.warning(
+                "worker %d: the event loop runs again; %s had blocked it for %.1f s",
+                self._number,
+                blocker.what,
+                self._clock.blocked_s,
+                extra={**blocker.fields, "blocked_s": round(self._clock.blocked_s, 1)},
+            )
