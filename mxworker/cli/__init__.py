@@ -12,11 +12,12 @@ import click
 from mxworker import __version__
 from mxworker.cli.control import ctl, status
 from mxworker.cli.dev import dev
+from mxworker.cli.help import EXIT_CODES, Group
 from mxworker.cli.run import run
 from mxworker.stderr import open_closed_streams
 
 
-class _Commands(click.Group):
+class _Commands(Group):
     """Our commands, with the standard streams they need."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -25,10 +26,10 @@ class _Commands(click.Group):
         return super().main(*args, **kwargs)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(cls=_Commands, exit_codes=EXIT_CODES, examples=("mxworker run --help", "mxworker ctl stop --help"))
 @click.version_option(__version__, prog_name="mxworker")
 def main() -> None:
-    """Run a multi-process RabbitMQ worker service."""
+    """Run a service of several worker processes that consume queues of RabbitMQ."""
 
 
 for command in (run, dev, status, ctl):

@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 import click
 
 from mxworker import control
-from mxworker.cli.options import option, present_directory
+from mxworker.cli.help import Command, Group, option
+from mxworker.cli.options import present_directory
 from mxworker.errors import ConfigError, ExitCode, MxWorkerError
 
 _ANSWER_WITHIN_S = 10.0
@@ -26,21 +27,33 @@ _LOOK_AGAIN_S = 0.2
 
 def _of_service(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options that say which service is meant."""
-    for flag, text in (
-        ("--control-socket", "Where the service takes requests."),
-        ("--name", "What the service is called."),
-    ):
-        command = option(flag, help=text)(command)
-    return command
+    by_path = option(
+        "--control-socket", metavar="PATH", help="The socket on which the service takes requests, instead of a name."
+    )
+    by_name = option(
+        "--name",
+        show_default="the one of the present directory",
+        help="The name of the service.",
+    )
+    named: Callable[..., Any] = by_name(by_path(command))
+    return named
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    exit_codes={
+        ExitCode.OK: "it is as asked",
+        ExitCode.RUNTIME: "it is not healthy, or not ready, or no service answers",
+        ExitCode.USAGE: "usage, or it is not clear which service is meant",
+    },
+    examples=("mxworker status", "mxworker status --name shop/app:handlers --json"),
+)
 @_of_service
-@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
-@click.option("--healthy", is_flag=True, help="Only say, also by the exit code, whether it works as it should.")
-@click.option("--ready", is_flag=True, help="The same, and whether enough workers consume.")
+@click.option("--json", "as_json", is_flag=True, help="Show the status as one JSON object.")
+@click.option("--healthy", is_flag=True, help="Say only whether the service is healthy, also by the exit code.")
+@click.option("--ready", is_flag=True, help="Say only whether the service is healthy and enough workers consume.")
 def status(name: str | None, control_socket: str | None, as_json: bool, healthy: bool, ready: bool) -> None:
-    """Show how a running service is.  Without --name: the only one that runs here."""
+    """Show the state of a running service and of its workers."""
     from mxworker.status_table import render
 
     within_s = _HEALTHY_WITHIN_S if healthy or ready else _ANSWER_WITHIN_S
@@ -52,17 +65,19 @@ def status(name: str | None, control_socket: str | None, as_json: bool, healthy:
     click.echo(json.dumps(found, indent=2) if as_json else render(found))
 
 
-@click.group()
+@click.group(
+    cls=Group, examples=("mxworker ctl reload", "mxworker ctl --name shop/app:handlers stop", "mxworker ctl scale 4")
+)
 @_of_service
 def ctl(name: str | None, control_socket: str | None) -> None:
     """Steer a running service."""
 
 
-@ctl.command()
+@ctl.command(examples=("mxworker ctl reload",))
 @_of_service
-@click.option("--no-wait", is_flag=True, help="Do not wait for the outcome.")
+@click.option("--no-wait", is_flag=True, help="Do not wait until the new workers serve.")
 def reload(name: str | None, control_socket: str | None, no_wait: bool) -> None:
-    """Replace all workers, one by one, by ones that load the code anew."""
+    """Replace the workers one by one to load new code."""
     generation = _asked(control.Reload(), name, control_socket)["generation"]
     if no_wait:
         click.echo(f"Generation {generation} is on its way.")
@@ -78,52 +93,55 @@ def reload(name: str | None, control_socket: str | None, no_wait: bool) -> None:
     click.echo(f"Generation {outcome['generation']} serves.")
 
 
-@ctl.command()
+@ctl.command(examples=("mxworker ctl pause orders",))
 @click.argument("queue", required=False)
 @_of_service
 def pause(queue: str | None, name: str | None, control_socket: str | None) -> None:
-    """Consume QUEUE no more, or without it no queue; what runs is finished."""
+    """Stop consuming QUEUE, or all queues. Running handlers finish."""
     _say_paused(_asked(control.Pause(queue), name, control_socket))
 
 
-@ctl.command()
+@ctl.command(examples=("mxworker ctl resume orders",))
 @click.argument("queue", required=False)
 @_of_service
 def resume(queue: str | None, name: str | None, control_socket: str | None) -> None:
-    """Take back `pause QUEUE`, or without it `pause`."""
+    """Consume QUEUE again, or all queues.
+
+    A queue that was paused by its name is resumed by its name.
+    """
     _say_paused(_asked(control.Resume(queue), name, control_socket))
 
 
-@ctl.command()
+@ctl.command(examples=("mxworker ctl scale 4",))
 @click.argument("workers", type=int)
 @_of_service
 def scale(workers: int, name: str | None, control_socket: str | None) -> None:
-    """Have so many workers."""
+    """Change the number of workers to WORKERS."""
     answer = _asked(control.Scale(workers), name, control_socket)
     click.echo(f"From {answer['workers_before']} to {answer['workers']} workers.")
 
 
-@ctl.command()
+@ctl.command(examples=("mxworker ctl stop",))
 @_of_service
 def stop(name: str | None, control_socket: str | None) -> None:
-    """Drain, and end the service."""
+    """Drain the service: running handlers finish, then it ends."""
     _asked(control.Stop(), name, control_socket)
     click.echo("The service drains.")
 
 
-@ctl.command()
+@ctl.command(examples=("mxworker ctl dump",))
 @_of_service
 def dump(name: str | None, control_socket: str | None) -> None:
-    """Have each worker log what it runs, with stacks."""
+    """Log the handlers that run now, with their stacks."""
     _asked(control.Dump(), name, control_socket)
     click.echo("The workers write it to the log of the service.")
 
 
-@ctl.command("log-level")
+@ctl.command("log-level", examples=("mxworker ctl log-level debug",))
 @click.argument("level", type=click.Choice(control.LOG_LEVELS))
 @_of_service
 def log_level(level: str, name: str | None, control_socket: str | None) -> None:
-    """Log from LEVEL on, master and workers."""
+    """Change the log level to debug, info, warning or error."""
     _asked(control.LogLevel(level), name, control_socket)
     click.echo(f"Logs from {level} on.")
 

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from mxworker import interpreter
-from mxworker.cli.options import option
+from mxworker.cli.help import EXIT_CODES, Command, option
 from mxworker.cli.run import run
 from mxworker.cli.settings import checked, errors_told, hide_urls
 
@@ -32,11 +32,24 @@ def _for_dev(parameter: click.Parameter) -> click.Parameter:
     return copied
 
 
-@click.command(params=parameters(run))
-@option("--reload-dir", multiple=True, type=click.Path(exists=True, file_okay=False), help="Watch this directory, too.")
+@click.command(
+    cls=Command,
+    params=parameters(run),
+    exit_codes=EXIT_CODES,
+    examples=("mxworker dev app:handlers --broker-url amqp://guest:guest@localhost/",),
+    epilog=run.epilog,
+)
+@option(
+    "--reload-dir",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False),
+    section="Application",
+    metavar="DIRECTORY",
+    help="Watch this directory as well. Repeat the option to watch several.",
+)
 @click.pass_context
 def dev(ctx: click.Context, /, app: str, reload_dir: tuple[str, ...], **flags: Any) -> None:
-    """Do as `run` does, and reload APP whenever one of its files is saved."""
+    """Do as `run` does, and reload APP when a file is saved."""
     from mxworker.dev import outer, sources
     from mxworker.log import set_up
     from mxworker.terminal import Terminal

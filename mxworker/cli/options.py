@@ -1,8 +1,7 @@
-"""The types of the options, and how an option gets its environment variable."""
+"""The types of the options."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +61,3 @@ def present_directory() -> Path:
         return Path.cwd()
     except FileNotFoundError:
         return Path("/")
-
-
-def option(flag: str, *short: str, **settings: Any) -> Callable[[Any], Any]:
-    """Return an option whose environment variable is MXWORKER_<FLAG>, shown in --help."""
-    variable = "MXWORKER_" + flag.removeprefix("--").replace("-", "_").upper()
-    return click.option(*short, flag, envvar=variable, show_envvar=True, **settings)

@@ -13,7 +13,8 @@ import click
 
 from mxworker import __version__
 from mxworker.cli import settings
-from mxworker.cli.options import Duration, Size, Workers, option
+from mxworker.cli.help import EXIT_CODES, Command, option
+from mxworker.cli.options import Duration, Size, Workers
 from mxworker.cli.settings import URL_FILE, checked, errors_told, hide_urls
 from mxworker.config import DEFAULT_PROCESS_CONCURRENCY, DEFAULT_QUARANTINE_AFTER, MAX_WORKERS
 
@@ -27,85 +28,247 @@ if TYPE_CHECKING:
 log = logging.getLogger("mxworker")
 
 
+_BROKER = "Broker"
+_APPLICATION = "Application"
+_CONCURRENCY = "Concurrency"
+_LIMITS = "Limits"
+_SUPERVISION = "Supervision"
+_LOGGING = "Logging"
+
+
 @click.command(
-    epilog="Durations read 250ms, 30s, 5m, sizes 512MB, 1GiB.  TERM or Ctrl-C drains; Ctrl-C again cancels handlers."
+    cls=Command,
+    exit_codes=EXIT_CODES,
+    examples=(
+        "mxworker run app:handlers --broker-url amqp://user:password@rabbit/",
+        "mxworker run shop/app.py --workers 4 --drain-timeout 1m",
+    ),
+    epilog="A DURATION is written like 250ms, 30s, 5m or 1h, a SIZE like 512MB or 1GiB. SIGTERM and Ctrl-C drain: "
+    "running handlers finish. A second Ctrl-C cancels them, a third one kills the workers. SIGHUP reloads the code.",
 )
 @click.argument("app")
 @option(
     "--broker-url",
     multiple=True,
-    help=f"Where RabbitMQ is: amqp[s]://user:password@host/vhost.  Again: where to turn when the first is down.  "
-    f"{URL_FILE} names a file with one a line.",
+    section=_BROKER,
+    metavar="URL",
+    help="The address of RabbitMQ: amqp[s]://user:password@host/vhost. Repeat the option to name brokers to fail over "
+    f"to. {URL_FILE} names a file with one URL a line.",
 )
-@option("--broker-shuffle", is_flag=True, help="Each worker prefers another of the brokers.")
-@option("--tls-ca", type=click.Path(), help="Trust these authorities for amqps://, not the system's.  PEM.")
-@option("--tls-cert", type=click.Path(), help="Our certificate, for a broker that asks for one.  PEM.")
-@option("--tls-key", type=click.Path(), help="Its key, when it is in another file.  PEM.")
-@option("--workers", "-w", type=Workers(), default="auto", show_default=True, help="Worker processes.")
-@option("--concurrency", "-c", type=click.IntRange(1, 65535), help="Handlers at once per queue and process.")
+@option("--broker-shuffle", is_flag=True, section=_BROKER, help="Try the brokers in random order, in each worker.")
+@option(
+    "--tls-ca",
+    type=click.Path(),
+    section=_BROKER,
+    metavar="FILE",
+    show_default="those of the system",
+    help="The certificate authorities to trust for amqps://, in PEM format.",
+)
+@option(
+    "--tls-cert",
+    type=click.Path(),
+    section=_BROKER,
+    metavar="FILE",
+    help="The certificate to show to the broker, in PEM format.",
+)
+@option(
+    "--tls-key",
+    type=click.Path(),
+    section=_BROKER,
+    metavar="FILE",
+    show_default="in the file of --tls-cert",
+    help="The key of that certificate, in PEM format.",
+)
+@option(
+    "--connect-wait",
+    type=Duration(),
+    default="30s",
+    section=_BROKER,
+    show_default=True,
+    help="How long to try to reach the broker at the start.",
+)
+@option(
+    "--queues",
+    "-Q",
+    section=_APPLICATION,
+    metavar="NAMES",
+    show_default="all queues of the app",
+    help="Consume only these queues; separate them by commas.",
+)
+@option(
+    "--app-dir",
+    type=click.Path(exists=True, file_okay=False),
+    section=_APPLICATION,
+    metavar="DIRECTORY",
+    show_default="the present directory, after all others",
+    help="The first directory to import APP from.",
+)
+@option("--burst", is_flag=True, section=_APPLICATION, help="Exit with code 0 when the queues are empty.")
+@option(
+    "--workers",
+    "-w",
+    type=Workers(),
+    default="auto",
+    section=_CONCURRENCY,
+    metavar="N|auto",
+    show_default=True,
+    help="The number of worker processes; auto is one for each CPU that this process may use.",
+)
+@option(
+    "--concurrency",
+    "-c",
+    type=click.IntRange(1, 65535),
+    section=_CONCURRENCY,
+    metavar="N",
+    show_default="as in the code",
+    help="How many handlers may run at once, for each queue in each worker.",
+)
 @option(
     "--process-concurrency",
     type=click.IntRange(1, 65535),
     default=DEFAULT_PROCESS_CONCURRENCY,
+    section=_CONCURRENCY,
+    metavar="N",
     show_default=True,
-    help="Handlers at once per process, all queues together.",
+    help="How many handlers may run at once in each worker, for all queues together.",
 )
-@option("--prefetch", type=click.IntRange(1, 65535), help="Deliveries sent ahead per queue and process.")
+@option(
+    "--prefetch",
+    type=click.IntRange(1, 65535),
+    section=_CONCURRENCY,
+    metavar="N",
+    show_default="as in the code",
+    help="How many unsettled messages the broker may send, for each queue to each worker.",
+)
 @option(
     "--prefetch-budget",
     type=Size(),
     default="256MiB",
+    section=_CONCURRENCY,
+    metavar="SIZE",
     show_default=True,
-    help="Bodies that a process may hold, over all queues.",
+    help="How much memory the bodies of unsettled messages may take in each worker.",
 )
 @option(
     "--max-body-size",
     type=Size(),
     default="128MiB",
+    section=_LIMITS,
+    metavar="SIZE",
     show_default=True,
-    help="Read no larger body; its message becomes a dead letter, or stops its queue where that would lose it.",
+    help="Read no larger body. Its message becomes a dead letter, or stops its queue where that would lose it.",
 )
 @option(
     "--max-publish-size",
     type=Size(),
     default="16MiB",
+    section=_LIMITS,
+    metavar="SIZE",
     show_default=True,
-    help="Publish no larger body.  Keep it at or below the broker's max_message_size.",
+    help="Publish no larger body. Keep it at or below the broker's max_message_size.",
 )
-@option("--queues", "-Q", help="Consume only these queues, separated by commas.")
-@option("--handler-timeout", type=Duration(), help="How long a handler may run.")
-@option("--drain-timeout", type=Duration(), default="30s", show_default=True, help="Time to finish what runs.")
-@option("--heartbeat-timeout", type=Duration(), default="30s", show_default=True, help="Replace a silent worker after.")
 @option(
-    "--boot-timeout",
+    "--handler-timeout",
     type=Duration(),
-    default="60s",
-    show_default=True,
-    help="Time to load the app and enter its lifespans.",
+    section=_LIMITS,
+    show_default="as in the code",
+    help="How long a handler may run for one message.",
 )
-@option("--connect-wait", type=Duration(), default="30s", show_default=True, help="Wait for the broker at start.")
 @option(
-    "--max-messages", type=click.IntRange(1), help="Replace a worker after so many deliveries.  These three: +-10%."
+    "--drain-timeout",
+    type=Duration(),
+    default="30s",
+    section=_LIMITS,
+    show_default=True,
+    help="How long running handlers may take to finish when the service stops.",
 )
-@option("--max-rss", type=Size(), help="Replace a worker that takes so much memory.")
-@option("--max-age", type=Duration(), help="Replace a worker that is so old.")
+@option(
+    "--max-messages",
+    type=click.IntRange(1),
+    section=_LIMITS,
+    metavar="N",
+    show_default="no limit",
+    help="Replace a worker after this many messages. Jittered by 10 %.",
+)
+@option(
+    "--max-rss",
+    type=Size(),
+    section=_LIMITS,
+    metavar="SIZE",
+    show_default="no limit",
+    help="Replace a worker that takes more memory than this. Jittered by 10 %.",
+)
+@option(
+    "--max-age",
+    type=Duration(),
+    section=_LIMITS,
+    show_default="no limit",
+    help="Replace a worker that has run for this long. Jittered by 10 %.",
+)
 @option(
     "--quarantine-after",
     type=click.IntRange(0, 1000),
     default=DEFAULT_QUARANTINE_AFTER,
+    section=_LIMITS,
+    metavar="N",
     show_default=True,
-    help="Set a message aside that has killed so many workers.  0: never.",
+    help="Move a message to the quarantine queue after it has killed this many workers. With 0, never.",
 )
-@option("--name", help="What this service is called, by 'mxworker status' for one.  [default: APP]")
-@option("--control-socket", type=click.Path(), help="Take requests here.  [default: NAME.sock in a runtime directory]")
-@option("--burst", is_flag=True, help="Exit with 0 when the queues are empty.")
-@option("--app-dir", type=click.Path(exists=True, file_okay=False), help="Look for APP here first.")
-@option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
-@option("--log-format", type=click.Choice(["auto", "text", "json"]), default="auto", show_default=True)
+@option(
+    "--heartbeat-timeout",
+    type=Duration(),
+    default="30s",
+    section=_SUPERVISION,
+    show_default=True,
+    help="Replace a worker whose event loop has not run for this long.",
+)
+@option(
+    "--boot-timeout",
+    type=Duration(),
+    default="60s",
+    section=_SUPERVISION,
+    show_default=True,
+    help="How long a worker may take to load the app and to enter its lifespans.",
+)
+@option(
+    "--name",
+    section=_SUPERVISION,
+    show_default="DIRECTORY/APP",
+    help="The name of this service, by which 'mxworker status' and 'mxworker ctl' find it.",
+)
+@option(
+    "--control-socket",
+    type=click.Path(),
+    section=_SUPERVISION,
+    metavar="PATH",
+    show_default="in a runtime directory",
+    help="Where this service takes the requests of 'mxworker status' and 'mxworker ctl'.",
+)
+@option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    section=_LOGGING,
+    metavar="LEVEL",
+    show_default=True,
+    help="The least important lines to log: debug, info, warning or error.",
+)
+@option(
+    "--log-format",
+    type=click.Choice(["auto", "text", "json"]),
+    default="auto",
+    section=_LOGGING,
+    metavar="FORMAT",
+    show_default=True,
+    help="The format of the log: text, json, or auto, which is text on a terminal and json elsewhere.",
+)
 @click.option("--dies-with", type=int, hidden=True, help="The parent process; this one dies with it.")
 @click.pass_context
 def run(ctx: click.Context, /, app: str, log_level: str, log_format: str, dies_with: int | None, **flags: Any) -> None:
-    """Consume the queues of APP, a `module:attribute` or `file.py:attribute`; the attribute defaults to `handlers`."""
+    """Consume the queues of APP with worker processes.
+
+    APP is `module:attribute` or `file.py:attribute`; the attribute defaults to `handlers`.
+    """
     from mxworker.child import bind_to_parent
     from mxworker.log import is_text, set_up
     from mxworker.terminal import Terminal

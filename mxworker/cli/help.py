@@ -1,0 +1,122 @@
+"""How `--help` looks: options in sections, with defaults and environment variables; exit codes and examples at the end.
+
+It fits a terminal of 80 columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import click
+
+from mxworker.errors import ExitCode
+
+WIDTH = 80
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": WIDTH}
+
+EXIT_CODES: Mapping[int, str] = {
+    ExitCode.OK: "it drained, or with --burst the queues are empty",
+    ExitCode.RUNTIME: "an error while it was running",
+    ExitCode.USAGE: "usage or configuration, a missing broker URL included",
+    ExitCode.APP_LOAD: "the application cannot be loaded",
+    ExitCode.BROKER: "the broker refused it, or could not be reached at the start",
+    ExitCode.NEVER_READY: "no worker ever became ready",
+    ExitCode.DRAIN_TIMEOUT: "handlers were still running when the drain timed out",
+    ExitCode.FORCED: "forced by Ctrl-C",
+}
+ASKING_EXIT_CODES: Mapping[int, str] = {
+    ExitCode.OK: "done",
+    ExitCode.RUNTIME: "refused, or no service answers",
+    ExitCode.USAGE: "usage, or it is not clear which service is meant",
+}
+
+_OTHER = "Other options"
+
+
+class Option(click.Option):
+    """An option that has a section of the help."""
+
+    def __init__(self, *args: Any, section: str = _OTHER, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.section = section
+
+
+class Command(click.Command):
+    """A command whose options are shown in sections, in the order in which those come first."""
+
+    def __init__(
+        self,
+        *args: Any,
+        exit_codes: Mapping[int, str] = ASKING_EXIT_CODES,
+        examples: Sequence[str] = (),
+        **settings: Any,
+    ) -> None:
+        super().__init__(*args, **settings)
+        self.context_settings = {**CONTEXT, **self.context_settings}
+        self.exit_codes = exit_codes
+        self.examples = examples
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, section by section."""
+        _write_options(self, ctx, formatter)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what goes for all options, the exit codes and the examples."""
+        super().format_epilog(ctx, formatter)
+        _write_end(formatter, self.exit_codes, self.examples)
+
+
+class Group(click.Group):
+    """A group of commands, whose help looks as theirs does."""
+
+    command_class = Command
+
+    def __init__(
+        self,
+        *args: Any,
+        exit_codes: Mapping[int, str] = ASKING_EXIT_CODES,
+        examples: Sequence[str] = (),
+        **settings: Any,
+    ) -> None:
+        super().__init__(*args, **settings)
+        self.context_settings = {**CONTEXT, **self.context_settings}
+        self.exit_codes = exit_codes
+        self.examples = examples
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, section by section, and the commands."""
+        _write_options(self, ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the exit codes and the examples."""
+        super().format_epilog(ctx, formatter)
+        _write_end(formatter, self.exit_codes, self.examples)
+
+
+def _write_options(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    sections: dict[str, list[tuple[str, str]]] = {}
+    for parameter in command.get_params(ctx):
+        record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+        if record is not None:
+            sections.setdefault(getattr(parameter, "section", _OTHER), []).append(record)
+    if _OTHER in sections:  # --help among them
+        sections[_OTHER] = sections.pop(_OTHER)
+    for section, records in sections.items():
+        with formatter.section("Options" if len(sections) == 1 else section):
+            formatter.write_dl(records, col_max=26)
+
+
+def _write_end(formatter: click.HelpFormatter, exit_codes: Mapping[int, str], examples: Sequence[str]) -> None:
+    with formatter.section("Exit codes"):
+        formatter.write_dl([(str(int(code)), meaning) for code, meaning in exit_codes.items()])
+    if examples:
+        with formatter.section("Examples" if len(examples) > 1 else "Example"):
+            formatter.write("".join(f"  {example}\n" for example in examples))
+
+
+def option(flag: str, *short: str, section: str = _OTHER, **settings: Any) -> Callable[[Any], Any]:
+    """Return an option whose environment variable is MXWORKER_<FLAG>, shown in --help."""
+    variable = "MXWORKER_" + flag.removeprefix("--").replace("-", "_").upper()
+    return click.option(*short, flag, cls=Option, section=section, envvar=variable, show_envvar=True, **settings)
