@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mxworker import Handlers, Queue, Reject
+from mxworker import Handlers, Queue, Reject, RetryPolicy
 from mxworker.amqp import topology
 from mxworker.board import Word
 from tests.broker.failing import Notes, dead_letters
@@ -22,6 +22,7 @@ from tests.rabbit.node import Node
 
 MORE_THAN_THE_DEFAULT = 25
 SOON_S = 60.0
+HOUR_S = 3600
 DOUBT = "is not declared by mxworker, so its delivery limit is not known"
 
 
@@ -37,10 +38,13 @@ def limits(node: Node) -> bool:
     return int(node.ctl("version").split(".")[0]) >= 4
 
 
-async def test_dead_letter_that_people_look_at_often_stays(node: Node, queue_name: str, admin: Client) -> None:
+async def test_message_that_people_look_at_often_stays_in_each_queue_beside(
+    node: Node, queue_name: str, admin: Client
+) -> None:
     handlers = Handlers()
+    besides = ("dlq", "quarantine", f"retry.{HOUR_S}000")
 
-    @handlers.consume(queue_name)
+    @handlers.consume(queue_name, retry=RetryPolicy(delays=(HOUR_S,), jitter=False))
     async def refuse(body: str) -> Reject:
         return Reject("no")
 
@@ -48,10 +52,14 @@ async def test_dead_letter_that_people_look_at_often_stays(node: Node, queue_nam
         await topology.declare_quarantine(worker.service.pool.consume_link, Queue(queue_name))
         admin.publish(queue_name, [b"1"])
         await until(lambda: worker.count(Word.REJECTED) == 1, SOON_S, "the dead letter")
-    admin.publish(f"{queue_name}.quarantine", [b"1"])
-    for beside in ("dlq", "quarantine"):
-        give_back(node.url, f"{queue_name}.{beside}")
-        await until(lambda name=f"{queue_name}.{beside}": admin.counts(name).messages == 1, SOON_S, "it to be back")
+    try:
+        for beside in besides[1:]:
+            admin.publish(f"{queue_name}.{beside}", [b"1"])
+        for beside in besides:
+            give_back(node.url, f"{queue_name}.{beside}")
+            await until(lambda name=f"{queue_name}.{beside}": admin.counts(name).messages == 1, SOON_S, "it to be back")
+    finally:
+        admin.delete(f"{queue_name}.{besides[-1]}")
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ BLOCKED = f"""
         os.write(notes, " ".join(map(str, words)).encode() + b"\\n")
 
 
-    @handlers.consume(queue, concurrency={CONCURRENCY}, prefetch={MESSAGES})
+    @handlers.consume(queue, concurrency={CONCURRENCY}, prefetch={MESSAGES}, timeout=3600)
     async def hold(body: str) -> None:
         note("start", body, os.getpid())
         while not os.path.exists("released"):
