@@ -14,6 +14,7 @@ What can go wrong, whose fault it is, and whether trying again can help:
     |   +-- TopologyRefused     a queue is not as the code says               permanent
     |   +-- QueueGivenUp        a queue ends the connection again and again   permanent
     |   +-- BodyTooLarge        a queue holds a message that we do not read   transient
+    |   +-- RequestFault        application or us: a request cannot be sent  permanent
     |   +-- PoolExhausted       handlers hold every channel there may be      transient
     +-- PublishError         a publish did not end in a confirmation
     |   +-- EncodeError         application: a body or property cannot be sent  permanent
@@ -115,6 +116,10 @@ class BodyTooLarge(BrokerError):
     """A message is above --max-body-size and would be lost if it were rejected, so its queue is not consumed."""
 
     permanent = False
+
+
+class RequestFault(BrokerError):
+    """A request failed on this side, before it was sent: a value that cannot be encoded, or a bug of mxworker."""
 
 
 class PoolExhausted(BrokerError):

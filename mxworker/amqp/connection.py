@@ -236,6 +236,8 @@ class Link:
         """Prepare; nothing is connected before `run`. `on_change` is called whenever `last_error` has changed."""
         self.last_error: BrokerError | None = None
         """Why there is no connection, or why the last one ended: permanent only when every broker has refused us."""
+        self.was_up = False
+        """Whether there has been a connection."""
         self._dialler = dialler
         self._name = name
         self._on_change = on_change
@@ -254,6 +256,7 @@ class Link:
                 await self._rest(attempt)
                 continue
             opened_at = loop.time()
+            self.was_up = True
             self._up.set_result(connection)
             loss = await asyncio.shield(connection.plane.lost)
             self._up = loop.create_future()

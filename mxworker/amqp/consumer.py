@@ -43,7 +43,7 @@ from mxworker.queues import Queue
 
 log = logging.getLogger(__name__)
 
-_REPLY_DEADLINE_S = 30.0
+REPLY_DEADLINE_S = 30.0
 _BYTES = "byte budget"
 _TOO_LARGE = "a message is too large"
 # How long a reduced prefetch is kept before the bodies that came meanwhile are looked at: a raise is a cancel and a
@@ -66,6 +66,7 @@ class Consumer:
         on_paused: Callable[[], None] = lambda: None,
         retry_steps_ms: Sequence[int] = (),
         budget: ByteBudget | None = None,
+        opening: asyncio.Semaphore | None = None,
         calm_s: float = _CALM_S,
         level_of: Callable[[BrokerError], int] = lambda _: logging.WARNING,
         declared: DeclaredQueues | None = None,
@@ -75,9 +76,10 @@ class Consumer:
 
         `on_change` is called whenever `is_as_wanted` or `last_error` may have changed; `on_paused` whenever a pause is
         in force, so that no delivery follows: what is given back then does not come right back to us. Without `budget`
-        there is no bound to the bytes. `calm_s`: seconds until a prefetch that was reduced is looked at. `level_of` an
-        error is that of the line which tells of it. `declared` are there before the queue is consumed. `culprits` are
-        those of the link, for all its consumers.
+        there is no bound to the bytes. `opening` is shared by the consumers of a process, as many as may declare their
+        queues at once. `calm_s`: seconds until a prefetch that was reduced is looked at. `level_of` an error is that of
+        the line which tells of it. `declared` are there before the queue is consumed. `culprits` are those of the link,
+        for all its consumers.
         """
         self.queue = queue
         self.prefetch = prefetch
@@ -96,6 +98,7 @@ class Consumer:
         self._paused_for: frozenset[str] = frozenset()  # the reasons of which the broker knows, so to say
         self._turned: asyncio.Future[None] = self._loop.create_future()
         self._budget = budget or ByteBudget(sys.maxsize)
+        self._opening = opening or asyncio.Semaphore()
         self._body_bytes = 0
         self._most = prefetch  # while it is limited, less
         self._fitting_prefetch = prefetch
@@ -243,7 +246,7 @@ class Consumer:
         while True:
             connection = await self._link.connection()
             try:
-                async with self._culprits.turn(self._loop.time()):
+                async with self._opening, self._culprits.turn(self._loop.time()):
                     await self._carry_out(self._open(connection), connection)
             except BrokerError as error:
                 await self._give_up_or_rest(error, connection, attempt)
@@ -270,7 +273,7 @@ class Consumer:
     async def _open(self, connection: BrokerConnection) -> None:
         prefetch = None if self._reasons else self._fit()
         try:
-            async with asyncio.timeout(_REPLY_DEADLINE_S):
+            async with asyncio.timeout(REPLY_DEADLINE_S):
                 await self._declared.ensure(connection)
                 self.subscription = await Subscription.open(
                     connection,
@@ -283,7 +286,7 @@ class Consumer:
                     on_too_large=self._on_too_large,
                 )
         except TimeoutError:
-            raise ChannelLost(f"queue '{self.queue.name}': no answer within {_REPLY_DEADLINE_S:g} s") from None
+            raise ChannelLost(f"queue '{self.queue.name}': no answer within {REPLY_DEADLINE_S:g} s") from None
         if prefetch is not None:
             self._note_consuming(self.subscription)
 
@@ -311,13 +314,13 @@ class Consumer:
     async def _adjust(self, subscription: Subscription) -> None:
         """Come a step closer to what is wanted, which may change meanwhile."""
         try:
-            async with asyncio.timeout(_REPLY_DEADLINE_S):
+            async with asyncio.timeout(REPLY_DEADLINE_S):
                 if self._reasons or subscription.consumer_tag is not None:
                     await subscription.cancel()
                 else:
                     await subscription.consume(self._fit())
         except TimeoutError:
-            subscription.give_up(f"no answer within {_REPLY_DEADLINE_S:g} s")
+            subscription.give_up(f"no answer within {REPLY_DEADLINE_S:g} s")
         if subscription.is_lost:
             return
         if subscription.consumer_tag is not None:

@@ -22,6 +22,7 @@ from mxworker.errors import (
     ConnectionLost,
     CredentialsRefused,
     ProtocolViolation,
+    RequestFault,
     TlsRefused,
     TopologyRefused,
 )
@@ -39,6 +40,7 @@ _UNKNOWN_ARGUMENT = re.compile(r"invalid arg '(?P<key>[^']+)' for queue .* of qu
 _TYPED_VALUE = re.compile(r"(?:the value )?'(?P<value>[^']*)'.*")
 # Refusals that pass by themselves: the queue's node comes back, or its exclusive consumer leaves.
 _PASSING = ("is down or inaccessible", "in exclusive use")
+_WHOSE_FAULT = "Check the values that the code gives for it. If they are right, this is a bug of mxworker: report it."
 _NAMED_CODE = re.compile(r"(?P<name>[A-Z_]+) - (?P<text>.*)", re.DOTALL)
 
 
@@ -77,6 +79,8 @@ def handshake_error(error: BaseException, close_reason: tuple[int, str] | None) 
         return error
     if isinstance(error, aiormq.exceptions.AuthenticationError | aiormq.exceptions.ProbableAuthenticationError):
         return CredentialsRefused(f"the broker refused us: {error}")
+    if _is_local(error):
+        return RequestFault(f"cannot connect, by a fault on this side: {_told(error)}.\n  {_WHOSE_FAULT}")
     return ConnectionLost(f"the handshake failed: {error!r}")
 
 
@@ -99,8 +103,23 @@ def _translate(error: BaseException, queue: str | None) -> BrokerError:
             return TopologyRefused(_explain(subject, ACCESS_REFUSED, text))
         case aiormq.exceptions.AMQPChannelError():
             return ChannelLost(f"{subject}: {text}")
+        case _ if _is_local(error):
+            return RequestFault(f"{subject}: a request cannot be sent: {_told(error)}.\n  {_WHOSE_FAULT}")
         case _:
             return ConnectionLost(f"{subject}: {error!r}")
+
+
+def _is_local(error: BaseException) -> bool:
+    """Whether it is what encoding raises for a value that it cannot encode.
+
+    A lost connection, a refused certificate or bytes of the peer that cannot be read are not.
+    """
+    is_from_outside = isinstance(error, OSError | UnicodeDecodeError)
+    return isinstance(error, TypeError | ValueError | OverflowError) and not is_from_outside
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _explain_mismatch(subject: str, queue: str | None, text: str) -> str:

@@ -27,7 +27,7 @@ from mxworker.at_exit import finish
 from mxworker.board import Board, BoardSlot, Word
 from mxworker.compilation import Handler, Overrides
 from mxworker.config import Consumption, format_duration
-from mxworker.errors import AppLoadError, BrokerError, ConnectionLost, ExitCode, MxWorkerError
+from mxworker.errors import AppLoadError, BrokerError, ConnectionLost, CredentialsRefused, ExitCode, MxWorkerError
 from mxworker.forks import Forks, end_fork
 from mxworker.handlers import Handlers
 from mxworker.lifecycle import WorkerState
@@ -154,7 +154,7 @@ async def _serve(
             await _wind_down()
         end.deadline, end.has_stuck_threads = service.drain_deadline, service.has_running_handlers
     if service.failure is not None:
-        slot.write_note(_explain(settings, service.failure))
+        slot.write_note(_explain(settings, service.failure, service.was_connected))
     return code
 
 
@@ -176,17 +176,21 @@ async def _wind_down() -> None:
         await asyncio.wait(left, timeout=_WIND_DOWN_S)
 
 
-def _explain(settings: Consumption, failure: BrokerError | AppLoadError) -> str:
-    """Return the text of a start that failed."""
-    if failure.permanent:
-        return f"Error: {failure}"
+def _explain(settings: Consumption, failure: BrokerError | AppLoadError, was_connected: bool) -> str:
+    """Return the text of a start that failed, after it `was_connected` or not."""
     waited = f"(tried for {format_duration(settings.connect_wait_s)})"
-    if not isinstance(failure, ConnectionLost):
-        return f"Error: {failure} {waited}."
-    return (
-        f"Error: no broker at {settings.brokers}: {failure} {waited}.\n"
-        "  Check that RabbitMQ runs there and the address is right, or wait longer with --connect-wait."
-    )
+    match failure:
+        case CredentialsRefused():
+            return f"Error: {failure}\n  Check user, password and virtual host in {settings.brokers}."
+        case ConnectionLost() if was_connected:
+            return f"Error: no connection to {settings.brokers} lasts: {failure} {waited}."
+        case ConnectionLost():
+            return (
+                f"Error: no broker at {settings.brokers}: {failure} {waited}.\n"
+                "  Check that RabbitMQ runs there and the address is right, or wait longer with --connect-wait."
+            )
+        case _:
+            return f"Error: {failure}" if failure.permanent else f"Error: {str(failure).rstrip('.')}."
 
 
 def _show(number: int, state: WorkerState) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 
 from mxworker.amqp import topology
 from mxworker.amqp.budget import ByteBudget
-from mxworker.amqp.consumer import Consumer
+from mxworker.amqp.consumer import REPLY_DEADLINE_S, Consumer
 from mxworker.amqp.culprits import Culprits
 from mxworker.amqp.declared import DeclaredQueues
 from mxworker.amqp.pool import Pool
@@ -36,7 +36,7 @@ from mxworker.child import ring
 from mxworker.compilation import Handler, HandlerKind
 from mxworker.config import Consumption, format_duration
 from mxworker.context import Equipment, WorkerStats
-from mxworker.errors import AppLoadError, BrokerError, ConnectionLost, ExitCode, TopologyRefused
+from mxworker.errors import AppLoadError, BrokerError, ChannelLost, ConnectionLost, ExitCode, TopologyRefused
 from mxworker.lifecycle import Wish, WorkerState, next_worker_state
 from mxworker.log import as_set_up
 from mxworker.message import Encoder
@@ -52,6 +52,7 @@ from mxworker.worker.lifespans import Lifespans
 from mxworker.worker.lifetime import Lifetime
 from mxworker.worker.obedience import Obedience
 from mxworker.worker.room import Room
+from mxworker.worker.start import Start
 from mxworker.worker.station import Premises, Station
 from mxworker.worker.tasks import end, first_of
 from mxworker.worker.threads import Threads
@@ -59,6 +60,9 @@ from mxworker.worker.threads import Threads
 log = logging.getLogger(__name__)
 
 BEAT_EVERY_S = 1.0
+# Of many queues, so many are declared at a time: the broker takes its time (21 s were seen for 300 of them), and a
+# queue's time for an answer must not be spent in waiting behind all others.
+_OPEN_AT_ONCE = 32
 _NS_PER_S = 1_000_000_000
 _ASKED = "asked"
 _UNPROVEN = "until all queues are checked"
@@ -167,6 +171,11 @@ class Service:
         """The loop time until which leaving may take; 0.0 before the drain, and when it is cut short."""
         return 0.0 if self._cut.is_set() else self._deadline
 
+    @property
+    def was_connected(self) -> bool:
+        """Whether there has been a connection to the broker."""
+        return self._link.was_up
+
     # ---- what handlers may ask and do, see context.Desk
 
     @property
@@ -271,6 +280,7 @@ class Service:
         budget = ByteBudget(self._settings.prefetch_budget_bytes)
         declared = DeclaredQueues(self._declared)
         culprits = Culprits()
+        opening = asyncio.Semaphore(_OPEN_AT_ONCE)
         for index, handler in enumerate(self._handlers):
             repair = partial(topology.repair, self._link, handler.queue, handler.retry_steps_ms)
             station = Station(
@@ -293,6 +303,7 @@ class Service:
                 on_paused=station.return_waiting,
                 retry_steps_ms=handler.retry_steps_ms,
                 budget=budget,
+                opening=opening,
                 level_of=self._level_of,
                 declared=declared,
                 culprits=culprits,
@@ -344,19 +355,41 @@ class Service:
 
     async def _start(self) -> bool:
         """Wait until all queues are consumed; False when this is the first start and it has failed."""
-        give_up_at = self._loop.time() + self._settings.connect_wait_s
-        self.pool.expect_until(give_up_at if self._must_start() else None)
+        start = Start(self._settings.connect_wait_s, REPLY_DEADLINE_S, self._loop.time())
+        self.pool.expect_until(start.gives_up_at if self._must_start() else None)
         while self.state is not WorkerState.READY and not self._stop.is_set():
+            now = self._loop.time()
+            has_failed = start.look(
+                was_connected=self._link.was_up,
+                is_connected=self._link.live is not None,
+                consumed=sum(consumer.is_as_wanted for consumer in self.consumers),
+                unanswered=sum(
+                    consumer.last_error is None and not consumer.is_as_wanted for consumer in self.consumers
+                ),
+                now=now,
+            )
             if self._must_start():
-                self.failure = self._fatal_error(self._loop.time() >= give_up_at)
+                self.failure = self._fatal_error(has_failed)
                 if self.failure is not None:
                     return False
+            if start.has_to_tell(now):
+                self._tell_progress()
             self._changed.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(max(give_up_at, self._loop.time() + BEAT_EVERY_S)):
+                async with asyncio.timeout_at(start.wakes_at(now, BEAT_EVERY_S)):
                     await first_of(self._changed.wait(), self._stop.wait())
         self.pool.expect_until(None)
         return True
+
+    def _tell_progress(self) -> None:
+        """Say how far a start is that takes its time; of workers that start together, one does."""
+        if self._link.live is None:
+            return
+        number, total = self._slot.number, len(self.consumers)
+        done = sum(consumer.is_as_wanted for consumer in self.consumers)
+        level = logging.DEBUG if number > 1 and self._must_start() else logging.INFO
+        facts = {"worker": number, "queues": total, "consumed": done}
+        log.log(level, "worker %d: %d of %d queues declared and consumed", number, done, total, extra=facts)
 
     def _level_of(self, error: BrokerError) -> int:
         """Return the level of the line that tells of `error`.
@@ -369,16 +402,26 @@ class Service:
         return logging.DEBUG if self._must_start() and is_told_otherwise else logging.WARNING
 
     def _fatal_error(self, is_time_up: bool) -> BrokerError | None:
-        """Return why a first start cannot succeed: what only a human can change, or the broker is not there in time."""
+        """Return why a first start cannot succeed: what only a human can change, or what was not there in time."""
         errors = [consumer.last_error for consumer in self.consumers if consumer.last_error is not None]
-        if self._link.last_error is not None and self._link.live is None:
+        connection = self._link.live
+        if self._link.last_error is not None and connection is None:
             errors.append(self._link.last_error)
         for error in errors:
             if error.permanent:
                 return error
         if not is_time_up:
             return None
-        return errors[-1] if errors else ConnectionLost("no answer")
+        if connection is None:
+            return errors[-1] if errors else ConnectionLost("no answer")
+        missing = [consumer for consumer in self.consumers if not consumer.is_as_wanted]
+        if not missing:
+            return None
+        first = next((consumer for consumer in missing if consumer.last_error is not None), missing[0])
+        why = first.last_error or f"queue '{first.queue.name}' is still being declared"
+        return ChannelLost(
+            f"connected to {connection.url}, but {len(missing)} of {len(self.consumers)} queues are not consumed: {why}"
+        )
 
     async def _serve(self) -> None:
         if self._settings.burst:

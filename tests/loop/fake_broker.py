@@ -102,7 +102,7 @@ class Peer:
             channel, frame = await self.read()
             if until is not None and isinstance(frame, until):
                 return
-            answer = _answer(frame)
+            answer = answer_to(frame)
             if answer is not None:
                 self.send(answer, channel)
             if isinstance(frame, commands.Connection.Close):
@@ -191,7 +191,7 @@ def delivery(tag: int, message: bytes, channel: int = 1, raw_properties: bytes =
     return method + head + (frames.marshal(body.ContentBody(message), channel) if message else b"")
 
 
-def _answer(frame: frames.FrameTypes) -> base.Frame | None:
+def answer_to(frame: frames.FrameTypes) -> base.Frame | None:
     match frame:
         case commands.Channel.Open():
             return commands.Channel.OpenOk()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 
 import aiormq.exceptions
 import pytest
@@ -15,6 +16,7 @@ from mxworker.errors import (
     ConnectionLost,
     CredentialsRefused,
     ProtocolViolation,
+    RequestFault,
     TopologyRefused,
 )
 
@@ -166,6 +168,28 @@ def test_what_a_lost_connection_looks_like(error: BaseException) -> None:
     assert isinstance(lost, ConnectionLost)
     assert not lost.permanent
     assert "orders" in str(lost)
+
+
+# ---- what was never sent
+
+
+LOCAL = [TypeError("no such type"), ValueError("no such value"), OverflowError("too much")]
+OF_OTHERS = [ssl.SSLCertVerificationError("no such authority"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "junk")]
+
+
+@pytest.mark.parametrize("error", LOCAL, ids=lambda error: type(error).__name__)
+def test_what_could_not_be_encoded_is_no_lost_connection(error: Exception) -> None:
+    fault = translated(error)
+    assert isinstance(fault, RequestFault)
+    assert fault.permanent
+    assert str(fault).startswith(f"queue 'orders': a request cannot be sent: {type(error).__name__}: {error}.\n")
+    assert isinstance(handshake_error(error, None), RequestFault)
+
+
+@pytest.mark.parametrize("error", OF_OTHERS, ids=lambda error: type(error).__name__)
+def test_what_comes_from_outside_is_no_fault_of_ours(error: Exception) -> None:
+    assert isinstance(translated(error), ConnectionLost)
+    assert isinstance(handshake_error(error, None), ConnectionLost)
 
 
 @pytest.mark.parametrize("error", [ProtocolViolation("junk"), ChannelLost("closed", 404)])

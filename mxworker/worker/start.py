@@ -1,0 +1,54 @@
+"""How long a first start may take.
+
+`--connect-wait` bounds the time without progress: a first connection is progress, and so is each queue that is consumed
+for the first time. While there is a connection and a queue whose declaration was not answered yet, the time for an
+answer counts too: each queue has that, however short the wait for a connection is.
+
+Pure: instants are given.
+"""
+
+from __future__ import annotations
+
+TELL_EVERY_S = 5.0
+_ANSWER_MARGIN_S = 1.0  # so that a queue whose time is over has said so
+
+
+class Start:
+    """The patience with one start."""
+
+    def __init__(self, wait_s: float, answer_s: float, now: float) -> None:
+        """Begin it. `wait_s` is the time for a connection, `answer_s` the time for an answer about a queue."""
+        self.gives_up_at = now + wait_s
+        """When it has failed, if nothing changes."""
+        self._was_connected = False
+        self._wait_s = wait_s
+        self._answer_s = answer_s + _ANSWER_MARGIN_S
+        self._progress_at = now
+        self._consumed = 0
+        self._tell_at = now + TELL_EVERY_S
+
+    def look(self, *, was_connected: bool, is_connected: bool, consumed: int, unanswered: int, now: float) -> bool:
+        """Take in how far it is, and say whether it has failed.
+
+        `was_connected` is whether there has ever been a connection, `is_connected` whether there is one now.
+
+        Of the queues, `consumed` are as they shall be, and `unanswered` have not had an answer yet.
+        """
+        if consumed > self._consumed or was_connected > self._was_connected:
+            self._progress_at = now
+        self._consumed = max(self._consumed, consumed)
+        self._was_connected = was_connected
+        is_asking = is_connected and unanswered > 0
+        self.gives_up_at = self._progress_at + (max(self._wait_s, self._answer_s) if is_asking else self._wait_s)
+        return now >= self.gives_up_at
+
+    def wakes_at(self, now: float, at_least_s: float) -> float:
+        """Return when to look again although nothing has changed: in `at_least_s` or later."""
+        return max(min(self.gives_up_at, self._tell_at), now + at_least_s)
+
+    def has_to_tell(self, now: float) -> bool:
+        """Whether it is time to say how far it is; true once each 5 s."""
+        if now < self._tell_at:
+            return False
+        self._tell_at = now + TELL_EVERY_S
+        return True

@@ -1,0 +1,39 @@
+"""Many queues on a real broker: declaring them takes longer than the wait for a connection, and goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.harness.service import Service, mxworker_run, write_app
+from tests.rabbit.client import Client
+
+QUEUES = 60
+SIDE_QUEUES = ("", ".dlq")
+
+APP = """
+    from mxworker import Handlers
+
+    handlers = Handlers()
+
+
+    async def order(payload: dict) -> None: ...
+
+
+    for number in range(QUEUES):
+        handlers.consume(f"NAME.{number}", retry=None)(order)
+"""
+
+
+def test_start_goes_on_while_queues_are_declared(
+    broker_url: str, queue_name: str, tmp_path: Path, admin: Client
+) -> None:
+    app = write_app(tmp_path, APP.replace("QUEUES", str(QUEUES)).replace("NAME", queue_name))
+    command = mxworker_run(app, "--workers=1", "--connect-wait=100ms", "--burst", app_dir=tmp_path)
+    try:
+        with Service(command, tmp_path, env={"MXWORKER_BROKER_URL": broker_url}) as service:
+            assert service.wait_exit(120) == 0, service.log_text()
+            assert "Error" not in service.log_text()
+    finally:
+        for number in range(QUEUES):
+            for side in SIDE_QUEUES:
+                admin.delete(f"{queue_name}.{number}{side}")
