@@ -1,4 +1,6 @@
-"""What is told of attempts to connect that fail: the first one, each new reason, and one every 10 s.
+"""What is told of attempts to connect that fail.
+
+Told are the first one, each new reason, and one every 10 s, after a minute one every minute.
 
 Pure; instants are loop times.
 """
@@ -6,6 +8,7 @@ Pure; instants are loop times.
 from __future__ import annotations
 
 AGAIN_S = 10.0
+LONG_S = 60.0
 
 
 class Outage:
@@ -21,7 +24,8 @@ class Outage:
         if self.since is None:
             self.since = now
         told, at = self._told.get(broker, ("", now))
-        if told == why and now < at + AGAIN_S:
+        again_s = AGAIN_S if now < self.since + LONG_S else LONG_S
+        if told == why and now < at + again_s:
             return False
         self._told[broker] = (why, now)
         return True

@@ -39,11 +39,12 @@ class Inquest:
         death = Death(ended.status, peak_rss_bytes, ended.uptime_s, int(time.time()), readable(stack), is_hang)
         count, known = self._board.suspects.enter(keys, slot.alone_key, death)
         _LOG.warning(
-            "worker %d (process %d): what it had started may have killed it: %d messages, %d of them not for the first "
-            "time%s; each runs alone when it comes again",
+            "worker %d (process %d) may have been killed by what it handled: %d %s, %d of them suspect before%s; "
+            "each runs alone when it is delivered again",
             ended.slot,
             ended.pid,
             count,
+            "message" if count == 1 else "messages",
             known,
             ", one of them alone" if slot.alone_key in keys else "",
             extra={"worker": ended.slot, "worker_pid": ended.pid, "suspects": count, "known_suspects": known},

@@ -119,7 +119,7 @@ def describe(ended: Exit) -> str:
     """Return `SIGSEGV` or `exit code 1`, with what that means where it is not plain."""
     words = in_words(ended.status)
     if ended.status == ExitCode.DRAIN_TIMEOUT:
-        return f"{words}, its drain was over before its handlers"
+        return f"{words}, handlers were still running when its drain ended"
     if ended.status == -signal.SIGKILL and ended.reason is Reason.CRASH:
         return f"{words}, not sent by the master (perhaps out of memory: see the kernel's log)"
     return words

@@ -32,7 +32,7 @@ def test_worker_that_dies_unasked_makes_suspects_of_what_it_had_started(
 ) -> None:
     service = start(behaviour, "--workers", "1", "--heartbeat", "1")
     assert suspects_of(service) == [f"suspect 7: 1 kills, {facts}", f"suspect -8: 1 kills, {facts}"]
-    assert service.stderr().count("had started may have killed it: 2 messages, 0 of them not for the first time") == 1
+    assert service.stderr().count("may have been killed by what it handled: 2 messages, 0 of them suspect before") == 1
 
 
 def test_what_ran_alone_is_told_from_what_was_stuck_beside_it(start: Start) -> None:
