@@ -6,6 +6,10 @@ Held by number, since that is what a fork copies. The table is the process's own
 from __future__ import annotations
 
 import os
+import select
+from pathlib import Path
+
+_EPOLL = "anon_inode:[eventpoll]"
 
 _claimed: set[int] = set()  # at most one entry for each descriptor of the process
 
@@ -24,11 +28,15 @@ def lead_to_nothing() -> None:
     """In a forked child, have all that is claimed lead to /dev/null.
 
     It is not closed: an object of ours that closes its descriptor at its own end would close a file of the child, which
-    had got the number since.
+    had got the number since. An event loop gets an epoll instance that watches nothing: libuv aborts without one.
     """
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for fd in _claimed:
-        os.dup2(nothing, fd, inheritable=False)
+        if str(Path(f"/proc/self/fd/{fd}").readlink()) == _EPOLL:
+            with select.epoll() as idle:
+                os.dup2(idle.fileno(), fd, inheritable=False)
+        else:
+            os.dup2(nothing, fd, inheritable=False)
     os.close(nothing)
 
 

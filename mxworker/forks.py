@@ -25,10 +25,10 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import thread as executors
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from setproctitle import setproctitle
 
@@ -37,6 +37,8 @@ from mxworker.child import exit_code_of, flush
 from mxworker.errors import ExitCode
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Forks:
@@ -62,12 +64,17 @@ class Forks:
         for signum in map(signal.Signals, signums):
             self._handlers[signum] = signal.getsignal(signum)
 
-    def claim_loop(self, make: Callable[[], asyncio.AbstractEventLoop]) -> asyncio.AbstractEventLoop:
-        """Return the event loop that `make` makes, and keep the descriptors it opens from children."""
+    def run(self, make_loop: Callable[[], asyncio.AbstractEventLoop], main: Coroutine[Any, Any, T]) -> T:
+        """Run `main` on a new event loop of this thread, and keep the descriptors of the loop from children."""
         before = descriptors.open_now()
-        self._loop = make()
-        descriptors.claim(*descriptors.open_now() - before)
-        return self._loop
+        self._loop = make_loop()
+        asyncio.set_event_loop(self._loop)
+
+        async def run_claimed() -> T:
+            descriptors.claim(*descriptors.open_now() - before)  # here, since uvloop opens some when it begins to run
+            return await main
+
+        return self._loop.run_until_complete(run_claimed())
 
     # ---- around a fork, in the thread that forks
 

@@ -95,9 +95,7 @@ def _live(settings: Consumption, board: Board, number: int, end: _End) -> int:
         _warn_of_long_holds(handlers)
     gc.collect()
     gc.freeze()  # what the import made lives as long as the process: no collection has to look at it again
-    loop = forks.claim_loop(new_loop)
-    asyncio.set_event_loop(loop)
-    return loop.run_until_complete(_serve(settings, handlers, application, board, slot, forks, end))
+    return forks.run(new_loop, _serve(settings, handlers, application, board, slot, forks, end))
 
 
 def _warn_of_long_holds(handlers: Sequence[Handler]) -> None:

@@ -99,8 +99,6 @@ def main() -> None:
 
 
 def _live(terms: Terms, pipe: Pipe, forks: Forks) -> ExitCode:
-    loop = forks.claim_loop(new_loop)
-    asyncio.set_event_loop(loop)
     try:
         path = sys.path.copy()
         application = load(terms.app, terms.app_dir)
@@ -110,7 +108,7 @@ def _live(terms: Terms, pipe: Pipe, forks: Forks) -> ExitCode:
         handlers = [handler for handler in chosen if handler.kind is HandlerKind.PROCESS]
         gc.collect()
         gc.freeze()  # as in the worker: what the import made is not looked at again
-        loop.run_until_complete(_serve(handlers, pipe, publisher, terms.boot_timeout_s))
+        forks.run(new_loop, _serve(handlers, pipe, publisher, terms.boot_timeout_s))
     except MxWorkerError as error:
         pipe.send_now(Frame(FAILED, {"text": str(error)}))
         return error.exit_code
