@@ -261,7 +261,7 @@ async def test_fault_of_ours_in_any_part_of_it_ends_no_worker(
         assert channel.acked == [1, 2], "it is a dead letter with the facts"
 
 
-async def test_one_of_a_batch_whose_settlement_fails_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_of_a_batch_that_cannot_be_copied_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = settling.retry_copy
 
     def fail_on_the_second(delivery: Delivery, attempt: int) -> Any:
@@ -276,12 +276,35 @@ async def test_one_of_a_batch_whose_settlement_fails_costs_the_others_nothing(mo
     async def take_all(bodies: list[str]) -> Any:
         return [None, Retry(), Retry(), Requeue()]
 
-    publishing, channel = Publishing(None), Channel()
-    await take(at_work(handlers, equipment=equipped(publishing), rng=Hasty()), deliveries(channel, 4, b"1"))
+    confirmed = asyncio.Event()
+    publishing, channel = Publishing(confirmed), Channel()
+    bench = at_work(handlers, equipment=equipped(publishing), rng=Hasty())
+    for delivery in deliveries(channel, 4, b"1"):
+        bench.station.admit(delivery)
+    await until(lambda: len(publishing.published) >= 3, SOON_S)
+    for _ in range(10):  # what was on its way is not begun anew
+        await asyncio.sleep(0)
+    confirmed.set()
+    await take(bench, [])
     assert sorted(channel.acked) == [1, 2, 3, 4]
-    queues = sorted(queue for _, queue in publishing.published)
-    assert queues[:2] == ["queue", "queue.dlq"]
-    assert queues[2].startswith("queue.retry.")
+    dead, again, later = sorted(queue for _, queue in publishing.published)
+    assert (dead, again, later[:12]) == ("queue", "queue.dlq", "queue.retry.")
+
+
+@pytest.mark.parametrize("outcome", [Ack, None])
+async def test_one_of_a_batch_that_cannot_be_settled_costs_the_others_nothing(outcome: Any) -> None:
+    handlers = Handlers()
+
+    @handlers.consume_batch("queue", size=4)
+    async def take_all(bodies: list[str]) -> Any:
+        return [outcome] * 4
+
+    broken, whole = Channel(BROKEN), Channel()
+    first, *others = deliveries(whole, 4, b"1")
+    (second,) = deliveries(broken, 1, b"1")
+    await take(at_work(handlers, rng=Hasty()), [first, second, *others[:2]])
+    assert whole.acked == [1, 2, 3]
+    assert broken.rejected == [1]
 
 
 async def test_without_a_dead_letter_queue_what_cannot_be_settled_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
