@@ -23,9 +23,8 @@ class Source(Protocol):
     is_lost: bool
     """Whether that channel has ended, so that the broker delivers its unsettled messages again."""
 
-    @property
-    def is_consumed(self) -> bool:
-        """Whether more deliveries come from there; not in a pause, and not in a drain."""
+    is_consumed: bool
+    """Whether more deliveries may come from there; not in a pause."""
 
     def ack(self, delivery: Delivery) -> bool:
         """Settle as done."""

@@ -66,6 +66,8 @@ class Subscription:
         """How many unsettled deliveries the present consumer may have; without one, what the last one had."""
         self.consumer_tag: str | None = None
         """The broker's name for the present consumer; None while nothing is consumed."""
+        self.is_consumed = False
+        """Whether deliveries may come; from before the first one, which comes before the consumer tag is known."""
         self._connection = connection
         self._plane = connection.plane
         self._channel = channel
@@ -130,6 +132,7 @@ class Subscription:
 
     async def _consume(self, prefetch: int) -> None:
         underlay = await self._channel.get_underlay_channel()
+        self.is_consumed = True
         with library_errors(self._queue.name):
             # It also lifts a global prefetch (rabbit_channel.erl, handle_method of basic.qos), which _refuse_successor
             # may have left: with one, a quorum queue refuses the consumer, and the whole connection ends (540).
@@ -171,6 +174,7 @@ class Subscription:
         except BrokerError as error:
             self._end(error)
         self.consumer_tag = None
+        self.is_consumed = False
         self._takes_none = False
         if self._unread and not self.is_lost:
             for tag in self._unread:
@@ -248,15 +252,11 @@ class Subscription:
 
     def _end(self, error: BrokerError) -> None:
         self.is_lost = True
+        self.is_consumed = False
         if not self.lost.done():
             self.lost.set_result(error)
 
     # ---- settling
-
-    @property
-    def is_consumed(self) -> bool:
-        """Whether its queue is consumed by it now; not in a pause, and not in a drain."""
-        return self.consumer_tag is not None and not self.is_lost
 
     @property
     def unsettled(self) -> int:

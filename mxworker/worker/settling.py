@@ -156,7 +156,8 @@ class Settling:
     def _in_place(self, delivery: Delivery) -> None:
         """Have a delivery executed again before any other, unsettled: a copy would be overtaken by what waits.
 
-        In a pause or a drain it goes back: another worker may have its queue by then.
+        In a pause it goes back: another worker may have its queue by then. In a drain it waits, and goes back in its
+        place when the channel is closed.
         """
         if not delivery.source.is_consumed:
             self._count(Word.REQUEUED, delivery.source.give_back(delivery))

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from mxworker import Context, Handlers, Queue
+from mxworker import Ack, Context, Handlers, Queue, Requeue
+from mxworker.board import Word
+from mxworker.copies import attempt_of
 from tests.broker.workers import running
 from tests.harness.waiting import until
 from tests.rabbit.client import Client
@@ -87,3 +90,38 @@ async def test_order_holds_when_one_worker_stops_and_another_takes_over(
         at for at in range(1, len(ordered.steps)) if ordered.steps[at][0] == ordered.steps[at - 1][0] == "start"
     ]
     assert not overlaps, ordered.steps[overlaps[0] - 3 : overlaps[0] + 5]
+
+
+@pytest.mark.parametrize("is_raised", [False, True])
+async def test_requeued_messages_of_a_batch_run_again_in_their_order_before_the_next_batch(
+    is_raised: bool, broker_url: str, queue_name: str, admin: Client
+) -> None:
+    handlers = Handlers()
+    ran: list[tuple[str, int]] = []
+    ended: list[str] = []
+    queue = Queue(queue_name, single_active_consumer=True)
+
+    @handlers.consume_batch(queue, size=5, wait=0.05, prefetch=20, on_error="requeue")
+    async def take(bodies: list[str], ctx: Context) -> list[Ack | Requeue]:
+        attempts = [attempt_of(delivery, 4) for delivery in ctx.deliveries]
+        ran.extend(zip(bodies, attempts, strict=True))
+        if is_raised and attempts[0] < 2:
+            raise ValueError("about to pass")
+        fails = [int(body) % 5 in (1, 3) and attempt < 3 for body, attempt in zip(bodies, attempts, strict=True)]
+        ended.extend(body for body, does_fail in zip(bodies, fails, strict=True) if not does_fail)
+        return [Requeue() if does_fail else Ack() for does_fail in fails]
+
+    admin.declare_quorum(queue.dead_letter_name)
+    admin.declare(queue_name, arguments=queue.declared_arguments())
+    admin.publish(queue_name, [str(number).encode() for number in range(20)])
+    async with running(broker_url, handlers) as worker:
+        await until(lambda: worker.count(Word.ACKED) == 20, SOON_S, "all")
+    assert sorted(ended, key=int) == [str(number) for number in range(20)]
+    firsts = [body for body, attempt in ran if attempt == 1]
+    assert firsts == [str(number) for number in range(20)]
+    last_of = {body: at for at, (body, _) in enumerate(ran)}
+    for number in range(5, 20):
+        begin = number // 5 * 5
+        assert last_of[str(begin - 1)] < ran.index((str(begin), 1)), "the next batch has overtaken"
+    for one, other in pairwise(body for body, attempt in ran if attempt == 3):
+        assert int(one) < int(other)

@@ -78,11 +78,12 @@ def test_delivery_arrives_as_it_was_however_it_is_cut(
     data: st.DataObject, body: bytes, properties: bytes, route: bytes, redelivered: bool, tag: int
 ) -> None:
     delivery = Delivery(body, properties, route, redelivered, tag, Nowhere())
+    delivery.executed = data.draw(st.integers(0, 100))
     frame = carried(request("orders", delivery), lambda left: data.draw(st.integers(1, left)))
     queue, there = requested(frame, Nowhere())
     assert queue == "orders"
     assert (there.body, there.raw_properties, there.raw_route) == (body, properties, route)
-    assert (there.redelivered, there.delivery_tag) == (redelivered, tag)
+    assert (there.redelivered, there.delivery_tag, there.executed) == (redelivered, tag, delivery.executed)
 
 
 @given(
