@@ -10,6 +10,7 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -18,6 +19,7 @@ _READY_WITHIN_S = 60.0
 _LOOK_EVERY_S = 0.05
 _DRAIN_WITHIN_S = 40.0  # its own deadline is 30 s
 _SHOWN_LINES = 15
+_SOCKETS = "/tmp"  # the address of a socket has to be short, which TMPDIR may not be
 
 
 class ServiceFailed(Exception):
@@ -82,13 +84,14 @@ async def running(app: str, workers: int, env: Mapping[str, str], log: Path) -> 
     arguments = ["run", app, f"--workers={workers}", f"--app-dir={REPOSITORY}", "--log-level=info", "--log-format=text"]
     arguments.append(f"--name=demo-{os.getpid()}")  # two demos may run at once
     print(f"$ mxworker {shlex.join(arguments[:3])}\n  its log: {log}", file=sys.stderr)
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "mxworker", *arguments,
-            stdin=DEVNULL, stdout=output, stderr=output, env={**os.environ, **env},
-        )  # fmt: skip
-    service = Service(process, log)
-    try:
-        yield service
-    finally:
-        await service.stop()
+    with TemporaryDirectory(prefix="mxworker-", dir=_SOCKETS) as sockets:
+        with log.open("wb") as output:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "mxworker", *arguments,
+                stdin=DEVNULL, stdout=output, stderr=output, env={**os.environ, **env, "RUNTIME_DIRECTORY": sockets},
+            )  # fmt: skip
+        service = Service(process, log)
+        try:
+            yield service
+        finally:
+            await service.stop()

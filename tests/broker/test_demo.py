@@ -106,6 +106,7 @@ def test_the_demo_leaves_no_file_fits_a_terminal_and_tells_how_to_go_on(broker_u
     with demo_without_a_folder(broker_url, tmp_path, FEW_ORDERS) as running:
         assert running.wait_exit(ENOUGH_S) == 0, running.log_text()
         told = running.output_text()
+        assert list(running.runtime_directory.iterdir()) == []
         lines = (told + running.log_text()).replace(str(temporary(tmp_path)), "/tmp").splitlines()
     assert list(temporary(tmp_path).iterdir()) == []
     assert [line for line in lines if len(line) > TERMINAL_COLUMNS] == []

@@ -98,6 +98,11 @@ class Service:
         return self._popen.pid
 
     @property
+    def runtime_directory(self) -> Path:
+        """Where the sockets of the service are, until `stop`."""
+        return Path(self._runtime)
+
+    @property
     def exit_code(self) -> int | None:
         """How the master ended: its exit code, minus the signal that killed it, or None while it runs."""
         return self._popen.poll()
