@@ -45,7 +45,7 @@ async def test_each_settlement_does_what_it_says(broker_url: str, queue_name: st
             case b"returns the class Reject":
                 return Reject
             case b"returns Requeue once":
-                return None if message.redelivered else Requeue()
+                return None if seen.count((message.body, False)) == 2 else Requeue()
             case b"returns a number":
                 return 42
             case _:
@@ -63,7 +63,7 @@ async def test_each_settlement_does_what_it_says(broker_url: str, queue_name: st
         b"returns a number",
         b"returns the class Reject",
     ]
-    assert (b"returns Requeue once", True) in seen
+    assert seen.count((b"returns Requeue once", False)) == 2, "what comes again is a copy"
     assert [worker.count(word) for word in (Word.ACKED, Word.REQUEUED, Word.REJECTED, Word.STALE)] == [3, 1, 4, 0]
     assert admin.counts(queue_name).messages == 0
 
