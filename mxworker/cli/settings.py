@@ -51,7 +51,7 @@ def errors_told() -> Iterator[None]:
 
 def checked(ctx: click.Context, flags: dict[str, Any]) -> Brokers:
     """Return the brokers, with all settings found to be usable. Raises ConfigError."""
-    brokers = _brokers(flags)
+    brokers = _brokers(flags, ctx.info_name or "run")
     _check(flags)
     is_typed = ctx.get_parameter_source("broker_url") is click.core.ParameterSource.COMMANDLINE
     if is_typed and any(map(_has_password, flags["broker_url"])):
@@ -59,13 +59,13 @@ def checked(ctx: click.Context, flags: dict[str, Any]) -> Brokers:
     return brokers
 
 
-def _brokers(flags: dict[str, Any]) -> Brokers:
+def _brokers(flags: dict[str, Any], command: str) -> Brokers:
     """Return the brokers, with every file that TLS needs found to be usable."""
     urls = flags["broker_url"] or _urls_from_file()
     if not urls:
         raise ConfigError(
             "no broker URL.\n"
-            "  Try:  mxworker run APP --broker-url amqp://user:password@host/\n"
+            f"  Try:  mxworker {command} APP --broker-url amqp://user:password@host/\n"
             f"  or set {URL}, or let {URL_FILE} name a file that holds it."
         )
     tls = Tls(flags["tls_ca"], flags["tls_cert"], flags["tls_key"])

@@ -131,7 +131,8 @@ class Desk:
         return self._changed("resumed", queue)
 
     def _changed(self, what: str, queue: str | None) -> Mapping[str, Any]:
-        _LOG.info("%s: %s", what, "all queues" if queue is None else f"queue {queue}")
+        facts = {"queue": queue}
+        _LOG.info("%s: %s", what, "all queues" if queue is None else f"queue {queue}", extra=facts)
         self._tell_all(Order.LOOK)
         return {"paused": self._paused()}
 

@@ -183,7 +183,7 @@ class Fleet:
             _LOG.warning("no reload: with --burst, workers leave when the queues are empty")
             return
         self.roll = Roll(RollState.ROLLING, self.roll.generation + 1)
-        _LOG.info("reload: generation %d", self.generation)
+        _LOG.info("reload: generation %d", self.generation, extra={"generation": self.generation})
         trial = self._trial
         if trial is not None:
             self._dismiss(trial, Reason.RELOAD, now_ns)
@@ -201,7 +201,8 @@ class Fleet:
         leaving = sum(slot.is_leaving for slot in self.slots)
         if workers + leaving > MAX_WORKERS:
             raise ValueError(f"there is no room for {workers} workers yet: {leaving} others are still leaving")
-        _LOG.info("scale: from %d to %d workers", self.wanted, workers)
+        facts = {"workers_before": self.wanted, "workers": workers}
+        _LOG.info("scale: from %d to %d workers", self.wanted, workers, extra=facts)
         if workers > self.wanted:
             self._grow(workers - self.wanted, Reason.SCALE, now_ns)
         else:
@@ -301,7 +302,8 @@ class Fleet:
         old = [slot for slot in self.slots if slot.is_wanted and slot.pid and slot.generation < self.generation]
         if not old:
             self.roll = Roll(RollState.DONE, self.generation)
-            _LOG.info("reload: all workers are of generation %d", self.generation)
+            facts = {"generation": self.generation}
+            _LOG.info("reload: all workers are of generation %d", self.generation, extra=facts)
             return
         if any(slot.failures >= BOOT_ATTEMPTS for slot in self._renewed()):
             self._refuse("its workers start, but die")
@@ -323,7 +325,9 @@ class Fleet:
 
     def _refuse(self, why: str) -> None:
         self.roll = Roll(RollState.REFUSED, self.generation, why)
-        _LOG.error("reload refused: generation %d does not serve: %s; the workers go on", self.generation, why)
+        facts = {"generation": self.generation, "why": why}
+        text = "reload refused: generation %d does not serve: %s; the workers go on"
+        _LOG.error(text, self.generation, why, extra=facts)
 
     def _serving(self) -> list[Slot]:
         return [slot for slot in self.slots if slot.is_wanted and slot.state is SlotState.RUNNING]
@@ -356,7 +360,8 @@ class Fleet:
             self._refuse(why)
         else:
             self._recycle_from_ns = now_ns + RECYCLE_AGAIN_NS
-            _LOG.error("cannot recycle slot %d: its replacement does not start: %s; it goes on", relief.of, why)
+            text = "worker %d cannot be recycled: its replacement does not start: %s; it goes on"
+            _LOG.error(text, relief.of, why, extra={"worker": relief.of, "why": why})
 
     # ---- how many
 
