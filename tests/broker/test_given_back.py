@@ -130,12 +130,11 @@ def held(request: pytest.FixtureRequest, broker_url: str, admin: Client, tmp_pat
     return Held(broker_url, admin, tmp_path, queue, parameters)
 
 
-def test_pauses(held: Held, admin: Client, queue_name: str, scale: Callable[[int, int], int]) -> None:
+def test_pauses(held: Held, scale: Callable[[int, int], int]) -> None:
     with held.service("--workers=2") as service:
         for _ in range(scale(3, 25)):
             held.wait_held()
             service.signal(SIGUSR2)
-            wait_until(lambda: admin.counts(queue_name).consumers == 0, SOON_S, "the pause")
             wait_until(lambda: held.ready() >= MESSAGES - 2 * CONCURRENCY, SOON_S, "what waits to be back")
             service.signal(SIGUSR2)
         held.wait_held()
