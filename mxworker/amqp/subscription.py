@@ -214,8 +214,10 @@ class Subscription:
         )
         self._ledger.deliver(tag)
         self.delivered += 1
+        self._received_from += 1  # no body that a prefetch has to fit
         if self._queue.dead_letters_itself:
-            log.error("%s; it is rejected unseen, to queue %s", what, self._queue.dead_letter_name)
+            how = "" if self._queue.type == "quorum" else ", at most once, as a classic queue does that"
+            log.error("%s; it is rejected unseen, to queue %s%s", what, self._queue.dead_letter_name, how)
             self._ledger.reject(tag, requeue=False)
             self._write_soon()
         else:

@@ -153,11 +153,11 @@ async def test_publish_without_await_fails_its_delivery_and_names_the_line(
 
 
 def _run_publish(ctx: Context) -> None:
-    asyncio.run(ctx.publisher.publish(b"x", routing_key=f"{ctx.queue}.out"))  # type: ignore[arg-type]
+    asyncio.run(ctx.publisher.publish(b"x", routing_key=f"{ctx.queue}.out"))
 
 
 def _run_publish_many(ctx: Context) -> None:
-    asyncio.run(ctx.publisher.publish_many([b"x"], routing_key=f"{ctx.queue}.out"))  # type: ignore[arg-type]
+    asyncio.run(ctx.publisher.publish_many([b"x"], routing_key=f"{ctx.queue}.out"))
 
 
 def _publish_nowait(ctx: Context) -> None:
