@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import logging
 import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 
 import mxworker
+from mxworker.errors import AppLoadError, MxWorkerError
 from mxworker.failures import text_of
+
+log = logging.getLogger(__name__)
 
 _OUR_FOLDER = f"{Path(mxworker.__file__).parent}{os.sep}"
 _ASYNCIO = f"{Path(asyncio.__file__).parent}{os.sep}"
@@ -27,6 +31,19 @@ _SOURCES = "src"
 
 
 # ---- what went wrong
+
+
+@contextmanager
+def faults_told(app: str) -> Iterator[None]:
+    """Turn whatever fails inside the block, and is not told yet, into an AppLoadError."""
+    try:
+        yield
+    except MxWorkerError:
+        raise
+    except Exception as error:
+        log.debug("%s cannot be made ready", app, exc_info=True)  # with our frames, in which a bug of ours would be
+        headline = f"'{app}' cannot be made ready, by a fault in it or in mxworker (see --log-level debug):"
+        raise AppLoadError(failure_in_app(headline, error)) from error
 
 
 def import_failure(target: str, error: BaseException, folders: Iterable[Path]) -> str:

@@ -32,6 +32,7 @@ from mxworker.forks import Forks, end_fork
 from mxworker.handlers import Handlers
 from mxworker.lifecycle import WorkerState
 from mxworker.log import keep_telling
+from mxworker.worker.app_errors import faults_told
 from mxworker.worker.blocking import blocker_of
 from mxworker.worker.dump import dump, dump_stack, tell_blocked
 from mxworker.worker.loading import load, select
@@ -83,9 +84,10 @@ def _live(settings: Consumption, board: Board, number: int, end: _End) -> int:
     _show(number, WorkerState.BOOTING)
     slot.write_state(WorkerState.BOOTING)
     try:
-        application = load(settings.app, settings.app_dir)
-        overrides = Overrides(settings.concurrency, settings.prefetch, settings.handler_timeout_s)
-        handlers = select(application, settings.queues, overrides)
+        with faults_told(settings.app):
+            application = load(settings.app, settings.app_dir)
+            overrides = Overrides(settings.concurrency, settings.prefetch, settings.handler_timeout_s)
+            handlers = select(application, settings.queues, overrides)
     except MxWorkerError as error:
         slot.write_note(f"Error: {error}")
         slot.write_state(WorkerState.STOPPED)

@@ -209,6 +209,29 @@ def test_handler_that_cannot_work_names_file_and_line(folder: Path, broker_url: 
     assert "handler 'order' takes its payload as type, which nothing can decode" in ended.stderr
 
 
+ODD = """
+    from mxworker import Handlers
+
+
+    class Odd(Handlers):
+        @property
+        def queues(self):
+            raise LookupError("no such shop")
+
+
+    handlers = Odd()
+"""
+
+
+def test_whatever_fails_in_making_the_application_ready_is_one_error(folder: Path) -> None:
+    write_app(folder, ODD, "odd")
+    ended = run(folder, "odd:handlers", "--log-level=info", url="amqp://127.0.0.1:1/")
+    assert ended.returncode == 3
+    assert "Error: 'odd:handlers' cannot be made ready, by a fault in it or in mxworker" in ended.stderr
+    assert '\n  odd.py:8  raise LookupError("no such shop")    LookupError: no such shop\n' in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 FAULTS = {
     "in a decorator": (
         "@handlers.consume",

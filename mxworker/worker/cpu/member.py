@@ -38,6 +38,7 @@ from mxworker.forks import Forks, end_fork
 from mxworker.log import keep_telling, set_up
 from mxworker.message import Encoder
 from mxworker.settlement import Settlement
+from mxworker.worker.app_errors import faults_told
 from mxworker.worker.cpu.pipe import Pipe
 from mxworker.worker.cpu.protocol import FAILED, READY, Frame, Terms, requested, settled
 from mxworker.worker.cpu.publisher import CpuPublisher, equipment
@@ -100,11 +101,12 @@ def main() -> None:
 
 def _live(terms: Terms, pipe: Pipe, forks: Forks) -> ExitCode:
     try:
-        path = sys.path.copy()
-        application = load(terms.app, terms.app_dir)
-        sys.path[:] = path  # it is the worker's after its own loading, which has done to it what was done here again
-        publisher = CpuPublisher(pipe, Encoder(None, application.serializers, terms.max_body_bytes))
-        chosen = select(application, terms.queues, terms.overrides)
+        with faults_told(terms.app):
+            path = sys.path.copy()
+            application = load(terms.app, terms.app_dir)
+            sys.path[:] = path  # the worker's, whose own loading has done to it what is done here
+            publisher = CpuPublisher(pipe, Encoder(None, application.serializers, terms.max_body_bytes))
+            chosen = select(application, terms.queues, terms.overrides)
         handlers = [handler for handler in chosen if handler.kind is HandlerKind.PROCESS]
         gc.collect()
         gc.freeze()  # as in the worker: what the import made is not looked at again
