@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 
+from mxworker import descriptors
 from mxworker.log import LineBudget
 from mxworker.worker.block_clock import LOOK_EVERY_S, BlockClock, Spent
 from mxworker.worker.blocking import Blocker
@@ -24,6 +25,7 @@ from mxworker.worker.blocking import Blocker
 log = logging.getLogger(__name__)
 
 _MOST_TOLD, _TOLD_IN_S = 10, 60.0  # each with a second line when it is over
+_ACCOUNTS, _ACCOUNTS_BYTES = 3, 100  # nanoseconds on a CPU, nanoseconds waiting for one, times on one
 _NS_PER_S = 1_000_000_000
 
 
@@ -43,10 +45,10 @@ class Watchdog:
         self._answered_at = 0.0
         self._told: Blocker | None = None
         self._is_quiet = False
-        self._stopped = threading.Event()
+        self._is_stopped = False
         self._thread = threading.Thread(target=self._watch, name="mxworker-watchdog", daemon=True)
         self._loop_thread = threading.get_ident()
-        self._accounts = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
+        self._accounts = _open_accounts(threading.get_native_id())
 
     def start(self) -> None:
         """Begin to watch. Call in the loop's thread."""
@@ -54,18 +56,22 @@ class Watchdog:
 
     def stop(self) -> None:
         """Watch no more; of a block that goes on nothing more is told."""
-        self._stopped.set()
+        self._is_stopped = True
 
     def _watch(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's to interrupt
-        while not self._stopped.wait(LOOK_EVERY_S):
-            try:
+        try:
+            time.sleep(LOOK_EVERY_S)
+            while not self._is_stopped and not self._loop.is_closed():
                 self._look()
-            except Exception:  # as far out as this thread has a frame
-                if self._loop.is_closed():
-                    return
+                time.sleep(LOOK_EVERY_S)
+        except Exception:  # as far out as this thread has a frame
+            if not self._loop.is_closed():
                 log.exception("worker %d does not watch its event loop any more", self._number)
-                return
+        finally:
+            if self._accounts is not None:
+                descriptors.release(self._accounts)
+                os.close(self._accounts)
 
     def _look(self) -> None:
         if self._has_answered:
@@ -87,10 +93,9 @@ class Watchdog:
         self._has_answered = True
 
     def _spent(self) -> Spent:
-        try:
-            running_ns, queued_ns, _ = self._accounts.read_text().split()
-        except (OSError, ValueError):  # a kernel that keeps no such accounts
+        if self._accounts is None:
             return Spent(0.0, 0.0)
+        running_ns, queued_ns, _ = os.pread(self._accounts, _ACCOUNTS_BYTES, 0).split()
         return Spent(int(running_ns) / _NS_PER_S, int(queued_ns) / _NS_PER_S)
 
     def _tell(self, blocker: Blocker) -> None:
@@ -118,3 +123,16 @@ class Watchdog:
                 self._clock.blocked_s,
                 extra={**blocker.fields, "blocked_s": round(self._clock.blocked_s, 1)},
             )
+
+
+def _open_accounts(thread_id: int) -> int | None:
+    """Return a descriptor of the kernel's accounts of a thread; None where it has none."""
+    try:
+        fd = os.open(f"/proc/self/task/{thread_id}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        if len(os.pread(fd, _ACCOUNTS_BYTES, 0).split()) == _ACCOUNTS:
+            descriptors.claim(fd)
+            return fd
+        os.close(fd)
+    except OSError:
+        pass
+    return None
