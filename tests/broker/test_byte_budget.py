@@ -57,7 +57,8 @@ def test_prefetched_bodies_stay_within_the_budget(
     with Client(broker_url) as client:
         client.publish(queue_name, (id_.ljust(20).encode().ljust(size_bytes, b"x") for id_ in recorded.ids))
     started_at = time.monotonic()
-    with recorded.service("--workers=1", f"--prefetch-budget={budget}", source=HOLDING, work_s=work_s) as service:
+    flags = ("--workers=1", f"--prefetch-budget={budget}", "--log-level=debug")
+    with recorded.service(*flags, source=HOLDING, work_s=work_s) as service:
         wait_until(lambda: recorded.finished_ids == set(recorded.ids), 60, "every message")
         (worker,) = service.workers()
         peak_bytes = peak_rss_bytes(worker)

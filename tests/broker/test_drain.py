@@ -64,7 +64,7 @@ def test_second_sigint_cancels_what_runs_and_says_130(broker_url: str, queue_nam
     with recorded.service("--workers=1", work_s=1e9, concurrency=8) as service:
         wait_until(lambda: recorded.handled == 8, 30, "all handlers to be busy")
         service.signal(SIGINT)
-        service.wait_for_log("DRAINING")
+        service.wait_for_log("draining: ")
         service.signal(SIGINT)
         assert service.wait_exit(10) == 130
     with Client(broker_url) as client:

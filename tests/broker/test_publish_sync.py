@@ -171,7 +171,7 @@ def test_second_ctrl_c_ends_a_worker_whose_thread_waits_for_a_confirm(
             wait_until(lambda: "publishing" in service.output_text(), SOON_S, "the publish")
             wait_until(lambda: admin.counts(output).messages, SOON_S, "the message")
             service.signal(signal.SIGINT)
-            service.wait_for_log("DRAINING")
+            service.wait_for_log("draining: ")
             service.signal(signal.SIGINT)
             assert service.wait_exit(SOON_S) == ExitCode.FORCED
             assert "ended in PublishUnconfirmed" in service.output_text()

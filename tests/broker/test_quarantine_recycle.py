@@ -51,5 +51,5 @@ def test_message_that_kills_a_worker_on_its_way_out_is_set_aside(
         log = service.log_text()
         service.stop()
     assert "wishes to be replaced (rss)" in log
-    assert "(recycle): SIGKILL" in log, "it has killed a worker that was draining"
+    assert "SIGKILL (recycle)" in log, "it has killed a worker that was draining"
     assert list(quarantined(broker_url, queue_name)) == [killer]

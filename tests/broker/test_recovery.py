@@ -81,7 +81,7 @@ def test_queue_made_again_before_the_broker_has_said_that_it_was_deleted(
 ) -> None:
     recorded = Recorded(broker_url, tmp_path, queue_name)
     recorded.declare()
-    with recorded.service("--workers=2") as service, Client(broker_url) as client:
+    with recorded.service("--workers=2", "--log-level=debug") as service, Client(broker_url) as client:
         for count in range(1, 4):
             wait_until(lambda count=count: _consumed(service, queue_name) == 2 * count, BACK_WITHIN_S, "both consumers")
             client.delete(queue_name)
