@@ -45,6 +45,11 @@ def parameters(function: AnyCallable, site: Site) -> tuple[Any, bool]:
     names = {**_OURS, **names_around(function, site)}
     taken = [parameter for parameter in signature.parameters.values() if parameter.kind in _POSITIONAL]
     others = [parameter for parameter in signature.parameters.values() if parameter not in taken[:2]]
+    payload = _payload(function, taken[0], names) if taken else Any
+    if _means_context(payload):
+        raise AppLoadError(
+            f"takes a Context as its first parameter, '{taken[0].name}'; the payload comes first, and then the Context"
+        )
     wants_context = len(taken) > 1 and _is_context(taken[1], names)
     left = others if wants_context or len(taken) < 2 else [taken[1], *others]
     if not taken or any(_is_needed(parameter) for parameter in left):
@@ -52,7 +57,7 @@ def parameters(function: AnyCallable, site: Site) -> tuple[Any, bool]:
     for parameter in left:
         if _asks_for_context(parameter, names):
             raise AppLoadError(f"must take its Context, '{parameter.name}', as the second parameter, by position")
-    return _payload(function, taken[0], names), wants_context
+    return payload, wants_context
 
 
 def _payload(function: AnyCallable, parameter: inspect.Parameter, names: dict[str, Any]) -> Any:

@@ -291,6 +291,15 @@ def test_context_that_nobody_would_fill_is_refused(parameters: str, app: App) ->
     assert "must take its Context, 'ctx', as the second parameter" in text
 
 
+@pytest.mark.parametrize("parameters", ["ctx: Context", "ctx: Context, payload: dict", "ctx: 'Context', payload: dict"])
+def test_context_in_the_place_of_the_payload_is_refused(parameters: str, app: App) -> None:
+    text = app.refusal(f"""
+        @handlers.consume("q")  # here
+        async def order({parameters}): ...
+    """)
+    assert "takes a Context as its first parameter, 'ctx'; the payload comes first, and then the Context." in text
+
+
 def test_name_that_is_for_the_type_checker_alone_is_told(app: App) -> None:
     text = app.refusal(
         """
