@@ -78,8 +78,9 @@ class Handlers:
         `Context`, with a default or without. Objects with a `__call__`, bound methods, static methods and
         `functools.partial` are taken as well; a wrapper made with `functools.wraps` takes what it wraps.
 
-        It returns or raises a settlement; returning None acks. For any other exception, and for running
-        longer than `timeout`, `on_error` decides: "retry" later as `retry` says and then "reject", "reject" into the
+        It returns or raises a settlement; returning None acks. What it returns is awaited if it can be, and anything
+        else is a failure. For a failure, that is any other exception as well, and for running longer than `timeout`,
+        `on_error` decides: "retry" later as `retry` says and then "reject", "reject" into the
         dead-letter queue at once, "requeue" for an immediate redelivery, or "ack". Exceptions in `reject_on` are always
         rejected. With `retry` None there are no retries with delay, and no retry queues. A `kill_switch` leaves the
         queue alone for a while when too many deliveries fail.
@@ -126,9 +127,9 @@ class Handlers:
 
         A batch is handled when it has `size` deliveries, when their bodies have `max_bytes`, or `wait` seconds after
         its first one came; while others are handled it grows. The function returns None when all are done, one
-        settlement for all, or a list with one for each, in which None means done and an exception a failure; what it
-        raises is for all. A body that cannot be decoded is a dead letter at once and never in the list;
-        `ctx.deliveries` matches the list.
+        settlement for all, or one for each, in which None means done and an exception a failure; what it raises is for
+        all. One for each is any iterable of as many, in their order, or a mapping with all positions from 0 on as keys.
+        A body that cannot be decoded is a dead letter at once and never in the list; `ctx.deliveries` matches the list.
 
         `concurrency`: batches running at once in each process, default 1. `prefetch`: default 2 x size x concurrency; a
         batch is never larger. Everything else is as in `consume`; `timeout` is for the whole batch.

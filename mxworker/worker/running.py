@@ -128,16 +128,19 @@ class Running(Generic[Unit]):
                 # In the next turn: uvloop runs timers before a new task's first step, and a task that is cancelled
                 # before that never runs a line, so that nobody would settle its unit.
                 self._loop.call_soon(self._cancel, unit, task)
+        newly_stuck = []
         for unit, grace_ends_at in self._timed_out.items():
             if unit in self.stuck or unit in self._settling:
                 continue
             if grace_ends_at <= now:
-                self.stuck.add(unit)
-                self._changed.set()
-                self._on_stuck(unit, self._started[unit][0])
+                newly_stuck.append(unit)
             else:
                 wake_at = min(wake_at, grace_ends_at)
-        self._wake(wake_at)
+        self._wake(wake_at)  # before anybody is told, whose fault would leave all others without a deadline
+        self.stuck.update(newly_stuck)
+        for unit in newly_stuck:
+            self._changed.set()
+            self._on_stuck(unit, self._started[unit][0])
 
     def _cancel(self, unit: Unit, task: asyncio.Task[Any]) -> None:
         """Cancel a unit whose time is up, unless its handler has come to its end meanwhile."""

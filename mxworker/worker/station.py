@@ -260,7 +260,9 @@ class Station:
 
     def _report_stuck(self, unit: Delivery | Gathered, task: asyncio.Task[Any]) -> None:
         handler = self.handler
-        log.error(
+        say_safely(
+            log,
+            logging.ERROR,
             "handler %s is stuck on message %s of queue %s: it did not stop %g s after its %g s were up "
             "(%d of %d places are lost to such handlers); it is at %s",
             handler.name,
@@ -274,7 +276,7 @@ class Station:
         )
         if self._guard is not None:
             self._guard.note_stuck(self._premises.loop.time() - handler.timeout_s - self._premises.grace_s)
-        self._premises.loop.call_soon(self._dispatcher.look)  # not now: `Running` is about to set its timer
+        self._premises.loop.call_soon(self._dispatcher.look)  # not now: `Running` may have more to report
         self._premises.loop.call_soon(self._premises.isolation.review)
         self._premises.on_stuck()
 

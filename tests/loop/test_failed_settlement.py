@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable, Iterator
@@ -378,6 +379,35 @@ async def test_log_call_that_raises_changes_nothing(kind: str) -> None:
     for outcome, way in ((ValueError, "given_back"), (Reject, "rejected"), (lambda: Retry(3600), "given_back")):
         channel = await handled(raising(kind, outcome))
         assert getattr(channel, way) == [1, 2]
+
+
+@pytest.mark.usefixtures("breaking_logs")
+async def test_report_that_raises_leaves_nobody_without_a_deadline() -> None:
+    handlers = Handlers()
+    release = asyncio.Event()
+
+    @handlers.consume("queue", timeout=0.02, retry=None)
+    async def take_it(payload: Any, ctx: Context) -> None:
+        while ctx.delivery.delivery_tag == 1 and not release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await release.wait()
+        if not release.is_set():
+            await asyncio.sleep(3600)
+
+    def fail() -> None:
+        raise RuntimeError("a bug of ours")
+
+    bench, channel = at_work(handlers, grace_s=0.02), Channel()
+    object.__setattr__(bench.station._premises, "on_stuck", fail)
+    first, second = deliveries(channel, 2, b"1")
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda *_: None)
+    bench.station.admit(first)
+    await until(lambda: bench.station.stuck == 1, SOON_S)
+    bench.station.admit(second)
+    await until(lambda: channel.rejected == [2], SOON_S)
+    release.set()
+    await asyncio.wait_for(bench.station.finished(), SOON_S)
 
 
 async def test_kill_switch_that_fails_takes_nothing_from_the_delivery(
