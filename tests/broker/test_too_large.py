@@ -84,7 +84,10 @@ async def test_it_stays_where_it_is_when_a_reject_could_lose_it(
             large = admin.get(queue_name)  # by hand, as the text says
             assert large is not None
             assert len(large.body) == CAP + 1
-        consumer.try_again()
+        orders = worker.service._obedience._orders
+        for order in (orders.pause, orders.resume):  # by mxworker ctl
+            order(queue_name)
+            worker.service.look_at_board()
         await until(lambda: seen == [b"before", b"after"], SOON_S, "the rest")
         await until(lambda: worker.service.state is WorkerState.READY, SOON_S, "the worker to be ready")
     if kind != "no dead letters" and admin.exists(f"{queue_name}.dlq"):
