@@ -625,6 +625,7 @@ async def test_with_quarantine_off_no_message_is_in_doubt() -> None:
 class Consumed:
     """A consumer whose channel has gone."""
 
+    queue = Queue("queue")
     subscription = None
 
     async def cancel(self) -> None:
