@@ -110,7 +110,8 @@ def test_process_for_cpu_handlers_imports_nothing_from_the_current_directory(tmp
     elsewhere.mkdir()
     home.mkdir()
     told = shadow(elsewhere)
-    output("-P", "-c", WORKER, str(home), cwd=elsewhere, env=environment())
+    start = f"import os; os.chdir({str(elsewhere)!r}); sys.path.remove(''); asyncio.run(main())"
+    output("-c", WORKER.replace("asyncio.run(main())", start), str(home), cwd=home, env=environment())
     assert not told.exists()
 
 
