@@ -22,6 +22,7 @@ from mxworker.delivery import Delivery
 from mxworker.handlers import Handlers
 from mxworker.kill_switch import KillSwitch
 from mxworker.message import Message
+from mxworker.origins import Origin
 from mxworker.queues import Queue
 from mxworker.retry_policy import RetryPolicy
 from mxworker.settlement import Ack, Reject, Requeue, Retry
@@ -37,6 +38,7 @@ __all__ = [
     "Handlers",
     "KillSwitch",
     "Message",
+    "Origin",
     "Publisher",
     "Queue",
     "Reject",

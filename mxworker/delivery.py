@@ -1,7 +1,8 @@
 """What is received: a delivery.
 
-A delivery keeps what came on the wire and decodes it when somebody asks, tolerantly: see `properties`. One that is a
-copy, tried again or taken from a dead-letter queue, shows the message that was copied: see `origins`.
+A delivery keeps what came on the wire and decodes it when somebody asks, tolerantly: see `properties`. What it shows is
+what the broker delivered. What a copy, tried again or taken from a dead-letter queue, says of the message that was
+copied is only a claim, and is shown as that, in `Delivery.origin`: see `origins`.
 
 Must not know how a delivery is settled on the wire.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from mxworker.origins import restored
+from mxworker.origins import Origin, as_delivered, origin_of
 from mxworker.properties import Properties
 
 
@@ -51,7 +52,7 @@ class Delivery:
     """
 
     __slots__ = (
-        "_original",
+        "_properties",
         "body",
         "delivery_tag",
         "executed",
@@ -72,22 +73,39 @@ class Delivery:
         self.source = source
         self.raw_route = route
         self.executed = 0
-        self._original: tuple[Properties, bytes] | None = None
+        self._properties: Properties | None = None
 
     @property
     def properties(self) -> Properties:
-        """The message's properties as they were first published, decoded at the first use."""
-        return self._published()[0]
+        """The message's properties, decoded at the first use; among the headers are none of mxworker's bookkeeping.
+
+        `user_id`, when there is one, was validated by RabbitMQ. A retry and a dead letter have neither `user_id` nor
+        `expiration`: see `origin`.
+        """
+        if self._properties is None:
+            self._properties = Properties(as_delivered(self.raw_properties))
+        return self._properties
 
     @property
     def exchange(self) -> str:
-        """The exchange it was first published to; '' is the default exchange."""
-        return _split_route(self._published()[1])[0]
+        """The exchange that the broker took it from; '' is the default exchange, as for all retries."""
+        return _split_route(self.raw_route)[0]
 
     @property
     def routing_key(self) -> str:
-        """The routing key it was first published with."""
-        return _split_route(self._published()[1])[1]
+        """The routing key that the broker took it with; that of a retry is the queue's name.
+
+        A handler that routes by the key takes `(delivery.origin or delivery).routing_key`.
+        """
+        return _split_route(self.raw_route)[1]
+
+    @property
+    def origin(self) -> Origin | None:
+        """What a copy says of the message that was copied first; None when it does not say that it is a copy.
+
+        A claim that anyone who may publish to the queue can make: see `Origin`. Decoded at each use.
+        """
+        return origin_of(self.raw_properties, self.raw_route)
 
     @property
     def message_id(self) -> str | None:
@@ -98,7 +116,7 @@ class Delivery:
     def headers(self) -> dict[str, Any]:
         """The application's headers, {} when there are none. Raises DecodeError when they cannot be read.
 
-        Those of a dead letter have the facts of its death among them.
+        Those of a dead letter have the facts of its death among them; anyone who may publish can write such headers.
         """
         return self.properties.headers
 
@@ -106,12 +124,6 @@ class Delivery:
     def is_stale(self) -> bool:
         """Whether the channel it came on has ended: the broker delivers it again, and settling it does nothing."""
         return self.source.is_lost
-
-    def _published(self) -> tuple[Properties, bytes]:
-        if self._original is None:
-            raw_properties, route = restored(self.raw_properties, self.raw_route)
-            self._original = (Properties(raw_properties), route)
-        return self._original
 
     def __repr__(self) -> str:
         return f"<Delivery {self.delivery_tag} {self.routing_key!r} id={self.message_id!r} {len(self.body)} bytes>"

@@ -14,11 +14,15 @@ plugin rabbitmq-message-deduplication):
 | expiration                             | mx-origin-expiration              | cut the delay short                |
 | user_id                                | mx-origin-user-id                 | close the channel: 406             |
 
-All else stays as it was delivered, byte for byte, and `restored` turns a copy into the original again. A copy of a
-copy keeps the origin of the first, and loses what the broker added on the way: x-death would grow with each round.
+All else stays as it was delivered, byte for byte. A copy of a copy keeps the origin of the first, and loses what the
+broker added on the way: x-death would grow with each round.
 
 A delivery is taken for a copy when it has a readable origin and came through the default exchange, as copies do.
-Whoever may publish there could put a message into the retry queue as well, so a forged origin tells no more than that.
+That proves nothing. Whoever may publish to the queue, or to its retry queue, through the default exchange can write the
+same headers, and there is no key that all services and hosts share, with which copies could be signed. So an origin is
+a claim: `Origin` shows it under names of its own, beside what the broker delivered, and nothing is decided by it. Only
+user_id is validated by RabbitMQ (https://www.rabbitmq.com/docs/validated-user-id). It is never set from a header, and
+when a delivery that says it is a copy has one, the next copy records that one in place of the claim.
 
 Pure: bytes as on the wire.
 """
@@ -27,21 +31,23 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from mxworker.errors import DecodeError
-from mxworker.field_table import MAX_NAME_BYTES, entries, entry, integer
+from mxworker.field_table import MAX_NAME_BYTES, decode, entries, entry, integer
 from mxworker.properties import FLAG_EXPIRATION, FLAG_HEADERS, FLAG_USER_ID, join, split
 
 ATTEMPT_HEADER = "mx-attempt"
-"""Which attempt the execution of a retry copy is. Never shown with the original's headers."""
+"""Which attempt the execution of a retry copy is. Never shown among the headers."""
 
 _PREFIX = b"mx-origin-"
 _EXCHANGE = _PREFIX + b"exchange"
 _ROUTING_KEY = _PREFIX + b"routing-key"
-_PROPERTIES: Mapping[int, bytes] = MappingProxyType(
-    {FLAG_EXPIRATION: _PREFIX + b"expiration", FLAG_USER_ID: _PREFIX + b"user-id"}
-)
+_EXPIRATION = _PREFIX + b"expiration"
+_USER_ID = _PREFIX + b"user-id"
+_PROPERTIES: Mapping[int, bytes] = MappingProxyType({FLAG_EXPIRATION: _EXPIRATION, FLAG_USER_ID: _USER_ID})
 _ORIGIN = frozenset({_EXCHANGE, _ROUTING_KEY, *_PROPERTIES.values()})
 _ATTEMPT = ATTEMPT_HEADER.encode()
 _HEADERS = frozenset({b"x-death", b"x-delivery-count", b"x-acquired-count", b"x-deduplication-header", b"CC", b"BCC"})
@@ -53,6 +59,31 @@ _size = struct.Struct(">I")
 
 Headers = list[tuple[bytes, bytes]]
 """The entries of a table, see `field_table.entries`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a copy, tried again or taken from a dead-letter queue, says of the message that was copied first.
+
+    A claim, not a fact: anyone who may publish to the queue can write it. Route by it, and show it to people, but grant
+    nothing for it. `exchange` and `routing_key` are where the message was published to first; `expiration` and
+    `claimed_user_id` are the properties expiration and user_id that it had, None when it had none.
+    """
+
+    exchange: str
+    routing_key: str
+    expiration: str | None
+    claimed_user_id: str | None
+    raw_headers: bytes
+    """The table of `headers`, as on the wire."""
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """The headers that the copy had to move out of the broker's way: x-death, CC ... Decoded at each call.
+
+        Raises DecodeError when they cannot be read.
+        """
+        return decode(self.raw_headers)
 
 
 def headers_of(values: Mapping[int, bytes]) -> Headers:
@@ -86,7 +117,9 @@ def moved_away(raw_properties: bytes, route: bytes) -> tuple[dict[int, bytes], H
     headers = [(name, value) for name, value in headers_of(values) if name != _ATTEMPT]
     kept = {flag: value for flag, value in values.items() if flag not in _PROPERTIES}
     if _origin(headers, route) is not None:
-        return kept, [(name, value) for name, value in headers if not _is_moved(name)]
+        validated = [(_USER_ID, _long(values[FLAG_USER_ID]))] if FLAG_USER_ID in values else []
+        replaced = {name for name, _ in validated}
+        return kept, [each for each in headers if not _is_moved(each[0]) and each[0] not in replaced] + validated
     moved = [
         (_PREFIX + name if _is_moved(name) else name, value) for name, value in headers if not name.startswith(_PREFIX)
     ]
@@ -96,25 +129,40 @@ def moved_away(raw_properties: bytes, route: bytes) -> tuple[dict[int, bytes], H
     return kept, moved
 
 
-def restored(raw_properties: bytes, route: bytes) -> tuple[bytes, bytes]:
-    """Return properties and route as they were before the first copy; what is no copy, or is broken, as it is.
+def as_delivered(raw_properties: bytes) -> bytes:
+    """Return properties without the bookkeeping of copies among their headers; broken ones as they are.
 
-    A message id that the publisher made for the copy stays.
+    An application that publishes the headers of a delivery again passes on neither the attempt nor the origin.
     """
-    if _EXCHANGE not in raw_properties:
-        return raw_properties, route
+    if _ATTEMPT not in raw_properties and _PREFIX not in raw_properties:
+        return raw_properties
     try:
         values = split(raw_properties)
         headers = headers_of(values)
     except DecodeError:
-        return raw_properties, route
+        return raw_properties
+    return join(with_headers(values, [each for each in headers if not _is_bookkeeping(each[0])]))
+
+
+def origin_of(raw_properties: bytes, route: bytes) -> Origin | None:
+    """Return what a delivery says of the message it is a copy of; None when it says nothing that can be read."""
+    if _EXCHANGE not in raw_properties:
+        return None
+    try:
+        headers = headers_of(split(raw_properties))
+    except DecodeError:
+        return None
     origin = _origin(headers, route)
     if origin is None:
-        return raw_properties, route
-    kept = {flag: value for flag, value in values.items() if flag not in _PROPERTIES}
-    kept |= {flag: origin[name] for flag, name in _PROPERTIES.items() if name in origin}
-    originals = [_moved_back(name, value) for name, value in headers if not _is_added(name)]
-    return join(with_headers(kept, originals)), origin[_EXCHANGE] + origin[_ROUTING_KEY]
+        return None
+    moved = [(name.removeprefix(_PREFIX), value) for name, value in headers if name.startswith(_PREFIX)]
+    return Origin(
+        exchange=_text(origin[_EXCHANGE]),
+        routing_key=_text(origin[_ROUTING_KEY]),
+        expiration=_text(origin[_EXPIRATION]) if _EXPIRATION in origin else None,
+        claimed_user_id=_text(origin[_USER_ID]) if _USER_ID in origin else None,
+        raw_headers=b"".join(entry(name, value) for name, value in moved if _is_moved(name)),
+    )
 
 
 def _origin(headers: Headers, route: bytes) -> dict[bytes, bytes] | None:
@@ -130,14 +178,12 @@ def _is_moved(name: bytes) -> bool:
     return name in _HEADERS or (name.startswith(_HEADER_FAMILIES) and len(_PREFIX + name) <= MAX_NAME_BYTES)
 
 
-def _is_added(name: bytes) -> bool:
-    """Whether a copy's header is none of its original: ours, or the broker's on the copy's way."""
-    return name == _ATTEMPT or name in _ORIGIN or _is_moved(name)
+def _is_bookkeeping(name: bytes) -> bool:
+    return name == _ATTEMPT or name.startswith(_PREFIX)
 
 
-def _moved_back(name: bytes, value: bytes) -> tuple[bytes, bytes]:
-    original = name.removeprefix(_PREFIX)
-    return (original, value) if _is_moved(original) else (name, value)
+def _text(short: bytes) -> str:
+    return short[1:].decode("utf-8", "surrogateescape")
 
 
 def _long(short: bytes) -> bytes:

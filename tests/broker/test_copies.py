@@ -32,6 +32,7 @@ EXPIRATION_MS = b"700"  # long enough to be taken in time, and shorter than the 
 SOON_S = 60.0
 FACTS = Facts("orders", "shop.order", 3, "failed", "ValueError", "no such order", 1_722_470_400)
 RESERVED = (b"mx-", b"x-", b"CC", b"BCC")
+DEATHS = (b"x-death", b"x-first-death-", b"x-last-death-", b"x-delivery-count", b"x-acquired-count")
 
 
 class Shop:
@@ -120,9 +121,15 @@ async def sent(publisher: Publisher, content: Content, queue: str) -> None:
 
 def assert_shows(shown: Delivery, original: Delivery) -> None:
     """Compare what a handler sees; RabbitMQ sorts the headers of what it dead-letters."""
-    assert (shown.body, shown.exchange, shown.routing_key) == (original.body, original.exchange, original.routing_key)
-    assert sorted(entries(shown.properties.headers_raw or b"")) == sorted(headers_of(split(original.raw_properties)))
-    for name in ("message_id", "content_type", "delivery_mode", "priority", "expiration", "user_id", "timestamp"):
+    origin = shown.origin
+    assert origin is not None
+    assert (shown.body, origin.exchange, origin.routing_key) == (original.body, original.exchange, original.routing_key)
+    kept = [each for each in entries(shown.properties.headers_raw or b"") if not each[0].startswith(DEATHS)]
+    assert sorted(kept + entries(origin.raw_headers)) == sorted(headers_of(split(original.raw_properties)))
+    assert (shown.exchange, shown.properties.expiration, shown.properties.user_id) == ("", None, None)
+    about = original.properties
+    assert (origin.expiration, origin.claimed_user_id) == (about.expiration, about.user_id)
+    for name in ("message_id", "content_type", "delivery_mode", "priority", "timestamp"):
         assert getattr(shown.properties, name) == getattr(original.properties, name), name
 
 
@@ -153,9 +160,11 @@ async def test_whatever_the_broker_acts_on_a_copy_waits_its_time_and_comes_back_
         await sent(publisher, copy_with_facts(delivery, FACTS), shop.dead)
         dead = await shop.taken(shop.dead)
     assert shop.left() == {}
-    assert dead.headers == original.headers | FACTS.headers() | {"mx-failed-at": dead.headers["mx-failed-at"]}
+    assert dead.origin is not None
+    facts = FACTS.headers() | {"mx-failed-at": dead.headers["mx-failed-at"]}
+    assert dead.headers | dead.origin.headers == original.headers | facts
     assert dead.headers["mx-failed-at"].timestamp() == FACTS.at_s
-    assert (dead.exchange, dead.routing_key, dead.properties.expiration) == (shop.exchange, shop.key, "700")
+    assert (dead.origin.exchange, dead.origin.routing_key, dead.origin.expiration) == (shop.exchange, shop.key, "700")
     assert attempt_of(dead, 9) == 1
 
 
@@ -172,7 +181,8 @@ async def test_what_only_other_brokers_deliver_does_nothing_in_a_copy(shop: Shop
         dead = await shop.taken(shop.dead)
     assert shop.left() == {}
     assert_shows(back, original)
-    assert (dead.exchange, dead.properties.user_id) == ("shop", "nobody")
+    assert dead.origin is not None
+    assert (dead.origin.exchange, dead.origin.claimed_user_id) == ("shop", "nobody")
 
 
 @settings(

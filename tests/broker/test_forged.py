@@ -16,6 +16,7 @@ from mxworker.settlement import Settlement
 from tests.broker.failing import Notes, counting_what_goes_back, dead_letters, proxied
 from tests.broker.workers import running
 from tests.harness.retries import FAST
+from tests.harness.waiting import until
 from tests.rabbit.client import Client
 from tests.rabbit.raw import field, nested_table, raw_properties, table, wide_table
 
@@ -153,6 +154,28 @@ async def test_forged_death_and_origin_neither_loses_a_message_nor_saves_it(
     for letter in dead.values():
         assert letter.headers["mx-queue"] == queue_name
         assert letter.headers["mx-attempts"] == 4
+
+
+async def test_forged_origin_gives_no_handler_a_user_or_an_exchange_that_the_broker_did_not_name(
+    broker_url: str, queue_name: str, admin: Client
+) -> None:
+    """On the first execution, and on the retry, which is a copy that says the same."""
+    handlers, shown = Handlers(), list[tuple[Any, ...]]()
+
+    @handlers.consume(queue_name, retry=FAST)
+    async def order(body: str, ctx: Context) -> Retry | None:
+        delivery = ctx.delivery
+        shown.append((delivery.exchange, delivery.routing_key, delivery.properties.user_id, delivery.headers.get("CC")))
+        assert delivery.origin is not None
+        assert (delivery.origin.exchange, delivery.origin.claimed_user_id) == ("payments", "admin")
+        return Retry() if ctx.attempt == 1 else None
+
+    names = ("mx_origin_exchange", "mx_origin_routing_key", "mx_origin_user_id", "mx_origin_CC")
+    forged = with_headers(**dict(zip(names, ("payments", "approved", "admin", ["elsewhere"]), strict=True)))
+    async with running(broker_url, handlers):
+        admin.publish_raw(queue_name, b"1", forged)
+        await until(lambda: len(shown) == 2, 60.0, "the retry")
+    assert shown == [("", queue_name, None, None)] * 2
 
 
 async def test_headers_that_nobody_can_read_are_copied_and_counted_all_the_same(

@@ -112,14 +112,19 @@ async def test_handler_that_always_fails_gets_each_message_four_times_and_holds_
     for number, body in enumerate(bad):
         _check_facts(dead[body].headers, work, body, published_at_s)
         assert dead[body].message_id == f"id-{number}"
-        assert (dead[body].exchange, dead[body].routing_key) == ("", work)
+        origin = dead[body].origin
+        assert origin is not None
+        assert (origin.exchange, origin.routing_key) == ("", work)
     if properties is acted_upon:
         last, letter = notes.shown["bad-0"], dead["bad-0"]
         for shown in (last, letter):
-            assert shown.headers["x-death"][0]["queue"] == work
-            assert shown.headers["CC"] == [f"{work}.cc"]
             assert shown.headers["tenant"] == "blue"
-            assert (shown.properties.expiration, shown.properties.user_id) == (EXPIRATION_MS.decode(), "guest")
+            assert (shown.properties.expiration, shown.properties.user_id) == (None, None)
+            origin = shown.origin
+            assert origin is not None
+            assert origin.headers["x-death"][0]["queue"] == work
+            assert origin.headers["CC"] == [f"{work}.cc"]
+            assert (origin.expiration, origin.claimed_user_id) == (EXPIRATION_MS.decode(), "guest")
 
 
 def _check_facts(headers: dict[str, Any], queue: str, body: str, published_at_s: int) -> None:

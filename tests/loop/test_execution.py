@@ -116,7 +116,7 @@ async def test_body_that_is_not_compressed_is_taken_as_it_is(encoding: bytes | N
 async def test_plain_delivery_has_no_properties_made() -> None:
     delivery = encoded(SMALL, None)
     await settlement_of(delivery)
-    assert delivery._original is None
+    assert delivery._properties is None
 
 
 @pytest.mark.parametrize(

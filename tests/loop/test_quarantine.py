@@ -70,11 +70,14 @@ class Ward:
     def targets(self) -> list[str]:
         return [queue for _, queue in self.publishing.published]
 
-    def headers(self, index: int = 0) -> dict[str, Any]:
-        """Return the headers of what was published, as a consumer of it sees them."""
+    def received(self, index: int = 0) -> Delivery:
+        """Return what was published as a consumer of it gets it."""
         content: Content = self.publishing.published[index][0]
-        received = Delivery(content.body, properties_on_wire(content), b"\1x\0", False, 1, self.channel)
-        return received.headers
+        return Delivery(content.body, properties_on_wire(content), route_of(b"", b"x"), False, 1, self.channel)
+
+    def headers(self, index: int = 0) -> dict[str, Any]:
+        """Return the headers of what was published."""
+        return self.received(index).headers
 
 
 async def test_copy_has_the_facts_and_the_original_is_acked_after_it() -> None:
@@ -96,7 +99,8 @@ async def test_copy_has_the_facts_and_the_original_is_acked_after_it() -> None:
     assert headers["mx-stack"] == STACK
     assert headers["mx-reason"] == "killed"
     assert (headers["mx-queue"], headers["mx-handler"]) == ("orders", "order")
-    assert (headers["mx-origin-exchange"], headers["mx-origin-routing-key"]) == ("shop", "new")
+    assert (origin := ward.received().origin) is not None
+    assert (origin.exchange, origin.routing_key) == ("shop", "new")
     assert headers["mx-failed-at"].timestamp() == 1_700_000_000
     assert "mx-attempt" not in headers
 

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxworker import Delivery
+from mxworker import Delivery, Origin, field_table
 from mxworker.copies import ATTEMPT_HEADER, Facts, attempt_of, copy_with_facts, retry_copy
 from mxworker.errors import DecodeError
 from mxworker.field_table import decode, encode, entry
 from mxworker.message import Content
 from mxworker.origins import headers_of
 from mxworker.properties import Properties, split
-from tests.harness.copied import come_back, properties_on_wire, received, route_of
+from tests.harness.copied import come_back, properties_on_wire, received
 from tests.pure.test_field_table import raw_names, raw_values
 from tests.pure.test_properties import TEXTS
 from tests.rabbit.raw import HOSTILE, NOT_UTF_8, field, nested_table, raw_properties, table, wide_table
@@ -80,11 +80,27 @@ def test_copy_of_whatever_was_delivered_shows_it_again_byte_for_byte(
         copy = come_back(retry_copy(copy, attempt), (b"x-death", b"V"), (b"x-first-death-queue", b"V"))
         assert attempt_of(copy, 10) == attempt
     assert copy.body == original.body
-    assert (copy.exchange, copy.routing_key) == (original.exchange, original.routing_key)
+    assert copy.origin is not None
+    assert (copy.origin.exchange, copy.origin.routing_key) == (original.exchange, original.routing_key)
     expected = dict(properties, message_id=properties["message_id"] or b"made")
-    assert copy.properties.headers_raw == original.properties.headers_raw
+    moved = {flag: expected.pop(flag, None) for flag in ("expiration", "user_id")}
+    assert same_text(copy.origin.expiration, moved["expiration"])
+    assert same_text(copy.origin.claimed_user_id, moved["user_id"])
+    assert raw_table(all_headers(copy)) == raw_table(sorted(entries, key=lambda each: is_moved(each[0])))
     for name in (*TEXTS, "delivery_mode", "priority", "timestamp"):
         assert same_text(getattr(copy.properties, name), expected.get(name)), name
+
+
+def all_headers(copy: Delivery) -> list[tuple[bytes, bytes]]:
+    """Return the headers of the original that a copy shows, and then those that it says had to be moved."""
+    assert copy.origin is not None
+    shown = headers_of(split(copy.raw_properties))
+    kept = [each for each in shown if not each[0].startswith(b"mx-") and not is_moved(each[0])]
+    return kept + field_table.entries(copy.origin.raw_headers)
+
+
+def is_moved(name: bytes) -> bool:
+    return name in MOVED or (name.startswith(FAMILIES) and len(name) <= 245)
 
 
 def same_text(shown: str | int | None, sent: bytes | int | None) -> bool:
@@ -122,7 +138,9 @@ def test_header_of_a_family_moves_as_long_as_its_new_name_fits() -> None:
     original = delivery_of({}, [(fits, b"V"), (too_long, b"V")])
     content = retry_copy(original, 2)
     assert [name for name, _ in headers_in(content)][:2] == [b"mx-origin-" + fits, too_long]
-    assert come_back(content).headers == original.headers
+    copy = come_back(content)
+    assert copy.origin is not None
+    assert (copy.headers, copy.origin.headers) == ({too_long.decode(): None}, {fits.decode(): None})
 
 
 def test_copy_of_a_copy_is_no_larger_than_the_copy() -> None:
@@ -134,7 +152,8 @@ def test_copy_of_a_copy_is_no_larger_than_the_copy() -> None:
         sizes.add(len(properties_on_wire(content)))
         original = come_back(content, *grown)
     assert len(sizes) == 1
-    assert original.headers == {"x-death": None}
+    assert original.origin is not None
+    assert original.origin.headers == {"x-death": None}
 
 
 def test_origin_is_readable_by_people_and_other_programs() -> None:
@@ -152,14 +171,32 @@ def test_origin_is_readable_by_people_and_other_programs() -> None:
     }
 
 
-def test_copy_shows_the_original_and_keeps_the_wire_as_it_came() -> None:
-    original = delivery_of({"message_id": b"id", "user_id": NOT_UTF_8}, [(b"BCC", b"V")], (b"orders", NOT_UTF_8))
-    copy = come_back(retry_copy(original, 2))
-    assert (copy.exchange, copy.routing_key, copy.message_id) == ("orders", original.routing_key, "id")
-    assert copy.headers == {"BCC": None}
-    assert copy.properties.user_id == original.properties.user_id
+def test_copy_shows_what_was_delivered_and_beside_it_what_it_says_of_the_original() -> None:
+    properties = {"message_id": b"id", "user_id": NOT_UTF_8, "expiration": b"700"}
+    original = delivery_of(properties, [(b"BCC", b"V"), (b"n", b"t\x01")], (b"orders", NOT_UTF_8))
+    copy = come_back(retry_copy(original, 2), (b"x-death", b"V"))
+    assert (copy.exchange, copy.routing_key, copy.message_id) == ("", "work", "id")
+    assert (copy.properties.user_id, copy.properties.expiration) == (None, None)
+    assert copy.headers == {"n": True, "x-death": None}
+    assert copy.origin == Origin(
+        "orders", original.routing_key, "700", original.properties.user_id, raw_table([(b"BCC", b"V")])[4:]
+    )
+    assert copy.origin.headers == {"BCC": None}
     assert b"mx-origin-BCC" in copy.raw_properties
-    assert copy.raw_route == route_of(b"", b"work")
+
+
+def test_what_is_no_copy_has_no_origin() -> None:
+    assert delivery_of({}, [(b"n", b"V")], (b"orders", b"new")).origin is None
+    assert delivery_of({}, [(b"mx-origin-exchange", text(b"payments"))]).origin is None
+    assert received(raw_properties(correlation_id=b"mx-origin-exchange")).origin is None
+
+
+def test_bookkeeping_is_never_among_the_headers_so_that_nobody_passes_it_on() -> None:
+    copy = come_back(retry_copy(delivery_of({"user_id": b"shop"}, [(b"CC", b"V")], (b"orders", b"new")), 2))
+    assert copy.headers == {}
+    assert delivery_of({}, [(b"mx-attempt", b"b\x03"), (b"mx-origin-x-death", b"V"), (b"n", b"V")]).headers == {
+        "n": None
+    }
 
 
 @given(entries=foreign_entries, forged=forged_entries, route=routes)
@@ -170,7 +207,7 @@ def test_forged_bookkeeping_breaks_no_copy_and_is_never_doubled(
     original = delivery_of({}, forged + entries, route)
     copy = come_back(retry_copy(original, 3))
     assert attempt_of(copy, 10) == 3
-    assert (copy.exchange, copy.routing_key) == (original.exchange, original.routing_key)
+    assert copy.origin == original.origin or original.origin is None
     dead = come_back(copy_with_facts(copy, FACTS))
     assert attempt_of(dead, 10) == 1
     names = [name for name, _ in headers_of(split(dead.raw_properties))]
@@ -178,13 +215,43 @@ def test_forged_bookkeeping_breaks_no_copy_and_is_never_doubled(
         assert names.count(name) == 1 or name in (own for own, _ in entries), name
 
 
-def test_origin_is_believed_only_of_what_came_through_the_default_exchange() -> None:
-    forged = [(b"mx-origin-exchange", text(b"payments")), (b"mx-origin-routing-key", text(b"approved"))]
-    by_topic = delivery_of({}, forged, (b"public", b"anything"))
-    assert (by_topic.exchange, by_topic.routing_key) == ("public", "anything")
+FORGED = [
+    (b"mx-origin-%s" % name, text)
+    for name, text in {
+        b"exchange": b"S\x00\x00\x00\x08payments",
+        b"routing-key": b"S\x00\x00\x00\x08approved",
+        b"user-id": b"S\x00\x00\x00\x05admin",
+        b"expiration": b"S\x00\x00\x00\x019",
+        b"x-death": b"V",
+        b"CC": b"V",
+    }.items()
+]
+
+
+def test_forged_origin_is_shown_as_a_claim_and_changes_nothing_that_the_broker_delivered() -> None:
+    forged = delivery_of({"user_id": b"mallory"}, FORGED)
+    for delivery, user_id in ((forged, "mallory"), (come_back(retry_copy(delivery_of({}, FORGED), 2)), None)):
+        assert (delivery.exchange, delivery.routing_key) == ("", "work")
+        assert (delivery.properties.user_id, delivery.properties.expiration) == (user_id, None)
+        assert delivery.headers == {}
+        assert delivery.origin is not None
+        assert (delivery.origin.exchange, delivery.origin.claimed_user_id) == ("payments", "admin")
+
+
+def test_user_id_that_the_broker_validated_takes_the_place_of_a_claimed_one_in_the_next_copy() -> None:
+    for make in (_retry, _dead_letter):
+        copy = come_back(make(delivery_of({"user_id": b"mallory"}, FORGED)))
+        assert copy.origin is not None
+        assert (copy.origin.claimed_user_id, copy.properties.user_id) == ("mallory", None)
+        assert b"admin" not in copy.raw_properties
+
+
+def test_origin_is_no_copys_when_it_came_through_another_exchange_and_is_not_copied() -> None:
+    by_topic = delivery_of({"user_id": b"mallory"}, FORGED, (b"public", b"anything"))
+    assert (by_topic.exchange, by_topic.routing_key, by_topic.origin) == ("public", "anything", None)
     copy = come_back(retry_copy(by_topic, 2))
-    assert (copy.exchange, copy.routing_key) == ("public", "anything")
-    assert "payments" not in str(copy.headers)
+    assert copy.origin == Origin("public", "anything", None, "mallory", b"")
+    assert b"payments" not in copy.raw_properties
 
 
 def text(content: bytes) -> bytes:
@@ -212,14 +279,20 @@ def test_what_cannot_be_split_cannot_be_copied_and_is_shown_as_it_is(broken: byt
 
 
 @pytest.mark.parametrize("kind", sorted(HOSTILE.keys() - {"20,000 headers"}))
-def test_hostile_properties_are_copied_and_restored_in_no_time(kind: str) -> None:
+def test_hostile_properties_are_copied_and_shown_in_no_time(kind: str) -> None:
     content, copying_s = timed(lambda: retry_copy(received(HOSTILE[kind]), 3))
     copy = come_back(content)
     attempt, counting_s = timed(lambda: attempt_of(copy, 9))
-    shown, restoring_s = timed(lambda: copy.properties.headers_raw)
+    shown, showing_s = timed(lambda: copy.properties.headers_raw)
+    origin, reading_s = timed(lambda: copy.origin)
     assert attempt == 3
-    assert shown == Properties(HOSTILE[kind]).headers_raw
-    assert max(copying_s, counting_s, restoring_s) < 0.5
+    assert origin is not None
+    assert entries_of(shown) + entries_of(origin.raw_headers) == entries_of(Properties(HOSTILE[kind]).headers_raw)
+    assert max(copying_s, counting_s, showing_s, reading_s) < 0.5
+
+
+def entries_of(table: bytes | None) -> list[tuple[bytes, bytes]]:
+    return field_table.entries(table or b"")
 
 
 @pytest.mark.parametrize("place", ["first", "middle", "last", "inside"])
@@ -316,7 +389,8 @@ def test_message_with_as_many_headers_as_may_be_is_copied_again_and_again() -> N
     for attempt in (2, 3, 4):
         copy = come_back(retry_copy(copy, attempt), *added, (b"x-delivery-count", b"b\x01"))
         assert attempt_of(copy, 4) == attempt
-    assert copy.headers == original.headers
+    shown = headers_of(split(copy.raw_properties))
+    assert [each for each in shown if not each[0].startswith((b"mx-", b"x-"))] == entries_of(wide_table(4096)[4:])
     dead = come_back(copy_with_facts(copy, FACTS), *added)
     assert come_back(retry_copy(dead, 2), *added).properties.headers_raw == dead.properties.headers_raw
 
@@ -337,7 +411,7 @@ def test_delivery_without_an_attempt_costs_nothing() -> None:
     for _ in range(10_000):
         attempt_of(plain, 4)
     assert time.thread_time() - started_at < 0.5  # 50 us each; it takes a hundredth of that
-    assert plain._original is None
+    assert plain._properties is None
 
 
 def test_executions_in_place_are_attempts_and_returns_are_none() -> None:
@@ -358,7 +432,6 @@ def test_dead_letter_carries_the_facts_and_shows_them_beside_its_own_headers() -
     dead = come_back(copy_with_facts(original, FACTS))
     assert dead.headers == {
         "n": True,
-        "x-death": None,
         "mx-queue": "orders",
         "mx-handler": "shop.order",
         "mx-attempts": 4,
@@ -367,7 +440,10 @@ def test_dead_letter_carries_the_facts_and_shows_them_beside_its_own_headers() -
         "mx-error": "no such order",
         "mx-failed-at": datetime(2024, 8, 1, 0, 0, tzinfo=UTC),
     }
-    assert (dead.exchange, dead.routing_key, dead.message_id) == ("orders", "new", "id")
+    assert dead.message_id == "id"
+    assert dead.origin is not None
+    assert (dead.origin.exchange, dead.origin.routing_key) == ("orders", "new")
+    assert dead.origin.headers == {"x-death": None}
 
 
 def test_replayed_dead_letter_begins_at_its_first_attempt_and_dies_with_new_facts() -> None:
