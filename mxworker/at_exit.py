@@ -59,7 +59,7 @@ def _leave_at(deadline: float, code: int, is_done: threading.Event) -> None:
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     places = [f"{at.filename}:{at.lineno} {at.name}" for at in traceback.extract_stack(frame)]
     log.error(
-        "what the application does at its end is not done by the deadline of the drain, and is cut off: %s",
+        "what the application does at its end was not done in time, and is cut off: %s",
         " < ".join(places[: -_SHOWN_FRAMES - 1 : -1]),
     )
     try:

@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 
 _WIND_DOWN_S = 0.5
 _EXIT_GRACE_S = 0.3  # for what the application does at its end, when the drain has left it no time
+_UNDRAINED_EXIT_GRACE_S = 5.0  # the same after a start that failed
 _LONG_AFTER_S = 60.0  # who is not gone by its deadline is killed by the master long before, when it asked for the drain
 
 
@@ -53,7 +54,8 @@ _LONG_AFTER_S = 60.0  # who is not gone by its deadline is killed by the master 
 class _End:
     """How the process may end: how long that may take, an instant of the monotonic clock, and whether threads stop."""
 
-    deadline: float = 0.0
+    deadline: float | None = None
+    """None until a drain has begun."""
     has_stuck_threads: bool = False
 
 
@@ -67,7 +69,8 @@ def run(settings: Consumption, board: Board, number: int) -> int:
     finally:
         if os.getpid() != pid:
             end_fork(sys.exception())
-        deadline = max(end.deadline, time.monotonic() + _EXIT_GRACE_S)
+        grace_s = _UNDRAINED_EXIT_GRACE_S if end.deadline is None else _EXIT_GRACE_S
+        deadline = max(end.deadline or 0.0, time.monotonic() + grace_s)
         board.slot(number).beat(int((deadline + _LONG_AFTER_S) * 1e9))  # the loop, which beats, does not turn any more
         finish(code, deadline, waits_for_executors=not end.has_stuck_threads)
     return code

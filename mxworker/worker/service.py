@@ -132,7 +132,7 @@ class Service:
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()
         self._cut = asyncio.Event()
-        self._deadline = 0.0
+        self._deadline: float | None = None
         self._is_unproven = slot.is_on_trial and len(handlers) > 1
         self._has_been_ready = False
         self._is_broken = False
@@ -167,8 +167,8 @@ class Service:
         return any(station.running for station in self.stations)
 
     @property
-    def drain_deadline(self) -> float:
-        """The loop time until which leaving may take; 0.0 before the drain, and when it is cut short."""
+    def drain_deadline(self) -> float | None:
+        """The loop time until which leaving may take; None before the drain, 0.0 when it is cut short."""
         return 0.0 if self._cut.is_set() else self._deadline
 
     @property

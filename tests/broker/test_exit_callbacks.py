@@ -216,7 +216,8 @@ def test_what_hangs_is_cut_off_at_the_deadline(
     with ending(broker_url, tmp_path, queues, "--drain-timeout=2s", hangs=hangs) as run:
         run.use(admin, kind)
         term(run)
-        assert "by the deadline of the drain" in run.service.log_text()
+        told = "has not left by the deadline of the drain" if kind == "cpu" else "was not done in time"
+        assert told in run.service.log_text()
         children = [Process.find(int(what.split()[1])) for _, what in run.records() if what.startswith("child")]
         assert kind == "cpu" or not any(children)
 
@@ -275,3 +276,19 @@ def test_callbacks_of_the_master_are_run_by_the_master_alone(broker_url: str, qu
     assert done == {f"{service.pid} atexit": 1, f"{service.pid} finalized": 1}
     finalized = [line for line in (tmp_path / "records").read_text().splitlines() if "finalized" in line]
     assert sorted(finalized) == sorted(f"{pid} finalized" for pid in workers), "their own, in spite of the master's"
+
+
+def test_start_that_fails_leaves_time_for_it(broker_url: str, tmp_path: Path) -> None:
+    app = """
+        import atexit, time
+        from pathlib import Path
+
+        atexit.register(Path("done").touch)
+        atexit.register(time.sleep, 1)
+        handlers = None
+    """
+    command = mxworker_run(write_app(tmp_path, app), "--workers=1", app_dir=tmp_path)
+    with Service(command, tmp_path, env={"MXWORKER_BROKER_URL": broker_url}) as service:
+        assert service.wait_exit(PATIENCE_S) == 3
+        assert "was not done in time" not in service.log_text()
+    assert (tmp_path / "done").exists()
