@@ -218,3 +218,12 @@ def test_a_name_with_parentheses_does_not_confuse_the_start_time(tmp_path: Path)
     finally:
         popen.kill()
         popen.wait()
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_services_of_half_the_tests_run_on_asyncio(number: int, tmp_path: Path) -> None:
+    pytest.importorskip("uvloop")
+    command = [sys.executable, "-c", "import asyncio; from mxworker.worker import loops; print(loops._loops.__name__)"]
+    with Service(command, tmp_path) as service:
+        service.wait_exit()
+        assert service.output_text().strip() == ("uvloop" if number % 2 else "asyncio")

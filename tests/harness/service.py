@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals
@@ -31,6 +32,7 @@ from tests.harness.waiting import wait_until
 from tests.rabbit.processes import DIES_WITH_PARENT
 
 REPOSITORY = Path(__file__).parents[2]
+WITHOUT_UVLOOP = Path(__file__).parent / "without_uvloop"
 
 _STOP_PATIENCE_S = 15.0
 _KILL_PATIENCE_S = 10.0
@@ -51,7 +53,8 @@ class Service:
     """A running command. stdout and stderr go to files in `directory`, `<name>.out` and `<name>.err`.
 
     The environment is ours without `MXWORKER_*`, with the repository on `PYTHONPATH` (so that a handler module can
-    import the ledger), and with `env` on top. Its control socket is in a directory of its own, however many of one name
+    import the ledger), and with `env` on top. Half of the tests, chosen by name, have services without uvloop, so that
+    both event loops are tested. Its control socket is in a directory of its own, however many of one name
     run at once.
     """
 
@@ -207,8 +210,15 @@ class Service:
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("MXWORKER_", "RUNTIME_DIR"))}
-    path = os.pathsep.join(filter(None, [str(REPOSITORY), ours.get("PYTHONPATH")]))
+    without_uvloop = str(WITHOUT_UVLOOP) if _runs_on_asyncio() else None
+    path = os.pathsep.join(filter(None, [without_uvloop, str(REPOSITORY), ours.get("PYTHONPATH")]))
     return {**ours, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **extra}
+
+
+def _runs_on_asyncio() -> bool:
+    """Whether the services of the test that runs now are those without uvloop: the same for each run of it."""
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0]
+    return zlib.crc32(test.encode(errors="backslashreplace")) % 2 == 1
 
 
 def _object_on(line: str) -> dict[str, Any] | None:
