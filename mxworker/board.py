@@ -14,7 +14,7 @@ Layout of a slot, in order:
     directory      64 x 64       worker                              names of its handlers
     queues         64 x 256      worker                              names of their queues, at the same places
     in-flight      256 x 128     worker                              what is known of a started delivery
-    keys           65536 x 8     worker                              the `suspects.message_key` of each started delivery
+    keys           65536 x 8     worker                              see `message_keys`, of each started delivery
 
 A started delivery has a place among the keys until it has finished: a key that is not 0 is a delivery in flight. It is
 counted, and is suspect when the process dies. What has one of the first 256 places is described at the same place of
@@ -30,6 +30,7 @@ tolerate any bytes and never trust a length or a number.
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from enum import IntEnum, auto
 from itertools import accumulate, pairwise, takewhile
 
 from mxworker.lifecycle import Wish, WorkerState
+from mxworker.message_keys import SECRET_BYTES
 from mxworker.standing_orders import STANDING_ORDERS_BYTES, StandingOrders
 from mxworker.suspects import TABLE_BYTES, Suspects
 
@@ -119,7 +121,7 @@ class InFlight:
     attempt: int
     started_ns: int
     key: int = NO_KEY
-    """See `suspects.message_key`."""
+    """See `message_keys`."""
 
 
 class Board:
@@ -132,6 +134,8 @@ class Board:
         """Map the area for `slots` workers, all words zero."""
         places = [PLACES if number < SLOTS_WITH_ALL_PLACES else FEWER_PLACES for number in range(slots)]
         ends = tuple(accumulate(_KEYS_AT + count * _WORD_BYTES for count in places))
+        self.secret = os.urandom(SECRET_BYTES)
+        """For the keys of messages: the same in all processes, and in no other service."""
         self._map = mmap.mmap(-1, STANDING_ORDERS_BYTES + ends[-1] + TABLE_BYTES)
         view = memoryview(self._map)
         self.orders = StandingOrders(view[:STANDING_ORDERS_BYTES])
@@ -168,6 +172,7 @@ class BoardSlot:
     def __init__(self, number: int, view: memoryview, board: Board) -> None:
         self.number = number
         self.suspects = board.suspects
+        self.secret = board.secret
         self._board = board
         self._view = view
         self.words = view[:_NOTE_AT].cast("Q")

@@ -28,9 +28,10 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -76,6 +77,7 @@ _FIXED_SIZES: Mapping[int, int] = MappingProxyType(
 )
 _INTEGERS = frozenset(b"bBsuIilL")
 _SIZED = frozenset(b"SxFA")
+_first = itemgetter(0)
 _size = struct.Struct(">I")
 _timestamp = struct.Struct(">Q")
 _decimal = struct.Struct(">BI")
@@ -127,6 +129,20 @@ def entries(raw: bytes) -> list[tuple[bytes, bytes]]:
     not know, or more than `MAX_SPLIT` entries.
     """
     return [(raw[at + 1 : value_at], raw[value_at:end]) for at, value_at, end in _spans(raw)]
+
+
+def in_order_of_names(raw: bytes, but: Collection[bytes]) -> bytes:
+    """Return the table in `raw` with its entries in the order of their names, without those of the names in `but`.
+
+    Entries of one name stay in their order. Raises DecodeError as `entries` does.
+    """
+    kept = []
+    for at, value_at, end in _spans(raw):
+        name = raw[at + 1 : value_at]
+        if name not in but:
+            kept.append((name, raw[at:end]))
+    kept.sort(key=_first)
+    return b"".join([whole for _, whole in kept])
 
 
 def integer(raw: bytes, name: bytes) -> int | None:

@@ -194,6 +194,25 @@ def _value_bytes(raw: bytes, at: int, size: int) -> int:
     return 4 + int(_table_size(raw, at)[0]) if size == _TABLE else size
 
 
+def headers_span(raw: bytes) -> tuple[int, int]:
+    """Return where the header table begins in raw properties, its size included, and where it ends.
+
+    That is at the end for both when it is not there, or cannot be reached.
+    """
+    try:
+        (flags,) = _flags(raw)
+        at = 2
+        if flags & FLAG_CONTENT_TYPE:
+            at += 1 + raw[at]
+        if flags & FLAG_CONTENT_ENCODING:
+            at += 1 + raw[at]
+        if flags & FLAG_HEADERS:
+            return at, min(at + 4 + int(_table_size(raw, at)[0]), len(raw))
+    except (IndexError, struct.error):
+        pass
+    return len(raw), len(raw)
+
+
 def message_id_bytes(raw: bytes) -> bytes:
     """Return the message id in raw properties, as sent; b"" when there is none or it cannot be reached.
 

@@ -23,9 +23,10 @@ from mxworker.config import DEFAULT_QUARANTINE_AFTER
 from mxworker.copies import attempt_of
 from mxworker.delivery import Delivery
 from mxworker.endings import Again, Dead, Later
+from mxworker.message_keys import MessageKeys
 from mxworker.properties import message_id_bytes
 from mxworker.settlement import Ack, Settlement
-from mxworker.suspects import Suspect, message_key
+from mxworker.suspects import Suspect
 from mxworker.worker.execution import Execute, ExecuteBatch, Undecodable
 from mxworker.worker.gathering import Gathered
 from mxworker.worker.report import Report
@@ -55,7 +56,7 @@ class Work(Protocol[Unit]):
         """Whether the broker delivers all of it again anyway."""
 
     def key(self, unit: Unit) -> int:
-        """Return the key of a unit that is one message; see `suspects.message_key`."""
+        """Return the key of a unit that is one message; see `message_keys`."""
 
     def is_suspect(self, unit: Unit) -> bool:
         """Whether something is known against a unit that is one message."""
@@ -85,7 +86,7 @@ class Record:
         self.leave = slot.leave
         self._slot = slot
         self._index = index
-        self._queue = handler.queue.name
+        self._keys = MessageKeys(slot.secret, handler.queue.name)
         self._max_attempts = handler.max_attempts
         self._suspects = slot.suspects
         self._quarantine_after = quarantine_after
@@ -94,7 +95,7 @@ class Record:
         """Record a delivery as started; the entry is for `leave`."""
         message_id = message_id_bytes(delivery.raw_properties)
         attempt = attempt_of(delivery, self._max_attempts)
-        key = message_key(self._queue, message_id, delivery.body)
+        key = self._keys.key(delivery.raw_properties, delivery.raw_route, delivery.body)
         return self._slot.enter(self._index, delivery.delivery_tag, attempt, message_id, time.monotonic_ns(), key)
 
     @contextmanager
@@ -122,7 +123,7 @@ class Record:
 
     def key(self, delivery: Delivery) -> int:
         """Return the key of a message."""
-        return message_key(self._queue, message_id_bytes(delivery.raw_properties), delivery.body)
+        return self._keys.key(delivery.raw_properties, delivery.raw_route, delivery.body)
 
     def standing(self, delivery: Delivery) -> Standing:
         """Say what is known against a message that the broker delivers again."""

@@ -193,6 +193,59 @@ def test_message_id_of_a_killer_makes_no_other_message_suspect(
     assert recorded.judge().lost == {killer}
 
 
+BY_HEADER = """
+    import asyncio
+    import ctypes
+    import os
+    import random
+
+    from mxworker import Context, Handlers, Queue
+    from tests.harness.ledger import Ledger
+
+    handlers = Handlers()
+    ledger = Ledger(os.environ["LEDGER"])
+
+
+    @handlers.consume(Queue(os.environ["QUEUE"]), concurrency=int(os.environ["CONCURRENCY"]))
+    async def work(body: bytes, ctx: Context) -> None:
+        name = ctx.delivery.headers["name"]
+        ledger.start(name)
+        await asyncio.sleep(random.uniform(0.005, 0.015))
+        if "kills" in ctx.delivery.headers:
+            ctypes.string_at(0)
+        ledger.finish(name)
+"""
+
+
+@pytest.mark.parametrize("body", [b"same", bytes(100_000)], ids=["small", "large"])
+def test_killer_with_the_id_and_body_of_others_takes_none_of_them_along(
+    broker_url: str, queue_name: str, tmp_path: Path, body: bytes
+) -> None:
+    """It differs from some by nothing but its headers, from others by a byte in the middle of the body, too."""
+    recorded = Recorded(broker_url, tmp_path, queue_name)
+    recorded.declare()
+    innocent = {f"{queue_name}-{number}" for number in range(80)}
+    killers = {f"{queue_name}-killer-{number}" for number in range(2)}
+    middle = len(body) // 2
+    with Client(broker_url) as client:
+        for number, name in enumerate([*sorted(innocent)[:20], *sorted(killers), *sorted(innocent)[20:]]):
+            headers = {"name": name, **({"kills": True} if name in killers else {})}
+            properties = commands.Basic.Properties(delivery_mode=2, message_id="one and the same", headers=headers)
+            twin = body[:middle] + bytes((number,)) + body[middle + 1 :] if number % 2 else body
+            client.publish_messages(queue_name, [(twin, properties)])
+    with recorded.service("--workers=2", source=BY_HEADER, concurrency=16) as service:
+        wait_until(
+            lambda: recorded.finished_ids >= innocent and _set_aside(broker_url, queue_name) == 2, 120, "the end of all"
+        )
+        service.signal(SIGTERM)
+        assert service.wait_exit() == 0
+    with Client(broker_url) as client:
+        kept = client.drain(f"{queue_name}.quarantine")
+    assert {message.headers["name"] for message in kept} == killers
+    assert all(message.headers["mx-kills"] >= 3 for message in kept)
+    assert recorded.finished_ids == innocent
+
+
 def test_message_that_an_operator_puts_back_has_new_tries(broker_url: str, queue_name: str, tmp_path: Path) -> None:
     """Without a dead-letter queue: the quarantine does not depend on it."""
     recorded = Recorded(broker_url, tmp_path, queue_name)

@@ -10,7 +10,8 @@ import pytest
 
 from mxworker import Context, Delivery, Handlers, Queue, Requeue
 from mxworker.board import Word
-from mxworker.suspects import Death, message_key
+from mxworker.message_keys import MessageKeys
+from mxworker.suspects import Death
 from mxworker.worker.drain import Drain
 from tests.harness.stations import Bench, Channel, at_work
 from tests.harness.waiting import until
@@ -23,14 +24,19 @@ def delivery(channel: Channel, tag: int, *, redelivered: bool = False) -> Delive
     return Delivery(b"%d" % tag, b"\0\0", b"\0\0", redelivered, tag, channel)
 
 
+def key_of(bench: Bench, tag: int, queue: str = "queue") -> int:
+    """Return the key of what `delivery` returns."""
+    return MessageKeys(bench.slot.secret, queue).key(b"\0\0", b"\0\0", b"%d" % tag)
+
+
 def suspect(bench: Bench, channel: Channel, tag: int, queue: str = "queue") -> Delivery:
     """Return a delivery that comes again after a worker died that had started it."""
-    bench.slot.suspects.enter([message_key(queue, b"", b"%d" % tag)], None, DEATH)
+    bench.slot.suspects.enter([key_of(bench, tag, queue)], None, DEATH)
     return delivery(channel, tag, redelivered=True)
 
 
 def is_suspect(bench: Bench, tag: int, queue: str = "queue") -> bool:
-    return bench.slot.suspects.find(message_key(queue, b"", b"%d" % tag)) is not None
+    return bench.slot.suspects.find(key_of(bench, tag, queue)) is not None
 
 
 class Gated:
@@ -100,7 +106,7 @@ async def test_suspect_starts_when_all_else_has_ended_and_nothing_starts_beside_
     gated.release(4)
     await turns()
     assert gated.running == [3]
-    assert bench.slot.alone_key == message_key("queue", b"", b"3")
+    assert bench.slot.alone_key == key_of(bench, 3)
     gated.release(3, 5)
     await bench.station.finished()
     await until(lambda: channel.settled == 5, 5)
@@ -299,7 +305,7 @@ async def test_doubt_that_is_gone_leaves_the_order_as_it_was() -> None:
     gated = Gated(Queue("queue", single_active_consumer=True), concurrency=1)
     bench, channel = at_work(gated.handlers), Channel()
     bench.other.words[Word.PID] = 4711
-    bench.other.enter(0, 1, 1, b"", 1, message_key("queue", b"", b"1"))
+    bench.other.enter(0, 1, 1, b"", 1, key_of(bench, 1))
     for tag in (1, 2, 3):
         bench.station.admit(delivery(channel, tag, redelivered=True))
     await turns()
@@ -566,7 +572,7 @@ async def test_where_order_is_promised_what_waits_behind_a_suspect_is_given_back
 async def test_message_that_another_process_has_started_waits_for_the_masters_look(has_died: bool) -> None:
     gated = Gated(concurrency=4)
     bench, channel = at_work(gated.handlers), Channel()
-    key = message_key("queue", b"", b"2")
+    key = key_of(bench, 2)
     bench.other.words[Word.PID] = 4711
     bench.other.enter(0, 2, 1, b"", 1, key)
     bench.station.admit(delivery(channel, 1))
@@ -593,7 +599,7 @@ async def test_doubt_ends_in_time_although_others_have_the_turn() -> None:
     gated = Gated()
     bench, channel = at_work(gated.handlers), Channel()
     bench.other.words[Word.PID] = 4711
-    bench.other.enter(0, 1, 1, b"", 1, message_key("queue", b"", b"1"))
+    bench.other.enter(0, 1, 1, b"", 1, key_of(bench, 1))
     bench.station.admit(delivery(channel, 1, redelivered=True))
     bench.station.admit(suspect(bench, channel, 2))
     bench.isolation.look()
@@ -614,7 +620,7 @@ async def test_with_quarantine_off_no_message_is_in_doubt() -> None:
     gated = Gated()
     bench, channel = at_work(gated.handlers, quarantine_after=0), Channel()
     bench.other.words[Word.PID] = 4711
-    bench.other.enter(0, 1, 1, b"", 1, message_key("queue", b"", b"1"))
+    bench.other.enter(0, 1, 1, b"", 1, key_of(bench, 1))
     bench.station.admit(delivery(channel, 1, redelivered=True))
     await turns()
     assert gated.running == [1]

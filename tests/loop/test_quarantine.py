@@ -21,7 +21,8 @@ from mxworker.errors import (
     Unroutable,
 )
 from mxworker.message import Content
-from mxworker.suspects import Death, message_key
+from mxworker.message_keys import MessageKeys
+from mxworker.suspects import Death
 from mxworker.worker.settling import Repair, Settling
 from tests.harness.copied import properties_on_wire, route_of
 from tests.harness.refusing import Hasty, Publishing
@@ -233,7 +234,7 @@ async def test_convict_is_not_executed_any_more_and_all_others_are(
 
     publishing: Any = Publishing(CONFIRMED)
     bench, channel = at_work(handlers, equipment=Equipment(publishing, publishing, publishing)), Channel()
-    key = message_key("orders", b"", b"killer")
+    key = MessageKeys(bench.slot.secret, "orders").key(b"\0\0", route_of(b"", b"orders"), b"killer")
     for number in range(1, kills + 1):
         bench.slot.suspects.enter([key, 5], key if alone and number == kills else None, SEGFAULT)
     for tag, body in enumerate((b"before", b"killer", b"after"), 1):
@@ -259,7 +260,7 @@ async def test_convict_whose_copy_is_not_confirmed_stays_one() -> None:
     publishing: Any = Publishing(NACKED)
     equipment = Equipment(publishing, publishing, publishing)
     bench, channel = at_work(handlers, equipment=equipment, rng=Hasty()), Channel()
-    key = message_key("orders", b"", b"killer")
+    key = MessageKeys(bench.slot.secret, "orders").key(b"\0\0", route_of(b"", b"orders"), b"killer")
     for _ in range(3):
         bench.slot.suspects.enter([key], key, SEGFAULT)
     bench.station.admit(Delivery(b"killer", b"\0\0", route_of(b"", b"orders"), True, 1, channel))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxworker.board import Board
-from mxworker.suspects import STACK_BYTES, STACKS, SUSPECTS, TABLE_BYTES, Death, Suspects, in_words, message_key
+from mxworker.suspects import STACK_BYTES, STACKS, SUSPECTS, TABLE_BYTES, Death, Suspects, in_words
 
 SEGFAULT = Death(status=-11, peak_rss_bytes=50_000_000, uptime_s=1.5, at_s=1_700_000_000, stack="in orders()")
 EXIT = Death(status=0, peak_rss_bytes=40_000_000, uptime_s=9.0, at_s=1_700_000_009)
@@ -150,32 +150,6 @@ def test_worker_survives_any_bytes_in_the_table(noise: bytes) -> None:
     key = int.from_bytes(noise[:8], "little", signed=True)
     found = suspects.find(key)
     assert found is None or isinstance(suspects.stack(found.death), str)
-
-
-# ---- the key
-
-
-def test_same_message_has_the_same_key_and_any_other_another_one() -> None:
-    key = message_key("orders", b"id", b"body")
-    assert key == message_key("orders", b"id", bytes(bytearray(b"body")))
-    others = [
-        message_key("orders", b"id", b"bodY"),
-        message_key("orders", b"iD", b"body"),
-        message_key("other", b"id", b"body"),
-        message_key("orders", b"idb", b"ody"),
-    ]
-    assert key not in others
-    assert -(2**63) <= key < 2**63
-
-
-@pytest.mark.parametrize("at", [0, 100_000 - 1])
-def test_large_bodies_differ_by_length_head_or_tail(at: int) -> None:
-    body = bytearray(100_000)
-    key = message_key("orders", b"", bytes(body))
-    assert key == message_key("orders", b"", bytes(100_000))
-    assert key != message_key("orders", b"", bytes(99_999))
-    body[at] = 1
-    assert key != message_key("orders", b"", bytes(body))
 
 
 @pytest.mark.parametrize(

@@ -216,12 +216,15 @@ class Client:
         """Take one message out of `queue`; None when it is empty."""
         return next(iter(self._get(queue, 1)), None)
 
-    def hold(self, queue: str, count: int) -> None:
+    def hold(self, queue: str, count: int) -> list[Received]:
         """Consume `queue` until `count` messages were delivered; they go back when the connection ends."""
         self._call(commands.Basic.Consume(queue=queue), commands.Basic.ConsumeOk)
+        held = []
         for _ in range(count):
-            self._expect(commands.Basic.Deliver)
-            self._read_content()
+            got = self._expect(commands.Basic.Deliver)
+            raw, body = self._read_content()
+            held.append(Received(body, raw, got.exchange, got.routing_key or "", bool(got.redelivered)))
+        return held
 
     def drain(self, queue: str) -> list[Received]:
         """Take everything that is ready out of `queue`."""

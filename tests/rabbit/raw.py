@@ -62,6 +62,16 @@ def short_string(text: bytes) -> bytes:
     return struct.pack(">B", len(text)) + text
 
 
+def text(content: bytes) -> bytes:
+    """Return the value of a field of type S or x."""
+    return struct.pack(">I", len(content)) + content
+
+
+def array_item(kind: bytes, value: bytes = b"") -> bytes:
+    """Return one value of an array, which has the layout of a table but for the names."""
+    return kind + value
+
+
 def nested_table(levels: int) -> bytes:
     """Return a table in a table in a table, `levels` deep."""
     inner = table()
