@@ -172,7 +172,7 @@ def set_up(level: str, style: str = "auto") -> None:
 
 
 class _KeptLogger(logging.Logger):
-    """A logger of ours, which nobody disables."""
+    """A logger of ours, which nobody disables, and which raises nothing of what the application adds to logging."""
 
     @property
     def disabled(self) -> bool:
@@ -183,12 +183,20 @@ class _KeptLogger(logging.Logger):
     def disabled(self, value: bool) -> None:
         pass
 
+    def handle(self, record: logging.LogRecord) -> None:
+        """Hand a record on; when a filter or handler of the application raises, write it where the log went before."""
+        try:
+            super().handle(record)
+        except Exception:
+            _past_the_application(record)
+
 
 def keep_telling() -> None:
     """Have this process tell what it does, however the application configures logging, now or later.
 
     Our loggers stay enabled. Where the application gives the root logger handlers, our lines go to them, too; where it
-    takes all away, they go where they went. Its levels count for ours as well. Call it when our modules are imported.
+    takes all away, or one of them raises, they go where they went. Its levels count for ours as well. Call it when our
+    modules are imported.
     """
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] == "mxworker":
@@ -205,8 +213,7 @@ def kept(name: str) -> logging.Logger:
 
 def say(text: str) -> None:
     """Write a finished text for people to where the log goes, stderr, in its order and with its care."""
-    handler = logging.lastResort
-    (handler if isinstance(handler, LineHandler) else LineHandler(2)).say(text)
+    _last_resort().say(text)
 
 
 def tell_error(text: str, **fields: object) -> None:
@@ -239,9 +246,17 @@ def say_safely(
     try:
         logger.handle(record)
     except BaseException:
-        for handler in logging.getLogger().handlers:
-            if isinstance(handler, LineHandler):
-                handler.emit(record)
+        _past_the_application(record)
+
+
+def _past_the_application(record: logging.LogRecord) -> None:
+    """Write a record to where the log went before the application configured it."""
+    _last_resort().emit(record)
+
+
+def _last_resort() -> LineHandler:
+    handler = logging.lastResort
+    return handler if isinstance(handler, LineHandler) else LineHandler(2)
 
 
 def set_level(name: str) -> None:

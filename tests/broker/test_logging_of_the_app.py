@@ -30,6 +30,11 @@ APP = """
     )
 
 
+    class Broken(logging.Handler):
+        def emit(self, record):
+            raise OSError("the log collector is gone")
+
+
     def configure(where):
         if os.environ["WHERE"] != where:
             return
@@ -42,6 +47,8 @@ APP = """
                 )
             case "dictConfig with a root without handlers":
                 logging.config.dictConfig({"version": 1, "root": {"level": "INFO"}})
+            case "a handler that raises":
+                logging.basicConfig(handlers=[Broken()], force=True, level="INFO")
             case "fileConfig":
                 logging.config.fileConfig(ini)
 
@@ -78,7 +85,7 @@ APP = """
 """
 
 KINDS = {"async": "in_the_loop", "def": "in_a_thread", "cpu": "in_a_process"}
-OURS = ["dictConfig", "dictConfig with a root without handlers"]
+OURS = ["a handler that raises", "dictConfig", "dictConfig with a root without handlers"]
 THEIRS = ["dictConfig with a root handler", "fileConfig"]
 
 

@@ -441,6 +441,44 @@ def test_set_up_can_be_told_to_another_process(level: str, style: str) -> None:
     assert raw.decode() == repr((level, style))
 
 
+BROKEN = """
+import logging, sys
+from mxworker.log import keep_telling, kept, say_safely, set_up
+set_up("info", "text")
+logging.getLogger("mxworker.worker")
+keep_telling()
+
+class Broken(logging.Handler, logging.Filter):
+    def emit(self, record):
+        raise RuntimeError("the collector is gone")
+    def filter(self, record):
+        raise RuntimeError("no such field")
+
+match sys.argv[1]:
+    case "handler":
+        logging.basicConfig(handlers=[Broken()], force=True, level="INFO")
+    case "filter":
+        logging.getLogger("mxworker.worker").addFilter(Broken().filter)
+logging.getLogger("mxworker.worker").info("a line of ours")
+say_safely(logging.getLogger("mxworker.worker"), logging.ERROR, "one that says what becomes of a message")
+try:
+    logging.getLogger("shop").info("a line of theirs")
+except RuntimeError:
+    kept("mxworker.handler.order").warning("of a handler")
+"""
+
+
+@pytest.mark.parametrize("broken", ["handler", "filter"])
+def test_what_the_application_adds_to_logging_may_raise(broken: str) -> None:
+    """Then the lines of ours, and of handlers, go where they went before, instead of ending the process."""
+    process = _python(BROKEN, broken, stderr=subprocess.PIPE)
+    _, raw = process.communicate(timeout=60)
+    lines = [line.rpartition("  ")[2] for line in raw.decode().splitlines()]
+    expected = ["a line of ours", "one that says what becomes of a message"]
+    assert lines == [*expected, "of a handler" if broken == "handler" else "a line of theirs"]
+    assert process.returncode == 0
+
+
 def _python(source: str, *arguments: str, stderr: int) -> subprocess.Popen[bytes]:
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     return subprocess.Popen([sys.executable, "-c", source, *arguments], stderr=stderr, env=environment)
