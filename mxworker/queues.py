@@ -72,9 +72,9 @@ class Queue:
     is; others have 0 (https://www.rabbitmq.com/docs/consumer-priority).
 
     `arguments` are further queue arguments, such as `{"x-max-length": 1000}`. They replace ours where they name the
-    same key, `x-dead-letter-exchange` included. An `x-delivery-limit` of your own makes the broker end a message that
-    was given back more often, also when it was never handled: see `KEEPS_RETURNED`. With "passive" and "off" they are
-    not sent, and only tell mxworker what the queue is like.
+    same key, `x-dead-letter-exchange` included; an `x-queue-type` counts as the `type`. An `x-delivery-limit` of your
+    own makes the broker end a message that was given back more often, also when it was never handled: see
+    `KEEPS_RETURNED`. With "passive" and "off" they are not sent, and only tell mxworker what the queue is like.
     """
 
     name: str
@@ -98,8 +98,10 @@ class Queue:
         for name in (self.name, *(exchange for exchange, _ in self.bind)):
             if not SENDABLE_NAME.fullmatch(name):
                 raise ValueError(f"the name {name!r} has more than letters, digits, spaces and -_.:@#,/+")
+        self._refuse_stream()
+        object.__setattr__(self, "type", self.arguments.get("x-queue-type", self.type))
         if self.type not in ("quorum", "classic"):
-            raise ValueError(f"queue '{self.name}': type is 'quorum' or 'classic', not {self.type!r}")
+            raise ValueError(f"queue '{self.name}': type is 'quorum' or 'classic', not {self.type!r:.80}")
         if self.declare not in ("ensure", "passive", "off"):
             raise ValueError(f"queue '{self.name}': declare is 'ensure', 'passive' or 'off', not {self.declare!r}")
         if self.max_priority is not None:
@@ -112,7 +114,6 @@ class Queue:
             encode(self.arguments)
         except EncodeError as error:
             raise ValueError(f"queue '{self.name}': its arguments cannot be sent: {error}") from None
-        self._refuse_stream()
         if self.arguments.get("x-single-active-consumer"):
             object.__setattr__(self, "single_active_consumer", True)
 
@@ -134,7 +135,7 @@ class Queue:
             )
 
     def _refuse_stream(self) -> None:
-        if self.arguments.get("x-queue-type") == "stream":
+        if "stream" in (self.type, self.arguments.get("x-queue-type")):
             raise ValueError(stream_refusal(self.name))
 
     def _check_max_priority(self, max_priority: int) -> None:

@@ -434,6 +434,14 @@ def test_queue_without_dead_letters() -> None:
     }
 
 
+@pytest.mark.parametrize(("said", "meant"), [("classic", "quorum"), ("quorum", "classic")])
+def test_type_among_the_arguments_counts(said: Any, meant: Any) -> None:
+    """A quorum queue of that kind needs its delivery limit, too."""
+    queue = Queue("orders", type=said, arguments={"x-queue-type": meant})
+    assert queue.type == meant
+    assert queue.declared_arguments() == Queue("orders", type=meant).declared_arguments()
+
+
 @pytest.mark.parametrize("server", ["RabbitMQ 4.0.5", "RabbitMQ 4.3.0+rc.1", "RabbitMQ 10.1.0"])
 @pytest.mark.parametrize("declare", ["passive", "off"])
 def test_limit_of_a_queue_that_others_declare_is_in_doubt_from_rabbitmq_4_on(server: str, declare: Any) -> None:
@@ -526,7 +534,7 @@ def test_name_that_the_amqp_library_can_send_is_taken(name: str) -> None:
 
 
 def test_unknown_type_and_way_to_declare() -> None:
-    with pytest.raises(ValueError, match="type is 'quorum' or 'classic', not 'stream'"):
-        Queue("orders", type="stream")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="type is 'quorum' or 'classic', not 'mqtt'"):
+        Queue("orders", type="mqtt")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="declare is 'ensure', 'passive' or 'off', not 'no'"):
         Queue("orders", declare="no")  # type: ignore[arg-type]
