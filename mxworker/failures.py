@@ -60,11 +60,24 @@ def text_of(value: object) -> str:
 
     Of a group of exceptions, each is told.
     """
+    text, mark = _cut_text(value)
+    return printable(text) + mark
+
+
+def lines_of(value: object) -> list[str]:
+    """Return the lines of what `value` says, one at least, where there is room for several; else as `text_of`."""
+    text, mark = _cut_text(value)
+    *lines, last = text.splitlines() or [""]
+    return [*map(printable, lines), printable(last) + mark]
+
+
+def _cut_text(value: object) -> tuple[str, str]:
+    """Return the beginning of what `value` says, and what marks that it is cut, if it is."""
     try:
         text = _text(value)
     except BaseException:  # its code is the application's, and may raise anything
         text = _UNSHOWN
-    return printable(text) if len(text) <= TEXT_CHARACTERS else printable(text[:TEXT_CHARACTERS]) + CUT
+    return text[:TEXT_CHARACTERS], CUT if len(text) > TEXT_CHARACTERS else ""
 
 
 def reason_of(reason: object) -> str:

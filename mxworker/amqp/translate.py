@@ -40,6 +40,8 @@ _UNKNOWN_ARGUMENT = re.compile(r"invalid arg '(?P<key>[^']+)' for queue .* of qu
 _TYPED_VALUE = re.compile(r"(?:the value )?'(?P<value>[^']*)'.*")
 # Refusals that pass by themselves: the queue's node comes back, or its exclusive consumer leaves.
 _PASSING = ("is down or inaccessible", "in exclusive use")
+_NO_QUEUE = 'Create what is missing, or let mxworker declare the queue with declare="ensure".'
+_NO_EXCHANGE = "Create the exchange first: mxworker declares queues and binds them, but declares no exchange."
 _WHOSE_FAULT = "Check the values that the code gives for it. If they are right, this is a bug of mxworker: report it."
 _NAMED_CODE = re.compile(r"(?P<name>[A-Z_]+) - (?P<text>.*)", re.DOTALL)
 
@@ -95,10 +97,8 @@ def _translate(error: BaseException, queue: str | None) -> BrokerError:
         case aiormq.exceptions.ChannelPreconditionFailed():
             return TopologyRefused(_explain_mismatch(subject, queue, text))
         case aiormq.exceptions.ChannelNotFoundEntity():
-            return TopologyRefused(
-                f"{_explain(subject, NOT_FOUND, text)}\n"
-                '  Create what is missing, or let mxworker declare the queue with declare="ensure".'
-            )
+            remedy = _NO_EXCHANGE if "no exchange" in text else _NO_QUEUE
+            return TopologyRefused(f"{_explain(subject, NOT_FOUND, text)}\n  {remedy}")
         case aiormq.exceptions.ChannelAccessRefused():
             return TopologyRefused(_explain(subject, ACCESS_REFUSED, text))
         case aiormq.exceptions.AMQPChannelError():

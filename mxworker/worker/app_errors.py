@@ -20,7 +20,7 @@ from types import ModuleType
 
 import mxworker
 from mxworker.errors import AppLoadError, MxWorkerError
-from mxworker.failures import text_of
+from mxworker.failures import lines_of
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def import_failure(target: str, error: BaseException, folders: Iterable[Path]) -
 def failure_in_app(headline: str, error: BaseException) -> str:
     """Return `headline`, and under it the frames of the application that led to `error`."""
     lines = [headline]
-    cause = f"{type(error).__name__}: {text_of(error)}"
+    cause = f"{type(error).__name__}: " + "\n    ".join(lines_of(error))
     if isinstance(error, SyntaxError) and error.filename:
         place = f"{shorten(error.filename)}:{error.lineno}"
         return "\n".join([*lines, f"  {place}  {(error.text or '').strip()}    SyntaxError: {error.msg}"])
@@ -79,7 +79,7 @@ def _shown(frames: Iterable[traceback.FrameSummary]) -> list[str]:
 
 def _is_users(filename: str) -> bool:
     """Whether a frame is of the application, or of a library it uses: not of ours, nor of what leads from us to it."""
-    return not filename.startswith(("<frozen ", _OUR_FOLDER)) and not filename.endswith(_BETWEEN)
+    return not filename.startswith(("<frozen ", "<string>", _OUR_FOLDER)) and not filename.endswith(_BETWEEN)
 
 
 def shorten(filename: str | Path) -> str:

@@ -121,6 +121,16 @@ def test_missing_queue_says_what_to_do() -> None:
     )
 
 
+def test_missing_exchange_says_what_to_do() -> None:
+    """The queue that names it is declared already, so to declare that is no way out."""
+    error = translated(channel_closed(404, "NOT_FOUND - no exchange 'shop' in vhost '/'"))
+    assert isinstance(error, TopologyRefused)
+    assert str(error) == (
+        "broker refused queue 'orders': 404 NOT_FOUND, no exchange 'shop' in vhost '/'.\n"
+        "  Create the exchange first: mxworker declares queues and binds them, but declares no exchange."
+    )
+
+
 def test_refused_access_names_the_user() -> None:
     error = translated(
         channel_closed(403, "ACCESS_REFUSED - access to queue 'orders' in vhost '/' refused for user 'me'")
