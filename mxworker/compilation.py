@@ -30,6 +30,7 @@ from mxworker.errors import AppLoadError
 from mxworker.failures import text_of
 from mxworker.kill_switch import KillSwitch
 from mxworker.lifespan import Lifespan
+from mxworker.message import Message
 from mxworker.middleware import Middleware
 from mxworker.parameters import parameters
 from mxworker.queues import Queue
@@ -162,11 +163,7 @@ def _compiled(said: Registration, overrides: Overrides, around: Around) -> Handl
     payload, wants_context = parameters(function, said.site)
     if said.batch is not None:
         payload = _element(payload)
-    elif payload in _SINGLE_VALUES:
-        raise AppLoadError(
-            f"takes its payload as {shown(payload)}, but the payload is the whole body; use {TAKEN}. "
-            "A body that is one number is what Any takes, too"
-        )
+    _check_payload(payload)
     decode = decoder_for(payload, around.codecs)
     default = 1 if said.batch is not None else _DEFAULT_CONCURRENCY.get(kind, 1)
     concurrency = whole("concurrency", _first(overrides.concurrency, said.concurrency, default), MAX_PREFETCH)
@@ -194,6 +191,17 @@ def _compiled(said: Registration, overrides: Overrides, around: Around) -> Handl
         middleware=around.middleware,
         lifespans=around.lifespans,
     )
+
+
+def _check_payload(payload: Any) -> None:
+    """Refuse the annotation of one payload when it cannot be what was meant. Raises AppLoadError."""
+    if bare(payload) is Message:
+        raise AppLoadError("takes its payload as a Message, which is what is published; what is received is a Delivery")
+    if payload in _SINGLE_VALUES:
+        raise AppLoadError(
+            f"takes its payload as {shown(payload)}, but the payload is the whole body; use {TAKEN}. "
+            "A body that is one number is what Any takes, too"
+        )
 
 
 def _kind(said: Registration) -> HandlerKind:

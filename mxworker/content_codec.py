@@ -14,6 +14,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+from mxworker.callables import is_coroutine_function, name_of
 from mxworker.errors import DecodeError
 from mxworker.payload_form import bounded
 from mxworker.serializers import Serializer
@@ -45,6 +46,10 @@ class ContentCodec:
         for function in (self.decode, self.encode):
             if function is not None and not callable(function):
                 raise ValueError(f"the codec of {self.content_type!r} must be functions, not {function!r:.80}")
+            if is_coroutine_function(function):
+                raise ValueError(
+                    f"the codec of {self.content_type!r} must be plain functions: {name_of(function)!r} is async"
+                )
             if _module_of(function) in _UNSAFE_MODULES:
                 raise ValueError(
                     f"{_module_of(function)} is refused as codec of {self.content_type!r}: "

@@ -354,6 +354,13 @@ MISTAKES = {
     "number for a payload": (
         '@handlers.consume("q")  # here\nasync def order(payload: int): ...', "takes its payload as int",
     ),
+    "number for a payload of a batch": (
+        '@handlers.consume_batch("q")  # here\nasync def order(payload: list[int]): ...', "takes its payload as int",
+    ),
+    "what is published": (
+        '@handlers.consume("q")  # here\nasync def order(message: Message): ...',
+        "takes its payload as a Message, which is what is published; what is received is a Delivery",
+    ),
     "middleware": (
         "@handlers.middleware  # here\nasync def audit(payload, call_next): ...",
         "middleware 'audit' must take three parameters: payload, ctx, call_next",
@@ -364,6 +371,10 @@ MISTAKES = {
     ),
     "including a module": ("import sys\nhandlers.include(sys)  # here", "include takes a Handlers object, not <module"),
     "codec": ("handlers.codec(5, repr)  # here", "a content type is text"),
+    "async codec": (
+        'async def read(body): ...\nhandlers.codec("text/csv", read)  # here',
+        "the codec of 'text/csv' must be plain functions: 'read' is async",
+    ),
     "misspelt option": (f'@handlers.consume("q", retries=3)  # here\n{ORDER}', "unexpected keyword argument 'retries'"),
 }  # fmt: skip
 
@@ -494,3 +505,21 @@ def test_whatever_fails_in_compiling_names_the_handler(app: App) -> None:
         async def order(payload: dict): ...
     """)
     assert "handler 'order' cannot be made ready: LookupError: no such step." in text
+
+
+def test_error_is_shown_at_the_line_that_has_the_mistake(app: App) -> None:
+    """The machinery of a dataclass, which checks what it is made with, has no line of its own."""
+    text = app.refusal('handlers.consume(Queue(""))  # here')
+    (line,) = text.splitlines()[1:]
+    assert line.endswith("# here    ValueError: a queue name has 1 to 251 bytes, '' does not")
+
+
+def test_error_of_several_lines_keeps_them(app: App) -> None:
+    text = app.refusal("raise ValueError('one\\ntwo \\x1b[2J\\nthree')  # here")
+    assert text.endswith("    ValueError: one\n    two \\x1b[2J\n    three")
+
+
+def test_refusal_of_a_stream_has_its_lines(app: App) -> None:
+    text = app.refusal('handlers.consume(Queue("q", arguments={"x-queue-type": "stream"}))  # here')
+    assert "\\x0a" not in text
+    assert "\n      Use a quorum queue" in text
