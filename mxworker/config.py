@@ -176,12 +176,13 @@ class Consumption:
     unsettled; one body for each queue may come on top. A body above `max_body_bytes` is not read: its message becomes a
     dead letter, or, where the broker would drop what is rejected, its queue is not consumed any more. A message that
     has killed `quarantine_after` workers is taken out of its queue; with 0 none ever is. `boot_timeout_s` is the time
-    to enter the lifespans.
+    to enter the lifespans. Code that other users could change is loaded when it `may_be_insecure`.
     """
 
     app: str
     brokers: Brokers
     app_dir: str | None = None
+    may_be_insecure: bool = False
     queues: tuple[str, ...] = ()
     concurrency: int | None = None
     prefetch: int | None = None

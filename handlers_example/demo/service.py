@@ -83,6 +83,7 @@ async def running(app: str, workers: int, env: Mapping[str, str], log: Path) -> 
     """Start `mxworker run APP` with `env` on top of our environment; afterwards it has stopped, in order."""
     arguments = ["run", app, f"--workers={workers}", f"--app-dir={REPOSITORY}", "--log-level=info", "--log-format=text"]
     arguments.append(f"--name=demo-{os.getpid()}")  # two demos may run at once
+    arguments.append("--insecure-app-dir")  # this process is of the same files: who can change them has it already
     print(f"$ mxworker {shlex.join(arguments[:3])}\n  its log: {log}", file=sys.stderr)
     with TemporaryDirectory(prefix="mxworker-", dir=_SOCKETS) as sockets:
         with log.open("wb") as output:

@@ -103,6 +103,12 @@ _LOGGING = "Logging"
     show_default="the present directory, after all others",
     help="The first directory to import APP from.",
 )
+@option(
+    "--insecure-app-dir",
+    is_flag=True,
+    section=_APPLICATION,
+    help="Run code that other users may change: whoever can write to it acts as the user of the service.",
+)
 @option("--burst", is_flag=True, section=_APPLICATION, help="Exit with code 0 when the queues are empty.")
 @option(
     "--workers",

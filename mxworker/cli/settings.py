@@ -53,6 +53,7 @@ def checked(ctx: click.Context, flags: dict[str, Any]) -> Brokers:
     """Return the brokers, with all settings found to be usable. Raises ConfigError."""
     brokers = _brokers(flags, ctx.info_name or "run")
     _check(flags)
+    _check_code(ctx.params["app"], flags)
     is_typed = ctx.get_parameter_source("broker_url") is click.core.ParameterSource.COMMANDLINE
     if is_typed and any(map(_has_password, flags["broker_url"])):
         log.warning("a password on the command line is visible to others; %s names a file to read it from", URL_FILE)
@@ -103,10 +104,18 @@ def _check(flags: dict[str, Any]) -> None:
             )
     if flags["heartbeat_timeout"] < 2:
         raise ConfigError("--heartbeat-timeout must be at least 2s: workers beat once a second.")
-    if flags["app_dir"] is not None:
-        from mxworker.worker.loading import check_app_dir
 
-        check_app_dir(flags["app_dir"])
+
+def _check_code(app: str, flags: dict[str, Any]) -> None:
+    """Refuse code that others could change; the operator may say that it is meant, which is told."""
+    from mxworker.worker.code_access import ALL_THE_SAME, CodeNotOurs, check_places
+
+    try:
+        check_places(app, flags["app_dir"])
+    except CodeNotOurs as error:
+        if not flags["insecure_app_dir"]:
+            raise
+        log.warning("%s: %s", ALL_THE_SAME, str(error).partition("\n")[0])
 
 
 def identity(app: str, flags: dict[str, Any]) -> Identity:
@@ -138,6 +147,7 @@ def consumption(app: str, brokers: Brokers, flags: dict[str, Any]) -> Consumptio
         app=app,
         brokers=brokers,
         app_dir=flags["app_dir"],
+        may_be_insecure=flags["insecure_app_dir"],
         queues=tuple(name.strip() for name in (flags["queues"] or "").split(",") if name.strip()),
         concurrency=flags["concurrency"],
         prefetch=flags["prefetch"],

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import stat
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -18,20 +17,25 @@ from mxworker.compilation import Handler, Overrides
 from mxworker.errors import AppLoadError, ConfigError
 from mxworker.handlers import Handlers
 from mxworker.worker.app_errors import import_failure, is_taken, mistaken_for, module_file, shorten
+from mxworker.worker.code_access import CodeNotOurs, check_imports, check_places
 
 DEFAULT_ATTRIBUTE = "handlers"
 
 
-def load(app: str, app_dir: str | None) -> Handlers:
+def load(app: str, app_dir: str | None, may_be_insecure: bool = False) -> Handlers:
     """Return the `Handlers` object that `app` names.
 
     With `app_dir` that directory comes first on the import path, and a file is looked for there first. Without it the
     current directory comes last, so that a file there never takes the place of an installed module. Raises
-    AppLoadError.
+    AppLoadError, and ConfigError for code that others could change, now or in a later import, unless it
+    `may_be_insecure`.
     """
     target, _, attribute = app.partition(":")
     attribute = attribute or DEFAULT_ATTRIBUTE
     folder = Path(app_dir or ".").resolve()
+    if not may_be_insecure:
+        check_places(app, app_dir)
+        check_imports(folder, "" if target.endswith(".py") else target)
     if app_dir is not None:
         sys.path.insert(0, str(folder))
     else:
@@ -42,21 +46,6 @@ def load(app: str, app_dir: str | None) -> Handlers:
         _check_name(app, target, attribute, folder)
         module = _import_module(target, attribute, folder)
     return _pick(module, target, attribute, folder)
-
-
-def check_app_dir(app_dir: str) -> None:
-    """Raise ConfigError when everybody on the machine could put code into `app_dir`, or put another in its place.
-
-    In a directory with the sticky bit, such as /tmp, nobody can move what others own (inode(7)), but anybody can add.
-    """
-    folder = Path(app_dir).resolve()
-    for place in (folder, *folder.parents):
-        mode = place.stat().st_mode
-        if mode & stat.S_IWOTH and (place == folder or not mode & stat.S_ISVTX):
-            raise ConfigError(
-                f"everybody on this machine may write to '{place}', and so choose what --app-dir {app_dir} runs.\n"
-                f"  Try:  chmod o-w {place}"
-            )
 
 
 def select(handlers: Handlers, queues: tuple[str, ...], overrides: Overrides) -> tuple[Handler, ...]:
@@ -93,6 +82,8 @@ def _check_name(app: str, target: str, attribute: str, folder: Path) -> None:
 def _import_module(name: str, attribute: str, folder: Path) -> ModuleType:
     try:
         return importlib.import_module(name)
+    except CodeNotOurs:
+        raise
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
             raise AppLoadError(
@@ -130,6 +121,8 @@ def _import_file(target: str, folder: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
+    except CodeNotOurs:
+        raise
     except BaseException as error:  # as above
         raise AppLoadError(import_failure(target, error, [folder, path.parent])) from error
     return module

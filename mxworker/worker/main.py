@@ -88,7 +88,7 @@ def _live(settings: Consumption, board: Board, number: int, end: _End) -> int:
     slot.write_state(WorkerState.BOOTING)
     try:
         with faults_told(settings.app):
-            application = load(settings.app, settings.app_dir)
+            application = load(settings.app, settings.app_dir, settings.may_be_insecure)
             overrides = Overrides(settings.concurrency, settings.prefetch, settings.handler_timeout_s)
             handlers = select(application, settings.queues, overrides)
     except MxWorkerError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import subprocess
 import sys
 import tempfile
@@ -124,9 +125,15 @@ def test_app_dir_that_everybody_may_write_to_is_refused(
     ended = run(folder, "app:handlers", f"--app-dir={app_dir}", url=broker_url)
     place = above / refused
     assert ended.returncode == 2
+    help_on_it = (
+        f"'{place}' is there for all: use a directory of its own."
+        if modes[0] & stat.S_ISVTX
+        else f"Try:  chmod o-w {place}"
+    )
     assert ended.stderr == (
         f"Error: everybody on this machine may write to '{place}', and so choose what --app-dir {app_dir} runs.\n"
-        f"  Try:  chmod o-w {place}\n"
+        f"  {help_on_it}\n"
+        "  Where nobody else can do harm, as in a container, say so with --insecure-app-dir.\n"
     )
 
 
@@ -134,7 +141,8 @@ def test_app_dir_in_a_directory_with_the_sticky_bit_is_taken(folder: Path, broke
     folder.chmod(0o1777)
     app_dir = folder / "app"
     app_dir.mkdir()
-    ended = run(folder, "app:handlers", f"--app-dir={app_dir}", "--burst", url=broker_url)
+    (folder / "app.py").rename(app_dir / "app.py")
+    ended = run(app_dir, "app:handlers", f"--app-dir={app_dir}", "--burst", url=broker_url)
     assert (ended.returncode, ended.stderr) == (0, "")
 
 

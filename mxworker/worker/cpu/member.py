@@ -103,7 +103,7 @@ def _live(terms: Terms, pipe: Pipe, forks: Forks) -> ExitCode:
     try:
         with faults_told(terms.app):
             path = sys.path.copy()
-            application = load(terms.app, terms.app_dir)
+            application = load(terms.app, terms.app_dir, terms.may_be_insecure)
             sys.path[:] = path  # the worker's, whose own loading has done to it what is done here
             publisher = CpuPublisher(pipe, Encoder(None, application.serializers, terms.max_body_bytes))
             chosen = select(application, terms.queues, terms.overrides)

@@ -133,6 +133,7 @@ class Terms:
     worker_pid: int
     app: str
     app_dir: str | None
+    may_be_insecure: bool
     queues: tuple[str, ...]
     concurrency: int | None
     prefetch: int | None
@@ -150,6 +151,7 @@ class Terms:
             worker_pid=worker_pid,
             app=settings.app,
             app_dir=settings.app_dir,
+            may_be_insecure=settings.may_be_insecure,
             queues=settings.queues,
             concurrency=settings.concurrency,
             prefetch=settings.prefetch,

@@ -1,0 +1,104 @@
+"""Who besides us could change a file, or read it: decided by the owners and modes on the way to it.
+
+A way is every entry that the kernel looks at, from the root directory to the file: directories, symbolic links, and
+where those lead. Pure: `file_access` looks at the disk.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file, directory or symbolic link. Its directory is an entry, too, and no link."""
+
+    path: Path
+    mode: int
+    uid: int
+    gid: int
+    has_acl: bool = False
+    """Whether it has an access control list. The group's bits in `mode` are then what anybody named there may do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """Who may do everything: users, and the groups that have no other members."""
+
+    uids: frozenset[int]
+    gids: frozenset[int] = frozenset()
+
+
+class Who(Enum):
+    """Somebody else, as far as owner and mode tell."""
+
+    OWNER = "owner"
+    GROUP = "group"
+    EVERYBODY = "everybody"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What somebody else has: at `entry`, as its owner, as a member of its group, or as anybody."""
+
+    entry: Entry
+    who: Who
+
+
+def changer(way: Sequence[Entry], trusted: Trusted) -> Access | None:
+    """Return who else could change the last entry, put another in its place, or add to it; None when nobody could.
+
+    In a directory with the sticky bit, such as /tmp, nobody can move what others own (inode(7)), but anybody can add:
+    it may be on the way, and may not be the end of it.
+    """
+    entries = {entry.path: entry for entry in way}
+    for entry in way:
+        if stat.S_ISLNK(entry.mode):  # its mode means nothing, and its text cannot be changed
+            if entry.uid not in trusted.uids and _writer(entries[entry.path.parent], trusted) is not None:
+                return Access(entry, Who.OWNER)
+        elif entry.uid not in trusted.uids:
+            return Access(entry, Who.OWNER)
+        elif (who := _writer(entry, trusted)) is not None and not (_is_sticky(entry) and entry is not way[-1]):
+            return Access(entry, who)
+    return None
+
+
+def reader(way: Sequence[Entry], trusted: Trusted) -> Access | None:
+    """Return who else could read the last entry; None when nobody could, for its mode or that of a directory.
+
+    Where it is counts, and not how we got there: others may go around a link. Its owner and those of the directories
+    are not asked about: see `changer`.
+    """
+    file = way[-1]
+    closed = [entry for entry in way if entry.path in file.path.parents and not entry.mode & stat.S_IXOTH]
+    if file.mode & stat.S_IROTH:
+        if not closed:
+            return Access(file, Who.EVERYBODY)
+        return Access(file, Who.GROUP) if all(_is_open_to_group(entry, trusted) for entry in closed) else None
+    if not file.mode & stat.S_IRGRP or not _is_shared(file, trusted):
+        return None
+    is_open = all(entry.gid == file.gid and entry.mode & stat.S_IXGRP for entry in closed)
+    return Access(file, Who.GROUP) if is_open else None
+
+
+def _writer(entry: Entry, trusted: Trusted) -> Who | None:
+    if entry.mode & stat.S_IWOTH:
+        return Who.EVERYBODY
+    return Who.GROUP if entry.mode & stat.S_IWGRP and _is_shared(entry, trusted) else None
+
+
+def _is_shared(entry: Entry, trusted: Trusted) -> bool:
+    """Whether the group's bits are for somebody else."""
+    return entry.has_acl or entry.gid not in trusted.gids
+
+
+def _is_open_to_group(entry: Entry, trusted: Trusted) -> bool:
+    return bool(entry.mode & stat.S_IXGRP) and _is_shared(entry, trusted)
+
+
+def _is_sticky(entry: Entry) -> bool:
+    return stat.S_ISDIR(entry.mode) and bool(entry.mode & stat.S_ISVTX)
