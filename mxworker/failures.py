@@ -9,15 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import TracebackType
+from typing import TypeGuard, TypeVar
 
 from mxworker.printable import CUT, printable
+
+Kind = TypeVar("Kind", bound=BaseException)
 
 TEXT_CHARACTERS = 2000
 """How long a text may be: more than a log line and a dead letter show of it."""
 
 _SHOWN_ERRORS = 20  # of a group
 _UNSHOWN = "(its text cannot be shown)"
-_type_name = type.__dict__["__name__"].__get__  # a metaclass may have put something of its own in its place
+# A class, or its metaclass, may have put something of its own in their place.
+_type_name = type.__dict__["__name__"].__get__
+_traceback = BaseException.__dict__["__traceback__"].__get__
 
 
 class FailureKind(StrEnum):
@@ -100,12 +106,23 @@ def type_name(value: object) -> str:
     return text_of(_type_name(type(value)))
 
 
+def traceback_of(error: BaseException) -> TracebackType | None:
+    """Return the traceback of `error`, None when it was not raised; never raises."""
+    traceback: TracebackType | None = _traceback(error)
+    return traceback
+
+
+def is_a(error: BaseException, kind: type[Kind]) -> TypeGuard[Kind]:
+    """Whether `error` is of a kind; never raises, as `isinstance` may, which asks the error's own `__class__` too."""
+    return issubclass(type(error), kind)
+
+
 def errors_in(error: BaseException) -> Iterator[BaseException]:
     """Yield the exceptions that a group holds, however deep it is nested; of any other, itself alone."""
     left = [error]
     while left:
         each = left.pop()
-        if isinstance(each, BaseExceptionGroup):
+        if is_a(each, BaseExceptionGroup):
             left += reversed(each.exceptions)
         else:
             yield each

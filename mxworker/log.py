@@ -16,6 +16,7 @@ from collections.abc import Mapping
 
 import orjson
 
+from mxworker.failures import traceback_of
 from mxworker.printable import CONTROLS, CUT, head, printable, tail, well_formed
 from mxworker.stderr import LINE_BYTES, make_room, pieces, put
 
@@ -124,7 +125,7 @@ class LineHandler(logging.Handler):
     def _line(self, record: logging.LogRecord) -> bytes:
         try:
             line = self.format(record)
-        except Exception as error:  # arguments that do not fit the message, a `__repr__` that raises
+        except BaseException as error:  # arguments that do not fit the message, a `__repr__` that raises SystemExit
             line = self.format(_apology(record, error))
         return line.encode() + b"\n"
 
@@ -138,7 +139,7 @@ class LineHandler(logging.Handler):
         self._lost_lines, self._lost_by = lost_lines, pid
 
 
-def _apology(record: logging.LogRecord, error: Exception) -> logging.LogRecord:
+def _apology(record: logging.LogRecord, error: BaseException) -> logging.LogRecord:
     text = f"a log call at {record.pathname}:{record.lineno} cannot be formatted: {type(error).__name__}"
     return logging.LogRecord(record.name, record.levelno, record.pathname, record.lineno, text, None, None)
 
@@ -240,7 +241,7 @@ def say_safely(
     """
     if not logger.isEnabledFor(level):
         return
-    raised = None if error is None else (type(error), error, error.__traceback__)
+    raised = None if error is None else (type(error), error, traceback_of(error))
     record = logger.makeRecord(logger.name, level, __file__, 0, text, values, raised, extra=fields)
     record.exc_text = trace or None
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 
-from mxworker.failures import Failure, errors_in, reason_of
+from mxworker.failures import Failure, errors_in, is_a, reason_of
 
 
 class Settlement(Exception):
@@ -74,8 +74,8 @@ def alone_in(error: BaseException) -> Settlement | None:
 
     In a group, tasks that were cancelled because another one failed do not count.
     """
-    held = [each for each in errors_in(error) if not isinstance(each, asyncio.CancelledError)]
-    return held[0] if len(held) == 1 and isinstance(held[0], Settlement) else None
+    held = [each for each in errors_in(error) if not is_a(each, asyncio.CancelledError)]
+    return held[0] if len(held) == 1 and is_a(held[0], Settlement) else None
 
 
 def _seconds(after: float) -> float:

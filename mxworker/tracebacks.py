@@ -15,6 +15,7 @@ from pathlib import Path
 from traceback import StackSummary, TracebackException
 
 import mxworker
+from mxworker.failures import traceback_of
 
 _MACHINERY = tuple(f"{Path(str(package.__file__)).parent}/" for package in (mxworker, asyncio, concurrent.futures))
 
@@ -24,10 +25,11 @@ def trace_of(error: BaseException) -> str:
 
     Takes about a millisecond, for it reads the lines of source, so ask for what is shown alone.
     """
-    if error.__traceback__ is None:
+    traceback = traceback_of(error)
+    if traceback is None:
         return ""
     try:
-        told = TracebackException(type(error), error, error.__traceback__)
+        told = TracebackException(type(error), error, traceback)
         parts = list(_parts(told))
         if any(_of_application(part.stack) for part in parts):
             for part in parts:

@@ -16,6 +16,7 @@ from contextvars import copy_context
 from enum import Enum, auto
 from typing import Any, Generic, TypeVar
 
+from mxworker.failures import is_a
 from mxworker.worker.isolation import Isolation
 from mxworker.worker.room import Room
 from mxworker.worker.running import Running
@@ -154,9 +155,9 @@ class Dispatcher(Generic[Unit]):
 
     def _is_given_up(self, unit: Unit, error: BaseException) -> bool:
         """Whether `error` ends a unit that is left unsettled: it is cut short, or nobody runs its task any more."""
-        if isinstance(error, GeneratorExit):
+        if is_a(error, GeneratorExit):
             return asyncio.current_task(self._loop) is not self.running.task_of(unit)
-        return self.running.is_cut_short and isinstance(error, asyncio.CancelledError)
+        return self.running.is_cut_short and is_a(error, asyncio.CancelledError)
 
     async def _rescue(self, unit: Unit, error: BaseException) -> None:
         """See to it that a unit is settled all the same. What is raised by that would lie unseen in the task."""

@@ -106,7 +106,7 @@ class Report:
         """Return what becomes of a delivery, or of each of a batch, whose handler raised."""
         failure = Failure(FailureKind.FAILED, type_name(error), text_of(error))
         settlement = self._judged(failure, self._is_rejected(error))
-        if isinstance(error, UnknownOutcome):
+        if type(error) is UnknownOutcome:  # by its type: `isinstance` asks the application's `__class__`, too
             error.__traceback__ = None  # where we looked at it, which tells nobody anything
         settlement.__cause__ = error
         return settlement
@@ -128,7 +128,7 @@ class Report:
         reject_on = self._handler.reject_on
         if not reject_on:
             return False
-        return isinstance(error, reject_on) or all(isinstance(each, reject_on) for each in errors_in(error))
+        return issubclass(type(error), reject_on) or all(issubclass(type(each), reject_on) for each in errors_in(error))
 
     def _judged(self, failure: Failure, is_rejected: bool) -> Settlement:
         """Return the settlement that the handler's policy has for a failure."""

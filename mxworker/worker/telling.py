@@ -15,7 +15,7 @@ import time
 from mxworker.compilation import Handler
 from mxworker.delivery import Delivery
 from mxworker.endings import Again, Dead, Done, Ending, Later
-from mxworker.failures import FailureKind
+from mxworker.failures import FailureKind, traceback_of
 from mxworker.log import LineBudget, say_safely
 from mxworker.settlement import Ack, Reject, Requeue, Settlement
 from mxworker.tracebacks import trace_of
@@ -70,7 +70,7 @@ class Teller:
         is_bounded = self._handler.retry is not None or isinstance(settlement, Requeue)
         most = self._handler.max_attempts if is_bounded else attempt
         error = settlement.__cause__
-        if error is not None and error.__traceback__ is None:  # it was returned, and its text says all
+        if error is not None and traceback_of(error) is None:  # it was returned, and its text says all
             error = None
         say_safely(
             log,

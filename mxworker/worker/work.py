@@ -23,6 +23,7 @@ from mxworker.config import DEFAULT_QUARANTINE_AFTER
 from mxworker.copies import attempt_of
 from mxworker.delivery import Delivery
 from mxworker.endings import Again, Dead, Later
+from mxworker.failures import is_a
 from mxworker.message_keys import MessageKeys
 from mxworker.properties import message_id_bytes
 from mxworker.settlement import Ack, Settlement
@@ -166,7 +167,7 @@ class Rescue:
 
     async def one(self, delivery: Delivery, error: BaseException) -> None:
         """Settle a delivery whose execution or settlement raised `error`; raises nothing but a cut's cancellation."""
-        if isinstance(error, GeneratorExit) and delivery.source.holds(delivery):
+        if is_a(error, GeneratorExit) and delivery.source.holds(delivery):
             # It came out of something that the handler awaited, and has closed all that was to settle the delivery.
             try:
                 ends = self._settling.settle(delivery, self._report.failed(error))
@@ -181,7 +182,7 @@ class Rescue:
 
     def is_cut(self, error: BaseException) -> bool:
         """Whether `error` is the cancellation of what was cut short, and is left unsettled."""
-        return self._running.is_cut_short and isinstance(error, asyncio.CancelledError)
+        return self._running.is_cut_short and is_a(error, asyncio.CancelledError)
 
 
 class SingleWork:
@@ -305,7 +306,7 @@ class BatchWork:
             return
         left = [delivery for delivery in gathered.deliveries if delivery.source.holds(delivery)]
         with self._record.entered(left) as entries:
-            if isinstance(error, GeneratorExit):
+            if is_a(error, GeneratorExit):
                 await self._settle(gathered, left, [self._report.failed(error)] * len(left), entries)
             else:
                 await asyncio.gather(*(self._rescue.one(delivery, error) for delivery in left))

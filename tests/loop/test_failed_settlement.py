@@ -45,6 +45,13 @@ class Mute(Exception):
     __repr__ = __str__
 
 
+class Closed(Exception):
+    """Has nothing that can be looked at: neither a traceback nor a class."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise KeyboardInterrupt(name)
+
+
 class OddText(str):
     def __str__(self) -> str:
         raise KeyError
@@ -148,6 +155,17 @@ async def test_exception_without_a_text_is_a_failure_as_any_other(
     publishing = Publishing(None)
     assert (await handled(raising(kind, error, retry=None), publishing=publishing)).acked == [1, 2]
     assert [queue for _, queue in publishing.published] == ["queue.dlq"] * 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_exception_that_cannot_be_looked_at_is_a_failure_as_any_other(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    publishing = Publishing(None)
+    assert (await handled(raising(kind, Closed, retry=None), publishing=publishing)).acked == [1, 2]
+    assert mx_error(publishing) == "(its text cannot be shown)"
+    assert received(properties_on_wire(publishing.published[0][0])).headers["mx-reason"] == "failed"
+    assert "Closed" in caplog.messages[0]
 
 
 @pytest.mark.parametrize("outcome", [lambda: OwnReject(7), lambda: OwnReason("x")])
