@@ -177,9 +177,19 @@ def _listing(handler: Handler) -> Callable[..., Any]:
 
 def _in_thread(function: Callable[..., Any], threads: Threads | None) -> Callable[..., Awaitable[Any]]:
     async def call(*arguments: Any) -> Any:
-        return await threads.call(function, *arguments) if threads is not None else function(*arguments)
+        return await threads.call(function, *arguments) if threads is not None else _called(function, *arguments)
 
     return call
+
+
+def _called(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a `def` handler in the thread of the loop as in one without a loop: `asyncio.run` works there."""
+    loop = asyncio.get_running_loop()
+    asyncio._set_running_loop(None)
+    try:
+        return function(*arguments)
+    finally:
+        asyncio._set_running_loop(loop)
 
 
 async def _decoded(handler: Handler, delivery: Delivery) -> Any:

@@ -27,6 +27,11 @@ SOURCE = """
             raise SystemExit(3)
 
 
+    class Closed(Exception):
+        def __getattribute__(self, name):
+            raise KeyboardInterrupt(name)
+
+
     async def comes_to(outcome):
         await asyncio.sleep(0)
         if isinstance(outcome, BaseException):
@@ -67,6 +72,8 @@ SOURCE = """
             case "GeneratorExit later": return waits_for_a_generator_exit()
             case "forgotten Reject": return Reject("not lost")
             case "forgotten raise": raise ValueError("not lost")
+            case "closed": raise Closed
+            case "a loop of its own": return asyncio.run(comes_to(Reject("run")))
 """
 
 MEANS: dict[str, tuple[type[Settlement], str]] = {
@@ -82,6 +89,8 @@ MEANS: dict[str, tuple[type[Settlement], str]] = {
     "GeneratorExit later": (Retry, "GeneratorExit"),
     "forgotten Reject": (Reject, "not lost"),
     "forgotten raise": (Retry, "ValueError: not lost"),
+    "closed": (Retry, "Closed: (its text cannot be shown)"),
+    "a loop of its own": (Reject, "run"),
 }
 
 
