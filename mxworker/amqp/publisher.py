@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
+import os
 import random
 import threading
 from asyncio import _get_running_loop  # None without one: cheaper, and asked for each publish
@@ -47,6 +48,10 @@ DRAIN_S = 30.0
 _SYNC_GRACE_S = 2.0  # a publish ends by its own timeout; beyond this it is the event loop that does not answer
 _BODIES_PER_TURN = 256  # of publish_many, so that others get their turn
 _REMEMBERED_ROUTES = 4096
+_FORKED = (
+    "this process was forked from the one that has the publisher and its connection, so nothing was sent: "
+    "publish in the parent process, or with a Publisher.connect(...) made here"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,7 @@ class Publisher:
     def __init__(self, link: Link, settings: PublisherSettings, encoder: Encoder, rng: random.Random) -> None:
         """Prepare; nothing is sent before `run` runs. Publishes that come earlier wait, each up to its timeout."""
         self._loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
         self._settings = settings
         self._encoder = encoder
         self._ids = MessageIds()
@@ -319,9 +325,12 @@ class Publisher:
         """Publish as `publish` does, from a thread that is not the event loop's; blocks until the outcome is known.
 
         Comes back when the publisher is closed, and at the latest 2 s after its timeout, whatever became of the loop.
+        RuntimeError in the event loop's thread, and in a process that was forked from the publisher's.
         """
         if _get_running_loop() is self._loop:
             raise RuntimeError("publish_sync would block the event loop; in an 'async def' use: await publish(...)")
+        if os.getpid() != self._pid:
+            raise RuntimeError(_FORKED)
         if self._is_closed:  # its loop may have ended too, and would then never run what follows
             raise PublishOverflow("not sent: the publisher is closed")
         begun = begin("publish_sync")
@@ -348,6 +357,8 @@ class Publisher:
 
     def _check_loop(self, method: str) -> None:
         if _get_running_loop() is not self._loop:
+            if os.getpid() != self._pid:
+                raise RuntimeError(_FORKED)
             raise RuntimeError(
                 f"{method}(...) works in the event loop that the publisher was made in, and in no other; "
                 "in a 'def' handler, or another thread, use publish_sync(...)."

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import multiprocessing
 import signal
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -175,3 +177,29 @@ def test_second_ctrl_c_ends_a_worker_whose_thread_waits_for_a_confirm(
             service.signal(signal.SIGINT)
             assert service.wait_exit(SOON_S) == ExitCode.FORCED
             assert "ended in PublishUnconfirmed" in service.output_text()
+
+
+@pytest.mark.parametrize("how", ["publish_sync", "publish"])
+async def test_forked_process_is_refused_at_once(how: str, broker_url: str, queue_name: str) -> None:
+    """It has no connection, and its parent's event loop does not turn in it."""
+
+    def publish_in_child(publisher: Publisher, end: Connection) -> None:
+        try:
+            if how == "publish_sync":
+                publisher.publish_sync(b"", routing_key=queue_name, timeout_s=600)
+            else:
+                asyncio.run(publisher.publish(b"", routing_key=queue_name, timeout_s=600))
+        except BaseException as error:
+            end.send(f"{type(error).__name__}: {error}")
+
+    context = multiprocessing.get_context("fork")
+    async with Publisher.connect(broker_url) as publisher:
+        here, there = context.Pipe()
+        child = context.Process(target=publish_in_child, args=(publisher, there))
+        child.start()
+        try:
+            told = await asyncio.to_thread(lambda: here.poll(SOON_S) and here.recv())
+            assert str(told).startswith("RuntimeError: this process was forked")
+        finally:
+            child.kill()
+            child.join()

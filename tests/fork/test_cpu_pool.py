@@ -616,6 +616,7 @@ async def test_signals_at_the_start_do_nothing_either(tmp_path: Path) -> None:
 
 PUBLISHING = """
     import asyncio
+    import multiprocessing
     import threading
 
     from mxworker import Context, Handlers, Reject
@@ -666,6 +667,22 @@ PUBLISHING = """
     @handlers.consume("encoded", cpu=True)
     def encoded(payload: bytes, ctx: Context) -> None:
         ctx.publisher.publish_sync("abc", routing_key="out", content_type="application/reversed")
+
+
+    @handlers.consume("fork", cpu=True)
+    def fork(payload: bytes, ctx: Context) -> None:
+        def publish(end):
+            try:
+                ctx.publisher.publish_sync(payload, routing_key="out")
+            except BaseException as error:
+                end.send(f"{type(error).__name__}: {error}")
+
+        context = multiprocessing.get_context("fork")
+        here, there = context.Pipe()
+        child = context.Process(target=publish, args=(there,))
+        child.start()
+        child.join()
+        raise Reject(here.recv() if here.poll() else "published")
 
 
     @handlers.consume("leave", cpu=True)
@@ -739,6 +756,12 @@ async def test_registered_codec_makes_the_bodies_there_too(tmp_path: Path, out: 
     async with cpu(tmp_path, PUBLISHING, size=1, publisher=cast("Publisher", out)) as app:
         assert isinstance(await app.execute("encoded"), Ack)
     assert out.messages == [(b"cba", "", "out", None)]
+
+
+async def test_publish_in_a_process_that_the_handler_has_forked_is_refused(tmp_path: Path, out: Published) -> None:
+    async with cpu(tmp_path, PUBLISHING, size=1, publisher=cast("Publisher", out)) as app:
+        assert (await app.tell("fork")).startswith("RuntimeError: this process was forked")
+    assert out.messages == []
 
 
 async def test_publish_after_the_handler_has_returned_is_refused(tmp_path: Path, out: Published) -> None:

@@ -6,6 +6,7 @@ Of a worker's equipment there is only this: connections stay in the worker.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack, cast
@@ -31,6 +32,7 @@ class CpuPublisher:
     def __init__(self, pipe: Pipe, encoder: Encoder) -> None:
         """You must `open` it for each request, and `close` it before the answer."""
         self._in_handler = False
+        self._pid = os.getpid()
         self._pipe = pipe
         self._encoder = encoder
         self._turn = threading.Lock()
@@ -55,7 +57,14 @@ class CpuPublisher:
         timeout_s: float | None = None,
         **options: Unpack[MessageOptions],
     ) -> Confirmed:
-        """Publish and wait for the confirm; see `Publisher.publish`. Raises the PublishError that it ended in."""
+        """Publish and wait for the confirm; see `Publisher.publish`. Raises the PublishError that it ended in.
+
+        RuntimeError in a process that the handler has forked: the pipe to the worker is its parent's.
+        """
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                "this process was forked from the one that publishes, so nothing was sent: publish in the parent"
+            )
         for name, value in (("exchange", exchange), ("routing_key", routing_key)):
             if not isinstance(value, str):
                 raise EncodeError(f"{name} must be text, not {value!r}")
