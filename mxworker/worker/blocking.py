@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from types import CodeType, FrameType
 from typing import Any
 
-from mxworker import codec
+from mxworker import codec, forks
 from mxworker.compilation import HandlerKind
 from mxworker.stacks import Part, frames_of, innermost, part_of, places_of
 from mxworker.worker import lifespans
@@ -23,7 +23,9 @@ from mxworker.worker.station import AtWork, Station
 _IN_THREAD = "call what blocks by asyncio.to_thread, or something that can be awaited instead"
 _PLAIN_DEF = "use a plain 'def', which runs in a thread, or cpu=True, which runs in a process of its own"
 _DECODE_ELSEWHERE = "send smaller bodies, or take bytes and decode them in a plain 'def'"
+_MOST_LAYERS = 100  # of wrappers: one may wrap itself
 _DECODING_FILES = frozenset({codec.__file__})
+_LOOP_FILES = frozenset(module.__file__ for module in (forks, asyncio.base_events, asyncio.events, asyncio.runners))
 _LIFESPAN_FILES = frozenset({lifespans.__file__})
 
 
@@ -76,6 +78,8 @@ def _in_station(station: Station, frames: Sequence[FrameType]) -> tuple[str, str
 
 
 def _elsewhere(task: asyncio.Task[Any] | None, frames: Sequence[FrameType], where: str) -> tuple[str, str, str]:
+    if task is None and frames and frames[-1].f_code.co_filename in _LOOP_FILES:
+        return "a callback that is not written in Python", "", _IN_THREAD
     if any(frame.f_code.co_filename in _LIFESPAN_FILES for frame in frames):
         return "a lifespan", where, _IN_THREAD
     if all(part_of(frame.f_code.co_filename) is Part.MACHINERY for frame in frames):
@@ -88,7 +92,9 @@ def _elsewhere(task: asyncio.Task[Any] | None, frames: Sequence[FrameType], wher
 def _codes_of(function: Any) -> set[CodeType]:
     """Return the code of a function, and of what it wraps: one that is called by another name is the same code."""
     codes: set[CodeType] = set()
-    while function is not None:
+    for _ in range(_MOST_LAYERS):
+        if function is None:
+            break
         if isinstance(function, functools.partial):
             function = function.func
             continue

@@ -20,6 +20,7 @@ import pytest
 
 from mxworker import Context, Handlers
 from mxworker.middleware import CallNext
+from mxworker.worker import blocking
 from mxworker.worker.block_clock import BLOCKED_AFTER_S, LOOK_EVERY_S
 from mxworker.worker.blocking import blocker_of
 from mxworker.worker.lifespans import Lifespans
@@ -205,6 +206,24 @@ async def test_callback_and_task_of_the_application_are_told_as_such(caplog: Cap
 
         await asyncio.create_task(refresh(), name="refresher")
         await until(lambda: "runs again; task refresher of the application had" in caplog.text, SOON_S)
+
+
+@on_both_loops
+async def test_callback_that_is_no_python_is_not_taken_for_the_workers_own_work(caplog: Caplog) -> None:
+    blocked_s = BLOCKED_AFTER_S
+    with watching([]):
+        while not told(caplog) and blocked_s < SOON_S:
+            blocked_s *= 2
+            asyncio.get_running_loop().call_soon(time.sleep, blocked_s)
+            await asyncio.sleep(0.01)
+    assert "a callback that is not written in Python has blocked" in told(caplog)[0].getMessage()
+
+
+def test_handler_that_wraps_itself_is_looked_at_to_an_end() -> None:
+    async def order(body: bytes) -> None: ...
+
+    order.__wrapped__ = order  # type: ignore[attr-defined]
+    assert blocking._codes_of(order) == {order.__code__}
 
 
 async def test_lifespan_that_blocks_is_told_as_such(caplog: Caplog) -> None:
