@@ -70,6 +70,8 @@ def changer(way: Sequence[Entry], trusted: Trusted) -> Access | None:
 def reader(way: Sequence[Entry], trusted: Trusted) -> Access | None:
     """Return who else could read the last entry; None when nobody could, for its mode or that of a directory.
 
+    It is the group of the file, or the one that alone may enter a directory.
+
     Where it is counts, and not how we got there: others may go around a link. Its owner and those of the directories
     are not asked about: see `changer`.
     """
@@ -78,7 +80,7 @@ def reader(way: Sequence[Entry], trusted: Trusted) -> Access | None:
     if file.mode & stat.S_IROTH:
         if not closed:
             return Access(file, Who.EVERYBODY)
-        return Access(file, Who.GROUP) if all(_is_open_to_group(entry, trusted) for entry in closed) else None
+        return Access(closed[0], Who.GROUP) if all(_is_open_to_group(entry, trusted) for entry in closed) else None
     if not file.mode & stat.S_IRGRP or not _is_shared(file, trusted):
         return None
     is_open = all(entry.gid == file.gid and entry.mode & stat.S_IXGRP for entry in closed)

@@ -7,16 +7,13 @@ Invariants: the certificate and the host name are verified, always; nothing belo
 
 from __future__ import annotations
 
-import logging
 import ssl
 from pathlib import Path
 
 from mxworker.brokers import Tls
 from mxworker.errors import BrokerError, ConfigError, ConnectionLost, ProtocolViolation, TlsRefused
+from mxworker.secret_files import check_change, check_secret
 
-log = logging.getLogger(__name__)
-
-_OTHERS = 0o077
 _TLS_ALERT = repr(b"\x15\x03")[:-1]  # RFC 8446, 5.1: an alert, in any version of TLS
 
 # X509_V_ERR_* of OpenSSL's x509_vfy.h, by what has to be done about them
@@ -61,11 +58,12 @@ def client_context(tls: Tls) -> ssl.SSLContext:
 
 
 def check_files(tls: Tls) -> None:
-    """Raise what `client_context` would raise, and warn of a key that others can read."""
+    """Raise what `client_context` would raise, and ConfigError when others may read the key or change any file."""
     client_context(tls)
-    path = tls.key_file or tls.certificate_file
-    if path is not None and Path(path).stat().st_mode & _OTHERS:
-        log.warning("the key in %s is open to others than its owner; make it private:  chmod 600 %s", path, path)
+    key = ("--tls-key", tls.key_file) if tls.key_file is not None else ("--tls-cert", tls.certificate_file)
+    for flag, path in (("--tls-ca", tls.ca_file), ("--tls-cert", tls.certificate_file), ("--tls-key", tls.key_file)):
+        if path is not None:
+            (check_secret if (flag, path) == key else check_change)(flag, path)
 
 
 def _check_readable(flag: str, path: str) -> None:

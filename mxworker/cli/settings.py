@@ -79,10 +79,13 @@ def _brokers(flags: dict[str, Any], command: str) -> Brokers:
 
 
 def _urls_from_file() -> list[str]:
+    from mxworker.secret_files import check_secret
+
     path = os.environ.get(URL_FILE)
     if not path:
         return []
     try:
+        check_secret(URL_FILE, path)
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{URL_FILE} names '{path}', which cannot be read: {error}.") from error

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import shutil
 import ssl
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -345,13 +346,43 @@ def test_encrypted_key_is_refused_and_nobody_is_asked(tmp_path: Path, server: Id
     assert told == f"the key in '{locked}' is encrypted, and there is nobody to type its password."
 
 
-@pytest.mark.parametrize(("mode", "is_exposed"), [(0o600, False), (0o400, False), (0o640, True), (0o604, True)])
-def test_key_that_others_can_read_is_warned_about(
-    tmp_path: Path, server: Identity, caplog: pytest.LogCaptureFixture, mode: int, is_exposed: bool
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """A directory that everybody can enter."""
+    place = Path(tempfile.mkdtemp(prefix="mx-"))
+    place.chmod(0o755)
+    yield place
+    shutil.rmtree(place)
+
+
+@pytest.mark.parametrize("is_apart", [False, True])
+@pytest.mark.parametrize(("mode", "is_exposed"), [(0o600, False), (0o400, False), (0o604, True), (0o644, True)])
+def test_key_that_others_can_read_is_refused(
+    open_to_all: Path, server: Identity, mode: int, is_exposed: bool, is_apart: bool
 ) -> None:
-    both = tmp_path / "both.pem"
-    both.write_bytes(server.key.read_bytes() + server.certificate.read_bytes())
-    both.chmod(mode)
-    with caplog.at_level(logging.WARNING):
-        check_files(Tls(certificate_file=str(both)))
-    assert (f"chmod 600 {both}" in caplog.text) is is_exposed
+    certificate, key = open_to_all / "own.pem", open_to_all / ("own.key" if is_apart else "own.pem")
+    certificate.write_bytes(server.certificate.read_bytes())
+    key.write_bytes(server.key.read_bytes() + (b"" if is_apart else server.certificate.read_bytes()))
+    key.chmod(mode)
+    tls = Tls(certificate_file=str(certificate), key_file=str(key) if is_apart else None)
+    if not is_exposed:
+        check_files(tls)
+        return
+    with pytest.raises(ConfigError) as caught:
+        check_files(tls)
+    assert str(caught.value) == (
+        f"--tls-{'key' if is_apart else 'cert'} names a secret, and everybody on this machine may read '{key}'.\n"
+        f"  Try:  chmod 600 {key}"
+    )
+
+
+@pytest.mark.parametrize("changed", ["ca", "cert", "key"])
+def test_file_of_tls_that_others_can_change_is_refused(open_to_all: Path, server: Identity, changed: str) -> None:
+    """Who can change the authority decides which broker gets the password."""
+    files = {"ca": server.certificate, "cert": server.certificate, "key": server.key}
+    for name, source in files.items():
+        (open_to_all / name).write_bytes(source.read_bytes())
+        (open_to_all / name).chmod(0o600)
+    (open_to_all / changed).chmod(0o602)
+    with pytest.raises(ConfigError, match=f"--tls-{changed} names '{open_to_all}/{changed}', but everybody on this"):
+        check_files(Tls(*(str(open_to_all / name) for name in files)))
