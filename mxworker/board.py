@@ -39,6 +39,7 @@ from itertools import accumulate, pairwise, takewhile
 
 from mxworker.lifecycle import Wish, WorkerState
 from mxworker.message_keys import SECRET_BYTES
+from mxworker.printable import foreign
 from mxworker.standing_orders import STANDING_ORDERS_BYTES, StandingOrders
 from mxworker.suspects import TABLE_BYTES, Suspects
 
@@ -248,7 +249,7 @@ class BoardSlot:
                 handler, id_length, attempt, tag, started_ns, raw = _ENTRY.unpack_from(
                     self._view, _ENTRIES_AT + place * _ENTRY_BYTES
                 )
-                message_id = raw[: min(id_length, MESSAGE_ID_BYTES)].decode("utf-8", "backslashreplace")
+                message_id = foreign(raw[: min(id_length, MESSAGE_ID_BYTES)].decode("utf-8", "backslashreplace"))
                 names = (self._handler_name(handler), self._queue_name(handler))
                 found.append(InFlight(*names, message_id, tag, attempt, started_ns, key))
         return sorted(found, key=lambda delivery: delivery.started_ns)

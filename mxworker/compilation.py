@@ -33,6 +33,7 @@ from mxworker.lifespan import Lifespan
 from mxworker.message import Message
 from mxworker.middleware import Middleware
 from mxworker.parameters import parameters
+from mxworker.printable import foreign
 from mxworker.queues import Queue
 from mxworker.registration import (
     Batch,
@@ -146,14 +147,14 @@ def compiled(said: Registration, overrides: Overrides, around: Around) -> Handle
     except AppLoadError as error:
         raise fault("handler", said.function, said.site, f"{error}") from error
     except Exception as error:  # a fault of ours, or a value that lies about what it is
-        why = f"cannot be made ready: {type(error).__name__}: {text_of(error)}"
+        why = f"cannot be made ready: {foreign(type(error).__name__)}: {text_of(error)}"
         raise fault("handler", said.function, said.site, why) from error
 
 
 def fault(what: str, function: object, site: Site, text: str) -> AppLoadError:
     """Return the error for a handler, or `what` else it is, that cannot work."""
     place = place_of(function, site)
-    return AppLoadError(f"{place}{'  ' if place else ''}{what} '{name_of(function)}' {text}.")
+    return AppLoadError(f"{foreign(place)}{'  ' if place else ''}{what} '{foreign(name_of(function))}' {text}.")
 
 
 def _compiled(said: Registration, overrides: Overrides, around: Around) -> Handler:

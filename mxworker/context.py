@@ -159,7 +159,7 @@ class Context:
         """A logger named after the handler, whose lines carry queue and message id."""
         return _DeliveryLog(
             kept(f"mxworker.handler.{self.handler}"),
-            {"queue": self.queue, "message_id": self.delivery.message_id},
+            {"queue": self.queue, "message_id": self.delivery.shown_id},
         )
 
 

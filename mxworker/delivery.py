@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from mxworker.origins import Origin, as_delivered, origin_of
+from mxworker.printable import foreign
 from mxworker.properties import Properties
 
 
@@ -111,6 +112,11 @@ class Delivery:
     def message_id(self) -> str | None:
         """The application's message id."""
         return self.properties.message_id
+
+    @property
+    def shown_id(self) -> str | None:
+        """The message id as the log shows it: printable and bounded, for a publisher may call a message anything."""
+        return None if self.message_id is None else foreign(self.message_id)
 
     @property
     def headers(self) -> dict[str, Any]:

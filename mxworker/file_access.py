@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from mxworker.permissions import Access, Entry, Trusted, Who, changer, reader
+from mxworker.printable import foreign
 
 _LINKS = 40  # as many as the kernel follows, path_resolution(7)
 _ROOT_GROUP = 0  # its members are root's choice
@@ -109,12 +110,12 @@ def _private_group(uid: int) -> int | None:
 
 def may_change(access: Access) -> str:
     """Return who may change what, as the beginning of a sentence."""
-    return _in_words(access, f"may write to '{access.entry.path}'")
+    return _in_words(access, f"may write to '{foreign(access.entry.path)}'")
 
 
 def may_read(access: Access) -> str:
     """Return who may read what, as the beginning of a sentence."""
-    return _in_words(access, f"may read '{access.entry.path}'")
+    return _in_words(access, f"may read '{foreign(access.entry.path)}'")
 
 
 def _in_words(access: Access, what: str) -> str:
@@ -132,13 +133,13 @@ def _in_words(access: Access, what: str) -> str:
 
 def end_of_change(access: Access) -> str:
     """Return what to do so that nobody but us and root can change the entry."""
-    entry, path = access.entry, shlex.quote(str(access.entry.path))
+    entry, path = access.entry, foreign(shlex.quote(str(access.entry.path)))
     match access.who:
         case Who.OWNER:
             owner = user_name(entry.uid)
             return f"Try:  chown -h {user_name(os.geteuid())} {path}\n  or do it as user {owner}."
         case _ if stat.S_ISDIR(entry.mode) and entry.mode & stat.S_ISVTX:
-            return f"'{entry.path}' is there for all: use a directory of its own."
+            return f"'{foreign(entry.path)}' is there for all: use a directory of its own."
         case Who.EVERYBODY:
             return f"Try:  chmod o-w {path}"
         case Who.GROUP:

@@ -27,6 +27,7 @@ from mxworker.callables import (
     place_of,
 )
 from mxworker.errors import AppLoadError
+from mxworker.printable import foreign
 
 _HOW = (
     "Write it as an async generator: what is before its one 'yield' runs at the start of each process, "
@@ -58,7 +59,7 @@ class Lifespan:
     def fault(self, text: str) -> AppLoadError:
         """Return the error for a lifespan that cannot work."""
         place = place_of(self._function, self._site)
-        return AppLoadError(f"{place}{'  ' if place else ''}lifespan '{self.name}' {text}.")
+        return AppLoadError(f"{foreign(place)}{'  ' if place else ''}lifespan '{foreign(self.name)}' {text}.")
 
     def check(self) -> None:
         """Raise AppLoadError when it cannot work, as far as can be known without calling it."""

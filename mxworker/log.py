@@ -2,7 +2,8 @@
 
 Every record becomes one line (on a terminal a traceback follows, indented) of at most 4096 bytes, handed to the kernel
 in one `write`, so that the lines of several processes never tear each other (pipe(7), PIPE_BUF). Control characters are
-escaped: what a publisher put into a message cannot start a line of its own. What is too long is shortened, visibly.
+escaped: what a publisher put into a message cannot start a line of its own. So it is in JSON, where a reader gets them
+back: what was said, not what a terminal would do with it. What is too long is shortened, visibly.
 Nobody waits for a reader: what stderr does not take at once is dropped and counted, and the count is told later.
 """
 
@@ -17,12 +18,11 @@ from collections.abc import Mapping
 import orjson
 
 from mxworker.failures import traceback_of
-from mxworker.printable import CONTROLS, CUT, head, printable, tail, well_formed
+from mxworker.printable import CUT, by_line, escaped, head, printable, tail, well_formed
 from mxworker.stderr import LINE_BYTES, make_room, pieces, put
 
 _TEXT_HEAD_BYTES = 2048  # of a text line that has a traceback: the rest is for the traceback
 _JSON_LIMITS = (2000, 1000, 500, 250, 120, 60, 30)  # characters a field may have; the first that fits is taken
-_JSON_ESCAPES = {code: f"\\u{code:04x}" for code in CONTROLS}  # those below 32 JSON escapes by itself
 _STANDARD = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {"message", "asctime", "taskName"}
 
 
@@ -87,7 +87,13 @@ def _plain(value: object) -> object:
 
 def _object(fields: dict[str, object], limit: int) -> str:
     short = {well_formed(key)[:limit]: _shortened(key, value, limit) for key, value in fields.items()}
-    return orjson.dumps(short).decode().translate(_JSON_ESCAPES)
+    return escaped(orjson.dumps(short).decode(), _in_json)
+
+
+def _in_json(character: str) -> str:
+    """Return the escape of a character in JSON, which knows units of UTF-16; those below 32 it escapes by itself."""
+    units = character.encode("utf-16-be").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
 
 
 def _shortened(key: str, value: object, limit: int) -> object:
@@ -114,10 +120,10 @@ class LineHandler(logging.Handler):
         self._write(self._line(record))
 
     def say(self, text: str) -> None:
-        """Write a finished text, line by line as it is."""
+        """Write a finished text, line by line as it is, but for what no terminal should get."""
         self.acquire()
         try:
-            for piece in pieces(text):
+            for piece in pieces(by_line(text.expandtabs())):
                 self._write(piece)
         finally:
             self.release()

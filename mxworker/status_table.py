@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mxworker.printable import printable
+from mxworker.printable import foreign
 
 _HEADINGS = (
     "slot",
@@ -26,14 +26,12 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
 def render(status: Mapping[str, Any]) -> str:
-    """Return the status on a few lines, and one for each worker."""
+    """Return the status on a few lines, and one for each worker.
+
+    Raises LookupError, ValueError, TypeError, AttributeError or ArithmeticError when it is no status.
+    """
     rows = [_HEADINGS, *(_row(worker) for worker in status["workers"] if worker["pid"] or worker["state"] != "empty")]
-    return printable_lines([*_summary(status), "", *_aligned(rows)])
-
-
-def printable_lines(lines: Sequence[str]) -> str:
-    """Return the lines as one text, with control characters written out as escapes."""
-    return "\n".join(printable(line).rstrip() for line in lines)
+    return "\n".join(foreign(line).rstrip() for line in [*_summary(status), "", *_aligned(rows)])
 
 
 def _summary(status: Mapping[str, Any]) -> list[str]:
@@ -68,15 +66,15 @@ def paused_text(paused: Mapping[str, Any]) -> str:
 
 def _row(worker: Mapping[str, Any]) -> tuple[str, ...]:
     return (
-        str(worker["slot"]),
-        str(worker["pid"] or "-"),
-        worker["consuming"] if worker["state"] == "running" else worker["state"],
+        foreign(worker["slot"]),
+        foreign(worker["pid"] or "-"),
+        foreign(worker["consuming"] if worker["state"] == "running" else worker["state"]),
         "-" if worker["uptime_s"] is None else _duration(worker["uptime_s"]),
         f"{worker['in_flight']:,}",
         *(f"{worker[name]:,}" for name in ("acked", "retried", "rejected", "requeued")),
         _mebibytes(worker["rss_bytes"]),
         f"{worker['restarts']:,}",
-        worker["last_exit"],
+        foreign(worker["last_exit"]),
     )
 
 

@@ -27,12 +27,13 @@ from mxworker.backoff import next_attempt
 from mxworker.brokers import DEFAULT_TLS, Brokers, BrokerUrl, Rotation, Tls
 from mxworker.config import DEFAULT_MAX_BODY_BYTES, MAX_CHANNELS
 from mxworker.errors import BrokerError, ConnectionLost
-from mxworker.printable import one_line
+from mxworker.printable import foreign, one_line
 
 log = logging.getLogger(__name__)
 
 CONNECT_DEADLINE_S = 10.0
 CLOSE_DEADLINE_S = 2.0
+_SERVER_CHARACTERS = 100
 _LOST = "an established connection was lost"
 
 
@@ -85,10 +86,11 @@ class BrokerConnection:
 
     @property
     def server(self) -> str:
-        """The broker's product and version, as it introduced itself."""
+        """The broker's product and version, as it introduced itself; at most 100 characters of each."""
         transport = self._control.transport
         properties: dict[str, Any] = dict(transport.connection.server_properties or {}) if transport else {}
-        return f"{properties.get('product', 'unknown broker')} {properties.get('version', '')}".rstrip()
+        said = (properties.get("product", "unknown broker"), properties.get("version", ""))
+        return " ".join(foreign(text, _SERVER_CHARACTERS) for text in said).rstrip()
 
     @property
     def channel_max(self) -> int:

@@ -40,6 +40,7 @@ from mxworker.amqp.frames import (
     MIN_FRAME_MAX,
 )
 from mxworker.errors import ChannelLost, ConnectionLost, ProtocolViolation
+from mxworker.printable import foreign
 
 _FRAME_TYPES = frozenset({FRAME_METHOD, FRAME_HEADER, FRAME_BODY, FRAME_HEARTBEAT})
 _SHOWN_BYTES = 16
@@ -360,6 +361,6 @@ def _reply(data: bytes, at: int, last: int) -> tuple[int, str]:
 
 
 def _short_text(data: bytes, at: int, last: int) -> str:
-    """Read a short string, as far as it is there."""
+    """Read a short string that is for people, as far as it is there, and make it printable."""
     size = data[at] if at < last else 0
-    return data[at + 1 : min(at + 1 + size, last)].decode("utf-8", "backslashreplace")
+    return foreign(data[at + 1 : min(at + 1 + size, last)].decode("utf-8", "backslashreplace"))

@@ -30,6 +30,7 @@ from mxworker.amqp.frames import encode_get
 from mxworker.amqp.translate import library_errors
 from mxworker.delivery import Delivery
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost
+from mxworker.printable import foreign
 from mxworker.properties import message_id_bytes
 from mxworker.queues import Queue
 
@@ -207,7 +208,7 @@ class Subscription:
         """Refuse a body above the cap: to the dead-letter queue, unseen; where the broker may drop it, back."""
         if self.is_lost:
             return
-        message_id = message_id_bytes(properties).decode("utf-8", "backslashreplace")
+        message_id = foreign(message_id_bytes(properties).decode("utf-8", "backslashreplace"))
         what = (
             f"message {message_id or f'(no id, delivery tag {tag})'} of queue {self._queue.name} has a body of "
             f"{size_bytes} bytes, above --max-body-size, {self._plane.frames.body_cap_bytes} bytes"

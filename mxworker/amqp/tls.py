@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mxworker.brokers import Tls
 from mxworker.errors import BrokerError, ConfigError, ConnectionLost, ProtocolViolation, TlsRefused
+from mxworker.printable import foreign
 from mxworker.secret_files import check_change, check_secret
 
 _TLS_ALERT = repr(b"\x15\x03")[:-1]  # RFC 8446, 5.1: an alert, in any version of TLS
@@ -50,7 +51,9 @@ def client_context(tls: Tls) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=tls.ca_file)
     except ssl.SSLError as error:
-        raise ConfigError(f"--tls-ca names '{tls.ca_file}', which holds no certificate in PEM form.") from error
+        raise ConfigError(
+            f"--tls-ca names '{foreign(tls.ca_file)}', which holds no certificate in PEM form."
+        ) from error
     context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)  # the system may ask for more
     if tls.certificate_file is not None:
         _load_own_certificate(context, tls.certificate_file, tls.key_file)
@@ -71,32 +74,34 @@ def _check_readable(flag: str, path: str) -> None:
         with Path(path).open("rb"):
             pass
     except OSError as error:
-        raise ConfigError(f"{flag} names '{path}', which cannot be read: {error.strerror}.") from error
+        raise ConfigError(f"{flag} names '{foreign(path)}', which cannot be read: {error.strerror}.") from error
 
 
 def _load_own_certificate(context: ssl.SSLContext, certificate_file: str, key_file: str | None) -> None:
     key_path = key_file or certificate_file
 
     def refuse_to_ask() -> str:
-        raise ConfigError(f"the key in '{key_path}' is encrypted, and there is nobody to type its password.")
+        raise ConfigError(f"the key in '{foreign(key_path)}' is encrypted, and there is nobody to type its password.")
 
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(certificate_file)
     except ssl.SSLError as error:
-        raise ConfigError(f"--tls-cert names '{certificate_file}', which holds no certificate in PEM form.") from error
+        raise ConfigError(
+            f"--tls-cert names '{foreign(certificate_file)}', which holds no certificate in PEM form."
+        ) from error
     try:
         context.load_cert_chain(certificate_file, key_file, password=refuse_to_ask)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            what = f"does not belong to the certificate in '{certificate_file}'"
+            what = f"does not belong to the certificate in '{foreign(certificate_file)}'"
         else:
             what = "cannot be read as a private key in PEM form"
-        raise ConfigError(f"the key in '{key_path}' {what}.") from error
+        raise ConfigError(f"the key in '{foreign(key_path)}' {what}.") from error
 
 
 def verification_error(error: ssl.SSLCertVerificationError, host: str) -> TlsRefused:
     """Return our own exception for a certificate of `host` that did not pass."""
-    text = f"the broker's certificate is not accepted: {error.verify_message.rstrip('.')}."
+    text = f"the broker's certificate is not accepted: {foreign(error.verify_message).rstrip('.')}."
     if error.verify_code in _UNKNOWN_AUTHORITY:
         return TlsRefused(f"{text}\n  Name the authority that signed it with --tls-ca FILE.")
     if error.verify_code in _NOT_NOW:
@@ -118,7 +123,7 @@ def tls_error(error: ssl.SSLError) -> BrokerError:
         return TlsRefused("the broker speaks no TLS 1.2 or later; allow it in the broker's ssl_options.versions.")
     if reason in _ALERTS:
         return TlsRefused(f"{_ALERTS[reason]}.")
-    return ConnectionLost(f"the TLS handshake failed: {reason or error}")
+    return ConnectionLost(f"the TLS handshake failed: {foreign(reason or error)}")
 
 
 def answered_in_tls(error: ProtocolViolation) -> bool:

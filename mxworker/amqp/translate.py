@@ -2,7 +2,8 @@
 
 The library reports a lost connection as almost anything: its own classes, RuntimeError, a bare Exception, even a
 CancelledError that nobody asked for (aiormq sets the reader's cancellation on every pending request). A cancellation
-of our own task stays one; everything else becomes a BrokerError that says what to do.
+of our own task stays one; everything else becomes a BrokerError that says what to do. The broker's words in it are
+made `foreign` here: on one line, printable and bounded.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from mxworker.errors import (
     TlsRefused,
     TopologyRefused,
 )
+from mxworker.printable import foreign
 from mxworker.queues import stream_refusal
 
 ACCESS_REFUSED = 403
@@ -69,7 +71,7 @@ def library_errors(queue: str | None = None) -> Iterator[None]:
 def handshake_error(error: BaseException, close_reason: tuple[int, str] | None) -> BrokerError:
     """Return our own exception for a failed handshake; `close_reason` is the broker's connection.close, if it came."""
     if close_reason is not None:
-        code, text = close_reason
+        code, text = close_reason[0], foreign(close_reason[1])
         if code in (ACCESS_REFUSED, _NOT_ALLOWED):
             return CredentialsRefused(f"the broker refused us: {code} {text}")
         return ConnectionLost(f"the broker closed the connection: {code} {text}")
@@ -80,17 +82,17 @@ def handshake_error(error: BaseException, close_reason: tuple[int, str] | None) 
     if isinstance(error, BrokerError):
         return error
     if isinstance(error, aiormq.exceptions.AuthenticationError | aiormq.exceptions.ProbableAuthenticationError):
-        return CredentialsRefused(f"the broker refused us: {error}")
+        return CredentialsRefused(f"the broker refused us: {foreign(error)}")
     if _is_local(error):
         return RequestFault(f"cannot connect, by a fault on this side: {_told(error)}.\n  {_WHOSE_FAULT}")
-    return ConnectionLost(f"the handshake failed: {error!r}")
+    return ConnectionLost(f"the handshake failed: {foreign(repr(error))}")
 
 
 def _translate(error: BaseException, queue: str | None) -> BrokerError:
     if isinstance(error, BrokerError):
         return error
-    text = str(error.args[0]) if error.args else repr(error)
-    subject = f"queue '{queue}'" if queue is not None else "a channel"
+    text = foreign(error.args[0] if error.args else repr(error))
+    subject = f"queue '{foreign(queue)}'" if queue is not None else "a channel"
     match error:
         case aiormq.exceptions.AMQPChannelError() if any(passing in text for passing in _PASSING):
             return ChannelLost(f"{subject}: {text}")
@@ -106,7 +108,7 @@ def _translate(error: BaseException, queue: str | None) -> BrokerError:
         case _ if _is_local(error):
             return RequestFault(f"{subject}: a request cannot be sent: {_told(error)}.\n  {_WHOSE_FAULT}")
         case _:
-            return ConnectionLost(f"{subject}: {error!r}")
+            return ConnectionLost(f"{subject}: {foreign(repr(error))}")
 
 
 def _is_local(error: BaseException) -> bool:
@@ -119,7 +121,7 @@ def _is_local(error: BaseException) -> bool:
 
 
 def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {foreign(error)}"
 
 
 def _explain_mismatch(subject: str, queue: str | None, text: str) -> str:

@@ -34,6 +34,7 @@ from mxworker.amqp.tls import client_context, tls_error, verification_error
 from mxworker.brokers import DEFAULT_TLS, Tls
 from mxworker.descriptors import claim, release
 from mxworker.errors import ConfigError, ConnectionLost, ProtocolViolation, TlsRefused
+from mxworker.printable import foreign
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ class DataPlane(asyncio.StreamReaderProtocol):
         if self.frames.close_reason is not None:
             code, text = self.frames.close_reason
             return ConnectionLost(f"the broker closed the connection: {code} {text}")
-        lost = ConnectionLost(f"the connection broke: {exc}" if exc else "the broker closed the socket")
+        lost = ConnectionLost(f"the connection broke: {foreign(exc)}" if exc else "the broker closed the socket")
         lost.__cause__ = exc
         return lost
 

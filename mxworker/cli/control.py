@@ -1,6 +1,8 @@
 """The commands that ask a running service: `status` and `ctl`.
 
 Exit codes: 0 done, 1 refused, not so, or nobody answers, 2 it is not clear which service is meant.
+
+Whoever made the socket may answer anything: what is shown of an answer is `foreign` text.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,10 +22,12 @@ from mxworker import control
 from mxworker.cli.help import Command, Group, option
 from mxworker.cli.options import present_directory
 from mxworker.errors import ConfigError, ExitCode, MxWorkerError
+from mxworker.printable import by_line, foreign
 
 _ANSWER_WITHIN_S = 10.0
 _HEALTHY_WITHIN_S = 2.0
 _LOOK_AGAIN_S = 0.2
+_NOTE_LINES = 100
 
 
 def _of_service(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,12 +62,14 @@ def status(name: str | None, control_socket: str | None, as_json: bool, healthy:
     from mxworker.status_table import render
 
     within_s = _HEALTHY_WITHIN_S if healthy or ready else _ANSWER_WITHIN_S
-    found = _asked(control.Status(), name, control_socket, within_s)["status"]
-    if healthy or ready:
-        problem = found["unhealthy_because"] or (ready and found["unready_because"])
-        click.echo(problem or ("ready" if ready else "healthy"))
-        sys.exit(ExitCode.RUNTIME if problem else ExitCode.OK)
-    click.echo(json.dumps(found, indent=2) if as_json else render(found))
+    answer = _asked(control.Status(), name, control_socket, within_s)
+    with _understood():
+        found = answer["status"]
+        if healthy or ready:
+            problem = found["unhealthy_because"] or (ready and found["unready_because"])
+            click.echo(foreign(problem) if problem else "ready" if ready else "healthy")
+            sys.exit(ExitCode.RUNTIME if problem else ExitCode.OK)
+        click.echo(_as_json(found) if as_json else render(found))
 
 
 @click.group(
@@ -78,19 +85,21 @@ def ctl(name: str | None, control_socket: str | None) -> None:
 @click.option("--no-wait", is_flag=True, help="Do not wait until the new workers serve.")
 def reload(name: str | None, control_socket: str | None, no_wait: bool) -> None:
     """Replace the workers one by one to load new code."""
-    generation = _asked(control.Reload(), name, control_socket)["generation"]
-    if no_wait:
-        click.echo(f"Generation {generation} is on its way.")
-        return
-    while True:
-        outcome = _asked(control.Status(), name, control_socket)["status"]["reload"]
-        if outcome["state"] != "rolling":
-            break
-        time.sleep(_LOOK_AGAIN_S)
-    if outcome["state"] == "refused":
-        note = f"{outcome['note']}\n" if outcome["note"] else ""
-        _fail(f"generation {outcome['generation']} was refused: {outcome['why']}\n{note}  What served before goes on.")
-    click.echo(f"Generation {outcome['generation']} serves.")
+    answer = _asked(control.Reload(), name, control_socket)
+    with _understood():
+        if no_wait:
+            click.echo(f"Generation {foreign(answer['generation'])} is on its way.")
+            return
+        while (outcome := _asked(control.Status(), name, control_socket)["status"]["reload"])["state"] == "rolling":
+            time.sleep(_LOOK_AGAIN_S)
+        generation = foreign(outcome["generation"])
+        if outcome["state"] == "refused":
+            # What a worker said has lines of its own; indented, none of them looks like one of ours.
+            note = "".join(f"  {foreign(line)}\n" for line in outcome["note"].split("\n")[:_NOTE_LINES] if line)
+            _fail(
+                f"generation {generation} was refused: {foreign(outcome['why'])}\n{note}  What served before goes on."
+            )
+        click.echo(f"Generation {generation} serves.")
 
 
 @ctl.command(examples=("mxworker ctl pause orders",))
@@ -118,7 +127,8 @@ def resume(queue: str | None, name: str | None, control_socket: str | None) -> N
 def scale(workers: int, name: str | None, control_socket: str | None) -> None:
     """Change the number of workers to WORKERS."""
     answer = _asked(control.Scale(workers), name, control_socket)
-    click.echo(f"From {answer['workers_before']} to {answer['workers']} workers.")
+    with _understood():
+        click.echo(f"From {foreign(answer['workers_before'])} to {foreign(answer['workers'])} workers.")
 
 
 @ctl.command(examples=("mxworker ctl stop",))
@@ -147,9 +157,24 @@ def log_level(level: str, name: str | None, control_socket: str | None) -> None:
 
 
 def _say_paused(answer: dict[str, Any]) -> None:
-    from mxworker.status_table import paused_text, printable_lines
+    from mxworker.status_table import paused_text
 
-    click.echo(printable_lines([f"Paused now: {paused_text(answer['paused']) or 'nothing'}."]))
+    with _understood():
+        click.echo(f"Paused now: {foreign(paused_text(answer['paused'])) or 'nothing'}.")
+
+
+def _as_json(found: Any) -> str:
+    """Return JSON in ASCII, without the one control character that JSON itself lets stand there."""
+    return json.dumps(found, indent=2).replace("\x7f", "\\u007f")
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    """End the command when an answer is not what a service of this version says."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+        _fail("what answers is no service of mxworker, or one of another version: its answer makes no sense.")
 
 
 def _asked(
@@ -183,7 +208,5 @@ def _said(option: str, value: str | None) -> str | None:
 
 
 def _fail(text: str, code: ExitCode = ExitCode.RUNTIME) -> NoReturn:
-    from mxworker.status_table import printable_lines
-
-    click.echo(printable_lines(f"Error: {text}".split("\n")), err=True)
+    click.echo(by_line(f"Error: {text}"), err=True)
     sys.exit(code)

@@ -17,6 +17,7 @@ from mxworker.cli.help import EXIT_CODES, Command, option
 from mxworker.cli.options import Duration, Size, Workers
 from mxworker.cli.settings import URL_FILE, checked, errors_told, hide_urls
 from mxworker.config import DEFAULT_PROCESS_CONCURRENCY, DEFAULT_QUARANTINE_AFTER, MAX_WORKERS
+from mxworker.printable import foreign
 
 if TYPE_CHECKING:
     from mxworker.board import Board
@@ -357,7 +358,7 @@ class _Greeting:
         if as_text and self._is_wanted:
             from mxworker.log import say
 
-            say("\n".join(f"{name:<11} {fact}" for name, fact in self._facts.items()))
+            say("\n".join(f"{name:<11} {foreign(fact)}" for name, fact in self._facts.items()))
 
     def ready(self, seconds: float, consuming: str) -> None:
         """Say that the service is ready, and what it consumes."""

@@ -18,6 +18,7 @@ from mxworker.config import Consumption, PublisherSettings, Supervision
 from mxworker.control import Identity
 from mxworker.errors import ConfigError
 from mxworker.limits import Limits
+from mxworker.printable import foreign
 
 log = logging.getLogger("mxworker")
 
@@ -88,7 +89,7 @@ def _urls_from_file() -> list[str]:
         check_secret(URL_FILE, path)
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{URL_FILE} names '{path}', which cannot be read: {error}.") from error
+        raise ConfigError(f"{URL_FILE} names '{foreign(path)}', which cannot be read: {foreign(error)}.") from error
     return [line for line in lines if line.strip()]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from watchfiles import DefaultFilter, watch
 
 from mxworker.errors import ConfigError
+from mxworker.printable import foreign
 
 LOOK_MS = 100
 """How often `changes` comes back with nothing, which is how soon a signal or the end of the service is noticed."""
@@ -48,7 +49,7 @@ def changes(watched: Sequence[Path]) -> Iterator[list[str]]:
         yield from _watch(watched, passes_over_errors=True)
     except OSError as error:
         raise ConfigError(
-            f"the files of the app cannot be watched: {error}.\n"
+            f"the files of the app cannot be watched: {foreign(error)}.\n"
             "  If there are too many, raise fs.inotify.max_user_watches, or let --app-dir name a smaller directory."
         ) from error
 

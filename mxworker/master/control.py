@@ -49,6 +49,7 @@ from mxworker.control import (
 from mxworker.errors import ConfigError
 from mxworker.log import LineBudget
 from mxworker.master.slot import NS_PER_S
+from mxworker.printable import foreign
 
 _LOG = logging.getLogger("mxworker.master")
 
@@ -110,8 +111,8 @@ def _lock(path: Path, identity: Identity, as_option: str) -> int:
             raise
         raise ConfigError(
             f"another mxworker (process {holder[1] if holder else 'unknown'}) already runs under this name: it has "
-            f"{path}.\n"
-            f"  Stop it with:  mxworker ctl {as_option} stop\n"
+            f"{foreign(path)}.\n"
+            f"  Stop it with:  mxworker ctl {foreign(as_option)} stop\n"
             "  or give this one another --name, or another --control-socket."
         ) from None
     os.truncate(fd, 0)
@@ -123,7 +124,7 @@ def _bind(path: Path) -> socket.socket:
     """Return a listening socket at `path`, for this user alone. What a dead master left there is replaced."""
     with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise ConfigError(f"'{path}' exists and is no socket.  Name another place with --control-socket.")
+            raise ConfigError(f"'{foreign(path)}' exists and is no socket.  Name another place with --control-socket.")
         path.unlink()
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     former = os.umask(0o177)
@@ -143,7 +144,7 @@ def listen_at(path: Path, identity: Identity | None = None) -> Listener:
     try:
         return Listener(path.absolute(), identity, f"--control-socket {shlex.quote(str(path))}")
     except OSError as error:
-        raise ConfigError(f"no control socket can be made at '{path}': {error.strerror}.") from error
+        raise ConfigError(f"no control socket can be made at '{foreign(path)}': {error.strerror}.") from error
 
 
 def listen(identity: Identity, places: Sequence[Path]) -> Listener | None:
@@ -180,7 +181,7 @@ def own_directory(path: Path) -> None:
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise NotOurs(
-            f"'{path}' must be a directory that belongs to this user and that nobody else can write to.\n"
+            f"'{foreign(path)}' must be a directory that belongs to this user and that nobody else can write to.\n"
             "  Remove it, or name another place with --control-socket."
         )
 

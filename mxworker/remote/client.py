@@ -1,4 +1,7 @@
-"""Asking a running service over its control socket: blocking, one connection a request."""
+"""Asking a running service over its control socket: blocking, one connection a request.
+
+The names of files, what stands in a lock and what is answered may be anybody's; in our texts they are `foreign`.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ from mxworker.control import (
     parse_lock,
 )
 from mxworker.errors import ConfigError, MxWorkerError
+from mxworker.printable import foreign
 
 _BUSY_AGAIN_S = 0.05
 _CHUNK_BYTES = 65536
@@ -43,14 +47,14 @@ def find(places: Sequence[Path], name: str | None, here: str = "") -> Path:
     """
     if name is not None:
         found = _named(places, name, here)
-        who = f"no service called '{name}' runs here"
+        who = f"no service called '{foreign(name)}' runs here"
     else:
         found = _of_directory(places, here) or _first_in_use(places)
         who = "no service runs here"
     match found:
         case []:
             raise NoAnswer(
-                f"{who}: there is no socket of it in {' or '.join(map(str, places))}.\n"
+                f"{who}: there is no socket of it in {' or '.join(map(foreign, places))}.\n"
                 "  Ask as the user of the service, and name its place with --control-socket if it has one of its own."
             )
         case [path]:
@@ -58,7 +62,7 @@ def find(places: Sequence[Path], name: str | None, here: str = "") -> Path:
             if name is None and identity.home and not identity.is_of(here):
                 raise NoAnswer(
                     f"no service of this directory runs. One of another directory does:\n  {_shown(path)}\n"
-                    f"  Say that it is meant with {identity.as_option}"
+                    f"  Say that it is meant with {foreign(identity.as_option)}"
                 )
             return path
         case _:
@@ -94,7 +98,8 @@ def _identity(path: Path) -> Identity:
 
 def _shown(path: Path) -> str:
     identity = _identity(path)
-    return f"{identity.name}{f' in {identity.home}' if identity.home else ''}: --control-socket {path}"
+    where = f" in {foreign(identity.home)}" if identity.home else ""
+    return f"{foreign(identity.name)}{where}: --control-socket {foreign(path)}"
 
 
 def _first_in_use(places: Sequence[Path]) -> list[Path]:
@@ -131,7 +136,7 @@ def ask(path: Path, request: Request, deadline: float) -> dict[str, Any]:
         if answer.get("ok") is True:
             return answer
         if not answer.get("busy") or time.monotonic() + _BUSY_AGAIN_S > deadline:
-            raise RequestRefused(str(answer.get("error")))
+            raise RequestRefused(foreign(answer.get("error")))
         time.sleep(_BUSY_AGAIN_S)
 
 
@@ -145,17 +150,17 @@ def _exchange(path: Path, request: Request, deadline: float) -> dict[str, Any]:
                 connection.sendall(line_of(request))
             line = _read_line(connection, deadline)
     except TimeoutError:
-        raise NoAnswer(f"{path} gave no answer in time.") from None
+        raise NoAnswer(f"{foreign(path)} gave no answer in time.") from None
     except PermissionError:
-        raise NoAnswer(f"{path} cannot be opened. Ask as the user of the service, or as root.") from None
+        raise NoAnswer(f"{foreign(path)} cannot be opened. Ask as the user of the service, or as root.") from None
     except OSError as error:
-        raise NoAnswer(f"no service answers at {path}: {error.strerror or error}.") from None
+        raise NoAnswer(f"no service answers at {foreign(path)}: {error.strerror or error}.") from None
     try:
         answer = orjson.loads(line)
     except orjson.JSONDecodeError:
         answer = None
     if not isinstance(answer, dict):
-        raise NoAnswer(f"{path} gave no whole answer.")
+        raise NoAnswer(f"{foreign(path)} gave no whole answer.")
     return answer
 
 
@@ -180,7 +185,7 @@ def _check_peer(connection: socket.socket, path: Path) -> None:
         connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size)
     )
     if uid not in (0, os.geteuid()) and os.geteuid() != 0:
-        raise NoAnswer(f"{path} belongs to a process of another user, number {uid}.")
+        raise NoAnswer(f"{foreign(path)} belongs to a process of another user, number {uid}.")
 
 
 def _left_s(deadline: float) -> float:

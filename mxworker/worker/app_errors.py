@@ -1,7 +1,7 @@
 """Why an application cannot be loaded, told the way its author needs it: the frames of their code, none of ours.
 
 Besides the frames there are hints: at the file of theirs that has the name of another module, and at the directory in
-which a module that was not found is.
+which a module that was not found is. Names of files and modules, and lines of code, are `foreign` text.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from types import ModuleType
 
 import mxworker
 from mxworker.errors import AppLoadError, MxWorkerError
-from mxworker.failures import lines_of
+from mxworker.failures import lines_of, type_name
+from mxworker.printable import foreign
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +43,13 @@ def faults_told(app: str) -> Iterator[None]:
         raise
     except Exception as error:
         log.debug("%s cannot be made ready", app, exc_info=True)  # with our frames, in which a bug of ours would be
-        headline = f"'{app}' cannot be made ready, by a fault in it or in mxworker (see --log-level debug):"
+        headline = f"'{foreign(app)}' cannot be made ready, by a fault in it or in mxworker (see --log-level debug):"
         raise AppLoadError(failure_in_app(headline, error)) from error
 
 
 def import_failure(target: str, error: BaseException, folders: Iterable[Path]) -> str:
     """Return why `target` failed to import; its modules are looked for in `folders` first."""
-    text = failure_in_app(f"'{target}' was found but failed to import:", error)
+    text = failure_in_app(f"'{foreign(target)}' was found but failed to import:", error)
     hint = next((hint for folder in folders if (hint := _hint(error, folder))), "")
     return f"{text}\n  {hint}" if hint else text
 
@@ -56,10 +57,12 @@ def import_failure(target: str, error: BaseException, folders: Iterable[Path]) -
 def failure_in_app(headline: str, error: BaseException) -> str:
     """Return `headline`, and under it the frames of the application that led to `error`."""
     lines = [headline]
-    cause = f"{type(error).__name__}: " + "\n    ".join(lines_of(error))
+    cause = f"{type_name(error)}: " + "\n    ".join(lines_of(error))
     if isinstance(error, SyntaxError) and error.filename:
         place = f"{shorten(error.filename)}:{error.lineno}"
-        return "\n".join([*lines, f"  {place}  {(error.text or '').strip()}    SyntaxError: {error.msg}"])
+        return "\n".join(
+            [*lines, f"  {place}  {foreign((error.text or '').strip())}    SyntaxError: {foreign(error.msg)}"]
+        )
     shown = _shown(traceback.extract_tb(error.__traceback__))
     if not shown:
         return "\n".join([*lines, f"  {cause}"])
@@ -74,7 +77,7 @@ def place_in_app(headline: str, frames: Iterable[traceback.FrameSummary]) -> str
 
 def _shown(frames: Iterable[traceback.FrameSummary]) -> list[str]:
     users = [frame for frame in frames if _is_users(frame.filename)]
-    return [f"  {shorten(frame.filename)}:{frame.lineno}  {frame.line or ''}" for frame in users]
+    return [f"  {shorten(frame.filename)}:{frame.lineno}  {foreign(frame.line or '')}" for frame in users]
 
 
 def _is_users(filename: str) -> bool:
@@ -83,9 +86,9 @@ def _is_users(filename: str) -> bool:
 
 
 def shorten(filename: str | Path) -> str:
-    """Return a path as it is seen from the current directory."""
+    """Return a path as it is seen from the current directory, printable."""
     path = Path(filename)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(filename)
+    return foreign(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else filename)
 
 
 # ---- two modules of one name
@@ -103,7 +106,8 @@ def mistaken_for(module: ModuleType, folder: Path) -> str:
     file = module_file(folder, module.__name__)
     if file is None or _is_file(module, file):
         return ""
-    return f"'{module.__name__}' is {_in_words(module.__name__, _origin(module))}, and not {file}"
+    name = module.__name__
+    return f"'{foreign(name)}' is {_in_words(name, _origin(module))}, and not {foreign(file)}"
 
 
 def is_taken(name: str, file: Path) -> bool:
@@ -151,13 +155,13 @@ def _standing_before(folder: Path) -> Iterator[str]:
 
 
 def _stands_before(name: str, file: Path, other: str) -> str:
-    return f"{file} was imported as '{name}' instead of {_in_words(name, other)}: rename your file."
+    return f"{foreign(file)} was imported as '{foreign(name)}' instead of {_in_words(name, other)}: rename your file."
 
 
 def _where_else(name: str, folder: Path) -> str:
     """Return that a module that was not found is in `folder` or below it; empty when it is in neither."""
     place = next((place for place in (folder, folder / _SOURCES) if module_file(place, name) is not None), None)
-    return f"'{name}' is in {shorten(place)}: add --app-dir {shorten(place)}." if place is not None else ""
+    return f"'{foreign(name)}' is in {shorten(place)}: add --app-dir {shorten(place)}." if place is not None else ""
 
 
 def _other(name: str, folder: Path) -> str | None:
@@ -172,7 +176,7 @@ def _other(name: str, folder: Path) -> str | None:
 
 
 def _in_words(name: str, origin: str | None) -> str:
-    where = f", {origin}" if origin else ""
+    where = f", {foreign(origin)}" if origin else ""
     if name.partition(".")[0] == mxworker.__name__:
         return f"mxworker itself{where}"
     return f"Python's own module{where}" if name in sys.stdlib_module_names else f"an installed module{where}"

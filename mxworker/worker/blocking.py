@@ -109,14 +109,14 @@ def _codes_of(function: Any) -> set[CodeType]:
 def _message_of(one: AtWork) -> str:
     first = one.deliveries[0]
     others = f" and {len(one.deliveries) - 1} more" if len(one.deliveries) > 1 else ""
-    return f" (message {first.message_id or 'without an id'}{others})"
+    return f" (message {first.shown_id or 'without an id'}{others})"
 
 
 def _fields_of(station: Station, one: AtWork) -> dict[str, object]:
     return {
         "handler": station.handler.name,
         "queue": station.handler.queue.name,
-        "message_id": one.deliveries[0].message_id,
+        "message_id": one.deliveries[0].shown_id,
         "delivery_tag": one.deliveries[0].delivery_tag,
     }
 

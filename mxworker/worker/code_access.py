@@ -17,6 +17,7 @@ from types import ModuleType
 
 from mxworker.errors import ConfigError
 from mxworker.file_access import changer_of, end_of_change, may_change
+from mxworker.printable import foreign
 
 ALL_THE_SAME = "--insecure-app-dir"
 
@@ -112,10 +113,10 @@ def _check(place: Path, what: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        raise CodeNotOurs(f"'{place}' cannot be checked for who may write to it: {error.strerror}.") from error
+        raise CodeNotOurs(f"'{foreign(place)}' cannot be checked for who may write to it: {error.strerror}.") from error
     if access is not None:
         raise CodeNotOurs(
-            f"{may_change(access)}, and so choose what {what} runs.\n"
+            f"{may_change(access)}, and so choose what {foreign(what)} runs.\n"
             f"  {end_of_change(access)}\n"
             f"  Where nobody else can do harm, as in a container, say so with {ALL_THE_SAME}."
         )

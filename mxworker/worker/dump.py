@@ -74,7 +74,7 @@ def _tell(number: int, station: Station, one: AtWork, how: str, stack: Sequence[
         number,
         how,
         station.handler.name,
-        first.message_id or "(no id)",
+        first.shown_id or "(no id)",
         others,
         first.delivery_tag,
         station.handler.queue.name,

@@ -1,7 +1,7 @@
 """Find and import the application: `module:attribute` or `path/file.py:attribute`.
 
 User code is imported here and nowhere else, in the worker process, never in the master. What goes wrong is told the
-way its author needs it, see `app_errors`.
+way its author needs it, see `app_errors`; names in it are `foreign` text, for a file may be called anything.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import Any
 
 from mxworker.compilation import Handler, Overrides
 from mxworker.errors import AppLoadError, ConfigError
+from mxworker.failures import type_name
 from mxworker.handlers import Handlers
+from mxworker.printable import foreign
 from mxworker.worker.app_errors import import_failure, is_taken, mistaken_for, module_file, shorten
 from mxworker.worker.code_access import CodeNotOurs, check_imports, check_places
 
@@ -54,7 +56,7 @@ def select(handlers: Handlers, queues: tuple[str, ...], overrides: Overrides) ->
     unknown = [queue for queue in queues if queue not in handlers.queues]
     if unknown:
         raise ConfigError(
-            f"no handler consumes queue '{unknown[0]}'.  The app consumes: {', '.join(handlers.queues)}.\n"
+            f"no handler consumes queue '{foreign(unknown[0])}'.  The app consumes: {', '.join(handlers.queues)}.\n"
             "  Check --queues."
         )
     return tuple(handler for handler in compiled if not queues or handler.queue.name in queues)
@@ -63,7 +65,7 @@ def select(handlers: Handlers, queues: tuple[str, ...], overrides: Overrides) ->
 def _check_name(app: str, target: str, attribute: str, folder: Path) -> None:
     """Raise AppLoadError for what is no name of a module."""
     if not target.strip():
-        raise AppLoadError(f"'{app}' names no module.\n  Try:  mxworker run app:{attribute}")
+        raise AppLoadError(f"'{foreign(app)}' names no module.\n  Try:  mxworker run app:{foreign(attribute)}")
     if "/" not in target and not target.startswith("."):
         return
     file = f"{target.rstrip('/')}.py"
@@ -73,10 +75,12 @@ def _check_name(app: str, target: str, attribute: str, folder: Path) -> None:
         attempt = f"{Path(target).name}:{attribute} --app-dir {shorten((folder / target).parent.resolve())}"
     else:
         raise AppLoadError(
-            f"'{target}' is a path, and there is no file '{file}' (looked in {folder}).\n"
+            f"'{foreign(target)}' is a path, and there is no file '{foreign(file)}' (looked in {foreign(folder)}).\n"
             "  Name a module with dots, as in shop.app:handlers, or a file with .py, as in shop/app.py:handlers."
         )
-    raise AppLoadError(f"'{target}' is a path, which has to end with .py.\n  Try:  mxworker run {attempt}")
+    raise AppLoadError(
+        f"'{foreign(target)}' is a path, which has to end with .py.\n  Try:  mxworker run {foreign(attempt)}"
+    )
 
 
 def _import_module(name: str, attribute: str, folder: Path) -> ModuleType:
@@ -87,7 +91,8 @@ def _import_module(name: str, attribute: str, folder: Path) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
             raise AppLoadError(
-                f"there is no module '{name}' on the Python path or in {folder}.\n  {_where(name, attribute, folder)}"
+                f"there is no module '{foreign(name)}' on the Python path or in {foreign(folder)}.\n"
+                f"  {foreign(_where(name, attribute, folder))}"
             ) from None
         raise AppLoadError(import_failure(name, error, [folder])) from error
     except BaseException as error:  # an import runs the user's code, which may raise anything, SystemExit included
@@ -111,12 +116,12 @@ def _where(name: str, attribute: str, folder: Path) -> str:
 def _import_file(target: str, folder: Path) -> ModuleType:
     path = next((path for path in (folder / target, Path(target)) if path.is_file()), None)
     if path is None:
-        raise AppLoadError(f"there is no file '{target}' (looked in {folder}).")
+        raise AppLoadError(f"there is no file '{foreign(target)}' (looked in {foreign(folder)}).")
     # Under a name that means another module, nobody would find that one any more.
     name = f"mxworker_app_{path.stem}" if is_taken(path.stem, path) else path.stem
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise AppLoadError(f"'{target}' cannot be imported: it is not a Python file.")
+        raise AppLoadError(f"'{foreign(target)}' cannot be imported: it is not a Python file.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -132,25 +137,27 @@ def _pick(module: ModuleType, target: str, attribute: str, folder: Path) -> Hand
     found, is_there = _attribute(module, attribute)
     if isinstance(found, Handlers):
         if len(found) == 0:
-            raise AppLoadError(f"'{target}:{attribute}' has no handlers.  Register one with @{attribute}.consume(...).")
+            named = foreign(f"'{target}:{attribute}' has no handlers.  Register one with @{attribute}.consume(...).")
+            raise AppLoadError(named)
         return found
     if not target.endswith(".py") and (mistake := mistaken_for(module, folder)):
         file = module_file(folder, target)
         assert file is not None
         raise AppLoadError(
-            f"{mistake}.\n  Rename your file, or name it as one:  mxworker run {shorten(file)}:{attribute}"
+            f"{mistake}.\n  Rename your file, or name it as one:  mxworker run {shorten(file)}:{foreign(attribute)}"
         )
     registries = {name: value for name, value in vars(module).items() if isinstance(value, Handlers)}
     shown = ", ".join(f"{name} (Handlers, {_consumers(value)})" for name, value in registries.items())
+    target, attribute, shown = foreign(target), foreign(attribute), foreign(shown)
     if not is_there:
         what = f"module '{target}' has no attribute '{attribute}'."
     elif callable(found):
         what = f"'{target}:{attribute}' is not a Handlers object but {_article(found)}, which mxworker does not call."
     else:
-        what = f"'{target}:{attribute}' is not a Handlers object but {type(found).__name__}."
+        what = f"'{target}:{attribute}' is not a Handlers object but {type_name(found)}."
     defines = f"It defines: {shown}." if shown else "It defines no Handlers object."
     if registries:
-        attempt = f"\n  Try:  mxworker run {target}:{next(iter(registries))}"
+        attempt = f"\n  Try:  mxworker run {target}:{foreign(next(iter(registries)))}"
     elif callable(found):
         attempt = f"\n  Write  handlers = {attribute}()  in it, and try:  mxworker run {target}:handlers"
     elif getattr(module, "__file__", None) is None and list(getattr(module, "__path__", ())):
@@ -172,7 +179,7 @@ def _attribute(module: ModuleType, path: str) -> tuple[Any, bool]:
 
 
 def _article(found: object) -> str:
-    return "a class" if isinstance(found, type) else f"a {type(found).__name__}"
+    return "a class" if isinstance(found, type) else f"a {type_name(found)}"
 
 
 def _consumers(handlers: Handlers) -> str:

@@ -32,6 +32,7 @@ from mxworker.forks import Forks, end_fork
 from mxworker.handlers import Handlers
 from mxworker.lifecycle import WorkerState
 from mxworker.log import keep_telling
+from mxworker.printable import foreign
 from mxworker.worker.app_errors import faults_told
 from mxworker.worker.blocking import blocker_of
 from mxworker.worker.dump import dump, dump_stack, tell_blocked
@@ -181,15 +182,16 @@ async def _wind_down() -> None:
 
 def _explain(settings: Consumption, failure: BrokerError | AppLoadError, was_connected: bool) -> str:
     """Return the text of a start that failed, after it `was_connected` or not."""
+    brokers = foreign(settings.brokers)
     waited = f"(tried for {format_duration(settings.connect_wait_s)})"
     match failure:
         case CredentialsRefused():
-            return f"Error: {failure}\n  Check user, password and virtual host in {settings.brokers}."
+            return f"Error: {failure}\n  Check user, password and virtual host in {brokers}."
         case ConnectionLost() if was_connected:
-            return f"Error: no connection to {settings.brokers} lasts: {failure} {waited}."
+            return f"Error: no connection to {brokers} lasts: {failure} {waited}."
         case ConnectionLost():
             return (
-                f"Error: no broker at {settings.brokers}: {failure} {waited}.\n"
+                f"Error: no broker at {brokers}: {failure} {waited}.\n"
                 "  Check that RabbitMQ runs there and the address is right, or wait longer with --connect-wait."
             )
         case _:

@@ -317,7 +317,7 @@ class Settling:
         self._words[word if was_sent else Word.STALE] += 1
 
     def _tell(self, delivery: Delivery, how: str) -> None:
-        message = delivery.message_id or f"(no id, delivery tag {delivery.delivery_tag})"
+        message = delivery.shown_id or f"(no id, delivery tag {delivery.delivery_tag})"
         say_safely(
             log,
             logging.DEBUG,
@@ -346,10 +346,10 @@ class Settling:
                 log,
                 level,
                 "message %s of queue %s %s%s",
-                delivery.message_id or f"(no id, delivery tag {delivery.delivery_tag})",
+                delivery.shown_id or f"(no id, delivery tag {delivery.delivery_tag})",
                 queue,
                 what,
                 more,
                 error=error,
-                fields={"handler": self._handler.name, "queue": queue, "message_id": delivery.message_id},
+                fields={"handler": self._handler.name, "queue": queue, "message_id": delivery.shown_id},
             )

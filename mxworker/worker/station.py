@@ -266,7 +266,7 @@ class Station:
             "handler %s is stuck on message %s of queue %s: it did not stop %g s after its %g s were up "
             "(%d of %d places are lost to such handlers); it is at %s",
             handler.name,
-            _deliveries(unit)[0].message_id,
+            _deliveries(unit)[0].shown_id,
             handler.queue.name,
             self._premises.grace_s,
             handler.timeout_s,

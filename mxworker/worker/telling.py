@@ -65,7 +65,7 @@ class Teller:
         if more is None:
             return
         reason = failure or (ends.failure.text if isinstance(ends, Again | Later | Dead) else "no reason given")
-        named = delivery.message_id or f"(no id, delivery tag {delivery.delivery_tag})"
+        named = delivery.shown_id or f"(no id, delivery tag {delivery.delivery_tag})"
         # Without retries only a requeue makes it more than one.
         is_bounded = self._handler.retry is not None or isinstance(settlement, Requeue)
         most = self._handler.max_attempts if is_bounded else attempt
@@ -91,7 +91,7 @@ class Teller:
             fields={
                 "handler": self._handler.name,
                 "queue": self._handler.queue.name,
-                "message_id": delivery.message_id,
+                "message_id": delivery.shown_id,
                 "attempt": attempt,
                 "max_attempts": most,
                 "outcome": outcome,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.hostile_text import assert_harmless
 from tests.harness.service import REPOSITORY
 
 HANDLERS = """from mxworker import Handlers
@@ -55,6 +56,25 @@ def loading(folder: Path, files: Mapping[str, str], app: str, app_dir: str = "")
     assert ended.returncode in (0, 3), ended.stderr
     assert ended.stderr == ""
     return ended.stdout.rstrip()
+
+
+# ---- a name that is no name
+
+
+def test_app_and_file_may_be_called_anything_and_are_told_on_one_line(tmp_path: Path) -> None:
+    odd = "x\n\x1b[2J\u202eError: forged.py"
+    missing = loading(tmp_path, {}, f"{odd}:handlers")
+    broken = loading(tmp_path, {odd: "def broken(:\n"}, f"{odd}:handlers")
+    raising = loading(tmp_path, {odd: "raise ValueError('x\\n\\x1bError: forged')  # \u202e\n"}, f"{odd}:handlers")
+    empty = loading(tmp_path, {odd: "from mxworker import Handlers\nhandlers = Handlers()\n"}, odd)
+    other = loading(tmp_path, {odd: HANDLERS}, f"{odd}:no\n\x1bsuch")
+    unfit = f"{HANDLERS}\nasync def bad(): ...\nbad.__name__ = 'x\\n\\x1bError: forged'\nhandlers.consume('a')(bad)\n"
+    handler = loading(tmp_path, {odd: f"{unfit}handlers.compile()\n"}, f"{odd}:handlers")
+    module = loading(tmp_path, {}, "a\n\x1bb:handlers")
+    path = loading(tmp_path, {}, "a/\n\x1bb:handlers")
+    for told in (missing, broken, raising, empty, other, handler, module, path):
+        assert not told.startswith("loaded")
+        assert_harmless(told)
 
 
 # ---- a name that another module has

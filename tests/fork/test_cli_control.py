@@ -20,6 +20,7 @@ import pytest
 
 from mxworker.remote.client import NoAnswer, find
 from tests.fork.conftest import Service, Start
+from tests.harness.hostile_text import FORGED, HOSTILE, assert_harmless, hidden_in
 from tests.harness.waiting import wait_until
 
 
@@ -172,7 +173,88 @@ def test_reload_that_is_refused_says_why_and_fails(operator: Operator, runtime: 
     with answering(runtime / "mxworker" / "shop.sock", [{"ok": True, "generation": 2}, reloading("refused", why)]):
         ended = operator("ctl", "reload")
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr == ("Error: generation 2 was refused: exit code 3\n\\x1b[2J\n  What served before goes on.\n")
+    assert ended.stderr == (
+        "Error: generation 2 was refused: exit code 3\\x0a\\x1b[2J\n  What served before goes on.\n"
+    )
+
+
+def hostile_status(**facts: Any) -> dict[str, Any]:
+    """Return a status in which every text is hostile, and most of what should be a number."""
+    worker = dict.fromkeys(("slot", "pid", "state", "consuming", "last_exit"), HOSTILE)
+    numbers = dict.fromkeys(("in_flight", "acked", "retried", "rejected", "requeued", "restarts", "uptime_s"), 1)
+    return {
+        **dict.fromkeys(("name", "version", "state", "unhealthy_because", "unready_because"), HOSTILE),
+        **dict.fromkeys(("pid", "workers_ready", "workers_wanted", "generation"), HOSTILE),
+        "uptime_s": 1,
+        "paused": {"all": False, "queues": [HOSTILE]},
+        "reload": dict.fromkeys(("state", "generation", "why", "note"), HOSTILE),
+        "workers": [{**worker, **numbers, "rss_bytes": 1}],
+        **facts,
+    }
+
+
+REFUSED = {"state": "refused", "generation": HOSTILE, "why": HOSTILE, "note": f"bad\n\x1b{HOSTILE[2:]}"}
+ANSWERS = {
+    "status": [{"ok": True, "status": hostile_status()}],
+    "status --healthy": [{"ok": True, "status": hostile_status()}],
+    "status --ready": [{"ok": True, "status": hostile_status(unhealthy_because="")}],
+    "status --json": [{"ok": True, "status": hostile_status()}],
+    "ctl pause": [{"ok": True, "paused": {"all": True, "queues": [HOSTILE]}}],
+    "ctl resume": [{"ok": True, "paused": {"all": False, "queues": [HOSTILE]}}],
+    "ctl scale 3": [{"ok": True, "workers_before": HOSTILE, "workers": HOSTILE}],
+    "ctl reload --no-wait": [{"ok": True, "generation": HOSTILE}],
+    "ctl reload": [{"ok": True, "generation": HOSTILE}, {"ok": True, "status": {"reload": REFUSED}}],
+    "ctl stop": [{"ok": False, "error": HOSTILE}],
+    "ctl dump": [{"ok": False, "error": {HOSTILE: HOSTILE}}],
+    "ctl log-level debug": [{"ok": False, "error": HOSTILE * 3000}],
+}
+
+
+@pytest.mark.parametrize("command", ANSWERS)
+def test_false_socket_writes_nothing_on_the_terminal_but_printable_text(
+    command: str, operator: Operator, runtime: Path
+) -> None:
+    with answering(runtime / "mxworker" / "shop.sock", ANSWERS[command]):
+        ended = operator(*command.split())
+    said = ended.stdout + ended.stderr
+    assert "Traceback" not in said
+    assert "cod.exe" in said, "what it says is not kept back"
+    assert hidden_in(said) == set()
+    assert not [line for line in said.split("\n") if line.startswith(FORGED)], said
+    assert len(said) < 20_000
+
+
+@pytest.mark.parametrize("command", ["status", "status --ready", "ctl pause", "ctl scale 3", "ctl reload --no-wait"])
+@pytest.mark.parametrize("answer", [{}, {"status": 7, "paused": 7}, {"status": {"workers": [HOSTILE]}}], ids=repr)
+def test_answer_that_makes_no_sense_is_told_as_such(
+    command: str, answer: dict[str, Any], operator: Operator, runtime: Path
+) -> None:
+    with answering(runtime / "mxworker" / "shop.sock", [{"ok": True, **answer}]):
+        ended = operator(*command.split())
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == (
+        "Error: what answers is no service of mxworker, or one of another version: its answer makes no sense.\n"
+    )
+
+
+def test_names_of_other_services_and_their_places_are_printable(runtime: Path, operator: Operator) -> None:
+    place = runtime / "mxworker"
+    with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as other:
+        for number, listening in enumerate((one, other)):
+            listening.bind(str(place / f"x\n\x1b{number}.sock"))
+            listening.listen()
+            lock = {"pid": 1, "name": HOSTILE, "home": HOSTILE, "start": HOSTILE}
+            (place / f"x\n\x1b{number}.sock.lock").write_text(json.dumps(lock))
+        several = operator("status", env={"MXWORKER_NAME": ""})
+        (place / "x\n\x1b1.sock").unlink()
+        single = operator("status", env={"MXWORKER_NAME": ""})
+    missing = operator("status", "--name", HOSTILE)
+    unanswered = operator("status", "--control-socket", f"{place}/\x1b\nError: forged")
+    for ended in (several, single, missing, unanswered):
+        assert ended.returncode in (1, 2)
+        assert "Traceback" not in ended.stderr
+        assert_harmless(ended.stderr)
+    assert several.stderr.count("cod.exe") == 4
 
 
 def test_reload_without_waiting_asks_once(operator: Operator, runtime: Path) -> None:

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from mxworker.log import JsonFormatter, LineBudget, LineHandler, TextFormatter
 from mxworker.stderr import LINE_BYTES, pieces, put
+from tests.harness.hostile_text import HOSTILE, hidden_in
 
 REPOSITORY = Path(__file__).parents[2]
 NASTY = "a\nb\rc\x1b[31md\x00e\x7ff\x85g\x9bh\u2028i\u2029j\tk"
@@ -161,6 +162,24 @@ def test_any_record_is_one_json_line_that_fits(message: str, extra: dict[str, ob
     made.__dict__.update({f"x{key}": value for key, value in extra.items()})
     fields = as_json(made)
     assert fields["logger"] == "shop.orders"
+
+
+def test_direction_and_width_are_escaped_in_every_format_and_come_back_in_json() -> None:
+    made = record("%s", HOSTILE, tag=HOSTILE)
+    line = JsonFormatter().format(made)
+    assert hidden_in(line) == hidden_in(as_text(made)) == set()
+    assert json.loads(line)["message"] == json.loads(line)["tag"] == HOSTILE
+
+
+@pytest.mark.parametrize("style", [TextFormatter(), JsonFormatter()])
+def test_finished_text_keeps_its_lines_and_writes_nothing_else_on_a_terminal(style: logging.Formatter) -> None:
+    reader, writer = os.pipe()
+    handler = LineHandler(writer)
+    handler.setFormatter(style)
+    handler.say("Error: first\n  \x1b[2Jsecond\u202e\r\n\tthird")
+    os.close(writer)
+    with open(reader, "rb") as lines:  # noqa: PTH123 - a descriptor
+        assert lines.read().decode() == "Error: first\n  \\x1b[2Jsecond\\x202e\\x0d\n        third\n"
 
 
 # Text
