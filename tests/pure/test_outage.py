@@ -17,6 +17,19 @@ def test_another_reason_and_another_broker_are_told_at_once() -> None:
     assert [outage.is_news(broker, why, 0.0) for broker, why in said] == [True, False, True, True, False]
 
 
+def test_reasons_that_take_turns_are_told_once_each() -> None:
+    outage = Outage()
+    reasons = ["reset", "closed"] * 30
+    told = [second for second, why in enumerate(reasons) if outage.is_news("a", why, float(second))]
+    assert told == [0, 1, 11, 21, 31, 41, 51]
+
+
+def test_reasons_of_which_no_two_are_alike_are_told_up_to_a_bound() -> None:
+    outage = Outage()
+    told = [number for number in range(1000) if outage.is_news("a", str(number), 0.0)]
+    assert told == list(range(10))
+
+
 def test_end_of_an_outage_tells_since_when_it_was_and_the_next_one_is_told_anew() -> None:
     outage = Outage()
     assert outage.end() is None
