@@ -488,8 +488,8 @@ class Service:
         self._has_been_ready = True
 
     def _warn_of_limits(self, server: str) -> None:
-        """Warn of queues that may drop what is given back. One worker does it for all."""
-        if self._slot.number > 1:
+        """Warn of queues that may drop what is given back. One worker does it for all, and for all that follow them."""
+        if self._slot.number > 1 or self._slot.ever_ready:
             return
         for handler in self._handlers:
             doubt = handler.queue.doubt_of_limit(server)

@@ -89,9 +89,13 @@ async def test_queue_of_others_whose_limit_cannot_be_known_is_warned_of_once(
     if parameters["declare"] != "ensure":
         admin.declare(queue_name, arguments={"x-queue-type": "quorum"})
         admin.declare_quorum(f"{queue_name}.dlq")
-    async with running(node.url, handlers):
+    async with running(node.url, handlers) as worker:
         pass
     assert sum(DOUBT in message for message in caplog.messages) == (is_warned and limits(node))
+    caplog.clear()
+    async with running(node.url, handlers, board=worker.board):
+        pass
+    assert not any(DOUBT in message for message in caplog.messages), "said once, not by each worker that follows"
 
 
 async def test_policy_that_the_warning_names_raises_the_limit(node: Node, queue_name: str, admin: Client) -> None:

@@ -23,6 +23,7 @@ class Worker:
 
     def __init__(self, service: Service, board: Board) -> None:
         self.service = service
+        self.board = board
         self.slot = board.slot(1)
 
     def count(self, word: Word) -> int:
@@ -35,10 +36,14 @@ async def running(
     handlers: Handlers,
     ends_with: ExitCode = ExitCode.OK,
     wait_until_ready: bool = True,
+    board: Board | None = None,
     **settings: Any,
 ) -> AsyncIterator[Worker]:
-    """Run the handlers until the block ends, then drain; the service must end as expected."""
-    board = Board(1)
+    """Run the handlers until the block ends, then drain; the service must end as expected.
+
+    With the `board` of one that ended it takes its place.
+    """
+    board = board or Board(1)
     board.slot(1).write_state(WorkerState.BOOTING)
     consumption = Consumption(app="test", brokers=Brokers.parse([url]), **settings)
     service = Service(consumption, handlers.compile(Overrides()), board.slot(1), lambda: True, lambda state: None)
