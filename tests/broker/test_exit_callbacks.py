@@ -160,7 +160,7 @@ def term(run: Ending) -> None:
 def cut(run: Ending) -> None:
     run.service.signal(SIGINT)
     run.service.signal(SIGINT)
-    assert run.service.wait_exit(PATIENCE_S) == 0
+    assert run.service.wait_exit(PATIENCE_S) in (0, 130)  # 0 when both came as one, or the drain was done by then
 
 
 def reload(run: Ending) -> None:
