@@ -58,7 +58,7 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         if trace := _trace(self, record):
-            entry["traceback"] = trace
+            entry["traceback"] = by_line(trace)  # of an error that quotes what a publisher sent
         extra = {str(key): value for key, value in record.__dict__.items() if key not in _STANDARD}
         whole = {key: _plain(value) for key, value in (extra | entry).items()}  # our own fields win
         for limit in _JSON_LIMITS:

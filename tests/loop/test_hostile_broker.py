@@ -193,8 +193,8 @@ APP = """
 from mxworker import Handlers
 handlers = Handlers()
 @handlers.consume("orders")
-async def order(body: bytes) -> None:
-    raise ValueError("no such order")
+async def order(body: str) -> None:
+    raise ValueError(f"no such order {body}")
 """
 
 
@@ -208,33 +208,93 @@ async def close_at_the_first_declare(peer: Peer) -> None:
             peer.send(answer, channel)
 
 
+@asynccontextmanager
+async def service(broker: FakeBroker, folder: Path, log_format: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a service, and end it by force if it has not ended."""
+    (folder / "app.py").write_text(APP)
+    command = (
+        "-m",
+        "mxworker",
+        "run",
+        "app:handlers",
+        "--app-dir",
+        str(folder),
+        "--workers",
+        "1",
+        "--insecure-app-dir",
+    )
+    options = ("--log-format", log_format, "--connect-wait", "1s", "--log-level", "debug", "--drain-timeout", "1s")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *command,
+        *options,
+        env={
+            "PYTHONPATH": str(REPOSITORY),
+            "MXWORKER_BROKER_URL": f"amqp://guest:guest@127.0.0.1:{broker.url.port}/",
+            "XDG_RUNTIME_DIR": str(folder),
+            "PATH": os.environ["PATH"],
+        },
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def deliver_and_take_back(peer: Peer) -> None:
+    """Introduce itself, deliver and block, close a channel that publishes, and cancel: each with a hostile text."""
+    await peer.greeting()
+    properties = {**START.server_properties, "product": HOSTILE, "version": HOSTILE}
+    peer.send(commands.Connection.Start(server_properties=properties, mechanisms="PLAIN"))
+    await peer.expect(commands.Connection.StartOk)
+    peer.send(commands.Connection.Tune(2047, 131_072, 60))
+    await peer.expect(commands.Connection.TuneOk)
+    await peer.expect(commands.Connection.Open)
+    peer.send(commands.Connection.OpenOk())
+    while True:
+        channel, frame = await peer.read()
+        answer = answer_to(frame)
+        if isinstance(frame, commands.Basic.Publish):
+            peer.send(commands.Channel.Close(406, HOSTILE, 60, 40), channel)
+        elif isinstance(frame, commands.Basic.Consume):
+            peer.send(commands.Basic.ConsumeOk(HOSTILE), channel)
+            named = raw_properties(message_id=HOSTILE.encode(), correlation_id=HOSTILE.encode())
+            peer.write(delivery(1, HOSTILE.encode(), channel, named))
+            peer.send(commands.Connection.Blocked(HOSTILE))
+        elif isinstance(frame, commands.Basic.Nack | commands.Basic.Reject):
+            peer.send(commands.Connection.Unblocked())
+            peer.send(commands.Basic.Cancel(HOSTILE), channel)
+        elif answer is not None:
+            peer.send(answer, channel)
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+async def test_service_that_runs_tells_of_hostile_messages_and_events_harmlessly(
+    log_format: str, tmp_path: Path
+) -> None:
+    told = (b" is ready: bad", b"no publishes: bad", b"message bad", b"no such order bad", b"the broker cancelled")
+    said = b""
+    async with FakeBroker(deliver_and_take_back) as broker, service(broker, tmp_path, log_format) as process:
+        assert process.stderr is not None
+        async with asyncio.timeout(120):
+            while not all(each in said for each in told):
+                line = await process.stderr.readline()
+                assert line, said
+                said += line
+            process.terminate()
+            said += (await process.communicate())[1]
+    (assert_harmless if log_format == "text" else assert_harmless_json)(said.decode())
+
+
 @pytest.mark.parametrize("log_format", ["text", "json"])
 @pytest.mark.parametrize("script", [refuse_credentials, close_at_the_first_declare, close_at_start])
 async def test_service_that_cannot_start_says_why_harmlessly(script: Script, log_format: str, tmp_path: Path) -> None:
-    (tmp_path / "app.py").write_text(APP)
-    async with FakeBroker(script) as broker:
-        command = ("-m", "mxworker", "run", "app:handlers", "--app-dir", str(tmp_path), "--workers", "1")
-        options = ("--log-format", log_format, "--connect-wait", "1s", "--log-level", "debug")
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *command,
-            *options,
-            env={
-                "PYTHONPATH": str(REPOSITORY),
-                "MXWORKER_BROKER_URL": f"amqp://guest:guest@127.0.0.1:{broker.url.port}/",
-                "XDG_RUNTIME_DIR": str(tmp_path),
-                "PATH": os.environ["PATH"],
-            },
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        try:
-            async with asyncio.timeout(120):
-                _, stderr = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+    async with FakeBroker(script) as broker, service(broker, tmp_path, log_format) as process, asyncio.timeout(120):
+        _, stderr = await process.communicate()
     said = stderr.decode()
     assert process.returncode == 4, said
     assert "cod.exe" in said, "the broker's words are not kept back"
