@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
@@ -85,6 +85,18 @@ def reader(way: Sequence[Entry], trusted: Trusted) -> Access | None:
         return None
     is_open = all(entry.gid == file.gid and entry.mode & stat.S_IXGRP for entry in closed)
     return Access(file, Who.GROUP) if is_open else None
+
+
+def is_given(way: Sequence[Entry], trusted: Trusted) -> bool:
+    """Whether the last entry, a directory, is where it is by our will or root's, whoever owns it and writes to it.
+
+    It is ours or root's, or nobody else could have put it there, so that one of us gave it to its owner.
+    """
+    place = replace(way[-1], mode=stat.S_IFDIR | stat.S_IRWXU)
+    if changer((*way[:-1], place), trusted) is None:
+        return True
+    parent = next((entry for entry in way if entry.path == place.path.parent), place)
+    return _writer(parent, trusted) is None and changer((*way[:-1], replace(place, uid=0)), trusted) is None
 
 
 def _writer(entry: Entry, trusted: Trusted) -> Who | None:

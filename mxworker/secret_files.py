@@ -12,6 +12,7 @@ from pathlib import Path
 from mxworker.errors import ConfigError
 from mxworker.file_access import changer_of, end_of_change, may_change, may_read, trusted, user_name, way_to
 from mxworker.permissions import Entry, Who, reader
+from mxworker.printable import foreign
 
 log = logging.getLogger("mxworker")
 
@@ -34,7 +35,7 @@ def check_secret(what: str, path: str) -> None:
             return
         way = way_to(Path(path))
     except OSError as error:
-        raise ConfigError(f"{what} names '{path}', which cannot be read: {error.strerror}.") from error
+        raise ConfigError(f"{what} names '{foreign(path)}', which cannot be read: {error.strerror}.") from error
     if _is_of_docker(way):
         return
     check_change(what, path)
@@ -49,7 +50,7 @@ def check_secret(what: str, path: str) -> None:
 
 
 def _end_of_reading(file: Entry, who: Who) -> str:
-    path = shlex.quote(str(file.path))
+    path = shlex.quote(foreign(file.path))
     if file.uid == os.geteuid():
         return f"chmod 600 {path}"
     return f"chmod o-r {path}" if who is Who.EVERYBODY else f"chown {user_name(os.geteuid())} {path}; chmod 600 {path}"
@@ -60,9 +61,9 @@ def check_change(what: str, path: str) -> None:
     try:
         access = changer_of(Path(path))
     except OSError as error:
-        raise ConfigError(f"{what} names '{path}', which cannot be read: {error.strerror}.") from error
+        raise ConfigError(f"{what} names '{foreign(path)}', which cannot be read: {error.strerror}.") from error
     if access is not None:
-        raise ConfigError(f"{what} names '{path}', but {may_change(access)}.\n  {end_of_change(access)}")
+        raise ConfigError(f"{what} names '{foreign(path)}', but {may_change(access)}.\n  {end_of_change(access)}")
 
 
 def _is_of_docker(way: Sequence[Entry]) -> bool:

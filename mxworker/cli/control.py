@@ -182,8 +182,9 @@ def _asked(
 ) -> dict[str, Any]:
     """Return the service's answer; end the command when there is none, or a refusal."""
     from mxworker.remote.client import ask, find
+    from mxworker.runtime_directories import to_look_in
 
-    places = (*control.directories(os.environ, os.geteuid()), control.SYSTEM_DIRECTORY)
+    places = tuple(to_look_in([*control.directories(os.environ, os.geteuid()), control.SYSTEM_DIRECTORY]))
     name, control_socket = _said("name", name), _said("control_socket", control_socket)
     try:
         path = (

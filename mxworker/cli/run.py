@@ -290,6 +290,7 @@ def run(ctx: click.Context, /, app: str, log_level: str, log_format: str, dies_w
         if brokers.exposed_places:
             places = ", ".join(brokers.exposed_places)
             log.warning("password and messages go to %s in plain text; write amqps:// for TLS", places)
+        settings.warn_of_root()
         code = _supervise(app, brokers, flags, is_text(log_format), terminal)
     sys.exit(code)
 

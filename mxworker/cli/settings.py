@@ -61,6 +61,29 @@ def checked(ctx: click.Context, flags: dict[str, Any]) -> Brokers:
     return brokers
 
 
+def warn_of_root() -> None:
+    """Warn of a service as root, unless a service manager started it so: that was written down by somebody.
+
+    In a user namespace root is an ordinary user. In a container without one it is not, PID 1 or not.
+    """
+    is_managed = os.getppid() == 1 or "NOTIFY_SOCKET" in os.environ
+    if os.geteuid() == 0 and not is_managed and _is_root_outside():
+        log.warning(
+            "this runs as root, which handlers seldom need: a fault in one of them costs the machine. Run it as a "
+            "user of its own: User= or DynamicUser= in a systemd unit, USER in an image, or from a shell "
+            "'runuser -u NAME -- mxworker run ...'"
+        )
+
+
+def _is_root_outside() -> bool:
+    """Whether root is root for the kernel, too: user_namespaces(7), a line says inside, outside, length."""
+    try:
+        first = Path("/proc/self/uid_map").read_text("ascii").split()[:2]
+    except OSError:
+        return True
+    return first[:2] == ["0", "0"]
+
+
 def _brokers(flags: dict[str, Any], command: str) -> Brokers:
     """Return the brokers, with every file that TLS needs found to be usable."""
     urls = flags["broker_url"] or _urls_from_file()

@@ -47,9 +47,11 @@ from mxworker.control import (
     refusal,
 )
 from mxworker.errors import ConfigError
+from mxworker.file_access import changer_of, end_of_change, may_change
 from mxworker.log import LineBudget
 from mxworker.master.slot import NS_PER_S
 from mxworker.printable import foreign
+from mxworker.runtime_directories import is_for_all, spare_for
 
 _LOG = logging.getLogger("mxworker.master")
 
@@ -142,6 +144,8 @@ def _bind(path: Path) -> socket.socket:
 def listen_at(path: Path, identity: Identity | None = None) -> Listener:
     """Listen at the place that the operator asked for. Raises ConfigError when that cannot be."""
     try:
+        if (access := changer_of(path.parent)) is not None:
+            raise ConfigError(f"{may_change(access)}, and so replace the socket.\n  {end_of_change(access)}")
         return Listener(path.absolute(), identity, f"--control-socket {shlex.quote(str(path))}")
     except OSError as error:
         raise ConfigError(f"no control socket can be made at '{foreign(path)}': {error.strerror}.") from error
@@ -150,14 +154,14 @@ def listen_at(path: Path, identity: Identity | None = None) -> Listener:
 def listen(identity: Identity, places: Sequence[Path]) -> Listener | None:
     """Listen as the service `identity` in the first of the places that works; None, with a warning, when none does.
 
-    A place that others have laid hands on is passed over, with a warning: nobody shall keep a service from starting.
+    A place that others have laid hands on is passed over, with a warning: nobody shall keep a service from
+    starting, nor from being asked. In a directory that is there for all, such as /tmp, another name is taken.
     Raises ConfigError when another service has the name.
     """
     for place in places:
         try:
             if place.parent.stat().st_uid in (0, os.geteuid()):  # XDG_RUNTIME_DIR outlives su(1), with another's
-                own_directory(place)
-                return Listener(place / identity.file_name, identity)
+                return Listener(_own_or_spare(place) / identity.file_name, identity)
         except NotOurs as error:
             _LOG.warning("not used for the control socket: %s", error)
         except OSError:
@@ -170,6 +174,19 @@ def listen(identity: Identity, places: Sequence[Path]) -> Listener | None:
     return None
 
 
+def _own_or_spare(place: Path) -> Path:
+    """Return `place`, or a directory beside it when somebody else has taken its name in a directory for all."""
+    try:
+        own_directory(place)
+    except NotOurs as error:
+        if not is_for_all(place.parent):
+            raise
+        spare = spare_for(place)
+        _LOG.warning("the control socket is in %s instead: %s", spare, str(error).partition("\n")[0])
+        return spare
+    return place
+
+
 class NotOurs(ConfigError):
     """A directory in which others could replace the socket."""
 
@@ -179,7 +196,7 @@ def own_directory(path: Path) -> None:
     with suppress(FileExistsError):
         path.mkdir(0o700)
     found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or changer_of(path) is not None:
         raise NotOurs(
             f"'{foreign(path)}' must be a directory that belongs to this user and that nobody else can write to.\n"
             "  Remove it, or name another place with --control-socket."

@@ -28,7 +28,9 @@ from mxworker.control import (
     parse_lock,
 )
 from mxworker.errors import ConfigError, MxWorkerError
+from mxworker.file_access import user_name
 from mxworker.printable import foreign
+from mxworker.runtime_directories import is_given_directory
 
 _BUSY_AGAIN_S = 0.05
 _CHUNK_BYTES = 65536
@@ -180,12 +182,20 @@ def _read_line(connection: socket.socket, deadline: float) -> bytes:
 
 
 def _check_peer(connection: socket.socket, path: Path) -> None:
-    """Trust a service of our own user, or of root: in a directory of others anybody could have put a socket."""
+    """Believe a service of our own user, or of root: in a directory of others anybody could have put a socket.
+
+    Root believes that of another user in a directory that was given to that user, such as /run/mxworker by systemd.
+    """
     _, uid, _ = PEER_CREDENTIALS.unpack(
         connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size)
     )
-    if uid not in (0, os.geteuid()) and os.geteuid() != 0:
-        raise NoAnswer(f"{foreign(path)} belongs to a process of another user, number {uid}.")
+    us = os.geteuid()
+    if uid in (0, us) or (us == 0 and path.parent.stat().st_uid == uid and is_given_directory(path.parent)):
+        return
+    raise NoAnswer(
+        f"{foreign(path)} belongs to a process of another user, {user_name(uid)}, and is not believed.\n"
+        f"  If that is the service, ask as its user:  runuser -u {user_name(uid)} -- mxworker ..."
+    )
 
 
 def _left_s(deadline: float) -> float:

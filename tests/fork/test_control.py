@@ -13,6 +13,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,15 @@ from mxworker.control import (
 )
 from mxworker.errors import ConfigError
 from mxworker.master.control import CLIENTS, ControlServer, Listener, listen, listen_at, own_directory
-from mxworker.remote.client import NoAnswer, ask
+from mxworker.remote.client import NoAnswer, ask, find
+from mxworker.runtime_directories import to_look_in
 from tests.fork.conftest import Service, Start
 from tests.harness.waiting import wait_until
 
 SOON_S = 4.0  # a good client among bad ones, each of which has 5 s; the machine may be busy with other tests
 HEARTBEAT_S = "2"
+OTHER = 65534
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away, and act as another user")
 
 
 @pytest.fixture
@@ -265,7 +269,7 @@ def test_usual_place_is_made_in_the_first_directory_that_works(address: Path) ->
     listener.close()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+@needs_root
 def test_runtime_directory_of_another_user_is_passed_over(address: Path) -> None:
     given_away = address.parent / "given away"
     given_away.mkdir()
@@ -314,7 +318,120 @@ def test_directory_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
             own_directory(wrong)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_asked_place_that_others_can_write_to_is_refused(address: Path, mode: int) -> None:
+    address.parent.chmod(mode)
+    with pytest.raises(
+        ConfigError, match=f"everybody on this machine may write to '{address.parent}', and so replace the"
+    ):
+        listen_at(address)
+    assert list(address.parent.iterdir()) == []
+
+
+@pytest.fixture
+def for_all(address: Path) -> Path:
+    """A directory in which everybody may make names, as /tmp."""
+    address.parent.chmod(0o1777)
+    return address.parent
+
+
+@needs_root
+@pytest.mark.parametrize("what", ["directory", "file", "link"])
+def test_name_that_another_user_has_taken_is_replaced_by_one_that_is_found(
+    what: str, for_all: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = for_all / "mxworker-0"
+    match what:
+        case "directory":
+            place.mkdir()
+        case "file":
+            place.touch()
+        case "link":
+            place.symlink_to(for_all)
+    os.chown(place, OTHER, OTHER, follow_symlinks=False)
+    listener = listen(Identity("app"), [place])
+    assert listener is not None
+    spare = listener.path.parent
+    assert (spare.parent, stat.S_IMODE(spare.stat().st_mode)) == (for_all, 0o700)
+    assert f"the control socket is in {spare} instead" in caplog.text
+    assert find(list(to_look_in([place])), "app") == listener.path
+    assert find(list(to_look_in([place])), None) == listener.path
+    listener.close()
+    again = listen(Identity("app"), [place])
+    assert again is not None
+    assert again.path == listener.path, "a service has the same place at each start, and no directory for each"
+    again.close()
+
+
+@needs_root
+def test_spare_that_another_user_has_made_is_not_looked_into(for_all: Path) -> None:
+    place, theirs = for_all / "mxworker-0", for_all / "mxworker-0-aaaa"
+    for path in (place, theirs):
+        path.mkdir(0o700)
+        os.chown(path, OTHER, OTHER)
+    assert list(to_look_in([place])) == []
+    listener = listen(Identity("app"), [place])
+    assert listener is not None
+    assert listener.path.parent not in (place, theirs)
+    listener.close()
+
+
+def test_names_are_not_looked_for_where_others_cannot_make_them(address: Path) -> None:
+    (address.parent / "mxworker-0-aaaa").mkdir(0o700)
+    assert list(to_look_in([address.parent / "mxworker-0"])) == [address.parent / "mxworker-0"]
+
+
+@contextmanager
+def answered_by(uid: int, address: Path) -> Iterator[None]:
+    """Have a process of a user answer at an address whatever it is asked."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        ready, told = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.setuid(uid)  # before it listens: that is when the kernel notes whose the socket is
+                listening.bind(os.fspath(address))
+                listening.listen()
+                os.write(told, b"1")
+                connection, _ = listening.accept()
+                connection.recv(4096)
+                connection.sendall(b'{"ok": true, "status": {}}\n')
+            finally:
+                os._exit(0)
+        os.close(told)
+        assert os.read(ready, 1) == b"1"
+        os.close(ready)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+@needs_root
+@pytest.mark.parametrize(("mode", "owner"), [(0o777, 0), (0o1777, 0), (0o700, OTHER)])
+def test_root_does_not_believe_whoever_listens(for_all: Path, mode: int, owner: int) -> None:
+    """In a directory that anybody could have made, or made a socket in."""
+    place = for_all / "place"
+    place.mkdir()
+    place.chmod(mode)
+    os.chown(place, owner, owner)
+    with answered_by(OTHER, place / "app.sock"), pytest.raises(NoAnswer, match="belongs to a process of another user"):
+        ask(place / "app.sock", Status(), time.monotonic() + SOON_S)
+
+
+@needs_root
+def test_root_believes_the_service_of_a_user_in_a_directory_that_it_gave_them(address: Path) -> None:
+    """As /run/mxworker, which systemd makes for a unit with a user of its own."""
+    address.parent.chmod(0o755)
+    place = address.parent / "mxworker"
+    place.mkdir()
+    os.chown(place, OTHER, OTHER)
+    with answered_by(OTHER, place / "app.sock"):
+        assert ask(place / "app.sock", Status(), time.monotonic() + SOON_S) == {"ok": True, "status": {}}
+
+
+@needs_root
 def test_other_users_are_turned_away(controlled: Start, address: Path) -> None:
     controlled("healthy")
     address.parent.chmod(0o755)
