@@ -26,6 +26,7 @@ IN_FLIGHT_SHOWN = 20
 STACK_SHOWN_BYTES = 8 * 1024
 NOTES_REMEMBERED = 100
 
+_ERROR = "Error: "
 _LEAVE_A_NOTE = (ExitCode.USAGE, ExitCode.APP_LOAD, ExitCode.BROKER)
 
 
@@ -111,8 +112,12 @@ def _messages(count: int) -> str:
 
 
 def note_of(ended: Exit, slot: BoardSlot) -> str:
-    """Return what a worker that could not start left for the operator; empty for all others."""
-    return slot.note if ended.status in _LEAVE_A_NOTE else ""
+    """Return what a worker that could not start left for the operator; empty for all others.
+
+    A handler may have ended its process with the same exit code: the note is what the worker consumed, then.
+    """
+    note = slot.note
+    return note if ended.status in _LEAVE_A_NOTE and note.startswith(_ERROR) else ""
 
 
 def describe(ended: Exit) -> str:

@@ -206,6 +206,14 @@ def crashes_after_ready(worker: Worker) -> int:
     return 0
 
 
+def exits_after_ready(worker: Worker) -> int:
+    """The first process of the slot ends as one that could not load the application; its successors are healthy."""
+    worker.start()
+    if worker.slot.words[Word.SPAWNS] == 1:
+        os._exit(3)
+    return worker.serve()
+
+
 def crashes_with_many_threads(worker: Worker) -> int:
     for _ in range(40):
         threading.Thread(target=nested, args=(20, threading.Event().wait), daemon=True).start()
@@ -385,6 +393,7 @@ BEHAVIOURS: dict[str, Callable[[Worker], int]] = {
         raises,
         exits_by_system_exit,
         crashes_after_ready,
+        exits_after_ready,
         crashes_with_many_threads,
         logs,
         crashes_when_respawned,

@@ -96,6 +96,17 @@ def test_worker_that_crashes_after_ready_is_tried_for_ever_and_its_sibling_stays
     assert "SIGSEGV" in service.stderr()
 
 
+def test_exit_code_of_a_handler_is_not_taken_for_a_failed_start(start_ready: Start) -> None:
+    """Codes that say why a worker could not start may come from anything that calls `os._exit`."""
+    service = start_ready("exits_after_ready,healthy")
+    service.wait_for("boot 2", slot=1)
+    service.kill(signal.SIGTERM)
+    assert service.wait() == 0
+    log = service.stderr()
+    assert "exit code 3; the next one starts in" in log
+    assert "consumes orders" not in log, "what it consumed is no error"
+
+
 def test_crash_loop_of_all_workers_writes_a_bounded_log(start_ready: Start) -> None:
     service = start_ready("finishes", "--workers", "8", "--log-level", "info")
     service.wait_for("boot", count=5 * 8, within_s=30)  # the first failures come quickly, and are told
