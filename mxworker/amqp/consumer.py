@@ -51,6 +51,10 @@ _TOO_LARGE = "a message is too large"
 _CALM_S = 10.0
 
 
+UNPROVEN = "until all queues are checked"
+"""Why a worker with new code does not consume yet. That belongs to each start, and is no news."""
+
+
 class Consumer:
     """Keeps one queue consumed while `run` runs, except while it is paused."""
 
@@ -341,11 +345,12 @@ class Consumer:
     def _note_paused(self) -> None:
         self._paused_for = frozenset(self._reasons)
         is_brief = self._paused_for == {_BYTES}
+        is_news = not self._paused_for <= {_BYTES, UNPROVEN}
         reasons = sorted(self._reasons)
         facts = {"queue": self.queue.name, "reasons": reasons}
-        level = logging.DEBUG if is_brief else logging.INFO
+        level = logging.INFO if is_news else logging.DEBUG
         log.log(level, "queue %s is paused: %s", self.queue.name, ", ".join(reasons), extra=facts)
-        self._has_news |= not is_brief
+        self._has_news |= is_news
         if not is_brief:
             self._on_paused()
         if _BYTES in self._reasons:

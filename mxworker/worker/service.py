@@ -25,7 +25,7 @@ from typing import Any
 
 from mxworker.amqp import topology
 from mxworker.amqp.budget import ByteBudget
-from mxworker.amqp.consumer import REPLY_DEADLINE_S, Consumer
+from mxworker.amqp.consumer import REPLY_DEADLINE_S, UNPROVEN, Consumer
 from mxworker.amqp.culprits import Culprits
 from mxworker.amqp.declared import DeclaredQueues
 from mxworker.amqp.pool import Pool
@@ -66,7 +66,6 @@ BEAT_EVERY_S = 1.0
 _OPEN_AT_ONCE = 32
 _NS_PER_S = 1_000_000_000
 _ASKED = "asked"
-_UNPROVEN = "until all queues are checked"
 _FAILED = (Word.REQUEUED, Word.RETRIED, Word.REJECTED, Word.QUARANTINED)
 _COUNTED = (Word.ACKED, *_FAILED)
 
@@ -310,7 +309,7 @@ class Service:
                 culprits=culprits,
             )
             if self._is_unproven:
-                consumer.pause(_UNPROVEN)
+                consumer.pause(UNPROVEN)
             station.guard(consumer.pause, consumer.resume, consumer.limit_prefetch)
             self.stations.append(station)
             self.consumers.append(consumer)
@@ -462,7 +461,7 @@ class Service:
         """Begin to consume on trial: had one queue been refused, code that cannot start would have served another."""
         self._is_unproven = False
         for consumer in self.consumers:
-            consumer.resume(_UNPROVEN)
+            consumer.resume(UNPROVEN)
 
     def _move(self, state: WorkerState) -> None:
         if state is self.state:

@@ -8,6 +8,7 @@ import logging
 import pytest
 from pamqp import commands
 
+from mxworker.amqp.consumer import UNPROVEN
 from mxworker.delivery import Delivery
 from tests.harness.waiting import until
 from tests.loop.consuming import QUEUE, SOON_S, answer, consuming, sent
@@ -138,6 +139,20 @@ async def test_consumer_paused_before_the_start_gets_a_channel_and_consumes_noth
         lent.consumer.resume("not yet")
         await until(lambda: lent.consumer.is_consuming, SOON_S)
         assert channels(lent.peer, commands.Basic.Consume) == [1]
+
+
+@on_both_loops
+async def test_pause_that_belongs_to_each_start_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    """With hundreds of queues a reload would write two lines for each of them, in each worker."""
+    caplog.set_level(logging.DEBUG, "mxworker")
+    paused: list[bool] = []
+    async with consuming(lambda delivery: None, on_paused=lambda: paused.append(True)) as lent:
+        lent.consumer.pause(UNPROVEN)
+        lent.start()
+        await until(lambda: paused, SOON_S)
+        lent.consumer.resume(UNPROVEN)
+        await until(lambda: lent.consumer.is_consuming, SOON_S)
+    assert [record for record in caplog.records if record.levelno >= logging.INFO and "queue" in record.message] == []
 
 
 @on_both_loops
