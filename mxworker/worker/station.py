@@ -259,20 +259,27 @@ class Station:
     # ---- what does not stop
 
     def _report_stuck(self, unit: Delivery | Gathered, task: asyncio.Task[Any]) -> None:
-        handler = self.handler
+        handler, first = self.handler, _deliveries(unit)[0]
         say_safely(
             log,
             logging.ERROR,
             "handler %s is stuck on message %s of queue %s: it did not stop %g s after its %g s were up "
             "(%d of %d places are lost to such handlers); it is at %s",
             handler.name,
-            _deliveries(unit)[0].shown_id,
+            first.shown_id or f"(no id, delivery tag {first.delivery_tag})",
             handler.queue.name,
             self._premises.grace_s,
             handler.timeout_s,
             self.stuck,
             handler.concurrency,
             " > ".join(self._stack_of(task)[-SHOWN_FRAMES:]),
+            fields={
+                "handler": handler.name,
+                "queue": handler.queue.name,
+                "message_id": first.shown_id,
+                "stuck": self.stuck,
+                "concurrency": handler.concurrency,
+            },
         )
         if self._guard is not None:
             self._guard.note_stuck(self._premises.loop.time() - handler.timeout_s - self._premises.grace_s)

@@ -271,7 +271,7 @@ async def test_report_of_a_stuck_handler_names_its_line(caplog: pytest.LogCaptur
     bench, channel = at_work(stubborn.handlers, grace_s=0.03), Channel()
     bench.station.admit(*deliveries(channel, 1))
     await until(lambda: bench.station.stuck, SOON_S, "it to be stuck")
-    assert "handler stubborn is stuck on message None of queue queue" in caplog.text
+    assert "handler stubborn is stuck on message (no id, delivery tag 1) of queue queue" in caplog.text
     assert "it did not stop 0.03 s after its 0.03 s were up (1 of 4 places are lost to such handlers)" in caplog.text
     assert stubborn.line in caplog.text
     stubborn.let_go.set()
