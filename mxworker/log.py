@@ -172,6 +172,7 @@ def set_up(level: str, style: str = "auto") -> None:
     handler.setFormatter(TextFormatter() if is_text(style) else JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.lastResort = handler  # for the root logger left without any, see keep_telling
+    logging.captureWarnings(not is_text(style))  # they are records of a JSON log, too
     for library in ("aio_pika", "aiormq"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     for chatty in ("asyncio", "watchfiles"):  # below they tell of themselves, not of what happened

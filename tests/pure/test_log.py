@@ -436,6 +436,14 @@ def test_auto_is_json_when_stderr_is_no_terminal_and_the_amqp_libraries_are_sile
     assert [json.loads(line)["message"] for line in raw.splitlines()] == expected
 
 
+def test_warnings_of_python_are_records_of_a_json_log() -> None:
+    source = "import warnings; from mxworker.log import set_up; set_up('info', 'json'); warnings.warn('an old option')"
+    _, raw = _python(source, stderr=subprocess.PIPE).communicate(timeout=60)
+    (fields,) = map(json.loads, raw.splitlines())
+    assert "UserWarning: an old option" in fields["message"]
+    assert fields["level"] == "warning"
+
+
 def test_auto_is_text_on_a_terminal() -> None:
     ours, theirs = os.openpty()
     process = _python(SET_UP, "info", "auto", stderr=theirs)
