@@ -19,6 +19,7 @@ from mxworker.worker.tasks import frames_of
 
 log = logging.getLogger(__name__)
 
+_ENTER_GRACE_S = 5.0  # as a handler has that was cancelled
 _LEAVE_GRACE_S = 0.5  # beyond the drain's deadline; the master's own bound is a second beyond it
 # What contextlib says of a generator that does not yield once.
 _NO_YIELD = "generator didn't yield"
@@ -33,9 +34,14 @@ class Lifespans:
         self._states: dict[Lifespan, Any] = {}
         self._entered = AsyncExitStack()
         self._entering: asyncio.Timeout | None = None
+        self._which_enters: Lifespan
+        self._time = ""
         self._leaving: Lifespan | None = None
         self._is_given_up = False
         self._waited_at: list[FrameSummary] | None = None
+        self._grace: asyncio.TimerHandle | None = None
+        self.has_stuck = asyncio.Event()
+        """Set when `enter` was to end and does not: what it waits for catches the cancellation and goes on."""
 
     async def enter(self, timeout_s: float | None = None, time_for: str = "that --boot-timeout gives it") -> None:
         """Enter all in order. Raises AppLoadError, having left those it had entered.
@@ -47,8 +53,10 @@ class Lifespans:
         task = asyncio.current_task()
         assert task is not None
         timer = None if timeout_s is None else loop.call_later(timeout_s, self._be_late, task)
+        self._time = f"after {format_duration(timeout_s or 0)}, the time {time_for}"
         try:
             for lifespan in self._lifespans:
+                self._which_enters = lifespan
                 try:
                     async with asyncio.timeout_at(loop.time() if self._has_to_end else None) as self._entering:
                         self._states[lifespan] = await self._entered.enter_async_context(lifespan())
@@ -56,16 +64,23 @@ class Lifespans:
                     await self.leave(loop.time())
                     raise_own_cancellation()
                     if self._waited_at is not None and isinstance(error, TimeoutError):
-                        time = f"after {format_duration(timeout_s or 0)}, the time {time_for}"
-                        headline = f"lifespan '{lifespan.name}' of '{lifespan.module}' is not entered {time}:"
-                        raise AppLoadError(place_in_app(headline, self._waited_at)) from error
+                        raise self.not_entered from error
                     raise _why_not_entered(lifespan, error) from error
                 finally:
                     self._entering = None
                 self._entered.callback(self._begin_to_leave, lifespan)
         finally:
-            if timer is not None:
-                timer.cancel()
+            for pending in (timer, self._grace):
+                if pending is not None:
+                    pending.cancel()
+
+    @property
+    def not_entered(self) -> AppLoadError:
+        """The error for one that was not entered in time, with the line where it waited then."""
+        lifespan = self._which_enters
+        catches = ", and goes on though cancelled (catch Exception, not all)" if self.has_stuck.is_set() else ""
+        headline = f"lifespan '{lifespan.name}' of '{lifespan.module}' is not entered {self._time}{catches}:"
+        return AppLoadError(place_in_app(headline, self._waited_at or ()))
 
     @property
     def _has_to_end(self) -> bool:
@@ -89,8 +104,13 @@ class Lifespans:
         self._end_entering()
 
     def _end_entering(self) -> None:
-        if self._entering is not None:
-            self._entering.reschedule(asyncio.get_running_loop().time())
+        if self._entering is None:
+            return
+        loop = asyncio.get_running_loop()
+        if not self._entering.expired():  # else it has been told already
+            self._entering.reschedule(loop.time())
+        if self._grace is None:
+            self._grace = loop.call_later(_ENTER_GRACE_S, self.has_stuck.set)
 
     async def leave(self, deadline: float) -> None:
         """Leave what was entered, the last first, until the loop time `deadline` and a little longer."""

@@ -151,7 +151,7 @@ async def _serve(
     watchdog = Watchdog(slot.number, loop, lambda frame: blocker_of(frame, loop, service.stations))
     watchdog.start()
     try:
-        code = await service.run()
+        code = await service.run_or_give_up()
     finally:
         watchdog.stop()
         if not service.has_running_handlers:  # else every moment is one more in which they are at work

@@ -210,17 +210,24 @@ class Service:
 
     # ---- start, serve
 
+    async def run_or_give_up(self) -> ExitCode:
+        """Do as `run` does, but leave a lifespan behind that is to be entered no longer and cannot be cancelled."""
+        running = self._loop.create_task(self.run())
+        sticking = self._loop.create_task(self._lifespans.has_stuck.wait())
+        try:
+            await asyncio.wait((running, sticking), return_when=asyncio.FIRST_COMPLETED)
+            return running.result() if running.done() else self._not_started(self._lifespans.not_entered)
+        finally:
+            running.cancel()
+            sticking.cancel()
+
     async def run(self) -> ExitCode:
         """Serve until asked to stop, until a burst is over, or until the first start has failed."""
         self._beat()
         try:
             await self._lifespans.enter(self._settings.boot_timeout_s)
         except AppLoadError as error:
-            self._move(WorkerState.STOPPED)
-            if self._stop.is_set():
-                return ExitCode.OK
-            self.failure = error
-            return ExitCode.APP_LOAD
+            return self._not_started(error)
         self._furnish()
         self._move(WorkerState.CONNECTING)
         carrying = self._start_duties(self.pool.run(), self.publisher.run())
@@ -327,6 +334,13 @@ class Service:
             self._on_broken(duty.exception())
         elif self.state not in (WorkerState.DRAINING, WorkerState.STOPPED):
             self._on_broken(None)
+
+    def _not_started(self, error: AppLoadError) -> ExitCode:
+        self._move(WorkerState.STOPPED)
+        if self._stop.is_set():
+            return ExitCode.OK
+        self.failure = error
+        return ExitCode.APP_LOAD
 
     def _on_broken(self, error: BaseException | None) -> None:
         """Drain and end the process, for it has a bug of ours: the master starts a new one."""

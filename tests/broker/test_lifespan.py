@@ -191,6 +191,29 @@ def test_one_that_hangs_at_the_start_is_3_and_shows_where_it_waits(
         assert f"{headline}\n  app.py:18  {start}" in service.log_text()
 
 
+CATCHES_ALL = """while True:
+            try:
+                await asyncio.sleep(3600)
+            except BaseException:
+                pass"""
+
+
+def test_one_that_cannot_be_cancelled_at_the_start_is_3_too(broker_url: str, queue_name: str, tmp_path: Path) -> None:
+    with _service(broker_url, queue_name, tmp_path, "--workers=2", "--boot-timeout=2s", start=CATCHES_ALL) as service:
+        assert service.wait_exit() == ExitCode.APP_LOAD
+        text = service.log_text()
+        assert "that --boot-timeout gives it, and goes on though cancelled (catch Exception, not all):" in text
+        assert "app.py:20  await asyncio.sleep(3600)" in text
+
+
+def test_one_that_cannot_be_cancelled_holds_up_no_stop(broker_url: str, queue_name: str, tmp_path: Path) -> None:
+    with _service(broker_url, queue_name, tmp_path, "--workers=2", "--drain-timeout=1h", start=CATCHES_ALL) as service:
+        wait_until(lambda: service.output_text().count("entering") == 2, SOON_S, "both to start")
+        service.signal(SIGTERM)
+        assert service.wait_exit() == 0
+        assert "Error" not in service.log_text()
+
+
 def test_reload_to_one_that_hangs_at_the_start_is_refused(broker_url: str, queue_name: str, tmp_path: Path) -> None:
     with _service(broker_url, queue_name, tmp_path, "--workers=2", "--boot-timeout=3s") as service:
         service.wait_ready()

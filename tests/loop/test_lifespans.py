@@ -16,6 +16,7 @@ import pytest
 
 from mxworker import Handlers
 from mxworker.errors import AppLoadError
+from mxworker.worker import lifespans
 from mxworker.worker.lifespans import Lifespans
 from mxworker.worker.loading import load
 from mxworker.worker.tasks import stack_of
@@ -138,6 +139,32 @@ async def test_one_that_hangs_shows_the_line_where_it_waits(case: str, app: App)
     )
     assert last.lstrip().startswith(f"{app.path}:{app.here}  ")
     assert "asyncio/" not in text
+
+
+async def test_one_that_cannot_be_cancelled_is_known_by_that(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifespans, "_ENTER_GRACE_S", 0.01)
+    handlers = app.load("""
+        tries = []
+        @handlers.lifespan
+        async def shop():
+            while len(tries) < 3:
+                try:
+                    await asyncio.sleep(60)  # here
+                except BaseException:
+                    tries.append(1)
+            yield
+    """)
+    opening = Lifespans(handlers.compile())
+    entering = asyncio.create_task(opening.enter(0.1))
+    await asyncio.wait_for(opening.has_stuck.wait(), 20)
+    headline, line = str(opening.not_entered).splitlines()
+    assert headline.endswith("that --boot-timeout gives it, and goes on though cancelled (catch Exception, not all):")
+    assert line.lstrip().startswith(f"{app.path}:{app.here}  ")
+    opening.give_up_entering()  # as a stop does
+    for _ in range(2):
+        entering.cancel()
+        await asyncio.sleep(0.01)
+    await asyncio.wait_for(entering, 20)
 
 
 @pytest.mark.parametrize("case", WAITS)
