@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from mxworker.child import flush
+from mxworker.printable import foreign
 
 log = logging.getLogger("mxworker.worker")
 
@@ -58,7 +59,7 @@ def _leave_at(deadline: float, code: int, is_done: threading.Event) -> None:
     if is_done.wait(max(0.0, deadline - time.monotonic())):
         return
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
-    places = [f"{at.filename}:{at.lineno} {at.name}" for at in traceback.extract_stack(frame)]
+    places = [foreign(f"{at.filename}:{at.lineno} {at.name}") for at in traceback.extract_stack(frame)]
     log.error(
         "what the application does at its end was not done in time, and is cut off: %s",
         " < ".join(places[: -_SHOWN_FRAMES - 1 : -1]),

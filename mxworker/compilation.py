@@ -174,7 +174,7 @@ def _compiled(said: Registration, overrides: Overrides, around: Around) -> Handl
     prefetch = whole("prefetch", prefetch, MAX_PREFETCH)
     check_failure_policy(said)
     return Handler(
-        name=name_of(function),
+        name=foreign(name_of(function)),
         queue=said.queue,
         function=function,
         kind=kind,

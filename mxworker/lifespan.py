@@ -40,7 +40,7 @@ class Lifespan:
 
     def __init__(self, function: AnyCallable, site: Site) -> None:
         """`site` is where it was registered."""
-        self.name = name_of(function)
+        self.name = foreign(name_of(function))
         self.module = str(getattr(first_called(function), "__module__", None))
         self._function = function
         self._site = site
@@ -59,7 +59,7 @@ class Lifespan:
     def fault(self, text: str) -> AppLoadError:
         """Return the error for a lifespan that cannot work."""
         place = place_of(self._function, self._site)
-        return AppLoadError(f"{foreign(place)}{'  ' if place else ''}lifespan '{foreign(self.name)}' {text}.")
+        return AppLoadError(f"{foreign(place)}{'  ' if place else ''}lifespan '{self.name}' {text}.")
 
     def check(self) -> None:
         """Raise AppLoadError when it cannot work, as far as can be known without calling it."""

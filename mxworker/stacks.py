@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from types import FrameType
 
-from mxworker.printable import head, printable
+from mxworker.printable import foreign, head, printable
 
 _MOST_FRAMES = 1000  # looked at: a recursion has more, of which the innermost count
 _SOURCE_BYTES = 100
@@ -61,7 +61,7 @@ class Place:
 
     def __str__(self) -> str:
         """Return it in the usual notation."""
-        return f"{self.filename}:{self.line} {self.function}"
+        return foreign(f"{self.filename}:{self.line} {self.function}")
 
     @property
     def source(self) -> str:

@@ -23,6 +23,7 @@ from itertools import islice
 from typing import Any
 
 from mxworker.errors import PublishError, PublishUnconfirmed
+from mxworker.printable import foreign
 from mxworker.receipts import Receipt
 
 _PRUNE_AT = 1024
@@ -157,7 +158,7 @@ class Begun:
     def __str__(self) -> str:
         place = next(islice(self._code.co_positions(), self._instruction // _CODE_UNIT_BYTES, None), None)
         line = self._code.co_firstlineno if place is None or place[0] is None else place[0]
-        return f"ctx.publisher.{self.method}(...) at {self._code.co_filename}:{line}"
+        return f"ctx.publisher.{self.method}(...) at {foreign(self._code.co_filename)}:{line}"
 
 
 def begin(method: str) -> Begun | None:

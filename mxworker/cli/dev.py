@@ -15,6 +15,7 @@ from mxworker import interpreter
 from mxworker.cli.help import EXIT_CODES, Command, option
 from mxworker.cli.run import run
 from mxworker.cli.settings import checked, errors_told, hide_urls
+from mxworker.printable import foreign
 
 _DEFAULTS = {"workers": 1, "drain_timeout": "5s", "log_level": "debug", "log_format": "text"}
 _OWN_TO_RUN = "dies_with"
@@ -55,7 +56,7 @@ def dev(ctx: click.Context, /, app: str, reload_dir: tuple[str, ...], **flags: A
     from mxworker.terminal import Terminal
 
     terminal = Terminal()
-    hide_urls(f"mxworker: dev {app}")
+    hide_urls(f"mxworker: dev {foreign(app)}")
     set_up(flags["log_level"], flags["log_format"])
     command, environment = service_command(run, ctx.params), service_environment(run, ctx.params)
     watched = sources.folders(app, flags["app_dir"], reload_dir)

@@ -281,7 +281,7 @@ def run(ctx: click.Context, /, app: str, log_level: str, log_format: str, dies_w
     from mxworker.terminal import Terminal
 
     terminal = None if dies_with is not None else Terminal()  # the parent sees to its own, and tells this process
-    hide_urls(f"mxworker: run {app}")
+    hide_urls(f"mxworker: run {foreign(app)}")
     set_up(log_level, log_format)
     if dies_with is not None:
         bind_to_parent(dies_with)

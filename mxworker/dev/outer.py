@@ -28,6 +28,7 @@ from pathlib import Path
 
 from mxworker.dev.sources import changes
 from mxworker.errors import ExitCode
+from mxworker.printable import foreign
 from mxworker.terminal import SETTLES_S, Terminal
 
 log = logging.getLogger("mxworker.dev")
@@ -48,7 +49,7 @@ def run(command: Sequence[str], environment: Mapping[str, str], watched: Sequenc
     ConfigError when the directories cannot be watched.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
-    log.info("watching %s", ", ".join(map(str, watched)))
+    log.info("watching %s", ", ".join(map(foreign, watched)))
     news = changes(watched)
     next(news)  # from here on every change is noticed
     outer = _Outer(command, environment, terminal)
@@ -142,4 +143,4 @@ class _Outer:
 def in_words(changed: Sequence[str]) -> str:
     """Return `a.py, b.py, c.py and 2 more changed`."""
     more = f" and {len(changed) - SHOWN_FILES} more" if len(changed) > SHOWN_FILES else ""
-    return f"{', '.join(changed[:SHOWN_FILES])}{more} changed"
+    return f"{', '.join(map(foreign, changed[:SHOWN_FILES]))}{more} changed"

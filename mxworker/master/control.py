@@ -169,7 +169,7 @@ def listen(identity: Identity, places: Sequence[Path]) -> Listener | None:
     _LOG.warning(
         "no control socket: nothing can be written to %s. 'mxworker ctl' and 'mxworker status' will not reach this "
         "service. Name a place for it with --control-socket",
-        " or ".join(map(str, places)),
+        " or ".join(map(foreign, places)),
     )
     return None
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from mxworker import codec, forks
 from mxworker.compilation import HandlerKind
+from mxworker.printable import foreign
 from mxworker.stacks import Part, frames_of, innermost, part_of, places_of
 from mxworker.worker import lifespans
 from mxworker.worker.station import AtWork, Station
@@ -47,8 +48,9 @@ def blocker_of(frame: FrameType | None, loop: asyncio.AbstractEventLoop | None, 
     where, fields = "", dict[str, object]()
     if place is not None:
         source = place.source
-        where = f" at {place.filename}:{place.line} in {place.function}{f': {source}' if source else ''}"
-        fields["place"] = f"{place.filename}:{place.line}"
+        named = foreign(place.filename)
+        where = f" at {named}:{place.line} in {foreign(place.function)}{f': {source}' if source else ''}"
+        fields["place"] = f"{named}:{place.line}"
     for station in stations:
         one = station.at_work_in(task)
         if one is not None:

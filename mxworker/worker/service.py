@@ -40,7 +40,6 @@ from mxworker.errors import AppLoadError, BrokerError, ChannelLost, ConnectionLo
 from mxworker.lifecycle import Wish, WorkerState, next_worker_state
 from mxworker.log import as_set_up
 from mxworker.message import Encoder
-from mxworker.printable import foreign
 from mxworker.queues import Queue
 from mxworker.serializers import NO_SERIALIZERS, Serializer
 from mxworker.standing_orders import StandingOrders, no_orders
@@ -520,7 +519,7 @@ def describe(handlers: Sequence[Handler]) -> str:
     """Return what a worker consumes, one handler a line."""
     width = max((len(handler.queue.name) for handler in handlers), default=0)
     return "\n".join(
-        f"consuming   {handler.queue.name:<{width}}  {foreign(handler.name)}()  concurrency {handler.concurrency}, "
+        f"consuming   {handler.queue.name:<{width}}  {handler.name}()  concurrency {handler.concurrency}, "
         f"prefetch {handler.prefetch}, timeout {format_duration(handler.timeout_s)}"
         for handler in handlers
     )

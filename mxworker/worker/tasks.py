@@ -10,6 +10,8 @@ from traceback import FrameSummary, StackSummary
 from types import AsyncGeneratorType, CoroutineType, FrameType
 from typing import Any
 
+from mxworker.printable import foreign
+
 log = logging.getLogger(__name__)
 
 _STEPS = ("async_generator_asend", "async_generator_athrow", "coroutine_wrapper")
@@ -41,7 +43,7 @@ async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
 
 def stack_of(task: asyncio.Task[Any]) -> list[str]:
     """Return where a task is, a frame a line, the innermost last; `Task.get_stack` ends at the outermost coroutine."""
-    return [f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}" for frame in _frames(task)]
+    return [foreign(f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}") for frame in _frames(task)]
 
 
 def frames_of(task: asyncio.Task[Any]) -> list[FrameSummary]:

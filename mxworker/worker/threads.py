@@ -17,6 +17,7 @@ from contextvars import copy_context
 from typing import Any
 
 from mxworker.forks import end_fork
+from mxworker.printable import foreign
 
 
 class Threads:
@@ -67,7 +68,9 @@ class Threads:
         ident = self._idents.get(task)
         frame = sys._current_frames().get(ident) if ident is not None else None
         return (
-            None if frame is None else [f"{at.filename}:{at.lineno} {at.name}" for at in traceback.extract_stack(frame)]
+            None
+            if frame is None
+            else [foreign(f"{at.filename}:{at.lineno} {at.name}") for at in traceback.extract_stack(frame)]
         )
 
     def close(self) -> None:

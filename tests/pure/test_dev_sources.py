@@ -42,6 +42,7 @@ def test_watched_is_what_the_app_is_imported_from(
         (["a.py"], "a.py changed"),
         (["a.py", "b.py", "c.py"], "a.py, b.py, c.py changed"),
         (["a.py", "b.py", "c.py", "d.py", "e.py"], "a.py, b.py, c.py and 2 more changed"),
+        (["a\n\x1b\u202e.py"], "a\\x0a\\x1b\\x202e.py changed"),
     ],
 )
 def test_at_most_three_changed_files_are_named(changed: list[str], text: str) -> None:

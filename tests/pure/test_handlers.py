@@ -56,6 +56,13 @@ def test_defaults() -> None:
     assert not handler.wants_context
 
 
+def test_name_of_a_handler_is_printable() -> None:
+    def odd(payload: bytes) -> None: ...
+
+    odd.__name__ = "a\n\x1bb"
+    assert compiled(odd).name == "a\\x0a\\x1bb"
+
+
 def test_decorated_function_is_returned_as_it_is() -> None:
     assert Handlers().consume("orders")(take) is take
 

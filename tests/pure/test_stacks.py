@@ -67,6 +67,10 @@ def test_frames_are_places_with_their_source() -> None:
     assert frames_of(None) == []
 
 
+def test_file_may_be_called_anything_and_is_named_on_one_line() -> None:
+    assert str(Place("/a\n\x1b.py", 1, "f\u202e")) == "/a\\x0a\\x1b.py:1 f\\x202e"
+
+
 def test_endless_recursion_is_looked_at_up_to_a_bound() -> None:
     def deeper(depth: int) -> int:
         return deeper(depth - 1) if depth else len(frames_of(sys._getframe()))
