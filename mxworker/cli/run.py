@@ -348,18 +348,18 @@ class _Greeting:
         python = ".".join(str(part) for part in sys.version_info[:3])
         self._facts = {
             "mxworker": f"{__version__}, Python {python}, aio-pika {version('aio-pika')}",
-            "app": app,
-            "service": name,
-            "broker": str(brokers),
+            "app": foreign(app),
+            "service": foreign(name),
+            "broker": foreign(brokers),
             "workers": workers,
-            "control": control,
+            "control": foreign(control),
         }
         self._as_text = as_text
         self._is_wanted = log.isEnabledFor(logging.INFO)
         if as_text and self._is_wanted:
             from mxworker.log import say
 
-            say("\n".join(f"{name:<11} {foreign(fact)}" for name, fact in self._facts.items()))
+            say("\n".join(f"{name:<11} {fact}" for name, fact in self._facts.items()))
 
     def ready(self, seconds: float, consuming: str) -> None:
         """Say that the service is ready, and what it consumes."""

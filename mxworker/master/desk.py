@@ -19,7 +19,7 @@ from mxworker.log import level, set_level
 from mxworker.master.fleet import Fleet
 from mxworker.master.plan import Exit, RollState
 from mxworker.master.slot import NS_PER_S, Order, Slot
-from mxworker.printable import well_formed
+from mxworker.printable import foreign, well_formed
 from mxworker.status import (
     PausedStatus,
     ReloadStatus,
@@ -132,7 +132,7 @@ class Desk:
 
     def _changed(self, what: str, queue: str | None) -> Mapping[str, Any]:
         facts = {"queue": queue}
-        _LOG.info("%s: %s", what, "all queues" if queue is None else f"queue {queue}", extra=facts)
+        _LOG.info("%s: %s", what, "all queues" if queue is None else f"queue {foreign(queue)}", extra=facts)
         self._tell_all(Order.LOOK)
         return {"paused": self._paused()}
 

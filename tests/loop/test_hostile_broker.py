@@ -209,21 +209,14 @@ async def close_at_the_first_declare(peer: Peer) -> None:
 
 
 @asynccontextmanager
-async def service(broker: FakeBroker, folder: Path, log_format: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def service(
+    broker: FakeBroker, folder: Path, log_format: str, *more: str, app: str = "app"
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run a service, and end it by force if it has not ended."""
     (folder / "app.py").write_text(APP)
-    command = (
-        "-m",
-        "mxworker",
-        "run",
-        "app:handlers",
-        "--app-dir",
-        str(folder),
-        "--workers",
-        "1",
-        "--insecure-app-dir",
-    )
-    options = ("--log-format", log_format, "--connect-wait", "1s", "--log-level", "debug", "--drain-timeout", "1s")
+    command = ("-m", "mxworker", "run", f"{app}:handlers", "--app-dir", str(folder), "--insecure-app-dir", *more)
+    patience = ("--workers", "1", "--connect-wait", "1s", "--drain-timeout", "1s")
+    options = ("--log-format", log_format, "--log-level", "debug", *patience)
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *command,
@@ -298,4 +291,20 @@ async def test_service_that_cannot_start_says_why_harmlessly(script: Script, log
     said = stderr.decode()
     assert process.returncode == 4, said
     assert "cod.exe" in said, "the broker's words are not kept back"
+    (assert_harmless if log_format == "text" else assert_harmless_json)(said)
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+async def test_app_that_is_called_anything_is_named_harmlessly(log_format: str, tmp_path: Path) -> None:
+    """In what is said at the start, in its lines, and in why it cannot start."""
+    odd = "x\n\x1b[2J\u202e\nReady in 0.01 s. Ctrl-C drains.py"
+    (tmp_path / odd).write_text(f"{APP}\nraise ValueError(__file__)\n")
+    async with (
+        FakeBroker(deliver_and_take_back) as broker,
+        service(broker, tmp_path, log_format, "--name", HOSTILE, app=odd) as process,
+        asyncio.timeout(120),
+    ):
+        _, stderr = await process.communicate()
+    said = stderr.decode()
+    assert process.returncode == 3, said
     (assert_harmless if log_format == "text" else assert_harmless_json)(said)
