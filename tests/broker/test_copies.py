@@ -27,8 +27,8 @@ from tests.pure.test_field_table import raw_names, raw_values
 from tests.rabbit.client import Client, Received
 from tests.rabbit.raw import field, raw_properties, table
 
-DELAY_S = 1.5
-EXPIRATION_MS = b"700"  # long enough to be taken in time, and shorter than the delay
+DELAY_S = 5.0
+EXPIRATION_MS = b"4000"  # long enough to be taken in time, and shorter than the delay
 SOON_S = 60.0
 FACTS = Facts("orders", "shop.order", 3, "failed", "ValueError", "no such order", 1_722_470_400)
 RESERVED = (b"mx-", b"x-", b"CC", b"BCC")
@@ -164,7 +164,11 @@ async def test_whatever_the_broker_acts_on_a_copy_waits_its_time_and_comes_back_
     facts = FACTS.headers() | {"mx-failed-at": dead.headers["mx-failed-at"]}
     assert dead.headers | dead.origin.headers == original.headers | facts
     assert dead.headers["mx-failed-at"].timestamp() == FACTS.at_s
-    assert (dead.origin.exchange, dead.origin.routing_key, dead.origin.expiration) == (shop.exchange, shop.key, "700")
+    assert (dead.origin.exchange, dead.origin.routing_key, dead.origin.expiration) == (
+        shop.exchange,
+        shop.key,
+        EXPIRATION_MS.decode(),
+    )
     assert attempt_of(dead, 9) == 1
 
 

@@ -173,7 +173,7 @@ def test_an_interrupted_demo_drains_its_service(
         running.signal(number)
         assert running.wait_exit(ENOUGH_S) == 130, running.log_text()
         assert "Interrupted" in running.log_text()
-        assert "STOPPING -> EMPTY (stop)" in log_of_service(tmp_path)
+        assert "stopped with exit code 0" in log_of_service(tmp_path)
         assert_nothing_is_left(running, tmp_path, admin)
 
 

@@ -23,7 +23,6 @@ from tests.harness.frames import (
     BASIC_DELIVER,
     BASIC_NACK,
     BASIC_PUBLISH,
-    BASIC_REJECT,
     Frame,
     MethodId,
 )
@@ -169,13 +168,15 @@ async def test_requeue_that_is_cut_off_comes_back_all_the_same(broker_url: str, 
 
     @handlers.consume(queue_name, retry=FAST, on_error="requeue", concurrency=4)
     async def take(body: str, ctx: Context) -> None:
-        if not ctx.delivery.redelivered:
+        if ctx.attempt == 1:
             raise ValueError("boom")
         done.add(body)
 
     async with proxied(broker_url) as proxy, running(proxy.url(broker_url), handlers) as worker:
-        cut_at(BASIC_REJECT, 3)(proxy)
+        cut_at(BASIC_PUBLISH, 3)(proxy)
+        connections = len(proxy.attempts)
         admin.publish(queue_name, [str(number).encode() for number in range(30)])
         await until(lambda: len(done) == 30 and unsettled(worker) == 0, SOON_S, "all")
+        assert len(proxy.attempts) > connections, "the fault did not happen"
     assert admin.counts(queue_name).messages == 0
     assert admin.counts(f"{queue_name}.dlq").messages == 0

@@ -127,7 +127,7 @@ def respawned(service: Service) -> int:
 
 def test_worker_that_takes_too_much_memory_is_replaced_once(recorded: Recorded) -> None:
     write_app(recorded.folder, HOARDING)
-    with recorded.running("--workers=1", "--max-rss=180MB") as service:
+    with recorded.running("--workers=1", "--max-rss=180MB", "--log-level=debug") as service:
         service.wait_ready()
         before = set(service.worker_pids())
         recorded.publish(8)
