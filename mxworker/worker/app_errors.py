@@ -110,6 +110,15 @@ def mistaken_for(module: ModuleType, folder: Path) -> str:
     return f"'{foreign(name)}' is {_in_words(name, _origin(module))}, and not {foreign(file)}"
 
 
+def package_mistaken_for(name: str, folder: Path) -> str:
+    """Return what the package of the module `name` is, when that is in `folder` and is not found; empty otherwise."""
+    top = name.partition(".")[0]
+    package = sys.modules.get(top)
+    if package is None or module_file(folder, name) is None or str(folder / top) in getattr(package, "__path__", ()):
+        return ""
+    return f"'{top}' is {_in_words(top, _origin(package))}, and not {foreign(str(folder / top))}"
+
+
 def is_taken(name: str, file: Path) -> bool:
     """Whether `name` means another module than `file`, for whoever imports it."""
     if name in sys.stdlib_module_names or name == mxworker.__name__:
@@ -124,6 +133,8 @@ def is_taken(name: str, file: Path) -> bool:
 
 def _hint(error: BaseException, folder: Path) -> str:
     """Return what the names of the files in `folder` have to do with `error`, if anything."""
+    if isinstance(error, ImportError) and error.msg.startswith("attempted relative import with no known parent"):
+        return _inside_of_package(folder)
     for name in _modules_in(error):
         if isinstance(error, ModuleNotFoundError) and name not in sys.modules:
             return _where_else(name, folder)
@@ -136,6 +147,15 @@ def _hint(error: BaseException, folder: Path) -> str:
         if (other := _other(name, folder)) is not None:
             return _stands_before(name, file, other)
     return next(_standing_before(folder), "")
+
+
+def _inside_of_package(folder: Path) -> str:
+    """Return how to load a file of the package that `folder` is as what it is; empty when it is none."""
+    if not (folder / "__init__.py").is_file():
+        return ""
+    return (
+        f"This is a module of the package '{folder.name}': name it with that, and the directory above with --app-dir."
+    )
 
 
 def _modules_in(error: BaseException) -> Iterator[str]:

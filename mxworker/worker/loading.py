@@ -18,7 +18,14 @@ from mxworker.errors import AppLoadError, ConfigError
 from mxworker.failures import type_name
 from mxworker.handlers import Handlers
 from mxworker.printable import foreign
-from mxworker.worker.app_errors import import_failure, is_taken, mistaken_for, module_file, shorten
+from mxworker.worker.app_errors import (
+    import_failure,
+    is_taken,
+    mistaken_for,
+    module_file,
+    package_mistaken_for,
+    shorten,
+)
 from mxworker.worker.code_access import CodeNotOurs, check_imports, check_places
 
 DEFAULT_ATTRIBUTE = "handlers"
@@ -90,6 +97,11 @@ def _import_module(name: str, attribute: str, folder: Path) -> ModuleType:
         raise
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            if mistake := package_mistaken_for(name, folder):
+                file = shorten(folder.joinpath(*name.split(".")))
+                raise AppLoadError(
+                    f"{mistake}.\n  Rename your directory, or name the file:  mxworker run {file}.py:{attribute}"
+                ) from None
             raise AppLoadError(
                 f"there is no module '{foreign(name)}' on the Python path or in {foreign(folder)}.\n"
                 f"  {foreign(_where(name, attribute, folder))}"

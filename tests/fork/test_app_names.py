@@ -103,6 +103,23 @@ def test_package_that_has_the_name_of_another_module_is_told(tmp_path: Path) -> 
     assert f"and not {tmp_path}/queue/__init__.py." in told
 
 
+@pytest.mark.parametrize("file", ["email/shop.py", "mxworker/shop/__init__.py", "yarl/a/shop.py"])
+def test_module_in_a_package_that_has_the_name_of_another_is_told_with_both_paths(file: str, tmp_path: Path) -> None:
+    package = file.partition("/")[0]
+    name = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    told = loading(tmp_path, {file: HANDLERS}, name)
+    assert told.startswith(f"'{package}' is ")
+    assert f"{package}/__init__.py, and not {tmp_path / package}.\n  Rename your directory" in told
+
+
+@pytest.mark.parametrize("app", ["app", "app.py"])
+def test_module_inside_of_its_package_is_told_where_to_start(app: str, tmp_path: Path) -> None:
+    told = loading(tmp_path, {"__init__.py": "", "app.py": f"from .prices import PRICE\n{HANDLERS}"}, app)
+    assert told.endswith(
+        f"This is a module of the package '{tmp_path.name}': name it with that, and the directory above with --app-dir."
+    )
+
+
 def test_module_without_a_file_is_told(tmp_path: Path) -> None:
     assert loading(tmp_path, {"time.py": HANDLERS}, "time").startswith(
         f"'time' is Python's own module, and not {tmp_path}/time.py."
