@@ -32,6 +32,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum, auto
@@ -304,6 +305,17 @@ class BoardSlot:
             return None
         key = self.words[Word.ALONE_KEY]
         return key - _SIGN if key >= _SIGN >> 1 else key
+
+    def queues_in_flight(self) -> Counter[str]:
+        """Count the deliveries in flight of each queue that the board can name."""
+        named = set(self.queues())
+        return Counter(held.queue for held in self.in_flight() if held.queue in named)
+
+    @property
+    def alone_queue(self) -> str | None:
+        """The queue of the message that runs alone; None while none does."""
+        key = self.alone_key
+        return next((held.queue for held in self.in_flight() if held.key == key), None) if key is not None else None
 
     # ---- the worker's side
 

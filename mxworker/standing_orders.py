@@ -9,6 +9,7 @@ Layout, before the slots of the board:
     -----      ----        -------
     words      8 x 8       see `_Word`
     paused     64 x 256    a flag, 1 when the entry is taken, and the name of a queue, padded with NUL
+    alone      16 x 256    the same
 
 A flag is written last when an entry is taken, and first when it is left. A worker that reads while the entry is taken
 for another queue may all the same see a wrong name; it is told to look once more when all is written.
@@ -16,19 +17,23 @@ for another queue may all the same see a wrong name; it is told to look once mor
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import IntEnum
 
 PAUSED_QUEUES = 64
+ALONE_QUEUES = 16
 QUEUE_NAME_BYTES = 255  # a short string of AMQP
 
 _WORDS_BYTES = 8 * 8
 _ENTRY_BYTES = 256
-STANDING_ORDERS_BYTES = _WORDS_BYTES + PAUSED_QUEUES * _ENTRY_BYTES
+_ALONE_AT = _WORDS_BYTES + PAUSED_QUEUES * _ENTRY_BYTES
+STANDING_ORDERS_BYTES = _ALONE_AT + ALONE_QUEUES * _ENTRY_BYTES
 
 
 class _Word(IntEnum):
     ALL_PAUSED = 0
     LOG_LEVEL = 1
+    ALONE_RESTS = 2
 
 
 class StandingOrders:
@@ -37,9 +42,8 @@ class StandingOrders:
     def __init__(self, view: memoryview) -> None:
         """Use `view`, of STANDING_ORDERS_BYTES bytes; all zero means: no orders."""
         self._words = view[:_WORDS_BYTES].cast("Q")
-        self._entries = [
-            view[at : at + _ENTRY_BYTES] for at in range(_WORDS_BYTES, STANDING_ORDERS_BYTES, _ENTRY_BYTES)
-        ]
+        entries = [view[at : at + _ENTRY_BYTES] for at in range(_WORDS_BYTES, STANDING_ORDERS_BYTES, _ENTRY_BYTES)]
+        self._entries, self._alone = entries[:PAUSED_QUEUES], entries[PAUSED_QUEUES:]
 
     @property
     def all_paused(self) -> bool:
@@ -50,6 +54,16 @@ class StandingOrders:
     def paused_queues(self) -> tuple[str, ...]:
         """The queues that shall not be consumed, each named by an order of its own; at most 64."""
         return tuple(_name_in(entry) for entry in self._entries if entry[0])
+
+    @property
+    def alone_queues(self) -> tuple[str, ...]:
+        """The queues whose messages shall run alone, the new ones, too; at most 16."""
+        return tuple(_name_in(entry) for entry in self._alone if entry[0])
+
+    @property
+    def alone_rests(self) -> bool:
+        """Whether nothing of the queues that run alone shall be started now."""
+        return bool(self._words[_Word.ALONE_RESTS])
 
     @property
     def log_level(self) -> int | None:
@@ -91,6 +105,21 @@ class StandingOrders:
         for entry in self._entries:
             if entry[0] and _name_in(entry) == queue:
                 entry[0] = 0
+
+    def run_alone(self, queues: Collection[str], rests: bool) -> None:
+        """Have all messages of these queues run alone, and those of no other; of more than 16 the first ones.
+
+        While `rests`, none of them shall be started.
+        """
+        self._words[_Word.ALONE_RESTS] = rests
+        for entry in self._alone:
+            if entry[0] and _name_in(entry) not in queues:
+                entry[0] = 0
+        for queue in queues:
+            free = next((entry for entry in self._alone if not entry[0]), None)
+            if queue not in self.alone_queues and free is not None:
+                free[1:] = queue.encode("utf-8", "replace")[:QUEUE_NAME_BYTES].ljust(QUEUE_NAME_BYTES, b"\0")
+                free[0] = 1
 
     def set_log_level(self, level: int) -> None:
         """Have all workers log from `level` on, a number of the logging module."""

@@ -77,6 +77,8 @@ class ServiceStatus:
     """Empty when the service is ready."""
     reload: ReloadStatus
     paused: PausedStatus
+    run_alone: tuple[str, ...]
+    """The queues whose messages run alone, because they kill workers."""
     log_level: str
     workers: tuple[WorkerStatus, ...]
 

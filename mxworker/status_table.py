@@ -44,6 +44,8 @@ def _summary(status: Mapping[str, Any]) -> list[str]:
     paused = paused_text(status["paused"])
     if paused:
         facts.append(f"{'paused':<11} {paused}")
+    if status["run_alone"]:
+        facts.append(f"{'run alone':<11} {', '.join(status['run_alone'])}: their messages kill workers")
     reload = status["reload"]
     if reload["state"] != "none":
         why = f": {reload['why']}" if reload["why"] else ""

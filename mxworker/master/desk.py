@@ -175,6 +175,7 @@ class Desk:
             unready_because=why_unready(state, fleet.wanted, fleet.ready, orders.all_paused),
             reload=self._last_reload(),
             paused=self._paused(),
+            run_alone=orders.alone_queues,
             log_level=level(),
             workers=tuple(self._worker(slot, now_ns) for slot in fleet.slots),
         )

@@ -148,8 +148,11 @@ class Fleet:
         """Judge nobody's lateness for one round: the master was held up, so perhaps the whole machine was."""
         self._judge_from_ns = now_ns + WITHHOLD_NS
 
-    def exited(self, pid: int, status: int, now_ns: int) -> Exit:
-        """Take in that the worker `pid` was reaped with `status`, an exit code or minus a signal number."""
+    def exited(self, pid: int, status: int, now_ns: int, is_queues_fault: bool = False) -> Exit:
+        """Take in that the worker `pid` was reaped with `status`, an exit code or minus a signal number.
+
+        One that died by the fault of a queue is no failure of its slot, and is started again at once.
+        """
         slot = next(slot for slot in self.slots if slot.pid == pid)
         uptime_s = (now_ns - slot.spawned_ns) / NS_PER_S
         was_killed = slot.killed_ns is not None
@@ -168,10 +171,20 @@ class Fleet:
             self.became_ready(now_ns)
             as_asked = True
         else:
+            failures = slot.failures
             self._failed(slot, status, now_ns)
+            if is_queues_fault and self._ever_ready and slot.state is SlotState.BACKOFF:
+                slot.failures, slot.respawn_ns = failures, now_ns
             as_asked = False
         retry_in_s = (slot.respawn_ns - now_ns) / NS_PER_S if slot.state is SlotState.BACKOFF else None
         return Exit(slot.number, pid, status, slot.reason, as_asked, uptime_s, retry_in_s, was_killed)
+
+    def forgive(self, now_ns: int) -> None:
+        """Take in that the failures so far were no fault of the slots, and start again at once what waits for that."""
+        for slot in self.slots:
+            slot.failures = 0
+            if slot.state is SlotState.BACKOFF:
+                slot.respawn_ns = now_ns
 
     # ---- what the operator wants
 

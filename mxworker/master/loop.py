@@ -159,7 +159,8 @@ class _Master:
             return now_ns
         control_ns = None if self._control is None else self._control.next_wakeup(now_ns)
         drain_ns = self._drain_report.due_ns if self._fleet.is_stopping else None
-        return _earliest(self._fleet.next_wakeup(now_ns), control_ns, self._hang_up_until_ns, drain_ns)
+        inquest_ns = self._inquest.next_wakeup(now_ns)
+        return _earliest(self._fleet.next_wakeup(now_ns), control_ns, self._hang_up_until_ns, drain_ns, inquest_ns)
 
     def _sleep(self, until_ns: int | None) -> Events:
         """Sleep until `until_ns`, a signal or a client; return what poll(2) reported.
@@ -200,6 +201,7 @@ class _Master:
             self._fleet.became_ready(now_ns)
         for child in ended:
             self._bury(child, now_ns)
+        self._heed_inquest(now_ns)
         if self._board.ever_ready:
             self._obituaries.say_notes()
         if not self._announced:
@@ -223,12 +225,22 @@ class _Master:
 
     def _bury(self, child: Ended, now_ns: int) -> None:
         """Take in that a worker ended, and say how. The inquest comes first: its messages are on their way again."""
-        ended = self._fleet.exited(child.pid, child.status, now_ns)
+        number = next(slot.number for slot in self._fleet.slots if slot.pid == child.pid)
+        is_queues_fault = self._inquest.is_queues_fault(self._board.slot(number))
+        ended = self._fleet.exited(child.pid, child.status, now_ns, is_queues_fault)
         stack = self._children.last_words(ended.slot)
-        self._inquest.hold(ended, child.peak_rss_bytes, stack)
+        self._inquest.hold(ended, child.peak_rss_bytes, stack, now_ns)
         slot = self._board.slot(ended.slot)
         self._desk.note_exit(ended, describe(ended), note_of(ended, slot))
         self._obituaries.tell(ended, slot, stack, self._fleet.generation, now_ns)
+
+    def _heed_inquest(self, now_ns: int) -> None:
+        """Have the queues run alone whose messages kill, and lay that to no worker's charge."""
+        change = self._inquest.look([slot.number for slot in self._fleet.slots if slot.is_ready], now_ns)
+        if change.has_orders:
+            self._children.send_to_all(Order.LOOK.value)
+        if change.is_found:
+            self._fleet.forgive(now_ns)
 
     def _obey(self, signum: signal.Signals, now_ns: int) -> None:
         match signum:
@@ -322,7 +334,7 @@ class _Master:
         self._give_turn()
 
     def _give_turn(self) -> None:
-        """Let one worker run a suspect alone, of those that want to."""
+        """Let one worker run a message alone, of those that want to."""
         pids = {slot.number: slot.pid for slot in self._fleet.slots if slot.pid is not None}
         requests = {number: self._board.slot(number).words[Word.ISOLATION_WANTED] for number in pids}
         turn = self._turns.next({number: request for number, request in requests.items() if request})

@@ -65,6 +65,8 @@ class Dispatcher(Generic[Unit]):
         self._context = copy_context()
         self._waiting: deque[Unit] = deque()  # at most prefetch: what a lost channel left goes before more comes
         self._apart: dict[Unit, asyncio.TimerHandle] = {}  # as many at most, in their order
+        self._all_alone = False
+        self._rests = False
         self._longest_apart_s = longest_apart_s
         self._come_next = 0  # how many of those that wait were put there by what runs
         self._intake = Intake.OPEN
@@ -87,6 +89,12 @@ class Dispatcher(Generic[Unit]):
 
     def run_next(self, unit: Unit) -> None:
         """Let a unit wait before all others. Call while the one that it comes from runs, in their order."""
+        if self._all_alone and self._intake is Intake.OPEN:
+            self.set_apart(unit)
+            for behind in list(self._apart)[self._come_next : -1]:
+                self._apart[behind] = self._apart.pop(behind)
+            self._come_next += 1
+            return
         self._waiting.insert(self._come_next, unit)
         self._come_next += 1
 
@@ -147,7 +155,7 @@ class Dispatcher(Generic[Unit]):
             self.running.end(unit)
             if self._waiting and self._has_place():
                 self._room.ask(self)
-            if self._apart and self._intake is Intake.OPEN:
+            if self._apart and self._intake is Intake.OPEN and not self._rests:
                 self._isolation.ask(self)
             self._room.leave()
         if is_alone and not self.running.is_cut_short:
@@ -175,6 +183,29 @@ class Dispatcher(Generic[Unit]):
 
     # ---- what runs alone
 
+    def rest(self, is_wanted: bool) -> None:
+        """Start nothing alone for now, or again."""
+        if is_wanted == self._rests:
+            return
+        self._rests = is_wanted
+        if is_wanted:
+            self._isolation.withdraw(self)
+        elif self._apart and self._intake is Intake.OPEN:
+            self._isolation.ask(self)
+
+    def run_alone(self, is_wanted: bool) -> list[Unit]:
+        """Let go what is set apart only when it is suspect, or with `is_wanted` nothing any more.
+
+        Returns what waited for a place, then, for you to set apart, each message on its own.
+        """
+        self._all_alone = is_wanted
+        if not is_wanted:
+            self.let_go_innocent()
+            return []
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        return waiting
+
     def set_apart(self, unit: Unit) -> None:
         """Let a unit wait until nothing else runs in the process, and run it alone then."""
         if self._intake is not Intake.OPEN:
@@ -182,7 +213,8 @@ class Dispatcher(Generic[Unit]):
             return
         self._drop_stale_apart()
         self._apart[unit] = self._loop.call_later(self._longest_apart_s, self._give_up_waiting, unit)
-        self._isolation.ask(self)
+        if not self._rests:
+            self._isolation.ask(self)
 
     def _drop_stale_apart(self) -> None:
         """As `_drop_stale`, of what was set apart."""
@@ -210,7 +242,7 @@ class Dispatcher(Generic[Unit]):
 
     def let_go_innocent(self) -> None:
         """Treat as all others what was set apart for a doubt that the master does not share."""
-        innocent = [unit for unit in self._apart if not self._work.is_suspect(unit)]
+        innocent = [] if self._all_alone else [unit for unit in self._apart if not self._work.is_suspect(unit)]
         if not innocent:
             return
         for unit in innocent:

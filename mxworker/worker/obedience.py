@@ -1,4 +1,4 @@
-"""Obeying the standing orders: which queues the operator wants paused, and from which level on is logged."""
+"""Obeying the standing orders: which queues are paused, or run alone, and from which level on is logged."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from mxworker.amqp.consumer import Consumer
 from mxworker.standing_orders import StandingOrders
+from mxworker.worker.station import Station
 
 REASON = "operator"
 """Why a consumer pauses then; apart from other reasons, so that none takes back another."""
@@ -15,15 +16,19 @@ REASON = "operator"
 class Obedience:
     """What a worker does about the standing orders. Belongs to one event loop."""
 
-    def __init__(self, orders: StandingOrders, consumers: Sequence[Consumer]) -> None:
+    def __init__(self, orders: StandingOrders, consumers: Sequence[Consumer], stations: Sequence[Station] = ()) -> None:
         """Nothing is done before `look`."""
         self._orders = orders
         self._consumers = consumers
+        self._stations = stations
         self._paused: set[str] = set()
 
     def look(self) -> None:
         """Do what the orders say now. Costs next to nothing when they say what they said before."""
         obey_log_level(self._orders)
+        alone = self._orders.alone_queues
+        for station in self._stations:
+            station.run_alone(station.handler.queue.name in alone, self._orders.alone_rests)
         for consumer in self._consumers:
             queue = consumer.queue.name
             is_wanted = self._orders.wants_paused(queue)

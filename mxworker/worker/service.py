@@ -119,7 +119,7 @@ class Service:
         self._room = Room(settings.process_concurrency)
         self._isolation = Isolation(slot, self._room, loop)
         self.consumers: list[Consumer] = []
-        self._obedience = Obedience(orders or no_orders(), self.consumers)
+        self._obedience = Obedience(orders or no_orders(), self.consumers, self.stations)
         self._lifespans = Lifespans(handlers)
         self._threads = Threads(_places_for(HandlerKind.THREAD, handlers, settings.process_concurrency))
         self.cpu = CpuPool(

@@ -128,10 +128,10 @@ class Station:
             in_order=handler.queue.single_active_consumer,
         )
         self._record = record
-        self._admit_innocent: Callable[[Delivery], None] = self._dispatcher.admit
+        self._runs_alone = False
         if handler.batch is not None:
             self._gatherer = Gatherer(handler.batch, premises.loop, self._dispatcher.admit)
-            self._admit_innocent = self._gatherer.add
+        self._admit_innocent: Callable[[Delivery], None] = self._in_company
 
     def admit(self, delivery: Delivery) -> None:
         """Take a delivery: start it, or let it wait. A suspect is a unit of its own, and runs alone."""
@@ -142,9 +142,35 @@ class Station:
             case Standing.INNOCENT:
                 self._admit_innocent(delivery)
             case Standing.DOUBTFUL | Standing.SUSPECT:
-                self._dispatcher.set_apart(self._unit_of(delivery))
+                self._set_apart(delivery)
             case Standing.CONVICTED:
                 self._dispatcher.admit(self._unit_of(delivery))
+
+    def run_alone(self, is_wanted: bool, rests: bool) -> None:
+        """Run all deliveries alone from now on, those that wait, too; or only the suspects again.
+
+        While `rests`, none of those that run alone is started.
+        """
+        self._dispatcher.rest(is_wanted and rests)
+        if is_wanted == self._runs_alone:
+            return
+        self._runs_alone = is_wanted
+        waiting = self._dispatcher.run_alone(is_wanted)
+        if not is_wanted:
+            self._admit_innocent = self._in_company
+            return
+        self._admit_innocent = self._set_apart
+        gathered = self._gatherer.take() if self._gatherer is not None else None
+        for unit in (*waiting, *([gathered] if gathered is not None else [])):
+            for delivery in _deliveries(unit):
+                self._set_apart(delivery)
+
+    def _set_apart(self, delivery: Delivery) -> None:
+        self._dispatcher.set_apart(self._unit_of(delivery))
+
+    @property
+    def _in_company(self) -> Callable[[Delivery], None]:
+        return self._dispatcher.admit if self._gatherer is None else self._gatherer.add
 
     def _unit_of(self, delivery: Delivery) -> Delivery | Gathered:
         return delivery if self._gatherer is None else Gathered.alone(delivery)

@@ -120,6 +120,22 @@ def test_key_of_a_delivery_and_of_what_runs_alone_is_read_as_written(key: int) -
     assert slot.alone_key is None
 
 
+def test_queue_of_what_runs_alone_and_those_of_all_in_flight_are_known() -> None:
+    slot = Board(1).slot(1)
+    assert slot.alone_queue is None
+    for index, queue in enumerate(("orders", "mails")):
+        slot.name_handler(index, queue, queue)
+    slot.enter(0, 1, 1, b"", 1, 7)
+    slot.enter(0, 2, 1, b"", 1, 8)
+    slot.enter(1, 3, 1, b"", 1, 9)
+    slot.enter(200, 4, 1, b"", 1, 10)
+    assert slot.queues_in_flight() == {"orders": 2, "mails": 1}
+    slot.show_alone(9)
+    assert slot.alone_queue == "mails"
+    slot.show_alone(11)
+    assert slot.alone_queue is None
+
+
 def test_message_is_known_to_be_started_elsewhere_while_it_is() -> None:
     board = Board(3)
     mine, other = board.slot(1), board.slot(2)

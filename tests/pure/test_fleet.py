@@ -192,6 +192,37 @@ def test_crash_loop_is_slowed_down() -> None:
     assert world.spawns - forks < 80
 
 
+def test_worker_that_a_queue_has_killed_is_started_again_at_once_and_its_slot_has_not_failed() -> None:
+    world = running(2)
+    for _ in range(20):
+        assert world.exit(1, -11, is_queues_fault=True).retry_in_s == 0
+        world.run(1)
+    assert world.spawns == 22
+    assert world.fleet.slots[0].failures == 0
+
+
+def test_failures_that_turn_out_to_be_a_queues_fault_are_forgiven() -> None:
+    world = running(2)
+    for _ in range(6):
+        world.exit(1, -11)
+        world.run(31, 2)
+    world.exit(1, -11)
+    spawns = world.spawns
+    world.fleet.forgive(world.now_ns)
+    world.act()
+    assert world.spawns == spawns + 1
+    assert world.fleet.slots[0].failures == 0
+
+
+def test_queues_fault_before_anything_was_ready_is_a_failure_like_others() -> None:
+    world = World(1)
+    world.act()
+    for _ in range(3):
+        world.exit(1, -11, is_queues_fault=True)
+        world.run(31)
+    assert world.fleet.exit_code is ExitCode.NEVER_READY
+
+
 def test_rounds_of_a_crash_loop_are_told_at_debug_alone(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     world = running(1)

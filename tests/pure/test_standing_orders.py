@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mxworker.board import Board
-from mxworker.standing_orders import PAUSED_QUEUES, no_orders
+from mxworker.standing_orders import ALONE_QUEUES, PAUSED_QUEUES, no_orders
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=63)
 
@@ -90,3 +90,21 @@ def test_boards_orders_do_not_overlap_its_slots() -> None:
     assert not any(bytes(slot._view).strip(b"\0") for slot in board.slots)
     board.slot(1).words[0] = 2**64 - 1
     assert len(board.orders.paused_queues) == PAUSED_QUEUES
+
+
+def test_queues_run_alone_until_others_do_and_rest_by_the_way() -> None:
+    standing = no_orders()
+    standing.pause("paused")
+    standing.run_alone(["a", "b"], rests=True)
+    assert (set(standing.alone_queues), standing.alone_rests) == ({"a", "b"}, True)
+    standing.run_alone(["b", "c"], rests=False)
+    assert (set(standing.alone_queues), standing.alone_rests) == ({"b", "c"}, False)
+    standing.run_alone([], rests=False)
+    assert standing.alone_queues == ()
+    assert standing.paused_queues == ("paused",)
+
+
+def test_of_more_queues_than_there_is_room_for_some_run_alone() -> None:
+    standing = no_orders()
+    standing.run_alone([str(number) for number in range(ALONE_QUEUES + 5)], rests=False)
+    assert len(standing.alone_queues) == ALONE_QUEUES

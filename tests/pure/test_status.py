@@ -76,6 +76,7 @@ def service(**facts: Any) -> dict[str, Any]:
         "unhealthy_because": "",
         "unready_because": "",
         "paused": {"all": False, "queues": []},
+        "run_alone": [],
         "reload": {"state": "none", "generation": 1, "why": "", "note": ""},
         "workers": [],
         **facts,
@@ -109,3 +110,8 @@ def test_control_characters_from_the_service_do_not_reach_the_terminal() -> None
     shown = render(service(name="\x1b[2Jshop", workers=[worker(1, last_exit="\x07")]))
     assert "\x1b" not in shown
     assert "\x07" not in shown
+
+
+def test_queues_whose_messages_kill_are_told() -> None:
+    shown = render(service(run_alone=["orders", "mails"]))
+    assert "run alone   orders, mails: their messages kill workers" in shown.splitlines()

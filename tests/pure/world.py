@@ -106,10 +106,10 @@ class World:
         self._show(process)
         return self.exit(slot, 0)
 
-    def exit(self, slot: int, status: int) -> Exit:
+    def exit(self, slot: int, status: int, *, is_queues_fault: bool = False) -> Exit:
         process = self.process(slot)
         del self.alive[process.pid]
-        return self.fleet.exited(process.pid, status, self.now_ns)
+        return self.fleet.exited(process.pid, status, self.now_ns, is_queues_fault)
 
     def process(self, slot: int) -> Process:
         return next(process for process in self.alive.values() if process.slot == slot)
