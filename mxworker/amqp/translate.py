@@ -43,6 +43,11 @@ _TYPED_VALUE = re.compile(r"(?:the value )?'(?P<value>[^']*)'.*")
 # Refusals that pass by themselves: the queue's node comes back, or its exclusive consumer leaves.
 _PASSING = ("is down or inaccessible", "in exclusive use")
 _NO_QUEUE = 'Create what is missing, or let mxworker declare the queue with declare="ensure".'
+_NO_SIDE_QUEUE = (
+    'Create it, let mxworker declare it with declare="ensure", or do without: dead_letter=False in the Queue for '
+    "dead letters, retry=None in the handler for retries."
+)
+_SIDE_QUEUE = re.compile(r"\.(dlq|retry\.[0-9]+)$")
 _NO_EXCHANGE = "Create the exchange first: mxworker declares queues and binds them, but declares no exchange."
 _WHOSE_FAULT = "Check the values that the code gives for it. If they are right, this is a bug of mxworker: report it."
 _NAMED_CODE = re.compile(r"(?P<name>[A-Z_]+) - (?P<text>.*)", re.DOTALL)
@@ -99,8 +104,7 @@ def _translate(error: BaseException, queue: str | None) -> BrokerError:
         case aiormq.exceptions.ChannelPreconditionFailed():
             return TopologyRefused(_explain_mismatch(subject, queue, text))
         case aiormq.exceptions.ChannelNotFoundEntity():
-            remedy = _NO_EXCHANGE if "no exchange" in text else _NO_QUEUE
-            return TopologyRefused(f"{_explain(subject, NOT_FOUND, text)}\n  {remedy}")
+            return TopologyRefused(f"{_explain(subject, NOT_FOUND, text)}\n  {_remedy(queue, text)}")
         case aiormq.exceptions.ChannelAccessRefused():
             return TopologyRefused(_explain(subject, ACCESS_REFUSED, text))
         case aiormq.exceptions.AMQPChannelError():
@@ -109,6 +113,13 @@ def _translate(error: BaseException, queue: str | None) -> BrokerError:
             return RequestFault(f"{subject}: a request cannot be sent: {_told(error)}.\n  {_WHOSE_FAULT}")
         case _:
             return ConnectionLost(f"{subject}: {foreign(repr(error))}")
+
+
+def _remedy(queue: str | None, text: str) -> str:
+    """Return what to do about what does not exist."""
+    if "no exchange" in text:
+        return _NO_EXCHANGE
+    return _NO_SIDE_QUEUE if queue is not None and _SIDE_QUEUE.search(queue) else _NO_QUEUE
 
 
 def _is_local(error: BaseException) -> bool:

@@ -21,11 +21,11 @@ from mxworker.errors import (
 )
 
 
-def translated(error: BaseException) -> BrokerError:
-    """Return what a request about the queue 'orders' ends in when the library raises `error`."""
+def translated(error: BaseException, queue: str = "orders") -> BrokerError:
+    """Return what a request about `queue` ends in when the library raises `error`."""
 
     async def request() -> None:
-        with library_errors("orders"):
+        with library_errors(queue):
             raise error
 
     with pytest.raises(BrokerError) as caught:
@@ -118,6 +118,16 @@ def test_missing_queue_says_what_to_do() -> None:
     assert str(error) == (
         "broker refused queue 'orders': 404 NOT_FOUND, no queue 'orders' in vhost '/'.\n"
         '  Create what is missing, or let mxworker declare the queue with declare="ensure".'
+    )
+
+
+@pytest.mark.parametrize("name", ["orders.dlq", "orders.retry.25000"])
+def test_missing_queue_beside_another_says_how_to_do_without(name: str) -> None:
+    """To declare "ensure" may be what somebody comes from: that was refused, for the queue is declared otherwise."""
+    error = translated(channel_closed(404, f"NOT_FOUND - no queue '{name}' in vhost '/'"), name)
+    assert str(error).endswith(
+        '\n  Create it, let mxworker declare it with declare="ensure", or do without: dead_letter=False in the Queue '
+        "for dead letters, retry=None in the handler for retries."
     )
 
 
