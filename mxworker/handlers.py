@@ -202,6 +202,8 @@ class Handlers:
         """
         _refuse_uncallable(function, "middleware")
         taken = bare_function(function)
+        if isinstance(taken, type) and not hasattr(taken, "__await__"):
+            raise ValueError(f"middleware '{name_of(taken)}' is a class; register an object of it that can be called")
         if is_generator_function(taken):
             raise ValueError(f"middleware '{name_of(taken)}' is a generator; it awaits call_next and yields nothing")
         if not can_be_called_with(taken, 3):

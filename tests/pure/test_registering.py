@@ -365,6 +365,10 @@ MISTAKES = {
         "@handlers.middleware  # here\nasync def audit(payload, call_next): ...",
         "middleware 'audit' must take three parameters: payload, ctx, call_next",
     ),
+    "class as middleware": (
+        "@handlers.middleware  # here\nclass Audit:\n    def __init__(self, payload, ctx, call_next): ...",
+        "middleware 'Audit' is a class; register an object of it that can be called",
+    ),
     "generator as middleware": (
         "@handlers.middleware  # here\nasync def audit(payload, ctx, call_next): yield",
         "middleware 'audit' is a generator",
