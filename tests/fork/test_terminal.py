@@ -27,8 +27,11 @@ APP = """
     async def order(payload: dict) -> None:
         pass
 """
-# The leader of a session gets the terminal that it opens as its own: credentials(7).
-TAKE_TERMINAL = "import os, sys; os.open(sys.argv[1], os.O_RDWR); "
+# The leader of a session gets the terminal that it opens as its own: credentials(7). It takes SIGHUP as a login does,
+# also when the tests themselves run under nohup(1).
+TAKE_TERMINAL = (
+    "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL); os.open(sys.argv[1], os.O_RDWR); "
+)
 BECOME = TAKE_TERMINAL + "os.execvp(sys.argv[2], sys.argv[2:])"
 LEAD = TAKE_TERMINAL + "import subprocess; subprocess.run(sys.argv[2:])"
 STARTED = "worker 1 BOOTING -> CONNECTING"
