@@ -258,16 +258,21 @@ def forking(url: str, folder: Path, queue: str) -> Iterator[Forking]:
 def test_multiprocessing_works_in_handlers_and_leaves_the_worker_alone(
     kind: str, method: str, broker_url: str, queues: str, admin: Client, tmp_path: Path
 ) -> None:
-    """`terminate` ends the child, exit codes are right, and pools cost no restart."""
+    """`terminate` ends the child, exit codes are right, and pools cost no restart.
+
+    Exit codes are asked for alone: each `start()` polls the processes of other threads too, and when two threads poll
+    one process at once, `multiprocessing` may report 255 or None.
+    """
     count = 20 if method == "fork" else 3
     with forking(broker_url, tmp_path, queues) as run:
         before = run.service.worker_pids()
         run.order(admin, kind, "starts_a_process", method)
+        assert run.results(1) == [[-15, 7, 0]]
         run.order(admin, kind, "maps_over_a_pool", method, count)
         run.order(admin, kind, "maps_over_an_executor", method)
         results = run.results(count + 2)
         assert run.service.worker_pids() == before
-    assert sorted(results, key=len) == [[-15, 7, 0], *[[0, 1, 4, 9]] * (count + 1)]
+    assert results[1:] == [[0, 1, 4, 9]] * (count + 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
