@@ -133,7 +133,7 @@ def _in_words(access: Access, what: str) -> str:
 
 def end_of_change(access: Access) -> str:
     """Return what to do so that nobody but us and root can change the entry."""
-    entry, path = access.entry, foreign(shlex.quote(foreign(access.entry.path)))
+    entry, path = access.entry, foreign(shlex.quote(str(access.entry.path)))
     match access.who:
         case Who.OWNER:
             owner = user_name(entry.uid)

@@ -50,7 +50,7 @@ def check_secret(what: str, path: str) -> None:
 
 
 def _end_of_reading(file: Entry, who: Who) -> str:
-    path = shlex.quote(foreign(file.path))
+    path = foreign(shlex.quote(str(file.path)))
     if file.uid == os.geteuid():
         return f"chmod 600 {path}"
     return f"chmod o-r {path}" if who is Who.EVERYBODY else f"chown {user_name(os.geteuid())} {path}; chmod 600 {path}"
