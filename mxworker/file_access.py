@@ -8,11 +8,13 @@ import os
 import pwd
 import shlex
 import stat
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from mxworker.permissions import Access, Entry, Trusted, Who, changer, reader
+from mxworker.permissions import Access, Entry, Trusted, Who, changer, is_given, reader
 from mxworker.printable import foreign
 
 _LINKS = 40  # as many as the kernel follows, path_resolution(7)
@@ -22,12 +24,26 @@ _ACL = "system.posix_acl_access"
 
 def changer_of(path: Path) -> Access | None:
     """Return who else could change `path`, or put another in its place; None when nobody could. Raises OSError."""
-    return changer(way_to(path), trusted())
+    return _else(changer, way_to(path))
 
 
 def reader_of(path: Path) -> Access | None:
     """Return who else could read `path`; None when nobody could. Raises OSError."""
-    return reader(way_to(path), trusted())
+    return _else(reader, way_to(path))
+
+
+def is_given_directory(directory: Path) -> bool:
+    """Whether a directory is where it is by our will or root's, whoever owns it; not when it cannot be looked at."""
+    try:
+        way = way_to(directory)
+    except OSError:
+        return False
+    return is_given(way, _users()) or is_given(way, _users_and_groups())
+
+
+def _else(find: Callable[[Sequence[Entry], Trusted], Access | None], way: Sequence[Entry]) -> Access | None:
+    """Return who else it is. The groups are asked about when they matter: where users are many, that takes its time."""
+    return find(way, _users()) and find(way, _users_and_groups())
 
 
 def way_to(path: Path) -> tuple[Entry, ...]:
@@ -73,16 +89,21 @@ def _has_acl(path: Path, mode: int) -> bool:
 
 
 @cache
-def trusted() -> Trusted:
-    """Return root and the user that we are, and the groups of those two.
+def _users() -> Trusted:
+    """Return root, with its group, and the user that we are.
 
     Whoever owns the root directory can replace everything, Python included. In a user namespace that does not know
     root, that is the number which stands for all users that it does not know (user_namespaces(7)).
     """
-    uid = os.geteuid()
-    private = _private_group(uid)
-    groups = {_ROOT_GROUP} if private is None else {_ROOT_GROUP, private}
-    return Trusted(frozenset({0, uid, os.lstat("/").st_uid}), frozenset(groups))
+    return Trusted(frozenset({0, os.geteuid(), os.lstat("/").st_uid}), frozenset({_ROOT_GROUP}))
+
+
+@cache
+def _users_and_groups() -> Trusted:
+    """Return the same, with the group that is ours alone."""
+    users = _users()
+    private = _private_group(os.geteuid())
+    return users if private is None else replace(users, gids=users.gids | {private})
 
 
 def _private_group(uid: int) -> int | None:

@@ -12,8 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mxworker.file_access import trusted, way_to
-from mxworker.permissions import is_given
+from mxworker.file_access import is_given_directory
 
 
 def spare_for(place: Path) -> Path:
@@ -47,14 +46,6 @@ def to_look_in(places: Sequence[Path]) -> Iterator[Path]:
         if not place.exists() or is_given_directory(place):
             yield place
         yield from spares_of(place)
-
-
-def is_given_directory(directory: Path) -> bool:
-    """Whether a directory is where it is by our will or root's."""
-    try:
-        return is_given(way_to(directory), trusted())
-    except OSError:
-        return False
 
 
 def _is_ours(path: Path) -> bool:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mxworker.errors import ConfigError
-from mxworker.file_access import changer_of, end_of_change, may_change, may_read, trusted, user_name, way_to
-from mxworker.permissions import Entry, Who, reader
+from mxworker.file_access import changer_of, end_of_change, may_change, may_read, reader_of, user_name, way_to
+from mxworker.permissions import Entry, Who
 from mxworker.printable import foreign
 
 log = logging.getLogger("mxworker")
@@ -39,7 +39,7 @@ def check_secret(what: str, path: str) -> None:
     if _is_of_docker(way):
         return
     check_change(what, path)
-    access = reader(way, trusted())
+    access = reader_of(Path(path))
     if access is None or _is_of_kubernetes(way):
         return
     text = f"{what} names a secret, and {may_read(access)}."

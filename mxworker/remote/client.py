@@ -28,9 +28,8 @@ from mxworker.control import (
     parse_lock,
 )
 from mxworker.errors import ConfigError, MxWorkerError
-from mxworker.file_access import user_name
+from mxworker.file_access import is_given_directory, user_name
 from mxworker.printable import foreign
-from mxworker.runtime_directories import is_given_directory
 
 _BUSY_AGAIN_S = 0.05
 _CHUNK_BYTES = 65536

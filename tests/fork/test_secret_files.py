@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 
 from mxworker.errors import ConfigError
 from mxworker.secret_files import check_secret
+from tests.harness.service import REPOSITORY
 
 OTHER = 54321
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -112,6 +115,56 @@ def test_secret_of_kubernetes_is_taken(place: Path) -> None:
     os.chown(volume / "..data", OTHER, OTHER, follow_symlinks=False)
     with pytest.raises(ConfigError, match=r"\.\.data"):
         check_secret("URL", str(volume / "url"))
+
+
+@needs_root
+def test_secret_of_docker_is_taken() -> None:
+    """It is in /run/secrets, open to all, as root's or, bind-mounted, as that of whoever has it outside."""
+    script = """
+        mount -t tmpfs -o mode=755 none /run && mkdir /run/secrets || exit 77
+        for name in url theirs; do echo amqp://user:password@rabbit/ >/run/secrets/$name; done
+        chmod 444 /run/secrets/url
+        chown 54321 /run/secrets/theirs
+        "$0" -P -c 'from mxworker.secret_files import check_secret as check
+for name in "url", "theirs": check("URL", f"/run/secrets/{name}")' || exit 1
+        chmod 777 /run/secrets
+        ! "$0" -P -c 'from mxworker.secret_files import check_secret as check
+check("URL", "/run/secrets/theirs")' 2>/dev/null
+    """
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        pytest.skip("unshare(1) is missing; it is in the package util-linux")
+    ended = subprocess.run(
+        [unshare, "--mount", "sh", "-c", script, sys.executable],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if ended.returncode in (77, 1) and "Operation not permitted" in ended.stderr:
+        pytest.skip(f"nothing can be mounted here: {ended.stderr.strip()}")
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "dev"])
+def test_command_refuses_a_url_file_that_everybody_can_read(command: str, place: Path) -> None:
+    path = secret(place / "url", 0o644)
+    ended = subprocess.run(
+        [sys.executable, "-P", "-m", "mxworker", command, "app", "--log-format=text"],
+        cwd=place,
+        env={"PYTHONPATH": str(REPOSITORY), "MXWORKER_BROKER_URL_FILE": str(path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert (
+        f"Error: MXWORKER_BROKER_URL_FILE names a secret, and everybody on this machine may read '{path}'."
+        in ended.stderr
+    )
+    assert "password" not in ended.stderr
 
 
 def test_pipe_is_taken() -> None:
