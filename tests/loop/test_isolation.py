@@ -15,6 +15,7 @@ from mxworker.suspects import Death
 from mxworker.worker.drain import Drain
 from tests.harness.stations import Bench, Channel, at_work
 from tests.harness.waiting import until
+from tests.rabbit import raw
 
 STUBBORN_S = 10.0
 DEATH = Death(-11, 1_000_000, 1.0, 1_700_000_000)
@@ -263,6 +264,26 @@ async def test_thread_that_is_stuck_is_not_waited_for() -> None:
     await until(lambda: channel.acked == [2], 5, "the suspect")
     gate.set()
     await bench.station.finished()
+
+
+async def test_twin_of_a_suspect_with_another_header_clears_itself_alone() -> None:
+    """Whoever publishes a harmless one with the same id and body does not reset the count of one that kills."""
+    gated = Gated(concurrency=4)
+    bench, channel = at_work(gated.handlers), Channel()
+    properties = raw.raw_properties(headers=raw.table(raw.field(b"harmless", b"t", b"\1")))
+    twin = Delivery(b"1", properties, b"\0\0", True, 2, channel)
+    twin_key = MessageKeys(bench.slot.secret, "queue").key(properties, b"\0\0", b"1")
+    for _ in range(2):
+        bench.slot.suspects.enter([key_of(bench, 1), twin_key], None, DEATH)
+    bench.station.admit(twin)
+    bench.give_turn()
+    gated.release(2)
+    await until(lambda: channel.acked == [2], 5)
+    await turns()
+    assert bench.slot.suspects.find(twin_key) is None
+    killer = bench.slot.suspects.find(key_of(bench, 1))
+    assert killer is not None
+    assert killer.kills == 2
 
 
 # ---- batches, order
