@@ -79,7 +79,8 @@ def whole_body(delivery: Delivery, body: bytes) -> bytes:
     return body
 
 
-def _text(delivery: Delivery, body: bytes) -> str:
+def whole_text(delivery: Delivery, body: bytes) -> str:
+    """Return the body as text, in its charset."""
     raw = delivery.raw_properties
     if raw[0] < PRESENT or raw[2:TEXT_ENDS_AT] == TEXT_ON_WIRE or raw[2:JSON_ENDS_AT] == JSON_ON_WIRE:
         return text(body)
@@ -142,7 +143,7 @@ def _same(body: bytes) -> bytes:
     return body
 
 
-_AS_IT_CAME: Mapping[Any, Decoder] = MappingProxyType({Delivery: whole_delivery, bytes: whole_body, str: _text})
+_AS_IT_CAME: Mapping[Any, Decoder] = MappingProxyType({Delivery: whole_delivery, bytes: whole_body, str: whole_text})
 _FORMS: Mapping[Any, PayloadForm] = MappingProxyType({dict: OBJECT, list: ARRAY, Any: ANYTHING, object: ANYTHING})
 _ALIASES: Mapping[tuple[Any, tuple[Any, ...]], Any] = MappingProxyType(
     {

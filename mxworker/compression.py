@@ -15,6 +15,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from types import MappingProxyType, ModuleType
 
 from mxworker.content_types import shown
@@ -72,19 +73,35 @@ class Compression:
         return compressed if len(compressed) < len(body) <= _output_limit_bytes(compressed) else None
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a compressed body holds: how much that is, and `read`, which returns it and may raise DecodeError.
+
+    Of what is large only the size is in memory before `read` is called.
+    """
+
+    size_bytes: int
+    read: Callable[[], bytes]
+
+
 class UnknownCoding(DecodeError):
     """The body is in a coding that is not known here, or in several: nobody has looked at it."""
 
 
 def decompress(body: bytes, content_encoding: str) -> bytes:
-    """Return what `body` holds, in the one coding that its content-encoding names.
+    """Return what `body` holds. Raises as `measured` does, and DecodeError."""
+    return measured(body, content_encoding).read()
+
+
+def measured(body: bytes, content_encoding: str) -> Measured:
+    """Return how much `body` holds, in the one coding that its content-encoding names, and what reads it.
 
     Raises UnknownCoding when there are several, or one that is not known; DecodeError when the body is broken, cut
     short, followed by something else, or above the limits. A zstd body is a single frame.
     """
     codings = _codings(content_encoding)
     if not codings:
-        return body
+        return Measured(len(body), lambda: body)
     reader = _DECOMPRESSORS.get(codings[0])
     if reader is None or len(codings) > 1:
         why = "several codings, of which only one can be undone" if len(codings) > 1 else f"none of {_KNOWN}"
@@ -118,14 +135,14 @@ def _zstd(body: bytes, level: int) -> bytes:
     return compressed
 
 
-def _gunzip(body: bytes, limit_bytes: int) -> bytes:
+def _gunzip(body: bytes, limit_bytes: int) -> Measured:
     try:
         return _bounded(lambda: _gunzipped(body), limit_bytes)
     except zlib.error as error:
         raise DecodeError(f"the body is not gzip, as its content-encoding says: {error}") from None
 
 
-def _inflate(body: bytes, limit_bytes: int) -> bytes:
+def _inflate(body: bytes, limit_bytes: int) -> Measured:
     try:
         return _bounded(lambda: _inflated(body, _ZLIB_WINDOW_BITS), limit_bytes)
     except zlib.error as error:
@@ -136,7 +153,7 @@ def _inflate(body: bytes, limit_bytes: int) -> bytes:
         raise DecodeError(refusal) from None
 
 
-def _bounded(decompressed: Callable[[], Iterator[bytes]], limit_bytes: int) -> bytes:
+def _bounded(decompressed: Callable[[], Iterator[bytes]], limit_bytes: int) -> Measured:
     """Return all chunks as one. What is large is counted first and decompressed again: a bomb is never in memory."""
     kept: list[bytes] = []
     size = 0
@@ -146,7 +163,18 @@ def _bounded(decompressed: Callable[[], Iterator[bytes]], limit_bytes: int) -> b
             kept.append(chunk)
         else:
             kept.clear()
-    return b"".join(kept if size <= FREE_OUTPUT_BYTES else decompressed())
+    if size > FREE_OUTPUT_BYTES:
+        return Measured(size, lambda: _joined(decompressed()))
+    content = b"".join(kept)
+    return Measured(size, lambda: content)
+
+
+def _joined(chunks: Iterator[bytes]) -> bytes:
+    """Return all chunks as one, without the second copy of them that `join` would make."""
+    content = BytesIO()
+    for chunk in chunks:
+        content.write(chunk)
+    return content.getvalue()
 
 
 def _gunzipped(body: bytes) -> Iterator[bytes]:
@@ -191,7 +219,7 @@ def _last_output(stream: zlib._Decompress) -> Iterator[bytes]:
         yield chunk
 
 
-def _unzstd(body: bytes, limit_bytes: int) -> bytes:
+def _unzstd(body: bytes, limit_bytes: int) -> Measured:
     try:
         zstandard = _zstandard()
     except ConfigError as error:  # the operator's fault, but the delivery has to end somewhere it can be kept
@@ -203,15 +231,27 @@ def _unzstd(body: bytes, limit_bytes: int) -> bytes:
             size = 0
             while chunk := stream.read(_OUTPUT_STEP_BYTES):
                 size = _within(size + len(chunk), limit_bytes)
-        frame = decompressor.decompressobj()
+    except zstandard.ZstdError as error:
+        raise _not_zstd(error) from None
+    return Measured(size, lambda: _zstd_frame(body))
+
+
+def _zstd_frame(body: bytes) -> bytes:
+    zstandard = _zstandard()
+    frame = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES).decompressobj()
+    try:
         content: bytes = frame.decompress(body)
     except zstandard.ZstdError as error:
-        raise DecodeError(f"the body is not zstd, as its content-encoding says: {error}") from None
+        raise _not_zstd(error) from None
     if not frame.eof:
         raise DecodeError("the body is zstd, cut short")
     if frame.unused_data:
         raise DecodeError("the body is zstd, followed by something else")
     return content
+
+
+def _not_zstd(error: Exception) -> DecodeError:
+    return DecodeError(f"the body is not zstd, as its content-encoding says: {error}")
 
 
 def _within(size: int, limit_bytes: int) -> int:
@@ -230,6 +270,6 @@ def _zstandard() -> ModuleType:
 
 
 _COMPRESSORS: Mapping[str, Callable[[bytes, int], bytes]] = MappingProxyType({"gzip": _gzip, "zstd": _zstd})
-_DECOMPRESSORS: Mapping[str, Callable[[bytes, int], bytes]] = MappingProxyType(
+_DECOMPRESSORS: Mapping[str, Callable[[bytes, int], Measured]] = MappingProxyType(
     {"gzip": _gunzip, "x-gzip": _gunzip, "deflate": _inflate, "zstd": _unzstd}
 )

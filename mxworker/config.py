@@ -173,10 +173,11 @@ class Consumption:
     `concurrency`, `prefetch` and `handler_timeout_s` replace what the handlers in the code say, when they are not None.
     `queues` limits the worker to the handlers of those queues; empty means all. `process_concurrency` bounds the
     handlers that run at once in the process, all queues together, and `prefetch_budget_bytes` the bodies that it holds
-    unsettled; one body for each queue may come on top. A body above `max_body_bytes` is not read: its message becomes a
-    dead letter, or, where the broker would drop what is rejected, its queue is not consumed any more. A message that
-    has killed `quarantine_after` workers is taken out of its queue; with 0 none ever is. `boot_timeout_s` is the time
-    to enter the lifespans. Code that other users could change is loaded when it `may_be_insecure`.
+    unsettled, with what they are decoded to; one body for each queue may come on top. A body above `max_body_bytes` is
+    not read: its message becomes a dead letter, or, where the broker would drop what is rejected, its queue is not
+    consumed any more. A message that has killed `quarantine_after` workers is taken out of its queue; with 0 none ever
+    is. `boot_timeout_s` is the time to enter the lifespans. Code that other users could change is loaded when it
+    `may_be_insecure`.
     """
 
     app: str

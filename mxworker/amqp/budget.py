@@ -5,7 +5,8 @@ asked whether its body still fits (`subscription.Subscription.takes`); one that 
 its consumer is paused until half of the budget is free. A consumer that holds nothing may always take one body, or it
 would starve beside others. So a process holds at most the budget, and one body for each of its consumers.
 
-What a handler makes of a body (decompressed, decoded) is not counted.
+A large body is taken for what it is expected to become: `growth` times its size. What a body does become is charged
+where it is decoded, instead of what was expected (`worker.decode_room`).
 
 Pure: it knows neither consumers nor the event loop.
 """

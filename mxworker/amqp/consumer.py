@@ -70,6 +70,7 @@ class Consumer:
         on_paused: Callable[[], None] = lambda: None,
         retry_steps_ms: Sequence[int] = (),
         budget: ByteBudget | None = None,
+        growth: int = 1,
         opening: asyncio.Semaphore | None = None,
         calm_s: float = _CALM_S,
         level_of: Callable[[BrokerError], int] = lambda _: logging.WARNING,
@@ -102,6 +103,7 @@ class Consumer:
         self._paused_for: frozenset[str] = frozenset()  # the reasons of which the broker knows, so to say
         self._turned: asyncio.Future[None] = self._loop.create_future()
         self._budget = budget or ByteBudget(sys.maxsize)
+        self._growth = growth
         self._opening = opening or asyncio.Semaphore()
         self._body_bytes = 0
         self._most = prefetch  # while it is limited, less
@@ -288,6 +290,7 @@ class Consumer:
                     budget=self._budget,
                     on_full=self._on_full,
                     on_too_large=self._on_too_large,
+                    growth=self._growth,
                 )
         except TimeoutError:
             raise ChannelLost(f"queue '{self.queue.name}': no answer within {REPLY_DEADLINE_S:g} s") from None

@@ -30,6 +30,7 @@ from mxworker.amqp.frames import encode_get
 from mxworker.amqp.translate import library_errors
 from mxworker.delivery import Delivery
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost
+from mxworker.payload_size import LARGE_BODY_BYTES, reserved_bytes
 from mxworker.printable import foreign
 from mxworker.properties import message_id_bytes
 from mxworker.queues import Queue
@@ -57,6 +58,7 @@ class Subscription:
         budget: ByteBudget,
         on_full: Callable[[], None],
         on_too_large: Callable[[str], None],
+        growth: int = 1,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[BrokerError] = loop.create_future()
@@ -78,6 +80,7 @@ class Subscription:
         self._budget = budget
         self._on_full = on_full
         self._on_too_large = on_too_large
+        self._growth = growth
         self._ledger = AckLedger(number)
         self._takes_none = False
         self._unread: list[int] = []  # at most prefetch
@@ -100,18 +103,20 @@ class Subscription:
         budget: ByteBudget | None = None,
         on_full: Callable[[], None] = lambda: None,
         on_too_large: Callable[[str], None] = lambda what: None,
+        growth: int = 1,
     ) -> Subscription:
         """Open a channel, ensure the topology and consume. Every delivery goes to `admit`, from inside the read.
 
         With None for `prefetch` nothing is consumed yet. When `budget` has no room for a delivery, `on_full` is called
         instead, from inside the read too: call `cancel` soon. Without a budget there is no bound. `on_too_large` is
-        called in the same way, with what is wrong, for a body that cannot be taken and must not be rejected.
+        called in the same way, with what is wrong, for a body that cannot be taken and must not be rejected. A large
+        body counts as `growth` times its size.
         Raises TopologyRefused, ChannelLost or ConnectionLost.
         """
         budget = budget or ByteBudget(sys.maxsize)
         channel = await connection.channel()
         underlay = await channel.get_underlay_channel()
-        subscription = cls(connection, channel, underlay.number, queue, admit, budget, on_full, on_too_large)
+        subscription = cls(connection, channel, underlay.number, queue, admit, budget, on_full, on_too_large, growth)
         try:
             await topology.ensure(channel, queue, retry_steps_ms)
             connection.plane.register(underlay.number, subscription)
@@ -150,7 +155,7 @@ class Subscription:
         self._takes_none = True
 
     def take_body_bytes(self) -> int:
-        """Return the mean size of the bodies that came since the last call; 0 when none came.
+        """Return what the bodies that came since the last call take on average; 0 when none came.
 
         Where bodies were left unread it is theirs: they came last.
         """
@@ -190,6 +195,8 @@ class Subscription:
         if self._takes_none:
             return False
         budget = self._budget
+        if size_bytes > LARGE_BODY_BYTES:
+            size_bytes = reserved_bytes(size_bytes, self._growth)
         has_room = budget.held_bytes + size_bytes <= budget.limit_bytes and not self._unread
         return has_room or not self._ledger.unsettled
 
@@ -198,6 +205,8 @@ class Subscription:
         if self.is_lost:
             return
         size_bytes = len(body)
+        if size_bytes > LARGE_BODY_BYTES:
+            size_bytes = reserved_bytes(size_bytes, self._growth)
         self._ledger.deliver(tag, size_bytes)
         self._budget.held_bytes += size_bytes
         self.delivered += 1
@@ -233,7 +242,7 @@ class Subscription:
         self.delivered += 1
         self._unread.append(tag)
         self._unread_count += 1
-        self._unread_bytes += size_bytes
+        self._unread_bytes += reserved_bytes(size_bytes, self._growth)
         self._on_full()
 
     def on_get(self, tag: int | None) -> None:

@@ -154,7 +154,8 @@ _LOGGING = "Logging"
     section=_CONCURRENCY,
     metavar="SIZE",
     show_default=True,
-    help="How much memory the bodies of unsettled messages may take in each worker.",
+    help="How much memory the bodies of unsettled messages, and what they are decoded to, may take in each worker. A "
+    "message that alone would take more becomes a dead letter.",
 )
 @option(
     "--max-body-size",

@@ -15,6 +15,8 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
+from functools import partial
 from typing import Any
 
 from mxworker.codec import whole_body, whole_delivery
@@ -26,9 +28,19 @@ from mxworker.errors import DecodeError
 from mxworker.forks import end_fork
 from mxworker.middleware import CallNext, compose
 from mxworker.outcomes import awaited, by_position, each_awaited, is_for_all, listed
+from mxworker.payload_size import LARGE_BODY_BYTES, expected_growth
 from mxworker.properties import FLAG_CONTENT_ENCODING
 from mxworker.settlement import Ack, Settlement, alone_in
 from mxworker.unawaited import Unawaited, confirm_rest, unawaited
+from mxworker.worker.decode_room import (
+    DecodeRoom,
+    LargePayloads,
+    NoRoom,
+    Suspended,
+    Unprocessed,
+    forget_locals,
+    unlimited,
+)
 from mxworker.worker.report import ACK, Report
 from mxworker.worker.threads import Threads
 
@@ -36,29 +48,48 @@ _ENCODED = FLAG_CONTENT_ENCODING >> 8  # in the first octet of the raw propertie
 # A compressed body up to here comes to a mebibyte at most, which takes 3 ms; a thread would cost others more than that.
 _SMALL_BODY_BYTES = 8 * 1024
 _BODIES_PER_TURN = 64  # of a batch, decoded before others get their turn
+_LARGE_BATCH_BYTES = 1024 * 1024  # what of a batch goes beyond counts as large
 
 Execute = Callable[[Delivery], Coroutine[Any, Any, Settlement]]
 Undecodable = dict[Delivery, Settlement]
 """The deliveries of a batch that no handler is shown, with what becomes of them."""
-ExecuteBatch = Callable[[list[Delivery], Undecodable], Coroutine[Any, Any, list[Settlement]]]
+LeaveRest = Callable[[list[Delivery]], None]
+ExecuteBatch = Callable[[list[Delivery], Undecodable, Suspended, LeaveRest], Coroutine[Any, Any, list[Settlement]]]
 
 
-def pipeline(handler: Handler, report: Report, surroundings: Surroundings, threads: Threads | None = None) -> Execute:
-    """Return the coroutine function that takes a delivery of `handler` to its settlement.
+def pipeline(
+    handler: Handler,
+    report: Report,
+    surroundings: Surroundings,
+    threads: Threads | None = None,
+    room: DecodeRoom | None = None,
+    suspended: Callable[[Delivery], AbstractContextManager[object]] = nullcontext,
+) -> Execute:
+    """Return the coroutine function that takes a delivery of `handler` to its settlement, or raises Unprocessed.
 
-    Without `threads` a `def` handler runs where the coroutine does, as it should in a process of its own.
+    Without `threads` a `def` handler runs where the coroutine does, as it should in a process of its own. Large bodies
+    are decoded as `room` lets them; `suspended` is entered while a delivery waits for that.
     """
     decode = handler.decode
     reads_body = decode is not whole_delivery
+    large_bytes = _large_bytes(handler)
+    room = room or unlimited()
     call, needs_context = _call(handler, threads)
     pid = os.getpid()
 
     async def execute(delivery: Delivery) -> Settlement:
+        large: LargePayloads | None = None
         try:
-            body = delivery.body
+            body: bytes | None = delivery.body
             if reads_body and delivery.raw_properties[0] & _ENCODED:
-                body = await _decompressed(handler, delivery)
-            payload = decode(delivery, body)
+                body = _small_body(handler, delivery)
+            if body is not None and len(body) <= large_bytes:
+                payload = decode(delivery, body)
+            else:
+                body = None
+                large = LargePayloads(room, handler, partial(suspended, delivery))
+                async with large:
+                    payload = await large.decoded(delivery)
             receipts = Unawaited()
             unawaited.set(receipts)
             try:
@@ -81,48 +112,99 @@ def pipeline(handler: Handler, report: Report, surroundings: Surroundings, threa
             if published and isinstance(settlement, Ack):
                 await confirm_rest(published)
             return settlement
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, Unprocessed):
             raise
         except DecodeError as error:
             return report.undecodable(error)
         except BaseException as error:  # SystemExit too: one message must not end the process
+            if large is not None:
+                forget_locals(error)
             return report.failed(error)
+        finally:
+            if large is not None:
+                payload = outcome = None
+                large.release()
 
     return execute
 
 
 def batch_pipeline(
-    handler: Handler, report: Report, surroundings: Surroundings, threads: Threads | None = None
+    handler: Handler,
+    report: Report,
+    surroundings: Surroundings,
+    threads: Threads | None = None,
+    room: DecodeRoom | None = None,
 ) -> ExecuteBatch:
     """Return the coroutine function that takes a batch of `handler` to a settlement for each of its deliveries.
 
-    What cannot be decoded is put into its second argument as well, for a caller who cancels it.
+    What cannot be decoded is put into its second argument as well, for a caller who cancels it. The third is entered
+    while the batch waits for room; the fourth is called with the deliveries for whose payloads there is no room beside
+    the others of the batch, and which are taken out of the first. It may raise Unprocessed.
     """
     call, needs_context = _call(handler, threads)
     pid = os.getpid()
+    large_bytes = _large_bytes(handler)
+    room = room or unlimited()
 
-    async def execute(deliveries: list[Delivery], undecodable: Undecodable) -> list[Settlement]:
-        payloads = []
-        taken = []
-        for number, delivery in enumerate(deliveries, 1):
-            if number % _BODIES_PER_TURN == 0:
-                await asyncio.sleep(0)
-            try:
-                payloads.append(await _decoded(handler, delivery))
-                taken.append(delivery)
-            except DecodeError as error:
-                undecodable[delivery] = report.undecodable(error)
-            except asyncio.CancelledError:
-                raise
-            except BaseException as error:  # decoding may run the application's code
-                undecodable[delivery] = report.failed(error)
-        settlements = await _settlements(payloads, taken) if taken else []
+    async def execute(
+        deliveries: list[Delivery], undecodable: Undecodable, suspended: Suspended, leave_rest: LeaveRest
+    ) -> list[Settlement]:
+        large = LargePayloads(room, handler, suspended)
+        payloads: list[Any] = []
+        try:
+            async with AsyncExitStack() as turn:
+                taken = await _decoded_batch(deliveries, undecodable, payloads, large, turn, leave_rest)
+            settlements = await _settlements(payloads, taken, large) if taken else []
+        finally:
+            payloads = []  # not cleared: the list is the handler's, too
+            large.release()
         if not undecodable:
             return settlements
         rest = iter(settlements)
         return [undecodable.get(delivery) or next(rest) for delivery in deliveries]
 
-    async def _settlements(payloads: list[Any], taken: list[Delivery]) -> list[Settlement]:
+    async def _decoded_batch(
+        deliveries: list[Delivery],
+        undecodable: Undecodable,
+        payloads: list[Any],
+        large: LargePayloads,
+        turn: AsyncExitStack,
+        leave_rest: LeaveRest,
+    ) -> list[Delivery]:
+        """Fill `payloads`, and return the deliveries that they are of. From the first large one on it has the turn."""
+        taken: list[Delivery] = []
+        small_bytes = 0
+        has_turn = False
+        for number, delivery in enumerate(deliveries, 1):
+            if number % _BODIES_PER_TURN == 0:
+                await asyncio.sleep(0)
+            try:
+                body = None if small_bytes > _LARGE_BATCH_BYTES else _small_body(handler, delivery)
+                if body is not None and len(body) <= large_bytes:
+                    small_bytes += len(body)
+                    payloads.append(handler.decode(delivery, body))
+                else:
+                    if not has_turn:
+                        await turn.enter_async_context(large)
+                        has_turn = True
+                    payloads.append(await large.decoded(delivery))
+                taken.append(delivery)
+            except NoRoom as error:
+                if not large.is_empty:
+                    rest = deliveries[number - 1 :]
+                    del deliveries[number - 1 :]
+                    leave_rest(rest)
+                    break
+                undecodable[delivery] = report.undecodable(error)
+            except DecodeError as error:
+                undecodable[delivery] = report.undecodable(error)
+            except (asyncio.CancelledError, Unprocessed):
+                raise
+            except BaseException as error:  # decoding may run the application's code
+                undecodable[delivery] = report.failed(error)
+        return taken
+
+    async def _settlements(payloads: list[Any], taken: list[Delivery], large: LargePayloads) -> list[Settlement]:
         receipts = Unawaited()
         unawaited.set(receipts)
         try:
@@ -147,6 +229,8 @@ def batch_pipeline(
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # as above
+            if not large.is_empty:
+                forget_locals(error)
             return [report.failed(error)] * len(taken)
 
     return execute
@@ -192,27 +276,28 @@ def _called(function: Callable[..., Any], *arguments: Any) -> Any:
         asyncio._set_running_loop(loop)
 
 
-async def _decoded(handler: Handler, delivery: Delivery) -> Any:
-    """Return the payload of a delivery. Raises DecodeError."""
-    body = delivery.body
-    if delivery.raw_properties[0] & _ENCODED and handler.decode is not whole_delivery:
-        body = await _decompressed(handler, delivery)
-    return handler.decode(delivery, body)
+def _large_bytes(handler: Handler) -> int:
+    """Return above what size a body is large: none is that becomes nothing else."""
+    return LARGE_BODY_BYTES if expected_growth(handler.decode) > 1 else sys.maxsize
 
 
-async def _decompressed(handler: Handler, delivery: Delivery) -> bytes:
-    """Return the body as its content-encoding says, in a thread when that may take a while. Raises DecodeError.
+def _small_body(handler: Handler, delivery: Delivery) -> bytes | None:
+    """Return the body as its content-encoding says; None when it is large then, or may be. Raises DecodeError.
 
-    A handler that takes bytes gets a body that nobody can undo here as it was sent. When the handler's time is up the
-    thread goes on, for no longer than the limits of `decompress` let it.
+    A handler that takes bytes gets a body that nobody can undo here as it was sent.
     """
     body = delivery.body
+    if not delivery.raw_properties[0] & _ENCODED or handler.decode is whole_delivery:
+        return body
     encoding = delivery.properties.content_encoding or ""
     try:
-        if len(body) <= _SMALL_BODY_BYTES or not is_compressed(encoding):
+        if not is_compressed(encoding):
             return decompress(body, encoding)
+        if len(body) > _SMALL_BODY_BYTES:
+            return None
+        content = decompress(body, encoding)
     except UnknownCoding:
         if handler.decode is whole_body:
             return body
         raise
-    return await asyncio.get_running_loop().run_in_executor(None, decompress, body, encoding)
+    return content if len(content) <= LARGE_BODY_BYTES else None

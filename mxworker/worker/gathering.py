@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from mxworker.delivery import Delivery
@@ -25,8 +25,14 @@ class Gathered:
     @classmethod
     def alone(cls, delivery: Delivery) -> Gathered:
         """Return a batch of one that takes no more."""
+        return cls.of([delivery])
+
+    @classmethod
+    def of(cls, deliveries: Iterable[Delivery]) -> Gathered:
+        """Return a batch that takes no more."""
         gathered = cls()
-        gathered.put(delivery)
+        for delivery in deliveries:
+            gathered.put(delivery)
         gathered.is_closed = True
         return gathered
 

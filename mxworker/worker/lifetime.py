@@ -45,7 +45,7 @@ class Lifetime:
         """
         is_first = not self._slot.words[Word.RSS_BYTES]
         with suppress(OSError):
-            self._slot.words[Word.RSS_BYTES] = _resident_bytes()
+            self._slot.words[Word.RSS_BYTES] = resident_bytes()
         if is_first:
             ring()
         self._look()
@@ -83,6 +83,6 @@ class Lifetime:
         return sum(self._slot.words[word] for word in _SETTLED)
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
     """Return the resident set size, see proc_pid_statm(5). Raises OSError."""
     return int(_STATM.read_bytes().split()[1]) * _PAGE_BYTES

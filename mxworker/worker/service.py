@@ -40,12 +40,14 @@ from mxworker.errors import AppLoadError, BrokerError, ChannelLost, ConnectionLo
 from mxworker.lifecycle import Wish, WorkerState, next_worker_state
 from mxworker.log import as_set_up
 from mxworker.message import Encoder
+from mxworker.payload_size import expected_growth
 from mxworker.queues import Queue
 from mxworker.serializers import NO_SERIALIZERS, Serializer
 from mxworker.standing_orders import StandingOrders, no_orders
 from mxworker.worker.burst import until_empty
 from mxworker.worker.cpu.pool import CpuPool
 from mxworker.worker.cpu.protocol import Terms
+from mxworker.worker.decode_room import DecodeRoom
 from mxworker.worker.drain import Drain
 from mxworker.worker.isolation import Isolation
 from mxworker.worker.lifespans import Lifespans
@@ -270,6 +272,7 @@ class Service:
 
     def _furnish(self) -> None:
         """Make a station and a consumer for each handler."""
+        budget = ByteBudget(self._settings.prefetch_budget_bytes)
         premises = Premises(
             slot=self._slot,
             loop=self._loop,
@@ -282,8 +285,8 @@ class Service:
             equipment=Equipment(self.pool, self.publisher, self),
             cpu=self.cpu,
             quarantine_after=self._settings.quarantine_after,
+            decode_room=DecodeRoom(budget),
         )
-        budget = ByteBudget(self._settings.prefetch_budget_bytes)
         declared = DeclaredQueues(self._declared)
         culprits = Culprits()
         opening = asyncio.Semaphore(_OPEN_AT_ONCE)
@@ -309,6 +312,7 @@ class Service:
                 on_paused=station.return_waiting,
                 retry_steps_ms=handler.retry_steps_ms,
                 budget=budget,
+                growth=expected_growth(handler.decode),
                 opening=opening,
                 level_of=self._level_of,
                 declared=declared,

@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mxworker.board import BoardSlot
@@ -23,6 +23,7 @@ from mxworker.delivery import Delivery
 from mxworker.log import LineBudget, say_safely
 from mxworker.settlement import Settlement
 from mxworker.worker.cpu.pool import CpuPool
+from mxworker.worker.decode_room import DecodeRoom, unlimited
 from mxworker.worker.dispatcher import Dispatcher
 from mxworker.worker.execution import Execute, batch_pipeline, pipeline
 from mxworker.worker.gathering import Gathered, Gatherer
@@ -60,6 +61,7 @@ class Premises:
     grace_s: float = GRACE_S
     cpu: CpuPool | None = None
     quarantine_after: int = DEFAULT_QUARANTINE_AFTER
+    decode_room: DecodeRoom = field(default_factory=unlimited)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +115,16 @@ class Station:
             execute = self._execute(report, surroundings)
             work = SingleWork(record, execute, report, settling, self._running, watch)
         else:
-            execute_batch = batch_pipeline(handler, report, surroundings, premises.threads)
-            work = BatchWork(record, execute_batch, report, settling, self._running, watch)
+            execute_batch = batch_pipeline(handler, report, surroundings, premises.threads, premises.decode_room)
+            work = BatchWork(
+                record,
+                execute_batch,
+                report,
+                settling,
+                self._running,
+                watch,
+                lambda gathered: self._dispatcher.run_next(gathered),
+            )
         self._give_back: Callable[[Any], None] = work.give_back
         self._dispatcher: Dispatcher[Any] = Dispatcher(
             handler.concurrency,
@@ -177,7 +187,9 @@ class Station:
 
     def _execute(self, report: Report, surroundings: Surroundings) -> Execute:
         if self.handler.kind is not HandlerKind.PROCESS:
-            return pipeline(self.handler, report, surroundings, self._premises.threads)
+            premises = self._premises
+            suspended = self._running.suspended
+            return pipeline(self.handler, report, surroundings, premises.threads, premises.decode_room, suspended)
         assert self._premises.cpu is not None, "a cpu=True handler needs a pool of processes"
         return self._premises.cpu.executing(self.handler, report, self._running.suspended)
 
@@ -264,6 +276,7 @@ class Station:
     def return_waiting(self) -> None:
         """Give back what waits now. Call when the broker has confirmed the basic.cancel."""
         self._dispatcher.return_waiting()
+        self._premises.decode_room.give_back(self.handler.queue.name)
         gathered = self._gatherer.take() if self._gatherer is not None else None
         if gathered is not None:  # not by the dispatcher: one that is not held would start it
             self._give_back(gathered)
@@ -271,6 +284,7 @@ class Station:
     def return_all(self) -> None:
         """Give back what waits and all that still arrives."""
         self._dispatcher.return_all()
+        self._premises.decode_room.give_back(self.handler.queue.name)
         if self._gatherer is not None:
             self._gatherer.stop()
 

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum, auto
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from mxworker.board import NO_ENTRY, BoardSlot, Word
@@ -28,6 +29,7 @@ from mxworker.message_keys import MessageKeys
 from mxworker.properties import message_id_bytes
 from mxworker.settlement import Ack, Settlement
 from mxworker.suspects import Suspect
+from mxworker.worker.decode_room import Unprocessed
 from mxworker.worker.execution import Execute, ExecuteBatch, Undecodable
 from mxworker.worker.gathering import Gathered
 from mxworker.worker.report import Report
@@ -222,6 +224,9 @@ class SingleWork:
         try:
             try:
                 settlement = await self._execute(delivery)
+            except Unprocessed:
+                self.give_back(delivery)
+                return
             except asyncio.CancelledError:
                 if running.is_cut_short:
                     return
@@ -263,13 +268,16 @@ class BatchWork:
         settling: Settling,
         running: Running[Gathered],
         watch: Watch | None,
+        run_next: Callable[[Gathered], None],
     ) -> None:
+        """`run_next` lets a batch wait before all others."""
         self._record = record
         self._execute = execute
         self._report = report
         self._settling = settling
         self._running = running
         self._watch = watch
+        self._run_next = run_next
         self._rescue = Rescue(report, settling, running)
 
     async def run(self, gathered: Gathered) -> None:
@@ -288,7 +296,16 @@ class BatchWork:
         undecodable: Undecodable = {}
         with self._record.entered(deliveries) as entries:
             try:
-                settlements = await self._execute(deliveries, undecodable)
+                settlements = await self._execute(
+                    deliveries,
+                    undecodable,
+                    partial(running.suspended, gathered),
+                    lambda rest: self._leave(gathered, rest, entries),
+                )
+            except Unprocessed:
+                for delivery in deliveries:
+                    self._record.give_back(delivery)
+                return
             except asyncio.CancelledError:
                 if running.is_cut_short:
                     return
@@ -298,6 +315,14 @@ class BatchWork:
                 for settlement in settlements:
                     self._watch(settlement, started_at)
             await self._settle(gathered, deliveries, settlements, entries)
+
+    def _leave(self, gathered: Gathered, rest: list[Delivery], entries: dict[Delivery, int]) -> None:
+        """Make the next batch of what a batch had no room for."""
+        left = set(rest)
+        gathered.deliveries = [delivery for delivery in gathered.deliveries if delivery not in left]
+        for delivery in rest:
+            self._record.leave(entries.pop(delivery))
+        self._run_next(Gathered.of(rest))
 
     async def rescue(self, gathered: Gathered, error: BaseException) -> None:
         """Settle what `run` has left unsettled of a batch when it raised `error`."""

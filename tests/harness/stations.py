@@ -13,6 +13,7 @@ from mxworker.compilation import Handler
 from mxworker.config import DEFAULT_PROCESS_CONCURRENCY
 from mxworker.context import Equipment
 from mxworker.worker.cpu.pool import CpuPool
+from mxworker.worker.decode_room import DecodeRoom, unlimited
 from mxworker.worker.isolation import Isolation
 from mxworker.worker.room import Room
 from mxworker.worker.station import Premises, Station
@@ -110,6 +111,7 @@ def at_work(
     equipment: Equipment | None = None,
     rng: random.Random | None = None,
     quarantine_after: int = 3,
+    decode_room: DecodeRoom | None = None,
 ) -> Bench:
     """Return the stations of `handlers`. Without equipment a retry goes back, and a dead letter is rejected."""
     loop = asyncio.get_running_loop()
@@ -135,6 +137,7 @@ def at_work(
         cpu=cpu,
         equipment=equipment,
         quarantine_after=quarantine_after,
+        decode_room=decode_room or unlimited(),
     )
     compiled = handlers.compile() if isinstance(handlers, Handlers) else handlers
     bench.stations += [Station(index, handler, premises) for index, handler in enumerate(compiled)]

@@ -13,6 +13,7 @@ from mxworker.amqp.budget import ByteBudget
 from mxworker.amqp.subscription import Subscription
 from mxworker.delivery import Delivery
 from mxworker.errors import InvariantError
+from mxworker.payload_size import LARGE_BODY_BYTES
 from tests.harness.waiting import until
 from tests.loop.consuming import QUEUE, SOON_S, Consuming, answer, consuming, open_soon, sent
 from tests.loop.fake_broker import FakeBroker, Peer, delivery
@@ -207,6 +208,25 @@ async def test_all_settled_before_the_pause_began_does_not_leave_bodies_unread()
         await until(lambda: given_back(lent.peer) == [4], SOON_S)
         await until(lambda: lent.consumer.is_consuming, SOON_S)
         assert sent(lent.peer, commands.Basic.Consume) == 2
+
+
+@on_both_loops
+async def test_large_body_takes_room_for_what_it_is_expected_to_become() -> None:
+    budget = ByteBudget(10 * LARGE_BODY_BYTES)
+    taken: list[Delivery] = []
+    async with consuming(taken.append, budget=budget, growth=10) as lent:
+        await start(lent)
+        subscription = lent.consumer.subscription
+        assert subscription is not None
+        small, large = b"x" * LARGE_BODY_BYTES, b"x" * (LARGE_BODY_BYTES + 1)
+        subscription.on_deliver(1, False, b"\0\0", b"\0\0", small)
+        assert budget.held_bytes == len(small)
+        assert subscription.takes(len(small))
+        assert not subscription.takes(len(large))
+        subscription.on_deliver(2, False, b"\0\0", b"\0\0", large)
+        assert budget.held_bytes == len(small) + 10 * len(large)
+        settle(taken)
+        assert budget.held_bytes == 0
 
 
 @on_both_loops

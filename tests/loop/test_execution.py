@@ -7,6 +7,7 @@ import gzip
 import random
 import time
 import zlib
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import pytest
@@ -22,6 +23,10 @@ from tests.rabbit.raw import raw_properties
 
 SMALL = b'{"n": 1}'
 LARGE = b'{"n": "%s"}' % random.Random(1).randbytes(20_000).hex().encode()
+
+
+def never(rest: list[Delivery]) -> None:
+    raise AssertionError("there was room for all")
 
 
 def encoded(body: bytes, encoding: bytes | None = b"gzip") -> Delivery:
@@ -92,7 +97,7 @@ async def test_batch_of_bytes_gets_what_nobody_can_undo_beside_what_was_undone()
     execute = batch_pipeline(handler, Report(handler), Surroundings("queue", "take"))
     batch = [encoded(SMALL, b"br"), encoded(gzip.compress(SMALL), b"x-gzip"), encoded(gzip.compress(LARGE)[:-9])]
     undecodable: Undecodable = {}
-    settlements = await execute(batch, undecodable)
+    settlements = await execute(batch, undecodable, nullcontext, never)
     assert taken == [SMALL, SMALL]
     assert [type(settlement) for settlement in settlements] == [Ack, Ack, Reject]
 

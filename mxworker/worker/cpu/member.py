@@ -27,6 +27,7 @@ from typing import Any
 
 from setproctitle import setproctitle
 
+from mxworker.amqp.budget import ByteBudget
 from mxworker.at_exit import finish
 from mxworker.child import bind_to_parent, do_nothing, flush
 from mxworker.compilation import Handler, HandlerKind
@@ -42,6 +43,7 @@ from mxworker.worker.app_errors import faults_told
 from mxworker.worker.cpu.pipe import Pipe
 from mxworker.worker.cpu.protocol import FAILED, READY, Frame, Terms, requested, settled
 from mxworker.worker.cpu.publisher import CpuPublisher, equipment
+from mxworker.worker.decode_room import DecodeRoom
 from mxworker.worker.execution import Execute, pipeline
 from mxworker.worker.lifespans import Lifespans
 from mxworker.worker.loading import load, select
@@ -110,22 +112,24 @@ def _live(terms: Terms, pipe: Pipe, forks: Forks) -> ExitCode:
         handlers = [handler for handler in chosen if handler.kind is HandlerKind.PROCESS]
         gc.collect()
         gc.freeze()  # as in the worker: what the import made is not looked at again
-        forks.run(new_loop, _serve(handlers, pipe, publisher, terms.boot_timeout_s))
+        forks.run(new_loop, _serve(handlers, pipe, publisher, terms))
     except MxWorkerError as error:
         pipe.send_now(Frame(FAILED, {"text": str(error)}))
         return error.exit_code
     return ExitCode.OK
 
 
-async def _serve(handlers: Sequence[Handler], pipe: Pipe, publisher: CpuPublisher, boot_timeout_s: float) -> None:
+async def _serve(handlers: Sequence[Handler], pipe: Pipe, publisher: CpuPublisher, terms: Terms) -> None:
     """Answer requests until the stream ends. Raises AppLoadError when a lifespan cannot be entered."""
     lifespans = Lifespans(handlers)
-    await lifespans.enter(min(boot_timeout_s, _ENTER_S))
+    await lifespans.enter(min(terms.boot_timeout_s, _ENTER_S))
+    room = DecodeRoom(ByteBudget(terms.prefetch_budget_bytes))
     places = {
         handler.queue.name: _Place(
             replace(handler, function=publisher.without_await(handler.function)),
             lifespans.state_of(handler),
             equipment(publisher),
+            room,
         )
         for handler in handlers
     }
@@ -142,11 +146,11 @@ async def _serve(handlers: Sequence[Handler], pipe: Pipe, publisher: CpuPublishe
 class _Place:
     """Where the deliveries of one handler are executed."""
 
-    def __init__(self, handler: Handler, state: Any, equipment: Equipment) -> None:
+    def __init__(self, handler: Handler, state: Any, equipment: Equipment, room: DecodeRoom) -> None:
         """`state` is what the lifespan around it yielded."""
         self._report = Report(handler)
         surroundings = Surroundings(handler.queue.name, handler.name, handler.max_attempts, state, equipment)
-        self._execute: Execute = pipeline(handler, self._report, surroundings)
+        self._execute: Execute = pipeline(handler, self._report, surroundings, room=room)
         self._context = copy_context()
 
     async def settlement_of(self, delivery: Delivery) -> Settlement:

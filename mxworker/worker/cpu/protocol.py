@@ -140,6 +140,7 @@ class Terms:
     handler_timeout_s: float | None
     boot_timeout_s: float
     max_body_bytes: int
+    prefetch_budget_bytes: int
     log_level: str
     log_style: str
 
@@ -158,6 +159,7 @@ class Terms:
             handler_timeout_s=settings.handler_timeout_s,
             boot_timeout_s=settings.boot_timeout_s,
             max_body_bytes=settings.publisher.max_body_bytes,
+            prefetch_budget_bytes=settings.prefetch_budget_bytes,
             log_level=log_as[0],
             log_style=log_as[1],
         )
