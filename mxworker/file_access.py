@@ -52,7 +52,8 @@ def way_to(path: Path) -> tuple[Entry, ...]:
     A file within a file, such as a module in a zip archive, is that file.
     """
     root = Path("/")
-    here, ahead = root, list(reversed(Path.cwd().joinpath(path).parts[1:]))
+    path = path if path.is_absolute() else Path.cwd() / path  # the current directory may have been removed
+    here, ahead = root, list(reversed(path.parts[1:]))
     way, links = [_entry(root)], 0
     while ahead and stat.S_ISDIR(os.lstat(here).st_mode):
         part = ahead.pop()

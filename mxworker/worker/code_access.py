@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from importlib.util import cache_from_source
 from pathlib import Path
@@ -99,12 +100,22 @@ class _CheckedImports:
 
 def _has_current_directory() -> bool:
     """Whether it is on the import path already, which `python -m` does without -P."""
-    return str(Path.cwd()) in _import_path()
+    with suppress(FileNotFoundError):  # it was removed
+        return str(Path.cwd()) in _import_path()
+    return False
 
 
 def _import_path() -> list[str]:
     entries = [entry for entry in sys.path if isinstance(entry, str)]
-    return [entry if entry.startswith("/") else str(Path(entry).absolute()) for entry in entries]
+    return [entry for entry in map(_absolute, entries) if entry is not None]
+
+
+def _absolute(entry: str) -> str | None:
+    if entry.startswith("/"):
+        return entry
+    with suppress(FileNotFoundError):
+        return str(Path(entry).absolute())
+    return None
 
 
 def _check(place: Path, what: str) -> None:

@@ -212,6 +212,14 @@ def test_second_load_in_a_process_checks_too(folder: Path) -> None:
     assert loading(folder, source=twice) == "loaded q"
 
 
+@pytest.mark.parametrize("mode", [0o755, 0o777])
+def test_app_dir_is_checked_though_the_current_directory_was_removed(mode: int, folder: Path) -> None:
+    folder.chmod(mode)
+    (folder.parent / "gone").mkdir()
+    told = loading(folder.parent / "gone", app_dir=str(folder), source=f"import os; os.rmdir(os.getcwd())\n{LOADING}")
+    assert told.startswith("loaded q" if mode == 0o755 else f"everybody on this machine may write to '{folder}'")
+
+
 @needs_root
 def test_link_of_another_user_among_shared_files_is_refused(folder: Path) -> None:
     link = folder.parent / "link"
