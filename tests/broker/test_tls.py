@@ -1,8 +1,12 @@
-"""amqps:// end to end: a broker that wants a certificate from us, and what an operator reads when TLS is refused."""
+"""amqps:// end to end: a broker that wants a certificate from us, and what an operator reads when TLS is refused.
+
+The files may change under a running service: a new connection takes what they hold then.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +14,13 @@ import pytest
 
 from tests.broker.apps import Recorded
 from tests.harness.certificates import Authority, Identity, TlsStub
+from tests.harness.proxy import Proxy
 from tests.harness.service import Service, mxworker_run, write_app
 from tests.harness.waiting import wait_until
 from tests.rabbit.node import Node
 from tests.rabbit.ports import free_port
+
+SOON_S = 90.0
 
 APP = """
     from mxworker import Handlers
@@ -123,3 +130,74 @@ def test_expired_certificate_is_refused(tmp_path: Path) -> None:
 def test_ports_of_the_other_scheme_are_told_apart(broker: TlsBroker, tmp_path: Path) -> None:
     assert "write amqps:// instead of amqp://" in refusal(tmp_path, broker.url("amqp"))
     assert "does not speak TLS on this port" in refusal(tmp_path, broker.node.url.replace("amqp:", "amqps:"))
+
+
+# ---- while the service runs
+
+
+class Files:
+    """The three files that a service is told of, which its operator replaces while it runs."""
+
+    def __init__(self, folder: Path, authority: Authority) -> None:
+        folder.mkdir()
+        self.ca, self.certificate, self.key = (folder / name for name in ("ca.pem", "own.pem", "own.key"))
+        self.put(authority)
+
+    def put(self, authority: Authority) -> None:
+        """Replace all files, each at once, by those of this authority."""
+        own = authority.issue("worker.example")
+        for file, source in ((self.ca, authority.file), (self.certificate, own.certificate), (self.key, own.key)):
+            new = file.with_suffix(".new")
+            shutil.copy(source, new)
+            new.replace(file)
+
+    @property
+    def flags(self) -> list[str]:
+        return [f"--tls-ca={self.ca}", f"--tls-cert={self.certificate}", f"--tls-key={self.key}"]
+
+
+def no_authority(files: Files, strangers: Authority) -> str:
+    files.ca.unlink()
+    return f"--tls-ca names '{files.ca}', which cannot be read: No such file or directory"
+
+
+def other_authority(files: Files, strangers: Authority) -> str:
+    shutil.copy(strangers.file, files.ca)
+    return "the broker's certificate is not accepted"
+
+
+def junk(files: Files, strangers: Authority) -> str:
+    files.certificate.write_text("junk")
+    return f"--tls-cert names '{files.certificate}', which holds no certificate in PEM form"
+
+
+def key_of_another(files: Files, strangers: Authority) -> str:
+    files.key.write_bytes(strangers.issue("worker.example").key.read_bytes())
+    return f"the key in '{files.key}' does not belong to the certificate in '{files.certificate}'"
+
+
+@pytest.mark.parametrize("spoil", [no_authority, other_authority, junk, key_of_another])
+def test_service_survives_files_that_are_wrong_at_a_reconnect_and_takes_the_good_ones(
+    spoil: Callable[[Files, Authority], str], broker: TlsBroker, tmp_path: Path
+) -> None:
+    """The worker stays, says what is wrong, and goes on with what the files hold once they are right."""
+    files = Files(tmp_path / "tls", broker.authority)
+    recorded = Recorded(broker.node.url, tmp_path, f"orders-{spoil.__name__}")
+    recorded.declare()
+    with (
+        Proxy("127.0.0.1", broker.port) as proxy,
+        recorded.service("--workers=1", *files.flags, url=proxy.url(broker.url())) as service,
+    ):
+        service.wait_ready()
+        before = service.worker_pids()
+        told = spoil(files, Authority(tmp_path, "strangers"))
+        proxy.cut()
+        service.wait_for_log(told, SOON_S)
+        recorded.publish(20)
+        assert recorded.handled == 0
+        files.put(broker.authority)
+        wait_until(lambda: recorded.finished_ids == set(recorded.ids), SOON_S, "every id")
+        assert service.worker_pids() == before
+        service.stop()
+        assert service.exit_code == 0
+    assert recorded.judge().exactly_once
