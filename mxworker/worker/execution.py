@@ -144,6 +144,7 @@ def batch_pipeline(
     call, needs_context = _call(handler, threads)
     pid = os.getpid()
     large_bytes = _large_bytes(handler)
+    most_small_bytes = _LARGE_BATCH_BYTES if large_bytes == LARGE_BODY_BYTES else sys.maxsize
     room = room or unlimited()
 
     async def execute(
@@ -179,7 +180,7 @@ def batch_pipeline(
             if number % _BODIES_PER_TURN == 0:
                 await asyncio.sleep(0)
             try:
-                body = None if small_bytes > _LARGE_BATCH_BYTES else _small_body(handler, delivery)
+                body = None if small_bytes > most_small_bytes else _small_body(handler, delivery)
                 if body is not None and len(body) <= large_bytes:
                     small_bytes += len(body)
                     payloads.append(handler.decode(delivery, body))

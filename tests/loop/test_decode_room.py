@@ -230,3 +230,19 @@ async def test_bodies_of_a_batch_are_large_together() -> None:
     await gate.end()
     assert gate.budget.held_bytes == 0
     assert len(gate.channel.acked) == 100
+
+
+async def test_batch_of_bytes_needs_no_room_however_large_it_is() -> None:
+    handlers = Handlers()
+    taken: list[int] = []
+
+    @handlers.consume_batch("queue", size=3, wait=60, retry=None)
+    async def take(payloads: list[bytes]) -> None:
+        taken.extend(map(len, payloads))
+
+    bench, channel = at_work(handlers, decode_room=DecodeRoom(ByteBudget(2_000_000))), Channel()
+    for tag in range(1, 4):
+        bench.station.admit(Delivery(b"x" * 3_000_000, b"\0\0", b"\0\0", False, tag, channel))
+    await bench.station.finished()
+    assert taken == [3_000_000] * 3
+    assert channel.acked == [1, 2, 3]
