@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,10 +31,11 @@ def hide_urls(title: str) -> None:
     """Wipe the URLs, for the passwords in them, from where others read them, and from what handlers' subprocesses get.
 
     The title overwrites the command line and the environment where the kernel shows them. It does so up to the first
-    gap, so that the variable is taken out after it.
+    gap, so that the variable is taken out after it. From now on neither this process nor a child of it leaves a core.
     """
     from setproctitle import setproctitle
 
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     setproctitle(title)
     os.environ.pop(URL, None)
 
