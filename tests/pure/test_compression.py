@@ -36,6 +36,11 @@ def zeros(size: int) -> bytes:
     return gzip.compress(bytes(size))
 
 
+def sizeless_zstd(content: bytes) -> bytes:
+    """Return a zstd frame whose header does not say how large the content is."""
+    return zstandard.ZstdCompressor(write_content_size=False).compress(content)
+
+
 def refusal(body: bytes, encoding: str) -> str:
     with pytest.raises(DecodeError) as caught:
         decompress(body, encoding)
@@ -244,10 +249,20 @@ def test_damaged_bodies_decompress_or_are_refused(encoding: str, body: bytes, da
         (zlib.compress(bytes(80 * MIB)), "deflate", 100 * len(zlib.compress(bytes(80 * MIB)))),
         (raw_deflate(bytes(2 * MIB)), "deflate", MIB),
         (zstd_bomb(), "zstd", 100 * len(zstd_bomb())),
+        (sizeless_zstd(bytes(2 * MIB)), "zstd", MIB),
         (zeros(MIB) + zeros(1), "gzip", MIB),
         (gzip.compress(noise(65 * MIB), 1), "gzip", 64 * MIB),
     ],
-    ids=["gzip", "small gzip", "deflate", "small raw deflate", "zstd", "two members", "no bomb, but large"],
+    ids=[
+        "gzip",
+        "small gzip",
+        "deflate",
+        "small raw deflate",
+        "zstd",
+        "small zstd",
+        "two members",
+        "no bomb, but large",
+    ],
 )
 def test_bombs_are_refused_in_no_time_and_no_memory(body: bytes, encoding: str, limit: int) -> None:
     tracemalloc.start()
