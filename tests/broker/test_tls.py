@@ -5,6 +5,7 @@ The files may change under a running service: a new connection takes what they h
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -198,6 +199,24 @@ def test_service_survives_files_that_are_wrong_at_a_reconnect_and_takes_the_good
         files.put(broker.authority)
         wait_until(lambda: recorded.finished_ids == set(recorded.ids), SOON_S, "every id")
         assert service.worker_pids() == before
+        service.stop()
+        assert service.exit_code == 0
+    assert recorded.judge().exactly_once
+
+
+def test_worker_that_is_replaced_while_a_file_is_missing_waits_for_it(broker: TlsBroker, tmp_path: Path) -> None:
+    """The service has been ready: what is wrong then is no failed start."""
+    files = Files(tmp_path / "tls", broker.authority)
+    recorded = Recorded(broker.node.url, tmp_path, "orders-replaced")
+    recorded.declare()
+    with recorded.service("--workers=1", *files.flags, url=broker.url()) as service:
+        service.wait_ready()
+        told = no_authority(files, broker.authority)
+        service.kill_worker(random.Random(7))
+        service.wait_for_log(told, SOON_S)
+        recorded.publish(20)
+        files.put(broker.authority)
+        wait_until(lambda: recorded.finished_ids == set(recorded.ids), SOON_S, "every id")
         service.stop()
         assert service.exit_code == 0
     assert recorded.judge().exactly_once
