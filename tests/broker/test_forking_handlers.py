@@ -94,6 +94,17 @@ APP = """
         return sorted(kinds - {"/dev/urandom"})
 
 
+    def shows_its_descriptors(method):
+        record(seen=method, descriptors=kinds_of_descriptors())
+
+
+    def shows_a_process(method):
+        process = multiprocessing.get_context(method).Process(target=shows_its_descriptors, args=(method,))
+        process.start()
+        process.join()
+        return process.exitcode
+
+
     def shows_a_child(_):
         pid = os.fork()
         if pid:
@@ -158,7 +169,7 @@ APP = """
 
 
     TASKS = {task.__name__: task for task in (
-        starts_a_process, maps_over_a_pool, maps_over_an_executor, shows_a_child, comes_back,
+        starts_a_process, maps_over_a_pool, maps_over_an_executor, shows_a_process, shows_a_child, comes_back,
         forks_in_a_thread_that_ends, waits_for_a_child
     )}
 
@@ -233,6 +244,10 @@ class Forking:
         )
 
 
+def kinds_of(pid: int) -> set[str]:
+    return {str(fd.readlink()).partition(":")[0] for fd in Path(f"/proc/{pid}/fd").iterdir()}
+
+
 @pytest.fixture
 def queues(queue_name: str, admin: Client) -> Iterator[str]:
     yield queue_name
@@ -288,6 +303,19 @@ def test_forked_child_has_nothing_of_the_workers(
     assert child["title"] == "mxworker: child of worker 1" + (" cpu" if kind == "cpu" else "")
     assert set(child["descriptors"]) <= {"/dev/null", "pipe"}
     assert child["loop"] == "its own"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_process_of_multiprocessing_has_no_socket_of_the_workers(
+    kind: str, broker_url: str, queues: str, admin: Client, tmp_path: Path
+) -> None:
+    with forking(broker_url, tmp_path, queues) as run:
+        for method in METHODS:
+            run.order(admin, kind, "shows_a_process", method)
+        assert run.results(len(METHODS)) == [0] * len(METHODS)
+        for method in METHODS:
+            assert set(run.seen(method)["descriptors"]) <= {"/dev/null", "pipe"}, method
+        assert "socket" in kinds_of(run.service.worker_pids()[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
