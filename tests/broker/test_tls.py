@@ -214,9 +214,11 @@ def test_worker_that_is_replaced_while_a_file_is_missing_waits_for_it(broker: Tl
         told = no_authority(files, broker.authority)
         service.kill_worker(random.Random(7))
         service.wait_for_log(told, SOON_S)
+        waiting = service.worker_pids()
         recorded.publish(20)
         files.put(broker.authority)
         wait_until(lambda: recorded.finished_ids == set(recorded.ids), SOON_S, "every id")
+        assert service.worker_pids() == waiting
         service.stop()
         assert service.exit_code == 0
     assert recorded.judge().exactly_once
