@@ -14,6 +14,7 @@ from pamqp import frame as frames
 from mxworker.amqp.frames import FRAME_OVERHEAD, content_pieces, encode_publish, max_properties_bytes
 from mxworker.amqp.reader import FrameReader
 from mxworker.errors import ChannelLost, ConnectionLost, ProtocolViolation
+from mxworker.printable import foreign
 
 CAP = 40
 CHANNEL = 5
@@ -67,7 +68,7 @@ def told_by_pamqp(methods: Sequence[frames.FrameTypes]) -> list[tuple[object, ..
             case commands.Basic.Nack():
                 told.append(("nack", method.delivery_tag, method.multiple))
             case commands.Basic.Return():
-                told.append(("return", method.reply_code, method.reply_text, PROPERTIES.marshal()))
+                told.append(("return", method.reply_code, foreign(method.reply_text), PROPERTIES.marshal()))
     return told
 
 
