@@ -122,9 +122,12 @@ def attempt_of(delivery: Delivery, most: int) -> int:
     An integer above `most` counts as `most`, anything else that is no attempt as 1. Costs next to nothing when the
     header is not there.
     """
-    number = _integer(delivery, _ATTEMPT)
-    first = 1 if number is None or number < 1 else number
-    return min(first + delivery.executed, most)
+    attempt = 1 + delivery.executed
+    if _ATTEMPT in delivery.raw_properties:
+        number = _integer(delivery, _ATTEMPT)
+        if number is not None and number > 1:
+            attempt += number - 1
+    return min(most, attempt)
 
 
 def retry_copy(delivery: Delivery, attempt: int) -> Content:
@@ -163,8 +166,6 @@ def _copy(delivery: Delivery, added: Mapping[str, Any]) -> Content:
 
 def _integer(delivery: Delivery, name: bytes) -> int | None:
     """Return a header that is an integer; None when it is missing, is something else, or cannot be read."""
-    if name not in delivery.raw_properties:
-        return None
     try:
         return integer_header(split(delivery.raw_properties), name)
     except DecodeError:

@@ -41,6 +41,13 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+class ThisProcess:
+    """What a fork has made of this process; each handler that comes to an end asks, so it is no system call."""
+
+    is_forked = False
+    """Whether the application has forked it from a process that made a `Forks`."""
+
+
 class Forks:
     """The hooks around every fork of this process, from now on. Make one, in the main thread, before any user code."""
 
@@ -87,6 +94,7 @@ class Forks:
 
     def _shed(self) -> None:
         """Live as a child. The thread that forked is the only one, and for the interpreter the main thread now."""
+        ThisProcess.is_forked = True
         try:
             signal.set_wakeup_fd(-1)
             self._reset_signals()

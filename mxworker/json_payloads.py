@@ -32,6 +32,8 @@ _NAMES: Mapping[type, str] = MappingProxyType(
 
 _LONGEST_IN_64_BITS = 19  # digits; of those with 20 only some fit, and of negative ones with 19
 _ZEROS = b"0" * _LONGEST_IN_64_BITS
+_EVERY = 6
+_SAMPLE_OF_ZEROS = b"0" * (_LONGEST_IN_64_BITS // _EVERY)
 _DIGITS_AS_ZERO = bytes(ord("0") if chr(octet) in "0123456789" else octet for octet in range(256))
 _TOO_LONG = re.compile(rb"-[0-9]{19}|[0-9]{20}")
 
@@ -39,9 +41,14 @@ _TOO_LONG = re.compile(rb"-[0-9]{19}|[0-9]{20}")
 def read_json(body: bytes) -> Any:
     """Return what `body` says, whole numbers exactly. Raises orjson.JSONDecodeError or RecursionError."""
     value = orjson.loads(body)
-    # Measured: 0.4 us for 250 bytes and 8 us for 10 kB, a third of what orjson takes; a search by the expression alone
-    # takes four times what orjson does.
-    if _ZEROS in body.translate(_DIGITS_AS_ZERO) and _TOO_LONG.search(body):
+    # Of each number that is too long, three digits in a row are among every sixth octet. Most bodies show by those
+    # alone that they have none, for a sixth of what all of them cost; a search by the expression alone takes four times
+    # what orjson does.
+    if (
+        _SAMPLE_OF_ZEROS in body[::_EVERY].translate(_DIGITS_AS_ZERO)
+        and _ZEROS in body.translate(_DIGITS_AS_ZERO)
+        and _TOO_LONG.search(body)
+    ):
         return json.loads(body.decode())
     return value
 

@@ -23,6 +23,7 @@ A middleware runs on the event loop. It is an `async def`, or any callable that 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from types import CoroutineType
 from typing import Any
 
 from mxworker.failures import text_of
@@ -47,7 +48,10 @@ def _awaiting(innermost: CallNext) -> CallNext:
     """Return `innermost` with what it returns awaited, too: a middleware is shown what came of it in the end."""
 
     async def call(payload: Any, ctx: Any) -> Any:
-        return await awaited(innermost(payload, ctx))
+        outcome = innermost(payload, ctx)
+        if type(outcome) is CoroutineType:  # as nearly always: spares the general case
+            outcome = await outcome
+        return outcome if outcome is None else await awaited(outcome)
 
     return call
 
@@ -55,7 +59,11 @@ def _awaiting(innermost: CallNext) -> CallNext:
 def _around(layer: Middleware, call_next: CallNext) -> CallNext:
     async def call(payload: Any, ctx: Any) -> Any:
         inner = _Inner(call_next)
-        outcome = await awaited(layer(payload, ctx, inner.call))
+        outcome = layer(payload, ctx, inner.call)
+        if type(outcome) is CoroutineType:
+            outcome = await outcome
+        if outcome is not None:
+            outcome = await awaited(outcome)
         return inner.standing(layer) if outcome is None else outcome
 
     return call

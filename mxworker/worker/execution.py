@@ -12,7 +12,6 @@ Must not know: channels, concurrency, deadlines.
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
@@ -25,7 +24,7 @@ from mxworker.compression import UnknownCoding, decompress, is_compressed
 from mxworker.context import Context, Surroundings
 from mxworker.delivery import Delivery
 from mxworker.errors import DecodeError
-from mxworker.forks import end_fork
+from mxworker.forks import ThisProcess, end_fork
 from mxworker.middleware import CallNext, compose
 from mxworker.outcomes import awaited, by_position, each_awaited, is_for_all, listed
 from mxworker.payload_size import LARGE_BODY_BYTES, expected_growth
@@ -75,7 +74,6 @@ def pipeline(
     large_bytes = _large_bytes(handler)
     room = room or unlimited()
     call, needs_context = _call(handler, threads)
-    pid = os.getpid()
 
     async def execute(delivery: Delivery) -> Settlement:
         large: LargePayloads | None = None
@@ -106,7 +104,7 @@ def pipeline(
                     raise
                 settlement = report.settled(alone)
             finally:
-                if os.getpid() != pid:
+                if ThisProcess.is_forked:
                     end_fork(sys.exception())
                 published = receipts.take()
             if published and isinstance(settlement, Ack):
@@ -142,7 +140,6 @@ def batch_pipeline(
     the others of the batch, and which are taken out of the first. It may raise Unprocessed.
     """
     call, needs_context = _call(handler, threads)
-    pid = os.getpid()
     large_bytes = _large_bytes(handler)
     most_small_bytes = _LARGE_BATCH_BYTES if large_bytes == LARGE_BODY_BYTES else sys.maxsize
     room = room or unlimited()
@@ -220,7 +217,7 @@ def batch_pipeline(
             except (Settlement, BaseExceptionGroup) as raised:
                 outcome = raised
             finally:
-                if os.getpid() != pid:
+                if ThisProcess.is_forked:
                     end_fork(sys.exception())
                 published = receipts.take()
             settlements = report.batch_settled(len(taken), outcome)
