@@ -187,6 +187,7 @@ def hostile_status(**facts: Any) -> dict[str, Any]:
         **dict.fromkeys(("pid", "workers_ready", "workers_wanted", "generation"), HOSTILE),
         "uptime_s": 1,
         "paused": {"all": False, "queues": [HOSTILE]},
+        "run_alone": [HOSTILE],
         "reload": dict.fromkeys(("state", "generation", "why", "note"), HOSTILE),
         "workers": [{**worker, **numbers, "rss_bytes": 1}],
         **facts,

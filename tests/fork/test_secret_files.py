@@ -142,7 +142,9 @@ check("URL", "/run/secrets/theirs")' 2>/dev/null
         timeout=60,
         check=False,
     )
-    if ended.returncode in (77, 1) and "Operation not permitted" in ended.stderr:
+    # In a chroot the root is no mount, and what is mounted there could reach the machine outside.
+    cannot = ("Operation not permitted", "cannot change root filesystem propagation")
+    if ended.returncode in (77, 1) and any(why in ended.stderr for why in cannot):
         pytest.skip(f"nothing can be mounted here: {ended.stderr.strip()}")
     assert ended.returncode == 0, ended.stderr
 

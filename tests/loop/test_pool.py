@@ -123,16 +123,16 @@ async def test_returned_channel_is_lent_again() -> None:
 @on_both_loops
 async def test_all_may_be_borrowed_at_once_and_one_more_waits_and_is_told() -> None:
     async with FakeBroker(decent) as broker, AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(running(broker, borrow_timeout_s=1.5))  # for 200 openings, too
+        pool = await stack.enter_async_context(running(broker, borrow_timeout_s=5.0))  # for 200 openings, too
         borrowing = AsyncExitStack()
         channels = await asyncio.gather(*(borrowing.enter_async_context(pool.channel()) for _ in range(200)))
         assert len(set(channels)) == 200
         assert pool.stats().borrowed_channels == pool.stats().total_channels == 200
         assert len(broker.peers) == 4
         started_at = time.monotonic()
-        with pytest.raises(PoolExhausted, match=r"within 1.5 s: 200 are borrowed, and there may be 100 \+ 100 on"):
+        with pytest.raises(PoolExhausted, match=r"within 5 s: 200 are borrowed, and there may be 100 \+ 100 on"):
             await stack.enter_async_context(pool.channel())
-        assert time.monotonic() - started_at < 1.5 + 15
+        assert time.monotonic() - started_at < 5 + 15
         waiting = asyncio.create_task(borrow_once(pool))
         await borrowing.aclose()
         assert await waiting in channels
