@@ -146,8 +146,9 @@ class Dispatcher(Generic[Unit]):
         This is the outermost coroutine of the task, as the one that can go on when what a handler awaited has raised
         GeneratorExit, which closes all coroutines inside.
         """
+        was_executed = True
         try:
-            await self._work.run(unit)
+            was_executed = await self._work.run(unit)
         except BaseException as error:
             if not self._is_given_up(unit, error):
                 await self._rescue(unit, error)
@@ -158,7 +159,7 @@ class Dispatcher(Generic[Unit]):
             if self._apart and self._intake is Intake.OPEN and not self._rests:
                 self._isolation.ask(self)
             self._room.leave()
-        if is_alone and not self.running.is_cut_short:
+        if is_alone and was_executed and not self.running.is_cut_short:
             self._work.clear(unit)
 
     def _is_given_up(self, unit: Unit, error: BaseException) -> bool:

@@ -46,8 +46,8 @@ Watch = Callable[[Settlement, float], None]
 class Work(Protocol[Unit]):
     """What is done with the units of one handler."""
 
-    def run(self, unit: Unit) -> Coroutine[Any, Any, None]:
-        """Take a unit to its end."""
+    def run(self, unit: Unit) -> Coroutine[Any, Any, bool]:
+        """Take a unit to its end; return False when it was given back unprocessed."""
 
     def rescue(self, unit: Unit, error: BaseException) -> Coroutine[Any, Any, None]:
         """Settle what `run` has left unsettled when it raised `error`; raises nothing but a cut's cancellation."""
@@ -211,14 +211,14 @@ class SingleWork:
         self.is_suspect = record.is_suspect
         self.clear = record.clear
 
-    async def run(self, delivery: Delivery) -> None:
-        """Execute and settle a delivery."""
+    async def run(self, delivery: Delivery) -> bool:
+        """Execute and settle a delivery; return False when it was given back unprocessed."""
         record = self._record
         running = self._running
         if delivery.redelivered and (convict := record.conviction(delivery)) is not None:
             running.settle(delivery)
             await _quarantine(delivery, convict, record, self._settling)
-            return
+            return True
         started_at = time.monotonic() if self._watch is not None else 0.0
         entry = record.enter(delivery)
         try:
@@ -226,14 +226,14 @@ class SingleWork:
                 settlement = await self._execute(delivery)
             except Unprocessed:
                 self.give_back(delivery)
-                return
+                return False
             except asyncio.CancelledError:
                 if running.is_cut_short:
-                    return
+                    return True
                 settlement = self._report.cancelled(running.is_timed_out(delivery))
             # Who was told to leave may turn that into an error of its own; only a success still counts then.
             if running.is_cut_short and not isinstance(settlement, Ack):
-                return
+                return True
             if self._watch is not None:
                 self._watch(settlement, started_at)
             ends = self._settling.settle(delivery, settlement)
@@ -241,6 +241,7 @@ class SingleWork:
                 running.settle(delivery)
                 del settlement  # it has the exception, which has the frames of the handler with all that is in them
                 await self._settling.by_copy(delivery, ends)
+            return True
         finally:
             record.leave(entry)
 
@@ -280,18 +281,18 @@ class BatchWork:
         self._run_next = run_next
         self._rescue = Rescue(report, settling, running)
 
-    async def run(self, gathered: Gathered) -> None:
-        """Execute a batch and settle all that is in it."""
+    async def run(self, gathered: Gathered) -> bool:
+        """Execute a batch and settle all that is in it; return False when it was given back unprocessed."""
         gathered.is_closed = True
         deliveries = self._alive(gathered)
         if not deliveries:
-            return
+            return False
         running = self._running
         convict = self._record.conviction(deliveries[0]) if len(deliveries) == 1 else None
         if convict is not None:
             running.settle(gathered)
             await _quarantine(deliveries[0], convict, self._record, self._settling)
-            return
+            return True
         started_at = time.monotonic()
         undecodable: Undecodable = {}
         with self._record.entered(deliveries) as entries:
@@ -305,16 +306,17 @@ class BatchWork:
             except Unprocessed:
                 for delivery in deliveries:
                     self._record.give_back(delivery)
-                return
+                return False
             except asyncio.CancelledError:
                 if running.is_cut_short:
-                    return
+                    return True
                 settlement = self._report.cancelled(running.is_timed_out(gathered))
                 settlements = [undecodable.get(delivery, settlement) for delivery in deliveries]
             if self._watch is not None:
                 for settlement in settlements:
                     self._watch(settlement, started_at)
             await self._settle(gathered, deliveries, settlements, entries)
+            return True
 
     def _leave(self, gathered: Gathered, rest: list[Delivery], entries: dict[Delivery, int]) -> None:
         """Make the next batch of what a batch had no room for."""

@@ -12,6 +12,7 @@ from mxworker import Context, Delivery, Handlers, Queue, Requeue
 from mxworker.board import Word
 from mxworker.message_keys import MessageKeys
 from mxworker.suspects import Death
+from mxworker.worker.decode_room import Unprocessed
 from mxworker.worker.drain import Drain
 from tests.harness.stations import Bench, Channel, at_work
 from tests.harness.waiting import until
@@ -172,6 +173,22 @@ async def test_suspect_that_came_to_its_end_is_cleared() -> None:
     await turns()
     assert channel.acked == [1]
     assert not is_suspect(bench, 1)
+
+
+async def test_suspect_that_was_given_back_before_it_ran_stays_suspect() -> None:
+    handlers = Handlers()
+
+    @handlers.consume("queue")
+    async def take(body: bytes) -> None:
+        raise Unprocessed  # as a large body does that waits too long for its turn to be decoded
+
+    bench, channel = at_work(handlers), Channel()
+    bench.station.admit(suspect(bench, channel, 1))
+    bench.give_turn()
+    await bench.station.finished()
+    await turns()
+    assert channel.given_back == [1]
+    assert is_suspect(bench, 1)
 
 
 async def test_suspect_that_a_drain_cut_short_stays_suspect() -> None:
