@@ -54,7 +54,7 @@ async def test_whatever_is_raised_becomes_a_dead_letter_with_the_facts(
         admin.publish(f"{queue_name}.other", [b"beside"])
         dead = await dead_letters(admin, queue_name, len(ENDS))
         await until(lambda: sorted(handled) == ["beside", "good"], SOON_S)
-        assert worker.count(Word.REJECTED) == len(ENDS)
+        await until(lambda: worker.count(Word.REJECTED) == len(ENDS), SOON_S)
     assert dead.keys() == ENDS.keys()
     assert dead["an exception as a reason"].headers["mx-error"] == "ValueError: no"
     assert dead["a reason without a text"].headers["mx-error"] == "Mute: (its text cannot be shown)"
