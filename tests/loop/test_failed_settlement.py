@@ -19,30 +19,12 @@ from mxworker.kill_switch import Switch
 from mxworker.worker import settling
 from tests.harness.copied import properties_on_wire, received
 from tests.harness.refusing import Hasty, Publishing
+from tests.harness.silent import Mute, Silent
 from tests.harness.stations import Bench, Channel, at_work, deliveries
 from tests.harness.waiting import until
 
 SOON_S = 10.0
 KINDS = ["async", "def", "batch", "batch def"]
-
-
-class Silent:
-    """Has no text."""
-
-    def __init__(self, error: BaseException) -> None:
-        self._error = error
-
-    def __str__(self) -> str:
-        raise self._error
-
-    __repr__ = __str__
-
-
-class Mute(Exception):
-    def __str__(self) -> str:
-        raise SystemExit(3)
-
-    __repr__ = __str__
 
 
 class Closed(Exception):

@@ -9,23 +9,7 @@ import pytest
 from mxworker import Reject, Retry
 from mxworker.failures import TEXT_CHARACTERS, error_in_words, errors_in, reason_of, text_of, type_name
 from mxworker.printable import CUT
-
-
-class Silent:
-    def __init__(self, error: BaseException) -> None:
-        self._error = error
-
-    def __str__(self) -> str:
-        raise self._error
-
-    __repr__ = __str__
-
-
-class SilentError(Exception):
-    def __str__(self) -> str:
-        raise SystemExit(3)
-
-    __repr__ = __str__
+from tests.harness.silent import Mute, Silent
 
 
 class OddText(str):
@@ -82,8 +66,8 @@ REASONS: list[tuple[object, str]] = [
     (Silent(SystemExit(3)), "(its text cannot be shown)"),
     (Silent(GeneratorExit()), "(its text cannot be shown)"),
     (Silent(RecursionError()), "(its text cannot be shown)"),
-    (SilentError(), "SilentError: (its text cannot be shown)"),
-    ([SilentError()], "(its text cannot be shown)"),
+    (Mute(), "Mute: (its text cannot be shown)"),
+    ([Mute()], "(its text cannot be shown)"),
     (OddlyNamedError("no"), "OddlyNamedError: no"),
 ]
 
