@@ -28,7 +28,7 @@ from mxworker.retry_policy import RetryPolicy
 from mxworker.settlement import Ack, Reject, Requeue, Retry
 
 if TYPE_CHECKING:
-    from mxworker.amqp.publisher import Publisher
+    from mxworker.amqp.publishing.publisher import Publisher
 
 __version__ = "0.1.0"
 __all__ = [
@@ -51,5 +51,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import the publisher when it is asked for: with the AMQP library it takes longer than all the rest together."""
     if name == "Publisher":
-        return import_module("mxworker.amqp.publisher").Publisher
+        return import_module("mxworker.amqp.publishing.publisher").Publisher
     raise AttributeError(f"module 'mxworker' has no attribute {name!r}")

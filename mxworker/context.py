@@ -14,7 +14,7 @@ from mxworker.log import kept
 
 if TYPE_CHECKING:  # names of what handlers are given; this module is a word and uses none of it (see test_imports)
     from mxworker.amqp.pool import BorrowedChannel, Pool
-    from mxworker.amqp.publisher import Publisher
+    from mxworker.amqp.publishing.publisher import Publisher
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mxworker.amqp.publishing import Publishing
+from mxworker.amqp.publishing.publishing import Publishing
 from mxworker.errors import InvariantError
 
 

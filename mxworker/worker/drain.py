@@ -24,7 +24,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from mxworker.amqp.consumer import Consumer
-from mxworker.amqp.publisher import Publisher
+from mxworker.amqp.publishing.publisher import Publisher
 from mxworker.amqp.subscription import Subscription
 from mxworker.worker.isolation import Isolation
 from mxworker.worker.station import Station

@@ -29,7 +29,7 @@ from mxworker.amqp.consumer import REPLY_DEADLINE_S, UNPROVEN, Consumer
 from mxworker.amqp.culprits import Culprits
 from mxworker.amqp.declared import DeclaredQueues
 from mxworker.amqp.pool import Pool
-from mxworker.amqp.publisher import Publisher
+from mxworker.amqp.publishing.publisher import Publisher
 from mxworker.amqp.reconcile import Reconciler
 from mxworker.board import BoardSlot, Word
 from mxworker.child import ring

@@ -24,7 +24,7 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from mxworker.amqp.publisher import Publisher
+from mxworker.amqp.publishing.publisher import Publisher
 from mxworker.backoff import COPY
 from mxworker.board import BoardSlot, Word
 from mxworker.compilation import Handler

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 
-from mxworker.message_ids import MessageIds
+from mxworker.amqp.publishing.message_ids import MessageIds
 
 FORKS = 16
 IDS_EACH = 10_000

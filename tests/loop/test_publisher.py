@@ -13,7 +13,7 @@ import pytest
 from pamqp import base, commands
 
 from mxworker import Publisher
-from mxworker.amqp import exchanges
+from mxworker.amqp.publishing import exchanges
 from mxworker.errors import (
     MessageTooLarge,
     PublishError,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mxworker.amqp.confirms import ConfirmLedger
-from mxworker.amqp.publishing import Publishing
+from mxworker.amqp.publishing.publishing import Publishing
 from mxworker.errors import InvariantError
 
 

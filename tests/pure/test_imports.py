@@ -32,9 +32,9 @@ MAY_IMPORT = {
 # application imports, and what a handler gets from its context.
 ANNOTATION_ONLY = frozenset(
     {
-        ("mxworker", "mxworker.amqp.publisher"),
+        ("mxworker", "mxworker.amqp.publishing.publisher"),
         ("mxworker.context", "mxworker.amqp.pool"),
-        ("mxworker.context", "mxworker.amqp.publisher"),
+        ("mxworker.context", "mxworker.amqp.publishing.publisher"),
     }
 )
 AMQP_LIBRARIES = frozenset({"aio_pika", "aiormq", "pamqp"})
@@ -63,7 +63,7 @@ def test_the_modules_are_found() -> None:
         ("mxworker.errors", "from mxworker import worker"),
         ("mxworker.errors", "from mxworker.master.fleet import plan"),
         ("mxworker.errors", "from mxworker.cli import main"),
-        ("mxworker", "from mxworker.amqp import publisher"),
+        ("mxworker", "from mxworker.amqp.publishing import publisher"),
         ("mxworker.amqp.frames", "from mxworker.worker.service import serve"),
         ("mxworker.amqp.frames", "from mxworker.master import fleet"),
         ("mxworker.worker.service", "from mxworker.master import fleet"),

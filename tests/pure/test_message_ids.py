@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from concurrent.futures import ThreadPoolExecutor
 
-from mxworker.message_ids import MessageIds
+from mxworker.amqp.publishing.message_ids import MessageIds
 
 
 def test_id_is_24_characters_of_ascii() -> None:

@@ -16,8 +16,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from mxworker.amqp.outbox import Outbox
-from mxworker.amqp.publishing import Publishing, Stage
+from mxworker.amqp.publishing.outbox import Outbox
+from mxworker.amqp.publishing.publishing import Publishing, Stage
 from mxworker.backoff import PUBLISH_RETRY
 from mxworker.config import PublisherSettings
 from mxworker.errors import (

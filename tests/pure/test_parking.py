@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mxworker.amqp.parking import Parking
-from mxworker.amqp.publishing import Publishing, Stage
+from mxworker.amqp.publishing.parking import Parking
+from mxworker.amqp.publishing.publishing import Publishing, Stage
 
 NEVER = 1e9
 

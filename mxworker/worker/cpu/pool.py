@@ -23,7 +23,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 
-from mxworker.amqp.publisher import Publisher
+from mxworker.amqp.publishing.publisher import Publisher
 from mxworker.backoff import CPU_START
 from mxworker.compilation import Handler
 from mxworker.delivery import Delivery

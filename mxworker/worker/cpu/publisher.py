@@ -20,7 +20,7 @@ from mxworker.worker.cpu.pipe import Pipe
 from mxworker.worker.cpu.protocol import Outgoing, outcome_of, publish
 
 if TYPE_CHECKING:  # importing it would import the AMQP library, which these processes do without
-    from mxworker.amqp.publisher import Publisher
+    from mxworker.amqp.publishing.publisher import Publisher
 
 
 class CpuPublisher:

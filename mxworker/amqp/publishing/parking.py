@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from mxworker.amqp.publishing import Publishing, Stage
+from mxworker.amqp.publishing.publishing import Publishing, Stage
 
 
 class Parking:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from mxworker.amqp.publishing import Publishing
+from mxworker.amqp.publishing.publishing import Publishing
 from mxworker.amqp.translate import ACCESS_REFUSED, NOT_FOUND
 from mxworker.errors import ChannelLost, ConnectionLost, MessageTooLarge, PublishError, PublishNacked, Unroutable
 

@@ -20,8 +20,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
 
-from mxworker.amqp.parking import Parking, drop_ended
-from mxworker.amqp.publishing import Publishing, Stage
+from mxworker.amqp.publishing.parking import Parking, drop_ended
+from mxworker.amqp.publishing.publishing import Publishing, Stage
 from mxworker.backoff import PUBLISH_RETRY
 from mxworker.config import PublisherSettings
 from mxworker.errors import PublishError, PublishNacked, Unroutable

@@ -15,7 +15,7 @@ from typing import Any
 
 from mxworker.amqp import topology
 from mxworker.amqp.connection import BrokerConnection
-from mxworker.amqp.publishing import Publishing
+from mxworker.amqp.publishing.publishing import Publishing
 from mxworker.errors import BrokerError, PublishError, TopologyRefused, Unroutable
 
 _LOOK_DEADLINE_S = 10.0

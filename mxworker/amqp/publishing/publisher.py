@@ -27,16 +27,16 @@ from dataclasses import dataclass
 from typing import Any, Literal, Unpack
 
 from mxworker.amqp.connection import Dialler, Link, until_up
-from mxworker.amqp.lanes import Lanes
-from mxworker.amqp.outbox import Outbox
-from mxworker.amqp.publishing import Publishing
+from mxworker.amqp.publishing.channels import Lanes
+from mxworker.amqp.publishing.message_ids import MessageIds
+from mxworker.amqp.publishing.outbox import Outbox
+from mxworker.amqp.publishing.publishing import Publishing
 from mxworker.amqp.tls import check_files
 from mxworker.brokers import Brokers, Tls
 from mxworker.compression import Compression
 from mxworker.config import PublisherSettings
 from mxworker.errors import EncodeError, PublishError, PublishOverflow, PublishUnconfirmed
 from mxworker.message import DIRECT_REPLY_PREFIX, Content, Encoder, Message, MessageOptions
-from mxworker.message_ids import MessageIds
 from mxworker.properties import SHORT_STRING_BYTES
 from mxworker.receipts import Confirmed, Outcome, Receipt
 from mxworker.serializers import Serializer

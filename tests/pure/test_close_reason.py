@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mxworker.amqp.blame import blamed_exchange, culprits, is_refused_as_a_whole
-from mxworker.amqp.publishing import Publishing
+from mxworker.amqp.publishing.close_reason import blamed_exchange, culprits, is_refused_as_a_whole
+from mxworker.amqp.publishing.publishing import Publishing
 from mxworker.errors import ChannelLost, ConnectionLost, MessageTooLarge, PublishNacked, Unroutable
 
 MISSING = ChannelLost("the broker closed the channel: 404 NOT_FOUND - no exchange 'x' in vhost '/'", 404)

@@ -15,12 +15,12 @@ from collections import deque
 from collections.abc import Coroutine
 from typing import Any
 
-from mxworker.amqp.blame import blamed_exchange, culprits, is_refused_as_a_whole
 from mxworker.amqp.connection import BrokerConnection, Link
-from mxworker.amqp.exchanges import Exchanges
-from mxworker.amqp.outbox import Outbox
-from mxworker.amqp.publisher_channel import PublisherChannel
-from mxworker.amqp.publishing import Publishing, Stage
+from mxworker.amqp.publishing.close_reason import blamed_exchange, culprits, is_refused_as_a_whole
+from mxworker.amqp.publishing.exchanges import Exchanges
+from mxworker.amqp.publishing.outbox import Outbox
+from mxworker.amqp.publishing.publisher_channel import PublisherChannel
+from mxworker.amqp.publishing.publishing import Publishing, Stage
 from mxworker.backoff import NACKING, RECONNECT, next_attempt
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost, MessageTooLarge, PublishError
 

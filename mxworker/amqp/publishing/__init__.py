@@ -1,0 +1,1 @@
+"""The way of a publish: from `Publisher.publish` to its confirm."""
