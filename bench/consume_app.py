@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.stopwatch import Stopwatch
 from mxworker import Context, Handlers, Queue
-from mxworker.middleware import CallNext
+from mxworker.api.middleware import CallNext
 
 HELD = 1000
 

@@ -17,15 +17,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mxworker.context import Context
-from mxworker.delivery import Delivery
-from mxworker.handlers import Handlers
-from mxworker.kill_switch import KillSwitch
-from mxworker.message import Message
-from mxworker.origins import Origin
-from mxworker.queues import Queue
-from mxworker.retry_policy import RetryPolicy
-from mxworker.settlement import Ack, Reject, Requeue, Retry
+from mxworker.api.circuit_breaker import KillSwitch
+from mxworker.api.context import Context
+from mxworker.api.delivery import Delivery
+from mxworker.api.handlers import Handlers
+from mxworker.api.message import Message
+from mxworker.api.queues import Queue
+from mxworker.api.retry_policy import RetryPolicy
+from mxworker.api.settlement import Ack, Reject, Requeue, Retry
+from mxworker.wire.origins import Origin
 
 if TYPE_CHECKING:
     from mxworker.amqp.publishing.publisher import Publisher

@@ -8,8 +8,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from mxworker.board.lifecycle import Wish
 from mxworker.errors import ConfigError
-from mxworker.lifecycle import Wish
 
 JITTER = 0.1
 

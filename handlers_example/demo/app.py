@@ -9,7 +9,7 @@ from typing import Any
 from handlers_example import shop
 from handlers_example.demo.times import Execution
 from mxworker import Ack, Context, Handlers
-from mxworker.middleware import CallNext
+from mxworker.api.middleware import CallNext
 
 handlers = Handlers()
 handlers.include(shop.handlers)

@@ -14,7 +14,7 @@ from handlers_example import shop
 from handlers_example.demo.accounts import DeadLetter
 from handlers_example.demo.orders import Sample
 from mxworker import Message, Publisher
-from mxworker.amqp.translate import library_errors
+from mxworker.amqp.connecting.library_errors import library_errors
 from mxworker.brokers import BrokerUrl
 from mxworker.errors import BrokerError, PublishError
 

@@ -10,11 +10,11 @@ from typing import Any
 import click
 
 from mxworker import __version__
-from mxworker.cli.control import ctl, status
-from mxworker.cli.dev import dev
+from mxworker.cli.ctl import ctl, status
+from mxworker.cli.dev.command import dev
 from mxworker.cli.help import EXIT_CODES, Group
 from mxworker.cli.run import run
-from mxworker.stderr import open_closed_streams
+from mxworker.system.stderr import open_closed_streams
 
 
 class _Commands(Group):

@@ -17,14 +17,14 @@ from mxworker.cli.help import EXIT_CODES, Command, option
 from mxworker.cli.options import Duration, Size, Workers
 from mxworker.cli.settings import URL_FILE, checked, errors_told, hide_urls
 from mxworker.config import DEFAULT_PROCESS_CONCURRENCY, DEFAULT_QUARANTINE_AFTER, MAX_WORKERS
-from mxworker.printable import foreign
+from mxworker.system.printable import foreign
 
 if TYPE_CHECKING:
-    from mxworker.board import Board
+    from mxworker.board.page import Board
     from mxworker.brokers import Brokers
-    from mxworker.control import Identity
-    from mxworker.master.control import Listener
-    from mxworker.terminal import Terminal
+    from mxworker.control.protocol import Identity
+    from mxworker.master.control_server import Listener
+    from mxworker.system.terminal import Terminal
 
 log = logging.getLogger("mxworker")
 
@@ -277,9 +277,9 @@ def run(ctx: click.Context, /, app: str, log_level: str, log_format: str, dies_w
 
     APP is `module:attribute` or `file.py:attribute`; the attribute defaults to `handlers`.
     """
-    from mxworker.child import bind_to_parent
-    from mxworker.log import is_text, set_up
-    from mxworker.terminal import Terminal
+    from mxworker.system.child import bind_to_parent
+    from mxworker.system.log import is_text, set_up
+    from mxworker.system.terminal import Terminal
 
     terminal = None if dies_with is not None else Terminal()  # the parent sees to its own, and tells this process
     hide_urls(f"mxworker: run {foreign(app)}")
@@ -298,8 +298,8 @@ def run(ctx: click.Context, /, app: str, log_level: str, log_format: str, dies_w
 
 def _supervise(app: str, brokers: Brokers, flags: dict[str, Any], as_text: bool, terminal: Terminal | None) -> int:
     """Put board, master and workers together; return the exit code of the service."""
-    from mxworker.board import Board
-    from mxworker.cpus import usable
+    from mxworker.board.page import Board
+    from mxworker.cli.cpus import usable
     from mxworker.master import loop
     from mxworker.worker import main as worker  # before the fork, so that its pages are shared
 
@@ -334,8 +334,8 @@ def _supervise(app: str, brokers: Brokers, flags: dict[str, Any], as_text: bool,
 
 def _listener(identity: Identity, asked: str | None) -> Listener | None:
     """Return where requests come in."""
-    from mxworker.control import directories
-    from mxworker.master.control import listen, listen_at
+    from mxworker.control.protocol import directories
+    from mxworker.master.control_server import listen, listen_at
 
     places = directories(os.environ, os.geteuid())
     return listen(identity, places) if asked is None else listen_at(Path(asked), identity)
@@ -358,7 +358,7 @@ class _Greeting:
         self._as_text = as_text
         self._is_wanted = log.isEnabledFor(logging.INFO)
         if as_text and self._is_wanted:
-            from mxworker.log import say
+            from mxworker.system.log import say
 
             say("\n".join(f"{name:<11} {fact}" for name, fact in self._facts.items()))
 
@@ -366,7 +366,7 @@ class _Greeting:
         """Say that the service is ready, and what it consumes."""
         ready = f"Ready in {seconds:.2f} s. Ctrl-C drains."
         if self._as_text and self._is_wanted:
-            from mxworker.log import say
+            from mxworker.system.log import say
 
             say(f"{consuming}\n{ready}")
         else:
@@ -375,7 +375,7 @@ class _Greeting:
 
 def _tally(board: Board) -> dict[str, int]:
     """Return what all workers of this run did, those that died included."""
-    from mxworker.board import Word
+    from mxworker.board.page import Word
 
     words = (Word.ACKED, Word.REQUEUED, Word.RETRIED, Word.REJECTED, Word.QUARANTINED, Word.STALE)
     return {word.name.lower(): sum(slot.words[word] for slot in board.used) for word in words}

@@ -16,10 +16,10 @@ import click
 from mxworker.brokers import Brokers, Tls
 from mxworker.cli.options import present_directory
 from mxworker.config import Consumption, PublisherSettings, Supervision
-from mxworker.control import Identity
+from mxworker.control.protocol import Identity
 from mxworker.errors import ConfigError
 from mxworker.limits import Limits
-from mxworker.printable import foreign
+from mxworker.system.printable import foreign
 
 log = logging.getLogger("mxworker")
 
@@ -46,7 +46,7 @@ def errors_told() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        from mxworker.log import tell_error
+        from mxworker.system.log import tell_error
 
         tell_error(f"Error: {error}", exit_code=error.exit_code)
         sys.exit(error.exit_code)
@@ -98,14 +98,14 @@ def _brokers(flags: dict[str, Any], command: str) -> Brokers:
     tls = Tls(flags["tls_ca"], flags["tls_cert"], flags["tls_key"])
     brokers = Brokers.parse(urls, flags["broker_shuffle"], tls)
     if brokers.urls[0].is_tls:
-        from mxworker.amqp.tls import check_files
+        from mxworker.amqp.connecting.tls import check_files
 
         check_files(tls)
     return brokers
 
 
 def _urls_from_file() -> list[str]:
-    from mxworker.secret_files import check_secret
+    from mxworker.system.secret_files import check_secret
 
     path = os.environ.get(URL_FILE)
     if not path:

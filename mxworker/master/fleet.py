@@ -29,9 +29,9 @@ import random
 import signal
 
 from mxworker.backoff import RESPAWN
+from mxworker.board.lifecycle import Reason, SlotEvent, SlotState, Wish
 from mxworker.config import MAX_WORKERS, Supervision
 from mxworker.errors import ExitCode
-from mxworker.lifecycle import Reason, SlotEvent, SlotState, Wish
 from mxworker.master.plan import Action, Exit, Look, Roll, RollState, Send, Spawn
 from mxworker.master.slot import NS_PER_S, Relief, Slot
 

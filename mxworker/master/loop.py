@@ -29,25 +29,25 @@ from collections.abc import Callable, Iterator
 
 from setproctitle import setproctitle
 
-from mxworker.board import Board, BoardSlot, Word
+from mxworker.board.lifecycle import WorkerState
+from mxworker.board.page import Board, BoardSlot, Word
 from mxworker.config import Supervision
 from mxworker.errors import ExitCode
-from mxworker.lifecycle import WorkerState
-from mxworker.log import tell_error
 from mxworker.master import drain_report
-from mxworker.master.control import ControlServer, Listener
-from mxworker.master.desk import Desk
+from mxworker.master.commands import Desk
+from mxworker.master.control_server import ControlServer, Listener
+from mxworker.master.crash_attribution import Inquest
 from mxworker.master.drain_report import DrainReport
+from mxworker.master.exit_report import Obituaries, describe, note_of
 from mxworker.master.fleet import BOOT_ATTEMPTS, DRAIN_SLACK_NS, Fleet
-from mxworker.master.inquest import Inquest
+from mxworker.master.isolation_turns import Turns
 from mxworker.master.notify import Condition, Notifier, Phase
-from mxworker.master.obituaries import Obituaries, describe, note_of
 from mxworker.master.plan import Look, RollState, Send, Spawn
 from mxworker.master.processes import Children, Ended
 from mxworker.master.signals import SignalInbox
 from mxworker.master.slot import NS_PER_S, Order
-from mxworker.master.turns import Turns
-from mxworker.terminal import SETTLES_S, Terminal
+from mxworker.system.log import tell_error
+from mxworker.system.terminal import SETTLES_S, Terminal
 
 _LOG = logging.getLogger("mxworker.master")
 

@@ -9,7 +9,7 @@ import signal
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from mxworker.lifecycle import Reason, Wish
+from mxworker.board.lifecycle import Reason, Wish
 from mxworker.master.slot import Order
 
 _UNASKED = frozenset({Reason.CRASH, Reason.HANG, Reason.LEFT_UNASKED})

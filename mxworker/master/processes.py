@@ -22,13 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from mxworker.at_exit import forget_inherited
-from mxworker.child import bind_to_parent, do_nothing, exit_code_of, flush
-from mxworker.descriptors import claim
 from mxworker.errors import ExitCode, InvariantError
-from mxworker.master.last_words import LastWords
 from mxworker.master.signals import TAKEN
 from mxworker.master.slot import Order
+from mxworker.master.stack_files import LastWords
+from mxworker.system.at_exit import forget_inherited
+from mxworker.system.child import bind_to_parent, do_nothing, exit_code_of, flush
+from mxworker.system.descriptors import claim
 
 _LOG = logging.getLogger("mxworker.master")
 _WORKER_LOG = logging.getLogger("mxworker.worker")

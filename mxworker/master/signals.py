@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 
-from mxworker.child import do_nothing
+from mxworker.system.child import do_nothing
 
 TAKEN = frozenset(
     {

@@ -13,8 +13,8 @@ import signal
 from dataclasses import dataclass, field
 from enum import Enum
 
+from mxworker.board.lifecycle import Reason, SlotEvent, SlotState, Wish, next_slot_state
 from mxworker.errors import ExitCode
-from mxworker.lifecycle import Reason, SlotEvent, SlotState, Wish, next_slot_state
 
 _LOG = logging.getLogger("mxworker.master")
 

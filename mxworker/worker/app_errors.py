@@ -18,14 +18,14 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 
-import mxworker
+from mxworker.api.failures import lines_of, type_name
 from mxworker.errors import AppLoadError, MxWorkerError
-from mxworker.failures import lines_of, type_name
-from mxworker.printable import foreign
+from mxworker.system.printable import foreign
+from mxworker.system.stacks import OUR_FOLDER
 
 log = logging.getLogger(__name__)
 
-_OUR_FOLDER = f"{Path(mxworker.__file__).parent}{os.sep}"
+_OUR_NAME = __name__.partition(".")[0]
 _ASYNCIO = f"{Path(asyncio.__file__).parent}{os.sep}"
 _BETWEEN = ("importlib/__init__.py", "/contextlib.py")
 _SOURCES = "src"
@@ -82,7 +82,7 @@ def _shown(frames: Iterable[traceback.FrameSummary]) -> list[str]:
 
 def _is_users(filename: str) -> bool:
     """Whether a frame is of the application, or of a library it uses: not of ours, nor of what leads from us to it."""
-    return not filename.startswith(("<frozen ", "<string>", _OUR_FOLDER)) and not filename.endswith(_BETWEEN)
+    return not filename.startswith(("<frozen ", "<string>", OUR_FOLDER)) and not filename.endswith(_BETWEEN)
 
 
 def shorten(filename: str | Path) -> str:
@@ -121,7 +121,7 @@ def package_mistaken_for(name: str, folder: Path) -> str:
 
 def is_taken(name: str, file: Path) -> bool:
     """Whether `name` means another module than `file`, for whoever imports it."""
-    if name in sys.stdlib_module_names or name == mxworker.__name__:
+    if name in sys.stdlib_module_names or name == _OUR_NAME:
         return True
     if name in sys.modules:
         return not _is_file(sys.modules[name], file)
@@ -197,7 +197,7 @@ def _other(name: str, folder: Path) -> str | None:
 
 def _in_words(name: str, origin: str | None) -> str:
     where = f", {foreign(origin)}" if origin else ""
-    if name.partition(".")[0] == mxworker.__name__:
+    if name.partition(".")[0] == _OUR_NAME:
         return f"mxworker itself{where}"
     return f"Python's own module{where}" if name in sys.stdlib_module_names else f"an installed module{where}"
 

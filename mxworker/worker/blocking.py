@@ -14,18 +14,19 @@ from dataclasses import dataclass, field
 from types import CodeType, FrameType
 from typing import Any
 
-from mxworker import codec, forks
-from mxworker.compilation import HandlerKind
-from mxworker.printable import foreign
-from mxworker.stacks import Part, frames_of, innermost, part_of, places_of
+from mxworker.api import decoder
+from mxworker.api.compilation import HandlerKind
+from mxworker.system import forks
+from mxworker.system.printable import foreign
+from mxworker.system.stacks import Part, frames_of, innermost, part_of, places_of
 from mxworker.worker import lifespans
-from mxworker.worker.station import AtWork, Station
+from mxworker.worker.handling.handler_runner import AtWork, Station
 
 _IN_THREAD = "call what blocks by asyncio.to_thread, or something that can be awaited instead"
 _PLAIN_DEF = "use a plain 'def', which runs in a thread, or cpu=True, which runs in a process of its own"
 _DECODE_ELSEWHERE = "send smaller bodies, or take bytes and decode them in a plain 'def'"
 _MOST_LAYERS = 100  # of wrappers: one may wrap itself
-_DECODING_FILES = frozenset({codec.__file__})
+_DECODING_FILES = frozenset({decoder.__file__})
 _LOOP_FILES = frozenset(module.__file__ for module in (forks, asyncio.base_events, asyncio.events, asyncio.runners))
 _LIFESPAN_FILES = frozenset({lifespans.__file__})
 

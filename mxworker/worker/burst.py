@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from mxworker.amqp import topology
-from mxworker.amqp.connection import Link
-from mxworker.amqp.consumer import Consumer
+from mxworker.amqp.connecting.connection import Link
+from mxworker.amqp.consuming import topology
+from mxworker.amqp.consuming.consumer import Consumer
 from mxworker.errors import BrokerError
-from mxworker.worker.station import Station
+from mxworker.worker.handling.handler_runner import Station
 
 LOOK_EVERY_S = 0.25
 _EMPTY_LOOKS = 2

@@ -17,8 +17,8 @@ from pathlib import Path
 from types import ModuleType
 
 from mxworker.errors import ConfigError
-from mxworker.file_access import changer_of, end_of_change, may_change
-from mxworker.printable import foreign
+from mxworker.system.file_access import changer_of, end_of_change, may_change
+from mxworker.system.printable import foreign
 
 ALL_THE_SAME = "--insecure-app-dir"
 

@@ -23,11 +23,11 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from mxworker.amqp.consumer import Consumer
+from mxworker.amqp.consuming.consumer import Consumer
+from mxworker.amqp.consuming.subscription import Subscription
 from mxworker.amqp.publishing.publisher import Publisher
-from mxworker.amqp.subscription import Subscription
-from mxworker.worker.isolation import Isolation
-from mxworker.worker.station import Station
+from mxworker.worker.handling.handler_runner import Station
+from mxworker.worker.handling.isolation import Isolation
 from mxworker.worker.tasks import end
 
 # How long after the deadline the broker may still answer basic.cancel, cancelled handlers get to leave, confirms may

@@ -15,9 +15,9 @@ from types import FrameType
 from typing import Any
 
 from mxworker.config import format_duration
-from mxworker.stacks import frames_of, places_of, telling
+from mxworker.system.stacks import frames_of, places_of, telling
 from mxworker.worker.blocking import blocker_of
-from mxworker.worker.station import SHOWN_FRAMES, AtWork, Station
+from mxworker.worker.handling.handler_runner import SHOWN_FRAMES, AtWork, Station
 
 log = logging.getLogger(__name__)
 

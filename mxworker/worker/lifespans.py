@@ -9,11 +9,11 @@ from contextlib import AsyncExitStack
 from traceback import FrameSummary
 from typing import Any
 
-from mxworker.amqp.translate import raise_own_cancellation
-from mxworker.compilation import Handler
+from mxworker.amqp.connecting.library_errors import raise_own_cancellation
+from mxworker.api.compilation import Handler
+from mxworker.api.lifespan import Lifespan
 from mxworker.config import format_duration
 from mxworker.errors import AppLoadError
-from mxworker.lifespan import Lifespan
 from mxworker.worker.app_errors import failure_in_app, place_in_app
 from mxworker.worker.tasks import frames_of
 

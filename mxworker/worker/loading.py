@@ -13,11 +13,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mxworker.compilation import Handler, Overrides
+from mxworker.api.compilation import Handler, Overrides
+from mxworker.api.failures import type_name
+from mxworker.api.handlers import Handlers
 from mxworker.errors import AppLoadError, ConfigError
-from mxworker.failures import type_name
-from mxworker.handlers import Handlers
-from mxworker.printable import foreign
+from mxworker.system.printable import foreign
 from mxworker.worker.app_errors import (
     import_failure,
     is_taken,

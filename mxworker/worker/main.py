@@ -23,24 +23,24 @@ from types import FrameType
 
 from setproctitle import setproctitle
 
-from mxworker.at_exit import finish
-from mxworker.board import Board, BoardSlot, Word
-from mxworker.compilation import Handler, Overrides
+from mxworker.api.compilation import Handler, Overrides
+from mxworker.api.handlers import Handlers
+from mxworker.board.lifecycle import WorkerState
+from mxworker.board.page import Board, BoardSlot, Word
 from mxworker.config import Consumption, format_duration
 from mxworker.errors import AppLoadError, BrokerError, ConnectionLost, CredentialsRefused, ExitCode, MxWorkerError
-from mxworker.forks import Forks, end_fork
-from mxworker.handlers import Handlers
-from mxworker.lifecycle import WorkerState
-from mxworker.log import keep_telling
-from mxworker.printable import foreign
+from mxworker.system.at_exit import finish
+from mxworker.system.forks import Forks, end_fork
+from mxworker.system.log import keep_telling
+from mxworker.system.printable import foreign
 from mxworker.worker.app_errors import faults_told
 from mxworker.worker.blocking import blocker_of
+from mxworker.worker.directives import obey_log_level
 from mxworker.worker.dump import dump, dump_stack, tell_blocked
+from mxworker.worker.handling.handler_runner import Station
 from mxworker.worker.loading import load, select
 from mxworker.worker.loops import new_loop
-from mxworker.worker.obedience import obey_log_level
 from mxworker.worker.service import Service, describe
-from mxworker.worker.station import Station
 from mxworker.worker.watchdog import Watchdog
 
 log = logging.getLogger(__name__)

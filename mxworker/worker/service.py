@@ -23,41 +23,41 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from mxworker.amqp import topology
-from mxworker.amqp.budget import ByteBudget
-from mxworker.amqp.consumer import REPLY_DEADLINE_S, UNPROVEN, Consumer
-from mxworker.amqp.culprits import Culprits
-from mxworker.amqp.declared import DeclaredQueues
-from mxworker.amqp.pool import Pool
+from mxworker.amqp.connecting.pool import Pool
+from mxworker.amqp.consuming import topology
+from mxworker.amqp.consuming.byte_budget import ByteBudget
+from mxworker.amqp.consuming.consumer import REPLY_DEADLINE_S, UNPROVEN, Consumer
+from mxworker.amqp.consuming.declared import DeclaredQueues
+from mxworker.amqp.consuming.faulty_queues import Culprits
+from mxworker.amqp.consuming.reconcile import Reconciler
 from mxworker.amqp.publishing.publisher import Publisher
-from mxworker.amqp.reconcile import Reconciler
-from mxworker.board import BoardSlot, Word
-from mxworker.child import ring
-from mxworker.compilation import Handler, HandlerKind
+from mxworker.api.compilation import Handler, HandlerKind
+from mxworker.api.context import Equipment, WorkerStats
+from mxworker.api.message import Encoder
+from mxworker.api.queues import Queue
+from mxworker.board.directives import StandingOrders, no_orders
+from mxworker.board.lifecycle import Wish, WorkerState, next_worker_state
+from mxworker.board.page import BoardSlot, Word
 from mxworker.config import Consumption, format_duration
-from mxworker.context import Equipment, WorkerStats
 from mxworker.errors import AppLoadError, BrokerError, ChannelLost, ConnectionLost, ExitCode, TopologyRefused
-from mxworker.lifecycle import Wish, WorkerState, next_worker_state
-from mxworker.log import as_set_up
-from mxworker.message import Encoder
-from mxworker.payload_size import expected_growth
-from mxworker.queues import Queue
-from mxworker.serializers import NO_SERIALIZERS, Serializer
-from mxworker.standing_orders import StandingOrders, no_orders
+from mxworker.payloads.serializers import NO_SERIALIZERS, Serializer
+from mxworker.system.child import ring
+from mxworker.system.log import as_set_up
 from mxworker.worker.burst import until_empty
 from mxworker.worker.cpu.pool import CpuPool
 from mxworker.worker.cpu.protocol import Terms
-from mxworker.worker.decode_room import DecodeRoom
+from mxworker.worker.directives import Obedience
 from mxworker.worker.drain import Drain
-from mxworker.worker.isolation import Isolation
+from mxworker.worker.handling.decode_budget import DecodeRoom
+from mxworker.worker.handling.handler_runner import Premises, Station
+from mxworker.worker.handling.isolation import Isolation
+from mxworker.worker.handling.limiter import Room
+from mxworker.worker.handling.payload_size import expected_growth
+from mxworker.worker.handling.threads import Threads
 from mxworker.worker.lifespans import Lifespans
-from mxworker.worker.lifetime import Lifetime
-from mxworker.worker.obedience import Obedience
-from mxworker.worker.room import Room
-from mxworker.worker.start import Start
-from mxworker.worker.station import Premises, Station
+from mxworker.worker.recycling import Lifetime
+from mxworker.worker.start_deadline import Start
 from mxworker.worker.tasks import end, first_of
-from mxworker.worker.threads import Threads
 
 log = logging.getLogger(__name__)
 

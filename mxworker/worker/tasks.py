@@ -10,7 +10,7 @@ from traceback import FrameSummary, StackSummary
 from types import AsyncGeneratorType, CoroutineType, FrameType
 from typing import Any
 
-from mxworker.printable import foreign
+from mxworker.system.printable import foreign
 
 log = logging.getLogger(__name__)
 

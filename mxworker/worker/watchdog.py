@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from mxworker import descriptors
-from mxworker.log import LineBudget
+from mxworker.system import descriptors
+from mxworker.system.log import LineBudget
 from mxworker.worker.block_clock import LOOK_EVERY_S, BlockClock, Spent
 from mxworker.worker.blocking import Blocker
 

@@ -23,11 +23,11 @@ from aio_pika.abc import AbstractChannel
 from pamqp import commands
 from yarl import URL
 
-from mxworker.amqp.acks import AckLedger
-from mxworker.amqp.connection import BrokerConnection
-from mxworker.amqp.frames import encode_ack, encode_get, encode_give_back
-from mxworker.amqp.translate import library_errors
-from mxworker.amqp.transport import DataPlaneFactory
+from mxworker.amqp.connecting.connection import BrokerConnection
+from mxworker.amqp.connecting.library_errors import library_errors
+from mxworker.amqp.connecting.transport import DataPlaneFactory
+from mxworker.amqp.protocol.acks import AckLedger
+from mxworker.amqp.protocol.frames import encode_ack, encode_get, encode_give_back
 from mxworker.brokers import BrokerUrl
 from mxworker.config import DEFAULT_MAX_BODY_BYTES
 from mxworker.errors import ChannelLost, ConnectionLost, TopologyRefused

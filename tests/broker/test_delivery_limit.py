@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from mxworker import Handlers, Queue, Reject, RetryPolicy
-from mxworker.amqp import topology
-from mxworker.board import Word
+from mxworker.amqp.consuming import topology
+from mxworker.board.page import Word
 from tests.broker.failing import Notes, dead_letters
 from tests.broker.workers import running
 from tests.harness.retries import FAST

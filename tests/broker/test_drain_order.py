@@ -8,9 +8,9 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from mxworker import Handlers, Queue, Reject
-from mxworker.board import Word
+from mxworker.board.lifecycle import WorkerState
+from mxworker.board.page import Word
 from mxworker.errors import ExitCode
-from mxworker.lifecycle import WorkerState
 from tests.broker.workers import running
 from tests.harness.faults import TO_BROKER, TO_CLIENT
 from tests.harness.frames import BASIC_CANCEL, BASIC_CANCEL_OK, BASIC_CONSUME_OK, BASIC_NACK, Frame

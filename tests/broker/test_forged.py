@@ -8,11 +8,11 @@ from typing import Any, Literal
 import pytest
 
 from mxworker import Context, Delivery, Handlers, Queue, Reject, Requeue, Retry
+from mxworker.api.settlement import Settlement
 from mxworker.errors import DecodeError
-from mxworker.field_table import encode, entry
-from mxworker.origins import headers_of
-from mxworker.properties import split
-from mxworker.settlement import Settlement
+from mxworker.wire.field_table import encode, entry
+from mxworker.wire.origins import headers_of
+from mxworker.wire.properties import split
 from tests.broker.failing import Notes, counting_what_goes_back, dead_letters, proxied
 from tests.broker.workers import running
 from tests.harness.retries import FAST

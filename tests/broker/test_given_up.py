@@ -10,8 +10,8 @@ from pamqp import commands
 from pamqp import frame as frames
 
 from mxworker import Handlers, Queue
+from mxworker.board.lifecycle import WorkerState
 from mxworker.errors import ExitCode, QueueGivenUp, TopologyRefused
-from mxworker.lifecycle import WorkerState
 from tests.broker.failing import proxied
 from tests.broker.workers import running
 from tests.harness.faults import TO_BROKER, TO_CLIENT, Rule

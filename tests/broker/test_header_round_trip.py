@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from mxworker import Context, Delivery, Handlers, Message, Publisher
-from mxworker.receipts import Confirmed
+from mxworker.api.receipts import Confirmed
 from tests.broker.workers import running
 from tests.harness.waiting import until
 from tests.pure.test_field_table import same, tables

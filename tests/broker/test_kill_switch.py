@@ -18,7 +18,7 @@ PATIENT = RetryPolicy(max_retries=50, delays=(0.1,), jitter=False)
 
 @pytest.fixture(autouse=True)
 def heard(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, "mxworker.worker.guard")
+    caplog.set_level(logging.WARNING, "mxworker.worker.handling.breaker_driver")
 
 
 @pytest.mark.parametrize("single_active_consumer", [False, True])

@@ -12,7 +12,7 @@ from signal import SIGHUP, SIGTERM
 import pytest
 
 from mxworker import Context, Handlers
-from mxworker.board import Board
+from mxworker.board.page import Board
 from mxworker.brokers import Brokers
 from mxworker.config import Consumption
 from mxworker.errors import ExitCode

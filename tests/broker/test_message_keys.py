@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mxworker.message_keys import MessageKeys
+from mxworker.wire.message_keys import MessageKeys
 from tests.rabbit import raw
 from tests.rabbit.client import Client, Received
 

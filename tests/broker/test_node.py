@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mxworker.origins import headers_of
-from mxworker.properties import split
+from mxworker.wire.origins import headers_of
+from mxworker.wire.properties import split
 from tests.harness.waiting import wait_until
 from tests.rabbit import processes
 from tests.rabbit.client import Client, NotConfirmed, Refused

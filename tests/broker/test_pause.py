@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from mxworker import Handlers, Queue
-from mxworker.board import Word
+from mxworker.board.lifecycle import WorkerState
+from mxworker.board.page import Word
 from mxworker.errors import ExitCode
-from mxworker.lifecycle import WorkerState
 from tests.broker.workers import Worker, running
 from tests.harness.waiting import until
 from tests.rabbit.client import Client

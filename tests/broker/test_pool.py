@@ -18,12 +18,12 @@ import pytest
 from aio_pika.exceptions import AMQPError, DeliveryError
 
 from mxworker import Context, Handlers
-from mxworker.amqp.pool import Pool
-from mxworker.board import Word
+from mxworker.amqp.connecting.pool import Pool
+from mxworker.board.lifecycle import WorkerState
+from mxworker.board.page import Word
 from mxworker.brokers import Brokers
 from mxworker.config import PoolSettings
 from mxworker.errors import ConnectionLost, ExitCode, PoolExhausted
-from mxworker.lifecycle import WorkerState
 from tests.broker.workers import running as worker_running
 from tests.harness.proxy import Proxy
 from tests.harness.waiting import until

@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from mxworker import Ack, Context, Handlers, Publisher
-from mxworker.board import Word
+from mxworker.api.receipts import Receipt
+from mxworker.board.lifecycle import WorkerState
+from mxworker.board.page import Word
 from mxworker.config import PublisherSettings
 from mxworker.errors import PublishOverflow, PublishUnconfirmed, Unroutable
-from mxworker.lifecycle import WorkerState
-from mxworker.receipts import Receipt
 from tests.broker.workers import running
 from tests.harness.faults import TO_CLIENT
 from tests.harness.frames import BASIC_ACK, Frame

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from mxworker import Publisher
+from mxworker.api.receipts import Confirmed
 from mxworker.errors import MessageTooLarge, PublishError, Unroutable
-from mxworker.receipts import Confirmed
 from tests.broker.publishers import Reported, publish_all
 from tests.harness.faults import TO_BROKER, Rule
 from tests.harness.frames import BASIC_PUBLISH, CHANNEL_CLOSE

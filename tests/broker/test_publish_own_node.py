@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from mxworker import Handlers, Publisher, Queue
+from mxworker.api.receipts import Confirmed
 from mxworker.errors import MessageTooLarge, PublishNacked, PublishUnconfirmed
-from mxworker.receipts import Confirmed
 from tests.broker.publishers import Reported, publish_all
 from tests.broker.workers import running
 from tests.harness.waiting import until, wait_until

@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from mxworker import Context, Handlers, Publisher
-from mxworker.board import Word
+from mxworker.api.receipts import Confirmed
+from mxworker.board.page import Word
 from mxworker.config import PublisherSettings
 from mxworker.errors import EncodeError, ExitCode, PublishOverflow, PublishUnconfirmed, Unroutable
-from mxworker.receipts import Confirmed
 from tests.broker.workers import running
 from tests.harness.faults import TO_CLIENT
 from tests.harness.frames import BASIC_ACK

@@ -9,8 +9,8 @@ import pytest
 from pamqp import commands
 
 from mxworker import Handlers, Queue
-from mxworker.amqp import topology
-from mxworker.amqp.connection import BrokerConnection
+from mxworker.amqp.connecting.connection import BrokerConnection
+from mxworker.amqp.consuming import topology
 from mxworker.brokers import BrokerUrl
 from mxworker.errors import TopologyRefused
 from tests.broker.workers import running

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from signal import SIGHUP
 
-from mxworker.retry_policy import DEFAULT_RETRY
+from mxworker.api.retry_policy import DEFAULT_RETRY
 from tests.broker.apps import Recorded
 from tests.broker.load import counted_consumers, publishing
 from tests.harness import ledger

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import pytest
 
 from mxworker import Ack, Context, Handlers, Queue, Reject, Requeue, Retry, RetryPolicy
-from mxworker.board import Word
+from mxworker.board.page import Word
 from mxworker.errors import BrokerError, ExitCode, TopologyRefused
-from mxworker.field_table import encode
+from mxworker.wire.field_table import encode
 from tests.broker.failing import LADDER, Notes, counting_what_goes_back, dead_letters, proxied, removing
 from tests.broker.test_start import run
 from tests.broker.workers import running
@@ -412,7 +412,7 @@ async def test_queues_that_others_declared_are_used_as_they_are(
     admin: Client,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.WARNING, "mxworker.worker.settling")
+    caplog.set_level(logging.WARNING, "mxworker.worker.handling.settling")
     handlers, notes = Handlers(), Notes()
 
     @handlers.consume(Queue(queue_name, declare=declare), retry=FAST)

@@ -13,9 +13,9 @@ from signal import SIGTERM
 import pytest
 
 from mxworker import Context, Handlers
-from mxworker.board import Word
+from mxworker.board.page import Word
 from mxworker.errors import ExitCode
-from mxworker.worker.running import GRACE_S
+from mxworker.worker.handling.running import GRACE_S
 from tests.broker.apps import Recorded
 from tests.broker.workers import running
 from tests.harness import ledger

@@ -8,8 +8,8 @@ import pytest
 from pamqp import commands
 
 from mxworker import Handlers, Queue
+from mxworker.board.lifecycle import WorkerState
 from mxworker.errors import BodyTooLarge
-from mxworker.lifecycle import WorkerState
 from tests.broker.workers import running
 from tests.harness.waiting import until
 from tests.rabbit.client import Client

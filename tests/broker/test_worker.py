@@ -11,11 +11,11 @@ import pytest
 from pamqp import commands
 
 from mxworker import Ack, Context, Delivery, Handlers, Queue, Reject, Requeue
-from mxworker.board import Board, Word
+from mxworker.board.lifecycle import WorkerState
+from mxworker.board.page import Board, Word
 from mxworker.brokers import Brokers
 from mxworker.config import Consumption
 from mxworker.errors import ExitCode
-from mxworker.lifecycle import WorkerState
 from mxworker.worker.service import Service
 from tests.broker.workers import running
 from tests.harness.waiting import until

@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from mxworker import Handlers
-from mxworker.board import Board, Word
+from mxworker.api.handlers import Overrides
+from mxworker.board.lifecycle import WorkerState
+from mxworker.board.page import Board, Word
 from mxworker.brokers import Brokers
 from mxworker.config import Consumption
 from mxworker.errors import ExitCode
-from mxworker.handlers import Overrides
-from mxworker.lifecycle import WorkerState
 from mxworker.worker.service import Service
 from tests.harness.waiting import until
 

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from mxworker.dev import outer
-from mxworker.terminal import Terminal
+from mxworker.cli.dev import outer
+from mxworker.system.terminal import Terminal
 
 TOLD = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
 TURN_S = 0.01

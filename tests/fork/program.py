@@ -21,16 +21,16 @@ from pathlib import Path
 from resource import struct_rusage
 from types import FrameType
 
-from mxworker.board import Board, Word
-from mxworker.child import ring
+from mxworker.board.lifecycle import Wish, WorkerState
+from mxworker.board.page import Board, Word
+from mxworker.board.suspects import in_words
 from mxworker.config import MAX_WORKERS, Supervision
 from mxworker.errors import ConfigError
-from mxworker.lifecycle import Wish, WorkerState
-from mxworker.log import set_up
 from mxworker.master import loop
-from mxworker.master.control import Listener
-from mxworker.suspects import in_words
-from mxworker.terminal import Terminal
+from mxworker.master.control_server import Listener
+from mxworker.system.child import ring
+from mxworker.system.log import set_up
+from mxworker.system.terminal import Terminal
 
 TURN_S = 0.02
 Wait4 = Callable[[int, int], tuple[int, int, struct_rusage]]

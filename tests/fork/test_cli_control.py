@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from mxworker.remote.client import NoAnswer, find
+from mxworker.control.client import NoAnswer, find
 from tests.fork.conftest import Service, Start
 from tests.harness.hostile_text import FORGED, HOSTILE, assert_harmless, hidden_in
 from tests.harness.waiting import wait_until

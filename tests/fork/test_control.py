@@ -20,7 +20,8 @@ from typing import Any
 import orjson
 import pytest
 
-from mxworker.control import (
+from mxworker.control.client import NoAnswer, ask, find
+from mxworker.control.protocol import (
     ADDRESS_BYTES,
     REQUEST_BYTES,
     Dump,
@@ -34,10 +35,9 @@ from mxworker.control import (
     Stop,
     line_of,
 )
+from mxworker.control.socket_directories import to_look_in
 from mxworker.errors import ConfigError
-from mxworker.master.control import CLIENTS, ControlServer, Listener, listen, listen_at, own_directory
-from mxworker.remote.client import NoAnswer, ask, find
-from mxworker.runtime_directories import to_look_in
+from mxworker.master.control_server import CLIENTS, ControlServer, Listener, listen, listen_at, own_directory
 from tests.fork.conftest import Service, Start
 from tests.harness.waiting import wait_until
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from mxworker import Ack, Handlers, Reject, Retry
-from mxworker.endings import Dead
-from mxworker.settlement import Settlement
-from mxworker.worker.telling import Teller
+from mxworker.api.settlement import Settlement
+from mxworker.worker.handling.delivery_log import Teller
+from mxworker.worker.handling.endings import Dead
 from tests.harness.copied import received
 from tests.harness.cpu import cpu
 

@@ -16,15 +16,15 @@ from typing import cast
 import pytest
 
 from mxworker import Ack, Delivery, Publisher, Reject, Retry
-from mxworker.context import Surroundings
+from mxworker.api.context import Surroundings
+from mxworker.api.failures import FailureKind
+from mxworker.api.message import Content
+from mxworker.api.receipts import Confirmed
+from mxworker.api.settlement import Settlement
 from mxworker.errors import Unroutable
-from mxworker.failures import FailureKind
-from mxworker.message import Content
-from mxworker.receipts import Confirmed
-from mxworker.settlement import Settlement
 from mxworker.worker.cpu import pool as cpu_pool
-from mxworker.worker.execution import pipeline
-from mxworker.worker.report import Report
+from mxworker.worker.handling.execution import pipeline
+from mxworker.worker.handling.report import Report
 from tests.harness.cpu import Cpu, cpu, is_there, recorded
 from tests.harness.nowhere import Nowhere
 from tests.harness.processes import Process, children

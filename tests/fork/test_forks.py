@@ -12,8 +12,8 @@ import os, signal, threading
 
 os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))  # runs before the hook of ours
 
-from mxworker.child import do_nothing
-from mxworker.forks import Forks
+from mxworker.system.child import do_nothing
+from mxworker.system.forks import Forks
 
 read_fd, write_fd = os.pipe2(os.O_NONBLOCK)
 signal.signal(signal.SIGTERM, do_nothing)

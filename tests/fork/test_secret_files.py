@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mxworker.errors import ConfigError
-from mxworker.secret_files import check_secret
+from mxworker.system.secret_files import check_secret
 from tests.harness.service import REPOSITORY
 
 OTHER = 54321
@@ -125,10 +125,10 @@ def test_secret_of_docker_is_taken() -> None:
         for name in url theirs; do echo amqp://user:password@rabbit/ >/run/secrets/$name; done
         chmod 444 /run/secrets/url
         chown 54321 /run/secrets/theirs
-        "$0" -P -c 'from mxworker.secret_files import check_secret as check
+        "$0" -P -c 'from mxworker.system.secret_files import check_secret as check
 for name in "url", "theirs": check("URL", f"/run/secrets/{name}")' || exit 1
         chmod 777 /run/secrets
-        ! "$0" -P -c 'from mxworker.secret_files import check_secret as check
+        ! "$0" -P -c 'from mxworker.system.secret_files import check_secret as check
 check("URL", "/run/secrets/theirs")' 2>/dev/null
     """
     unshare = shutil.which("unshare")

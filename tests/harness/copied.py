@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from mxworker import Delivery
-from mxworker.message import Content
-from mxworker.origins import headers_of, with_headers
-from mxworker.properties import join, split
+from mxworker.api.message import Content
+from mxworker.wire.origins import headers_of, with_headers
+from mxworker.wire.properties import join, split
 from tests.harness.nowhere import Nowhere
 from tests.rabbit.raw import short_string
 

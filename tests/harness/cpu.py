@@ -11,14 +11,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from mxworker import Delivery, Handlers, Publisher
+from mxworker.api.compilation import Handler
+from mxworker.api.settlement import Settlement
 from mxworker.brokers import Brokers
-from mxworker.compilation import Handler
 from mxworker.config import Consumption
-from mxworker.settlement import Settlement
 from mxworker.worker.cpu.pool import CpuPool
 from mxworker.worker.cpu.protocol import Terms
+from mxworker.worker.handling.report import Report
 from mxworker.worker.loading import load
-from mxworker.worker.report import Report
 from tests.harness.nowhere import Nowhere
 from tests.harness.processes import Process
 from tests.harness.service import write_app

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable
 
-from mxworker.message import Content
+from mxworker.api.message import Content
 
 
 class Publishing:

@@ -8,16 +8,16 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from mxworker import Delivery, Handlers
-from mxworker.board import Board, BoardSlot, Word
-from mxworker.compilation import Handler
+from mxworker.api.compilation import Handler
+from mxworker.api.context import Equipment
+from mxworker.board.page import Board, BoardSlot, Word
 from mxworker.config import DEFAULT_PROCESS_CONCURRENCY
-from mxworker.context import Equipment
 from mxworker.worker.cpu.pool import CpuPool
-from mxworker.worker.decode_room import DecodeRoom, unlimited
-from mxworker.worker.isolation import Isolation
-from mxworker.worker.room import Room
-from mxworker.worker.station import Premises, Station
-from mxworker.worker.threads import Threads
+from mxworker.worker.handling.decode_budget import DecodeRoom, unlimited
+from mxworker.worker.handling.handler_runner import Premises, Station
+from mxworker.worker.handling.isolation import Isolation
+from mxworker.worker.handling.limiter import Room
+from mxworker.worker.handling.threads import Threads
 
 
 class Channel:

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from mxworker.amqp.connection import BrokerConnection, Dialler, Link
-from mxworker.amqp.consumer import Consumer
-from mxworker.amqp.reconcile import Reconciler
-from mxworker.amqp.subscription import Admit
+from mxworker.amqp.connecting.connection import BrokerConnection, Dialler, Link
+from mxworker.amqp.consuming.consumer import Consumer
+from mxworker.amqp.consuming.reconcile import Reconciler
+from mxworker.amqp.consuming.subscription import Admit
+from mxworker.api.queues import Queue
 from mxworker.brokers import Brokers
-from mxworker.queues import Queue
 from tests.loop.fake_broker import FakeBroker, Peer, Script
 
 SOON_S = 60.0

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mxworker import Ack, Context, Handlers, Reject, Requeue
-from mxworker.board import Word
-from mxworker.delivery import Delivery
+from mxworker.api.delivery import Delivery
+from mxworker.board.page import Word
 from tests.harness.stations import Bench, Channel, at_work, deliveries
 from tests.harness.waiting import until
 

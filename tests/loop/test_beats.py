@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 
 from mxworker import Handlers
-from mxworker.board import Board, BoardSlot, Word
+from mxworker.board.directives import STANDING_ORDERS_BYTES, StandingOrders
+from mxworker.board.page import Board, BoardSlot, Word
 from mxworker.brokers import Brokers
 from mxworker.config import Consumption
 from mxworker.errors import ExitCode
-from mxworker.standing_orders import STANDING_ORDERS_BYTES, StandingOrders
 from mxworker.worker import service as services
 from mxworker.worker.service import Service
 from tests.harness.waiting import until

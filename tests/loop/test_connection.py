@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import pytest
 from pamqp import commands
 
-from mxworker.amqp.connection import CLOSE_DEADLINE_S, BrokerConnection, Dialler, Link
+from mxworker.amqp.connecting.connection import CLOSE_DEADLINE_S, BrokerConnection, Dialler, Link
 from mxworker.backoff import RECONNECT, REFUSED
 from mxworker.brokers import Brokers, BrokerUrl
 from mxworker.errors import BrokerError, ConnectionLost, CredentialsRefused, ProtocolViolation

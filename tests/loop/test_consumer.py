@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 import pytest
 from pamqp import commands
 
-from mxworker.amqp.connection import BrokerConnection, Dialler, Link
-from mxworker.amqp.consumer import Consumer
-from mxworker.amqp.reconcile import Reconciler
-from mxworker.amqp.subscription import Subscription
+from mxworker.amqp.connecting.connection import BrokerConnection, Dialler, Link
+from mxworker.amqp.consuming.consumer import Consumer
+from mxworker.amqp.consuming.reconcile import Reconciler
+from mxworker.amqp.consuming.subscription import Subscription
+from mxworker.api.delivery import Delivery
 from mxworker.brokers import Brokers
-from mxworker.delivery import Delivery
 from mxworker.errors import ChannelLost, ConnectionLost
 from tests.harness.waiting import until
 from tests.loop.consuming import QUEUE, SOON_S, Least, open_soon, sent

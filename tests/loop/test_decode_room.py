@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from mxworker import Delivery, Handlers, Retry
-from mxworker.amqp.budget import ByteBudget
-from mxworker.worker.decode_room import DecodeRoom
+from mxworker.amqp.consuming.byte_budget import ByteBudget
+from mxworker.worker.handling.decode_budget import DecodeRoom
 from tests.harness.stations import Bench, Channel, at_work
 from tests.harness.waiting import until
 from tests.rabbit.raw import raw_properties

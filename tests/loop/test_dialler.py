@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 from pamqp import commands
 
-from mxworker.amqp.connection import Dialler, Link
+from mxworker.amqp.connecting.connection import Dialler, Link
 from mxworker.backoff import RECONNECT, REFUSED
 from mxworker.brokers import Brokers, BrokerUrl
 from mxworker.errors import ConnectionLost, CredentialsRefused

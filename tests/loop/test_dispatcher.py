@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from mxworker import Context, Handlers, KillSwitch
-from mxworker.board import Word
+from mxworker.api.settlement import Settlement
+from mxworker.board.page import Word
 from mxworker.errors import InvariantError
-from mxworker.settlement import Settlement
-from mxworker.worker.work import SingleWork
+from mxworker.worker.handling.work import SingleWork
 from tests.harness.stations import Channel, at_work, deliveries
 from tests.harness.waiting import until
 

@@ -15,7 +15,7 @@ import pytest
 
 from mxworker import Handlers
 from mxworker.worker.dump import HANDLERS_SHOWN, dump, dump_stack
-from mxworker.worker.station import Station
+from mxworker.worker.handling.handler_runner import Station
 from tests.harness.stations import Channel, at_work, deliveries
 from tests.harness.waiting import until
 from tests.loop.loops import on_both_loops

@@ -13,10 +13,10 @@ from typing import Annotated, Any
 import pytest
 
 from mxworker import Ack, Context, Delivery, Handlers, Reject
-from mxworker.context import Surroundings
-from mxworker.settlement import Settlement
-from mxworker.worker.execution import Execute, Undecodable, batch_pipeline, pipeline
-from mxworker.worker.report import Report
+from mxworker.api.context import Surroundings
+from mxworker.api.settlement import Settlement
+from mxworker.worker.handling.execution import Execute, Undecodable, batch_pipeline, pipeline
+from mxworker.worker.handling.report import Report
 from tests.harness.bombs import gzip_bomb
 from tests.harness.nowhere import Nowhere
 from tests.rabbit.raw import raw_properties

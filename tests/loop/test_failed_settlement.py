@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from mxworker import Ack, Context, Delivery, Handlers, KillSwitch, Queue, Reject, Requeue, Retry
-from mxworker.board import Word
-from mxworker.context import Equipment
+from mxworker.api.circuit_breaker import Switch
+from mxworker.api.context import Equipment
+from mxworker.board.page import Word
 from mxworker.errors import InvariantError
-from mxworker.kill_switch import Switch
-from mxworker.worker import settling
+from mxworker.worker.handling import settling
 from tests.harness.copied import properties_on_wire, received
 from tests.harness.refusing import Hasty, Publishing
 from tests.harness.silent import Mute, Silent

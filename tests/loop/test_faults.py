@@ -15,8 +15,11 @@ from typing import Any
 import pytest
 
 from mxworker import Context, Delivery, Handlers, RetryPolicy
-from mxworker.compilation import Handler
-from mxworker.context import Equipment
+from mxworker.api.compilation import Handler
+from mxworker.api.context import Equipment
+from mxworker.api.middleware import CallNext
+from mxworker.api.receipts import Receipt
+from mxworker.api.unawaited import unawaited
 from mxworker.errors import (
     DecodeError,
     EncodeError,
@@ -27,9 +30,6 @@ from mxworker.errors import (
     PublishUnconfirmed,
     Unroutable,
 )
-from mxworker.middleware import CallNext
-from mxworker.receipts import Receipt
-from mxworker.unawaited import unawaited
 from tests.harness.bombs import gzip_bomb
 from tests.harness.refusing import Hasty, Publishing
 from tests.harness.stations import Channel, at_work

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from mxworker.delivery import Delivery
-from mxworker.registration import Batch
-from mxworker.worker.gathering import Gathered, Gatherer
+from mxworker.api.delivery import Delivery
+from mxworker.api.registration import Batch
+from mxworker.worker.handling.batching import Gathered, Gatherer
 from tests.harness.hand_clock import HandClock
 from tests.harness.nowhere import Nowhere
 

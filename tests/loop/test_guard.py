@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from mxworker import Handlers, KillSwitch
-from mxworker.failures import Failure, FailureKind
-from mxworker.settlement import Ack, Reject, Requeue, Retry, Settlement
-from mxworker.worker.guard import Guard
+from mxworker.api.failures import Failure, FailureKind
+from mxworker.api.settlement import Ack, Reject, Requeue, Retry, Settlement
+from mxworker.worker.handling.breaker_driver import Guard
 from tests.harness.stations import Channel, at_work, deliveries
 from tests.harness.waiting import until
 

@@ -14,12 +14,12 @@ import pytest
 from pamqp import commands
 
 from mxworker import Publisher
-from mxworker.amqp.connection import BrokerConnection
-from mxworker.amqp.subscription import Subscription
-from mxworker.amqp.translate import library_errors
+from mxworker.amqp.connecting.connection import BrokerConnection
+from mxworker.amqp.connecting.library_errors import library_errors
+from mxworker.amqp.consuming.subscription import Subscription
+from mxworker.api.queues import Queue
 from mxworker.errors import BrokerError, MxWorkerError
-from mxworker.log import JsonFormatter, TextFormatter
-from mxworker.queues import Queue
+from mxworker.system.log import JsonFormatter, TextFormatter
 from tests.harness.hostile_text import HOSTILE, assert_harmless, assert_harmless_json
 from tests.harness.service import REPOSITORY
 from tests.harness.waiting import until

@@ -9,11 +9,11 @@ import threading
 import pytest
 
 from mxworker import Context, Delivery, Handlers, Queue, Requeue
-from mxworker.board import Word
-from mxworker.message_keys import MessageKeys
-from mxworker.suspects import Death
-from mxworker.worker.decode_room import Unprocessed
+from mxworker.board.page import Word
+from mxworker.board.suspects import Death
+from mxworker.wire.message_keys import MessageKeys
 from mxworker.worker.drain import Drain
+from mxworker.worker.handling.decode_budget import Unprocessed
 from tests.harness.stations import Bench, Channel, at_work
 from tests.harness.waiting import until
 from tests.rabbit import raw

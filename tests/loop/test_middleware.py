@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mxworker import Ack, Context, Handlers, Reject, Requeue
-from mxworker.middleware import compose
+from mxworker.api.middleware import compose
 from tests.harness.stations import Channel, at_work, deliveries
 
 SOON_S = 60.0

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 from pamqp import commands
 
-from mxworker.delivery import Delivery
-from mxworker.standing_orders import no_orders
-from mxworker.worker.obedience import Obedience, obey_log_level
+from mxworker.api.delivery import Delivery
+from mxworker.board.directives import no_orders
+from mxworker.worker.directives import Obedience, obey_log_level
 from tests.harness.waiting import until
 from tests.loop.consuming import QUEUE, SOON_S, consuming, sent
 from tests.loop.loops import on_both_loops

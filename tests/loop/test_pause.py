@@ -8,8 +8,8 @@ import logging
 import pytest
 from pamqp import commands
 
-from mxworker.amqp.consumer import UNPROVEN
-from mxworker.delivery import Delivery
+from mxworker.amqp.consuming.consumer import UNPROVEN
+from mxworker.api.delivery import Delivery
 from tests.harness.waiting import until
 from tests.loop.consuming import QUEUE, SOON_S, answer, consuming, sent
 from tests.loop.fake_broker import Peer, delivery

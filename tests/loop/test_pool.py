@@ -15,8 +15,8 @@ import pytest
 from aio_pika.abc import AbstractChannel
 from pamqp import commands
 
-from mxworker.amqp import stock as stocks
-from mxworker.amqp.pool import Pool
+from mxworker.amqp.connecting import channel_pool as stocks
+from mxworker.amqp.connecting.pool import Pool
 from mxworker.brokers import Brokers
 from mxworker.config import PoolSettings
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost, PoolExhausted
@@ -500,7 +500,7 @@ async def test_channels_above_the_warm_ones_are_closed_after_a_while() -> None:
 
 
 async def test_health_is_told_at_info_only_when_it_has_changed(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "mxworker.amqp.pool")
+    caplog.set_level(logging.DEBUG, "mxworker.amqp.connecting.pool")
 
     def lines(level: int) -> list[logging.LogRecord]:
         return [record for record in caplog.records if record.levelno == level and "Pool health" in record.msg]
@@ -527,7 +527,7 @@ async def test_near_exhaustion_is_warned_of_once_per_crossing(caplog: pytest.Log
         enough = told() + count
         await until(lambda: told() >= enough, SOON_S, "looks")
 
-    caplog.set_level(logging.DEBUG, "mxworker.amqp.pool")
+    caplog.set_level(logging.DEBUG, "mxworker.amqp.connecting.pool")
     settings = {"max_channels": 1, "health_check_s": 0.05}
     async with FakeBroker(decent) as broker, running(broker, **settings) as pool, pool.channel():
         assert warnings() == 0

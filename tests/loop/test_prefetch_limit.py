@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from pamqp import commands
 
-from mxworker.delivery import Delivery
+from mxworker.api.delivery import Delivery
 from tests.harness.waiting import until
 from tests.loop.consuming import QUEUE, SOON_S, Consuming, consuming, sent
 from tests.loop.fake_broker import Peer

@@ -14,6 +14,7 @@ from pamqp import base, commands
 
 from mxworker import Publisher
 from mxworker.amqp.publishing import exchanges
+from mxworker.api.receipts import Receipt
 from mxworker.errors import (
     MessageTooLarge,
     PublishError,
@@ -22,7 +23,6 @@ from mxworker.errors import (
     PublishUnconfirmed,
     Unroutable,
 )
-from mxworker.receipts import Receipt
 from tests.harness.waiting import until
 from tests.loop.confirming import Confirming
 from tests.loop.fake_broker import FakeBroker, Peer

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from mxworker import Delivery, Handlers, Queue
-from mxworker.board import Board, Word
-from mxworker.context import Equipment
+from mxworker.api.context import Equipment
+from mxworker.api.message import Content
+from mxworker.board.page import Board, Word
+from mxworker.board.suspects import Death
 from mxworker.errors import (
     ConnectionLost,
     EncodeError,
@@ -20,10 +22,8 @@ from mxworker.errors import (
     TopologyRefused,
     Unroutable,
 )
-from mxworker.message import Content
-from mxworker.message_keys import MessageKeys
-from mxworker.suspects import Death
-from mxworker.worker.settling import Repair, Settling
+from mxworker.wire.message_keys import MessageKeys
+from mxworker.worker.handling.settling import Repair, Settling
 from tests.harness.copied import properties_on_wire, route_of
 from tests.harness.refusing import Hasty, Publishing
 from tests.harness.stations import Channel, at_work

@@ -6,8 +6,7 @@ import asyncio
 
 import pytest
 
-from mxworker.errors import PublishError, PublishNacked
-from mxworker.receipts import (
+from mxworker.api.receipts import (
     Confirmed,
     Receipt,
     all_confirmed,
@@ -17,7 +16,8 @@ from mxworker.receipts import (
     wait_all,
     wait_any,
 )
-from mxworker.unawaited import confirm_rest
+from mxworker.api.unawaited import confirm_rest
+from mxworker.errors import PublishError, PublishNacked
 from tests.loop.loops import on_both_loops
 
 SHORT_S = 0.02

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mxworker import Handlers, Retry
-from mxworker.board import Word
-from mxworker.worker.running import Running
+from mxworker.board.page import Word
+from mxworker.worker.handling.running import Running
 from tests.harness.hand_clock import HandClock
 from tests.harness.stations import Bench, Channel, at_work, deliveries
 from tests.harness.waiting import until

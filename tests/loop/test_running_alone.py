@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from mxworker import Delivery, Handlers, Queue, Requeue
-from mxworker.settlement import Settlement
+from mxworker.api.settlement import Settlement
 from tests.harness.stations import Channel, at_work
 from tests.harness.waiting import until
 from tests.loop.test_isolation import Gated, delivery, suspect, turns

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from mxworker import Ack, Delivery, Handlers, Queue, Reject, Requeue, Retry, RetryPolicy
-from mxworker.board import Board, Word
-from mxworker.copies import attempt_of
+from mxworker.api.settlement import Settlement
+from mxworker.board.page import Board, Word
 from mxworker.errors import (
     BrokerError,
     ChannelLost,
@@ -26,9 +26,9 @@ from mxworker.errors import (
     TopologyRefused,
     Unroutable,
 )
-from mxworker.field_table import encode
-from mxworker.settlement import Settlement
-from mxworker.worker.settling import Settling
+from mxworker.wire.field_table import encode
+from mxworker.worker.handling.copies import attempt_of
+from mxworker.worker.handling.settling import Settling
 from tests.harness.copied import properties_on_wire, received, route_of
 from tests.harness.refusing import Hasty, Publishing
 from tests.harness.stations import Channel

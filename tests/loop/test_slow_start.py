@@ -9,15 +9,15 @@ import pytest
 from pamqp import commands
 
 from mxworker import Handlers
-from mxworker.amqp import consumer
-from mxworker.board import Board
+from mxworker.amqp.consuming import consumer
+from mxworker.api.queues import Queue
+from mxworker.board.lifecycle import WorkerState
+from mxworker.board.page import Board
 from mxworker.brokers import Brokers
 from mxworker.config import Consumption
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost, CredentialsRefused, ExitCode, RequestFault
-from mxworker.lifecycle import WorkerState
-from mxworker.queues import Queue
 from mxworker.worker import service as service_module
-from mxworker.worker import start
+from mxworker.worker import start_deadline
 from mxworker.worker.main import _explain
 from mxworker.worker.service import Service
 from tests.harness.waiting import until
@@ -76,7 +76,7 @@ def told(service: Service, failure: BrokerError, connect_wait_s: float) -> str:
 async def test_declaring_takes_longer_than_the_wait_for_a_connection_and_is_told(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(start, "TELL_EVERY_S", 0.3)
+    monkeypatch.setattr(start_deadline, "TELL_EVERY_S", 0.3)
     caplog.set_level(logging.INFO, "mxworker")
     async with FakeBroker(slow(0.03)) as broker:
         service = service_at(str(broker.url.dsn), queues(QUEUES), connect_wait_s=0.5)

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from mxworker import Ack, Delivery, Handlers, Queue, Reject, Requeue, Retry, RetryPolicy
-from mxworker.context import Equipment
-from mxworker.field_table import encode
-from mxworker.log import JsonFormatter, TextFormatter
+from mxworker.api.context import Equipment
+from mxworker.system.log import JsonFormatter, TextFormatter
+from mxworker.wire.field_table import encode
 from tests.harness.refusing import Hasty, Publishing
 from tests.harness.stations import Channel, at_work
 from tests.rabbit.raw import raw_properties

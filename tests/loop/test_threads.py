@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mxworker import Context, Handlers, Reject
-from mxworker.worker.threads import Threads
+from mxworker.worker.handling.threads import Threads
 from tests.harness.stations import Channel, at_work, deliveries
 from tests.harness.waiting import until
 

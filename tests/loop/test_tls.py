@@ -15,8 +15,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from pamqp import commands
 
-from mxworker.amqp.connection import BrokerConnection
-from mxworker.amqp.tls import check_files, client_context
+from mxworker.amqp.connecting.connection import BrokerConnection
+from mxworker.amqp.connecting.tls import check_files, client_context
 from mxworker.brokers import DEFAULT_TLS, BrokerUrl, Tls
 from mxworker.errors import BrokerError, ConfigError, ConnectionLost, CredentialsRefused, TlsRefused
 from tests.harness.certificates import LOOPBACK, Authority, Identity, TlsStub

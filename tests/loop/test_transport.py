@@ -15,9 +15,9 @@ from pamqp import commands
 from pamqp import frame as frames
 from yarl import URL
 
-from mxworker.amqp.connection import BrokerConnection
-from mxworker.amqp.frames import DEFAULT_FRAME_MAX
-from mxworker.amqp.transport import DataPlane, DataPlaneFactory
+from mxworker.amqp.connecting.connection import BrokerConnection
+from mxworker.amqp.connecting.transport import DataPlane, DataPlaneFactory
+from mxworker.amqp.protocol.frames import DEFAULT_FRAME_MAX
 from mxworker.errors import ChannelLost, ConnectionLost, ProtocolViolation
 from tests.harness.waiting import until
 from tests.loop.fake_broker import HEARTBEAT, START, FakeBroker, Peer, delivery

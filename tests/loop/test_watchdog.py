@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 
 from mxworker import Context, Handlers
-from mxworker.middleware import CallNext
+from mxworker.api.middleware import CallNext
 from mxworker.worker import blocking
 from mxworker.worker.block_clock import BLOCKED_AFTER_S, LOOK_EVERY_S
 from mxworker.worker.blocking import blocker_of
+from mxworker.worker.handling.handler_runner import Station
 from mxworker.worker.lifespans import Lifespans
-from mxworker.worker.station import Station
 from mxworker.worker.watchdog import Watchdog
 from tests.harness.stations import Channel, at_work, deliveries
 from tests.harness.waiting import until

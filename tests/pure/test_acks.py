@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pamqp import base, commands
 from pamqp import frame as frames
 
-from mxworker.amqp.acks import AckLedger
+from mxworker.amqp.protocol.acks import AckLedger
 from mxworker.errors import InvariantError
 
 CHANNEL = 3

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxworker.board import (
+from mxworker.board.lifecycle import WorkerState
+from mxworker.board.page import (
     FEWER_PLACES,
     HANDLER_NAMES,
     IN_FLIGHT_ENTRIES,
@@ -22,7 +23,6 @@ from mxworker.board import (
     Word,
 )
 from mxworker.config import MAX_WORKERS
-from mxworker.lifecycle import WorkerState
 
 MIB = 1024 * 1024
 

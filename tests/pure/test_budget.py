@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxworker.amqp.budget import ByteBudget
+from mxworker.amqp.consuming.byte_budget import ByteBudget
 
 
 def holding(held_bytes: int, limit_bytes: int = 100) -> ByteBudget:

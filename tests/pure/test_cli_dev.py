@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mxworker.cli.dev import dev, service_command, service_environment
+from mxworker.cli.dev.command import dev, service_command, service_environment
 from mxworker.cli.run import run
 
 URL = "amqp://me:S3cr3t@rabbit/"

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxworker.codec import decoder_for
-from mxworker.content_codec import NO_CODECS, ContentCodec
-from mxworker.delivery import Delivery
+from mxworker.api.content_codec import NO_CODECS, ContentCodec
+from mxworker.api.decoder import decoder_for
+from mxworker.api.delivery import Delivery
 from mxworker.errors import AppLoadError, DecodeError
 from tests.pure.test_delivery import delivery
 from tests.rabbit.raw import NOT_UTF_8, raw_properties

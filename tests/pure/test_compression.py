@@ -17,9 +17,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxworker import compression
-from mxworker.compression import Compression, UnknownCoding, decompress, is_compressed
 from mxworker.errors import ConfigError, DecodeError
+from mxworker.payloads import compression
+from mxworker.payloads.compression import Compression, UnknownCoding, decompress, is_compressed
 from tests.harness.bombs import gzip_bomb, zstd_bomb
 
 MIB = 1024 * 1024
@@ -296,7 +296,7 @@ def test_bombs_cost_the_process_no_memory(encoding: str) -> None:
     """Measured in a process of its own, for the C libraries have memory that tracemalloc does not see."""
     source = f"""
         import resource, sys
-        from mxworker.compression import decompress
+        from mxworker.payloads.compression import decompress
         from mxworker.errors import DecodeError
         body = sys.stdin.buffer.read()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

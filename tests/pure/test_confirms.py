@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from mxworker.amqp.confirms import ConfirmLedger
+from mxworker.amqp.protocol.confirms import ConfirmLedger
 from mxworker.amqp.publishing.publishing import Publishing
 from mxworker.errors import InvariantError
 

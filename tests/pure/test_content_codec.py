@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mxworker.content_codec import ContentCodec
+from mxworker.api.content_codec import ContentCodec
 from mxworker.errors import DecodeError
 
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxworker import content_types
-from mxworker.content_types import NO_CONTENT_TYPE, content_type_of, is_json, parse, shown, text
 from mxworker.errors import DecodeError
-from mxworker.properties import Properties
+from mxworker.payloads import content_types
+from mxworker.payloads.content_types import NO_CONTENT_TYPE, content_type_of, is_json, parse, shown, text
+from mxworker.wire.properties import Properties
 from tests.rabbit.raw import HOSTILE, raw_properties
 
 CHARSETS = sorted(content_types._CHARSETS)

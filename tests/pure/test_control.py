@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxworker.control import (
+from mxworker.control.protocol import (
     ADDRESS_BYTES,
     ANSWER_BYTES,
     Dump,

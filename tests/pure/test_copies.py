@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxworker import Delivery, Origin, field_table
-from mxworker.copies import ATTEMPT_HEADER, Facts, attempt_of, copy_with_facts, retry_copy
+from mxworker import Delivery, Origin
+from mxworker.api.message import Content
 from mxworker.errors import DecodeError
-from mxworker.field_table import decode, encode, entry
-from mxworker.message import Content
-from mxworker.origins import headers_of
-from mxworker.properties import Properties, split
+from mxworker.wire import field_table
+from mxworker.wire.field_table import decode, encode, entry
+from mxworker.wire.origins import headers_of
+from mxworker.wire.properties import Properties, split
+from mxworker.worker.handling.copies import ATTEMPT_HEADER, Facts, attempt_of, copy_with_facts, retry_copy
 from tests.harness.copied import come_back, properties_on_wire, received
 from tests.pure.test_field_table import raw_names, raw_values
 from tests.pure.test_properties import TEXTS

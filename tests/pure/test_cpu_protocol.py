@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mxworker import Ack, Delivery, Reject, Requeue, Retry
+from mxworker.api.failures import Failure, FailureKind
+from mxworker.api.message import Content
+from mxworker.api.receipts import Confirmed
+from mxworker.api.settlement import Settlement
 from mxworker.brokers import Brokers
 from mxworker.config import Consumption
 from mxworker.errors import PublishError, PublishUnconfirmed, Unroutable
-from mxworker.failures import Failure, FailureKind
-from mxworker.message import Content
-from mxworker.receipts import Confirmed
-from mxworker.settlement import Settlement
 from mxworker.worker.cpu.protocol import (
     SETTLEMENT,
     Frame,

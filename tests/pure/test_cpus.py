@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mxworker.cpus import Cpus, fewer, parse_cfs, parse_cpu_max, quota_cpus, usable
+from mxworker.cli.cpus import Cpus, fewer, parse_cfs, parse_cpu_max, quota_cpus, usable
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mxworker.amqp.culprits import GIVEN_UP_S, Culprits
+from mxworker.amqp.consuming.faulty_queues import GIVEN_UP_S, Culprits
 
 NAMED = (540, "NOT_IMPLEMENTED - basic.nack not supported by stream queues queue 'a' in vhost '/'")
 UNNAMED = (541, "INTERNAL_ERROR")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pamqp import commands
 
-from mxworker.delivery import Delivery
+from mxworker.api.delivery import Delivery
 from tests.harness.nowhere import Nowhere
 from tests.rabbit.raw import NOT_UTF_8, field, raw_properties, table
 

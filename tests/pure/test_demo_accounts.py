@@ -16,7 +16,7 @@ from handlers_example.demo.summary import Summary
 from handlers_example.demo.times import Execution, Times
 from handlers_example.pricing import InvalidOrder, Order, price
 from mxworker import Delivery
-from mxworker.codec import decoder_for
+from mxworker.api.decoder import decoder_for
 from mxworker.errors import DecodeError
 from tests.harness.nowhere import Nowhere
 

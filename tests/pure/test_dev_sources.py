@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mxworker.dev.outer import in_words
-from mxworker.dev.sources import changes, folders
+from mxworker.cli.dev.outer import in_words
+from mxworker.cli.dev.sources import changes, folders
 from mxworker.errors import ConfigError
 
 

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxworker import Ack, Delivery, Reject, Requeue, Retry, RetryPolicy
-from mxworker.copies import ATTEMPT_HEADER, attempt_of, retry_copy
-from mxworker.endings import DONE, Again, Dead, Ending, Later, ending
-from mxworker.failures import Failure, FailureKind
-from mxworker.field_table import encode
-from mxworker.settlement import Settlement
+from mxworker.api.failures import Failure, FailureKind
+from mxworker.api.settlement import Settlement
+from mxworker.wire.field_table import encode
+from mxworker.worker.handling.copies import ATTEMPT_HEADER, attempt_of, retry_copy
+from mxworker.worker.handling.endings import DONE, Again, Dead, Ending, Later, ending
 from tests.harness.copied import received
 from tests.rabbit.raw import raw_properties
 

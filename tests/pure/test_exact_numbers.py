@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxworker.codec import decoder_for
+from mxworker.api.decoder import decoder_for
+from mxworker.api.message import Encoder
 from mxworker.errors import DecodeError
-from mxworker.message import Encoder
 from tests.pure.test_delivery import delivery
 from tests.rabbit.raw import raw_properties
 

@@ -25,9 +25,9 @@ from handlers_example.files import write_once
 from handlers_example.pricing import CATALOGUE, InvalidOrder, Invoice, Order, OrderLine, price, vat_of
 from handlers_example.shop import Shop
 from mxworker import Context, Delivery, Reject, Retry
-from mxworker.codec import decoder_for
-from mxworker.compilation import HandlerKind
-from mxworker.context import Equipment, Surroundings
+from mxworker.api.compilation import HandlerKind
+from mxworker.api.context import Equipment, Surroundings
+from mxworker.api.decoder import decoder_for
 from mxworker.errors import DecodeError
 from tests.harness.nowhere import Nowhere
 

@@ -17,7 +17,17 @@ from pamqp import decode as pamqp_decode
 from pamqp import encode as pamqp_encode
 
 from mxworker.errors import DecodeError, EncodeError
-from mxworker.field_table import MAX_DEPTH, MAX_ENTRIES, MAX_SPLIT, Timestamp, decode, encode, entries, entry, integer
+from mxworker.wire.field_table import (
+    MAX_DEPTH,
+    MAX_ENTRIES,
+    MAX_SPLIT,
+    Timestamp,
+    decode,
+    encode,
+    entries,
+    entry,
+    integer,
+)
 from tests.rabbit.raw import NOT_UTF_8, field, nested_table, table, wide_table
 
 AFTER_ALL_DATETIMES = 253_402_300_800

@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
+from mxworker.board.lifecycle import Reason, SlotState, Wish
 from mxworker.errors import ExitCode
-from mxworker.lifecycle import Reason, SlotState, Wish
 from mxworker.master.fleet import BOOT_ATTEMPTS
 from mxworker.master.plan import Look, Send, Spawn
 from mxworker.master.slot import NS_PER_S, Order

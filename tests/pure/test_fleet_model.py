@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from mxworker.lifecycle import SlotState, Wish
+from mxworker.board.lifecycle import SlotState, Wish
 from mxworker.master.fleet import BOOT_ATTEMPTS, Fleet
 from mxworker.master.plan import RollState, Send, Spawn
 from mxworker.master.slot import NS_PER_S, Order

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from mxworker.board.lifecycle import Reason, SlotState, Wish
 from mxworker.config import MAX_WORKERS
-from mxworker.lifecycle import Reason, SlotState, Wish
 from mxworker.master.fleet import BOOT_ATTEMPTS, RECYCLE_AGAIN_NS, STEADY_NS
 from mxworker.master.plan import RollState
 from mxworker.master.slot import NS_PER_S, Order

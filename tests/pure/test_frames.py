@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from pamqp import base, body, commands, header, heartbeat
 from pamqp import frame as frames
 
-from mxworker.amqp.frames import (
+from mxworker.amqp.protocol.frames import (
     DEFAULT_FRAME_MAX,
     encode_ack,
     encode_get,
     encode_give_back,
     encode_reject,
 )
-from mxworker.amqp.reader import FrameReader
-from mxworker.delivery import Delivery
+from mxworker.amqp.protocol.reader import FrameReader
+from mxworker.api.delivery import Delivery
 from mxworker.errors import ChannelLost, ConnectionLost, ProtocolViolation
 from tests.harness.nowhere import Nowhere
 from tests.rabbit.raw import HOSTILE

@@ -14,10 +14,10 @@ import pytest
 from msgspec import Meta
 
 from mxworker import Context, Delivery, Handlers, Queue
-from mxworker.compilation import Handler, HandlerKind, Overrides
+from mxworker.api.compilation import Handler, HandlerKind, Overrides
+from mxworker.api.registration import Batch
 from mxworker.errors import AppLoadError, DecodeError
-from mxworker.registration import Batch
-from mxworker.typed_payloads import TAKEN
+from mxworker.payloads.typed_payloads import TAKEN
 from tests.pure.test_delivery import delivery
 from tests.rabbit.raw import raw_properties
 

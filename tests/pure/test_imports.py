@@ -1,8 +1,8 @@
-"""The direction of imports, and who alone may touch the AMQP libraries and fork: DESIGN as a test.
+"""The floors of the house: which room may import which, and who alone may touch the AMQP libraries and fork (DESIGN 3).
 
-Words (top-level modules) know only words. `amqp` stands on the words, `worker` on both; `master` stands on the words
-alone, so master and worker never meet, and so do `remote` and `dev`, which have the service as another process. Only
-`cli` and `__main__`, which put it all together, may import everything.
+A room is a folder of `mxworker/`; `amqp/` and `worker/` have rooms inside. The modules at the top, beside `__init__`
+and `__main__`, are the ground. Rooms stand on floors: a module imports what lies below its own room, and its own room.
+`master` and `worker` never meet; only `cli` and `__main__`, which put it all together, may import everything.
 """
 
 from __future__ import annotations
@@ -16,25 +16,56 @@ import pytest
 import mxworker
 
 PACKAGE = Path(mxworker.__file__).parent
-WORDS = "words"
+GROUND = "ground"
+PUBLIC = "public"
 COMPOSITION = "composition"
 COMPOSITION_ROOTS = frozenset({"cli", "__main__"})
-MAY_IMPORT = {
-    WORDS: {WORDS},
-    "amqp": {WORDS, "amqp"},
-    "worker": {WORDS, "amqp", "worker"},
-    "master": {WORDS, "master"},
-    "remote": {WORDS, "remote"},
-    "dev": {WORDS, "dev"},
-    COMPOSITION: {WORDS, "amqp", "worker", "master", "remote", "dev", COMPOSITION},
+ROOMS_INSIDE = frozenset({"amqp", "worker"})
+BELOW_API = frozenset({GROUND, "system", "wire", "payloads"})
+BELOW_AMQP = BELOW_API | {"api"}
+BELOW_WORKER = BELOW_AMQP | {"amqp", "amqp.connecting", "amqp.consuming", "amqp.publishing", "board"}
+MAY_IMPORT: dict[str, frozenset[str]] = {
+    GROUND: frozenset(),
+    "system": frozenset({GROUND}),
+    "wire": frozenset({GROUND, "system"}),
+    "payloads": frozenset({GROUND, "system", "wire"}),
+    "board": frozenset({GROUND, "system", "wire"}),
+    "control": frozenset({GROUND, "system"}),
+    "api": BELOW_API,
+    PUBLIC: BELOW_AMQP,
+    "amqp": frozenset(),
+    "amqp.protocol": frozenset({GROUND, "system"}),
+    "amqp.connecting": BELOW_AMQP | {"amqp.protocol"},
+    "amqp.consuming": BELOW_AMQP | {"amqp.protocol", "amqp.connecting"},
+    "amqp.publishing": BELOW_AMQP | {"amqp.protocol", "amqp.connecting"},
+    "worker.handling": BELOW_WORKER,
+    "worker.cpu": BELOW_WORKER | {"worker", "worker.handling"},
+    "worker": BELOW_WORKER | {"worker.handling", "worker.cpu"},
+    "master": frozenset({GROUND, "system", "board", "control"}),
 }
-# What a word may name in annotations alone, under TYPE_CHECKING: nothing of it is loaded, and an editor knows what an
+# What a module may name in annotations alone, under TYPE_CHECKING: nothing of it is loaded, and an editor knows what an
 # application imports, and what a handler gets from its context.
 ANNOTATION_ONLY = frozenset(
     {
         ("mxworker", "mxworker.amqp.publishing.publisher"),
-        ("mxworker.context", "mxworker.amqp.pool"),
-        ("mxworker.context", "mxworker.amqp.publishing.publisher"),
+        ("mxworker.api.context", "mxworker.amqp.connecting.pool"),
+        ("mxworker.api.context", "mxworker.amqp.publishing.publisher"),
+    }
+)
+# Imports that still run upward.
+UPWARD = frozenset(
+    {
+        ("mxworker.amqp.consuming.subscription", "mxworker.worker.handling.payload_size"),
+        ("mxworker.amqp.protocol.confirms", "mxworker.amqp.publishing.publishing"),
+        ("mxworker.amqp.publishing.exchanges", "mxworker.amqp.consuming"),
+        ("mxworker.amqp.publishing.exchanges", "mxworker.amqp.consuming.topology"),
+        ("mxworker.api.context", "mxworker.worker.handling.copies"),
+        ("mxworker.limits", "mxworker.board.lifecycle"),
+        ("mxworker.system.log", "mxworker.api.failures"),
+        ("mxworker.system.tracebacks", "mxworker.api.failures"),
+        ("mxworker.worker.handling.decode_budget", "mxworker.worker.recycling"),
+        ("mxworker.worker.handling.handler_runner", "mxworker.worker.tasks"),
+        ("mxworker.worker.handling.handler_runner", "mxworker.worker.cpu.pool"),
     }
 )
 AMQP_LIBRARIES = frozenset({"aio_pika", "aiormq", "pamqp"})
@@ -53,32 +84,40 @@ def test_module_keeps_the_direction_of_imports(module: str) -> None:
 
 
 def test_the_modules_are_found() -> None:
-    assert {"mxworker", "mxworker.errors", "mxworker.amqp.transport", "mxworker.master.fleet"} <= MODULES.keys()
+    assert {
+        "mxworker",
+        "mxworker.errors",
+        "mxworker.amqp.connecting.transport",
+        "mxworker.master.fleet",
+    } <= MODULES.keys()
 
 
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("mxworker.errors", "import mxworker.amqp.frames"),
+        ("mxworker.errors", "import mxworker.amqp.protocol.frames"),
         ("mxworker.errors", "from mxworker import worker"),
         ("mxworker.errors", "from mxworker.master.fleet import plan"),
         ("mxworker.errors", "from mxworker.cli import main"),
         ("mxworker", "from mxworker.amqp.publishing import publisher"),
-        ("mxworker.amqp.frames", "from mxworker.worker.service import serve"),
-        ("mxworker.amqp.frames", "from mxworker.master import fleet"),
+        ("mxworker.amqp.protocol.frames", "from mxworker.worker.service import serve"),
+        ("mxworker.amqp.protocol.frames", "from mxworker.master import fleet"),
         ("mxworker.worker.service", "from mxworker.master import fleet"),
         ("mxworker.master.loop", "import mxworker.worker.main as entry"),
         ("mxworker.master.loop", "from mxworker.amqp import transport"),
-        ("mxworker.dev.outer", "from mxworker.master import loop"),
+        ("mxworker.control.client", "from mxworker.master import loop"),
         ("mxworker.newfolder.thing", "from mxworker import errors"),
         ("mxworker.worker.service", "def lazy():\n    from mxworker.master import loop"),
         ("mxworker.worker.service", "if TYPE_CHECKING:\n    from mxworker.master import loop"),
-        ("mxworker.context", "from mxworker.amqp.pool import Pool"),
-        ("mxworker.context", "def lazy():\n    from mxworker.amqp.pool import Pool"),
-        ("mxworker.context", "if TYPE_CHECKING:\n    from mxworker.amqp.connection import Link"),
-        ("mxworker.context", "if TYPE_CHECKING:\n    pass\nelse:\n    from mxworker.amqp.pool import Pool"),
-        ("mxworker.context", "if True:\n    from mxworker.amqp.pool import Pool"),
-        ("mxworker.message", "if TYPE_CHECKING:\n    from mxworker.amqp.pool import Pool"),
+        ("mxworker.api.context", "from mxworker.amqp.connecting.pool import Pool"),
+        ("mxworker.api.context", "def lazy():\n    from mxworker.amqp.connecting.pool import Pool"),
+        ("mxworker.api.context", "if TYPE_CHECKING:\n    from mxworker.amqp.connecting.connection import Link"),
+        (
+            "mxworker.api.context",
+            "if TYPE_CHECKING:\n    pass\nelse:\n    from mxworker.amqp.connecting.pool import Pool",
+        ),
+        ("mxworker.api.context", "if True:\n    from mxworker.amqp.connecting.pool import Pool"),
+        ("mxworker.api.message", "if TYPE_CHECKING:\n    from mxworker.amqp.connecting.pool import Pool"),
         ("mxworker.worker.service", "from . import execution"),
         ("mxworker.worker.service", "import aio_pika"),
         ("mxworker.worker.service", "from aiormq.abc import DeliveredMessage"),
@@ -97,9 +136,12 @@ def test_the_checker_sees_a_violation(module: str, source: str) -> None:
     ("module", "source"),
     [
         ("mxworker.errors", "import asyncio\nfrom mxworker.backoff import Backoff\nfrom mxworker import __version__"),
-        ("mxworker.amqp.transport", "import aio_pika\nfrom mxworker import errors\nfrom mxworker.amqp import frames"),
-        ("mxworker.worker.service", "from mxworker.amqp.consumer import Consumer"),
-        ("mxworker.context", "if TYPE_CHECKING:\n    from mxworker.amqp.pool import Pool"),
+        (
+            "mxworker.amqp.connecting.transport",
+            "import aio_pika\nfrom mxworker import errors\nfrom mxworker.amqp.protocol import frames",
+        ),
+        ("mxworker.worker.service", "from mxworker.amqp.consuming.consumer import Consumer"),
+        ("mxworker.api.context", "if TYPE_CHECKING:\n    from mxworker.amqp.connecting.pool import Pool"),
         ("mxworker.master.processes", "import os\npid = os.fork()"),
         ("mxworker.cli", "from mxworker.master import loop\nfrom mxworker.worker import main"),
     ],
@@ -111,41 +153,52 @@ def test_the_checker_lets_the_allowed_pass(module: str, source: str) -> None:
 def violations(module: str, source: str) -> list[str]:
     """Return what `source`, being the text of `module`, does against the rules."""
     tree = ast.parse(source)
-    layer = layer_of(module)
-    if layer not in MAY_IMPORT:
-        return [f"{module}: the folder '{layer}' has no place in the order of layers"]
+    room = room_of(module)
+    if room not in MAY_IMPORT and room != COMPOSITION:
+        return [f"{module}: the room '{room}' stands on no floor"]
     unloaded = annotation_only_lines(tree)
     found = [
         problem
         for line, name in imports(tree)
         if not (line in unloaded and (module, name) in ANNOTATION_ONLY)
-        and (problem := refusal(layer, name, f"{module}:{line}"))
+        and (module, name) not in UPWARD
+        and (problem := refusal(room, name, f"{module}:{line}"))
     ]
     if module != FORKING_MODULE:
         found += [f"{module}:{line}: only {FORKING_MODULE} forks" for line in forks(tree)]
     return found
 
 
-def refusal(layer: str, imported: str, where: str) -> str | None:
-    """Return why a module of `layer` must not import `imported`; None when it may."""
+def refusal(room: str, imported: str, where: str) -> str | None:
+    """Return why a module of `room` must not import `imported`; None when it may."""
     root = imported.partition(".")[0]
     if root == "":
         return f"{where}: imports are absolute"
-    if root in AMQP_LIBRARIES and layer != "amqp":
+    if root in AMQP_LIBRARIES and room.partition(".")[0] != "amqp":
         return f"{where}: only amqp/ imports {root}"
-    if root == "mxworker" and layer_of(imported) not in MAY_IMPORT[layer]:
-        return f"{where}: {layer} does not import {imported}"
+    if root == "mxworker" and not may_import(room, imported):
+        return f"{where}: {room} does not import {imported}"
     return None
 
 
-def layer_of(module: str) -> str:
-    """Return the layer of a module of mxworker: its folder, `composition`, or `words`."""
+def may_import(room: str, imported: str) -> bool:
+    """Whether a module of `room` may import a module of mxworker, or the version."""
+    if room == COMPOSITION or imported == "mxworker.__version__":
+        return True
+    return room_of(imported) in MAY_IMPORT[room] | {room}
+
+
+def room_of(module: str) -> str:
+    """Return the room of a module of mxworker: its folder, `composition`, `public` for the package, or `ground`."""
     parts = module.split(".")[1:]
-    if parts and parts[0] in COMPOSITION_ROOTS:
+    folders = parts if (PACKAGE / Path(*parts)).is_dir() else parts[:-1]
+    if not parts:
+        return PUBLIC
+    if parts[0] in COMPOSITION_ROOTS:
         return COMPOSITION
-    if len(parts) > 1 or (parts and (PACKAGE / parts[0]).is_dir()):
-        return parts[0]
-    return WORDS
+    if folders and folders[0] in ROOMS_INSIDE:
+        return ".".join(folders[:2])
+    return folders[0] if folders else GROUND
 
 
 def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:

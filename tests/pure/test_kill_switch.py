@@ -10,8 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from mxworker.api.circuit_breaker import Action, Close, KillSwitch, Pause, Switch, SwitchState, Try
 from mxworker.errors import InvariantError
-from mxworker.kill_switch import Action, Close, KillSwitch, Pause, Switch, SwitchState, Try
 
 BUCKETS = 10
 EARLY = KillSwitch(failure_ratio=0.5, window=10.0, min_deliveries=4, pause=30.0, trial=2)

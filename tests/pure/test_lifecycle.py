@@ -1,7 +1,6 @@
 import pytest
 
-from mxworker.errors import InvariantError
-from mxworker.lifecycle import (
+from mxworker.board.lifecycle import (
     SLOT_TRANSITIONS,
     WORKER_TRANSITIONS,
     Reason,
@@ -11,6 +10,7 @@ from mxworker.lifecycle import (
     next_slot_state,
     next_worker_state,
 )
+from mxworker.errors import InvariantError
 from mxworker.master.slot import Slot
 
 ALL_PAIRS = [(state, event) for state in SlotState for event in SlotEvent]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mxworker.board.lifecycle import Wish
 from mxworker.errors import ConfigError
-from mxworker.lifecycle import Wish
 from mxworker.limits import JITTER, Limits
 
 

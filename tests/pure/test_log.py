@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxworker.log import JsonFormatter, LineBudget, LineHandler, TextFormatter
-from mxworker.stderr import LINE_BYTES, pieces, put
+from mxworker.system.log import JsonFormatter, LineBudget, LineHandler, TextFormatter
+from mxworker.system.stderr import LINE_BYTES, pieces, put
 from tests.harness.hostile_text import HOSTILE, hidden_in
 
 REPOSITORY = Path(__file__).parents[2]
@@ -373,7 +373,7 @@ def test_short_lines_are_said_together_and_a_long_one_is_cut_visibly() -> None:
 
 WRITER = """
 import logging, random, sys
-from mxworker.log import set_up
+from mxworker.system.log import set_up
 set_up("info", "json")
 rng = random.Random(int(sys.argv[1]))
 log = logging.getLogger("writer")
@@ -404,7 +404,7 @@ def test_lines_of_processes_that_share_a_pipe_do_not_tear_and_those_that_are_los
 
 def test_a_burst_that_is_more_than_the_usual_pipe_holds_waits_for_a_reader_that_is_late() -> None:
     reader, writer = os.pipe()
-    script = "import logging; from mxworker.log import set_up; set_up('info', 'json')\n"
+    script = "import logging; from mxworker.system.log import set_up; set_up('info', 'json')\n"
     script += "for _ in range(100): logging.info('%s', 'x' * 5000)"
     process = _python(script, stderr=writer)
     os.close(writer)
@@ -418,7 +418,7 @@ def test_a_burst_that_is_more_than_the_usual_pipe_holds_waits_for_a_reader_that_
 
 SET_UP = """
 import logging, sys
-from mxworker.log import set_up
+from mxworker.system.log import set_up
 set_up(sys.argv[1], sys.argv[2])
 logging.getLogger("shop").debug("a detail")
 logging.getLogger("shop").warning("a warning")
@@ -437,10 +437,12 @@ def test_auto_is_json_when_stderr_is_no_terminal_and_the_amqp_libraries_are_sile
 
 
 def test_warnings_of_python_are_records_of_a_json_log() -> None:
-    source = "import warnings; from mxworker.log import set_up; set_up('info', 'json'); warnings.warn('an old option')"
+    source = (
+        "import warnings; from mxworker.system.log import set_up; set_up('info', 'json'); warnings.warn('an option')"
+    )
     _, raw = _python(source, stderr=subprocess.PIPE).communicate(timeout=60)
     (fields,) = map(json.loads, raw.splitlines())
-    assert "UserWarning: an old option" in fields["message"]
+    assert "UserWarning: an option" in fields["message"]
     assert fields["level"] == "warning"
 
 
@@ -461,7 +463,7 @@ def test_text_is_text_everywhere() -> None:
 @pytest.mark.parametrize(("level", "style"), [("debug", "text"), ("warning", "json")])
 def test_set_up_can_be_told_to_another_process(level: str, style: str) -> None:
     source = (
-        "import sys; from mxworker.log import as_set_up, set_up; "
+        "import sys; from mxworker.system.log import as_set_up, set_up; "
         "set_up(*sys.argv[1:]); sys.stderr.write(repr(as_set_up()))"
     )
     _, raw = _python(source, level, style, stderr=subprocess.PIPE).communicate(timeout=60)
@@ -470,7 +472,7 @@ def test_set_up_can_be_told_to_another_process(level: str, style: str) -> None:
 
 BROKEN = """
 import logging, sys
-from mxworker.log import keep_telling, kept, say_safely, set_up
+from mxworker.system.log import keep_telling, kept, say_safely, set_up
 set_up("info", "text")
 logging.getLogger("mxworker.worker")
 keep_telling()

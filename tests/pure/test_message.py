@@ -20,10 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pamqp import commands, header
 
-from mxworker.compression import Compression, decompress
+from mxworker.api.message import Content, Encoder, Message, MessageOptions
 from mxworker.errors import EncodeError, MessageTooLarge
-from mxworker.message import Content, Encoder, Message, MessageOptions
-from mxworker.properties import Properties, message_id_bytes
+from mxworker.payloads.compression import Compression, decompress
+from mxworker.wire.properties import Properties, message_id_bytes
 from tests.rabbit.raw import short_string
 
 ID = b"an-id"

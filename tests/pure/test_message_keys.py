@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxworker.board import Board
-from mxworker.field_table import MAX_SPLIT
-from mxworker.message_keys import MessageKeys
+from mxworker.board.page import Board
+from mxworker.wire.field_table import MAX_SPLIT
+from mxworker.wire.message_keys import MessageKeys
 from tests.rabbit import raw
 
 KEYS = MessageKeys(b"secret", "orders")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mxworker.amqp.outage import Outage
+from mxworker.amqp.connecting.outage import Outage
 
 
 def test_attempts_that_fail_alike_are_told_every_10_s_and_later_every_minute() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 import pytest
 
-from mxworker.codec import decoder_for
-from mxworker.payload_size import LARGE_BODY_BYTES, expected_growth, payload_size, reserved_bytes
+from mxworker.api.decoder import decoder_for
+from mxworker.worker.handling.payload_size import LARGE_BODY_BYTES, expected_growth, payload_size, reserved_bytes
 from tests.rabbit.raw import raw_properties
 
 COUNT = 50_000

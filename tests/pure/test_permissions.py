@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mxworker.permissions import Entry, Trusted, Who, changer, reader
+from mxworker.system.permissions import Entry, Trusted, Who, changer, reader
 
 US, OTHER, OUR_GROUP, THEIR_GROUP = 1000, 1001, 1000, 50
 TRUSTED = Trusted(frozenset({0, US}), frozenset({0, OUR_GROUP}))

@@ -8,7 +8,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxworker.printable import FOREIGN_CHARACTERS, by_line, foreign, head, printable, tail, well_formed
+from mxworker.system.printable import FOREIGN_CHARACTERS, by_line, foreign, head, printable, tail, well_formed
 from tests.harness.hostile_text import HOSTILE, hidden_in
 
 any_text = st.text(st.characters(exclude_categories=()), max_size=300)  # lone surrogates too

@@ -13,7 +13,7 @@ from pamqp import commands, decode, encode
 from pamqp.common import FieldTable
 
 from mxworker.errors import DecodeError
-from mxworker.properties import Properties, join, message_id_bytes, split
+from mxworker.wire.properties import Properties, join, message_id_bytes, split
 from tests.rabbit.raw import HOSTILE, NANOSECONDS, field, raw_properties, table
 
 TEXTS = (

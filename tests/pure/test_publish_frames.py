@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from pamqp import base, body, commands, header
 from pamqp import frame as frames
 
-from mxworker.amqp.frames import FRAME_OVERHEAD, content_pieces, encode_publish, max_properties_bytes
-from mxworker.amqp.reader import FrameReader
+from mxworker.amqp.protocol.frames import FRAME_OVERHEAD, content_pieces, encode_publish, max_properties_bytes
+from mxworker.amqp.protocol.reader import FrameReader
 from mxworker.errors import ChannelLost, ConnectionLost, ProtocolViolation
-from mxworker.printable import foreign
+from mxworker.system.printable import foreign
 
 CAP = 40
 CHANNEL = 5

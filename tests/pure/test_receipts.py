@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
+from mxworker.api.receipts import Receipt
+from mxworker.api.unawaited import Unawaited, confirm_rest
 from mxworker.errors import Unroutable
-from mxworker.receipts import Receipt
-from mxworker.unawaited import Unawaited, confirm_rest
 
 
 def confirmed() -> Receipt:

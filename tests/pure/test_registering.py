@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mxworker.compilation import Handler, HandlerKind, Overrides
+from mxworker.api.compilation import Handler, HandlerKind, Overrides
 from mxworker.errors import AppLoadError
 from mxworker.worker.loading import load, select
 

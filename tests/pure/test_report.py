@@ -7,11 +7,11 @@ from itertools import product
 import pytest
 
 from mxworker import Ack, Handlers, Reject, Requeue, Retry, RetryPolicy
+from mxworker.api.failures import Failure, FailureKind
+from mxworker.api.registration import OnError
+from mxworker.api.settlement import Settlement
 from mxworker.errors import DecodeError
-from mxworker.failures import Failure, FailureKind
-from mxworker.registration import OnError
-from mxworker.settlement import Settlement
-from mxworker.worker.report import ACK, Report
+from mxworker.worker.handling.report import ACK, Report
 
 LADDER = RetryPolicy(delays=(1, 5))
 WHAT_IT_MEANS: dict[OnError, type[Settlement]] = {"retry": Retry, "reject": Reject, "requeue": Requeue, "ack": Ack}

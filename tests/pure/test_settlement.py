@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mxworker.settlement import Ack, Reject, Requeue, Retry, Settlement
+from mxworker.api.settlement import Ack, Reject, Requeue, Retry, Settlement
 
 
 def test_the_set_is_closed() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mxworker.lifecycle import Reason, SlotEvent
+from mxworker.board.lifecycle import Reason, SlotEvent
 from mxworker.master.slot import Order, Slot
 
 

@@ -12,8 +12,8 @@ import click
 import pytest
 
 import mxworker
-from mxworker.stacks import Part, Place, frames_of, innermost, part_of, places_of, readable, telling
-from mxworker.worker import dispatcher
+from mxworker.system.stacks import Part, Place, frames_of, innermost, part_of, places_of, readable, telling
+from mxworker.worker.handling import dispatcher
 
 INSTALLED = "/opt/shop/lib/python3.11/site-packages/shop/app.py"
 STDLIB = sysconfig.get_path("stdlib")

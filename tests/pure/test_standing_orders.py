@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxworker.board import Board
-from mxworker.standing_orders import ALONE_QUEUES, PAUSED_QUEUES, no_orders
+from mxworker.board.directives import ALONE_QUEUES, PAUSED_QUEUES, no_orders
+from mxworker.board.page import Board
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=63)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mxworker.worker.start import TELL_EVERY_S, Start
+from mxworker.worker.start_deadline import TELL_EVERY_S, Start
 
 ANSWER_S = 30.0
 

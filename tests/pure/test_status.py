@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from mxworker.status import why_unhealthy, why_unready
-from mxworker.status_table import paused_text, render
+from mxworker.control.status import why_unhealthy, why_unready
+from mxworker.control.status_table import paused_text, render
 
 
 @pytest.mark.parametrize(

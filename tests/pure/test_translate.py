@@ -9,7 +9,7 @@ import aiormq.exceptions
 import pytest
 from pamqp import commands
 
-from mxworker.amqp.translate import handshake_error, library_errors, raise_own_cancellation
+from mxworker.amqp.connecting.library_errors import handshake_error, library_errors, raise_own_cancellation
 from mxworker.errors import (
     BrokerError,
     ChannelLost,

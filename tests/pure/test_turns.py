@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxworker.master.turns import Turn, Turns
+from mxworker.master.isolation_turns import Turn, Turns
 
 
 def test_next_turn_comes_when_the_present_one_is_over() -> None:

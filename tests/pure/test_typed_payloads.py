@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from typing_extensions import TypeAliasType
 
 from mxworker import Handlers
-from mxworker.codec import decoder_for
-from mxworker.content_codec import ContentCodec
+from mxworker.api.content_codec import ContentCodec
+from mxworker.api.decoder import decoder_for
 from mxworker.errors import AppLoadError, DecodeError
-from mxworker.typed_payloads import TAKEN, typed_form
+from mxworker.payloads.typed_payloads import TAKEN, typed_form
 from tests.pure.test_delivery import delivery
 from tests.rabbit.raw import raw_properties
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+from mxworker.board.lifecycle import SlotState, Wish
 from mxworker.config import Supervision
-from mxworker.lifecycle import SlotState, Wish
 from mxworker.master.fleet import Fleet
 from mxworker.master.plan import Exit, Look, Send, Spawn
 from mxworker.master.slot import NS_PER_S, Order

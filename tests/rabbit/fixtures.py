@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from mxworker.retry_policy import DEFAULT_RETRY
+from mxworker.api.retry_policy import DEFAULT_RETRY
 from tests.harness.retries import FAST
 from tests.rabbit.client import Client
 from tests.rabbit.installation import OWN_BROKER

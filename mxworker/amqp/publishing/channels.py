@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Coroutine
 from typing import Any
 
-from mxworker.amqp.connection import BrokerConnection, Link
+from mxworker.amqp.connecting.connection import BrokerConnection, Link
 from mxworker.amqp.publishing.close_reason import blamed_exchange, culprits, is_refused_as_a_whole
 from mxworker.amqp.publishing.exchanges import Exchanges
 from mxworker.amqp.publishing.outbox import Outbox

@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from mxworker.amqp.connecting.library_errors import ACCESS_REFUSED, NOT_FOUND
 from mxworker.amqp.publishing.publishing import Publishing
-from mxworker.amqp.translate import ACCESS_REFUSED, NOT_FOUND
 from mxworker.errors import ChannelLost, ConnectionLost, MessageTooLarge, PublishError, PublishNacked, Unroutable
 
 # What RabbitMQ 3.10 to 4.x says when it closes a channel over a publish.

@@ -13,8 +13,8 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from mxworker.amqp import topology
-from mxworker.amqp.connection import BrokerConnection
+from mxworker.amqp.connecting.connection import BrokerConnection
+from mxworker.amqp.consuming import topology
 from mxworker.amqp.publishing.publishing import Publishing
 from mxworker.errors import BrokerError, PublishError, TopologyRefused, Unroutable
 

@@ -26,21 +26,21 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Unpack
 
-from mxworker.amqp.connection import Dialler, Link, until_up
+from mxworker.amqp.connecting.connection import Dialler, Link, until_up
+from mxworker.amqp.connecting.tls import check_files
 from mxworker.amqp.publishing.channels import Lanes
 from mxworker.amqp.publishing.message_ids import MessageIds
 from mxworker.amqp.publishing.outbox import Outbox
 from mxworker.amqp.publishing.publishing import Publishing
-from mxworker.amqp.tls import check_files
+from mxworker.api.message import DIRECT_REPLY_PREFIX, Content, Encoder, Message, MessageOptions
+from mxworker.api.receipts import Confirmed, Outcome, Receipt
+from mxworker.api.unawaited import Begun, begin, unawaited
 from mxworker.brokers import Brokers, Tls
-from mxworker.compression import Compression
 from mxworker.config import PublisherSettings
 from mxworker.errors import EncodeError, PublishError, PublishOverflow, PublishUnconfirmed
-from mxworker.message import DIRECT_REPLY_PREFIX, Content, Encoder, Message, MessageOptions
-from mxworker.properties import SHORT_STRING_BYTES
-from mxworker.receipts import Confirmed, Outcome, Receipt
-from mxworker.serializers import Serializer
-from mxworker.unawaited import Begun, begin, unawaited
+from mxworker.payloads.compression import Compression
+from mxworker.payloads.serializers import Serializer
+from mxworker.wire.properties import SHORT_STRING_BYTES
 
 log = logging.getLogger(__name__)
 

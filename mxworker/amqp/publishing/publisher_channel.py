@@ -20,13 +20,13 @@ from typing import Protocol
 
 from aio_pika.abc import AbstractChannel
 
-from mxworker.amqp.confirms import ConfirmLedger
-from mxworker.amqp.connection import BrokerConnection
-from mxworker.amqp.frames import content_pieces, encode_publish, max_properties_bytes
+from mxworker.amqp.connecting.connection import BrokerConnection
+from mxworker.amqp.connecting.library_errors import library_errors
+from mxworker.amqp.protocol.confirms import ConfirmLedger
+from mxworker.amqp.protocol.frames import content_pieces, encode_publish, max_properties_bytes
 from mxworker.amqp.publishing.publishing import Publishing, Stage
-from mxworker.amqp.translate import library_errors
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost
-from mxworker.properties import message_id_bytes
+from mxworker.wire.properties import message_id_bytes
 
 _REMEMBERED_ROUTES = 1024
 

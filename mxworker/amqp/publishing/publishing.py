@@ -14,8 +14,8 @@ import asyncio
 from collections.abc import Callable
 from enum import Enum, auto
 
+from mxworker.api.receipts import Receipt
 from mxworker.errors import PublishError, PublishOverflow, PublishUnconfirmed
-from mxworker.receipts import Receipt
 
 
 class Stage(Enum):

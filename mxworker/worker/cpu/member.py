@@ -27,28 +27,28 @@ from typing import Any
 
 from setproctitle import setproctitle
 
-from mxworker.amqp.budget import ByteBudget
-from mxworker.at_exit import finish
-from mxworker.child import bind_to_parent, do_nothing, flush
-from mxworker.compilation import Handler, HandlerKind
-from mxworker.context import Equipment, Surroundings
-from mxworker.delivery import Delivery
-from mxworker.descriptors import claim
+from mxworker.amqp.consuming.byte_budget import ByteBudget
+from mxworker.api.compilation import Handler, HandlerKind
+from mxworker.api.context import Equipment, Surroundings
+from mxworker.api.delivery import Delivery
+from mxworker.api.message import Encoder
+from mxworker.api.settlement import Settlement
 from mxworker.errors import ExitCode, MxWorkerError
-from mxworker.forks import Forks, end_fork
-from mxworker.log import keep_telling, set_up
-from mxworker.message import Encoder
-from mxworker.settlement import Settlement
+from mxworker.system.at_exit import finish
+from mxworker.system.child import bind_to_parent, do_nothing, flush
+from mxworker.system.descriptors import claim
+from mxworker.system.forks import Forks, end_fork
+from mxworker.system.log import keep_telling, set_up
 from mxworker.worker.app_errors import faults_told
 from mxworker.worker.cpu.pipe import Pipe
 from mxworker.worker.cpu.protocol import FAILED, READY, Frame, Terms, requested, settled
 from mxworker.worker.cpu.publisher import CpuPublisher, equipment
-from mxworker.worker.decode_room import DecodeRoom
-from mxworker.worker.execution import Execute, pipeline
+from mxworker.worker.handling.decode_budget import DecodeRoom
+from mxworker.worker.handling.execution import Execute, pipeline
+from mxworker.worker.handling.report import Report
 from mxworker.worker.lifespans import Lifespans
 from mxworker.worker.loading import load, select
 from mxworker.worker.loops import new_loop
-from mxworker.worker.report import Report
 
 log = logging.getLogger(__name__)
 

@@ -24,12 +24,12 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 
 from mxworker.amqp.publishing.publisher import Publisher
+from mxworker.api.compilation import Handler
+from mxworker.api.delivery import Delivery
+from mxworker.api.receipts import Confirmed
+from mxworker.api.settlement import Settlement
 from mxworker.backoff import CPU_START
-from mxworker.compilation import Handler
-from mxworker.delivery import Delivery
 from mxworker.errors import PublishError, PublishOverflow
-from mxworker.receipts import Confirmed
-from mxworker.settlement import Settlement
 from mxworker.worker.cpu.process import CpuProcess, in_words
 from mxworker.worker.cpu.protocol import (
     FAILED,
@@ -45,8 +45,8 @@ from mxworker.worker.cpu.protocol import (
     request,
     settlement_of,
 )
-from mxworker.worker.execution import Execute
-from mxworker.worker.report import Report
+from mxworker.worker.handling.execution import Execute
+from mxworker.worker.handling.report import Report
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from contextlib import ExitStack
 
-from mxworker import interpreter
+from mxworker.system import interpreter
 from mxworker.worker.cpu.member import DEAF_TO
 from mxworker.worker.cpu.pipe import Pipe
 from mxworker.worker.cpu.protocol import Terms

@@ -22,9 +22,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from mxworker.compilation import Overrides
+from mxworker.api.compilation import Overrides
+from mxworker.api.delivery import Delivery, Source
+from mxworker.api.failures import Failure, FailureKind
+from mxworker.api.message import Content
+from mxworker.api.receipts import Confirmed
+from mxworker.api.settlement import Ack, Reject, Requeue, Retry, Settlement
 from mxworker.config import Consumption
-from mxworker.delivery import Delivery, Source
 from mxworker.errors import (
     EncodeError,
     MessageTooLarge,
@@ -34,12 +38,8 @@ from mxworker.errors import (
     PublishUnconfirmed,
     Unroutable,
 )
-from mxworker.failures import Failure, FailureKind
-from mxworker.message import Content
-from mxworker.printable import tail, well_formed
-from mxworker.receipts import Confirmed
-from mxworker.settlement import Ack, Reject, Requeue, Retry, Settlement
-from mxworker.tracebacks import trace_of
+from mxworker.system.printable import tail, well_formed
+from mxworker.system.tracebacks import trace_of
 
 READY = "ready"
 FAILED = "failed"

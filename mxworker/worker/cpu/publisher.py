@@ -11,11 +11,11 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack, cast
 
-from mxworker.context import Equipment
+from mxworker.api.context import Equipment
+from mxworker.api.message import Content, Encoder, Message, MessageOptions
+from mxworker.api.receipts import Confirmed
+from mxworker.api.unawaited import Begun, begin
 from mxworker.errors import EncodeError, MxWorkerError, PublishError, PublishOverflow, PublishUnconfirmed
-from mxworker.message import Content, Encoder, Message, MessageOptions
-from mxworker.receipts import Confirmed
-from mxworker.unawaited import Begun, begin
 from mxworker.worker.cpu.pipe import Pipe
 from mxworker.worker.cpu.protocol import Outgoing, outcome_of, publish
 

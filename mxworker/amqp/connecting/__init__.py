@@ -1,0 +1,1 @@
+"""Connections to a broker: made, watched, pooled and made anew."""

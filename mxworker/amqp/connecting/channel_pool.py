@@ -1,0 +1,190 @@
+"""The channels of one connection that handlers borrow: opened, lent, judged when they come back, closed.
+
+A stock ends with its connection; a new connection gets a new stock.
+
+Must not know: who waits for a channel, other connections, handlers.
+
+Invariants:
+- A channel is lent to one borrower at a time, and lent again only if the next one finds it as if it were new.
+- Channel numbers are ours to choose, from 1 to the limit. One is free again when the broker has confirmed its close, so
+  there are never more channels than the broker allows, whatever is being closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from aio_pika.abc import AbstractChannel
+from aiormq.channel import Channel as Underlay
+from pamqp import base, commands
+
+from mxworker.amqp.connecting.connection import BrokerConnection
+from mxworker.amqp.connecting.library_errors import library_errors
+from mxworker.config import PoolSettings
+from mxworker.errors import BrokerError, ChannelLost
+
+Spawn = Callable[[Coroutine[Any, Any, None]], None]
+
+PROBE_DEADLINE_S = 5.0
+# Requests that change the broker, but not the channel they were made on. All others do (basic.qos, tx.select), or can
+# leave something behind (basic.consume a consumer, basic.get an unsettled delivery): such a channel is not lent again.
+_WITHOUT_TRACE = ("Exchange.", "Queue.")
+
+
+class PooledChannel:
+    """A channel that can be lent, and what speaks against lending it again."""
+
+    __slots__ = ("_ask", "_doubts", "_underlay", "channel", "idle_since", "number", "stock")
+
+    def __init__(self, channel: AbstractChannel, underlay: Underlay, stock: Stock) -> None:
+        self.channel = channel
+        self.number = underlay.number
+        self.stock = stock
+        self.idle_since = 0.0
+        self._underlay = underlay
+        self._ask: Callable[..., Awaitable[Any]] = underlay.rpc
+        self._doubts = 0
+        underlay.rpc = self._watched  # type: ignore[assignment]  # the library makes each of its requests through it
+
+    async def _watched(self, request: base.Frame, timeout: Any = None) -> Any:
+        """Make a request; whatever is under way, has failed, or may have left a trace, stays a doubt."""
+        self._doubts += 1
+        answer = await self._ask(request, timeout=timeout)
+        if request.name.startswith(_WITHOUT_TRACE):
+            self._doubts -= 1
+        return answer
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the channel has ended, by itself or with its connection."""
+        return self.channel.is_closed or self.stock.is_lost
+
+    @property
+    def is_fit(self) -> bool:
+        """Whether a borrower would find the channel as if it were new."""
+        is_settled = not self._underlay.confirmations  # what is published is confirmed; later it is nobody's
+        return not self.is_lost and self._doubts == 0 and is_settled and not self.channel.return_callbacks
+
+    async def answers(self) -> bool:
+        """Say whether the broker answers on this channel within 5 s; it is asked for the qos that a new one has."""
+        try:
+            async with asyncio.timeout(PROBE_DEADLINE_S):
+                with library_errors():
+                    await self._ask(commands.Basic.Qos())
+        except (BrokerError, TimeoutError):
+            return False
+        return True
+
+
+class Stock:
+    """The channels of one connection, for borrowers. Belongs to one event loop."""
+
+    def __init__(
+        self, connection: BrokerConnection, settings: PoolSettings, spawn: Spawn, on_room: Callable[[], None]
+    ) -> None:
+        """`spawn` runs what nobody waits for; `on_room` is called when a channel was closed or found to be well."""
+        self.connection = connection
+        self.limit = min(settings.max_channels, connection.channel_max)
+        """How many channels there may be."""
+        self.borrowed = 0
+        self.opening = 0
+        self.used_at = asyncio.get_running_loop().time()
+        self._settings = settings
+        self._spawn = spawn
+        self._on_room = on_room
+        self._loop = asyncio.get_running_loop()
+        self._idle: list[PooledChannel] = []  # at most `limit`; what was used last is lent first, the rest may age
+        self._numbers: set[int] = set()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection has ended."""
+        return self.connection.plane.lost.done()
+
+    @property
+    def room(self) -> int:
+        """How many more channels could be opened now."""
+        return 0 if self.is_lost else len(self._free_numbers())
+
+    def _free_numbers(self) -> list[int]:
+        taken = self._numbers | self.connection.channel_numbers
+        return [number for number in range(1, self.limit + 1) if number not in taken]
+
+    # ---- lending
+
+    def take(self) -> PooledChannel | None:
+        """Lend an idle channel; None when there is none."""
+        while self._idle:
+            pooled = self._idle.pop()
+            if pooled.is_fit:
+                self.borrowed += 1
+                return pooled
+            self._discard(pooled)
+        return None
+
+    def put(self, pooled: PooledChannel) -> None:
+        """Take a channel back, and keep it if it is fit to be lent again."""
+        self.borrowed -= 1
+        self.used_at = pooled.idle_since = self._loop.time()
+        if pooled.is_fit:
+            self._idle.append(pooled)
+        else:
+            self._discard(pooled)
+
+    def reserve(self) -> int:
+        """Return a free number for `open`, which must follow. Call when there is room."""
+        number = self._free_numbers()[0]
+        self._numbers.add(number)
+        self.opening += 1
+        return number
+
+    async def open(self, number: int) -> None:
+        """Open one more channel, which is idle then. Raises ChannelLost or ConnectionLost."""
+        timeout_s = self._settings.connect_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                channel = await self.connection.channel(number, confirms=True)
+                underlay = await channel.get_underlay_channel()
+                assert isinstance(underlay, Underlay)
+        except BaseException as error:
+            self._numbers.discard(number)
+            if isinstance(error, TimeoutError):
+                raise ChannelLost(f"the broker did not open a channel within {timeout_s:g} s") from None
+            raise
+        finally:
+            self.opening -= 1
+        pooled = PooledChannel(channel, underlay, self)
+        pooled.idle_since = self._loop.time()
+        self._idle.append(pooled)
+
+    def _discard(self, pooled: PooledChannel) -> None:
+        if not self.is_lost:
+            self._spawn(self._close(pooled))
+
+    async def _close(self, pooled: PooledChannel) -> None:
+        await self.connection.close_channel(pooled.channel)
+        self._numbers.discard(pooled.number)
+        self._on_room()
+
+    # ---- the periodic look
+
+    async def check(self) -> None:
+        """Ask every idle channel for an answer within 5 s, and throw away those that give none."""
+        asked, self._idle = self._idle, []
+        answered = await asyncio.gather(*(pooled.answers() for pooled in asked))
+        well = [pooled for pooled, is_well in zip(asked, answered, strict=True) if is_well]
+        self._idle = well + self._idle
+        for pooled in set(asked).difference(well):
+            self._discard(pooled)
+        self._on_room()
+
+    def trim(self, now: float) -> None:
+        """Close what was idle for long, but for those that stay warm. `now` is a loop time."""
+        spare = max(0, len(self._idle) - self._settings.warm_channels)
+        long_ago = now - self._settings.idle_trim_s
+        old = [pooled for pooled in self._idle[:spare] if pooled.idle_since <= long_ago]
+        self._idle = self._idle[len(old) :]
+        for pooled in old:
+            self._discard(pooled)

@@ -1,0 +1,314 @@
+"""One broker connection, and the link that keeps one up.
+
+`BrokerConnection` is one connection from its handshake to its end; it is replaced, never repaired. `Link` owns the
+replacing, with jittered backoff between attempts. `Dialler` makes the attempts of all links of a process: one at a
+time, each under a deadline, each at the broker whose turn it is.
+
+Must not know: queues, handlers, what the connection is used for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import encodings.idna  # noqa: F401 - what resolving a host name needs: here it is there before the fork, and shared
+import logging
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import aio_pika
+from aio_pika.abc import AbstractChannel
+
+from mxworker.amqp.connecting.library_errors import handshake_error, library_errors, raise_own_cancellation
+from mxworker.amqp.connecting.outage import Outage
+from mxworker.amqp.connecting.transport import DataPlane, DataPlaneFactory
+from mxworker.backoff import next_attempt
+from mxworker.brokers import DEFAULT_TLS, Brokers, BrokerUrl, Rotation, Tls
+from mxworker.config import DEFAULT_MAX_BODY_BYTES, MAX_CHANNELS
+from mxworker.errors import BrokerError, ConnectionLost
+from mxworker.system.printable import foreign, one_line
+
+log = logging.getLogger(__name__)
+
+CONNECT_DEADLINE_S = 10.0
+CLOSE_DEADLINE_S = 2.0
+_SERVER_CHARACTERS = 100
+_LOST = "an established connection was lost"
+
+
+class _ControlConnection(aio_pika.Connection):
+    """aio-pika's plain connection, on our transport."""
+
+    def __init__(self, url: str, factory: DataPlaneFactory, name: str) -> None:
+        super().__init__(aio_pika.connection.make_url(url), client_properties={"connection_name": name})
+        self.kwargs["transport_factory"] = factory
+
+
+class BrokerConnection:
+    """One established connection: aio-pika's control plane and our data plane on one socket."""
+
+    def __init__(self, url: BrokerUrl, control: aio_pika.Connection, plane: DataPlane) -> None:
+        self.url = url
+        self.plane = plane
+        self._control = control
+        self._closing: set[asyncio.Task[None]] = set()  # channels that await their close-ok; gone with the connection
+
+    @classmethod
+    async def open(
+        cls,
+        url: BrokerUrl,
+        name: str,
+        deadline: float,
+        tls: Tls = DEFAULT_TLS,
+        max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+    ) -> BrokerConnection:
+        """Connect, encrypt for amqps://, authenticate and tune before the loop time `deadline`.
+
+        `name` is what the broker's operator sees; bodies above `max_body_bytes` are not read. Raises ConnectionLost,
+        CredentialsRefused or TlsRefused.
+        """
+        factory = DataPlaneFactory(max_body_bytes, url.heartbeat_s, tls)
+        control = _ControlConnection(url.dsn, factory, name)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await control.connect()
+        except (asyncio.CancelledError, Exception) as error:
+            if factory.plane is not None:
+                factory.plane.abort(ConnectionLost("given up"))
+            raise_own_cancellation()
+            if asyncio.get_running_loop().time() >= deadline:  # whatever the library made of our cancellation
+                raise ConnectionLost(f"no answer from {url.place} in time") from None
+            raise handshake_error(error, factory.plane.frames.close_reason if factory.plane else None) from error
+        assert factory.plane is not None
+        factory.plane.watch_peer(url.heartbeat_s)
+        return cls(url, control, factory.plane)
+
+    @property
+    def server(self) -> str:
+        """The broker's product and version, as it introduced itself; at most 100 characters of each."""
+        transport = self._control.transport
+        properties: dict[str, Any] = dict(transport.connection.server_properties or {}) if transport else {}
+        said = (properties.get("product", "unknown broker"), properties.get("version", ""))
+        return " ".join(foreign(text, _SERVER_CHARACTERS) for text in said).rstrip()
+
+    @property
+    def channel_max(self) -> int:
+        """The highest channel number that was agreed on; the broker ends a connection that goes beyond (530)."""
+        transport = self._control.transport
+        return (transport.connection.connection_tune.channel_max if transport else 0) or MAX_CHANNELS
+
+    @property
+    def channel_numbers(self) -> frozenset[int]:
+        """The numbers of all channels that are open, being opened, or still being closed."""
+        transport = self._control.transport
+        return frozenset(transport.connection.channels) if transport else frozenset()
+
+    async def channel(self, number: int | None = None, *, confirms: bool = False) -> AbstractChannel:
+        """Open a plain aio-pika channel. The caller closes it. Raises ConnectionLost or ChannelLost.
+
+        `number` is one that is free; None leaves it to the library, which knows no `channel_max` and uses a number
+        again only after all above it are gone. With `confirms`, a publish raises what the broker says against it.
+        """
+        with library_errors():
+            channel = self._control.channel(number, publisher_confirms=confirms, on_return_raises=confirms)
+            await channel.initialize()
+        return channel
+
+    async def close_channel(self, channel: AbstractChannel) -> None:
+        """Close a channel and wait up to 2 s for the broker's word; never raises for one that has ended.
+
+        Never cancelled, whatever happens to the caller: the library would send a second channel.close, which the broker
+        answers by closing the whole connection (504).
+        """
+        closing = asyncio.create_task(_close_quietly(channel))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        await asyncio.wait({closing}, timeout=CLOSE_DEADLINE_S)
+
+    async def close(self) -> None:
+        """Say good-bye to the broker, within 2 s; never raises for a peer that does not answer."""
+        # Aborted, not cancelled: the library, when cancelled, still waits until the socket has taken its last bytes.
+        closed = ConnectionLost("closed")
+        give_up = asyncio.get_running_loop().call_later(CLOSE_DEADLINE_S, self.plane.abort, closed)
+        try:
+            with suppress(BrokerError), library_errors():
+                await self._control.close()
+        finally:
+            give_up.cancel()
+            self.plane.abort(closed)
+
+
+async def _close_quietly(channel: AbstractChannel) -> None:
+    with suppress(BrokerError), library_errors():
+        await channel.close()
+
+
+class Dialler:
+    """Makes the connections of a process, for all its links.
+
+    One attempt at a time: what the first finds out about a broker, the next ones know, and a broker that comes back
+    gets one handshake from each process, not one from each link.
+    """
+
+    def __init__(
+        self,
+        brokers: Brokers,
+        rng: random.Random,
+        connect_timeout_s: float = CONNECT_DEADLINE_S,
+        level_of: Callable[[BrokerError], int] = lambda _: logging.WARNING,
+        max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+    ) -> None:
+        """`connect_timeout_s` is the time for one attempt: TCP, TLS and the AMQP handshake.
+
+        `level_of` an error is that of the line which tells of it. Bodies above `max_body_bytes` are not read.
+        """
+        self._max_body_bytes = max_body_bytes
+        self.rotation = Rotation(brokers, rng)
+        self.gives_up_at: float | None = None
+        """The loop time at which whoever needs a connection gives up; None while there is none. For the log."""
+        self._tls = brokers.tls
+        self._connect_timeout_s = connect_timeout_s
+        self._attempt = asyncio.Lock()
+        self._outage = Outage()
+        self._level_of = level_of
+
+    async def dial(self, name: str) -> BrokerConnection:
+        """Connect to the broker whose turn it is; waits before one that has just refused us. Raises BrokerError."""
+        loop = asyncio.get_running_loop()
+        async with self._attempt:
+            url = await self._turn()
+            deadline = loop.time() + self._connect_timeout_s
+            try:
+                connection = await BrokerConnection.open(url, name, deadline, self._tls, self._max_body_bytes)
+            except BrokerError as error:
+                self.rotation.note_failed(url, error, loop.time())
+                self._tell_failure(url, error)
+                raise
+            self.rotation.note_connected(url)
+            self._tell_connected(url, connection)
+            return connection
+
+    def note_loss(self, connection: BrokerConnection, loss: ConnectionLost) -> None:
+        """Take the news that an established connection has ended."""
+        now = asyncio.get_running_loop().time()
+        self.rotation.note_failed(connection.url, loss, now)
+        level = self._level_of(loss) if self._outage.is_news(str(connection.url), _LOST, now) else logging.DEBUG
+        facts = {"broker": str(connection.url), "error": str(loss)}
+        log.log(level, "lost the connection to %s: %s; connecting again", connection.url, one_line(loss), extra=facts)
+
+    def _tell_failure(self, url: BrokerUrl, error: BrokerError) -> None:
+        now = asyncio.get_running_loop().time()
+        level = self._level_of(error) if self._outage.is_news(str(url), str(error), now) else logging.DEBUG
+        left_s = None if self.gives_up_at is None else max(0.0, self.gives_up_at - now)
+        what = "no broker" if isinstance(error, ConnectionLost) else "no connection"
+        log.log(
+            level,
+            "%s at %s: %s; trying %s",
+            what,
+            url,
+            one_line(error),
+            "again until it is there" if left_s is None else f"for {left_s:.0f} s more",
+            extra={"broker": str(url), "error": str(error), "gives_up_in_s": left_s},
+        )
+
+    def _tell_connected(self, url: BrokerUrl, connection: BrokerConnection) -> None:
+        """Tell of the end of an outage; that each link is up is no news."""
+        since = self._outage.end()
+        facts = {"broker": str(url), "server": connection.server}
+        if since is None:
+            log.debug("connected to %s, %s", url, connection.server, extra=facts)
+        else:
+            took_s = asyncio.get_running_loop().time() - since
+            log.info("connected to %s, %s, after %.1f s", url, connection.server, took_s, extra=facts)
+
+    async def _turn(self) -> BrokerUrl:
+        loop = asyncio.get_running_loop()
+        while True:
+            url, open_at = self.rotation.turn(loop.time())
+            if open_at <= loop.time():
+                return url
+            await asyncio.sleep(open_at - loop.time())
+
+
+class Link:
+    """Keeps one connection to a broker up while `run` runs."""
+
+    def __init__(self, dialler: Dialler, name: str, on_change: Callable[[], None]) -> None:
+        """Prepare; nothing is connected before `run`. `on_change` is called whenever `last_error` has changed."""
+        self.last_error: BrokerError | None = None
+        """Why there is no connection, or why the last one ended: permanent only when every broker has refused us."""
+        self.was_up = False
+        """Whether there has been a connection."""
+        self._dialler = dialler
+        self._name = name
+        self._on_change = on_change
+        self._up: asyncio.Future[BrokerConnection] = asyncio.get_running_loop().create_future()
+
+    async def run(self) -> None:
+        """Connect, wait for the loss, connect again; ends only by cancellation."""
+        loop = asyncio.get_running_loop()
+        attempt = -1  # the last one that failed, or led to what was lost; none yet
+        while True:
+            try:
+                connection = await self._dialler.dial(self._name)
+            except BrokerError:
+                attempt += 1
+                self._say_why()
+                await self._rest(attempt)
+                continue
+            opened_at = loop.time()
+            self.was_up = True
+            self._up.set_result(connection)
+            loss = await asyncio.shield(connection.plane.lost)
+            self._up = loop.create_future()
+            self._dialler.note_loss(connection, loss)
+            self._say_why()
+            attempt = next_attempt(attempt, loop.time() - opened_at)
+            await connection.close()
+            await self._rest(attempt)
+
+    def _say_why(self) -> None:
+        self.last_error = self._dialler.rotation.verdict
+        self._on_change()
+
+    async def _rest(self, attempt: int) -> None:
+        await asyncio.sleep(self._dialler.rotation.rest_s(attempt, asyncio.get_running_loop().time()))
+
+    async def connection(self) -> BrokerConnection:
+        """Return the live connection; waits, for as long as it takes, while there is none."""
+        while True:
+            connection = await asyncio.shield(self._up)
+            if not connection.plane.lost.done():
+                return connection
+            await asyncio.sleep(0)  # the loss is known to the plane one turn before `run` notices it
+
+    @property
+    def live(self) -> BrokerConnection | None:
+        """The live connection, or None."""
+        return self._up.result() if self._up.done() and not self._up.result().plane.lost.done() else None
+
+    async def close(self) -> None:
+        """Close the live connection, if there is one. Call after `run` was cancelled."""
+        if self._up.done():
+            await self._up.result().close()
+
+
+async def until_up(link: Link, changed: asyncio.Event, wait_s: float) -> None:
+    """Return when the link is up; raise why it is not after `wait_s` seconds, or once a human has to change something.
+
+    `changed` must be set by the link's `on_change`, and belongs to this call.
+    """
+    connecting = asyncio.create_task(link.connection())
+    connecting.add_done_callback(lambda _: changed.set())
+    try:
+        async with asyncio.timeout(wait_s):
+            while not connecting.done():
+                await changed.wait()
+                changed.clear()
+                if link.last_error is not None and link.last_error.permanent:
+                    raise link.last_error
+    except TimeoutError:
+        raise link.last_error or ConnectionLost(f"no connection within {wait_s:g} s") from None
+    finally:
+        connecting.cancel()

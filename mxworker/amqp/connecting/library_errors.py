@@ -1,0 +1,174 @@
+"""What aio-pika and aiormq raise, turned into our own exceptions, once and in one place.
+
+The library reports a lost connection as almost anything: its own classes, RuntimeError, a bare Exception, even a
+CancelledError that nobody asked for (aiormq sets the reader's cancellation on every pending request). A cancellation
+of our own task stays one; everything else becomes a BrokerError that says what to do. The broker's words in it are
+made `foreign` here: on one line, printable and bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import aiormq.exceptions
+
+from mxworker.amqp.connecting.tls import answered_in_tls, tls_error
+from mxworker.api.queues import stream_refusal
+from mxworker.errors import (
+    BrokerError,
+    ChannelLost,
+    ConnectionLost,
+    CredentialsRefused,
+    ProtocolViolation,
+    RequestFault,
+    TlsRefused,
+    TopologyRefused,
+)
+from mxworker.system.printable import foreign
+
+ACCESS_REFUSED = 403
+NOT_FOUND = 404
+_PRECONDITION_FAILED = 406
+_NOT_ALLOWED = 530
+
+# What RabbitMQ 3.10 to 4.x answers to a declaration with other arguments than the queue has.
+_INEQUIVALENT = re.compile(r"inequivalent arg '(?P<key>[^']+)'.*?received (?P<ours>.+?) but current is (?P<theirs>.+)")
+# And to an argument that a type of queue does not know.
+_UNKNOWN_ARGUMENT = re.compile(r"invalid arg '(?P<key>[^']+)' for queue .* of queue type rabbit_(?P<type>\w+)_queue")
+_TYPED_VALUE = re.compile(r"(?:the value )?'(?P<value>[^']*)'.*")
+# Refusals that pass by themselves: the queue's node comes back, or its exclusive consumer leaves.
+_PASSING = ("is down or inaccessible", "in exclusive use")
+_NO_QUEUE = 'Create what is missing, or let mxworker declare the queue with declare="ensure".'
+_NO_SIDE_QUEUE = (
+    'Create it, let mxworker declare it with declare="ensure", or do without: dead_letter=False in the Queue for '
+    "dead letters, retry=None in the handler for retries."
+)
+_SIDE_QUEUE = re.compile(r"\.(dlq|retry\.[0-9]+)$")
+_NO_EXCHANGE = "Create the exchange first: mxworker declares queues and binds them, but declares no exchange."
+_WHOSE_FAULT = "Check the values that the code gives for it. If they are right, this is a bug of mxworker: report it."
+_NAMED_CODE = re.compile(r"(?P<name>[A-Z_]+) - (?P<text>.*)", re.DOTALL)
+
+
+def raise_own_cancellation() -> None:
+    """Raise CancelledError when the running task was asked to stop, whatever the library made of that."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+@contextmanager
+def library_errors(queue: str | None = None) -> Iterator[None]:
+    """Translate what the library raises inside the block, a request about `queue`, or about none.
+
+    Raises TopologyRefused when a human has to change something, ChannelLost or ConnectionLost when trying again may do.
+    """
+    try:
+        yield
+    except (asyncio.CancelledError, Exception) as error:
+        raise_own_cancellation()
+        raise _translate(error, queue) from error
+
+
+def handshake_error(error: BaseException, close_reason: tuple[int, str] | None) -> BrokerError:
+    """Return our own exception for a failed handshake; `close_reason` is the broker's connection.close, if it came."""
+    if close_reason is not None:
+        code, text = close_reason[0], foreign(close_reason[1])
+        if code in (ACCESS_REFUSED, _NOT_ALLOWED):
+            return CredentialsRefused(f"the broker refused us: {code} {text}")
+        return ConnectionLost(f"the broker closed the connection: {code} {text}")
+    if isinstance(error.__cause__, ssl.SSLError) and isinstance(error, ConnectionLost):
+        return tls_error(error.__cause__)  # in TLS 1.3 a broker refuses our certificate after our last word
+    if isinstance(error, ProtocolViolation) and answered_in_tls(error):
+        return TlsRefused("the broker speaks TLS on this port; write amqps:// instead of amqp://.")
+    if isinstance(error, BrokerError):
+        return error
+    if isinstance(error, aiormq.exceptions.AuthenticationError | aiormq.exceptions.ProbableAuthenticationError):
+        return CredentialsRefused(f"the broker refused us: {foreign(error)}")
+    if _is_local(error):
+        return RequestFault(f"cannot connect, by a fault on this side: {_told(error)}.\n  {_WHOSE_FAULT}")
+    return ConnectionLost(f"the handshake failed: {foreign(repr(error))}")
+
+
+def _translate(error: BaseException, queue: str | None) -> BrokerError:
+    if isinstance(error, BrokerError):
+        return error
+    text = foreign(error.args[0] if error.args else repr(error))
+    subject = f"queue '{foreign(queue)}'" if queue is not None else "a channel"
+    match error:
+        case aiormq.exceptions.AMQPChannelError() if any(passing in text for passing in _PASSING):
+            return ChannelLost(f"{subject}: {text}")
+        case aiormq.exceptions.ChannelPreconditionFailed():
+            return TopologyRefused(_explain_mismatch(subject, queue, text))
+        case aiormq.exceptions.ChannelNotFoundEntity():
+            return TopologyRefused(f"{_explain(subject, NOT_FOUND, text)}\n  {_remedy(queue, text)}")
+        case aiormq.exceptions.ChannelAccessRefused():
+            return TopologyRefused(_explain(subject, ACCESS_REFUSED, text))
+        case aiormq.exceptions.AMQPChannelError():
+            return ChannelLost(f"{subject}: {text}")
+        case _ if _is_local(error):
+            return RequestFault(f"{subject}: a request cannot be sent: {_told(error)}.\n  {_WHOSE_FAULT}")
+        case _:
+            return ConnectionLost(f"{subject}: {foreign(repr(error))}")
+
+
+def _remedy(queue: str | None, text: str) -> str:
+    """Return what to do about what does not exist."""
+    if "no exchange" in text:
+        return _NO_EXCHANGE
+    return _NO_SIDE_QUEUE if queue is not None and _SIDE_QUEUE.search(queue) else _NO_QUEUE
+
+
+def _is_local(error: BaseException) -> bool:
+    """Whether it is what encoding raises for a value that it cannot encode.
+
+    A lost connection, a refused certificate or bytes of the peer that cannot be read are not.
+    """
+    is_from_outside = isinstance(error, OSError | UnicodeDecodeError)
+    return isinstance(error, TypeError | ValueError | OverflowError) and not is_from_outside
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {foreign(error)}"
+
+
+def _explain_mismatch(subject: str, queue: str | None, text: str) -> str:
+    unknown = _UNKNOWN_ARGUMENT.search(text)
+    if unknown is not None and unknown["type"] == "stream":
+        return stream_refusal(queue or "")
+    if unknown is not None:
+        return (
+            f"broker refused {subject}: {_PRECONDITION_FAILED} PRECONDITION_FAILED, "
+            f"a {unknown['type']} queue takes no {unknown['key']}.\n"
+            "  Take it out of the queue's arguments, or use another type of queue."
+        )
+    found = _INEQUIVALENT.search(text)
+    if found is None:
+        return _explain(subject, _PRECONDITION_FAILED, text)
+    if found["key"] == "x-queue-type" and _value(found["theirs"]) == "'stream'":
+        return stream_refusal(queue or "")
+    differs = (
+        f"broker refused {subject}: {_PRECONDITION_FAILED} PRECONDITION_FAILED, "
+        f"{found['key']} is {_value(found['theirs'])}, code says {_value(found['ours'])}.\n"
+    )
+    if found["key"] == "x-delivery-limit":
+        return (
+            f"{differs}  The limit keeps messages that were given back. A queue gets it when it is declared: delete "
+            "this one when it is empty, and mxworker declares it anew;\n"
+            '  or accept the existing queues with declare="passive", and raise their limit by a policy.'
+        )
+    return f'{differs}  Use Queue("{queue}", declare="passive") to accept the existing queue, or change the code.'
+
+
+def _explain(subject: str, code: int, text: str) -> str:
+    found = _NAMED_CODE.match(text)
+    name, details = (found["name"], found["text"]) if found else ("refused", text)
+    return f"broker refused {subject}: {code} {name}, {details}."
+
+
+def _value(described: str) -> str:
+    found = _TYPED_VALUE.fullmatch(described.strip())
+    return f"'{found['value']}'" if found else described.strip()

@@ -1,0 +1,360 @@
+"""The connections of one process, by role, and the channels that its handlers borrow.
+
+- `consume_link` carries the consumers, `publish_link` the publisher: an alarm that blocks publishes must not stop acks.
+- Borrowed channels have connections of their own, opened on demand. Their frames all go through the library, and one
+  message that it cannot read ends the whole connection it came on: that must never be the one that consumes.
+
+Must not know: queues, handlers, what a borrower does.
+
+Invariants:
+- Channels are lent in the order in which they were asked for: while anybody waits, none is idle.
+- Nobody waits for another's request to the broker: channels are opened and closed by tasks of the pool, so a borrower
+  that is cancelled or gives up leaves a channel for the next one, not one in the making.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from aio_pika.abc import AbstractChannel
+
+from mxworker.amqp.connecting.channel_pool import PooledChannel, Stock
+from mxworker.amqp.connecting.connection import Dialler, Link
+from mxworker.amqp.connecting.library_errors import raise_own_cancellation
+from mxworker.brokers import Brokers
+from mxworker.config import DEFAULT_MAX_BODY_BYTES, PoolSettings
+from mxworker.errors import BrokerError, ChannelLost, ConnectionLost, PoolExhausted
+
+log = logging.getLogger(__name__)
+
+BorrowedChannel = AbstractAsyncContextManager[AbstractChannel]
+
+_OWN_ROLES = 2  # consume and publish; what is above that is for handlers
+_NEARLY_EXHAUSTED = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStats:
+    """What a pool holds now. A connection is active when it consumes, publishes, or has a borrowed channel."""
+
+    active_connections: int
+    idle_connections: int
+    total_channels: int
+    borrowed_channels: int
+    max_connections: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.active_connections} connections active and {self.idle_connections} idle, "
+            f"at most {self.max_connections}; {self.total_channels} channels, {self.borrowed_channels} borrowed"
+        )
+
+
+class _Line:
+    """One connection for borrowed channels: the link that keeps it up, and its stock while it is up."""
+
+    __slots__ = ("keeping", "link", "made_at", "stock")
+
+    def __init__(self, link: Link, made_at: float) -> None:
+        self.link = link
+        self.made_at = made_at
+        self.stock: Stock | None = None
+        self.keeping: asyncio.Task[None] | None = None
+
+    @property
+    def opening(self) -> int:
+        """How many channels it is opening."""
+        return 0 if self.stock is None else self.stock.opening
+
+    @property
+    def is_lending(self) -> bool:
+        """Whether a channel of it is borrowed."""
+        return self.stock is not None and self.stock.borrowed > 0
+
+    def is_unused_since(self, instant: float) -> bool:
+        """Whether nothing was borrowed since a loop time, and nothing is now."""
+        used_at = self.made_at if self.stock is None else self.stock.used_at
+        return used_at <= instant and not self.is_lending and not self.opening
+
+
+class Pool:
+    """The connections of one process. Made inside a running loop; `run` is called once, `close` after it."""
+
+    def __init__(
+        self,
+        settings: PoolSettings,
+        brokers: Brokers,
+        name: str,
+        on_change: Callable[[], None],
+        rng: random.Random,
+        level_of: Callable[[BrokerError], int] = lambda _: logging.WARNING,
+        max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+    ) -> None:
+        """Prepare; nothing is connected before `run`.
+
+        `name` is what the broker's operator sees, with the role behind it; `on_change` is called whenever the last
+        error of `consume_link` has changed. `level_of` and `max_body_bytes`: see `Dialler`.
+        """
+        self._settings = settings
+        self._dialler = Dialler(brokers, rng, settings.connect_timeout_s, level_of, max_body_bytes)
+        self._name = name
+        self._loop = asyncio.get_running_loop()
+        self.consume_link = self._new_link("consume", on_change)
+        self.publish_link = self._new_link("publish")
+        self._lines: list[_Line] = []  # at most max_connections - 2; the first is used first, the others may idle
+        self._waiting: deque[asyncio.Future[PooledChannel]] = deque()  # at most one per running handler's request
+        self._tasks: asyncio.TaskGroup | None = None
+        self._borrowed = 0
+        self._told: PoolStats | None = None
+        self._has_warned = False
+
+    def _new_link(self, role: str, on_change: Callable[[], None] = lambda: None) -> Link:
+        return Link(self._dialler, f"{self._name} {role}", on_change)
+
+    def expect_until(self, gives_up_at: float | None) -> None:
+        """Say in the log until which loop time a connection is waited for; None: for as long as it takes."""
+        self._dialler.gives_up_at = gives_up_at
+
+    # ---- life
+
+    async def run(self) -> None:
+        """Keep the connections up and look at them every `health_check_s`; ends only by cancellation.
+
+        Then nothing is lent any more, and what is up stays up until `close`.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            try:
+                tasks.create_task(self.consume_link.run())
+                tasks.create_task(self.publish_link.run())
+                while len(self._lines) < self._settings.min_connections - _OWN_ROLES:
+                    self._add_line()
+                while True:
+                    await asyncio.sleep(self._settings.health_check_s)
+                    await self._look()
+            finally:
+                self._tasks = None
+                while (place := self._first_waiting()) is not None:
+                    self._waiting.popleft()
+                    place.set_exception(_closed())
+
+    async def close(self) -> None:
+        """Close the connections within 2 s. Call after `run` was cancelled."""
+        await asyncio.gather(*(link.close() for link in self._links))
+
+    @property
+    def _links(self) -> list[Link]:
+        return [self.consume_link, self.publish_link, *(line.link for line in self._lines)]
+
+    def _spawn(self, duty: Coroutine[Any, Any, None]) -> None:
+        """Run a duty that nobody waits for; when the pool has ended, there is nothing left to do."""
+        if self._tasks is None:
+            duty.close()
+        else:
+            self._tasks.create_task(duty)
+
+    # ---- borrowing
+
+    @asynccontextmanager
+    async def channel(self) -> AsyncIterator[AbstractChannel]:
+        """Lend a plain aio-pika channel for the length of the block, with publisher confirms on.
+
+        A publish that is returned or refused raises. The channel is the block's alone: use it nowhere else and not
+        after the block. It may have been used before; one that broke, consumed, got messages, or had its qos changed
+        is not lent again. Waits up to `borrow_timeout_s`, then raises PoolExhausted, or ConnectionLost or ChannelLost
+        when it is the broker that does not answer. A channel that is lost raises the library's exceptions inside the
+        block; where the library reports that as a cancellation which nobody asked for, the block raises ChannelLost.
+        RuntimeError in another event loop than the pool's.
+        """
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(
+                "a channel can be borrowed in the worker's own event loop only, so in an 'async def' handler; "
+                "a 'def' handler publishes with ctx.publisher.publish_sync(...)."
+            )
+        pooled = await self._borrow()
+        self._borrowed += 1
+        self._watch_exhaustion()
+        try:
+            yield pooled.channel
+        except asyncio.CancelledError as error:
+            raise_own_cancellation()
+            if not pooled.is_lost:
+                raise
+            raise ChannelLost("the borrowed channel was lost") from error
+        finally:
+            self._borrowed -= 1
+            self._put(pooled)
+
+    async def _borrow(self) -> PooledChannel:
+        if self._tasks is None:
+            raise _closed()
+        if (pooled := self._take()) is not None:
+            return pooled
+        place: asyncio.Future[PooledChannel] = self._loop.create_future()
+        self._waiting.append(place)
+        self._serve()
+        try:
+            async with asyncio.timeout(self._settings.borrow_timeout_s):
+                return await place
+        except BaseException as error:
+            if place.done() and not place.cancelled() and place.exception() is None:
+                self._put(place.result())  # it came in the same turn as the cancellation
+            if isinstance(error, TimeoutError):
+                raise self._refusal() from None
+            raise
+        finally:
+            with suppress(ValueError):
+                self._waiting.remove(place)
+
+    def _take(self) -> PooledChannel | None:
+        for line in self._lines:
+            if line.stock is not None and (pooled := line.stock.take()) is not None:
+                return pooled
+        return None
+
+    def _put(self, pooled: PooledChannel) -> None:
+        pooled.stock.put(pooled)
+        self._serve()
+
+    def _first_waiting(self) -> asyncio.Future[PooledChannel] | None:
+        while self._waiting and self._waiting[0].done():
+            self._waiting.popleft()
+        return self._waiting[0] if self._waiting else None
+
+    def _serve(self) -> None:
+        """Give idle channels to those who wait, in their order, and have opened what is missing."""
+        if self._tasks is None:
+            return
+        while (place := self._first_waiting()) is not None and (pooled := self._take()) is not None:
+            self._waiting.popleft()
+            place.set_result(pooled)
+        missing = len(self._waiting) - sum(line.opening for line in self._lines)
+        for line in self._lines:
+            if missing > 0:
+                missing -= self._open_on(line, missing)
+        if missing > 0 and len(self._lines) < self._settings.max_connections - _OWN_ROLES:
+            self._add_line()
+
+    def _open_on(self, line: _Line, wanted: int) -> int:
+        """Begin to open up to `wanted` channels, and return how many; one that is not up yet promises what it may."""
+        stock = line.stock
+        if stock is None or stock.is_lost:
+            return self._settings.max_channels
+        count = min(wanted, stock.room)
+        for _ in range(count):
+            self._spawn(self._open(stock, stock.reserve()))
+        return count
+
+    async def _open(self, stock: Stock, number: int) -> None:
+        try:
+            await stock.open(number)
+        except ConnectionLost as error:
+            stock.connection.plane.abort(error)  # the library is done with it, so it is over; its link makes a new one
+            return
+        except BrokerError as error:
+            if (place := self._first_waiting()) is not None:  # told to one of them each time: no endless attempts
+                self._waiting.popleft()
+                place.set_exception(error)
+        self._serve()
+
+    def _refusal(self) -> BrokerError:
+        """Return why no channel came in time."""
+        late = f"no channel within {self._settings.borrow_timeout_s:g} s"
+        stocks = [line.stock for line in self._lines if line.stock is not None]
+        if not stocks:
+            reasons = [line.link.last_error for line in self._lines if line.link.last_error is not None]
+            return ConnectionLost(f"{late}: no connection to the broker: {reasons[0] if reasons else 'no answer yet'}")
+        if any(stock.opening or stock.room for stock in stocks):
+            return ChannelLost(f"{late}: the broker does not open one; is it blocked by an alarm?")
+        limits = " + ".join(str(stock.limit) for stock in stocks)
+        return PoolExhausted(
+            f"{late}: {self._borrowed} are borrowed, and there may be {limits} on the connections for handlers.\n"
+            "  Hold channels for a shorter time, lower the concurrency of the handlers, or raise the pool's "
+            "max_connections or max_channels."
+        )
+
+    # ---- connections for borrowed channels
+
+    def _add_line(self) -> None:
+        line = _Line(self._new_link("handlers"), self._loop.time())
+        self._lines.append(line)
+        if self._tasks is not None:
+            line.keeping = self._tasks.create_task(self._keep(line))
+
+    async def _keep(self, line: _Line) -> None:
+        """Keep a connection up, with a stock of channels for each time it is; when it is trimmed, close it."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(line.link.run())
+                while True:
+                    connection = await line.link.connection()
+                    line.stock = Stock(connection, self._settings, self._spawn, self._serve)
+                    self._serve()
+                    await asyncio.shield(connection.plane.lost)
+                    line.stock = None
+        finally:
+            line.stock = None
+            if self._tasks is not None:  # else it is the pool that ends, and `close` closes all at the same time
+                await line.link.close()
+
+    # ---- the periodic look
+
+    async def _look(self) -> None:
+        await asyncio.gather(*(line.stock.check() for line in self._lines if line.stock is not None))
+        self._trim(self._loop.time())
+        self._tell()
+
+    def _trim(self, now: float) -> None:
+        for line in self._lines:
+            if line.stock is not None:
+                line.stock.trim(now)
+        spare = len(self._lines) - max(0, self._settings.min_connections - _OWN_ROLES)
+        long_ago = now - self._settings.idle_trim_s
+        unused = [] if self._waiting else [line for line in self._lines if line.is_unused_since(long_ago)]
+        for line in unused[::-1][:spare]:
+            self._lines.remove(line)
+            assert line.keeping is not None
+            line.keeping.cancel()
+
+    def _tell(self) -> None:
+        stats = self.stats()
+        level = logging.DEBUG if stats == self._told else logging.INFO
+        self._told = stats
+        log.log(level, "Pool health: %s", stats, extra=asdict(stats))
+        if not self._is_nearly_exhausted(stats):
+            self._has_warned = False
+
+    def _watch_exhaustion(self) -> None:
+        """Warn when all but a tenth of the connections are active: once until a look finds that it is over."""
+        if self._has_warned:
+            return
+        stats = self.stats()
+        if self._is_nearly_exhausted(stats):
+            self._has_warned = True
+            log.warning("Connection pool nearly exhausted: %s", stats, extra=asdict(stats))
+
+    def _is_nearly_exhausted(self, stats: PoolStats) -> bool:
+        return stats.active_connections >= stats.max_connections * _NEARLY_EXHAUSTED
+
+    def stats(self) -> PoolStats:
+        """Count the connections that are up, the channels on them, and those that are borrowed."""
+        connections = [connection for link in self._links if (connection := link.live) is not None]
+        idle = sum(line.link.live is not None and not line.is_lending for line in self._lines)
+        return PoolStats(
+            active_connections=len(connections) - idle,
+            idle_connections=idle,
+            total_channels=sum(len(connection.channel_numbers) for connection in connections),
+            borrowed_channels=self._borrowed,
+            max_connections=self._settings.max_connections,
+        )
+
+
+def _closed() -> BrokerError:
+    return ConnectionLost("the connections of this process are closed")

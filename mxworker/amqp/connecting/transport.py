@@ -1,0 +1,284 @@
+"""The data plane: the protocol object of a broker connection, owned by us under aiormq's control plane.
+
+aiormq connects through a `TransportFactory`. Ours puts a `DataPlane` on the socket: it takes the deliveries out of the
+inbound bytes (`reader.FrameReader`) and feeds everything else, whole frames at a time, to the `StreamReader` that
+aiormq reads. Settlements and publishes are encoded by us and written to the same transport, joined once per loop turn.
+
+Publishes ask for room first: `room_bytes` counts down what may still be written in this turn, and is nothing while the
+socket or the broker takes no more. So what is not sent waits with its publisher, never without a bound in a buffer.
+
+Must not know: queues, handlers, topology, reconnection.
+
+Invariants:
+- aiormq sees only whole frames, in order, and a heartbeat whenever any bytes came: it times the silence of the peer.
+- Our writes overtake aiormq's, whose writer task runs a loop turn or more later. Who needs an order waits for the
+  answer of the library's request first, or flushes before making it.
+- The end of the connection reaches every registered channel exactly once, with a typed reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any, cast
+
+from aiormq.connection import TransportFactory
+from yarl import URL
+
+from mxworker.amqp.connecting.tls import client_context, tls_error, verification_error
+from mxworker.amqp.protocol.frames import HEARTBEAT
+from mxworker.amqp.protocol.reader import ConsumerSink, FrameReader, PublisherSink
+from mxworker.brokers import DEFAULT_TLS, Tls
+from mxworker.errors import ConfigError, ConnectionLost, ProtocolViolation, TlsRefused
+from mxworker.system.descriptors import claim, release
+from mxworker.system.printable import foreign
+
+log = logging.getLogger(__name__)
+
+# A paused transport would hide deliveries behind what aiormq has not read yet, so its reader never asks for a pause.
+_NEVER_PAUSE_BYTES = 2**40
+_HEARTBEAT_FEED_S = 1.0
+_SHORTEST_LOOK_S = 0.05
+_USER_TIMEOUT_FACTOR = 2
+_ROOM_BYTES = 256 * 1024  # what publishers may write in one loop turn; then the socket is asked whether it keeps up
+
+
+class DataPlane(asyncio.StreamReaderProtocol):
+    """The protocol of one broker connection. Lives from connect to connection_lost and is never used again."""
+
+    def __init__(self, reader: asyncio.StreamReader, loop: asyncio.AbstractEventLoop, body_cap_bytes: int) -> None:
+        super().__init__(reader, loop=loop)
+        self.frames = FrameReader(body_cap_bytes)
+        self.lost: asyncio.Future[ConnectionLost] = loop.create_future()
+        """Resolves, never raises, when the connection has ended."""
+        self.room_bytes = _ROOM_BYTES
+        """How much publishers may still write in this turn; who writes takes it off, and at 0 nobody does."""
+        self._on_room: Callable[[], None] | None = None
+        self._is_congested = False
+        self._blocked_reason: str | None = None
+        self._user_timeout_ms = 0
+        self._loop = loop
+        self._wire: asyncio.Transport | None = None
+        self._fd = -1
+        self._error: ConnectionLost | None = None
+        self._dirty: list[Callable[[], bytes]] = []
+        self._heard_at = loop.time()
+        self._fed_at = self._heard_at
+        self._watch: asyncio.TimerHandle | None = None
+
+    # ---- called by the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport of the new connection."""
+        self._wire = cast(asyncio.Transport, transport)  # uvloop's is one in all but its bases
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            self._fd = sock.fileno()
+            claim(self._fd)  # a process that a handler forks would hold the connection open after our end
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Divert what is ours and pass the rest on. The one function every inbound byte goes through."""
+        if self._error is not None:
+            return
+        try:
+            passed = self.frames.feed(data)
+        except ProtocolViolation as error:
+            self.abort(error)
+            return
+        now = self._loop.time()
+        self._heard_at = now
+        if self._watch is not None and now - self._fed_at >= _HEARTBEAT_FEED_S:
+            self._fed_at = now
+            passed += HEARTBEAT
+        if passed:
+            super().data_received(passed)
+        if self.frames.blocked_reason != self._blocked_reason:
+            self._change_block()
+
+    def pause_writing(self) -> None:
+        """Take no more publishes: the transport's buffer is full."""
+        super().pause_writing()
+        self._is_congested = True
+        self.room_bytes = 0
+
+    def resume_writing(self) -> None:
+        """Go on: the buffer has drained."""
+        super().resume_writing()
+        self._is_congested = False
+        self._make_room()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell aiormq and every registered channel, once."""
+        error = self._error or self._reason(exc)
+        self._error = error
+        release(self._fd)
+        if self._watch is not None:
+            self._watch.cancel()
+        super().connection_lost(error)
+        self.frames.end(error)
+        if not self.lost.done():
+            self.lost.set_result(error)
+
+    def _reason(self, exc: Exception | None) -> ConnectionLost:
+        if self.frames.close_reason is not None:
+            code, text = self.frames.close_reason
+            return ConnectionLost(f"the broker closed the connection: {code} {text}")
+        lost = ConnectionLost(f"the connection broke: {foreign(exc)}" if exc else "the broker closed the socket")
+        lost.__cause__ = exc
+        return lost
+
+    # ---- called by the connection and its channels
+
+    def register(self, number: int, sink: ConsumerSink) -> None:
+        """Divert the contents of channel `number` to `sink` until it ends; it may have ended already."""
+        if self._error is not None:
+            sink.on_end(self._error)
+        else:
+            self.frames.register(number, sink)
+
+    def register_publisher(self, number: int, sink: PublisherSink, on_room: Callable[[], None]) -> None:
+        """Divert the confirms and returns of channel `number` to `sink` until it ends; it may have ended already.
+
+        `on_room` is called whenever there is room again, and is the same for all publishers of a connection.
+        """
+        if self._error is not None:
+            sink.on_end(self._error)
+        else:
+            self._on_room = on_room
+            self.frames.register_publisher(number, sink)
+
+    @property
+    def blocked_reason(self) -> str | None:
+        """Why the broker takes no publishes now, or None (https://www.rabbitmq.com/docs/connection-blocked)."""
+        return self._blocked_reason
+
+    def write_soon(self, take: Callable[[], bytes]) -> None:
+        """Write what `take` returns at the end of this loop turn, joined with the others' writes.
+
+        A channel calls this once per turn. Bound: one entry per channel.
+        """
+        if not self._dirty:
+            self._loop.call_soon(self._write_dirty)
+        self._dirty.append(take)
+
+    def write(self, data: bytes) -> None:
+        """Write whole frames now. What is written after the connection ended is dropped, as on a broken wire."""
+        if data and self._error is None and self._wire is not None:
+            self._wire.write(data)
+
+    def _write_dirty(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        if self._error is None:  # what is not taken is known to be unwritten
+            self.write(b"".join([take() for take in dirty]))
+            self._make_room()
+
+    def _make_room(self) -> None:
+        if self._is_congested or self._blocked_reason is not None or self._error is not None:
+            return
+        was_full = self.room_bytes <= 0
+        self.room_bytes = _ROOM_BYTES
+        if was_full and self._on_room is not None:
+            self._on_room()
+
+    def _change_block(self) -> None:
+        """Stop or go on, as the broker said in connection.blocked or connection.unblocked.
+
+        A blocked broker reads nothing, and the kernel would end the connection when what is written stays in its buffer
+        for TCP_USER_TIMEOUT (tcp(7): "buffered data may remain untransmitted due to zero window size"); so that is off.
+        """
+        sock = self._wire.get_extra_info("socket") if self._wire is not None else None
+        was_blocked = self._blocked_reason is not None
+        self._blocked_reason = self.frames.blocked_reason
+        if self._blocked_reason is None:
+            log.warning("the broker takes publishes again")
+            if sock is not None:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._user_timeout_ms)
+            self._make_room()
+            return
+        self.room_bytes = 0
+        log.warning("the broker takes no publishes: %s", self._blocked_reason)
+        if sock is not None and not was_blocked:
+            self._user_timeout_ms = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
+
+    def watch_peer(self, heartbeat_s: float) -> None:
+        """From now on, end the connection when nothing was heard for twice `heartbeat_s` seconds.
+
+        Call when the handshake is over: from then on aiormq is fed heartbeats too, which a handshake would not take.
+        aiormq alone would wait 3 * (heartbeat + 1) s (https://www.rabbitmq.com/docs/heartbeats).
+        """
+        now = self._loop.time()
+        silent_at = self._heard_at + 2 * heartbeat_s
+        look_at = max(min(silent_at, now + heartbeat_s / 2), now + _SHORTEST_LOOK_S)
+        self._watch = self._loop.call_at(look_at, self._check_peer, heartbeat_s, now)
+
+    def _check_peer(self, heartbeat_s: float, armed_at: float) -> None:
+        now = self._loop.time()
+        overslept = now - armed_at > heartbeat_s  # the loop was blocked: bytes may be waiting unread in the socket
+        if not overslept and now - self._heard_at >= 2 * heartbeat_s:
+            self.abort(ConnectionLost(f"the broker was silent for {now - self._heard_at:.0f} s"))
+            return
+        self.watch_peer(heartbeat_s)
+
+    def abort(self, error: ConnectionLost) -> None:
+        """End the connection now, without a word to the peer; `error` is what everybody is told."""
+        if self._error is None:
+            self._error = error
+            if self._wire is not None:
+                self._wire.abort()
+
+
+class DataPlaneFactory(TransportFactory):
+    """aiormq's transport hook: connect a socket with a `DataPlane` on it. Makes one connection.
+
+    The scheme of the URL alone decides about TLS, and `tls` how; what the library brings for it is left unused.
+    """
+
+    def __init__(self, body_cap_bytes: int, heartbeat_s: int, tls: Tls = DEFAULT_TLS) -> None:
+        self.plane: DataPlane | None = None
+        self._body_cap_bytes = body_cap_bytes
+        self._heartbeat_s = heartbeat_s
+        self._tls = tls
+
+    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect to `url`; raises ConnectionLost or TlsRefused. Only amqp:// is connected to in plain text."""
+        kwargs.pop("ssl_context_provider", None)
+        host = url.host or ""
+        encryption = {} if url.scheme == "amqp" else self._encryption(host)
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=_NEVER_PAUSE_BYTES, loop=loop)
+        plane = DataPlane(reader, loop, self._body_cap_bytes)
+        try:
+            transport, _ = await loop.create_connection(lambda: plane, host, url.port or 0, **encryption, **kwargs)
+        except ssl.SSLCertVerificationError as error:
+            raise verification_error(error, host) from error
+        except ssl.SSLError as error:
+            raise tls_error(error) from error
+        except OSError as error:
+            raise ConnectionLost(f"cannot connect: {_plain(error)}") from error
+        self._tune_socket(transport.get_extra_info("socket"))
+        self.plane = plane
+        return reader, asyncio.StreamWriter(transport, plane, reader, loop)
+
+    def _encryption(self, host: str) -> dict[str, Any]:
+        try:
+            return {"ssl": client_context(self._tls), "server_hostname": host}
+        except ConfigError as error:  # the files were good at the start: somebody is renewing them
+            raise TlsRefused(str(error)) from error
+
+    def _tune_socket(self, sock: socket.socket) -> None:
+        """Let the kernel give up on unacknowledged writes as early as the heartbeat would (tcp(7))."""
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        timeout_ms = int(_USER_TIMEOUT_FACTOR * self._heartbeat_s * 1000)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
+
+
+def _plain(error: OSError) -> str:
+    """Return what went wrong, as an operator says it."""
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    return error.strerror or str(error)

@@ -1,0 +1,1 @@
+"""Consumers: the queues they need, what is delivered, and what is settled."""

@@ -1,0 +1,382 @@
+"""One channel consuming one queue, from its opening to its end.
+
+A subscription's identity is the *epoch* of the deliveries that came through it. A delivery is settled through the
+subscription it came from, and a settlement that comes after the end is dropped: the broker delivers the message again.
+Its consumer may be cancelled and made anew meanwhile; what was delivered before is settled on the same channel.
+
+Must not know: handlers, concurrency, what replaces it.
+
+Invariants:
+- Every delivery is in the ledger, and its bytes in the budget, until it is settled, also after the end.
+- Once a body was left unread, all after it are, so that their order stays. They are given back after the next `cancel`.
+- Settlements of one loop turn are written together, at its end (see `acks`).
+- Nothing is written after the end: the number may belong to another channel by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+from aio_pika.abc import AbstractChannel
+
+from mxworker.amqp.connecting.connection import BrokerConnection
+from mxworker.amqp.connecting.library_errors import library_errors
+from mxworker.amqp.consuming import topology
+from mxworker.amqp.consuming.byte_budget import ByteBudget
+from mxworker.amqp.protocol.acks import AckLedger
+from mxworker.amqp.protocol.frames import encode_get
+from mxworker.api.delivery import Delivery
+from mxworker.api.queues import Queue
+from mxworker.errors import BrokerError, ChannelLost, ConnectionLost
+from mxworker.system.printable import foreign
+from mxworker.wire.properties import message_id_bytes
+from mxworker.worker.handling.payload_size import LARGE_BODY_BYTES, reserved_bytes
+
+log = logging.getLogger(__name__)
+
+# basic.get is refused on a queue with a single active consumer; there a pause has to stand for the barrier.
+_PAUSE_INSTEAD_OF_BARRIER_S = 0.1
+
+_LARGEST_PREFETCH = 65_535  # a short, on the wire
+
+Admit = Callable[[Delivery], None]
+
+
+class Subscription:
+    """One channel for consuming one queue. Made by `open`; `lost` resolves once, when the channel has ended."""
+
+    def __init__(
+        self,
+        connection: BrokerConnection,
+        channel: AbstractChannel,
+        number: int,
+        queue: Queue,
+        admit: Admit,
+        budget: ByteBudget,
+        on_full: Callable[[], None],
+        on_too_large: Callable[[str], None],
+        growth: int = 1,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[BrokerError] = loop.create_future()
+        self.is_lost = False
+        self.opened_at = loop.time()
+        self.delivered = 0
+        self.prefetch = 0
+        """How many unsettled deliveries the present consumer may have; without one, what the last one had."""
+        self.consumer_tag: str | None = None
+        """The broker's name for the present consumer; None while nothing is consumed."""
+        self.is_consumed = False
+        """Whether deliveries may come; from before the first one, which comes before the consumer tag is known."""
+        self._connection = connection
+        self._plane = connection.plane
+        self._channel = channel
+        self._number = number
+        self._queue = queue
+        self._admit = admit
+        self._budget = budget
+        self._on_full = on_full
+        self._on_too_large = on_too_large
+        self._growth = growth
+        self._ledger = AckLedger(number)
+        self._takes_none = False
+        self._unread: list[int] = []  # at most prefetch
+        self._unread_count = 0
+        self._unread_bytes = 0
+        self._received_bytes = 0
+        self._received_from = 0
+        self._is_dirty = False
+        self._got: asyncio.Future[int | None] | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        connection: BrokerConnection,
+        queue: Queue,
+        prefetch: int | None,
+        admit: Admit,
+        *,
+        retry_steps_ms: Sequence[int] = (),
+        budget: ByteBudget | None = None,
+        on_full: Callable[[], None] = lambda: None,
+        on_too_large: Callable[[str], None] = lambda what: None,
+        growth: int = 1,
+    ) -> Subscription:
+        """Open a channel, ensure the topology and consume. Every delivery goes to `admit`, from inside the read.
+
+        With None for `prefetch` nothing is consumed yet. When `budget` has no room for a delivery, `on_full` is called
+        instead, from inside the read too: call `cancel` soon. Without a budget there is no bound. `on_too_large` is
+        called in the same way, with what is wrong, for a body that cannot be taken and must not be rejected. A large
+        body counts as `growth` times its size.
+        Raises TopologyRefused, ChannelLost or ConnectionLost.
+        """
+        budget = budget or ByteBudget(sys.maxsize)
+        channel = await connection.channel()
+        underlay = await channel.get_underlay_channel()
+        subscription = cls(connection, channel, underlay.number, queue, admit, budget, on_full, on_too_large, growth)
+        try:
+            await topology.ensure(channel, queue, retry_steps_ms)
+            connection.plane.register(underlay.number, subscription)
+            if prefetch is not None:
+                await subscription._consume(prefetch)
+        except (BrokerError, asyncio.CancelledError):  # cancelled, it would go on to take deliveries, known to nobody
+            await subscription.close()
+            raise
+        return subscription
+
+    # ---- consuming
+
+    async def consume(self, prefetch: int) -> None:
+        """Consume again after `cancel`, with another consumer tag; a refusal ends the subscription."""
+        try:
+            await self._consume(prefetch)
+        except BrokerError as error:
+            self._end(error)
+
+    async def _consume(self, prefetch: int) -> None:
+        underlay = await self._channel.get_underlay_channel()
+        self.is_consumed = True
+        with library_errors(self._queue.name):
+            # It also lifts a global prefetch (rabbit_channel.erl, handle_method of basic.qos), which _refuse_successor
+            # may have left: with one, a quorum queue refuses the consumer, and the whole connection ends (540).
+            await underlay.basic_qos(prefetch_count=prefetch)
+            consumed = await underlay.basic_consume(
+                self._queue.name, _never_called, arguments=self._queue.consumer_arguments()
+            )
+            self.prefetch, self.consumer_tag = prefetch, consumed.consumer_tag
+            if self._queue.type == "quorum" and self._connection.server.startswith("RabbitMQ 3."):
+                await _refuse_successor(self._channel)
+
+    def leave_unread(self) -> None:
+        """Read no more bodies, as if there were no room for them. Call while it consumes, and `cancel` later."""
+        self._takes_none = True
+
+    def take_body_bytes(self) -> int:
+        """Return what the bodies that came since the last call take on average; 0 when none came.
+
+        Where bodies were left unread it is theirs: they came last.
+        """
+        count, size_bytes = self.delivered - self._received_from, self._received_bytes
+        if self._unread_count:
+            count, size_bytes = self._unread_count, self._unread_bytes
+        self._received_from, self._received_bytes = self.delivered, 0
+        self._unread_count = self._unread_bytes = 0
+        return size_bytes // count if count else 0
+
+    async def cancel(self) -> None:
+        """Stop the deliveries: returns once the broker has confirmed that none will follow, or the channel is lost.
+
+        What was left unread is given back then.
+        """
+        if self.is_lost or self.consumer_tag is None:
+            return
+        underlay = await self._channel.get_underlay_channel()
+        try:
+            with library_errors(self._queue.name):
+                await underlay.basic_cancel(self.consumer_tag)
+        except BrokerError as error:
+            self._end(error)
+        self.consumer_tag = None
+        self.is_consumed = False
+        self._takes_none = False
+        if self._unread and not self.is_lost:
+            for tag in self._unread:
+                self._ledger.give_back(tag)
+            self._unread.clear()
+            self._write_soon()
+
+    # ---- called from inside the read, see reader.ConsumerSink
+
+    def takes(self, size_bytes: int) -> bool:
+        """Say whether the budget has room for a body; one has always room where nothing is held."""
+        if self._takes_none:
+            return False
+        budget = self._budget
+        if size_bytes > LARGE_BODY_BYTES:
+            size_bytes = reserved_bytes(size_bytes, self._growth)
+        has_room = budget.held_bytes + size_bytes <= budget.limit_bytes and not self._unread
+        return has_room or not self._ledger.unsettled
+
+    def on_deliver(self, tag: int, redelivered: bool, route: bytes, properties: bytes, body: bytes) -> None:
+        """Take a delivery; what comes after the end is delivered again elsewhere, and dropped here."""
+        if self.is_lost:
+            return
+        size_bytes = len(body)
+        if size_bytes > LARGE_BODY_BYTES:
+            size_bytes = reserved_bytes(size_bytes, self._growth)
+        self._ledger.deliver(tag, size_bytes)
+        self._budget.held_bytes += size_bytes
+        self.delivered += 1
+        self._received_bytes += size_bytes
+        self._admit(Delivery(body, properties, route, redelivered, tag, self))
+
+    def on_too_large(self, tag: int, size_bytes: int, properties: bytes) -> None:
+        """Refuse a body above the cap: to the dead-letter queue, unseen; where the broker may drop it, back."""
+        if self.is_lost:
+            return
+        message_id = foreign(message_id_bytes(properties).decode("utf-8", "backslashreplace"))
+        what = (
+            f"message {message_id or f'(no id, delivery tag {tag})'} of queue {self._queue.name} has a body of "
+            f"{size_bytes} bytes, above --max-body-size, {self._plane.frames.body_cap_bytes} bytes"
+        )
+        self._ledger.deliver(tag)
+        self.delivered += 1
+        self._received_from += 1  # no body that a prefetch has to fit
+        if self._queue.dead_letters_itself:
+            how = "" if self._queue.type == "quorum" else ", at most once, as a classic queue does that"
+            log.error("%s; it is rejected unseen, to queue %s%s", what, self._queue.dead_letter_name, how)
+            self._ledger.reject(tag, requeue=False)
+            self._write_soon()
+        else:
+            self._unread.append(tag)
+            self._on_too_large(what)
+
+    def on_unread(self, tag: int, size_bytes: int) -> None:
+        """Keep a delivery without its body, to be given back."""
+        if self.is_lost:
+            return
+        self._ledger.deliver(tag)
+        self.delivered += 1
+        self._unread.append(tag)
+        self._unread_count += 1
+        self._unread_bytes += reserved_bytes(size_bytes, self._growth)
+        self._on_full()
+
+    def on_get(self, tag: int | None) -> None:
+        """Take the barrier's answer; a message it brought goes back at once."""
+        if tag is not None:
+            self._ledger.deliver(tag)
+            self._ledger.give_back(tag)
+            self._write_soon()
+        if self._got is not None and not self._got.done():
+            self._got.set_result(tag)
+
+    def on_cancel(self) -> None:
+        """Take the broker's basic.cancel: nothing more will come, so this subscription is over."""
+        self._end(ChannelLost(f"the broker cancelled the consumer of queue '{self._queue.name}'"))
+
+    def on_end(self, error: ChannelLost | ConnectionLost) -> None:
+        """Take the end of the channel."""
+        self._end(error)
+
+    def _end(self, error: BrokerError) -> None:
+        self.is_lost = True
+        self.is_consumed = False
+        if not self.lost.done():
+            self.lost.set_result(error)
+
+    # ---- settling
+
+    @property
+    def unsettled(self) -> int:
+        """How many deliveries await their settlement."""
+        return self._ledger.unsettled
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether deliveries were left unread, and are to be given back by `cancel`."""
+        return bool(self._unread)
+
+    @property
+    def holds_bodies(self) -> bool:
+        """Whether a delivery that was read awaits its settlement."""
+        return self._ledger.unsettled > len(self._unread)
+
+    def ack(self, delivery: Delivery) -> bool:
+        """Settle a delivery as done; False when it was stale and nothing was sent."""
+        if self.is_lost:
+            return self._drop(delivery)
+        self._budget.give_back(self._ledger.ack(delivery.delivery_tag))
+        self._write_soon()
+        return True
+
+    def reject(self, delivery: Delivery, requeue: bool) -> bool:
+        """Settle a delivery as failed; False when it was stale and nothing was sent."""
+        if self.is_lost:
+            return self._drop(delivery)
+        self._budget.give_back(self._ledger.reject(delivery.delivery_tag, requeue))
+        self._write_soon()
+        return True
+
+    def give_back(self, delivery: Delivery) -> bool:
+        """Return a delivery unprocessed. Before `cancel` has returned, the broker would send it right back to us."""
+        if self.is_lost:
+            return self._drop(delivery)
+        self._budget.give_back(self._ledger.give_back(delivery.delivery_tag))
+        self._write_soon()
+        return True
+
+    def holds(self, delivery: Delivery) -> bool:
+        """Whether a delivery awaits its settlement."""
+        return self._ledger.holds(delivery.delivery_tag)
+
+    def _drop(self, delivery: Delivery) -> bool:
+        """Settle a stale delivery, for ourselves alone."""
+        self._budget.give_back(self._ledger.drop(delivery.delivery_tag))
+        return False
+
+    def _write_soon(self) -> None:
+        if not self._is_dirty:
+            self._is_dirty = True
+            self._plane.write_soon(self._take_writes)
+
+    def _take_writes(self) -> bytes:
+        self._is_dirty = False
+        return b"" if self.is_lost else self._ledger.flush()
+
+    # ---- ending
+
+    async def barrier(self) -> None:
+        """Wait until the broker has processed every settlement written so far, or the channel is lost.
+
+        A channel close discards settlements that are still on their way inside a quorum queue; a basic.get on the same
+        queue and channel is answered after them. Call after `cancel`, when nothing is left to settle, under a deadline.
+        """
+        if self.is_lost:
+            return
+        self._plane.write(self._take_writes())
+        if self._queue.single_active_consumer:
+            await asyncio.sleep(_PAUSE_INSTEAD_OF_BARRIER_S)
+            return
+        self._got = asyncio.get_running_loop().create_future()
+        self._plane.write(encode_get(self._number, self._queue.name))
+        await asyncio.wait((self._got, self.lost), return_when=asyncio.FIRST_COMPLETED)
+
+    def give_up(self, why: str) -> None:
+        """Write what is settled and be lost from now on, although nothing said that the channel has ended."""
+        try:
+            if not self.is_lost:
+                self._plane.write(self._take_writes())
+        finally:
+            self._end(ChannelLost(why))
+
+    async def close(self) -> None:
+        """Write what is settled, close the channel within 2 s; the rest of its deliveries goes back to the queue.
+
+        Without an answer the channel stays registered, so that what still comes is dropped here: the library would wait
+        for ever for a reader of it, and read nothing more of the whole connection.
+        """
+        self.give_up("closed")
+        await self._connection.close_channel(self._channel)
+
+
+async def _refuse_successor(channel: AbstractChannel) -> None:
+    """Have the broker cancel the consumer of a deleted quorum queue even when the queue is made again at once.
+
+    Before 4.0, RabbitMQ first tries for 30 ms to consume, unasked, whatever has the queue's name by then
+    (rabbit_channel.erl, handle_consuming_queue_down_or_eol). On a quorum queue that succeeds in vain: the new queue
+    counts a consumer and hands messages to it, none of which leaves the broker, and no basic.cancel tells of it. But a
+    quorum queue refuses the consumers of a channel with a global prefetch, so one that is set after our own consume
+    makes the attempt fail. It limits nothing, since quorum queues do not know it
+    (https://www.rabbitmq.com/docs/quorum-queues). It does nothing where an operator has forbidden it, from 3.12 on,
+    nor in the one round trip after the consume. The argument made for this, x-cancel-on-ha-failover, is a 406 there.
+    """
+    underlay = await channel.get_underlay_channel()
+    await underlay.basic_qos(prefetch_count=_LARGEST_PREFETCH, global_=True)
+
+
+async def _never_called(_: object) -> None:
+    raise AssertionError("the data plane diverts every delivery")

@@ -1,0 +1,113 @@
+"""Make sure that a queue is what the code says, before it is consumed.
+
+The arguments are frozen: they never depend on the broker's version, or an upgrade would be answered with a 406 (see
+`queues.Queue`). Around a queue `q` stand `q.dlq`, for dead letters, and a `q.retry.<ms>` for each delay of its retries,
+whose messages the broker moves back to `q` when their time is up. `q` is consumed when all of them are there, so that
+there is no moment in which a failed message has nowhere to go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from aio_pika.abc import AbstractChannel
+
+from mxworker.amqp.connecting.connection import Link
+from mxworker.amqp.connecting.library_errors import library_errors
+from mxworker.api.queues import AT_LEAST_ONCE, KEEPS_RETURNED, SENDABLE_NAME, Queue
+from mxworker.errors import ChannelLost, ConnectionLost
+
+_LIBRARY_NAME_CHARACTERS = 127
+_REPAIR_DEADLINE_S = 10.0
+# Dead letters and quarantined messages wait for people, who may look at one often and give it back.
+_WAITING_ARGUMENTS: Mapping[str, Any] = MappingProxyType({"x-queue-type": "quorum", **KEEPS_RETURNED})
+
+
+async def ensure(channel: AbstractChannel, queue: Queue, retry_steps_ms: Sequence[int] = ()) -> None:
+    """Declare or check `queue` and the queues beside it, as `queue.declare` asks.
+
+    Raises TopologyRefused, ChannelLost or ConnectionLost; the channel is of no use afterwards.
+    """
+    if queue.dead_letter:
+        await _declare(channel, queue.dead_letter_name, queue, _WAITING_ARGUMENTS)
+    if queue.declare != "off":
+        await _declare(channel, queue.name, queue, queue.declared_arguments())
+    for step_ms in retry_steps_ms:
+        await _declare(channel, queue.retry_name(step_ms), queue, _retry_arguments(queue, step_ms))
+    if queue.declare == "ensure":
+        underlay = await channel.get_underlay_channel()
+        for exchange, routing_key in queue.bind:
+            with library_errors(queue.name):
+                await underlay.queue_bind(queue.name, exchange, routing_key)
+
+
+async def repair(link: Link, queue: Queue, retry_steps_ms: Sequence[int]) -> None:
+    """Declare or check `queue` and the queues beside it once more, on a channel of its own, within 10 s.
+
+    Raises BrokerError when that is not possible now.
+    """
+    await _on_a_channel(link, queue, lambda channel: ensure(channel, queue, retry_steps_ms))
+
+
+async def declare_quarantine(link: Link, queue: Queue) -> None:
+    """Declare the quarantine of `queue`, or check that it is there, as `repair` does the others. Raises BrokerError."""
+    await _on_a_channel(
+        link, queue, lambda channel: _declare(channel, queue.quarantine_name, queue, _WAITING_ARGUMENTS)
+    )
+
+
+async def _on_a_channel(link: Link, queue: Queue, act: Callable[[AbstractChannel], Awaitable[None]]) -> None:
+    connection = link.live
+    if connection is None:
+        raise ConnectionLost("no connection to declare a queue on")
+    try:
+        async with asyncio.timeout(_REPAIR_DEADLINE_S):
+            channel = await connection.channel()
+            try:
+                await act(channel)
+            finally:
+                await connection.close_channel(channel)
+    except TimeoutError:
+        raise ChannelLost(f"queue '{queue.name}': no answer within {_REPAIR_DEADLINE_S:g} s") from None
+
+
+def _retry_arguments(queue: Queue, step_ms: int) -> dict[str, Any]:
+    return {
+        "x-queue-type": "quorum",
+        "x-message-ttl": step_ms,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": queue.name,
+        **AT_LEAST_ONCE,
+        **KEEPS_RETURNED,
+    }
+
+
+async def depth(channel: AbstractChannel, name: str) -> tuple[int, int]:
+    """Return how many messages of queue `name` await delivery, and how many consumers it has. Raises as `ensure`."""
+    underlay = await channel.get_underlay_channel()
+    with library_errors(name):
+        declared = await underlay.queue_declare(name, passive=True)
+    return declared.message_count or 0, declared.consumer_count or 0
+
+
+async def find_exchange(channel: AbstractChannel, exchange: str) -> None:
+    """Check that an exchange exists. Raises TopologyRefused when it does not, ChannelLost or ConnectionLost.
+
+    One whose name the library cannot send is taken for existing.
+    """
+    if SENDABLE_NAME.fullmatch(exchange) and len(exchange) <= _LIBRARY_NAME_CHARACTERS:
+        underlay = await channel.get_underlay_channel()
+        with library_errors():
+            await underlay.exchange_declare(exchange, passive=True)
+
+
+async def _declare(channel: AbstractChannel, name: str, queue: Queue, arguments: Mapping[str, Any]) -> None:
+    underlay = await channel.get_underlay_channel()
+    with library_errors(name):
+        if queue.declare == "ensure":
+            await underlay.queue_declare(name, durable=True, arguments=dict(arguments))
+        else:
+            await underlay.queue_declare(name, passive=True)

@@ -1,0 +1,99 @@
+"""The ack ledger of one channel: which deliveries are unsettled, and the fewest frames that settle the finished ones.
+
+Sans-IO and pure. Handlers finish in any order; the ledger gathers their settlements and `flush` writes them, once per
+loop turn: first rejects and give-backs, then one basic.ack(multiple) for the finished contiguous prefix, then single
+acks. The order matters: a multiple ack also covers tags that a later reject names, and a reject of a settled tag is a
+406 that ends the channel (https://www.rabbitmq.com/docs/confirms#consumer-acks-double-acking).
+
+Invariants:
+- Every tag is settled at most once; a second settlement raises InvariantError before anything is written.
+- The tag of a multiple ack is one that the same flush acks, so the broker never sees a tag it has forgotten.
+- A finished delivery is never held back behind an unfinished one: that would stall the prefetch window.
+"""
+
+from __future__ import annotations
+
+from mxworker.amqp.protocol.frames import encode_ack, encode_give_back, encode_reject
+from mxworker.errors import InvariantError
+
+
+class AckLedger:
+    """The unsettled deliveries of one channel. At most `prefetch` of them, as the broker sends no more."""
+
+    __slots__ = ("_acked", "_channel", "_negative", "_oldest", "_unsettled")
+
+    def __init__(self, channel: int) -> None:
+        self._channel = channel
+        self._unsettled: dict[int, int] = {}  # with the bytes that each holds
+        self._acked: list[int] = []
+        self._negative: list[bytes] = []
+        self._oldest = 1  # no unsettled tag is below it; tags count up from 1 on each channel
+
+    @property
+    def unsettled(self) -> int:
+        """How many deliveries await their settlement; those awaiting the flush are settled."""
+        return len(self._unsettled)
+
+    def deliver(self, tag: int, size_bytes: int = 0) -> None:
+        """Note that the broker delivered `tag`, and how many bytes it holds until it is settled."""
+        self._unsettled[tag] = size_bytes
+
+    def holds(self, tag: int) -> bool:
+        """Whether `tag` awaits its settlement."""
+        return tag in self._unsettled
+
+    def ack(self, tag: int) -> int:
+        """Settle `tag` as done; return the bytes it held, as every settlement does."""
+        size_bytes = self._settle(tag)
+        self._acked.append(tag)
+        return size_bytes
+
+    def reject(self, tag: int, requeue: bool) -> int:
+        """Settle `tag` as failed: to the dead-letter exchange, or with `requeue` back to the queue."""
+        size_bytes = self._settle(tag)
+        self._negative.append(encode_reject(self._channel, tag, requeue))
+        return size_bytes
+
+    def give_back(self, tag: int) -> int:
+        """Settle `tag` as not processed: back to the queue."""
+        size_bytes = self._settle(tag)
+        self._negative.append(encode_give_back(self._channel, tag))
+        return size_bytes
+
+    def drop(self, tag: int) -> int:
+        """Settle `tag` on a channel that has ended: nothing is written for it."""
+        return self._settle(tag)
+
+    def flush(self) -> bytes:
+        """Return the frames for all that was settled since the last flush; b"" when nothing was."""
+        frames = self._negative
+        self._negative = []
+        if self._acked:
+            frames += self._ack_frames(self._acked)
+            self._acked = []
+        return b"".join(frames)
+
+    def _settle(self, tag: int) -> int:
+        try:
+            return self._unsettled.pop(tag)
+        except KeyError:
+            raise InvariantError(f"delivery {tag} on channel {self._channel} is settled already") from None
+
+    def _ack_frames(self, acked: list[int]) -> list[bytes]:
+        limit = self._first_unsettled(max(acked))
+        prefix = [tag for tag in acked if tag < limit]
+        frames = []
+        if prefix:
+            frames.append(encode_ack(self._channel, max(prefix), multiple=len(prefix) > 1))
+        if len(prefix) < len(acked):
+            frames += [encode_ack(self._channel, tag, multiple=False) for tag in acked if tag > limit]
+        return frames
+
+    def _first_unsettled(self, newest: int) -> int:
+        """Return the lowest unsettled tag, or one past `newest`. Each tag is passed over once in the channel's life."""
+        oldest = self._oldest
+        unsettled = self._unsettled
+        while oldest <= newest and oldest not in unsettled:
+            oldest += 1
+        self._oldest = oldest
+        return oldest

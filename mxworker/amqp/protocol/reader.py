@@ -1,0 +1,366 @@
+"""Cut a connection's inbound bytes into frames and take out what is ours: deliveries, confirms, returns.
+
+Sans-IO and pure: bytes in, calls on the sinks of registered channels, the rest out again, whole and untouched, for the
+AMQP library. Knows nothing of sockets, tasks or what a delivery is for.
+
+Invariants:
+- What comes out, diverted or passed on, is whole frames in the order they came.
+- A frame that breaks the rules raises ProtocolViolation; the reader must not be fed again.
+- Properties are never decoded here, so that a hostile one costs nothing.
+- The body of a content above the cap, or that its sink does not take, is counted, never kept.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Protocol
+
+from mxworker.amqp.protocol.frames import (
+    BASIC_ACK,
+    BASIC_CANCEL,
+    BASIC_DELIVER,
+    BASIC_GET_EMPTY,
+    BASIC_GET_OK,
+    BASIC_NACK,
+    BASIC_RETURN,
+    CHANNEL_CLOSE,
+    CHANNEL_CLOSE_OK,
+    CONNECTION_BLOCKED,
+    CONNECTION_CLOSE,
+    CONNECTION_START,
+    CONNECTION_TUNE,
+    CONNECTION_UNBLOCKED,
+    DEFAULT_FRAME_MAX,
+    FRAME_BODY,
+    FRAME_END,
+    FRAME_HEADER,
+    FRAME_HEARTBEAT,
+    FRAME_METHOD,
+    FRAME_OVERHEAD,
+    MIN_FRAME_MAX,
+)
+from mxworker.errors import ChannelLost, ConnectionLost, ProtocolViolation
+from mxworker.system.printable import foreign
+
+_FRAME_TYPES = frozenset({FRAME_METHOD, FRAME_HEADER, FRAME_BODY, FRAME_HEARTBEAT})
+_SHOWN_BYTES = 16
+
+_frame_head = struct.Struct(">BHI").unpack_from
+_method_id = struct.Struct(">I").unpack_from
+_tag_and_bit = struct.Struct(">QB").unpack_from
+_body_size = struct.Struct(">Q").unpack_from
+_short = struct.Struct(">H").unpack_from
+_tune = struct.Struct(">HIH")
+
+
+class ConsumerSink(Protocol):
+    """Who takes what is diverted on a consuming channel. Called from inside `feed`: return fast, never raise."""
+
+    def takes(self, size_bytes: int) -> bool:
+        """Say whether a body of this size, which is about to come, shall be kept. Asked once for each delivery."""
+
+    def on_deliver(self, tag: int, redelivered: bool, route: bytes, properties: bytes, body: bytes) -> None:
+        """Take a delivery. `route` is exchange and routing key, `properties` flags and values, both as on the wire."""
+
+    def on_too_large(self, tag: int, size_bytes: int, properties: bytes) -> None:
+        """Take the news that the body of delivery `tag` is above the cap; its bytes are gone."""
+
+    def on_unread(self, tag: int, size_bytes: int) -> None:
+        """Take the news that delivery `tag` has come, whose body was not to be kept; its bytes are gone."""
+
+    def on_get(self, tag: int | None) -> None:
+        """Take the answer to our basic.get: the delivery tag of the message it brought, or None for an empty queue."""
+
+    def on_cancel(self) -> None:
+        """Take the broker's own basic.cancel (https://www.rabbitmq.com/docs/consumer-cancel)."""
+
+    def on_end(self, error: ChannelLost | ConnectionLost) -> None:
+        """Take the end of the channel, or of the whole connection; the sink is unregistered already."""
+
+
+class PublisherSink(Protocol):
+    """Who takes what is diverted on a channel in confirm mode. Called from inside `feed`: return fast, never raise."""
+
+    def on_confirm(self, tag: int, multiple: bool, is_ack: bool) -> None:
+        """Take a publisher confirm: basic.ack or basic.nack of `tag`, or with `multiple` of all up to it."""
+
+    def on_return(self, reply: tuple[int, str], properties: bytes) -> None:
+        """Take a returned message: why, as reply code and text, and the properties it was published with."""
+
+    def on_end(self, error: ChannelLost | ConnectionLost) -> None:
+        """Take the end of the channel, or of the whole connection; the sink is unregistered already."""
+
+
+class _Channel:
+    """The content under way on one registered channel."""
+
+    __slots__ = (
+        "body_size",
+        "consumer",
+        "keeps_body",
+        "method",
+        "parts",
+        "properties",
+        "publisher",
+        "received",
+        "redelivered",
+        "reply",
+        "route",
+        "tag",
+    )
+
+    def __init__(self, consumer: ConsumerSink | None, publisher: PublisherSink | None) -> None:
+        self.consumer = consumer
+        self.publisher = publisher
+        self.method = 0
+        self.tag = 0
+        self.redelivered = False
+        self.route = b""
+        self.reply = 0, ""
+        self.properties: bytes | None = None
+        self.body_size = 0
+        self.keeps_body = False
+        self.received = 0
+        self.parts: list[bytes] = []
+
+    def end(self, error: ChannelLost | ConnectionLost) -> None:
+        """Tell the sink."""
+        sink = self.consumer or self.publisher
+        assert sink is not None
+        sink.on_end(error)
+
+
+class FrameReader:
+    """Cut a connection's inbound bytes into frames; divert what belongs to registered channels.
+
+    `frame_max` is learnt from connection.tune. A broker that offers "no limit" is answered with our default: the tune
+    frame that is passed on says so, and the AMQP library agrees to what it says.
+    """
+
+    def __init__(self, body_cap_bytes: int) -> None:
+        """Start before the first byte of a connection. Bodies above `body_cap_bytes` are not kept."""
+        self.frame_max = DEFAULT_FRAME_MAX
+        self.started = False
+        self.close_reason: tuple[int, str] | None = None
+        """The broker's connection.close, as reply code and text, once it came."""
+        self.blocked_reason: str | None = None
+        """Why the broker takes no publishes from this connection now (https://www.rabbitmq.com/docs/connection-blocked)."""
+        self.body_cap_bytes = body_cap_bytes
+        self._channels: dict[int, _Channel] = {}
+        self._partial = bytearray()  # one incomplete frame and what came with it; at most frame_max + one read
+        self._needed = 0
+
+    def register(self, channel: int, sink: ConsumerSink) -> None:
+        """Divert the deliveries of `channel` to `sink`, until its close or close-ok is seen."""
+        self._channels[channel] = _Channel(sink, None)
+
+    def register_publisher(self, channel: int, sink: PublisherSink) -> None:
+        """Divert the confirms and returns of `channel` to `sink`, until its close or close-ok is seen."""
+        self._channels[channel] = _Channel(None, sink)
+
+    def end(self, error: ConnectionLost) -> None:
+        """Tell every registered channel that the connection has ended, and unregister it."""
+        channels, self._channels = self._channels, {}
+        for channel in channels.values():
+            channel.end(error)
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next bytes; return the whole frames that are not ours, joined, to be passed on."""
+        if self._partial:
+            self._partial += data
+            if len(self._partial) < self._needed:
+                return b""
+            data = bytes(self._partial)
+            self._partial.clear()
+        return self._cut(data)
+
+    def _cut(self, data: bytes) -> bytes:
+        channels = self._channels
+        passed: list[bytes] = []
+        at = 0
+        end = len(data)
+        while end - at >= FRAME_OVERHEAD:
+            kind, number, size = _frame_head(data, at)
+            last = at + 7 + size
+            if kind not in _FRAME_TYPES or size > self.frame_max - FRAME_OVERHEAD:
+                raise self._violation("an impossible frame head", data, at)
+            if last >= end:
+                break
+            if data[last] != FRAME_END:
+                raise self._violation("a frame without its end octet", data, at)
+            channel = channels.get(number)
+            if channel is None or kind == FRAME_HEARTBEAT:
+                passed.append(self._pass_on(number, data[at : last + 1]))
+            elif kind == FRAME_METHOD:
+                if not self._divert_method(channel, number, data, at, last):
+                    passed.append(data[at : last + 1])
+            elif kind == FRAME_HEADER:
+                self._divert_header(channel, data, at, last)
+            else:
+                self._divert_body(channel, data, at, last)
+            at = last + 1
+        if at < end:
+            self._keep(data, at)
+        return b"".join(passed)
+
+    def _keep(self, data: bytes, at: int) -> None:
+        """Keep an incomplete frame; nothing is looked at again before the bytes it needs are there."""
+        rest = len(data) - at
+        if rest >= FRAME_OVERHEAD:
+            self._needed = _frame_head(data, at)[2] + FRAME_OVERHEAD
+        else:
+            self._needed = FRAME_OVERHEAD
+            if not self.started and data[at : at + 1] != b"\x01":
+                raise self._violation("no connection.start", data, at)
+        self._partial += data[at:]
+
+    # ---- frames of the connection and of channels that are not ours
+
+    def _pass_on(self, number: int, frame: bytes) -> bytes:
+        """Look at a frame that goes to the AMQP library; return what it shall see."""
+        if number != 0 or frame[0] != FRAME_METHOD or len(frame) < FRAME_OVERHEAD + 4:
+            return frame
+        (method,) = _method_id(frame, 7)
+        if method == CONNECTION_START:
+            self.started = True
+        elif method == CONNECTION_TUNE:
+            return self._agree(frame)
+        elif method == CONNECTION_CLOSE:
+            self.close_reason = _reply(frame, 11, len(frame) - 1)
+        elif method == CONNECTION_BLOCKED:
+            self.blocked_reason = _short_text(frame, 11, len(frame) - 1)
+        elif method == CONNECTION_UNBLOCKED:
+            self.blocked_reason = None
+        return frame
+
+    def _agree(self, frame: bytes) -> bytes:
+        if len(frame) < 11 + _tune.size + 1:
+            raise self._violation("a short connection.tune", frame, 0)
+        channel_max, frame_max, heartbeat = _tune.unpack_from(frame, 11)
+        self.frame_max = frame_max or DEFAULT_FRAME_MAX
+        if self.frame_max < MIN_FRAME_MAX:
+            raise self._violation("a frame_max below the minimum", frame, 0)
+        return frame[:11] + _tune.pack(channel_max, self.frame_max, heartbeat) + frame[11 + _tune.size :]
+
+    # ---- frames of registered channels
+
+    def _divert_method(self, channel: _Channel, number: int, data: bytes, at: int, last: int) -> bool:
+        """Take a method frame if it is ours; return False when it must be passed on."""
+        if last - at < 11:
+            raise self._violation("a short method frame", data, at)
+        (method,) = _method_id(data, at + 7)
+        if channel.publisher is not None:
+            if method in (BASIC_ACK, BASIC_NACK):
+                if last - at < 20:
+                    raise self._violation("a short confirm", data, at)
+                tag, bits = _tag_and_bit(data, at + 11)
+                channel.publisher.on_confirm(tag, bits & 1 == 1, method == BASIC_ACK)
+                return True
+            if method == BASIC_RETURN:
+                self._begin_content(channel, method, data, at)
+                channel.reply = _reply(data, at + 11, last)
+                return True
+        elif method in (BASIC_DELIVER, BASIC_GET_OK):
+            self._begin_content(channel, method, data, at)
+            tag_at = at + 11 if method == BASIC_GET_OK else at + 12 + data[at + 11]
+            if tag_at + 9 > last:
+                raise self._violation("a short basic.deliver", data, at)
+            channel.tag, bits = _tag_and_bit(data, tag_at)
+            channel.redelivered = bits & 1 == 1
+            channel.route = data[tag_at + 9 : last]
+            return True
+        return self._divert_rare(channel, number, method, data, at, last)
+
+    def _begin_content(self, channel: _Channel, method: int, data: bytes, at: int) -> None:
+        if channel.method:
+            raise self._violation("a method inside a content", data, at)
+        channel.method = method
+
+    def _divert_rare(self, channel: _Channel, number: int, method: int, data: bytes, at: int, last: int) -> bool:
+        """Take or watch a method that comes once in a channel's life, or nearly so."""
+        if method == CHANNEL_CLOSE:
+            # The library uses the number again at once, so it must be free before it sees the frame.
+            del self._channels[number]
+            code, text = _reply(data, at + 11, last)
+            channel.end(ChannelLost(f"the broker closed the channel: {code} {text}", code))
+        elif method == CHANNEL_CLOSE_OK:
+            del self._channels[number]
+            channel.end(ChannelLost("the channel was closed"))
+        elif channel.consumer is not None and method == BASIC_GET_EMPTY:
+            channel.consumer.on_get(None)
+            return True
+        elif channel.consumer is not None and method == BASIC_CANCEL:
+            channel.consumer.on_cancel()
+        return False
+
+    def _divert_header(self, channel: _Channel, data: bytes, at: int, last: int) -> None:
+        if not channel.method or channel.properties is not None or last - at < 21:
+            raise self._violation("an unexpected content header", data, at)
+        (channel.body_size,) = _body_size(data, at + 11)
+        channel.properties = data[at + 19 : last]
+        channel.received = 0
+        consumer = channel.consumer
+        channel.keeps_body = (
+            channel.method == BASIC_DELIVER
+            and channel.body_size <= self.body_cap_bytes
+            and consumer is not None
+            and consumer.takes(channel.body_size)
+        )
+        if channel.body_size == 0:
+            self._complete(channel, b"")
+
+    def _divert_body(self, channel: _Channel, data: bytes, at: int, last: int) -> None:
+        if channel.properties is None:
+            raise self._violation("an unexpected body frame", data, at)
+        size = last - at - 7
+        if size == channel.body_size and not channel.received:
+            self._complete(channel, data[at + 7 : last] if channel.keeps_body else b"")
+            return
+        channel.received += size
+        if not size or channel.received > channel.body_size:
+            raise self._violation("a body frame of an impossible size", data, at)
+        if channel.keeps_body:
+            channel.parts.append(data[at + 7 : last])
+        if channel.received == channel.body_size:
+            body = b"".join(channel.parts)
+            channel.parts = []
+            self._complete(channel, body)
+
+    def _complete(self, channel: _Channel, body: bytes) -> None:
+        method = channel.method
+        properties = channel.properties
+        assert properties is not None
+        channel.method = 0
+        channel.properties = None
+        if channel.publisher is not None:
+            channel.publisher.on_return(channel.reply, properties)
+            return
+        assert channel.consumer is not None
+        if method == BASIC_GET_OK:
+            channel.consumer.on_get(channel.tag)
+        elif channel.keeps_body:
+            channel.consumer.on_deliver(channel.tag, channel.redelivered, channel.route, properties, body)
+        elif channel.body_size > self.body_cap_bytes:
+            channel.consumer.on_too_large(channel.tag, channel.body_size, properties)
+        else:
+            channel.consumer.on_unread(channel.tag, channel.body_size)
+
+    def _violation(self, what: str, data: bytes, at: int) -> ProtocolViolation:
+        if not self.started:
+            return ProtocolViolation(f"the peer does not speak AMQP 0-9-1: it answered {data[:_SHOWN_BYTES]!r}")
+        head = data[at : at + 7]  # never the payload: it may be a piece of a message
+        return ProtocolViolation(f"the peer sent {what}; frame head {head.hex(' ')}")
+
+
+def _reply(data: bytes, at: int, last: int) -> tuple[int, str]:
+    """Read the reply code and text of a close method, as far as they are there."""
+    if last - at < 3:
+        return 0, ""
+    (code,) = _short(data, at)
+    return code, _short_text(data, at + 2, last)
+
+
+def _short_text(data: bytes, at: int, last: int) -> str:
+    """Read a short string that is for people, as far as it is there, and make it printable."""
+    size = data[at] if at < last else 0
+    return foreign(data[at + 1 : min(at + 1 + size, last)].decode("utf-8", "backslashreplace"))

@@ -1,0 +1,1 @@
+"""What an application sees: it registers handlers, gets deliveries, and says how they end."""

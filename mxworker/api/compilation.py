@@ -1,0 +1,238 @@
+"""From what a decorator was told to a `Handler`: all of it checked, every number settled, once, at the start.
+
+What cannot work is an AppLoadError that names file and line.
+
+Pure: no I/O, no event loop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_origin
+
+from mxworker.api.callables import (
+    AnyCallable,
+    Site,
+    is_coroutine_function,
+    is_generator_function,
+    name_of,
+    place_of,
+)
+from mxworker.api.circuit_breaker import KillSwitch
+from mxworker.api.content_codec import ContentCodec
+from mxworker.api.decoder import Decoder, decoder_for
+from mxworker.api.failures import text_of
+from mxworker.api.lifespan import Lifespan
+from mxworker.api.message import Message
+from mxworker.api.middleware import Middleware
+from mxworker.api.parameters import parameters
+from mxworker.api.queues import Queue
+from mxworker.api.registration import (
+    Batch,
+    OnError,
+    Registration,
+    check_cpu,
+    check_failure_policy,
+    checked_batch,
+    checked_reject_on,
+    timeout_s,
+    whole,
+)
+from mxworker.api.retry_policy import DEFAULT_RETRY, RetryPolicy
+from mxworker.config import DEFAULT_CONCURRENCY, DEFAULT_HANDLER_TIMEOUT_S, MAX_PREFETCH
+from mxworker.errors import AppLoadError
+from mxworker.payloads.annotations import bare, shown
+from mxworker.payloads.typed_payloads import TAKEN
+from mxworker.system.printable import foreign
+
+Number = TypeVar("Number", int, float)
+
+# A parameter of a task elsewhere. Here each message of the usual kind, a document, would be a dead letter.
+_SINGLE_VALUES = (int, float, complex, bool, NoneType)
+
+
+class HandlerKind(Enum):
+    """Where a handler runs."""
+
+    ASYNC = auto()
+    """On the event loop."""
+    THREAD = auto()
+    """In a thread of the worker process."""
+    PROCESS = auto()
+    """In a process of its own, which can be killed."""
+
+
+_DEFAULT_CONCURRENCY = {HandlerKind.ASYNC: DEFAULT_CONCURRENCY, HandlerKind.THREAD: DEFAULT_CONCURRENCY}
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """One compiled handler. Durations in seconds."""
+
+    name: str
+    queue: Queue
+    function: AnyCallable
+    kind: HandlerKind
+    decode: Decoder
+    wants_context: bool
+    concurrency: int
+    prefetch: int
+    timeout_s: float
+    batch: Batch | None
+    retry: RetryPolicy | None
+    on_error: OnError
+    reject_on: tuple[type[BaseException], ...]
+    kill_switch: KillSwitch | None
+    middleware: tuple[Middleware, ...]
+    lifespans: tuple[Lifespan, ...]
+    """Those of its registry and of all that include it, the outermost first; the last one's value is `ctx.state`."""
+
+    @property
+    def max_attempts(self) -> int:
+        """How often a message is executed at most, not counting what a worker's death cut off.
+
+        Without retries only a `Requeue` makes it more than once.
+        """
+        return (self.retry or DEFAULT_RETRY).max_attempts
+
+    @property
+    def keeps_order(self) -> bool:
+        """Whether a message that is to be tried again at once must not be overtaken."""
+        return self.queue.single_active_consumer and self.concurrency == 1
+
+    @property
+    def retry_steps_ms(self) -> tuple[int, ...]:
+        """The delays of its retry queues; () when it has none."""
+        return self.retry.steps_ms if self.retry is not None else ()
+
+    @property
+    def longest_hold_s(self) -> float:
+        """How long a delivery may be unsettled when all that was sent ahead takes all the time it has.
+
+        A batch counts as full: one that is complete by its age leaves less for the next to wait behind.
+        """
+        size, wait_s = (self.batch.size, self.batch.wait_s) if self.batch is not None else (1, 0.0)
+        return self.timeout_s * math.ceil(self.prefetch / (size * self.concurrency)) + wait_s
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What the operator says instead of the code; None leaves the code's word."""
+
+    concurrency: int | None = None
+    prefetch: int | None = None
+    timeout_s: float | None = None
+
+
+AS_IN_CODE = Overrides()
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a registry puts around its handlers, what includes it as well; codecs are by media type."""
+
+    middleware: tuple[Middleware, ...]
+    lifespans: tuple[Lifespan, ...]
+    codecs: Mapping[str, ContentCodec]
+
+
+def compiled(said: Registration, overrides: Overrides, around: Around) -> Handler:
+    """Return the handler that `said` describes. Raises AppLoadError that names it, its file and its line."""
+    try:
+        return _compiled(said, overrides, around)
+    except AppLoadError as error:
+        raise fault("handler", said.function, said.site, f"{error}") from error
+    except Exception as error:  # a fault of ours, or a value that lies about what it is
+        why = f"cannot be made ready: {foreign(type(error).__name__)}: {text_of(error)}"
+        raise fault("handler", said.function, said.site, why) from error
+
+
+def fault(what: str, function: object, site: Site, text: str) -> AppLoadError:
+    """Return the error for a handler, or `what` else it is, that cannot work."""
+    place = place_of(function, site)
+    return AppLoadError(f"{foreign(place)}{'  ' if place else ''}{what} '{foreign(name_of(function))}' {text}.")
+
+
+def _compiled(said: Registration, overrides: Overrides, around: Around) -> Handler:
+    function = said.function
+    check_cpu(said)
+    kind = _kind(said)
+    payload, wants_context = parameters(function, said.site)
+    if said.batch is not None:
+        payload = _element(payload)
+    _check_payload(payload)
+    decode = decoder_for(payload, around.codecs)
+    default = 1 if said.batch is not None else _DEFAULT_CONCURRENCY.get(kind, 1)
+    concurrency = whole("concurrency", _first(overrides.concurrency, said.concurrency, default), MAX_PREFETCH)
+    batch = checked_batch(said)
+    size = batch.size if batch is not None else 1
+    prefetch = _first(overrides.prefetch, said.prefetch, min(2 * size * concurrency, MAX_PREFETCH))
+    prefetch = whole("prefetch", prefetch, MAX_PREFETCH)
+    check_failure_policy(said)
+    return Handler(
+        name=foreign(name_of(function)),
+        queue=said.queue,
+        function=function,
+        kind=kind,
+        decode=decode,
+        wants_context=wants_context,
+        concurrency=concurrency,
+        prefetch=prefetch,
+        timeout_s=timeout_s(_first(overrides.timeout_s, said.timeout_s, DEFAULT_HANDLER_TIMEOUT_S)),
+        # No larger than what the broker sends at once: it would only ever be complete by its age.
+        batch=None if batch is None else replace(batch, size=min(batch.size, prefetch)),
+        retry=said.retry,
+        on_error=said.on_error,
+        reject_on=checked_reject_on(said),
+        kill_switch=said.kill_switch,
+        middleware=around.middleware,
+        lifespans=around.lifespans,
+    )
+
+
+def _check_payload(payload: Any) -> None:
+    """Refuse the annotation of one payload when it cannot be what was meant. Raises AppLoadError."""
+    if bare(payload) is Message:
+        raise AppLoadError("takes its payload as a Message, which is what is published; what is received is a Delivery")
+    if payload in _SINGLE_VALUES:
+        raise AppLoadError(
+            f"takes its payload as {shown(payload)}, but the payload is the whole body; use {TAKEN}. "
+            "A body that is one number is what Any takes, too"
+        )
+
+
+def _kind(said: Registration) -> HandlerKind:
+    function = said.function
+    if isinstance(function, type):
+        raise AppLoadError(
+            f'is a class; register a function, or an object that can be called: handlers.consume("...")('
+            f"{function.__name__}())"
+        )
+    if is_generator_function(function):
+        raise AppLoadError("is a generator; a handler returns its settlement and yields nothing")
+    if not is_coroutine_function(function):
+        return HandlerKind.PROCESS if said.cpu else HandlerKind.THREAD
+    if said.cpu:
+        raise AppLoadError("is 'async def' and has cpu=True; what only computes is a plain 'def'")
+    return HandlerKind.ASYNC
+
+
+def _first(override: Number | None, registered: Number | None, default: Number) -> Number:
+    """Return the operator's word, else the code's, else ours."""
+    if override is not None:
+        return override
+    return default if registered is None else registered
+
+
+def _element(annotation: Any) -> Any:
+    """Return the annotation of one payload of a batch."""
+    annotation = bare(annotation)
+    if annotation in (Any, list, object):
+        return Any
+    if get_origin(annotation) in (list, Sequence):
+        return next(iter(get_args(annotation)), Any)
+    raise AppLoadError(f"takes its batch as {shown(annotation)}; it must be a list, such as list[dict]")

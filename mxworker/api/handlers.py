@@ -1,0 +1,311 @@
+"""The registry: which function consumes which queue, and how.
+
+A `Handlers` object is what `mxworker run app:handlers` names. Registering only notes what was said; `compile` checks it
+all at once, when the worker starts, and says what cannot work with file and line (see `compilation`).
+
+Pure: no I/O, no event loop, no global state.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from mxworker.api.callables import (
+    AnyCallable,
+    Site,
+    bare_function,
+    caller,
+    can_be_called_with,
+    is_generator_function,
+    name_of,
+    site_of,
+)
+from mxworker.api.circuit_breaker import KillSwitch
+from mxworker.api.compilation import AS_IN_CODE, Around, Handler, Overrides, compiled
+from mxworker.api.content_codec import NO_CODECS, ContentCodec
+from mxworker.api.lifespan import Lifespan
+from mxworker.api.middleware import Middleware
+from mxworker.api.queues import Queue
+from mxworker.api.registration import Batch, OnError, Registration
+from mxworker.api.retry_policy import DEFAULT_RETRY, RetryPolicy
+from mxworker.errors import AppLoadError
+from mxworker.payloads.serializers import Serializer
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+DEFAULT_BATCH_SIZE = 100
+DEFAULT_BATCH_WAIT_S = 0.1
+DEFAULT_BATCH_BYTES = 16 * 1024 * 1024
+
+
+class Handlers:
+    """A registry of handlers, one per queue."""
+
+    def __init__(self) -> None:
+        """Start with no handlers."""
+        self._registrations: dict[str, Registration] = {}
+        self._declared: dict[str, Queue] = {}
+        self._included: list[Handlers] = []
+        self._codecs: dict[str, ContentCodec] = {}
+        self._middleware: list[Middleware] = []
+        self._lifespan: Lifespan | None = None
+
+    # ---- handlers
+
+    def consume(
+        self,
+        queue: str | Queue,
+        *,
+        concurrency: int | None = None,
+        prefetch: int | None = None,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT_RETRY,
+        on_error: OnError = "retry",
+        reject_on: type[BaseException] | Sequence[type[BaseException]] = (),
+        kill_switch: KillSwitch | None = None,
+        cpu: bool = False,
+    ) -> Callable[[Function], Function]:
+        """Register a function as the handler of `queue`.
+
+        An `async def` runs on the event loop, a `def` in a thread; with `cpu` a `def` runs in a process of its own, to
+        compute without holding up others. Such a process is killed when the time is up, and what a handler does to it,
+        a crash included, costs one attempt of its own message. It loads the application and enters the lifespan anew;
+        of its context, `publisher.publish_sync` works there, while `channel`, `pause`, `resume` and `stats` do not.
+
+        Its first parameter is the payload, decoded as its annotation says (see `codec`); an optional second one is a
+        `Context`, with a default or without. Objects with a `__call__`, bound methods, static methods and
+        `functools.partial` are taken as well; a wrapper made with `functools.wraps` takes what it wraps.
+
+        It returns or raises a settlement; returning None acks. What it returns is awaited if it can be, and anything
+        else is a failure. For a failure, that is any other exception as well, and for running longer than `timeout`,
+        `on_error` decides: "retry" later as `retry` says and then "reject", "reject" into the
+        dead-letter queue at once, "requeue" for an immediate redelivery, or "ack". Exceptions in `reject_on` are always
+        rejected. With `retry` None there are no retries with delay, and no retry queues. A `kill_switch` leaves the
+        queue alone for a while when too many deliveries fail.
+
+        `concurrency`: handlers running at once in each process, default 32, with `cpu` 1. `prefetch`: unsettled
+        deliveries the broker may send to each process ahead, default 2 x concurrency; fewer than `concurrency` limits
+        that too. `timeout`: seconds, default 30.
+
+        The function is returned as it is and stays callable.
+        """
+        taken = _as_queue(queue, "consume")
+        return self._registering(
+            lambda function, site: Registration(
+                taken,
+                function,
+                concurrency,
+                prefetch,
+                timeout,
+                retry,
+                on_error,
+                reject_on,
+                kill_switch,
+                cpu,
+                site=site,
+            )
+        )
+
+    def consume_batch(
+        self,
+        queue: str | Queue,
+        *,
+        size: int = DEFAULT_BATCH_SIZE,
+        wait: float = DEFAULT_BATCH_WAIT_S,
+        max_bytes: int = DEFAULT_BATCH_BYTES,
+        concurrency: int | None = None,
+        prefetch: int | None = None,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT_RETRY,
+        on_error: OnError = "retry",
+        reject_on: type[BaseException] | Sequence[type[BaseException]] = (),
+        kill_switch: KillSwitch | None = None,
+    ) -> Callable[[Function], Function]:
+        """Register a function that takes the deliveries of `queue` in batches: a list of payloads.
+
+        A batch is handled when it has `size` deliveries, when their bodies have `max_bytes`, or `wait` seconds after
+        its first one came; while others are handled it grows. The function returns None when all are done, one
+        settlement for all, or one for each, in which None means done and an exception a failure; what it raises is for
+        all. One for each is any iterable of as many, in their order, or a mapping with all positions from 0 on as keys.
+        A body that cannot be decoded is a dead letter at once and never in the list; `ctx.deliveries` matches the list.
+
+        `concurrency`: batches running at once in each process, default 1. `prefetch`: default 2 x size x concurrency; a
+        batch is never larger. Everything else is as in `consume`; `timeout` is for the whole batch.
+        """
+        taken = _as_queue(queue, "consume_batch")
+        return self._registering(
+            lambda function, site: Registration(
+                taken,
+                function,
+                concurrency,
+                prefetch,
+                timeout,
+                retry,
+                on_error,
+                reject_on,
+                kill_switch,
+                batch=Batch(size, wait, max_bytes),
+                site=site,
+            )
+        )
+
+    def _registering(self, describe: Callable[[AnyCallable, Site], Registration]) -> Callable[[Function], Function]:
+        """Return the decorator that registers what `describe` makes of a function, and leaves that as it is."""
+
+        def register(function: Function) -> Function:
+            _refuse_uncallable(function, "handler")
+            registration = describe(bare_function(function), site_of(function, caller()))
+            self._refuse_taken(registration.queue.name)
+            self._registrations[registration.queue.name] = registration
+            return function
+
+        return register
+
+    def _refuse_taken(self, queue: str) -> None:
+        if queue in self.queues:
+            raise ValueError(f"queue '{queue}' has a handler already; one queue has one handler")
+
+    def declare(self, queue: str | Queue) -> Queue:
+        """Have workers declare a queue that no handler here consumes, before they consume anything; return it.
+
+        That is for what handlers publish to: a message to a queue that does not exist is `Unroutable`. It is declared
+        as a queue that is consumed, with its dead-letter queue, so that a handler for it can come later.
+        """
+        declared = _as_queue(queue, "declare")
+        if declared.name in self._declared:
+            raise ValueError(f"queue '{declared.name}' is declared already")
+        self._declared[declared.name] = declared
+        return declared
+
+    # ---- what is around them
+
+    def lifespan(self, function: Function) -> Function:
+        """Register what runs around the whole service, once in each worker process, after the fork.
+
+        `function` is an async generator function that yields once, or returns an async context manager. What it yields
+        is `ctx.state`. It is entered before the first delivery and left after the last handler.
+        """
+        if self._lifespan is not None:
+            raise ValueError("there is a lifespan already; one registry has one")
+        _refuse_uncallable(function, "lifespan")
+        taken = bare_function(function)
+        self._lifespan = Lifespan(taken, site_of(taken, caller()))
+        return function
+
+    def middleware(self, function: Function) -> Function:
+        """Register a middleware around every handler of this registry and of those it includes; see `middleware`.
+
+        It is an `async def`, or any callable that returns an awaitable, and runs on the event loop. The first one
+        registered is the outermost.
+        """
+        _refuse_uncallable(function, "middleware")
+        taken = bare_function(function)
+        if isinstance(taken, type) and not hasattr(taken, "__await__"):
+            raise ValueError(f"middleware '{name_of(taken)}' is a class; register an object of it that can be called")
+        if is_generator_function(taken):
+            raise ValueError(f"middleware '{name_of(taken)}' is a generator; it awaits call_next and yields nothing")
+        if not can_be_called_with(taken, 3):
+            raise ValueError(f"middleware '{name_of(taken)}' must take three parameters: payload, ctx, call_next")
+        self._middleware.append(taken)
+        return function
+
+    def codec(self, content_type: str, decode: Callable[[bytes], Any], *, encode: Serializer | None = None) -> None:
+        """Register what reads the bodies of `content_type`, for all handlers here and those of included registries.
+
+        What `decode` returns is checked against the handler's annotation, as JSON is; `bytes`, `str` and `Delivery`
+        take the body as it came. It runs on the event loop, and whatever it raises makes the delivery undecodable.
+        `encode` makes the bodies of messages with that `content_type`, see `serializers`.
+
+        Content types are compared without parameters and case; "application/json" replaces the built-in one. Raises
+        ValueError for a second codec of one type, and for pickle and its like.
+        """
+        codec = ContentCodec(content_type, decode, encode)
+        if codec.media_type in self._codecs:
+            raise ValueError(f"{content_type!r} has a codec already; one content type has one codec")
+        self._codecs[codec.media_type] = codec
+
+    def include(self, other: Handlers) -> None:
+        """Take in all handlers of another registry, what it will register later too.
+
+        Its own middleware stays inside ours, and so does its lifespan; its own codecs replace ours. `ctx.state` is what
+        its own lifespan yields, or ours when it has none.
+        """
+        if not isinstance(other, Handlers):
+            raise TypeError(f"include takes a Handlers object, not {other!r:.80}")
+        if self in other._family():
+            raise ValueError("a registry cannot include itself")
+        for queue in other.queues:
+            self._refuse_taken(queue)
+        self._included.append(other)
+
+    def _family(self) -> list[Handlers]:
+        """Return this registry and all that it includes."""
+        return [self, *(member for included in self._included for member in included._family())]
+
+    # ---- what came of it
+
+    def __len__(self) -> int:
+        return len(self.queues)
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The names of the queues, in the order of registration, our own first."""
+        return tuple(queue for member in self._family() for queue in member._registrations)
+
+    @property
+    def declared_queues(self) -> tuple[Queue, ...]:
+        """The queues that are declared and not consumed; of two of one name, the outer registry's."""
+        declared = {name: queue for member in reversed(self._family()) for name, queue in member._declared.items()}
+        return tuple(queue for name, queue in declared.items() if name not in self.queues)
+
+    @property
+    def serializers(self) -> Mapping[str, Serializer]:
+        """What makes bodies, by content type: the codecs that have an `encode`. Of two, the outer registry's counts."""
+        codecs = [codec for member in reversed(self._family()) for codec in member._codecs.values()]
+        return {codec.content_type: codec.encode for codec in codecs if codec.encode is not None}
+
+    def compile(self, overrides: Overrides = AS_IN_CODE) -> tuple[Handler, ...]:
+        """Return the handlers, checked. Raises AppLoadError that names file and line."""
+        twice = [queue for queue, count in Counter(self.queues).items() if count > 1]
+        if twice:
+            raise AppLoadError(f"queue '{twice[0]}' has two handlers, in registries that include each other.")
+        for member in self._family():
+            if member._lifespan is not None:
+                member._lifespan.check()
+        return tuple(self._compile(overrides, Around((), (), NO_CODECS)))
+
+    def _compile(self, overrides: Overrides, outer: Around) -> list[Handler]:
+        around = Around(
+            middleware=(*outer.middleware, *self._middleware),
+            lifespans=outer.lifespans if self._lifespan is None else (*outer.lifespans, self._lifespan),
+            codecs={**outer.codecs, **self._codecs},
+        )
+        handlers = [compiled(said, overrides, around) for said in self._registrations.values()]
+        for included in self._included:
+            handlers += included._compile(overrides, around)
+        return handlers
+
+
+def _as_queue(queue: str | Queue, decorator: str) -> Queue:
+    """Return the queue that a decorator was told. Raises TypeError, as for one that is used without parentheses."""
+    if isinstance(queue, Queue):
+        return queue
+    if isinstance(queue, str):
+        return Queue(queue)
+    if callable(queue) or isinstance(queue, classmethod):
+        raise TypeError(f'{decorator} needs the name of a queue: write @handlers.{decorator}("orders")')
+    raise TypeError(f"{decorator} needs the name of a queue, or a Queue, not {queue!r:.80}")
+
+
+def _refuse_uncallable(function: object, what: str) -> None:
+    """Raise TypeError for what cannot be called, and so was registered by mistake."""
+    if isinstance(function, classmethod):
+        name = name_of(function.__func__)
+        raise TypeError(
+            f"'{name}' is a class method, which has no class before its class is made; register it below the class: "
+            f'handlers.consume("...")(Thing.{name})'
+        )
+    if not callable(function):
+        raise TypeError(f"a {what} is a function, or an object that can be called, not {function!r:.80}")

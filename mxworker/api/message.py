@@ -1,0 +1,322 @@
+"""What is sent: a message as the application says it, and its encoded form.
+
+    Message   what the application wants sent; any Python value as its body
+    Content   the bytes of it: made once by an `Encoder`, published any number of times
+
+Everything that can be wrong with a message is found here, before a byte of it is sent. Bodies are never pickled.
+
+Must not know: exchanges, routing keys, connections.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+from typing import Any, NoReturn, TypedDict
+
+from mxworker.errors import ConfigError, EncodeError, MessageTooLarge
+from mxworker.payloads.compression import Compression
+from mxworker.payloads.content_types import BYTES, JSON, TEXT, is_json
+from mxworker.payloads.serializers import BUFFERS, Serializer, serialize, to_json
+from mxworker.wire import field_table
+from mxworker.wire.properties import (
+    FLAG_APP_ID,
+    FLAG_CONTENT_ENCODING,
+    FLAG_CONTENT_TYPE,
+    FLAG_CORRELATION_ID,
+    FLAG_DELIVERY_MODE,
+    FLAG_EXPIRATION,
+    FLAG_HEADERS,
+    FLAG_MESSAGE_ID,
+    FLAG_PRIORITY,
+    FLAG_REPLY_TO,
+    FLAG_TIMESTAMP,
+    FLAG_TYPE,
+    SHORT_STRING_BYTES,
+)
+
+DEFAULT_MAX_BODY_BYTES = 16 * 1024 * 1024
+"""The most that RabbitMQ 4 takes unless told otherwise (https://www.rabbitmq.com/docs/configure, max_message_size)."""
+
+DIRECT_REPLY_PREFIX = "amq.rabbitmq.reply-to."
+"""How the routing key of a direct reply begins: what a request that came with one has as its `reply_to`."""
+
+_TRANSIENT, _PERSISTENT = 1, 2
+_MORE_ROUTES = ("CC", "BCC")
+_DIRECT_REPLY = "amq.rabbitmq.reply-to"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_flags = struct.Struct(">H").pack
+_table_size = struct.Struct(">I").pack
+_timestamp = struct.Struct(">Q").pack
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message to be sent. What is None is not sent, or is chosen by the publisher.
+
+    `body`: bytes and str are sent as they are, everything else as JSON, unless a serializer is registered for its
+    content type. `content_type` follows from the body when it is None. `headers`: see `field_table`. `message_id`:
+    one is made when it is None or empty. `persistent` messages survive a restart of the broker in a durable queue.
+    `priority`: 0 to 255. `expiration_ms`: milliseconds in the queue, after which the broker drops or dead-letters it.
+    `timestamp`: seconds since 1970; of a datetime, which needs a time zone, the whole seconds. `compression`: gzip,
+    zstd or none.
+
+    Nothing is checked before it is encoded.
+    """
+
+    body: Any = None
+    content_type: str | None = None
+    headers: Mapping[str, Any] | None = None
+    message_id: str | None = None
+    persistent: bool = True
+    priority: int | None = None
+    expiration_ms: int | None = None
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    type: str | None = None
+    app_id: str | None = None
+    timestamp: int | datetime | None = None
+    compression: str | None = None
+
+
+class MessageOptions(TypedDict, total=False):
+    """What may be said of a message beside its body; see `Message`."""
+
+    content_type: str | None
+    headers: Mapping[str, Any] | None
+    message_id: str | None
+    persistent: bool
+    priority: int | None
+    expiration_ms: int | None
+    correlation_id: str | None
+    reply_to: str | None
+    type: str | None
+    app_id: str | None
+    timestamp: int | datetime | None
+    compression: str | None
+
+
+class Content:
+    """A message in its encoded form, which may be published any number of times.
+
+    Its properties on the wire are `head`, the message id as a short string, and `tail`; the flags in `head` promise the
+    id. You must put one there: `message_id`, or a fresh one for each publish when that is None.
+    """
+
+    __slots__ = ("body", "head", "message_id", "tail")
+
+    def __init__(self, head: bytes, message_id: bytes | None, tail: bytes, body: bytes) -> None:
+        self.head = head
+        self.message_id = message_id
+        self.tail = tail
+        self.body = body
+
+    def __repr__(self) -> str:
+        return f"<Content id={self.message_id!r} {len(self.body)} bytes>"
+
+
+class Encoder:
+    """Makes contents of bodies and messages. Holds nothing that changes, so that threads may share it."""
+
+    def __init__(
+        self,
+        compression: Compression | None = None,
+        serializers: Mapping[str, Serializer] | None = None,
+        max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+    ) -> None:
+        """`compression` is for messages that name none.
+
+        `serializers` make the bodies of their content types, exactly as spelled, whatever the body is; one for
+        application/json serves bodies without a content type, too. `max_body_bytes` bounds what is sent, compressed or
+        not: above the broker's own limit it would close the channel.
+        """
+        self._compression = compression
+        self._serializers = dict(serializers or {})
+        self._to_json = self._serializers.get(JSON, to_json)
+        self._max_body_bytes = max_body_bytes
+
+    def encode(self, message: Any) -> Content:
+        """Return the content of a body or of a `Message`; a `Content` is returned as it is.
+
+        Raises EncodeError, which names the property that cannot be encoded, or MessageTooLarge.
+        """
+        if isinstance(message, Message):
+            return self._message(message)
+        if isinstance(message, Content):
+            return message
+        body, content_type = self._body(message)
+        if self._compression is not None:
+            sent, encoding = self._compressed(body, self._compression)
+            if encoding is not None:
+                return Content(_head(content_type, encoding), None, b"", self._bounded(sent))
+        return Content(_PLAIN_HEADS[content_type], None, b"", self._bounded(body))
+
+    def _message(self, message: Message) -> Content:
+        _refuse_what_closes_the_channel(message)
+        body, content_type = self._typed_body(message)
+        body, encoding = self._compressed(body, self._compression_for(message))
+        properties = _PropertyWriter()
+        properties.short_string(FLAG_CONTENT_TYPE, "content_type", content_type)
+        properties.short_string(FLAG_CONTENT_ENCODING, "content_encoding", encoding)
+        properties.table(FLAG_HEADERS, message.headers)
+        properties.octet(FLAG_DELIVERY_MODE, "delivery_mode", _PERSISTENT if message.persistent else _TRANSIENT)
+        properties.octet(FLAG_PRIORITY, "priority", message.priority)
+        properties.short_string(FLAG_CORRELATION_ID, "correlation_id", message.correlation_id)
+        properties.short_string(FLAG_REPLY_TO, "reply_to", message.reply_to)
+        properties.milliseconds(FLAG_EXPIRATION, "expiration_ms", message.expiration_ms)
+        head = properties.take()
+        properties.timestamp(FLAG_TIMESTAMP, "timestamp", message.timestamp)
+        properties.short_string(FLAG_TYPE, "type", message.type)
+        properties.short_string(FLAG_APP_ID, "app_id", message.app_id)
+        tail = properties.take()
+        message_id = None if message.message_id is None else _short("message_id", message.message_id)
+        return Content(_flags(properties.flags | FLAG_MESSAGE_ID) + head, message_id, tail, self._bounded(body))
+
+    def _typed_body(self, message: Message) -> tuple[bytes, str]:
+        """Return the body as the message's own content type has it, and that type."""
+        content_type = message.content_type
+        if content_type is None:
+            return self._body(message.body)
+        serializer = self._serializers.get(content_type)
+        if serializer is not None:
+            return serialize(serializer, message.body, content_type), content_type
+        body, natural_type = self._body(message.body)
+        if natural_type is JSON and not is_json(content_type):
+            _refuse("content_type", content_type, "no serializer is registered for it, and the body is no bytes or str")
+        return body, content_type
+
+    def _body(self, value: Any) -> tuple[bytes, str]:
+        """Return the body that the type of `value` makes, and its content type."""
+        if isinstance(value, bytes):
+            return value, BYTES
+        if isinstance(value, str):
+            return serialize(_to_text, value, TEXT), TEXT
+        if isinstance(value, BUFFERS):
+            return bytes(value), BYTES
+        return serialize(self._to_json, value, JSON), JSON
+
+    def _compression_for(self, message: Message) -> Compression | None:
+        ours, encoding = self._compression, message.compression
+        if encoding is None:
+            return ours
+        if encoding == "none":
+            return None
+        if ours is not None and ours.encoding == encoding:
+            return ours
+        try:
+            return Compression(encoding, threshold_bytes=(ours or Compression()).threshold_bytes)
+        except ConfigError as error:
+            raise EncodeError(f"compression is {encoding!r:.80}: {error}") from error
+
+    def _compressed(self, body: bytes, compression: Compression | None) -> tuple[bytes, str | None]:
+        """Return the body to send, and its content-encoding."""
+        compressed = None if compression is None else compression.compress(body)
+        return (body, None) if compression is None or compressed is None else (compressed, compression.encoding)
+
+    def _bounded(self, body: bytes) -> bytes:
+        if len(body) > self._max_body_bytes:
+            raise MessageTooLarge(f"the body has {len(body)} bytes, the limit is {self._max_body_bytes}")
+        return body
+
+
+class _PropertyWriter:
+    """Appends values in wire order, each with its flag; None is not sent."""
+
+    def __init__(self) -> None:
+        self.flags = 0
+        self._out = bytearray()
+
+    def take(self) -> bytes:
+        """Return the values since the last time."""
+        values = bytes(self._out)
+        self._out.clear()
+        return values
+
+    def short_string(self, flag: int, name: str, text: str | None) -> None:
+        if text is not None:
+            value = _short(name, text)
+            self._append(flag, bytes((len(value),)) + value)
+
+    def table(self, flag: int, headers: Mapping[str, Any] | None) -> None:
+        if headers is not None:
+            value = field_table.encode(headers)
+            self._append(flag, _table_size(len(value)) + value)
+
+    def octet(self, flag: int, name: str, number: int | None) -> None:
+        if number is not None:
+            self._append(flag, bytes((_whole(name, number, 8),)))
+
+    def milliseconds(self, flag: int, name: str, number: int | None) -> None:
+        """Write a number as text, as the standard has expirations; 32 bits are the most that RabbitMQ takes."""
+        if number is not None:
+            value = b"%d" % _whole(name, number, 32)
+            self._append(flag, bytes((len(value),)) + value)
+
+    def timestamp(self, flag: int, name: str, moment: int | datetime | None) -> None:
+        if isinstance(moment, datetime):
+            if moment.utcoffset() is None:
+                _refuse(name, moment, "it has no time zone")
+            moment = (moment - _EPOCH) // timedelta(seconds=1)
+        if moment is not None:
+            self._append(flag, _timestamp(_whole(name, moment, 64)))
+
+    def _append(self, flag: int, value: bytes) -> None:
+        self.flags |= flag
+        self._out += value
+
+
+def _short(name: str, text: str) -> bytes:
+    """Return `text` as the content of a short string. Surrogates become the bytes they were made of (PEP 383)."""
+    if not isinstance(text, str):
+        _refuse(name, text, "it is not a str")
+    try:
+        value = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        _refuse(name, text, f"it is not Unicode, {error.reason}")
+    if len(value) > SHORT_STRING_BYTES:
+        _refuse(name, text, f"it has {len(value)} bytes, the most are {SHORT_STRING_BYTES}")
+    return value
+
+
+def _whole(name: str, number: int, bits: int) -> int:
+    if not isinstance(number, int) or isinstance(number, bool):
+        _refuse(name, number, "it is not a whole number")
+    if not 0 <= number < 2**bits:
+        _refuse(name, number, f"it is not from 0 to {2**bits - 1}")
+    return number
+
+
+def _refuse_what_closes_the_channel(message: Message) -> None:
+    """Refuse what RabbitMQ answers with a 406, which would leave the fate of all neighbours unknown.
+
+    https://www.rabbitmq.com/docs/sender-selected, https://www.rabbitmq.com/docs/direct-reply-to
+    """
+    for name in _MORE_ROUTES:
+        keys = (message.headers or {}).get(name, [])
+        if not isinstance(keys, list | tuple) or not all(isinstance(key, str) for key in keys):
+            _refuse(f"headers[{name!r}]", keys, "it must be a list of routing keys")
+    if message.reply_to == _DIRECT_REPLY:  # what the broker makes of it for the receiver is a name like any other
+        _refuse("reply_to", message.reply_to, "a direct reply needs a consumer on the channel that publishes")
+
+
+def _refuse(name: str, value: object, why: str) -> NoReturn:
+    raise EncodeError(f"{name} is {value!r:.80}: {why}")
+
+
+def _to_text(text: str) -> bytes:
+    return text.encode("utf-8")
+
+
+def _head(content_type: str, encoding: str | None = None) -> bytes:
+    """Return the head of a persistent message of which nothing else is said."""
+    properties = _PropertyWriter()
+    properties.short_string(FLAG_CONTENT_TYPE, "content_type", content_type)
+    properties.short_string(FLAG_CONTENT_ENCODING, "content_encoding", encoding)
+    properties.octet(FLAG_DELIVERY_MODE, "delivery_mode", _PERSISTENT)
+    return _flags(properties.flags | FLAG_MESSAGE_ID) + properties.take()
+
+
+_PLAIN_HEADS: Mapping[str, bytes] = MappingProxyType({name: _head(name) for name in (BYTES, TEXT, JSON)})

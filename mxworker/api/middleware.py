@@ -1,0 +1,115 @@
+"""What applications put around their handlers.
+
+    @handlers.middleware
+    async def audit(payload, ctx, call_next):
+        ...                                          # before
+        outcome = await call_next(payload, ctx)      # the next middleware, at last the handler
+        ...                                          # after
+        return outcome
+
+The first one registered is the outermost. What it returns or raises takes the place of what the handler did, but for
+None, which leaves that as it is:
+
+- A settlement that `call_next` returned or raised stands, so that a forgotten `return` turns no Reject into an ack. To
+  replace it a middleware returns another one, `Ack()` included.
+- An exception that `call_next` raised and the middleware caught is dealt with: its delivery is acked.
+- Of several calls of `call_next` the one that ended last counts.
+- Without any call, or while one has not ended, there is nothing to stand: that is a failure of the delivery, since its
+  handler did not run. To leave the handler out a middleware returns `Ack()`, or another settlement.
+
+A middleware runs on the event loop. It is an `async def`, or any callable that returns an awaitable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from types import CoroutineType
+from typing import Any
+
+from mxworker.api.failures import text_of
+from mxworker.api.outcomes import UnknownOutcome, awaited
+from mxworker.api.settlement import alone_in
+
+CallNext = Callable[[Any, Any], Awaitable[Any]]
+Middleware = Callable[[Any, Any, CallNext], Any]
+
+
+def compose(layers: tuple[Middleware, ...], innermost: CallNext) -> CallNext:
+    """Return one call through all layers, the first the outermost; without layers, `innermost` itself."""
+    if not layers:
+        return innermost
+    call = _awaiting(innermost)
+    for layer in reversed(layers):
+        call = _around(layer, call)
+    return call
+
+
+def _awaiting(innermost: CallNext) -> CallNext:
+    """Return `innermost` with what it returns awaited, too: a middleware is shown what came of it in the end."""
+
+    async def call(payload: Any, ctx: Any) -> Any:
+        outcome = innermost(payload, ctx)
+        if type(outcome) is CoroutineType:  # as nearly always: spares the general case
+            outcome = await outcome
+        return outcome if outcome is None else await awaited(outcome)
+
+    return call
+
+
+def _around(layer: Middleware, call_next: CallNext) -> CallNext:
+    async def call(payload: Any, ctx: Any) -> Any:
+        inner = _Inner(call_next)
+        outcome = layer(payload, ctx, inner.call)
+        if type(outcome) is CoroutineType:
+            outcome = await outcome
+        if outcome is not None:
+            outcome = await awaited(outcome)
+        return inner.standing(layer) if outcome is None else outcome
+
+    return call
+
+
+class _Inner:
+    """What one execution of a middleware is around: its calls of `call_next`, and how the last one ended."""
+
+    __slots__ = ("_call_next", "_calls", "_ended", "_raised", "_returned")
+
+    def __init__(self, call_next: CallNext) -> None:
+        self._call_next = call_next
+        self._calls = 0
+        self._ended = 0
+        self._returned: Any = None
+        self._raised: BaseException | None = None
+
+    def call(self, payload: Any, ctx: Any) -> Awaitable[Any]:
+        """Call what is inside. A plain function, so that a call counts that nobody awaits."""
+        self._calls += 1
+        return self._through(payload, ctx)
+
+    async def _through(self, payload: Any, ctx: Any) -> Any:
+        self._returned = self._raised = None
+        try:
+            self._returned = await self._call_next(payload, ctx)
+        except BaseException as error:
+            self._raised = error if alone_in(error) is not None else None
+            raise
+        finally:
+            self._ended += 1
+        return self._returned
+
+    def standing(self, layer: Middleware) -> Any:
+        """Return the outcome that stands when the middleware returned None, or raise it. Raises UnknownOutcome."""
+        if self._raised is not None:
+            raise self._raised
+        if self._returned is None and self._ended < self._calls:
+            raise UnknownOutcome(f"middleware {_name(layer)} did not await call_next, so the handler has not ended")
+        if not self._calls:
+            raise UnknownOutcome(
+                f"middleware {_name(layer)} returned None without calling call_next; "
+                "return Ack() to leave the handler out"
+            )
+        return self._returned
+
+
+def _name(layer: Middleware) -> str:
+    return text_of(getattr(layer, "__qualname__", type(layer).__qualname__))

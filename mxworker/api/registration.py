@@ -1,0 +1,152 @@
+"""What a decorator was told, and the values in it that must be right for anything to work.
+
+Errors are AppLoadErrors whose text goes on where "the handler" begins.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal, cast, get_args
+
+from mxworker.api.callables import NOWHERE, AnyCallable, Site
+from mxworker.api.circuit_breaker import KillSwitch
+from mxworker.api.queues import Queue
+from mxworker.api.retry_policy import RetryPolicy
+from mxworker.config import MAX_PREFETCH
+from mxworker.errors import AppLoadError
+from mxworker.wire.properties import SHORT_STRING_BYTES
+
+OnError = Literal["retry", "reject", "requeue", "ack"]
+
+MAX_TIMEOUT_S = 365 * 24 * 3600
+"""A year: more than anything runs, and a number that every event loop can wait for."""
+_ON_ERROR = get_args(OnError)
+_MAX_BATCH_WAIT_S = 3600
+_MAX_BATCH_BYTES = 64 * 1024 * 1024
+_SHOWN_CHARACTERS = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """When a batch is complete: at `size` deliveries, `max_bytes` of bodies, or `wait_s` after its first one came."""
+
+    size: int
+    wait_s: float
+    max_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What a decorator was told; of all but the queue nothing is checked yet, whatever the types say."""
+
+    queue: Queue
+    function: AnyCallable
+    concurrency: int | None
+    prefetch: int | None
+    timeout_s: float | None
+    retry: RetryPolicy | None
+    on_error: OnError
+    reject_on: type[BaseException] | Sequence[type[BaseException]]
+    kill_switch: KillSwitch | None
+    cpu: bool = False
+    batch: Batch | None = None
+    site: Site = NOWHERE
+
+
+def whole(name: str, value: Any, most: int) -> int:
+    """Return `value` as a number from 1 to `most`. Raises AppLoadError."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise AppLoadError(f"has {name}={_shown(value)}; it must be a whole number from 1 to {most}")
+    if not 1 <= number <= most:
+        raise AppLoadError(f"has {name}={number}; it must be from 1 to {most}")
+    return number
+
+
+def timeout_s(value: Any) -> float:
+    """Return the time that a handler may run. Raises AppLoadError."""
+    time_s = _seconds("timeout", value)
+    if not time_s > 0:  # so that NaN is refused too
+        raise AppLoadError(f"has timeout={_shown(time_s)}; it must be above 0 seconds")
+    if time_s > MAX_TIMEOUT_S:
+        raise AppLoadError(f"has timeout={_shown(time_s)}; it must be at most {MAX_TIMEOUT_S} seconds, a year")
+    return time_s
+
+
+def _wait_s(value: Any) -> float:
+    time_s = _seconds("wait", value)
+    if not 0 <= time_s <= _MAX_BATCH_WAIT_S:
+        raise AppLoadError(f"has wait={_shown(time_s)}; it must be from 0 to {_MAX_BATCH_WAIT_S} seconds")
+    return time_s
+
+
+def _seconds(name: str, value: Any) -> float:
+    """Return `value`, which is a number. Raises AppLoadError."""
+    if isinstance(value, timedelta):
+        seconds = f"{value.total_seconds():g}"
+        raise AppLoadError(f"has {name}={value!r}; it must be a number of seconds: write {name}={seconds}")
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise AppLoadError(f"has {name}={_shown(value)}; it must be a number of seconds")
+    return value
+
+
+def checked_batch(said: Registration) -> Batch | None:
+    """Return when a batch is complete; None for a handler of single deliveries. Raises AppLoadError."""
+    batch = said.batch
+    if batch is None:
+        return None
+    return Batch(
+        whole("size", batch.size, MAX_PREFETCH),
+        _wait_s(batch.wait_s),
+        whole("max_bytes", batch.max_bytes, _MAX_BATCH_BYTES),
+    )
+
+
+def checked_reject_on(said: Registration) -> tuple[type[BaseException], ...]:
+    """Return the exceptions of `reject_on`; one alone stands for itself, as in `except`. Raises AppLoadError."""
+    kinds: Any = said.reject_on
+    if isinstance(kinds, type):
+        kinds = (kinds,)
+    if isinstance(kinds, Sequence | set | frozenset) and not isinstance(kinds, str):
+        kinds = tuple(kinds)
+        if all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
+            return cast("tuple[type[BaseException], ...]", kinds)
+    raise AppLoadError(f"has reject_on={_shown(kinds)}; it must be exception classes")
+
+
+def check_failure_policy(said: Registration) -> None:
+    """Raise AppLoadError when what is to become of failures means nothing."""
+    if said.on_error not in _ON_ERROR:
+        raise AppLoadError(f"has on_error={_shown(said.on_error)}; it must be one of {', '.join(map(repr, _ON_ERROR))}")
+    if said.retry is not None and not isinstance(said.retry, RetryPolicy):
+        raise AppLoadError(f"has retry={_shown(said.retry)}; it must be a RetryPolicy, or None for no retries")
+    if said.kill_switch is not None and not isinstance(said.kill_switch, KillSwitch):
+        raise AppLoadError(
+            f"has kill_switch={_shown(said.kill_switch)}; it must be a KillSwitch, such as KillSwitch(), or None"
+        )
+    if said.retry is not None:
+        longest = said.queue.retry_name(said.retry.steps_ms[-1])
+        if len(longest.encode()) > SHORT_STRING_BYTES:
+            raise AppLoadError(f"has retries, for which the name of its queue is too long: '{longest}'")
+
+
+def check_cpu(said: Registration) -> None:
+    """Raise AppLoadError when `cpu` is neither True nor False."""
+    if not isinstance(said.cpu, bool):
+        raise AppLoadError(f"has cpu={_shown(said.cpu)}; it must be True or False")
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except Exception:  # the application's code
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."

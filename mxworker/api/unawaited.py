@@ -1,0 +1,209 @@
+"""What a handler has published without waiting for it: it is accounted for before the handler's delivery is acked.
+
+- Receipts of `publish_nowait` that nobody looked at are awaited.
+- A publish that runs in a task of its own is awaited, if it is still on its way; if it has failed, somebody must have
+  looked at that task's exception.
+- A publish that was called and never awaited was not sent. That is a mistake in the handler, and fails its delivery.
+
+Must not know: publishers, how an outcome comes about.
+
+Invariants:
+- Nothing is kept once it is accounted for, nor anything that begins after the handler has returned.
+- `begin`, `add` and `end` may be called from the threads that work for a handler. Each changes one entry of a dict.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+from collections.abc import Coroutine, Iterable
+from contextvars import ContextVar
+from itertools import islice
+from typing import Any
+
+from mxworker.api.receipts import Receipt
+from mxworker.errors import PublishError, PublishUnconfirmed
+from mxworker.system.printable import foreign
+
+_PRUNE_AT = 1024
+_CODE_UNIT_BYTES = 2  # of an instruction, as `co_positions` counts them
+
+unawaited: ContextVar[Unawaited | None] = ContextVar("unawaited", default=None)
+"""Where a publisher notes what the handler that runs now publishes; None outside a handler."""
+
+
+class Unawaited:
+    """What one handler, and the tasks and threads it made, have published and not accounted for, until it returns.
+
+    Holds at most 1,024 entries, or twice as many as are unaccounted for.
+    """
+
+    __slots__ = ("_kept", "_prune_at")
+
+    def __init__(self) -> None:
+        self._kept: dict[Receipt | Begun, None] | None = {}
+        self._prune_at = _PRUNE_AT
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the handler has returned."""
+        return self._kept is None
+
+    def add(self, one: Receipt | Begun) -> None:
+        """Keep a receipt, unless the handler has returned: a task that it left behind may publish for hours."""
+        kept = self._kept
+        if kept is None:
+            return
+        if len(kept) >= self._prune_at:
+            for other in list(kept):
+                if not other.is_unaccounted:
+                    kept.pop(other, None)
+            self._prune_at = max(_PRUNE_AT, 2 * len(kept))
+        kept[one] = None
+
+    def discard(self, one: Begun) -> None:
+        """Forget one that is accounted for."""
+        if self._kept is not None:
+            self._kept.pop(one, None)
+
+    def take(self) -> list[Receipt | Begun]:
+        """Return what there is and keep nothing from now on. Call once, when the handler has returned."""
+        assert self._kept is not None
+        kept, self._kept = self._kept, None
+        return list(kept)
+
+
+class Begun:
+    """A publish that was called in a handler, from the call to its outcome. `begin` makes it, its coroutine ends it."""
+
+    __slots__ = ("_code", "_coroutine", "_error", "_instruction", "_is_over", "_noted", "_task", "_waiter", "method")
+
+    def __init__(self, noted: Unawaited, method: str, depth: int) -> None:
+        caller = sys._getframe(depth)
+        self._noted = noted
+        self.method = method
+        self._code = caller.f_code
+        self._instruction = caller.f_lasti
+        self._coroutine: Coroutine[Any, Any, Any] | None = None
+        self._is_over = False
+        self._error: BaseException | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def by(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Name the coroutine that does it, once it is awaited. Without one it is being done."""
+        self._coroutine = coroutine
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Take the end: the outcome is known, or `error` was raised. Call it in the coroutine, right before that."""
+        self._is_over = True
+        self._error = error
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        if isinstance(error, PublishError):
+            task = asyncio.current_task()
+            if task is not None and task.get_coro() is self._coroutine:  # else it is raised in somebody's code
+                self._task = task
+                return
+        self._noted.discard(self)
+
+    def end_all(self, outcomes: Iterable[object]) -> None:
+        """Take the end of many: their caller sees which failed, but not when it is the handler, and has returned."""
+        errors = (outcome for outcome in outcomes if isinstance(outcome, PublishError))
+        self.end(next(errors, None) if self._noted.is_over else None)
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether it has not begun, and does not in a task that was made for it a loop turn ago."""
+        return self._coroutine is not None and inspect.getcoroutinestate(self._coroutine) == inspect.CORO_CREATED
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether its outcome is not known yet."""
+        return not self._is_over
+
+    @property
+    def is_unaccounted(self) -> bool:
+        """Whether its outcome is open, or is an error that nobody has seen."""
+        return not self._is_over or self._has_unseen_error
+
+    @property
+    def _has_unseen_error(self) -> bool:
+        task = self._task
+        # What asyncio itself asks before it logs "Task exception was never retrieved".
+        return task is not None and (not task.done() or bool(getattr(task, "_log_traceback", False)))
+
+    def close(self) -> None:
+        """Never begin it; Python has nothing to warn of then."""
+        if self._coroutine is not None:
+            self._coroutine.close()
+
+    async def outcome(self) -> None:
+        """Wait for the outcome; raises what it ended in."""
+        if not self._is_over:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        self.raise_error()
+
+    def raise_error(self) -> None:
+        """Raise what it ended in, if it failed."""
+        if self._task is not None and self._task.done() and not self._task.cancelled():
+            self._task.exception()  # it is seen now
+        if isinstance(self._error, PublishError):
+            raise self._error
+        if self._error is not None:
+            raise PublishUnconfirmed(f"{self} was given up before its confirm came ({self._error!r})")
+
+    def __str__(self) -> str:
+        place = next(islice(self._code.co_positions(), self._instruction // _CODE_UNIT_BYTES, None), None)
+        line = self._code.co_firstlineno if place is None or place[0] is None else place[0]
+        return f"ctx.publisher.{self.method}(...) at {foreign(self._code.co_filename)}:{line}"
+
+
+def begin(method: str) -> Begun | None:
+    """Note that the caller's caller has called a method of the publisher; None when no handler has to wait for it.
+
+    You must tell it `by` which coroutine that is done.
+    """
+    noted = unawaited.get()
+    if noted is None or noted.is_over:
+        return None
+    begun = Begun(noted, method, 3)
+    noted.add(begun)
+    return begun
+
+
+async def confirm_rest(published: Iterable[Receipt | Begun]) -> None:
+    """Wait for those whose outcome nobody knows; raises the PublishError of the first that was not confirmed.
+
+    Raises RuntimeError when one was never awaited, and so was not sent.
+    """
+    receipts = [one for one in published if isinstance(one, Receipt)]
+    begun = [one for one in published if isinstance(one, Begun)]
+    if begun:
+        await _confirm_begun(begun)
+    for receipt in receipts:
+        if receipt.is_unaccounted:
+            await receipt
+
+
+async def _confirm_begun(begun: list[Begun]) -> None:
+    under_way = [one for one in begun if one.is_under_way]
+    unseen = [one for one in begun if not one.is_under_way and one.is_unaccounted]
+    if any(one.is_forgotten for one in under_way):
+        await asyncio.sleep(0)  # one that a task was made of begins now
+    forgotten = [one for one in under_way if one.is_forgotten]
+    for one in forgotten:
+        one.close()
+    if forgotten:
+        first = forgotten[0]
+        more = f" (and {len(forgotten) - 1} more)" if len(forgotten) > 1 else ""
+        raise RuntimeError(
+            f"{first}{more} was never awaited, so nothing was sent. "
+            f"Write 'await ctx.publisher.{first.method}(...)'; in a 'def' handler 'ctx.publisher.publish_sync(...)'."
+        )
+    for one in unseen:
+        one.raise_error()
+    for one in under_way:
+        await one.outcome()

@@ -1,0 +1,1 @@
+"""`mxworker dev`: a service that reloads when its code changes."""

@@ -1,0 +1,146 @@
+"""The outer process of `mxworker dev`: it keeps the service running and has it reload when a file changes.
+
+The service is a process of its own, so that the threads of the watcher stay away from its forks.
+
+    what happens                   what is done
+    ------------                   ------------
+    a file changed                 HUP to the service, which replaces its workers; no service: a start
+    the service ended              it is said, and the next change starts it again
+    TERM, INT or QUIT              the same to the service, and this process ends as the service does
+    INT or QUIT from a terminal    as above, but the service has it already: a terminal tells the whole process group
+    HUP, and the terminal has gone TERM to the service, as above
+    HUP otherwise, USR1, USR2      the same to the service
+
+Must not know: RabbitMQ, the board, user code. Invariants: there is at most one service, and it does not outlive this
+process (that is its own doing, `child.bind_to_parent`). Signals are blocked and taken between two looks at the files;
+the service inherits the blocking and lifts it when it can answer, so that a signal neither gets lost nor ends it on its
+way up. A change that comes while a service fails to start is not forgotten: it starts the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mxworker.cli.dev.sources import changes
+from mxworker.errors import ExitCode
+from mxworker.system.printable import foreign
+from mxworker.system.terminal import SETTLES_S, Terminal
+
+log = logging.getLogger("mxworker.dev")
+
+SHOWN_FILES = 3
+
+_STOPS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+_TAKEN = _STOPS | {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+_KEYS = frozenset({signal.SIGINT, signal.SIGQUIT})
+_NEVER_SERVED = frozenset({ExitCode.USAGE, ExitCode.APP_LOAD, ExitCode.BROKER, ExitCode.NEVER_READY})
+_SI_KERNEL = 0x80  # sigaction(2): sent by no process, so by the terminal
+
+
+def run(command: Sequence[str], environment: Mapping[str, str], watched: Sequence[Path], terminal: Terminal) -> int:
+    """Keep `command` running and reloading until told to stop; return its exit code, 128 + N when signal N ended it.
+
+    Call from the main thread, which must live as long as the service. The process keeps its signals blocked. Raises
+    ConfigError when the directories cannot be watched.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
+    log.info("watching %s", ", ".join(map(foreign, watched)))
+    news = changes(watched)
+    next(news)  # from here on every change is noticed
+    outer = _Outer(command, environment, terminal)
+    for changed in news:
+        code = outer.turn(changed)
+        if code is not None:
+            return code
+    raise AssertionError("the watching of files has ended")  # it does so only for a stop event, which it has not got
+
+
+class _Outer:
+    """One run: the service, or how the last one ended."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], terminal: Terminal) -> None:
+        """Start the service."""
+        self._command = command
+        self._environment = environment
+        self._terminal = terminal
+        self._hang_up_until: float | None = None
+        self._code: int = ExitCode.OK
+        self._is_stopping = False
+        self._has_changed = False  # since the last start
+        self._service: subprocess.Popen[bytes] | None = self._start()
+
+    def turn(self, changed: Sequence[str]) -> int | None:
+        """Take in signals, the end of the service and changed files, in this order; return the exit code at the end."""
+        while (sent := signal.sigtimedwait(_TAKEN, 0)) is not None:
+            self._obey(signal.Signals(sent.si_signo), is_by_terminal=sent.si_code == _SI_KERNEL)
+        self._tell_hang_up_from_reload()
+        self._notice_end()
+        if self._is_stopping:
+            return self._code if self._service is None else None
+        if self._service is not None and changed:
+            self._reload(changed)
+        elif changed:
+            log.info("%s; starting the service", in_words(changed))
+            self._service = self._start()
+        return None
+
+    def _obey(self, signum: signal.Signals, is_by_terminal: bool) -> None:
+        if signum is signal.SIGHUP:
+            self._hang_up_until = time.monotonic() + (SETTLES_S if self._terminal.was_there else 0)
+            return
+        if signum in _STOPS:
+            self._is_stopping = True
+        if not (is_by_terminal and signum in _KEYS):
+            self._pass_on(signum)
+
+    def _tell_hang_up_from_reload(self) -> None:
+        """Stop when the SIGHUP came because the terminal has gone; pass it on when the terminal is still there."""
+        if self._hang_up_until is None:
+            return
+        if self._terminal.has_gone:
+            self._hang_up_until = None
+            log.info("the terminal has gone")
+            self._is_stopping = True
+            self._pass_on(signal.SIGTERM)
+        elif time.monotonic() >= self._hang_up_until:
+            self._hang_up_until = None
+            self._pass_on(signal.SIGHUP)
+
+    def _pass_on(self, signum: signal.Signals) -> None:
+        if self._service is not None:
+            self._service.send_signal(signum)
+
+    def _notice_end(self) -> None:
+        """See whether the service has ended, and start it again at once when a change may be what it lacked."""
+        if self._service is None or (ended := self._service.poll()) is None:
+            return
+        self._service = None
+        self._code = ended if ended >= 0 else 128 - ended
+        if self._is_stopping:
+            return
+        if self._has_changed and ended in _NEVER_SERVED:
+            log.info("the service ended with exit code %d, perhaps of what was changed; starting it again", self._code)
+            self._service = self._start()
+        else:
+            log.warning("the service ended with exit code %d; the next change starts it again", self._code)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._has_changed = False
+        return subprocess.Popen(self._command, env=self._environment)  # noqa: S603 - our own command
+
+    def _reload(self, changed: Sequence[str]) -> None:
+        log.info("%s; reloading", in_words(changed))
+        self._has_changed = True
+        if self._service is not None:
+            self._service.send_signal(signal.SIGHUP)
+
+
+def in_words(changed: Sequence[str]) -> str:
+    """Return `a.py, b.py, c.py and 2 more changed`."""
+    more = f" and {len(changed) - SHOWN_FILES} more" if len(changed) > SHOWN_FILES else ""
+    return f"{', '.join(map(foreign, changed[:SHOWN_FILES]))}{more} changed"

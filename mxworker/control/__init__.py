@@ -1,0 +1,1 @@
+"""Requests to a running service: their form, the socket they go over, and its status."""

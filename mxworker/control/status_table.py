@@ -1,0 +1,104 @@
+"""A service's status as a table for people. Pure; what it is given came over a socket, so nothing of it is trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mxworker.system.printable import foreign
+
+_HEADINGS = (
+    "slot",
+    "pid",
+    "state",
+    "uptime",
+    "in flight",
+    "acked",
+    "retried",
+    "rejected",
+    "requeued",
+    "RSS",
+    "restarts",
+    "last exit",
+)
+_TO_THE_LEFT = frozenset({"state", "last exit"})
+_UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
+
+
+def render(status: Mapping[str, Any]) -> str:
+    """Return the status on a few lines, and one for each worker.
+
+    Raises LookupError, ValueError, TypeError, AttributeError or ArithmeticError when it is no status.
+    """
+    rows = [_HEADINGS, *(_row(worker) for worker in status["workers"] if worker["pid"] or worker["state"] != "empty")]
+    return "\n".join(foreign(line).rstrip() for line in [*_summary(status), "", *_aligned(rows)])
+
+
+def _summary(status: Mapping[str, Any]) -> list[str]:
+    facts = [
+        f"{'service':<11} {status['name']}, process {status['pid']}, mxworker {status['version']}",
+        f"{'state':<11} {_state(status)}, for {_duration(status['uptime_s'])}",
+        f"{'workers':<11} {status['workers_ready']} of {status['workers_wanted']} consume, "
+        f"code generation {status['generation']}",
+    ]
+    paused = paused_text(status["paused"])
+    if paused:
+        facts.append(f"{'paused':<11} {paused}")
+    if status["run_alone"]:
+        facts.append(f"{'run alone':<11} {', '.join(status['run_alone'])}: their messages kill workers")
+    reload = status["reload"]
+    if reload["state"] != "none":
+        why = f": {reload['why']}" if reload["why"] else ""
+        facts.append(f"{'reload':<11} to generation {reload['generation']}: {reload['state']}{why}")
+    return facts
+
+
+def _state(status: Mapping[str, Any]) -> str:
+    problem = status["unhealthy_because"] or status["unready_because"]
+    return f"{status['state']}, {problem}" if problem else f"{status['state']}, ready"
+
+
+def paused_text(paused: Mapping[str, Any]) -> str:
+    """Return what is paused; empty when nothing is."""
+    named = ", ".join(paused["queues"])
+    if paused["all"]:
+        return f"all queues; by name: {named}" if named else "all queues"
+    return named
+
+
+def _row(worker: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        foreign(worker["slot"]),
+        foreign(worker["pid"] or "-"),
+        foreign(worker["consuming"] if worker["state"] == "running" else worker["state"]),
+        "-" if worker["uptime_s"] is None else _duration(worker["uptime_s"]),
+        f"{worker['in_flight']:,}",
+        *(f"{worker[name]:,}" for name in ("acked", "retried", "rejected", "requeued")),
+        _mebibytes(worker["rss_bytes"]),
+        f"{worker['restarts']:,}",
+        foreign(worker["last_exit"]),
+    )
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+    return ["  ".join(map(_padded, _HEADINGS, row, widths)) for row in rows]
+
+
+def _padded(heading: str, cell: str, width: int) -> str:
+    return cell.ljust(width) if heading in _TO_THE_LEFT else cell.rjust(width)
+
+
+def _mebibytes(size_bytes: int | None) -> str:
+    return f"{size_bytes / 2**20:.0f} MiB" if size_bytes else "-"
+
+
+def _duration(seconds: float) -> str:
+    """Return the two largest units of a duration: `3h 12m`."""
+    left = round(seconds)
+    parts: list[str] = []
+    for unit_s, unit in _UNITS:
+        count, left = divmod(left, unit_s)
+        if count or parts:
+            parts.append(f"{count}{unit}")
+    return " ".join(parts[:2]) or "0s"

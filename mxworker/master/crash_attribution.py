@@ -1,0 +1,111 @@
+"""The inquest into the death of a worker: what it could still say, and which messages and queues may have killed it.
+
+Knows the board, and nothing about how a worker was forked or will be replaced.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection
+from typing import NamedTuple
+
+from mxworker.board.lifecycle import Reason, WorkerState
+from mxworker.board.page import Board, BoardSlot
+from mxworker.board.suspects import Death
+from mxworker.master.deadly_queues import DeadlyQueues
+from mxworker.master.plan import Exit
+from mxworker.system.stacks import readable
+
+_LOG = logging.getLogger("mxworker.master")
+
+_TRIED = (
+    "three workers died within a minute, each with messages of queue %s in flight: its messages run alone for a while, "
+    "to see whether it is they that kill"
+)
+_DEADLY = (
+    "messages of queue %s kill workers: all its messages run alone, in one worker at a time and with rests, until none "
+    "has killed for a while; other queues go on"
+)
+
+_LEAVING = frozenset({WorkerState.DRAINING, WorkerState.STOPPED})
+
+
+class Change(NamedTuple):
+    """What a look has changed: whether there are other orders, and whether a queue was found that kills."""
+
+    has_orders: bool
+    is_found: bool
+
+
+class Inquest:
+    """Enters into the board what dead workers had started."""
+
+    def __init__(self, board: Board, quarantine_after: int) -> None:
+        """With `quarantine_after` 0 no message is ever suspect."""
+        self._board = board
+        self._is_on = quarantine_after > 0
+        self._queues = DeadlyQueues()
+        self._told: frozenset[str] = frozenset()
+        self._ordered: frozenset[str] = frozenset()
+
+    def is_queues_fault(self, slot: BoardSlot) -> bool:
+        """Whether the worker that died in a slot ran a message of a queue that is known for killing, alone."""
+        return slot.alone_queue in self._queues.to_run_alone
+
+    def look(self, ready: Collection[int], now_ns: int) -> Change:
+        """Order which queues run alone, and say what has changed. `ready` are the slots whose worker consumes."""
+        self._queues.look(ready, now_ns)
+        queues, deadly = self._queues.to_run_alone, self._queues.deadly
+        before = self._ordered
+        is_found = bool(deadly - self._told)
+        for queue in sorted(deadly - self._told):
+            _LOG.warning(_DEADLY, queue, extra={"queue": queue})
+        for queue in sorted(queues - deadly - before):
+            _LOG.warning(_TRIED, queue, extra={"queue": queue})
+        for queue in sorted(before - queues):
+            _LOG.info("the messages of queue %s run beside others again", queue, extra={"queue": queue})
+        self._told = deadly
+        rests = self._queues.rests(now_ns)
+        if queues == before and rests == self._board.orders.alone_rests:
+            return Change(False, is_found)
+        self._ordered = queues
+        self._board.orders.run_alone(sorted(queues), rests)
+        return Change(True, is_found)
+
+    def next_wakeup(self, now_ns: int) -> int | None:
+        """Return the next instant at which `look` may change something; None for never."""
+        return self._queues.next_wakeup(now_ns)
+
+    def hold(self, ended: Exit, peak_rss_bytes: int, stack: str, now_ns: int) -> None:
+        """Suspect what the worker had started, if nobody had asked for its end. Call before its slot is used again."""
+        slot = self._board.slot(ended.slot)
+        if not self._is_on or not ended.is_unasked or _was_leaving(slot, ended):
+            return
+        keys = slot.keys_in_flight()
+        if not keys:
+            return
+        is_hang = ended.reason is Reason.HANG
+        death = Death(ended.status, peak_rss_bytes, ended.uptime_s, int(time.time()), readable(stack), is_hang)
+        queue, queues = slot.alone_queue, slot.queues()
+        if queue is not None and slot.alone_key in keys:
+            self._queues.died_alone(ended.slot, queue, queues, now_ns)
+        else:
+            self._queues.died_in_company(slot.queues_in_flight(), queues, now_ns)
+        count, known = self._board.suspects.enter(keys, slot.alone_key, death)
+        _LOG.warning(
+            "worker %d (process %d) may have been killed by what it handled: %d %s, %d of them suspect before%s; "
+            "each runs alone when it is delivered again",
+            ended.slot,
+            ended.pid,
+            count,
+            "message" if count == 1 else "messages",
+            known,
+            ", one of them alone" if slot.alone_key in keys else "",
+            extra={"worker": ended.slot, "worker_pid": ended.pid, "suspects": count, "known_suspects": known},
+        )
+
+
+def _was_leaving(slot: BoardSlot, ended: Exit) -> bool:
+    """Whether the worker was on its way out by itself, and left behind only what its drain had no time for."""
+    return slot.state in _LEAVING and ended.reason is not Reason.HANG and ended.status >= 0

@@ -1,0 +1,165 @@
+"""What is said when a worker has ended: how, what it held, and the text it left for the operator.
+
+Knows nothing about what follows. Invariants: each text is said once for each generation of the code; of many workers
+that end, only some are told of, so that a crash loop does not fill a disk. While nothing was ever ready the texts are
+kept: if the start fails they are the last that is said, where they are read.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+
+from mxworker.board.lifecycle import Reason, WorkerState
+from mxworker.board.page import BoardSlot
+from mxworker.board.suspects import in_words
+from mxworker.errors import ExitCode
+from mxworker.master.plan import Exit
+from mxworker.master.slot import NS_PER_S
+from mxworker.system.log import LineBudget, is_json, say, tell_error
+from mxworker.system.printable import head
+from mxworker.system.stacks import readable
+
+_LOG = logging.getLogger("mxworker.master")
+
+IN_FLIGHT_SHOWN = 20
+STACK_SHOWN_BYTES = 8 * 1024
+NOTES_REMEMBERED = 100
+
+_ERROR = "Error: "
+_LEAVE_A_NOTE = (ExitCode.USAGE, ExitCode.APP_LOAD, ExitCode.BROKER)
+
+
+class Obituaries:
+    """Tells of those who ended, one after the other."""
+
+    def __init__(self) -> None:
+        self._endings = LineBudget()
+        self._notes: dict[str, int] = {}
+        """The texts of this generation of the code, each with the exit code of who left it."""
+        self._unsaid: list[str] = []
+        self._keeps_notes = True
+        self._generation = 0
+
+    def tell(self, ended: Exit, slot: BoardSlot, stack: str, generation: int, now_ns: int) -> None:
+        """Tell of the worker that was in `slot`, with the stacks it left, of which 8 KiB are shown.
+
+        `generation` is that of the code that workers load now.
+        """
+        note = note_of(ended, slot)
+        if note:
+            self._take_note(note, ended.status, generation)
+        if ended.as_asked:
+            return
+        unsaid = self._endings.spend(now_ns / NS_PER_S)
+        if unsaid is None:
+            return
+        in_flight = slot.in_flight_count
+        shown = head(readable(stack), STACK_SHOWN_BYTES) if stack else ""
+        _LOG.log(
+            logging.DEBUG if note else logging.WARNING,
+            "worker %d (process %d) %sended after %.1f s: %s%s%s%s%s",
+            ended.slot,
+            ended.pid,
+            _why_hung(ended, slot),
+            ended.uptime_s,
+            describe(ended),
+            "" if ended.reason is Reason.CRASH else f" ({ended.reason.value})",
+            f"; {_messages(in_flight)} back to the broker" if in_flight else "",
+            "" if ended.retry_in_s is None else f"; the next one starts in {ended.retry_in_s:.2f} s",
+            unsaid,
+            extra=_facts(ended, in_flight) | ({"stack": shown} if shown and is_json() else {}),
+        )
+        if shown and not is_json():
+            say(shown)
+        if ended.reason in (Reason.HANG, Reason.DRAIN_TIMEOUT):
+            _tell_what_it_held(ended, slot, in_flight, now_ns)
+
+    def say_notes(self) -> None:
+        """Say the texts that were kept, and from now on each at once."""
+        self._keeps_notes = False
+        for note in self._unsaid:
+            tell_error(note, exit_code=self._notes[note])
+        self._unsaid.clear()
+
+    def _take_note(self, note: str, status: int, generation: int) -> None:
+        if generation != self._generation:  # what the new code cannot do is news, even if the old code could not either
+            self._generation = generation
+            self._notes.clear()
+            self._unsaid.clear()
+        if note not in self._notes and len(self._notes) < NOTES_REMEMBERED:
+            self._notes[note] = status
+            self._unsaid.append(note)
+        if not self._keeps_notes:
+            self.say_notes()
+
+
+def _facts(ended: Exit, in_flight: int) -> dict[str, object]:
+    """Return the fields of a JSON record."""
+    return {
+        "worker": ended.slot,
+        "worker_pid": ended.pid,
+        "uptime_s": round(ended.uptime_s, 3),
+        "reason": ended.reason.value,
+        "status": ended.status,
+        "in_flight": in_flight,
+        "next_start_s": ended.retry_in_s,
+    }
+
+
+def _messages(count: int) -> str:
+    return "1 message goes" if count == 1 else f"{count} messages go"
+
+
+def note_of(ended: Exit, slot: BoardSlot) -> str:
+    """Return what a worker that could not start left for the operator; empty for all others.
+
+    A handler may have ended its process with the same exit code: the note is what the worker consumed, then.
+    """
+    note = slot.note
+    return note if ended.status in _LEAVE_A_NOTE and note.startswith(_ERROR) else ""
+
+
+def describe(ended: Exit) -> str:
+    """Return `SIGSEGV` or `exit code 1`, with what that means where it is not plain."""
+    words = in_words(ended.status)
+    if ended.status == ExitCode.DRAIN_TIMEOUT:
+        return f"{words}, handlers were still running when its drain ended"
+    if ended.status == -signal.SIGKILL and ended.reason is Reason.CRASH:
+        return f"{words}, not sent by the master (perhaps out of memory: see the kernel's log)"
+    return words
+
+
+def _why_hung(ended: Exit, slot: BoardSlot) -> str:
+    if ended.reason is not Reason.HANG:
+        return ""
+    if slot.state in (WorkerState.VACANT, WorkerState.BOOTING):
+        return "did not start in time (--boot-timeout) and "
+    if ended.status == -signal.SIGKILL:  # it did not even answer to SIGABRT
+        return "did not run its event loop (it was stopped, or is stuck in the kernel) and "
+    return "blocked its event loop and "
+
+
+def _tell_what_it_held(ended: Exit, slot: BoardSlot, count: int, now_ns: int) -> None:
+    shown = slot.in_flight()[:IN_FLIGHT_SHOWN]
+    for held in shown:
+        held_s = (now_ns - held.started_ns) / NS_PER_S
+        _LOG.warning(
+            "worker %d held %s: message id %r, delivery tag %d, for %.1f s",
+            ended.slot,
+            held.handler,
+            held.message_id,
+            held.delivery_tag,
+            held_s,
+            extra={
+                "worker": ended.slot,
+                "worker_pid": ended.pid,
+                "handler": held.handler,
+                "queue": held.queue,
+                "message_id": held.message_id,
+                "delivery_tag": held.delivery_tag,
+                "held_s": round(held_s, 3),
+            },
+        )
+    if count > len(shown):
+        _LOG.warning("worker %d held %d more", ended.slot, count - len(shown))

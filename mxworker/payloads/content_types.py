@@ -1,0 +1,109 @@
+"""What a content-type says of a body, and the text of a body that is text (RFC 9110, 8.3).
+
+Anybody may have written it, so it is read tolerantly, and a character set must be one of a list: for a name that it
+does not know Python looks for a module, and remembers for ever that there is none.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from mxworker.errors import DecodeError
+from mxworker.wire.properties import FLAG_CONTENT_TYPE
+
+JSON = "application/json"
+TEXT = "text/plain"
+BYTES = "application/octet-stream"
+
+PRESENT = FLAG_CONTENT_TYPE >> 8
+"""The flag in the first octet of the raw properties that says a content-type is there."""
+JSON_ON_WIRE = b"\x10application/json"
+"""The usual content-type as a short string. The first property, it starts at octet 2 of the raw properties."""
+TEXT_ON_WIRE = b"\x0atext/plain"
+JSON_ENDS_AT = 2 + len(JSON_ON_WIRE)
+TEXT_ENDS_AT = 2 + len(TEXT_ON_WIRE)
+
+_SHOWN_CHARACTERS = 60
+_UTF_8 = frozenset({"utf-8", "utf8"})
+_CHARSETS = frozenset(  # with hyphens, where some write an underscore
+    _UTF_8
+    | {"us-ascii", "ascii", "latin1", "latin-1", "utf-16", "utf-16le", "utf-16be", "utf-32", "utf-32le", "utf-32be"}
+    | {f"{name}-{part}" for name in ("iso-8859", "iso8859") for part in (*range(1, 12), *range(13, 17))}
+    | {f"{name}{page}" for name in ("windows-", "cp") for page in (874, *range(1250, 1259))}
+    | {"big5", "euc-jp", "euc-kr", "gb18030", "gb2312", "gbk", "iso-2022-jp", "koi8-r", "koi8-u", "shift-jis"}
+)
+_PYTHON_NAMES = {"windows-874": "cp874"}
+
+
+class ContentType(NamedTuple):
+    """`media_type` is in lower case, without parameters, '' when there is none; `charset` is the one parameter read."""
+
+    media_type: str
+    charset: str | None
+
+
+NO_CONTENT_TYPE = ContentType("", None)
+
+
+def content_type_of(raw: bytes) -> ContentType:
+    """Return the content-type in raw properties. Never raises; one that cannot be reached counts as none."""
+    if len(raw) < 3 or not raw[0] & PRESENT:
+        return NO_CONTENT_TYPE
+    end = 3 + raw[2]
+    return parse(raw[3:end].decode("utf-8", "surrogateescape")) if end <= len(raw) else NO_CONTENT_TYPE
+
+
+def parse(content_type: str) -> ContentType:
+    """Split `content_type` into what matters here."""
+    if ";" not in content_type:
+        return ContentType(content_type.strip().lower(), None)
+    media_type, *parameters = content_type.split(";")
+    charset = None
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset":
+            charset = value.strip().strip("\"'").lower()
+    return ContentType(media_type.strip().lower(), charset)
+
+
+def is_json(content_type: str) -> bool:
+    """Say whether `content_type` is JSON by name, parameters aside (RFC 6839, 3.1, for the suffix)."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type in (JSON, "text/json") or media_type.endswith("+json")
+
+
+def is_text(media_type: str) -> bool:
+    """Say whether `media_type`, in lower case, is text by name."""
+    return media_type.startswith("text/")
+
+
+def text(body: bytes, charset: str | None = None) -> str:
+    """Return the text that `body` is in `charset`, in UTF-8 when that is None. Raises DecodeError."""
+    name = "utf-8" if charset is None else charset.replace("_", "-")
+    if name not in _CHARSETS:
+        raise DecodeError(f"the content-type names the charset {shown(charset or name)}, which is not supported")
+    try:
+        return body.decode(_PYTHON_NAMES.get(name, name))
+    except UnicodeDecodeError as error:
+        raise DecodeError(f"the body is not {name.upper()}: {error.reason} at byte {error.start}") from None
+
+
+def utf_8(body: bytes, charset: str | None) -> bytes:
+    """Return a body that is JSON in UTF-8: as it is, unless it is not UTF-8 and `charset` says what it is.
+
+    Raises DecodeError. JSON in UTF-16 or UTF-32 is full of zeros, which UTF-8 might have and JSON has not.
+    """
+    if charset is None or charset.replace("_", "-") in _UTF_8:
+        return body
+    if b"\0" not in body:
+        try:
+            body.decode()
+            return body
+        except UnicodeDecodeError:
+            pass
+    return text(body, charset).encode()
+
+
+def shown(name: str) -> str:
+    """Return what a publisher wrote in a form that is short and safe to log."""
+    return repr(name if len(name) <= _SHOWN_CHARACTERS else name[:_SHOWN_CHARACTERS] + "...")

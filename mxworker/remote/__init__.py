@@ -1,1 +1,0 @@
-"""The operator's side of the control socket: it asks a running service. Knows nothing about how the service works."""

@@ -1,0 +1,1 @@
+"""What every process needs of the operating system. Knows nothing about AMQP, queues or workers."""

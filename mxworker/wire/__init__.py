@@ -1,0 +1,1 @@
+"""AMQP's values: properties, headers and what identifies a message. Pure."""

@@ -1,0 +1,245 @@
+"""The properties of a message as they stand on the wire, in front of its body (AMQP 0-9-1, 4.2.6.1).
+
+Reading is tolerant: text that is not UTF-8 survives as surrogates (PEP 383), a number is what the publisher wrote, and
+a property section that is cut short loses what follows the cut, never the delivery.
+
+A word of flags says which properties are there; their values follow in the order of the flags, the highest first.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+from mxworker.errors import DecodeError
+from mxworker.wire import field_table
+
+FLAG_CONTENT_TYPE = 1 << 15
+FLAG_CONTENT_ENCODING = 1 << 14
+FLAG_HEADERS = 1 << 13
+FLAG_DELIVERY_MODE = 1 << 12
+FLAG_PRIORITY = 1 << 11
+FLAG_CORRELATION_ID = 1 << 10
+FLAG_REPLY_TO = 1 << 9
+FLAG_EXPIRATION = 1 << 8
+FLAG_MESSAGE_ID = 1 << 7
+FLAG_TIMESTAMP = 1 << 6
+FLAG_TYPE = 1 << 5
+FLAG_USER_ID = 1 << 4
+FLAG_APP_ID = 1 << 3
+_FLAG_CLUSTER_ID = 1 << 2  # of AMQP 0-9; nobody reads it, RabbitMQ carries it
+
+# The size in bytes of each value, in wire order; two kinds say theirs themselves.
+_SHORT_STRING, _TABLE = -1, -2
+_SIZES = (
+    (FLAG_CONTENT_TYPE, _SHORT_STRING),
+    (FLAG_CONTENT_ENCODING, _SHORT_STRING),
+    (FLAG_HEADERS, _TABLE),
+    (FLAG_DELIVERY_MODE, 1),
+    (FLAG_PRIORITY, 1),
+    (FLAG_CORRELATION_ID, _SHORT_STRING),
+    (FLAG_REPLY_TO, _SHORT_STRING),
+    (FLAG_EXPIRATION, _SHORT_STRING),
+    (FLAG_MESSAGE_ID, _SHORT_STRING),
+    (FLAG_TIMESTAMP, 8),
+    (FLAG_TYPE, _SHORT_STRING),
+    (FLAG_USER_ID, _SHORT_STRING),
+    (FLAG_APP_ID, _SHORT_STRING),
+    (_FLAG_CLUSTER_ID, _SHORT_STRING),
+)
+
+SHORT_STRING_BYTES = 255
+
+_flags = struct.Struct(">H").unpack_from
+_pack_flags = struct.Struct(">H").pack
+_table_size = struct.Struct(">I").unpack_from
+_timestamp = struct.Struct(">Q").unpack_from
+
+
+class Properties:
+    """The properties of a message (AMQP 0-9-1, 1.8); what was not sent, or cannot be read, is None.
+
+    `timestamp` is the publisher's number as it stands: seconds by the standard, but not checked. `expiration` is text,
+    as the standard has it. `headers_raw` is the header table as on the wire, without its length.
+    """
+
+    __slots__ = (
+        "_headers",
+        "app_id",
+        "content_encoding",
+        "content_type",
+        "correlation_id",
+        "delivery_mode",
+        "expiration",
+        "headers_raw",
+        "message_id",
+        "priority",
+        "reply_to",
+        "timestamp",
+        "type",
+        "user_id",
+    )
+
+    content_type: str | None
+    content_encoding: str | None
+    headers_raw: bytes | None
+    delivery_mode: int | None
+    priority: int | None
+    correlation_id: str | None
+    reply_to: str | None
+    expiration: str | None
+    message_id: str | None
+    timestamp: int | None
+    type: str | None
+    user_id: str | None
+    app_id: str | None
+
+    def __init__(self, raw: bytes) -> None:
+        """Read `raw`, the property flags and values as on the wire. Never raises."""
+        reader = _PropertyReader(raw)
+        self.content_type = reader.text(FLAG_CONTENT_TYPE)
+        self.content_encoding = reader.text(FLAG_CONTENT_ENCODING)
+        self.headers_raw = reader.table(FLAG_HEADERS)
+        self.delivery_mode = reader.octet(FLAG_DELIVERY_MODE)
+        self.priority = reader.octet(FLAG_PRIORITY)
+        self.correlation_id = reader.text(FLAG_CORRELATION_ID)
+        self.reply_to = reader.text(FLAG_REPLY_TO)
+        self.expiration = reader.text(FLAG_EXPIRATION)
+        self.message_id = reader.text(FLAG_MESSAGE_ID)
+        self.timestamp = reader.timestamp(FLAG_TIMESTAMP)
+        self.type = reader.text(FLAG_TYPE)
+        self.user_id = reader.text(FLAG_USER_ID)
+        self.app_id = reader.text(FLAG_APP_ID)
+        self._headers: dict[str, Any] | None = None
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """The headers, decoded at the first use (see `field_table`); {} when none were sent.
+
+        Raises DecodeError when they are broken, or larger than anything in good faith.
+        """
+        if self._headers is None:
+            self._headers = field_table.decode(self.headers_raw or b"")
+        return self._headers
+
+
+class _PropertyReader:
+    """Reads the values in wire order. Once a value runs past the end, it and all later ones are None."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+        self._flags = _flags(raw)[0] if len(raw) >= 2 else 0
+        # The lowest bit announces another flag word; no such property is defined, so a claim of one is not believed.
+        self._at = 2
+
+    def _take(self, flag: int, prefix: int, size: int) -> bytes | None:
+        if not self._flags & flag:
+            return None
+        start = self._at + prefix
+        self._at = start + size
+        if self._at > len(self._raw):
+            self._flags = 0
+            return None
+        return self._raw[start : self._at]
+
+    def text(self, flag: int) -> str | None:
+        size = self._raw[self._at] if self._at < len(self._raw) else 0
+        value = self._take(flag, 1, size)
+        return None if value is None else value.decode("utf-8", "surrogateescape")
+
+    def octet(self, flag: int) -> int | None:
+        value = self._take(flag, 0, 1)
+        return None if value is None else value[0]
+
+    def timestamp(self, flag: int) -> int | None:
+        value = self._take(flag, 0, 8)
+        return None if value is None else int(_timestamp(value)[0])
+
+    def table(self, flag: int) -> bytes | None:
+        size = _table_size(self._raw, self._at)[0] if self._at + 4 <= len(self._raw) else 0
+        return self._take(flag, 4, size)
+
+
+def split(raw: bytes) -> dict[int, bytes]:
+    """Return the values of raw properties by their flags, in wire order, each as on the wire, its size included.
+
+    Raises DecodeError when they are cut short: such properties must not be published again, for the broker would close
+    the connection.
+    """
+    values = {}
+    at = 2
+    try:
+        (flags,) = _flags(raw)
+        for flag, size in _SIZES:
+            if flags & flag:
+                end = at + _value_bytes(raw, at, size)
+                values[flag] = raw[at:end]
+                at = end
+    except (IndexError, struct.error):
+        at = len(raw) + 1
+    if at > len(raw):
+        raise DecodeError("the properties are cut short")
+    return values
+
+
+def join(values: Mapping[int, bytes]) -> bytes:
+    """Return raw properties made of the values that `split` returns, in any order."""
+    return _pack_flags(sum(values)) + b"".join(values[flag] for flag in sorted(values, reverse=True))
+
+
+def _value_bytes(raw: bytes, at: int, size: int) -> int:
+    if size == _SHORT_STRING:
+        return 1 + raw[at]
+    return 4 + int(_table_size(raw, at)[0]) if size == _TABLE else size
+
+
+def headers_span(raw: bytes) -> tuple[int, int]:
+    """Return where the header table begins in raw properties, its size included, and where it ends.
+
+    That is at the end for both when it is not there, or cannot be reached.
+    """
+    try:
+        (flags,) = _flags(raw)
+        at = 2
+        if flags & FLAG_CONTENT_TYPE:
+            at += 1 + raw[at]
+        if flags & FLAG_CONTENT_ENCODING:
+            at += 1 + raw[at]
+        if flags & FLAG_HEADERS:
+            return at, min(at + 4 + int(_table_size(raw, at)[0]), len(raw))
+    except (IndexError, struct.error):
+        pass
+    return len(raw), len(raw)
+
+
+def message_id_bytes(raw: bytes) -> bytes:
+    """Return the message id in raw properties, as sent; b"" when there is none or it cannot be reached.
+
+    The hot path records it for every started delivery, so it walks the flags without building `Properties`.
+    """
+    try:
+        (flags,) = _flags(raw)
+        if not flags & FLAG_MESSAGE_ID:
+            return b""
+        at = 2
+        if flags & FLAG_CONTENT_TYPE:
+            at += 1 + raw[at]
+        if flags & FLAG_CONTENT_ENCODING:
+            at += 1 + raw[at]
+        if flags & FLAG_HEADERS:
+            at += 4 + _table_size(raw, at)[0]
+        if flags & FLAG_DELIVERY_MODE:
+            at += 1
+        if flags & FLAG_PRIORITY:
+            at += 1
+        if flags & FLAG_CORRELATION_ID:
+            at += 1 + raw[at]
+        if flags & FLAG_REPLY_TO:
+            at += 1 + raw[at]
+        if flags & FLAG_EXPIRATION:
+            at += 1 + raw[at]
+        end = at + 1 + raw[at]
+        return raw[at + 1 : end] if end <= len(raw) else b""
+    except (IndexError, struct.error):
+        return b""

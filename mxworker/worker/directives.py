@@ -1,0 +1,48 @@
+"""Obeying the standing orders: which queues are paused, or run alone, and from which level on is logged."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from mxworker.amqp.consuming.consumer import Consumer
+from mxworker.board.directives import StandingOrders
+from mxworker.worker.handling.handler_runner import Station
+
+REASON = "operator"
+"""Why a consumer pauses then; apart from other reasons, so that none takes back another."""
+
+
+class Obedience:
+    """What a worker does about the standing orders. Belongs to one event loop."""
+
+    def __init__(self, orders: StandingOrders, consumers: Sequence[Consumer], stations: Sequence[Station] = ()) -> None:
+        """Nothing is done before `look`."""
+        self._orders = orders
+        self._consumers = consumers
+        self._stations = stations
+        self._paused: set[str] = set()
+
+    def look(self) -> None:
+        """Do what the orders say now. Costs next to nothing when they say what they said before."""
+        obey_log_level(self._orders)
+        alone = self._orders.alone_queues
+        for station in self._stations:
+            station.run_alone(station.handler.queue.name in alone, self._orders.alone_rests)
+        for consumer in self._consumers:
+            queue = consumer.queue.name
+            is_wanted = self._orders.wants_paused(queue)
+            if is_wanted and queue not in self._paused:
+                self._paused.add(queue)
+                consumer.pause(REASON)
+            elif not is_wanted and queue in self._paused:
+                self._paused.remove(queue)
+                consumer.resume(REASON)
+                consumer.try_again()
+
+
+def obey_log_level(orders: StandingOrders) -> None:
+    """Log from the level that the orders say, if they say one."""
+    root = logging.getLogger()
+    if orders.log_level is not None and root.level != orders.log_level:
+        root.setLevel(orders.log_level)

@@ -1,0 +1,1 @@
+"""One delivery's way through one handler, from its admission to its settlement."""

@@ -1,0 +1,106 @@
+"""Deliveries gathered into batches: complete by count, by bytes, or by the age of the first one."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from mxworker.api.delivery import Delivery
+from mxworker.api.registration import Batch
+
+
+class Gathered:
+    """One batch, at most `Batch.size` deliveries. Compared by identity: it is a unit of work."""
+
+    __slots__ = ("__weakref__", "bytes", "deliveries", "is_closed")
+
+    def __init__(self) -> None:
+        self.deliveries: list[Delivery] = []
+        self.bytes = 0
+        self.is_closed = False
+        """Whether it takes no more: it was started, or given back. You must set it then."""
+
+    @classmethod
+    def alone(cls, delivery: Delivery) -> Gathered:
+        """Return a batch of one that takes no more."""
+        return cls.of([delivery])
+
+    @classmethod
+    def of(cls, deliveries: Iterable[Delivery]) -> Gathered:
+        """Return a batch that takes no more."""
+        gathered = cls()
+        for delivery in deliveries:
+            gathered.put(delivery)
+        gathered.is_closed = True
+        return gathered
+
+    def fits(self, delivery: Delivery, batch: Batch) -> bool:
+        """Whether `delivery` may still be put in."""
+        return (
+            not self.is_closed
+            and len(self.deliveries) < batch.size
+            and self.bytes + len(delivery.body) <= batch.max_bytes
+        )
+
+    def put(self, delivery: Delivery) -> None:
+        """Put `delivery` in."""
+        self.deliveries.append(delivery)
+        self.bytes += len(delivery.body)
+
+
+class Gatherer:
+    """Gathers the deliveries of one handler. Belongs to one event loop."""
+
+    def __init__(self, batch: Batch, loop: asyncio.AbstractEventLoop, admit: Callable[[Gathered], None]) -> None:
+        """`admit` takes each batch when it is complete."""
+        self._batch = batch
+        self._loop = loop
+        self._admit = admit
+        self._open: Gathered | None = None
+        # The last one: it grows until somebody has time for it. Not held, for it has the bodies of all its deliveries.
+        self._handed_on: Callable[[], Gathered | None] = lambda: None
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many deliveries are in the batch that is not complete yet."""
+        return len(self._open.deliveries) if self._open is not None else 0
+
+    def add(self, delivery: Delivery) -> None:
+        """Take a delivery; one that would make the batch too large begins the next."""
+        batch = self._batch
+        if self._open is not None and not self._open.fits(delivery, batch):
+            self.complete()
+        if self._open is None:
+            waiting = self._handed_on()
+            if waiting is not None and waiting.fits(delivery, batch):
+                waiting.put(delivery)
+                return
+            self._open = Gathered()
+            self._timer = self._loop.call_later(batch.wait_s, self.complete)
+        gathered = self._open
+        gathered.put(delivery)
+        if len(gathered.deliveries) >= batch.size or gathered.bytes >= batch.max_bytes:
+            self.complete()
+
+    def complete(self) -> None:
+        """Hand on what was gathered, if there is any."""
+        gathered = self.take()
+        if gathered is not None:
+            self._handed_on = weakref.ref(gathered)
+            self._admit(gathered)
+
+    def take(self) -> Gathered | None:
+        """Return what was gathered, if there is any, instead of handing it on; what comes next begins another batch."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        gathered, self._open = self._open, None
+        return gathered
+
+    def stop(self) -> None:
+        """Hand on what was gathered, and from now on each delivery at once, alone."""
+        self._batch = replace(self._batch, size=1)
+        self.complete()

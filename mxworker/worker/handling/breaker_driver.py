@@ -1,0 +1,116 @@
+"""A handler's kill switch at work: it pauses the handler's queue, tries a few deliveries later, and lets all in again.
+
+What counts as a failure is what the next delivery would meet, too: an exception, a timeout, a lost process, and a
+handler that asks for another attempt. A message that is refused, or cannot be decoded, says nothing of the others: it
+neither passes a trial nor is it among those of which too many fail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import assert_never
+
+from mxworker.api.circuit_breaker import Action, Close, KillSwitch, Pause, Switch, Try
+from mxworker.api.failures import FailureKind
+from mxworker.api.settlement import Ack, Reject, Settlement
+
+log = logging.getLogger(__name__)
+
+REASON = "kill switch"
+
+
+class Verdict(Enum):
+    """What the end of a delivery says of the next one."""
+
+    SUCCESS = auto()
+    FAILURE = auto()
+    NO_NEWS = auto()
+
+
+class Guard:
+    """Watches the deliveries of one handler. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        settings: KillSwitch,
+        queue: str,
+        loop: asyncio.AbstractEventLoop,
+        pause: Callable[[str], None],
+        resume: Callable[[str], None],
+        limit_prefetch: Callable[[int | None], None],
+        limit: Callable[[int | None], None],
+    ) -> None:
+        """`pause` and `resume` steer the consumer of `queue`, by reason; None lifts either limit.
+
+        `limit_prefetch` bounds what comes from the broker unsettled, `limit` what runs at once.
+        """
+        self._switch = Switch(settings)
+        self._queue = queue
+        self._loop = loop
+        self._pause = pause
+        self._resume = resume
+        self._limit_prefetch = limit_prefetch
+        self._limit = limit
+        self._rest: asyncio.TimerHandle | None = None
+
+    def note(self, settlement: Settlement, started_at: float) -> None:
+        """Take in how a delivery ended that was started at the loop time `started_at`."""
+        verdict = verdict_on(settlement)
+        if verdict is Verdict.NO_NEWS:
+            return
+        take = self._switch.failed if verdict is Verdict.FAILURE else self._switch.succeeded
+        self._act(take(self._loop.time(), started_at))
+
+    def note_stuck(self, started_at: float) -> None:
+        """Take in that a delivery is stuck: a trial is not over with it, but has failed."""
+        self._act(self._switch.failed(self._loop.time(), started_at))
+
+    def _act(self, action: Action | None) -> None:
+        match action:
+            case None:
+                pass
+            case Pause(until):
+                log.error(
+                    "kill switch of queue %s: too many deliveries fail; it is left alone for %.0f s",
+                    self._queue,
+                    until - self._loop.time(),
+                )
+                self._pause(REASON)
+                self._rest = self._loop.call_at(until, self._rested)
+            case Try(deliveries):
+                log.warning("kill switch of queue %s: trying again, %d at a time", self._queue, deliveries)
+                self._limit(deliveries)
+                self._limit_prefetch(deliveries)  # what would wait for the trial is given back if that fails
+                self._resume(REASON)
+            case Close():
+                log.warning("kill switch of queue %s: the trial has passed", self._queue)
+                self._limit(None)
+                self._limit_prefetch(None)
+            case _:
+                assert_never(action)
+
+    def stop(self) -> None:
+        """Try no more. Call when nothing is consumed any more, and tell it nothing after that."""
+        if self._rest is not None:
+            self._rest.cancel()
+
+    def _rested(self) -> None:
+        self._act(self._switch.rested(self._loop.time()))
+
+
+def verdict_on(settlement: Settlement) -> Verdict:
+    """Say how the next delivery can be expected to end, going by this one."""
+    failure = settlement.failure
+    if failure is not None:
+        is_refused = failure.kind in (FailureKind.UNDECODABLE, FailureKind.REJECTED)
+        return Verdict.NO_NEWS if is_refused else Verdict.FAILURE
+    match settlement:
+        case Ack():
+            return Verdict.SUCCESS
+        case Reject():
+            return Verdict.NO_NEWS
+        case _:
+            return Verdict.FAILURE

@@ -1,0 +1,177 @@
+"""Copies of deliveries: to be tried again later, or to be kept with the facts of their failure.
+
+A copy is published, confirmed, and only then is its original acked. It keeps body, properties and headers byte for
+byte, but for what the broker would act on; see `origins`. A message without an id gets one from the publisher.
+
+The attempt is counted in a header of ours, and for a delivery that is executed again in its place, in the delivery.
+Anybody may have written the header, so it is believed within bounds: every message gets at least one execution, and
+none gets more than there may be. Of headers that cannot be split, or are more than a copy may have, no attempt is read
+and no copy is made: their message ends as a dead letter after its first failure. The broker's own counts are not read:
+they are of returns, not of executions.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mxworker.api.delivery import Delivery
+from mxworker.api.message import Content, Encoder, Message
+from mxworker.board.suspects import Suspect, in_words
+from mxworker.errors import DecodeError
+from mxworker.system.printable import head, printable
+from mxworker.wire import field_table
+from mxworker.wire.field_table import Timestamp
+from mxworker.wire.origins import ATTEMPT_HEADER as ATTEMPT_HEADER
+from mxworker.wire.origins import integer_header, moved_away, with_headers
+from mxworker.wire.properties import FLAG_MESSAGE_ID, join, split
+
+ERROR_TEXT_BYTES = 1024
+STACK_TEXT_BYTES = 2048
+NAME_BYTES = 255
+
+_ATTEMPT = ATTEMPT_HEADER.encode()
+_FLAGS_BYTES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Why a message is a dead letter.
+
+    `attempt` is the number of the last execution, `kind` how it failed in one word, `at_s` when, in whole seconds since
+    1970. Texts may be of any length and hold anything; see `headers`.
+    """
+
+    queue: str
+    handler: str
+    attempt: int
+    kind: str
+    error_type: str
+    error_text: str
+    at_s: int
+
+    def headers(self) -> dict[str, Any]:
+        """Return the headers that a dead letter gets. Texts are printable, and cut at 1024 bytes for the error, or 255.
+
+        There is no `mx-attempt` among them: a dead letter that an operator publishes to its queue again is tried as
+        often as a new message. What it died of before stays with it until it dies again.
+        """
+        return {
+            "mx-queue": _shown(self.queue, NAME_BYTES),
+            "mx-handler": _shown(self.handler, NAME_BYTES),
+            "mx-attempts": self.attempt,
+            "mx-reason": _shown(self.kind, NAME_BYTES),
+            "mx-error-type": _shown(self.error_type, NAME_BYTES),
+            "mx-error": _shown(self.error_text, ERROR_TEXT_BYTES),
+            "mx-failed-at": Timestamp(self.at_s),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class KillFacts:
+    """Why a message is in quarantine: what killed the last worker that it ran alone in, and what that said of itself.
+
+    `attempt` is the number of the execution that was to come.
+    """
+
+    queue: str
+    handler: str
+    attempt: int
+    convict: Suspect
+    stack: str
+
+    @property
+    def summary(self) -> str:
+        """What is held against it."""
+        last = self.convict.last
+        end = "hung" if last.is_hang else "died"
+        return f"ran when {self.convict.kills} workers died, and alone when the last one {end}: {in_words(last.status)}"
+
+    def headers(self) -> dict[str, Any]:
+        """Return the headers that a message in quarantine gets: those of a dead letter, and those of the death.
+
+        The stack has a line for each frame, the innermost first, and is cut at 2048 bytes.
+        """
+        last = self.convict.last
+        as_dead_letter = Facts(
+            queue=self.queue,
+            handler=self.handler,
+            attempt=self.attempt,
+            kind="hung" if last.is_hang else "killed",
+            error_type=in_words(last.status),
+            error_text=self.summary,
+            at_s=last.at_s,
+        )
+        how = {"mx-signal": in_words(last.status)} if last.status < 0 else {"mx-exit-code": last.status}
+        return {
+            **as_dead_letter.headers(),
+            **how,
+            "mx-kills": self.convict.kills,
+            "mx-peak-rss-bytes": last.peak_rss_bytes,
+            "mx-uptime-ms": round(last.uptime_s * 1000),
+            "mx-stack": head("\n".join(map(printable, self.stack.splitlines())), STACK_TEXT_BYTES),
+        }
+
+
+def attempt_of(delivery: Delivery, most: int) -> int:
+    """Return which attempt an execution of this delivery is, from 1 to `most`.
+
+    An integer above `most` counts as `most`, anything else that is no attempt as 1. Costs next to nothing when the
+    header is not there.
+    """
+    attempt = 1 + delivery.executed
+    if _ATTEMPT in delivery.raw_properties:
+        number = _integer(delivery, _ATTEMPT)
+        if number is not None and number > 1:
+            attempt += number - 1
+    return min(most, attempt)
+
+
+def retry_copy(delivery: Delivery, attempt: int) -> Content:
+    """Return the copy to be tried again, now or later; `attempt` is the one that its own execution will be.
+
+    Raises DecodeError when properties or headers cannot be split, or are too many, so that no copy can be made.
+    """
+    return _copy(delivery, {ATTEMPT_HEADER: attempt})
+
+
+def copy_with_facts(delivery: Delivery, facts: Facts | KillFacts) -> Content:
+    """Return the copy to be kept, with the facts as headers in place of those of an earlier death.
+
+    Raises DecodeError when properties or headers cannot be split, or are too many, so that no copy can be made.
+    """
+    return _copy(delivery, facts.headers())
+
+
+def bare_facts(delivery: Delivery, facts: Facts | KillFacts) -> Content:
+    """Return body and facts alone, for a message of which no copy can be made; its id stays, if it can be read."""
+    message = Message(delivery.body, headers=facts.headers(), message_id=delivery.message_id)
+    return Encoder(max_body_bytes=len(delivery.body)).encode(message)
+
+
+def _copy(delivery: Delivery, added: Mapping[str, Any]) -> Content:
+    """Return a copy with `added` headers in place of those of the same names."""
+    values, headers = moved_away(delivery.raw_properties, delivery.raw_route)
+    replaced = {name.encode() for name in added}
+    kept = [(name, value) for name, value in headers if name not in replaced]
+    values = with_headers(values, kept + field_table.entries(field_table.encode(added)))
+    message_id = values.get(FLAG_MESSAGE_ID)
+    raw = join({**values, FLAG_MESSAGE_ID: b""})  # the flag alone: the publisher puts the id where it belongs
+    middle = _FLAGS_BYTES + sum(len(value) for flag, value in values.items() if flag > FLAG_MESSAGE_ID)
+    return Content(raw[:middle], None if message_id is None else message_id[1:], raw[middle:], delivery.body)
+
+
+def _integer(delivery: Delivery, name: bytes) -> int | None:
+    """Return a header that is an integer; None when it is missing, is something else, or cannot be read."""
+    try:
+        return integer_header(split(delivery.raw_properties), name)
+    except DecodeError:
+        return None
+
+
+def _shown(text: str, size_bytes: int) -> str:
+    """Return a printable beginning of `text`, which may be long beyond measure."""
+    return head(printable(text[: size_bytes + 1]), size_bytes)

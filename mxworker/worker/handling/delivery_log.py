@@ -1,0 +1,116 @@
+"""What the log says of a delivery that did not end in a plain ack: one line, once it is known what becomes of it.
+
+Lines of one kind are limited to ten in ten seconds per handler: a queue full of bad messages must not fill the disk.
+What ends for good, as a dead letter or because nothing keeps it, has limits of its own, or the lines of those that are
+tried again would leave no room for it.
+
+Must not know: how a settlement is carried out.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from mxworker.api.compilation import Handler
+from mxworker.api.delivery import Delivery
+from mxworker.api.failures import FailureKind, traceback_of
+from mxworker.api.settlement import Ack, Reject, Requeue, Settlement
+from mxworker.system.log import LineBudget, say_safely
+from mxworker.system.tracebacks import trace_of
+from mxworker.worker.handling.endings import Again, Dead, Done, Ending, Later
+
+log = logging.getLogger(__name__)
+
+_ENDED = {
+    FailureKind.FAILED: ("failed on", logging.ERROR),
+    FailureKind.TIMEOUT: ("was stopped on", logging.ERROR),
+    FailureKind.CANCELLED: ("was stopped on", logging.ERROR),
+    FailureKind.LOST: ("was lost with", logging.ERROR),
+    FailureKind.UNDECODABLE: ("cannot decode", logging.WARNING),
+}
+GONE = "it is gone, since the queue has no dead-letter queue"
+
+
+class Teller:
+    """Tells how the deliveries of one handler ended."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+        self._budgets: dict[str, LineBudget] = {}  # at most one for each kind, and two for what ends for good
+
+    def tell(self, delivery: Delivery, settlement: Settlement, ends: Ending, attempt: int, alike: int = 1) -> None:
+        """Tell of a delivery whose settlement means `ends`, after execution number `attempt`.
+
+        `alike`: how many deliveries of a batch ended in the same way, this one among them.
+        """
+        failure = settlement.failure
+        if failure is not None:
+            what, level = _ENDED.get(failure.kind, ("failed on", logging.ERROR))
+            kind: str = failure.kind
+        elif isinstance(settlement, Ack):
+            return
+        elif isinstance(settlement, Reject):
+            what, level, kind = "rejected", logging.INFO, "rejected"
+        else:  # the handler asked for another attempt; it is worth a line when it gets none
+            what, kind = "asked for another attempt at", "again"
+            level = logging.WARNING if isinstance(ends, Dead) else logging.DEBUG
+        outcome, text = self._outcome(delivery, ends)
+        if outcome == "gone":
+            level = max(level, logging.WARNING)
+        if not log.isEnabledFor(level):
+            return
+        budget = self._budgets.setdefault(outcome if isinstance(ends, Dead) else kind, LineBudget())
+        more = budget.spend(time.monotonic())
+        if more is None:
+            return
+        reason = failure or (ends.failure.text if isinstance(ends, Again | Later | Dead) else "no reason given")
+        named = delivery.shown_id or f"(no id, delivery tag {delivery.delivery_tag})"
+        # Without retries only a requeue makes it more than one.
+        is_bounded = self._handler.retry is not None or isinstance(settlement, Requeue)
+        most = self._handler.max_attempts if is_bounded else attempt
+        error = settlement.__cause__
+        if error is not None and traceback_of(error) is None:  # it was returned, and its text says all
+            error = None
+        say_safely(
+            log,
+            level,
+            "handler %s %s message %s%s of queue %s, attempt %d of %d, %s: %s%s",
+            self._handler.name,
+            what,
+            named,
+            f" and {alike - 1} more" if alike > 1 else "",
+            self._handler.queue.name,
+            attempt,
+            most,
+            text,
+            reason,
+            more,
+            error=error,
+            trace=trace_of(error) if error is not None else failure.trace if failure is not None else "",
+            fields={
+                "handler": self._handler.name,
+                "queue": self._handler.queue.name,
+                "message_id": delivery.shown_id,
+                "attempt": attempt,
+                "max_attempts": most,
+                "outcome": outcome,
+                "error_type": failure.error_type if failure is not None else "",
+                "error": failure.text if failure is not None else str(reason),
+            }
+            | ({"retry_in_s": ends.step_ms / 1000} if outcome == "retry" and isinstance(ends, Later) else {}),
+        )
+
+    def _outcome(self, delivery: Delivery, ends: Ending) -> tuple[str, str]:
+        """Return what becomes of a delivery, in a word and in words."""
+        match ends:
+            case Done():
+                return "ack", "it is acked all the same"
+            case _ if delivery.is_stale:
+                return "stale", "the broker delivers it again, for its channel was lost"
+            case Again():
+                return "requeue", "again at once"
+            case Later():
+                return "retry", f"again in {ends.step_ms / 1000:g} s"
+            case Dead():
+                return ("dead_letter", "it is a dead letter now") if self._handler.queue.dead_letter else ("gone", GONE)

@@ -1,0 +1,289 @@
+"""Bounded concurrency for one handler: what runs, and what waits.
+
+A delivery is *admitted* from inside the socket read. At most `concurrency` units run, each in its own task, and no more
+in all of the process than there is room; the rest waits, bounded by the prefetch. A suspect is *set apart*: it waits in
+a line of its own, until it can run alone in the process (see `isolation`), or has waited so long that the broker might
+close the channel for it, and is given back. The tasks are ours, not those of the channel: one that is lost lets them
+finish, and their settlement is dropped as stale.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextvars import copy_context
+from enum import Enum, auto
+from typing import Any, Generic, TypeVar
+
+from mxworker.api.failures import is_a
+from mxworker.worker.handling.isolation import Isolation
+from mxworker.worker.handling.limiter import Room
+from mxworker.worker.handling.running import Running
+from mxworker.worker.handling.work import Work
+
+Unit = TypeVar("Unit")
+
+
+class Intake(Enum):
+    """What happens to a unit that is admitted, or that waits."""
+
+    OPEN = auto()
+    HELD = auto()
+    RETURNED = auto()
+
+
+class Dispatcher(Generic[Unit]):
+    """Starts the units of one handler. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        concurrency: int,
+        running: Running[Unit],
+        work: Work[Unit],
+        room: Room,
+        isolation: Isolation,
+        loop: asyncio.AbstractEventLoop,
+        on_broken: Callable[[BaseException], None],
+        longest_apart_s: float,
+        in_order: bool = False,
+    ) -> None:
+        """`on_broken` is told when even the rescue of a unit has failed, a bug of ours.
+
+        What is set apart is given back after `longest_apart_s`. With `in_order` nothing overtakes it.
+        """
+        self.running = running
+        self._concurrency = concurrency
+        self._trial: int | None = None
+        self._work = work
+        self._room = room
+        self._isolation = isolation
+        isolation.mind(running)
+        self._in_order = in_order
+        self._loop = loop
+        self._on_broken = on_broken
+        self._context = copy_context()
+        self._waiting: deque[Unit] = deque()  # at most prefetch: what a lost channel left goes before more comes
+        self._apart: dict[Unit, asyncio.TimerHandle] = {}  # as many at most, in their order
+        self._all_alone = False
+        self._rests = False
+        self._longest_apart_s = longest_apart_s
+        self._come_next = 0  # how many of those that wait were put there by what runs
+        self._intake = Intake.OPEN
+
+    @property
+    def waiting(self) -> tuple[Unit, ...]:
+        """The admitted units that wait, for a free place or to run alone."""
+        return (*self._apart, *self._waiting)
+
+    def admit(self, unit: Unit) -> None:
+        """Start a unit, or let it wait for a free place."""
+        if self._intake is Intake.OPEN and not self._waiting and self._has_place() and self._room.take(self):
+            self._start(unit)
+        elif self._intake is Intake.RETURNED:
+            self._work.give_back(unit)
+        else:
+            self._drop_stale()
+            self._waiting.append(unit)
+            self.look()
+
+    def run_next(self, unit: Unit) -> None:
+        """Let a unit wait before all others. Call while the one that it comes from runs, in their order."""
+        if self._all_alone and self._intake is Intake.OPEN:
+            self.set_apart(unit)
+            for behind in list(self._apart)[self._come_next : -1]:
+                self._apart[behind] = self._apart.pop(behind)
+            self._come_next += 1
+            return
+        self._waiting.insert(self._come_next, unit)
+        self._come_next += 1
+
+    def start_one(self) -> None:
+        """Start what has waited longest, if there is a place for it."""
+        if self._intake is not Intake.OPEN:
+            return
+        self._drop_stale()
+        if self._waiting and self._has_place() and self._room.take(self):
+            self._start(self._waiting.popleft())
+            if self._waiting and self._has_place():
+                self._room.ask(self)
+
+    def look(self) -> None:
+        """Start what waits, as far as there are places for it, in turn with others that want room."""
+        if self._waiting and self._has_place():
+            self._room.ask(self)
+            self._room.serve()
+
+    def _has_place(self, alone: bool = False) -> bool:
+        """Whether one more may run, beside others or alone.
+
+        A trial is not held up by what is stuck, which takes a place of the handler's.
+        """
+        running = self.running
+        if self._trial is not None and len(running) - len(running.stuck) >= self._trial:
+            return False
+        if self._in_order and self._apart and not alone:
+            return False
+        return len(running) < self._concurrency
+
+    def _drop_stale(self) -> None:
+        """Forget what waits in front and came by a channel that has ended: the broker delivers it again."""
+        while self._waiting and self._work.is_stale(self._waiting[0]):
+            self._work.give_back(self._waiting.popleft())
+
+    def _start(self, unit: Unit) -> None:
+        self._start_task(unit, self._run(unit))
+
+    def _start_task(self, unit: Unit, run: Coroutine[Any, Any, None]) -> None:
+        # Not the context of who calls, which may be the delivery before: what that has set is its own.
+        self._come_next = 0
+        task = asyncio.Task(run, loop=self._loop, context=self._context.copy())
+        self.running.start(unit, task)
+
+    async def _run(self, unit: Unit, is_alone: bool = False) -> None:
+        """Take a unit to its end; with `is_alone`, that the process lives then speaks for it.
+
+        This is the outermost coroutine of the task, as the one that can go on when what a handler awaited has raised
+        GeneratorExit, which closes all coroutines inside.
+        """
+        was_executed = True
+        try:
+            was_executed = await self._work.run(unit)
+        except BaseException as error:
+            if not self._is_given_up(unit, error):
+                await self._rescue(unit, error)
+        finally:
+            self.running.end(unit)
+            if self._waiting and self._has_place():
+                self._room.ask(self)
+            if self._apart and self._intake is Intake.OPEN and not self._rests:
+                self._isolation.ask(self)
+            self._room.leave()
+        if is_alone and was_executed and not self.running.is_cut_short:
+            self._work.clear(unit)
+
+    def _is_given_up(self, unit: Unit, error: BaseException) -> bool:
+        """Whether `error` ends a unit that is left unsettled: it is cut short, or nobody runs its task any more."""
+        if is_a(error, GeneratorExit):
+            return asyncio.current_task(self._loop) is not self.running.task_of(unit)
+        return self.running.is_cut_short and is_a(error, asyncio.CancelledError)
+
+    async def _rescue(self, unit: Unit, error: BaseException) -> None:
+        """See to it that a unit is settled all the same. What is raised by that would lie unseen in the task."""
+        try:
+            await self._work.rescue(unit, error)
+        except BaseException as fault:
+            if not self._is_given_up(unit, fault):
+                self._on_broken(fault)
+                raise
+
+    def limit(self, most: int | None) -> None:
+        """Run at most `most` units at once, or as many as the handler may when None; what runs goes on."""
+        self._trial = most
+        self.look()
+
+    # ---- what runs alone
+
+    def rest(self, is_wanted: bool) -> None:
+        """Start nothing alone for now, or again."""
+        if is_wanted == self._rests:
+            return
+        self._rests = is_wanted
+        if is_wanted:
+            self._isolation.withdraw(self)
+        elif self._apart and self._intake is Intake.OPEN:
+            self._isolation.ask(self)
+
+    def run_alone(self, is_wanted: bool) -> list[Unit]:
+        """Let go what is set apart only when it is suspect, or with `is_wanted` nothing any more.
+
+        Returns what waited for a place, then, for you to set apart, each message on its own.
+        """
+        self._all_alone = is_wanted
+        if not is_wanted:
+            self.let_go_innocent()
+            return []
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        return waiting
+
+    def set_apart(self, unit: Unit) -> None:
+        """Let a unit wait until nothing else runs in the process, and run it alone then."""
+        if self._intake is not Intake.OPEN:
+            self.admit(unit)
+            return
+        self._drop_stale_apart()
+        self._apart[unit] = self._loop.call_later(self._longest_apart_s, self._give_up_waiting, unit)
+        if not self._rests:
+            self._isolation.ask(self)
+
+    def _drop_stale_apart(self) -> None:
+        """As `_drop_stale`, of what was set apart."""
+        while self._apart and self._work.is_stale(unit := next(iter(self._apart))):
+            self._return_apart(unit)
+
+    def _give_up_waiting(self, unit: Unit) -> None:
+        """Give a unit back that has waited too long, for whoever gets it now; it stays suspect.
+
+        Where order is promised, all that waits behind it goes back with it.
+        """
+        if self._in_order:
+            self.return_waiting()
+            return
+        self._return_apart(unit)
+        if not self._apart:
+            self._isolation.withdraw(self)
+
+    def _return_apart(self, unit: Unit) -> None:
+        self._leave_line(unit)
+        self._work.give_back(unit)
+
+    def _leave_line(self, unit: Unit) -> None:
+        self._apart.pop(unit).cancel()  # it would hold the unit, and so the body, until then
+
+    def let_go_innocent(self) -> None:
+        """Treat as all others what was set apart for a doubt that the master does not share."""
+        innocent = [] if self._all_alone else [unit for unit in self._apart if not self._work.is_suspect(unit)]
+        if not innocent:
+            return
+        for unit in innocent:
+            self._leave_line(unit)
+        if not self._apart:
+            self._isolation.withdraw(self)
+        self._waiting.extendleft(reversed(innocent))  # they came before what waits there
+        self.look()
+
+    def start_alone(self) -> int | None:
+        """Start what was set apart first and return its key; None when there is none, or no place for it."""
+        self._drop_stale_apart()
+        if not self._apart:
+            self.look()  # what waited behind them, where order is promised
+            return None
+        if not self._has_place(alone=True) or self._intake is not Intake.OPEN:
+            return None
+        unit = next(iter(self._apart))
+        self._leave_line(unit)
+        self._room.enter_closed()
+        self._start_task(unit, self._run(unit, is_alone=True))
+        if self._apart:
+            self._isolation.ask(self)
+        return self._work.key(unit)
+
+    # ---- draining
+
+    def hold(self) -> None:
+        """Start nothing more; what arrives waits."""
+        self._intake = Intake.HELD
+
+    def return_waiting(self) -> None:
+        """Give back what waits now. Call when the broker has confirmed the basic.cancel."""
+        for unit in tuple(self._apart):
+            self._return_apart(unit)
+        while self._waiting:
+            self._work.give_back(self._waiting.popleft())
+        self._isolation.withdraw(self)
+
+    def return_all(self) -> None:
+        """Give back what waits and all that still arrives."""
+        self._intake = Intake.RETURNED
+        self.return_waiting()

@@ -1,0 +1,337 @@
+"""All that one handler has in a worker process: where its deliveries wait, run, are reported and settled.
+
+admit -> (gathering) -> dispatcher -> work: execution -> settling
+                         |      |
+                 isolation    running: deadlines, grace, what is stuck
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from mxworker.api.compilation import Handler, HandlerKind
+from mxworker.api.context import Equipment, Surroundings
+from mxworker.api.delivery import Delivery
+from mxworker.api.settlement import Settlement
+from mxworker.board.page import BoardSlot
+from mxworker.config import DEFAULT_QUARANTINE_AFTER
+from mxworker.system.log import LineBudget, say_safely
+from mxworker.worker.cpu.pool import CpuPool
+from mxworker.worker.handling.batching import Gathered, Gatherer
+from mxworker.worker.handling.breaker_driver import Guard
+from mxworker.worker.handling.decode_budget import DecodeRoom, unlimited
+from mxworker.worker.handling.dispatcher import Dispatcher
+from mxworker.worker.handling.execution import Execute, batch_pipeline, pipeline
+from mxworker.worker.handling.isolation import Isolation
+from mxworker.worker.handling.limiter import Room
+from mxworker.worker.handling.report import Report
+from mxworker.worker.handling.running import GRACE_S, Running
+from mxworker.worker.handling.settling import Repair, Settling
+from mxworker.worker.handling.threads import Threads
+from mxworker.worker.handling.work import BatchWork, Record, SingleWork, Standing
+from mxworker.worker.tasks import stack_of
+
+log = logging.getLogger(__name__)
+
+SHOWN_FRAMES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Premises:
+    """What all stations of a process share. `on_broken` is told of a bug of ours, `on_stuck` of each stuck handler.
+
+    `cpu` is there when a handler has `cpu=True`. `quarantine_after`: see `config.Consumption`.
+    """
+
+    slot: BoardSlot
+    loop: asyncio.AbstractEventLoop
+    room: Room
+    isolation: Isolation
+    threads: Threads
+    rng: random.Random
+    on_broken: Callable[[BaseException], None]
+    on_stuck: Callable[[], None] = lambda: None
+    equipment: Equipment | None = None
+    grace_s: float = GRACE_S
+    cpu: CpuPool | None = None
+    quarantine_after: int = DEFAULT_QUARANTINE_AFTER
+    decode_room: DecodeRoom = field(default_factory=unlimited)
+
+
+@dataclass(frozen=True, slots=True)
+class AtWork:
+    """A delivery, or a batch, that a handler works on: for how long, and where it is, the innermost frame last."""
+
+    deliveries: list[Delivery]
+    task: asyncio.Task[Any]
+    age_s: float
+    stack: list[str]
+
+
+class Station:
+    """One handler at work. `admit` takes its deliveries, from inside the socket read."""
+
+    def __init__(
+        self,
+        index: int,
+        handler: Handler,
+        premises: Premises,
+        repair: Repair | None = None,
+        state: Any = None,
+        declare_quarantine: Repair | None = None,
+    ) -> None:
+        """`index` is the handler's place in the board's directory, `state` what its lifespan yielded.
+
+        Without `declare_quarantine` the quarantine's queue is there, or is not.
+        """
+        self.handler = handler
+        self._premises = premises
+        self._gatherer: Gatherer | None = None
+        self._guard: Guard | None = None
+        self._guard_faults = LineBudget()
+        equipment = premises.equipment
+        report = Report(handler)
+        record = Record(handler, index, premises.slot, premises.quarantine_after)
+        settling = Settling(
+            handler,
+            premises.slot,
+            equipment.publisher if equipment is not None else None,
+            repair,
+            premises.rng,
+            declare_quarantine,
+            lambda delivery: self._dispatcher.run_next(self._unit_of(delivery)),
+        )
+        surroundings = Surroundings(handler.queue.name, handler.name, handler.max_attempts, state, equipment)
+        self._running: Running[Any] = Running(handler.timeout_s, premises.loop, self._report_stuck, premises.grace_s)
+        watch = self._watch if handler.kill_switch is not None else None
+        work: SingleWork | BatchWork
+        if handler.batch is None:
+            execute = self._execute(report, surroundings)
+            work = SingleWork(record, execute, report, settling, self._running, watch)
+        else:
+            execute_batch = batch_pipeline(handler, report, surroundings, premises.threads, premises.decode_room)
+            work = BatchWork(
+                record,
+                execute_batch,
+                report,
+                settling,
+                self._running,
+                watch,
+                lambda gathered: self._dispatcher.run_next(gathered),
+            )
+        self._give_back: Callable[[Any], None] = work.give_back
+        self._dispatcher: Dispatcher[Any] = Dispatcher(
+            handler.concurrency,
+            self._running,
+            work,
+            premises.room,
+            premises.isolation,
+            premises.loop,
+            premises.on_broken,
+            handler.queue.consumer_timeout_s / 3,  # so that there is time to run it, too
+            in_order=handler.queue.single_active_consumer,
+        )
+        self._record = record
+        self._runs_alone = False
+        if handler.batch is not None:
+            self._gatherer = Gatherer(handler.batch, premises.loop, self._dispatcher.admit)
+        self._admit_innocent: Callable[[Delivery], None] = self._in_company
+
+    def admit(self, delivery: Delivery) -> None:
+        """Take a delivery: start it, or let it wait. A suspect is a unit of its own, and runs alone."""
+        if not delivery.redelivered:
+            self._admit_innocent(delivery)
+            return
+        match self._record.standing(delivery):
+            case Standing.INNOCENT:
+                self._admit_innocent(delivery)
+            case Standing.DOUBTFUL | Standing.SUSPECT:
+                self._set_apart(delivery)
+            case Standing.CONVICTED:
+                self._dispatcher.admit(self._unit_of(delivery))
+
+    def run_alone(self, is_wanted: bool, rests: bool) -> None:
+        """Run all deliveries alone from now on, those that wait, too; or only the suspects again.
+
+        While `rests`, none of those that run alone is started.
+        """
+        self._dispatcher.rest(is_wanted and rests)
+        if is_wanted == self._runs_alone:
+            return
+        self._runs_alone = is_wanted
+        waiting = self._dispatcher.run_alone(is_wanted)
+        if not is_wanted:
+            self._admit_innocent = self._in_company
+            return
+        self._admit_innocent = self._set_apart
+        gathered = self._gatherer.take() if self._gatherer is not None else None
+        for unit in (*waiting, *([gathered] if gathered is not None else [])):
+            for delivery in _deliveries(unit):
+                self._set_apart(delivery)
+
+    def _set_apart(self, delivery: Delivery) -> None:
+        self._dispatcher.set_apart(self._unit_of(delivery))
+
+    @property
+    def _in_company(self) -> Callable[[Delivery], None]:
+        return self._dispatcher.admit if self._gatherer is None else self._gatherer.add
+
+    def _unit_of(self, delivery: Delivery) -> Delivery | Gathered:
+        return delivery if self._gatherer is None else Gathered.alone(delivery)
+
+    def _execute(self, report: Report, surroundings: Surroundings) -> Execute:
+        if self.handler.kind is not HandlerKind.PROCESS:
+            premises = self._premises
+            suspended = self._running.suspended
+            return pipeline(self.handler, report, surroundings, premises.threads, premises.decode_room, suspended)
+        assert self._premises.cpu is not None, "a cpu=True handler needs a pool of processes"
+        return self._premises.cpu.executing(self.handler, report, self._running.suspended)
+
+    def guard(
+        self,
+        pause: Callable[[str], None],
+        resume: Callable[[str], None],
+        limit_prefetch: Callable[[int | None], None],
+    ) -> None:
+        """Let the handler's kill switch, if it has one, steer its consumer by these three."""
+        if self.handler.kill_switch is not None:
+            self._guard = Guard(
+                self.handler.kill_switch,
+                self.handler.queue.name,
+                self._premises.loop,
+                pause,
+                resume,
+                limit_prefetch,
+                self._dispatcher.limit,
+            )
+
+    def _watch(self, settlement: Settlement, started_at: float) -> None:
+        if self._guard is None:
+            return
+        try:
+            self._guard.note(settlement, started_at)
+        except Exception as error:  # what steers the queue is no fault of the delivery, and takes nothing from it
+            more = self._guard_faults.spend(time.monotonic())
+            if more is not None:
+                queue = self.handler.queue.name
+                say_safely(log, logging.ERROR, "the kill switch of queue %s failed%s", queue, more, error=error)
+
+    # ---- what is here
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs and nothing waits."""
+        return not self.running and not self.waiting
+
+    @property
+    def running(self) -> int:
+        """How many handlers run."""
+        return len(self._running)
+
+    @property
+    def stuck(self) -> int:
+        """How many of them did not stop when their time was up."""
+        return len(self._running.stuck)
+
+    @property
+    def waiting(self) -> int:
+        """How many deliveries wait for a free place, or for their batch to be complete."""
+        gathering = self._gatherer.waiting if self._gatherer is not None else 0
+        return gathering + sum(len(_deliveries(unit)) for unit in self._dispatcher.waiting)
+
+    def at_work(self) -> Iterator[AtWork]:
+        """Yield what runs, in the order of starting. Of what runs in another process, only its wait is seen here."""
+        for unit, task in self._running.items():
+            yield AtWork(_deliveries(unit), task, self._running.age_s(unit), self._stack_of(task))
+
+    def at_work_in(self, task: asyncio.Task[Any] | None) -> AtWork | None:
+        """Return what `task` works on, None when it is none of this handler's. Another thread may call this."""
+        try:
+            running = list(self._running.items())
+        except RuntimeError:  # the loop's thread has changed it meanwhile, so that is not blocked any more
+            return None
+        unit = next((unit for unit, one in running if one is task), None)
+        if task is None or unit is None:
+            return None
+        return AtWork(_deliveries(unit), task, self._running.age_s(unit), self._stack_of(task))
+
+    def _stack_of(self, task: asyncio.Task[Any]) -> list[str]:
+        return self._premises.threads.stack_of(task) or stack_of(task)
+
+    # ---- stopping
+
+    def hold(self) -> None:
+        """Start nothing more; what arrives waits."""
+        self._dispatcher.hold()
+        if self._guard is not None:
+            self._guard.stop()
+            self._guard = None  # what still runs is no news any more
+
+    def return_waiting(self) -> None:
+        """Give back what waits now. Call when the broker has confirmed the basic.cancel."""
+        self._dispatcher.return_waiting()
+        self._premises.decode_room.give_back(self.handler.queue.name)
+        gathered = self._gatherer.take() if self._gatherer is not None else None
+        if gathered is not None:  # not by the dispatcher: one that is not held would start it
+            self._give_back(gathered)
+
+    def return_all(self) -> None:
+        """Give back what waits and all that still arrives."""
+        self._dispatcher.return_all()
+        self._premises.decode_room.give_back(self.handler.queue.name)
+        if self._gatherer is not None:
+            self._gatherer.stop()
+
+    async def finished(self, but_stuck: bool = False) -> None:
+        """Wait until nothing runs; with `but_stuck`, nothing but what is stuck."""
+        await self._running.finished(but_stuck)
+
+    def cut_short(self) -> None:
+        """Cancel what runs; it is left unsettled, so that the broker delivers it again."""
+        self._running.cut_short()
+
+    # ---- what does not stop
+
+    def _report_stuck(self, unit: Delivery | Gathered, task: asyncio.Task[Any]) -> None:
+        handler, first = self.handler, _deliveries(unit)[0]
+        say_safely(
+            log,
+            logging.ERROR,
+            "handler %s is stuck on message %s of queue %s: it did not stop %g s after its %g s were up "
+            "(%d of %d places are lost to such handlers); it is at %s",
+            handler.name,
+            first.shown_id or f"(no id, delivery tag {first.delivery_tag})",
+            handler.queue.name,
+            self._premises.grace_s,
+            handler.timeout_s,
+            self.stuck,
+            handler.concurrency,
+            " > ".join(self._stack_of(task)[-SHOWN_FRAMES:]),
+            fields={
+                "handler": handler.name,
+                "queue": handler.queue.name,
+                "message_id": first.shown_id,
+                "stuck": self.stuck,
+                "concurrency": handler.concurrency,
+            },
+        )
+        if self._guard is not None:
+            self._guard.note_stuck(self._premises.loop.time() - handler.timeout_s - self._premises.grace_s)
+        self._premises.loop.call_soon(self._dispatcher.look)  # not now: `Running` may have more to report
+        self._premises.loop.call_soon(self._premises.isolation.review)
+        self._premises.on_stuck()
+
+    @property
+    def is_lost_to_stuck(self) -> bool:
+        """Whether so many of its places are lost that the process should be replaced: half of them."""
+        return 2 * self.stuck >= self.handler.concurrency
+
+
+def _deliveries(unit: Delivery | Gathered) -> list[Delivery]:
+    return unit.deliveries if isinstance(unit, Gathered) else [unit]

@@ -1,0 +1,200 @@
+r"""Running suspects alone: one at a time in the process, with nothing else started beside it.
+
+    IDLE -> ASKED -> EMPTYING -> ALONE -> IDLE, RESTING or ASKED
+      \-> RESTING -> ASKED
+
+The master gives the turns (`master.turns`), one worker at a time, each good for one suspect. Until it is our turn, all
+else goes on. Then nothing more is started (EMPTYING); when what runs has ended, the suspect that has waited longest is
+started, and when it has ended too, all else goes on. If others had to wait meanwhile, the process is theirs (RESTING)
+for as long as it was not, so they have half of the time at least. A handler that is stuck ends neither phase's
+waiting for the other: nobody waits for it for ever, and a suspect that is stuck is alone no more.
+
+A message of which it is in doubt whether it is suspect comes here, too. To give a turn the master must have looked, and
+so have found out who has died: what it knows nothing of then goes the way of all others.
+
+Must not know: handlers, deliveries, what is done to a suspect that kills.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from enum import Enum, auto
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from mxworker.board.page import BoardSlot, Word
+from mxworker.errors import InvariantError
+from mxworker.system.child import ring
+from mxworker.worker.handling.limiter import Room
+from mxworker.worker.handling.running import Running
+
+log = logging.getLogger(__name__)
+
+_MASTER_LOOKS_WITHIN_S = 0.5  # of being called, although it may give the turn to others
+
+
+class Stage(Enum):
+    """How far the next suspect is."""
+
+    IDLE = auto()
+    RESTING = auto()
+    ASKED = auto()
+    EMPTYING = auto()
+    ALONE = auto()
+
+
+_NEXT: Mapping[Stage, frozenset[Stage]] = MappingProxyType(
+    {
+        Stage.IDLE: frozenset({Stage.RESTING, Stage.ASKED}),
+        Stage.RESTING: frozenset({Stage.ASKED, Stage.IDLE}),
+        Stage.ASKED: frozenset({Stage.EMPTYING, Stage.IDLE}),
+        Stage.EMPTYING: frozenset({Stage.ALONE, Stage.IDLE}),
+        Stage.ALONE: frozenset({Stage.IDLE}),
+    }
+)
+
+
+class Loner(Protocol):
+    """Who has suspects that wait."""
+
+    def let_go_innocent(self) -> None:
+        """Do with those that are no suspects as with all others; withdraw when none are left."""
+
+    def start_alone(self) -> int | None:
+        """Start the one that has waited longest and return its key, or None when none can be started now.
+
+        You must ask again when others wait.
+        """
+
+
+class Isolation:
+    """The one place of a process where suspects run. Belongs to one event loop."""
+
+    def __init__(
+        self, slot: BoardSlot, room: Room, loop: asyncio.AbstractEventLoop, call_master: Callable[[], None] = ring
+    ) -> None:
+        """`call_master` makes the master look at the board."""
+        self._slot = slot
+        self._room = room
+        self._loop = loop
+        self._call_master = call_master
+        self._stage = Stage.IDLE
+        self._line: deque[Loner] = deque()  # each at most once
+        self._all_running: list[Running[Any]] = []
+        self._request = 0
+        self._asked_at = 0.0
+        self._closed_at = 0.0
+        self._others_until = 0.0
+        self._rest: asyncio.TimerHandle | None = None
+
+    def mind(self, running: Running[Any]) -> None:
+        """Wait for what is in `running`, too, before a suspect is started. Call at the start, for all handlers."""
+        self._all_running.append(running)
+
+    def ask(self, loner: Loner) -> None:
+        """Call `loner` when a suspect of its may start. Asking again does nothing."""
+        if loner not in self._line:
+            self._line.append(loner)
+        if self._stage is Stage.IDLE:
+            self._prepare()
+
+    def withdraw(self, loner: Loner) -> None:
+        """Do not call `loner` any more, as nothing of it waits."""
+        if loner in self._line:
+            self._line.remove(loner)
+        if not self._line:
+            self._give_up()
+
+    def stop(self) -> None:
+        """Start no more suspects. Call when a drain begins: what waits is given back."""
+        self._line.clear()
+        self._give_up()
+
+    def look(self) -> None:
+        """See whether it is our turn. Call when the master says so, and now and then."""
+        if self._stage is not Stage.ASKED:
+            return
+        is_granted = self._slot.words[Word.ISOLATION_GRANTED] == self._request
+        if is_granted or self._loop.time() - self._asked_at > _MASTER_LOOKS_WITHIN_S:
+            for loner in tuple(self._line):
+                loner.let_go_innocent()
+        if is_granted and self._line:
+            self._move(Stage.EMPTYING)
+            self._closed_at = self._loop.time()
+            self._room.close(self.review)
+            self.review()
+
+    def review(self) -> None:
+        """See how far it is now that something has ended, or is stuck. It may start a suspect."""
+        if self._stage not in (Stage.EMPTYING, Stage.ALONE) or self._is_busy:
+            return
+        if self._stage is Stage.ALONE or not self._start_next():
+            self._reopen()
+
+    @property
+    def _is_busy(self) -> bool:
+        """Whether anything runs that is not stuck."""
+        return any(len(running) > len(running.stuck) for running in self._all_running)
+
+    def _start_next(self) -> bool:
+        while self._line:
+            key = self._line.popleft().start_alone()
+            if key is not None:
+                self._slot.show_alone(key)
+                self._move(Stage.ALONE)
+                return True
+        return False
+
+    def _reopen(self) -> None:
+        """Let all else go on, and the master give the next turn."""
+        self._slot.show_alone(None)
+        now = self._loop.time()
+        self._others_until = now + (now - self._closed_at) if self._room.is_wanted else now
+        self._move(Stage.IDLE)
+        self._take_back_request()
+        self._room.open()
+        if self._line:
+            self._prepare()
+
+    def _prepare(self) -> None:
+        """Ask the master for a turn, but not before the others had their time."""
+        if self._loop.time() < self._others_until:
+            self._move(Stage.RESTING)
+            self._rest = self._loop.call_at(self._others_until, self._ask_master)
+        else:
+            self._ask_master()
+
+    def _ask_master(self) -> None:
+        self._move(Stage.ASKED)
+        self._request += 1
+        self._asked_at = self._loop.time()
+        self._slot.words[Word.ISOLATION_WANTED] = self._request
+        self._call_master()
+
+    def _take_back_request(self) -> None:
+        self._slot.words[Word.ISOLATION_WANTED] = 0
+        self._call_master()
+
+    def _give_up(self) -> None:
+        """Go back to IDLE, unless something runs alone, which will do that by its end."""
+        match self._stage:
+            case Stage.RESTING:
+                assert self._rest is not None, "it is what RESTING waits for"
+                self._rest.cancel()
+                self._move(Stage.IDLE)
+            case Stage.ASKED:
+                self._move(Stage.IDLE)
+                self._take_back_request()
+            case Stage.EMPTYING:
+                self._reopen()
+            case Stage.IDLE | Stage.ALONE:
+                pass
+
+    def _move(self, stage: Stage) -> None:
+        if stage not in _NEXT[self._stage]:
+            raise InvariantError(f"isolation does not go from {self._stage.name} to {stage.name}")
+        log.debug("isolation %s -> %s", self._stage.name, stage.name)
+        self._stage = stage

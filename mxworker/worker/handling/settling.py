@@ -1,0 +1,355 @@
+"""From a settlement to the wire: at once where a frame is enough, else by a confirmed copy.
+
+A retry, a requeue, a dead letter with the facts, and what goes into quarantine is a copy that is published and
+confirmed before the original is acked: a crash between the two duplicates it, and nothing loses it. Where no copy can
+be had, a dead letter is rejected (basic.reject), if the broker is known to keep it then; a requeue whose queue is full
+becomes a retry; all else goes back to its queue, after a pause. That counts as no attempt: who may not publish to the
+default exchange has messages that are tried for ever, and a line in the log that says so, but loses none.
+
+Where order is promised, a requeue is no copy, which would be overtaken by what waits, but another execution in the same
+place; see `queues.Queue`.
+
+A settlement that fails, by a bug of ours or of what an application has put into our way, costs its own message alone:
+see `rescue`.
+
+Must not know: handlers' code, deadlines, concurrency.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from mxworker.amqp.publishing.publisher import Publisher
+from mxworker.api.compilation import Handler
+from mxworker.api.delivery import Delivery
+from mxworker.api.failures import Failure, FailureKind, error_in_words, text_of, type_name
+from mxworker.api.message import Content
+from mxworker.api.settlement import Settlement
+from mxworker.backoff import COPY
+from mxworker.board.page import BoardSlot, Word
+from mxworker.board.suspects import Suspect
+from mxworker.errors import (
+    BrokerError,
+    DecodeError,
+    EncodeError,
+    MessageTooLarge,
+    PublishError,
+    PublishNacked,
+    TopologyRefused,
+    Unroutable,
+)
+from mxworker.system.log import LineBudget, say_safely
+from mxworker.worker.handling.copies import Facts, KillFacts, attempt_of, bare_facts, copy_with_facts, retry_copy
+from mxworker.worker.handling.delivery_log import GONE, Teller
+from mxworker.worker.handling.endings import Again, Dead, Done, Later, ending
+from mxworker.worker.handling.report import ACK
+
+log = logging.getLogger(__name__)
+
+_NO_COPY = (DecodeError, EncodeError, MessageTooLarge)  # the message is such that there can be no copy of it
+Repair = Callable[[], Awaitable[None]]
+"""Declares the queue and those beside it once more. Raises BrokerError."""
+
+
+class Settling:
+    """Settles the deliveries of one handler."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        slot: BoardSlot,
+        publisher: Publisher | None,
+        repair: Repair | None,
+        rng: random.Random,
+        declare_quarantine: Repair | None = None,
+        run_next: Callable[[Delivery], None] = lambda delivery: None,
+    ) -> None:
+        """Without a publisher there are no copies: what is to be tried again goes back, a dead letter is the broker's.
+
+        `run_next` lets a delivery that was executed wait before all others, to be executed again.
+        """
+        self._handler = handler
+        self._max_attempts = handler.max_attempts
+        self._words = slot.words
+        self._publisher = publisher
+        self._repair = None if repair is None else partial(self._repaired, repair)
+        self._declare_quarantine = declare_quarantine
+        self._run_next = run_next
+        self._rng = rng
+        self._refusals = 0
+        self._repairing: asyncio.Future[None] | None = None
+        self._teller = Teller(handler)
+        self._refused = LineBudget()
+        self._quarantined = LineBudget()
+        self._unsettled = LineBudget()
+
+    def settle(self, delivery: Delivery, settlement: Settlement, alike: int = 1) -> Again | Later | Dead | None:
+        """Settle at once and return None, or return the ending that needs `by_copy`.
+
+        `alike`: how many deliveries of a batch the settlement is for, to be told once; 0 when that was done.
+        """
+        if settlement is ACK:
+            self._acked(delivery)
+            return None
+        attempt = attempt_of(delivery, self._max_attempts)
+        ends = ending(settlement, attempt, self._handler.retry, self._rng)
+        if alike:
+            self._teller.tell(delivery, settlement, ends, attempt, alike)
+        match ends:
+            case Done():
+                self._acked(delivery)
+            case Again() if self._handler.keeps_order:
+                self._in_place(delivery)
+            case Again() if self._publisher is None:
+                self._count(Word.REQUEUED, delivery.source.reject(delivery, requeue=True))
+            case Again() | Later() | Dead():
+                if not delivery.is_stale:
+                    return ends
+                self._count(Word.STALE, delivery.source.give_back(delivery))
+        return None
+
+    def _acked(self, delivery: Delivery) -> None:
+        was_sent = delivery.source.ack(delivery)
+        self._words[Word.ACKED if was_sent else Word.STALE] += 1
+        if log.isEnabledFor(logging.DEBUG):
+            self._tell(delivery, "acked" if was_sent else "settled too late, so the broker delivers it again")
+
+    async def quarantine(self, delivery: Delivery, convict: Suspect, stack: str) -> bool:
+        """Set a message aside that kills workers, with the facts, then ack it; say whether that was possible.
+
+        Where there is no quarantine, and we may not declare it, that is done in the dead-letter queue. Cancelled, it
+        leaves the original unsettled.
+        """
+        queue = self._handler.queue
+        facts = KillFacts(queue.name, self._handler.name, attempt_of(delivery, self._max_attempts), convict, stack)
+        try:
+            kept_in = await self._set_aside(delivery, facts)
+        except (DecodeError, PublishError, BrokerError) as error:
+            if not (isinstance(error, _NO_COPY) and queue.dead_letters_itself):
+                await self._return(delivery, f"it kills workers, and no queue took a copy ({error})")
+                return False
+            kept_in = f"{queue.dead_letter_name}, without the facts ({error})"
+            was_sent = delivery.source.reject(delivery, requeue=False)
+        else:
+            was_sent = delivery.source.ack(delivery)
+        self._say(self._quarantined, f"{facts.summary}; it is kept in queue {kept_in}", delivery, logging.ERROR)
+        self._count(Word.QUARANTINED, was_sent)
+        return True
+
+    async def _set_aside(self, delivery: Delivery, facts: KillFacts) -> str:
+        """Have a copy kept, and return the name of the queue that has it."""
+        queue = self._handler.queue
+        try:
+            await self._publish_with_facts(delivery, facts, queue.quarantine_name, self._declare_quarantine)
+        except (Unroutable, EncodeError, TopologyRefused):  # not there, or its name is too long
+            if not queue.dead_letter:
+                raise
+            await self._publish_with_facts(delivery, facts, queue.dead_letter_name, self._repair)
+            return queue.dead_letter_name
+        return queue.quarantine_name
+
+    def _in_place(self, delivery: Delivery) -> None:
+        """Have a delivery executed again before any other, unsettled: a copy would be overtaken by what waits.
+
+        In a pause it goes back: another worker may have its queue by then. In a drain it waits, and goes back in its
+        place when the channel is closed.
+        """
+        if not delivery.source.is_consumed:
+            self._count(Word.REQUEUED, delivery.source.give_back(delivery))
+            return
+        delivery.executed += 1
+        self._words[Word.REQUEUED] += 1
+        self._run_next(delivery)
+
+    async def by_copy(self, delivery: Delivery, ends: Again | Later | Dead) -> None:
+        """Have the broker keep a copy, then ack the original. Cancelled, it leaves the original unsettled."""
+        match ends:
+            case Again():
+                await self._again(delivery, ends)
+            case Later():
+                await self._later(delivery, ends)
+            case Dead():
+                await self._dead_letter(delivery, ends)
+
+    async def _again(self, delivery: Delivery, ends: Again) -> None:
+        policy = self._handler.retry
+        try:
+            await self._copy(delivery, ends, self._handler.queue.name, Word.REQUEUED)
+        except PublishNacked as error:
+            if policy is None:
+                await self._return(delivery, f"its queue took no copy ({error})")
+            else:
+                await self._later(delivery, Later(policy.step_after_ms(0), ends.attempt, ends.failure))
+        except (PublishError, BrokerError) as error:
+            await self._return(delivery, f"its queue took no copy ({error})")
+
+    async def rescue(self, delivery: Delivery, error: BaseException, is_cut: Callable[[BaseException], bool]) -> None:
+        """Settle a delivery whose settlement failed with `error`, without raising anything in turn.
+
+        It becomes a dead letter with the facts of that. If that fails, too, or there is no dead-letter queue, it goes
+        back to its queue after a pause; and if it cannot even be given back, its channel is given up, so that the
+        broker delivers it again. A cancellation that `is_cut` knows leaves the original unsettled.
+        """
+        source = delivery.source
+        for remedy in (self._bury, self._give_back_later):
+            self._tell_of_fault(delivery, error)
+            if not source.holds(delivery):
+                return  # it was settled, and what came after that failed
+            try:
+                await remedy(delivery, error)
+                return
+            except BaseException as fault:
+                if is_cut(fault):
+                    raise
+                error = fault
+        self._tell_of_fault(delivery, error)
+        if source.holds(delivery):
+            source.give_up(f"a delivery could not be settled: {error_in_words(error)}")
+
+    async def _bury(self, delivery: Delivery, error: BaseException) -> None:
+        """Make a dead letter of a delivery that could not be settled; where there can be none, give it back."""
+        if delivery.is_stale or not self._handler.queue.dead_letter:
+            await self._give_back_later(delivery, error)
+        else:
+            failure = Failure(FailureKind.UNSETTLED, type_name(error), text_of(error))
+            await self._dead_letter(delivery, Dead(failure))
+
+    async def _give_back_later(self, delivery: Delivery, error: BaseException) -> None:
+        if delivery.is_stale:
+            self._count(Word.STALE, delivery.source.give_back(delivery))
+        else:
+            await self._return(delivery, f"it could not be settled ({error_in_words(error)})")
+
+    async def _later(self, delivery: Delivery, ends: Later) -> None:
+        try:
+            await self._copy(delivery, ends, self._handler.queue.retry_name(ends.step_ms), Word.RETRIED)
+        except (PublishError, BrokerError) as error:
+            await self._return(delivery, f"no retry queue took a copy ({error})")
+
+    async def _copy(self, delivery: Delivery, ends: Again | Later, queue: str, word: Word) -> None:
+        """Put a copy for the next attempt into `queue`, then ack. Raises PublishError or BrokerError."""
+        try:
+            await self._publish(retry_copy(delivery, ends.attempt), queue, self._repair)
+        except _NO_COPY as error:
+            becomes = "it is a dead letter now" if self._handler.queue.dead_letter else GONE
+            self._say(self._refused, f"cannot be copied for another attempt ({error}): {becomes}", delivery)
+            await self._dead_letter(delivery, Dead(ends.failure))
+        else:
+            self._refusals = 0
+            self._count(word, delivery.source.ack(delivery))
+
+    async def _dead_letter(self, delivery: Delivery, ends: Dead) -> None:
+        attempt = attempt_of(delivery, self._max_attempts)
+        queue = self._handler.queue
+        if not queue.dead_letter:
+            self._count(Word.REJECTED, delivery.source.reject(delivery, requeue=False))
+            return
+        try:
+            await self._publish_dead_letter(delivery, self._facts(attempt, ends))
+        except (DecodeError, PublishError, BrokerError) as error:
+            if queue.dead_letters_itself:
+                self._say(self._refused, f"is dead-lettered by the broker, without the facts ({error})", delivery)
+                self._count(Word.REJECTED, delivery.source.reject(delivery, requeue=False))
+            else:
+                await self._return(delivery, f"the dead-letter queue took no copy ({error})")
+        else:
+            self._count(Word.REJECTED, delivery.source.ack(delivery))
+
+    async def _publish_dead_letter(self, delivery: Delivery, facts: Facts) -> None:
+        """Publish a copy with the facts; where nothing else dead-letters, at least body and facts."""
+        queue = self._handler.queue
+        if queue.dead_letters_itself:
+            await self._publish(copy_with_facts(delivery, facts), queue.dead_letter_name, self._repair)
+        else:
+            await self._publish_with_facts(delivery, facts, queue.dead_letter_name, self._repair)
+
+    async def _publish_with_facts(
+        self, delivery: Delivery, facts: Facts | KillFacts, queue: str, repair: Repair | None
+    ) -> None:
+        """Publish a copy with the facts; where there can be none, at least body and facts."""
+        try:
+            await self._publish(copy_with_facts(delivery, facts), queue, repair)
+        except _NO_COPY:
+            await self._publish(bare_facts(delivery, facts), queue, repair)
+
+    async def _return(self, delivery: Delivery, why: str) -> None:
+        """Give a delivery back after a pause, without which it would come straight back."""
+        self._say(self._refused, f"goes back to its queue: {why}", delivery)
+        self._refusals += 1
+        await asyncio.sleep(COPY.delay_s(self._refusals, self._rng))
+        self._count(Word.REQUEUED, delivery.source.give_back(delivery))
+
+    def _facts(self, attempt: int, ends: Dead) -> Facts:
+        return Facts(
+            queue=self._handler.queue.name,
+            handler=self._handler.name,
+            attempt=attempt,
+            kind=ends.failure.kind,
+            error_type=ends.failure.error_type,
+            error_text=ends.failure.text,
+            at_s=int(time.time()),
+        )
+
+    async def _publish(self, copy: Content, queue: str, repair: Repair | None) -> None:
+        """Publish a copy and see it confirmed; when its queue is missing, once more after a repair."""
+        if self._publisher is None:
+            raise BrokerError("there is no publisher")
+        try:
+            await self._publisher.publish(copy, routing_key=queue)
+        except Unroutable:
+            if repair is None:
+                raise
+            await repair()
+            await self._publisher.publish(copy, routing_key=queue)
+
+    async def _repaired(self, repair: Repair) -> None:
+        """Wait for a repair; all that miss a queue at the same time share one."""
+        if self._repairing is None or self._repairing.done():
+            self._repairing = asyncio.ensure_future(repair())
+        await asyncio.shield(self._repairing)
+
+    def _count(self, word: Word, was_sent: bool) -> None:
+        self._words[word if was_sent else Word.STALE] += 1
+
+    def _tell(self, delivery: Delivery, how: str) -> None:
+        message = delivery.shown_id or f"(no id, delivery tag {delivery.delivery_tag})"
+        say_safely(
+            log,
+            logging.DEBUG,
+            "handler %s: message %s of queue %s is %s",
+            self._handler.name,
+            message,
+            self._handler.queue.name,
+            how,
+        )
+
+    def _tell_of_fault(self, delivery: Delivery, error: BaseException) -> None:
+        self._say(self._unsettled, f"could not be settled: {error_in_words(error)}", delivery, logging.ERROR, error)
+
+    def _say(
+        self,
+        budget: LineBudget,
+        what: str,
+        delivery: Delivery,
+        level: int = logging.WARNING,
+        error: BaseException | None = None,
+    ) -> None:
+        more = budget.spend(time.monotonic())
+        if more is not None:
+            queue = self._handler.queue.name
+            say_safely(
+                log,
+                level,
+                "message %s of queue %s %s%s",
+                delivery.shown_id or f"(no id, delivery tag {delivery.delivery_tag})",
+                queue,
+                what,
+                more,
+                error=error,
+                fields={"handler": self._handler.name, "queue": queue, "message_id": delivery.shown_id},
+            )

@@ -1,0 +1,78 @@
+"""The threads in which `def` handlers run: bounded, and honest about a thread that cannot be stopped.
+
+Nothing can end a thread from outside. So a call that is cancelled goes on until its thread has ended: its delivery
+stays unsettled as long as it may still be at work, or its own retry would run beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from typing import Any
+
+from mxworker.system.forks import end_fork
+from mxworker.system.printable import foreign
+
+
+class Threads:
+    """At most `size` threads, started when they are needed. Belongs to one event loop."""
+
+    def __init__(self, size: int) -> None:
+        """Start none yet."""
+        self._pool = ThreadPoolExecutor(size, "mxworker-handler")
+        self._idents: dict[asyncio.Task[Any], int] = {}
+
+    async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Return what `function` returns in a thread, with the caller's context variables.
+
+        However often the caller is cancelled meanwhile, this goes on until the thread has ended, and what it did is
+        still the outcome. Only when it had not begun the CancelledError is raised, at once.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        context = copy_context()
+        pid = os.getpid()
+
+        def run() -> Any:
+            self._idents[task] = threading.get_ident()
+            try:
+                return context.run(function, *arguments)
+            except (StopIteration, GeneratorExit) as error:  # no future can hold the one, and the other ends its task
+                raise RuntimeError(f"the handler raised {type(error).__name__}") from error
+            finally:
+                if os.getpid() != pid:
+                    end_fork(sys.exception())
+
+        submitted = self._pool.submit(run)
+        running = asyncio.wrap_future(submitted)
+        try:
+            while True:
+                try:
+                    return await asyncio.shield(running)
+                except asyncio.CancelledError:
+                    if submitted.cancel():
+                        raise
+                    if running.done():
+                        return running.result()
+        finally:
+            self._idents.pop(task, None)
+
+    def stack_of(self, task: asyncio.Task[Any]) -> list[str] | None:
+        """Return where the thread that works for `task` is, a frame a line, the innermost last; None when none does."""
+        ident = self._idents.get(task)
+        frame = sys._current_frames().get(ident) if ident is not None else None
+        return (
+            None
+            if frame is None
+            else [foreign(f"{at.filename}:{at.lineno} {at.name}") for at in traceback.extract_stack(frame)]
+        )
+
+    def close(self) -> None:
+        """Start no call any more; threads that are at work are left to the end of the process."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

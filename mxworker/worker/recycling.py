@@ -1,0 +1,88 @@
+"""When a worker process has lived long enough: it tells the master, and works on until a replacement is ready.
+
+What it has settled is looked at ten times a second, so that a limit is met closely however fast the worker is; memory
+and age with each heartbeat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from contextlib import suppress
+from pathlib import Path
+from resource import getpagesize
+
+from mxworker.board.lifecycle import Wish
+from mxworker.board.page import BoardSlot, Word
+from mxworker.limits import Limits
+from mxworker.system.child import ring
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 0.1
+_SETTLED = (Word.ACKED, Word.REQUEUED, Word.RETRIED, Word.REJECTED, Word.QUARANTINED)
+_STATM = Path("/proc/self/statm")
+_PAGE_BYTES = getpagesize()
+
+
+class Lifetime:
+    """Watches the limits of this process. Belongs to one event loop."""
+
+    def __init__(self, limits: Limits, slot: BoardSlot, rng: random.Random) -> None:
+        self._limits = limits.jittered(rng)
+        self._slot = slot
+        self._started_at = time.monotonic()
+        self._settled_before = self._settled()
+        if limits.messages is not None:
+            asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look_often)
+
+    def beat(self) -> None:
+        """Show the memory that the process takes, and look at the limits. Call with each heartbeat.
+
+        While the process has no descriptor left to read it with, the memory shown is that of an earlier beat.
+        """
+        is_first = not self._slot.words[Word.RSS_BYTES]
+        with suppress(OSError):
+            self._slot.words[Word.RSS_BYTES] = resident_bytes()
+        if is_first:
+            ring()
+        self._look()
+
+    def wish(self, wish: Wish) -> None:
+        """Have the master replace this process; the first wish is the one that counts."""
+        if self._slot.wish is Wish.NONE:
+            self._slot.words[Word.WISH] = wish
+            ring()
+
+    def _look_often(self) -> None:
+        self._look()
+        if self._slot.wish is Wish.NONE:
+            asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look_often)
+
+    def _look(self) -> None:
+        if self._slot.wish is not Wish.NONE:
+            return
+        settled = self._settled() - self._settled_before
+        rss_bytes = self._slot.words[Word.RSS_BYTES]
+        age_s = time.monotonic() - self._started_at
+        wish = self._limits.exceeded(settled, rss_bytes, age_s)
+        if wish is not Wish.NONE:
+            log.info(
+                "worker %d wishes to be replaced (%s): %d deliveries settled, %.1f MB resident, %.0f s old",
+                self._slot.number,
+                wish.name.lower(),
+                settled,
+                rss_bytes / 1e6,
+                age_s,
+            )
+            self.wish(wish)
+
+    def _settled(self) -> int:
+        return sum(self._slot.words[word] for word in _SETTLED)
+
+
+def resident_bytes() -> int:
+    """Return the resident set size, see proc_pid_statm(5). Raises OSError."""
+    return int(_STATM.read_bytes().split()[1]) * _PAGE_BYTES
