@@ -33,6 +33,9 @@ class Intake(Enum):
     RETURNED = auto()
 
 
+_OPEN = Intake.OPEN  # asked for every unit: on Python 3.11 the enumeration takes 0.1 us to find its member
+
+
 class Dispatcher(Generic[Unit]):
     """Starts the units of one handler. Belongs to one event loop."""
 
@@ -78,7 +81,7 @@ class Dispatcher(Generic[Unit]):
 
     def admit(self, unit: Unit) -> None:
         """Start a unit, or let it wait for a free place."""
-        if self._intake is Intake.OPEN and not self._waiting and self._has_place() and self._room.take(self):
+        if self._intake is _OPEN and not self._waiting and self._has_place() and self._room.take(self):
             self._start(unit)
         elif self._intake is Intake.RETURNED:
             self._work.give_back(unit)
@@ -89,7 +92,7 @@ class Dispatcher(Generic[Unit]):
 
     def run_next(self, unit: Unit) -> None:
         """Let a unit wait before all others. Call while the one that it comes from runs, in their order."""
-        if self._all_alone and self._intake is Intake.OPEN:
+        if self._all_alone and self._intake is _OPEN:
             self.set_apart(unit)
             for behind in list(self._apart)[self._come_next : -1]:
                 self._apart[behind] = self._apart.pop(behind)
@@ -100,7 +103,7 @@ class Dispatcher(Generic[Unit]):
 
     def start_one(self) -> None:
         """Start what has waited longest, if there is a place for it."""
-        if self._intake is not Intake.OPEN:
+        if self._intake is not _OPEN:
             return
         self._drop_stale()
         if self._waiting and self._has_place() and self._room.take(self):
@@ -120,11 +123,12 @@ class Dispatcher(Generic[Unit]):
         A trial is not held up by what is stuck, which takes a place of the handler's.
         """
         running = self.running
-        if self._trial is not None and len(running) - len(running.stuck) >= self._trial:
+        count = len(running.started)  # of the dict itself: `len(running)` takes 0.1 us more
+        if count >= self._concurrency:
             return False
-        if self._in_order and self._apart and not alone:
+        if self._trial is not None and count - len(running.stuck) >= self._trial:
             return False
-        return len(running) < self._concurrency
+        return alone or not self._apart or not self._in_order
 
     def _drop_stale(self) -> None:
         """Forget what waits in front and came by a channel that has ended: the broker delivers it again."""
@@ -156,7 +160,7 @@ class Dispatcher(Generic[Unit]):
             self.running.end(unit)
             if self._waiting and self._has_place():
                 self._room.ask(self)
-            if self._apart and self._intake is Intake.OPEN and not self._rests:
+            if self._apart and self._intake is _OPEN and not self._rests:
                 self._isolation.ask(self)
             self._room.leave()
         if is_alone and was_executed and not self.running.is_cut_short:
@@ -191,7 +195,7 @@ class Dispatcher(Generic[Unit]):
         self._rests = is_wanted
         if is_wanted:
             self._isolation.withdraw(self)
-        elif self._apart and self._intake is Intake.OPEN:
+        elif self._apart and self._intake is _OPEN:
             self._isolation.ask(self)
 
     def run_alone(self, is_wanted: bool) -> list[Unit]:
@@ -209,7 +213,7 @@ class Dispatcher(Generic[Unit]):
 
     def set_apart(self, unit: Unit) -> None:
         """Let a unit wait until nothing else runs in the process, and run it alone then."""
-        if self._intake is not Intake.OPEN:
+        if self._intake is not _OPEN:
             self.admit(unit)
             return
         self._drop_stale_apart()
@@ -259,7 +263,7 @@ class Dispatcher(Generic[Unit]):
         if not self._apart:
             self.look()  # what waited behind them, where order is promised
             return None
-        if not self._has_place(alone=True) or self._intake is not Intake.OPEN:
+        if not self._has_place(alone=True) or self._intake is not _OPEN:
             return None
         unit = next(iter(self._apart))
         self._leave_line(unit)

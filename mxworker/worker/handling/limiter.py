@@ -51,7 +51,8 @@ class Room:
             self._on_left()
             return
         self._free += 1
-        self.serve()
+        if self._waiters:
+            self.serve()
 
     def serve(self) -> None:
         """Call who waits, for one unit each and in turn, while there is room."""

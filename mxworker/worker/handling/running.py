@@ -36,7 +36,8 @@ class Running(Generic[Unit]):
         self.stuck: set[Unit] = set()
         self.is_cut_short = False
         """Whether all that ran was told to leave, and is left unsettled."""
-        self._started: dict[Unit, tuple[asyncio.Task[Any], float, float]] = {}  # task, start, end of its time
+        self.started: dict[Unit, tuple[asyncio.Task[Any], float, float]] = {}
+        """Each unit with its task, its start and the end of its time, in the order of starting. Do not change it."""
         self._timeout_s = timeout_s
         self._grace_s = grace_s
         self._loop = loop
@@ -48,25 +49,25 @@ class Running(Generic[Unit]):
         self._changed = asyncio.Event()
 
     def __len__(self) -> int:
-        return len(self._started)
+        return len(self.started)
 
     def items(self) -> Iterator[tuple[Unit, asyncio.Task[Any]]]:
         """Yield the units with their tasks, in the order of starting."""
-        return ((unit, task) for unit, (task, _, _) in self._started.items())
+        return ((unit, task) for unit, (task, _, _) in self.started.items())
 
     def task_of(self, unit: Unit) -> asyncio.Task[Any]:
         """Return the task that works on a unit."""
-        return self._started[unit][0]
+        return self.started[unit][0]
 
     def age_s(self, unit: Unit) -> float:
         """Return for how long a unit has been running."""
-        return self._loop.time() - self._started[unit][1]
+        return self._loop.time() - self.started[unit][1]
 
     def start(self, unit: Unit, task: asyncio.Task[Any]) -> None:
         """Note that `task` works on `unit` from now on."""
         now = self._loop.time()
         expires_at = now + self._timeout_s
-        self._started[unit] = task, now, expires_at
+        self.started[unit] = task, now, expires_at
         if expires_at < self._wake_at:  # nothing else runs, or the timer is set for the end of a grace
             self._wake(expires_at)
 
@@ -85,12 +86,12 @@ class Running(Generic[Unit]):
             yield
         finally:
             self._settling.discard(unit)
-            task, _, _ = self._started.pop(unit)
+            task, _, _ = self.started.pop(unit)
             self.start(unit, task)  # at the end, for it expires last now
 
     def end(self, unit: Unit) -> None:
         """Note that nothing of `unit` is left to do."""
-        del self._started[unit]
+        del self.started[unit]
         if self._timed_out:
             self._timed_out.pop(unit, None)
             self.stuck.discard(unit)
@@ -105,21 +106,21 @@ class Running(Generic[Unit]):
 
     async def finished(self, but_stuck: bool = False) -> None:
         """Wait until nothing runs; with `but_stuck`, nothing but what is stuck."""
-        while len(self._started) > (len(self.stuck) if but_stuck else 0):
+        while len(self.started) > (len(self.stuck) if but_stuck else 0):
             self._changed.clear()
             await self._changed.wait()
 
     def cut_short(self) -> None:
         """Cancel what runs; it is left unsettled, so that the broker delivers it again."""
         self.is_cut_short = True
-        for task, _, _ in self._started.values():
+        for task, _, _ in self.started.values():
             task.cancel()
 
     def _expire(self) -> None:
         """Cancel what has run too long, report what did not leave, and wake up again for the next."""
         now = self._loop.time()
         wake_at = math.inf
-        for unit, (task, _, expires_at) in self._started.items():
+        for unit, (task, _, expires_at) in self.started.items():
             if expires_at > now:
                 wake_at = expires_at
                 break
@@ -140,7 +141,7 @@ class Running(Generic[Unit]):
         self.stuck.update(newly_stuck)
         for unit in newly_stuck:
             self._changed.set()
-            self._on_stuck(unit, self._started[unit][0])
+            self._on_stuck(unit, self.started[unit][0])
 
     def _cancel(self, unit: Unit, task: asyncio.Task[Any]) -> None:
         """Cancel a unit whose time is up, unless its handler has come to its end meanwhile."""

