@@ -36,23 +36,9 @@ Middleware = Callable[[Any, Any, CallNext], Any]
 
 def compose(layers: tuple[Middleware, ...], innermost: CallNext) -> CallNext:
     """Return one call through all layers, the first the outermost; without layers, `innermost` itself."""
-    if not layers:
-        return innermost
-    call = _awaiting(innermost)
+    call = innermost
     for layer in reversed(layers):
         call = _around(layer, call)
-    return call
-
-
-def _awaiting(innermost: CallNext) -> CallNext:
-    """Return `innermost` with what it returns awaited, too: a middleware is shown what came of it in the end."""
-
-    async def call(payload: Any, ctx: Any) -> Any:
-        outcome = innermost(payload, ctx)
-        if type(outcome) is CoroutineType:  # as nearly always: spares the general case
-            outcome = await outcome
-        return outcome if outcome is None else await awaited(outcome)
-
     return call
 
 
@@ -60,7 +46,7 @@ def _around(layer: Middleware, call_next: CallNext) -> CallNext:
     async def call(payload: Any, ctx: Any) -> Any:
         inner = _Inner(call_next)
         outcome = layer(payload, ctx, inner.call)
-        if type(outcome) is CoroutineType:
+        if type(outcome) is CoroutineType:  # as nearly always: spares the general case
             outcome = await outcome
         if outcome is not None:
             outcome = await awaited(outcome)
@@ -87,15 +73,21 @@ class _Inner:
         return self._through(payload, ctx)
 
     async def _through(self, payload: Any, ctx: Any) -> Any:
+        """Await what the call returns, too: the middleware is shown what came of it in the end."""
         self._returned = self._raised = None
         try:
-            self._returned = await self._call_next(payload, ctx)
+            outcome: Any = self._call_next(payload, ctx)
+            if type(outcome) is CoroutineType:
+                outcome = await outcome
+            if outcome is not None:
+                outcome = await awaited(outcome)
         except BaseException as error:
             self._raised = error if alone_in(error) is not None else None
             raise
         finally:
             self._ended += 1
-        return self._returned
+        self._returned = outcome
+        return outcome
 
     def standing(self, layer: Middleware) -> Any:
         """Return the outcome that stands when the middleware returned None, or raise it. Raises UnknownOutcome."""
