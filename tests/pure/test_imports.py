@@ -56,9 +56,6 @@ ANNOTATION_ONLY = frozenset(
 UPWARD = frozenset(
     {
         ("mxworker.amqp.consuming.subscription", "mxworker.worker.handling.payload_size"),
-        ("mxworker.amqp.protocol.confirms", "mxworker.amqp.publishing.publishing"),
-        ("mxworker.amqp.publishing.exchanges", "mxworker.amqp.consuming"),
-        ("mxworker.amqp.publishing.exchanges", "mxworker.amqp.consuming.topology"),
         ("mxworker.api.context", "mxworker.worker.handling.copies"),
         ("mxworker.limits", "mxworker.board.lifecycle"),
         ("mxworker.system.log", "mxworker.api.failures"),

@@ -17,10 +17,9 @@ from aio_pika.abc import AbstractChannel
 
 from mxworker.amqp.connecting.connection import Link
 from mxworker.amqp.connecting.library_errors import library_errors
-from mxworker.api.queues import AT_LEAST_ONCE, KEEPS_RETURNED, SENDABLE_NAME, Queue
+from mxworker.api.queues import AT_LEAST_ONCE, KEEPS_RETURNED, Queue
 from mxworker.errors import ChannelLost, ConnectionLost
 
-_LIBRARY_NAME_CHARACTERS = 127
 _REPAIR_DEADLINE_S = 10.0
 # Dead letters and quarantined messages wait for people, who may look at one often and give it back.
 _WAITING_ARGUMENTS: Mapping[str, Any] = MappingProxyType({"x-queue-type": "quorum", **KEEPS_RETURNED})
@@ -91,17 +90,6 @@ async def depth(channel: AbstractChannel, name: str) -> tuple[int, int]:
     with library_errors(name):
         declared = await underlay.queue_declare(name, passive=True)
     return declared.message_count or 0, declared.consumer_count or 0
-
-
-async def find_exchange(channel: AbstractChannel, exchange: str) -> None:
-    """Check that an exchange exists. Raises TopologyRefused when it does not, ChannelLost or ConnectionLost.
-
-    One whose name the library cannot send is taken for existing.
-    """
-    if SENDABLE_NAME.fullmatch(exchange) and len(exchange) <= _LIBRARY_NAME_CHARACTERS:
-        underlay = await channel.get_underlay_channel()
-        with library_errors():
-            await underlay.exchange_declare(exchange, passive=True)
 
 
 async def _declare(channel: AbstractChannel, name: str, queue: Queue, arguments: Mapping[str, Any]) -> None:

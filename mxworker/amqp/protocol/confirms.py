@@ -13,19 +13,32 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Generic, Protocol, TypeVar
 
-from mxworker.amqp.publishing.publishing import Publishing
 from mxworker.errors import InvariantError
 
 
-class ConfirmLedger:
+class Confirmable(Protocol):
+    """What the ledger asks of a publish, and notes on it."""
+
+    message_id: bytes
+    tag: int
+    """The delivery tag of its last attempt."""
+    return_reason: str | None
+    """Why the broker returned it, once it did; its confirm follows."""
+
+
+P = TypeVar("P", bound=Confirmable)
+
+
+class ConfirmLedger(Generic[P]):
     """The unconfirmed publishes of one channel. Bound: the publisher's window."""
 
     __slots__ = ("_by_id", "_by_tag", "_last", "_oldest")
 
     def __init__(self) -> None:
-        self._by_tag: dict[int, Publishing] = {}
-        self._by_id: dict[bytes, Publishing] = {}
+        self._by_tag: dict[int, P] = {}
+        self._by_id: dict[bytes, P] = {}
         self._last = 0
         self._oldest = 1  # no tag below it is in flight
 
@@ -36,7 +49,7 @@ class ConfirmLedger:
         """Whether a publish with this message id is in flight."""
         return message_id in self._by_id
 
-    def add(self, publishing: Publishing) -> None:
+    def add(self, publishing: P) -> None:
         """Note a publish that is written now."""
         if publishing.message_id in self._by_id:
             raise InvariantError(f"the message id {publishing.message_id!r} is in flight already")
@@ -44,7 +57,7 @@ class ConfirmLedger:
         self._by_tag[self._last] = publishing
         self._by_id[publishing.message_id] = publishing
 
-    def settle(self, tag: int, multiple: bool) -> list[Publishing]:
+    def settle(self, tag: int, multiple: bool) -> list[P]:
         """Take the publishes that a confirm concerns, oldest first. A tag that is not in flight concerns none.
 
         With `multiple` the tag 0 means all so far (AMQP 0-9-1, basic.ack.multiple).
@@ -74,13 +87,13 @@ class ConfirmLedger:
         publishing.return_reason = why
         return True
 
-    def drop(self, publishing: Publishing) -> None:
+    def drop(self, publishing: P) -> None:
         """Forget a publish whose confirm is no longer waited for."""
         if self._by_tag.get(publishing.tag) is publishing:
             del self._by_tag[publishing.tag]
             del self._by_id[publishing.message_id]
 
-    def end(self) -> list[Publishing]:
+    def end(self) -> list[P]:
         """Take all that is still in flight, oldest first: the channel has ended and nothing more will be confirmed."""
         rest = list(self._by_tag.values())
         self._by_tag.clear()

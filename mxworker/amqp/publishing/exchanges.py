@@ -13,14 +13,18 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from aio_pika.abc import AbstractChannel
+
 from mxworker.amqp.connecting.connection import BrokerConnection
-from mxworker.amqp.consuming import topology
+from mxworker.amqp.connecting.library_errors import library_errors
 from mxworker.amqp.publishing.publishing import Publishing
+from mxworker.api.queues import SENDABLE_NAME
 from mxworker.errors import BrokerError, PublishError, TopologyRefused, Unroutable
 
 _LOOK_DEADLINE_S = 10.0
 _REST_S = 0.2  # before an exchange is looked for again when nobody could say whether it exists
 _REFUSED_FOR_S = 5.0
+_LIBRARY_NAME_CHARACTERS = 127
 
 
 class Exchanges:
@@ -74,7 +78,7 @@ class Exchanges:
                 channel = await connection.channel()
             try:
                 async with asyncio.timeout(_LOOK_DEADLINE_S):
-                    await topology.find_exchange(channel, exchange)
+                    await _find(channel, exchange)
                 if connection is self._connection:
                     self.known.add(exchange)
             except TopologyRefused as error:  # its first line is the broker's word, the rest is about queues
@@ -91,3 +95,14 @@ class Exchanges:
             else:
                 for publishing in waiting:
                     self._refuse_soon(publishing, missing)
+
+
+async def _find(channel: AbstractChannel, exchange: str) -> None:
+    """Check that an exchange exists. Raises TopologyRefused when it does not, ChannelLost or ConnectionLost.
+
+    One whose name the library cannot send is taken for existing.
+    """
+    if SENDABLE_NAME.fullmatch(exchange) and len(exchange) <= _LIBRARY_NAME_CHARACTERS:
+        underlay = await channel.get_underlay_channel()
+        with library_errors():
+            await underlay.exchange_declare(exchange, passive=True)

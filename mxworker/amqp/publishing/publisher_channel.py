@@ -76,7 +76,7 @@ class PublisherChannel:
         self._number = number
         self._outcomes = outcomes
         self._nacks_until = self.opened_at + patience_s
-        self._ledger = ConfirmLedger()
+        self._ledger: ConfirmLedger[Publishing] = ConfirmLedger()
         self._methods: dict[tuple[str, str, bool], bytes] = {}
         self._pieces: list[bytes] = []
         self._first_unwritten: Publishing | None = None
