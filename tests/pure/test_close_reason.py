@@ -1,10 +1,10 @@
-"""Whom the end of a channel is blamed on, and what is certain about it. The texts are RabbitMQ's."""
+"""What the reason of a closed channel says of its publishes. The texts are RabbitMQ's."""
 
 from __future__ import annotations
 
 import pytest
 
-from mxworker.amqp.publishing.close_reason import blamed_exchange, culprits, is_refused_as_a_whole
+from mxworker.amqp.publishing.close_reason import is_refused_as_a_whole, refused_exchange, refused_publishes
 from mxworker.amqp.publishing.publishing import Publishing
 from mxworker.errors import ChannelLost, ConnectionLost, MessageTooLarge, PublishNacked, Unroutable
 
@@ -33,31 +33,31 @@ def publishing(exchange: str, size_bytes: int = 1) -> Publishing:
 )
 def test_single_publish_to_the_named_exchange_is_certain(error: ChannelLost, verdict: type[Exception]) -> None:
     theirs, ours = publishing("y"), publishing("x")
-    found, refusal = culprits([theirs, ours], error, is_complete=True)
+    found, refusal = refused_publishes([theirs, ours], error, is_complete=True)
     assert found == [ours]
     assert type(refusal) is verdict
 
 
 def test_of_several_to_the_named_exchange_none_is_certain() -> None:
-    assert culprits([publishing("x"), publishing("x")], MISSING, is_complete=True) == ([], None)
+    assert refused_publishes([publishing("x"), publishing("x")], MISSING, is_complete=True) == ([], None)
 
 
 def test_nobody_is_certain_when_one_was_given_up_before() -> None:
-    assert culprits([publishing("x")], MISSING, is_complete=False) == ([], None)
+    assert refused_publishes([publishing("x")], MISSING, is_complete=False) == ([], None)
 
 
 @pytest.mark.parametrize("is_complete", [True, False])
 def test_every_message_above_the_broker_s_limit_is_certain(is_complete: bool) -> None:
     small, large, larger = publishing("", 10), publishing("", 11), publishing("x", 12)
-    found, refusal = culprits([small, large, larger], TOO_LARGE, is_complete)
+    found, refusal = refused_publishes([small, large, larger], TOO_LARGE, is_complete)
     assert found == [large, larger]
     assert type(refusal) is MessageTooLarge
 
 
 @pytest.mark.parametrize("error", [OTHER, ConnectionLost("no exchange 'x' in vhost '/'")])
-def test_what_names_no_publish_blames_nobody(error: ChannelLost | ConnectionLost) -> None:
-    assert culprits([publishing("x")], error, is_complete=True) == ([], None)
-    assert blamed_exchange(error) is None
+def test_reason_that_names_no_publish_is_certain_of_none(error: ChannelLost | ConnectionLost) -> None:
+    assert refused_publishes([publishing("x")], error, is_complete=True) == ([], None)
+    assert refused_exchange(error) is None
 
 
 def test_only_a_refusal_of_the_whole_exchange_lasts() -> None:

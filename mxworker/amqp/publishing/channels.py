@@ -16,7 +16,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from mxworker.amqp.connecting.connection import BrokerConnection, Link
-from mxworker.amqp.publishing.close_reason import blamed_exchange, culprits, is_refused_as_a_whole
+from mxworker.amqp.publishing.close_reason import is_refused_as_a_whole, refused_exchange, refused_publishes
 from mxworker.amqp.publishing.exchanges import Exchanges
 from mxworker.amqp.publishing.outbox import Outbox
 from mxworker.amqp.publishing.publisher_channel import PublisherChannel
@@ -116,14 +116,14 @@ class Lanes:
 
     def lost(self, publishings: list[Publishing], error: ChannelLost | ConnectionLost, is_complete: bool) -> None:
         """Tell the publish that ended the channel from its neighbours, whose fate is unknown."""
-        blamed = blamed_exchange(error)
-        if blamed is not None:
-            self._exchanges.note_refused(*blamed, is_lasting=is_refused_as_a_whole(error))
-        found, refusal = culprits(publishings, error, is_complete)
+        refused = refused_exchange(error)
+        if refused is not None:
+            self._exchanges.note_refused(*refused, is_lasting=is_refused_as_a_whole(error))
+        found, refusal = refused_publishes(publishings, error, is_complete)
         if refusal is not None:
             self._outbox.refused(found, refusal)
-        refused = set(found)
-        self._outbox.lost([publishing for publishing in publishings if publishing not in refused], str(error))
+        certain = set(found)
+        self._outbox.lost([publishing for publishing in publishings if publishing not in certain], str(error))
 
     def has_room(self) -> None:
         """Go on with what is parked."""

@@ -1,7 +1,8 @@
-"""Which publish made the broker close the channel, and what is certain about it.
+"""What the reason for which the broker closed a channel says of the publishes that had no confirm yet.
 
-A channel works off its publishes in order: those before the one that ended it were taken, those after it were not. The
-broker names no tag, so most often nobody can be blamed, and the fate of all is unknown.
+The broker works off the publishes of a channel in order: it took those before the one that it refused, and none after
+it. It names no delivery tag, so most often the refused one cannot be told from the others, and the fate of all is
+unknown.
 
 Pure.
 """
@@ -25,8 +26,8 @@ _VERDICTS: Mapping[int | None, type[PublishError]] = MappingProxyType(
 _WHOLE_EXCHANGE_REFUSED = "access to exchange"  # and not to one topic of it
 
 
-def blamed_exchange(error: ChannelLost | ConnectionLost) -> tuple[str, PublishError] | None:
-    """Return the exchange over which the channel was closed, and what a publish to it ends in."""
+def refused_exchange(error: ChannelLost | ConnectionLost) -> tuple[str, PublishError] | None:
+    """Return the exchange that the broker names as the reason, and what a publish to it ends in; else None."""
     named = _EXCHANGE.search(str(error))
     if named is None or not isinstance(error, ChannelLost):
         return None
@@ -35,27 +36,27 @@ def blamed_exchange(error: ChannelLost | ConnectionLost) -> tuple[str, PublishEr
 
 
 def is_refused_as_a_whole(error: ChannelLost | ConnectionLost) -> bool:
-    """Whether every publish to the blamed exchange would be refused again."""
+    """Whether the broker would refuse every other publish to that exchange, too."""
     return isinstance(error, ChannelLost) and error.code == ACCESS_REFUSED and _WHOLE_EXCHANGE_REFUSED in str(error)
 
 
-def culprits(
+def refused_publishes(
     publishings: Sequence[Publishing], error: ChannelLost | ConnectionLost, is_complete: bool
 ) -> tuple[list[Publishing], PublishError | None]:
     """Return the publishes that the broker certainly did not take, and what they end in.
 
-    `publishings` are those that were unconfirmed when the channel ended; `is_complete` says that none had been given up
-    before. Of several publishes to the exchange that the broker names, the earlier ones may have been taken, so only a
-    single one is certain.
+    `publishings` are those that were unconfirmed when the channel ended; `is_complete` says that no publish had been
+    given up before. Of several publishes to the exchange that the broker names, the earlier ones may have been taken,
+    so only a single one is certain.
     """
     too_large = _TOO_LARGE.search(str(error))
     if too_large is not None:
         limit_bytes = int(too_large["limit"])
-        refusal = MessageTooLarge(f"the broker takes no message of more than {limit_bytes} bytes")
-        return [publishing for publishing in publishings if len(publishing.body) > limit_bytes], refusal
-    blamed = blamed_exchange(error)
-    if blamed is None or not is_complete:
+        too_many = MessageTooLarge(f"the broker takes no message of more than {limit_bytes} bytes")
+        return [publishing for publishing in publishings if len(publishing.body) > limit_bytes], too_many
+    refused = refused_exchange(error)
+    if refused is None or not is_complete:
         return [], None
-    exchange, verdict = blamed
-    suspects = [publishing for publishing in publishings if publishing.exchange == exchange]
-    return (suspects, verdict) if len(suspects) == 1 else ([], None)
+    exchange, refusal = refused
+    candidates = [publishing for publishing in publishings if publishing.exchange == exchange]
+    return (candidates, refusal) if len(candidates) == 1 else ([], None)
