@@ -136,7 +136,7 @@ class Encoder:
         self._compression = compression
         self._serializers = dict(serializers or {})
         self._to_json = self._serializers.get(JSON, to_json)
-        self._max_body_bytes = max_body_bytes
+        self.max_body_bytes = max_body_bytes
 
     def encode(self, message: Any) -> Content:
         """Return the content of a body or of a `Message`; a `Content` is returned as it is.
@@ -217,8 +217,8 @@ class Encoder:
         return (body, None) if compression is None or compressed is None else (compressed, compression.encoding)
 
     def _bounded(self, body: bytes) -> bytes:
-        if len(body) > self._max_body_bytes:
-            raise MessageTooLarge(f"the body has {len(body)} bytes, the limit is {self._max_body_bytes}")
+        if len(body) > self.max_body_bytes:
+            raise MessageTooLarge(f"the body has {len(body)} bytes, the limit is {self.max_body_bytes}")
         return body
 
 
@@ -266,6 +266,16 @@ class _PropertyWriter:
     def _append(self, flag: int, value: bytes) -> None:
         self.flags |= flag
         self._out += value
+
+
+def check_route_name(name: str, value: object) -> None:
+    """Refuse what is no name of an exchange or no routing key. Raises EncodeError; `name` says which it is."""
+    try:
+        size = len(value.encode())  # type: ignore[attr-defined]
+    except (AttributeError, UnicodeEncodeError):
+        raise EncodeError(f"{name} must be text, not {value!r}") from None
+    if size > SHORT_STRING_BYTES:
+        raise EncodeError(f"{name} has {size} bytes; AMQP allows {SHORT_STRING_BYTES}")
 
 
 def _short(name: str, text: str) -> bytes:

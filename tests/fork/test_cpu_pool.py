@@ -7,6 +7,7 @@ import gc
 import hashlib
 import os
 import signal
+import struct
 import sys
 import time
 from collections import Counter
@@ -107,6 +108,13 @@ DYING = """
                     os.write(fd, b"x" * 20)
                 except OSError:
                     pass
+        if how.startswith("says "):
+            for fd in range(3, 100):
+                try:
+                    os.write(fd, bytes.fromhex(how[5:]))
+                except OSError:
+                    pass
+            time.sleep(60)
 
 
     @handlers.consume("answer and die", cpu=True)
@@ -192,6 +200,52 @@ async def test_process_that_writes_into_the_pipe_costs_its_delivery(tmp_path: Pa
         assert settlement.failure is not None
         assert "wrote into the pipe" in settlement.failure.text
         assert isinstance(await app.execute("die", b"not"), Ack)
+
+
+def framed(head: bytes, parts: bytes) -> bytes:
+    """Return the bytes of a frame whose head may be anything."""
+    return struct.pack(">IQ", len(head), len(parts)) + head + parts
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        struct.pack(">IQ", 2**31, 0),
+        struct.pack(">IQ", 20, 2**62),
+        framed(b'["settlement",{},[2]]', b"x"),
+        framed(b'["settlement",{},[-1,2]]', b"x"),
+        framed(b"[" * 30_000, b""),
+        framed(b'["settlement",{"kind":"Reject","reason":5},[]]', b""),
+    ],
+    ids=["head", "parts", "too few", "negative", "deep", "no text"],
+)
+async def test_process_that_breaks_the_rules_is_killed_at_once_and_replaced(said: bytes, tmp_path: Path) -> None:
+    async with cpu(tmp_path, DYING, size=1) as app:
+        settlement = await asyncio.wait_for(app.execute("die", b"says " + said.hex().encode()), SOON_S)
+        assert settlement.failure is not None
+        assert settlement.failure.kind is FailureKind.LOST
+        assert "wrote into the pipe to its worker, and was killed" in settlement.failure.text
+        assert isinstance(await app.execute("die", b"not"), Ack)
+
+
+async def test_process_whose_publish_makes_the_publisher_fail_gives_its_place_back(tmp_path: Path) -> None:
+    class Failing:
+        async def publish(self, body: Content, **route: object) -> Confirmed:
+            raise IndexError("of properties that are none")
+
+    async with cpu(tmp_path, PUBLISHING, size=1, publisher=cast("Publisher", Failing())) as app:
+        for _ in range(2):
+            with pytest.raises(IndexError):
+                await asyncio.wait_for(app.execute("refused"), SOON_S)
+
+
+async def test_member_ends_when_its_worker_breaks_the_rules(tmp_path: Path) -> None:
+    async with cpu(tmp_path, DYING, size=1) as app:
+        pid = int(await app.tell("pid", b"0"))
+        (member,) = app.pool._idle
+        member.pipe._socket.send(struct.pack(">IQ", 1, 2**62))
+        await until(lambda: not is_there(pid), SOON_S)
+        assert int(await app.tell("pid", b"0")) != pid
 
 
 async def test_death_of_one_does_not_touch_the_others(tmp_path: Path) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mxworker import Ack, Delivery, Reject, Requeue, Retry
-from mxworker.api.failures import Failure, FailureKind
+from mxworker.api.failures import TEXT_CHARACTERS, Failure, FailureKind, text_of, type_name
 from mxworker.api.message import Content
 from mxworker.api.receipts import Confirmed
 from mxworker.api.settlement import Settlement
@@ -17,12 +19,18 @@ from mxworker.brokers import Brokers
 from mxworker.config import Consumption
 from mxworker.errors import PublishError, PublishUnconfirmed, Unroutable
 from mxworker.worker.cpu.protocol import (
+    CONFIRMED,
+    FAILED,
+    REFUSED,
+    REQUEST,
     SETTLEMENT,
     Frame,
     Outgoing,
     ProtocolBroken,
     Terms,
     Unpacker,
+    failed,
+    fault_of,
     outcome_of,
     outgoing,
     publish,
@@ -34,6 +42,8 @@ from mxworker.worker.cpu.protocol import (
 )
 from tests.harness.nowhere import Nowhere
 
+MIB = 1024 * 1024
+MOST = 1000
 any_text = st.text(st.characters())  # with lone surrogates: a text may come from a hostile body
 
 
@@ -51,10 +61,15 @@ settlements = st.builds(
 )
 
 
+def framed(head: bytes, parts: bytes) -> bytes:
+    """Return the bytes of a frame whose head may be anything."""
+    return struct.pack(">IQ", len(head), len(parts)) + head + parts
+
+
 def carried(frame: Frame, cut: Callable[[int], int] = lambda left: left) -> Frame:
     """Return what arrives when the bytes come in pieces of `cut(bytes left)`."""
     data = b"".join(frame.pieces())
-    unpacker = Unpacker()
+    unpacker = Unpacker(MOST)
     arrived = None
     while data:
         assert arrived is None
@@ -140,11 +155,96 @@ def test_settlement_of_a_class_of_the_applications_own_arrives_as_what_it_is() -
         b"\0\0\0\x02\0\0\0\0\0\0\0\0{,",
         b"\0\0\0\x01\0\0\0\0\0\0\0\0\xff",
         b"".join(Frame("ready", {}).pieces()) + b"x",
+        framed(b'["ready",{},[2]]', b"x"),
+        framed(b'["ready",{},[1]]', b"xx"),
+        framed(b'["ready",{},[]]', b"x"),
+        framed(b'["ready",{},[-1,2]]', b"x"),
+        framed(b'["ready",{},[true]]', b"x"),
+        framed(b'["ready",{},[1.0]]', b"x"),
+        framed(b'["ready",{},["1"]]', b"x"),
+        framed(b'["ready",{},1]', b"x"),
+        framed(b'["ready",{},{}]', b""),
+        framed(b'["ready",{},[0,0,0,0,0,0,0,0,0]]', b""),
+        framed(b'["ready",[],[]]', b""),
+        framed(b'["ready",null,[]]', b""),
+        framed(b"[{},{},[]]", b""),
+        framed(b'["ready",{}]', b""),
+        framed(b"[" * 200_000, b""),
+        framed(b'["ready",{},[' + b"9" * 5000 + b"]]", b""),
     ],
 )
 def test_bytes_that_are_no_frame_are_found_out(data: bytes) -> None:
     with pytest.raises(ProtocolBroken):
-        Unpacker().feed(data)
+        Unpacker(MOST).feed(data)
+
+
+@pytest.mark.parametrize(
+    ("head_bytes", "parts_bytes", "is_taken"),
+    [
+        (256 * 1024, MOST + MIB, True),
+        (256 * 1024 + 1, 0, False),
+        (2**32 - 1, 0, False),
+        (10, MOST + MIB + 1, False),
+        (10, 2**40, False),
+        (10, 2**64 - 1, False),
+    ],
+)
+def test_length_beyond_any_frame_of_ours_is_refused_before_its_bytes_come(
+    head_bytes: int, parts_bytes: int, is_taken: bool
+) -> None:
+    with nullcontext() if is_taken else pytest.raises(ProtocolBroken, match="are the most"):
+        assert Unpacker(MOST).feed(struct.pack(">IQ", head_bytes, parts_bytes)) is None
+
+
+@given(st.binary(max_size=200) | st.builds(framed, st.binary(max_size=60), st.binary(max_size=60)))
+def test_any_bytes_are_a_frame_or_a_part_of_one_or_broken(data: bytes) -> None:
+    try:
+        frame = Unpacker(MOST).feed(data)
+    except ProtocolBroken:
+        return
+    assert frame is None or (sum(map(len, frame.parts)) <= MOST + MIB and isinstance(frame.facts, dict))
+
+
+def test_longest_texts_that_there_are_fit_into_a_head() -> None:
+    text = "\U0001f600" * (TEXT_CHARACTERS + 100)
+    settlement = with_failure(Reject(text), Failure(FailureKind.FAILED, type_name(text), text_of(text)))
+    settlement.__cause__ = ValueError(text)
+    assert carried(settled(settlement)).kind == SETTLEMENT
+    assert carried(failed(ValueError(text * 1000))).kind == FAILED
+    assert carried(published(Unroutable(text * 1000))).kind == REFUSED
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+facts = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(["queue", "tag", "executed", "reason", "after_s", "error", "text", "message_id"], json_values),
+        **dict.fromkeys(["exchange", "routing_key", "mandatory", "timeout_s", "has_id", "redelivered"], json_values),
+        "kind": st.sampled_from(["Ack", "Retry", "Reject"]) | json_values,
+        "failure": st.fixed_dictionaries(
+            {"kind": st.sampled_from(FailureKind)},
+            optional=dict.fromkeys(["error_type", "text", "trace"], json_values),
+        )
+        | json_values,
+    },
+)
+
+
+@given(
+    st.sampled_from([FAILED, SETTLEMENT, CONFIRMED, REFUSED, REQUEST]),
+    facts,
+    st.lists(st.binary(max_size=3), max_size=5).map(tuple),
+    st.sampled_from([settlement_of, outgoing, outcome_of, fault_of, lambda frame: requested(frame, Nowhere())]),
+)
+def test_whatever_a_head_says_it_means_something_or_is_broken(
+    kind: str, facts: dict[str, object], parts: tuple[bytes, ...], read: Callable[[Frame], object]
+) -> None:
+    with suppress(ProtocolBroken):
+        read(Frame(kind, facts, parts))
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from mxworker.amqp.publishing.channels import Lanes
 from mxworker.amqp.publishing.message_ids import MessageIds
 from mxworker.amqp.publishing.outbox import Outbox
 from mxworker.amqp.publishing.publishing import Publishing
-from mxworker.api.message import DIRECT_REPLY_PREFIX, Content, Encoder, Message, MessageOptions
+from mxworker.api.message import DIRECT_REPLY_PREFIX, Content, Encoder, Message, MessageOptions, check_route_name
 from mxworker.api.receipts import Confirmed, Outcome, Receipt
 from mxworker.api.unawaited import Begun, begin, unawaited
 from mxworker.brokers import Brokers, Tls
@@ -40,7 +40,6 @@ from mxworker.config import PublisherSettings
 from mxworker.errors import EncodeError, PublishError, PublishOverflow, PublishUnconfirmed
 from mxworker.payloads.compression import Compression
 from mxworker.payloads.serializers import Serializer
-from mxworker.wire.properties import SHORT_STRING_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -402,12 +401,7 @@ class Publisher:
         except (KeyError, TypeError):
             pass
         for name, value in (("exchange", exchange), ("routing_key", routing_key)):
-            try:
-                size = len(value.encode())
-            except (AttributeError, UnicodeEncodeError):
-                raise EncodeError(f"{name} must be text, not {value!r}") from None
-            if size > SHORT_STRING_BYTES:
-                raise EncodeError(f"{name} has {size} bytes; AMQP allows {SHORT_STRING_BYTES}")
+            check_route_name(name, value)
         if len(self._routes) >= _REMEMBERED_ROUTES:
             self._routes.clear()
         lane = hash((exchange, routing_key)) % self._settings.channels

@@ -41,7 +41,7 @@ from mxworker.system.forks import Forks, end_fork
 from mxworker.system.log import keep_telling, set_up
 from mxworker.worker.app_errors import faults_told
 from mxworker.worker.cpu.pipe import Pipe
-from mxworker.worker.cpu.protocol import FAILED, READY, Frame, Terms, requested, settled
+from mxworker.worker.cpu.protocol import READY, Frame, Terms, failed, requested, settled
 from mxworker.worker.cpu.publisher import CpuPublisher, equipment
 from mxworker.worker.handling.decode_budget import DecodeRoom
 from mxworker.worker.handling.execution import Execute, pipeline
@@ -88,7 +88,7 @@ def main() -> None:
     pid = os.getpid()
     code: int = ExitCode.RUNTIME
     try:
-        code = _live(terms, Pipe(end), forks)
+        code = _live(terms, Pipe(end, terms.max_body_bytes), forks)
     except BaseException:
         log.exception("a process for cpu handlers of worker %d failed", terms.worker)
     finally:
@@ -107,14 +107,14 @@ def _live(terms: Terms, pipe: Pipe, forks: Forks) -> ExitCode:
             path = sys.path.copy()
             application = load(terms.app, terms.app_dir, terms.may_be_insecure)
             sys.path[:] = path  # the worker's, whose own loading has done to it what is done here
-            publisher = CpuPublisher(pipe, Encoder(None, application.serializers, terms.max_body_bytes))
+            publisher = CpuPublisher(pipe, Encoder(None, application.serializers, terms.max_publish_bytes))
             chosen = select(application, terms.queues, terms.overrides)
         handlers = [handler for handler in chosen if handler.kind is HandlerKind.PROCESS]
         gc.collect()
         gc.freeze()  # as in the worker: what the import made is not looked at again
         forks.run(new_loop, _serve(handlers, pipe, publisher, terms))
     except MxWorkerError as error:
-        pipe.send_now(Frame(FAILED, {"text": str(error)}))
+        pipe.send_now(failed(error))
         return error.exit_code
     return ExitCode.OK
 

@@ -13,10 +13,11 @@ _READ_BYTES = 256 * 1024  # a Unix socket holds about as much
 class Pipe:
     """One end of a stream of frames. One side speaks at a time, so nothing is ever read ahead."""
 
-    def __init__(self, end: socket.socket) -> None:
-        """Take over `end`, one of a socket pair."""
+    def __init__(self, end: socket.socket, max_body_bytes: int) -> None:
+        """Take over `end`, one of a socket pair; no frame comes with a body of more than `max_body_bytes`."""
         end.setblocking(False)
         self._socket = end
+        self._max_body_bytes = max_body_bytes
 
     # ---- from the event loop
 
@@ -32,7 +33,7 @@ class Pipe:
         Cancelled, it may have taken a part of a frame: the pipe is of no use then.
         """
         loop = asyncio.get_running_loop()
-        unpacker = Unpacker()
+        unpacker = Unpacker(self._max_body_bytes)
         while True:
             data = await loop.sock_recv(self._socket, _READ_BYTES)
             if not data:
@@ -54,7 +55,7 @@ class Pipe:
 
     def receive_now(self) -> Frame | None:
         """Do as `receive` does."""
-        unpacker = Unpacker()
+        unpacker = Unpacker(self._max_body_bytes)
         self._socket.setblocking(True)
         try:
             while True:
@@ -72,6 +73,10 @@ class Pipe:
     def end_sending(self) -> None:
         """Let the other side see the end of the stream."""
         self._shut(socket.SHUT_WR)
+
+    def end(self) -> None:
+        """Let both sides see the end of the stream."""
+        self._shut(socket.SHUT_RDWR)
 
     def end_receiving(self) -> None:
         """Return from `receive` at the end of what has come, although somebody may still hold the other end open."""

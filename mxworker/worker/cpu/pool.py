@@ -32,7 +32,6 @@ from mxworker.backoff import CPU_START
 from mxworker.errors import PublishError, PublishOverflow
 from mxworker.worker.cpu.process import CpuProcess, in_words
 from mxworker.worker.cpu.protocol import (
-    FAILED,
     PUBLISH,
     READY,
     SETTLEMENT,
@@ -40,6 +39,7 @@ from mxworker.worker.cpu.protocol import (
     Outgoing,
     ProtocolBroken,
     Terms,
+    fault_of,
     outgoing,
     published,
     request,
@@ -114,16 +114,16 @@ class CpuPool:
         """Have `member` execute a delivery. Raises Lost, when it has ended. Cancelled, it kills the process first."""
         try:
             settlement = await self._answer(member, asked)
-        except asyncio.CancelledError:
-            await member.kill()
-            raise
         except ProtocolBroken as error:
             await member.kill()
-            raise Lost(f"its process wrote into the pipe to its worker: {error}") from error
+            raise Lost(f"its process wrote into the pipe to its worker, and was killed: {error}") from error
         except OSError as error:
             raise Unread(in_words(await member.kill())) from error
         except EOFError as error:
             raise Lost(in_words(await member.kill())) from error
+        except BaseException:  # cancelled, or the publisher fails at what the process wants published
+            await member.kill()
+            raise
         self._hand_on(member)
         return settlement
 
@@ -246,18 +246,22 @@ class CpuPool:
         try:
             async with asyncio.timeout(_START_PATIENCE_S):
                 frame = await member.pipe.receive()
+            fault = None if frame is None or frame.kind == READY else fault_of(frame)
         except TimeoutError:
             await member.kill()
             raise Lost(f"it was not ready after {_START_PATIENCE_S:g} s") from None
-        except (OSError, EOFError, ProtocolBroken) as error:
+        except (OSError, EOFError) as error:
             raise Lost(in_words(await member.kill())) from error
+        except ProtocolBroken as error:
+            await member.kill()
+            raise Lost(f"it wrote into the pipe to its worker, and was killed: {error}") from error
         except asyncio.CancelledError:
             await member.kill()
             raise
         if frame is not None and frame.kind == READY:
             return member
         code = await member.kill()
-        raise Lost(frame.facts["text"] if frame is not None and frame.kind == FAILED else in_words(code))
+        raise Lost(in_words(code) if fault is None else fault)
 
     def _on_ended(self, member: CpuProcess) -> None:
         self._members.discard(member)

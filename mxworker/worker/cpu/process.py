@@ -44,7 +44,7 @@ class CpuProcess:
         """Resolved with its exit code, or minus the signal that killed it, when it is reaped."""
         ours, theirs = socket.socketpair()
         with ExitStack() as undoing:
-            self.pipe = Pipe(ours)
+            self.pipe = Pipe(ours, terms.max_publish_bytes)
             undoing.callback(ours.close)
             with theirs:
                 self._popen = _start(terms, theirs)

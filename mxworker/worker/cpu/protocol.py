@@ -9,7 +9,8 @@
     worker -> member   the end of the stream: leave
 
 One side speaks at a time. A frame is a head in JSON and raw parts; nothing is pickled, and nothing that comes from a
-publisher is interpreted on the way.
+publisher is interpreted on the way. Neither side trusts the lengths that the other one announces: a frame that is
+longer than any of ours, or does not add up, is ProtocolBroken, and whoever raises it ends the process of the handler.
 
 Pure: no I/O, no event loop.
 """
@@ -38,6 +39,7 @@ from mxworker.errors import (
     PublishUnconfirmed,
     Unroutable,
 )
+from mxworker.system.printable import head as beginning
 from mxworker.system.printable import tail, well_formed
 from mxworker.system.tracebacks import trace_of
 
@@ -50,7 +52,11 @@ CONFIRMED = "confirmed"
 REFUSED = "refused"
 
 _PREFIX = struct.Struct(">IQ")  # bytes of the head, bytes of all parts
-_MAX_HEAD_BYTES = 64 * 1024 * 1024
+_MAX_HEAD_BYTES = 256 * 1024
+"""All texts in a head are bounded, see `failures.TEXT_CHARACTERS`, and a character takes up to 12 bytes in JSON."""
+_BESIDE_BODY_BYTES = 1024 * 1024  # for properties and route: a frame of AMQP holds them, of 128 KiB by default
+_MAX_PARTS = 8
+_FAULT_BYTES = 16 * 1024  # of the text that says why a member cannot start
 _JOINED_BYTES = 128 * 1024  # a frame up to here is copied together for one write; a larger part is not copied
 _TRACE_BYTES = 3000  # of a traceback: no log line has room for more
 _KINDS: Mapping[str, type[Settlement]] = {kind.__name__: kind for kind in (Ack, Requeue, Retry, Reject)}
@@ -72,6 +78,11 @@ class Frame:
     facts: dict[str, Any]
     parts: tuple[bytes, ...] = ()
 
+    @property
+    def parts_bytes(self) -> int:
+        """How long the parts are together."""
+        return sum(map(len, self.parts))
+
     def pieces(self) -> list[bytes]:
         """Return the bytes to be written, in as few pieces as copying little allows."""
         sizes = [len(part) for part in self.parts]
@@ -85,7 +96,9 @@ class Frame:
 class Unpacker:
     """Makes a frame of bytes as they come. Holds one frame at most, for the other side then waits."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_body_bytes: int) -> None:
+        """Take no frame that is longer than one with a body of `max_body_bytes` can be."""
+        self._max_parts_bytes = max_parts_bytes(max_body_bytes)
         self._data = bytearray()
 
     @property
@@ -100,7 +113,9 @@ class Unpacker:
             return None
         head_bytes, parts_bytes = _PREFIX.unpack_from(self._data)
         if head_bytes > _MAX_HEAD_BYTES:
-            raise ProtocolBroken(f"a head of {head_bytes} bytes")
+            raise ProtocolBroken(f"a head of {head_bytes} bytes, where {_MAX_HEAD_BYTES} are the most")
+        if parts_bytes > self._max_parts_bytes:
+            raise ProtocolBroken(f"parts of {parts_bytes} bytes, where {self._max_parts_bytes} are the most")
         end = _PREFIX.size + head_bytes + parts_bytes
         if len(self._data) < end:
             return None
@@ -110,15 +125,26 @@ class Unpacker:
         return _frame(memoryview(whole), _PREFIX.size + head_bytes)
 
 
+def max_parts_bytes(max_body_bytes: int) -> int:
+    """Return how long the parts of a frame may be together, where a body may have `max_body_bytes`."""
+    return max_body_bytes + _BESIDE_BODY_BYTES
+
+
 def _frame(data: memoryview, parts_at: int) -> Frame:
     try:
         kind, facts, sizes = json.loads(bytes(data[_PREFIX.size : parts_at]))
-        parts = []
-        for size in sizes:
-            parts.append(bytes(data[parts_at : parts_at + size]))
-            parts_at += size
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ProtocolBroken(f"a head that cannot be read: {error}") from error
+    if type(kind) is not str or type(facts) is not dict or type(sizes) is not list:
+        raise ProtocolBroken("a head that is not a kind, facts and sizes")
+    if len(sizes) > _MAX_PARTS or not all(type(size) is int and size >= 0 for size in sizes):
+        raise ProtocolBroken(f"sizes that are none: {sizes!r:.200}")
+    if sum(sizes) != len(data) - parts_at:
+        raise ProtocolBroken(f"parts of {len(data) - parts_at} bytes, where the head says {sum(sizes)}")
+    parts = []
+    for size in sizes:
+        parts.append(bytes(data[parts_at : parts_at + size]))
+        parts_at += size
     return Frame(kind, facts, tuple(parts))
 
 
@@ -140,6 +166,8 @@ class Terms:
     handler_timeout_s: float | None
     boot_timeout_s: float
     max_body_bytes: int
+    """Of what is consumed."""
+    max_publish_bytes: int
     prefetch_budget_bytes: int
     log_level: str
     log_style: str
@@ -158,7 +186,8 @@ class Terms:
             prefetch=settings.prefetch,
             handler_timeout_s=settings.handler_timeout_s,
             boot_timeout_s=settings.boot_timeout_s,
-            max_body_bytes=settings.publisher.max_body_bytes,
+            max_body_bytes=settings.max_body_bytes,
+            max_publish_bytes=settings.publisher.max_body_bytes,
             prefetch_budget_bytes=settings.prefetch_budget_bytes,
             log_level=log_as[0],
             log_style=log_as[1],
@@ -180,6 +209,22 @@ class Terms:
         return Overrides(self.concurrency, self.prefetch, self.handler_timeout_s)
 
 
+# ---- how a member's start ends
+
+
+def failed(error: BaseException) -> Frame:
+    """Return what a member says that cannot start."""
+    return Frame(FAILED, {"text": beginning(well_formed(str(error)), _FAULT_BYTES)})
+
+
+def fault_of(frame: Frame) -> str:
+    """Return why a member cannot start. Raises ProtocolBroken."""
+    text = frame.facts.get("text")
+    if frame.kind != FAILED or not isinstance(text, str):
+        raise ProtocolBroken(f"'{frame.kind:.20}' where a member says that it is ready")
+    return text
+
+
 # ---- deliveries and settlements
 
 
@@ -195,12 +240,15 @@ def request(queue: str, delivery: Delivery) -> Frame:
 
 
 def requested(frame: Frame, source: Source) -> tuple[str, Delivery]:
-    """Return the queue and the delivery of a request."""
-    raw_properties, route, body = frame.parts
+    """Return the queue and the delivery of a request. Raises ProtocolBroken."""
     facts = frame.facts
-    delivery = Delivery(body, raw_properties, route, facts["redelivered"], facts["tag"], source)
-    delivery.executed = facts["executed"]
-    return facts["queue"], delivery
+    try:
+        raw_properties, route, body = frame.parts
+        delivery = Delivery(body, raw_properties, route, facts["redelivered"], facts["tag"], source)
+        delivery.executed = facts["executed"]
+        return facts["queue"], delivery
+    except (KeyError, ValueError) as error:
+        raise ProtocolBroken(f"'{frame.kind:.20}' where a request is due: {facts!r:.200}") from error
 
 
 def settled(settlement: Settlement) -> Frame:
@@ -226,7 +274,7 @@ def settlement_of(frame: Frame) -> Settlement:
         if "failure" in facts:
             failure = facts["failure"]
             kind = FailureKind(failure["kind"])
-            settlement.failure = Failure(kind, failure["error_type"], failure["text"], failure["trace"])
+            settlement.failure = Failure(kind, *(_text(failure, name) for name in ("error_type", "text", "trace")))
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolBroken(f"an answer that means nothing: {facts!r:.200}") from error
     return settlement
@@ -235,10 +283,18 @@ def settlement_of(frame: Frame) -> Settlement:
 def _settlement(facts: Mapping[str, Any]) -> Settlement:
     kind = _KINDS[facts["kind"]]
     if kind is Retry:
-        return Retry(facts["after_s"], facts["reason"])
+        return Retry(facts["after_s"], _text(facts, "reason"))
     if kind is Reject:
-        return Reject(facts["reason"])
+        return Reject(_text(facts, "reason"))
     return kind()
+
+
+def _text(facts: Mapping[str, Any], name: str) -> str:
+    """Return a fact that is text. Raises KeyError, TypeError."""
+    text = facts[name]
+    if not isinstance(text, str):
+        raise TypeError(f"{name} is no text")
+    return text
 
 
 # ---- what a handler publishes
@@ -274,7 +330,9 @@ def outgoing(frame: Frame) -> Outgoing:
     try:
         head, message_id, tail, body = frame.parts
         content = Content(head, message_id if facts["has_id"] else None, tail, body)
-        return Outgoing(content, facts["exchange"], facts["routing_key"], facts["mandatory"], facts["timeout_s"])
+        timeout_s = None if facts["timeout_s"] is None else float(facts["timeout_s"])
+        route = _text(facts, "exchange"), _text(facts, "routing_key")
+        return Outgoing(content, *route, bool(facts["mandatory"]), timeout_s)
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolBroken(f"a publish that means nothing: {facts!r:.200}") from error
 
@@ -283,11 +341,16 @@ def published(outcome: Confirmed | PublishError) -> Frame:
     """Return the answer to a request to publish."""
     if isinstance(outcome, Confirmed):
         return Frame(CONFIRMED, {"message_id": outcome.message_id, "may_be_unrouted": outcome.may_be_unrouted})
-    return Frame(REFUSED, {"error": type(outcome).__name__, "text": str(outcome)})
+    text = beginning(well_formed(str(outcome)), _FAULT_BYTES)
+    return Frame(REFUSED, {"error": type(outcome).__name__, "text": text})
 
 
 def outcome_of(frame: Frame) -> Confirmed | PublishError:
-    """Return what the answer to a request to publish says."""
-    if frame.kind == CONFIRMED:
-        return Confirmed(frame.facts["message_id"], frame.facts["may_be_unrouted"])
-    return _PUBLISH_ERRORS.get(frame.facts["error"], PublishUnconfirmed)(frame.facts["text"])
+    """Return what the answer to a request to publish says. Raises ProtocolBroken."""
+    facts = frame.facts
+    try:
+        if frame.kind == CONFIRMED:
+            return Confirmed(_text(facts, "message_id"), bool(facts["may_be_unrouted"]))
+        return _PUBLISH_ERRORS.get(_text(facts, "error"), PublishUnconfirmed)(_text(facts, "text"))
+    except (KeyError, TypeError) as error:
+        raise ProtocolBroken(f"'{frame.kind:.20}' where the outcome of a publish is due: {facts!r:.200}") from error

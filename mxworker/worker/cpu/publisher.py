@@ -12,12 +12,19 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack, cast
 
 from mxworker.api.context import Equipment
-from mxworker.api.message import Content, Encoder, Message, MessageOptions
+from mxworker.api.message import Content, Encoder, Message, MessageOptions, check_route_name
 from mxworker.api.receipts import Confirmed
 from mxworker.api.unawaited import Begun, begin
-from mxworker.errors import EncodeError, MxWorkerError, PublishError, PublishOverflow, PublishUnconfirmed
+from mxworker.errors import (
+    EncodeError,
+    MessageTooLarge,
+    MxWorkerError,
+    PublishError,
+    PublishOverflow,
+    PublishUnconfirmed,
+)
 from mxworker.worker.cpu.pipe import Pipe
-from mxworker.worker.cpu.protocol import Outgoing, outcome_of, publish
+from mxworker.worker.cpu.protocol import Outgoing, ProtocolBroken, max_parts_bytes, outcome_of, publish
 
 if TYPE_CHECKING:  # importing it would import the AMQP library, which these processes do without
     from mxworker.amqp.publishing.publisher import Publisher
@@ -35,6 +42,7 @@ class CpuPublisher:
         self._pid = os.getpid()
         self._pipe = pipe
         self._encoder = encoder
+        self._most_bytes = max_parts_bytes(encoder.max_body_bytes)
         self._turn = threading.Lock()
         self._is_open = False
 
@@ -66,20 +74,26 @@ class CpuPublisher:
                 "this process was forked from the one that publishes, so nothing was sent: publish in the parent"
             )
         for name, value in (("exchange", exchange), ("routing_key", routing_key)):
-            if not isinstance(value, str):
-                raise EncodeError(f"{name} must be text, not {value!r}")
+            check_route_name(name, value)
         asked = publish(Outgoing(self.prepare(body, **options), exchange, routing_key, mandatory, timeout_s))
+        if asked.parts_bytes > self._most_bytes:
+            raise MessageTooLarge(
+                f"the message has {asked.parts_bytes} bytes with its properties, the limit is {self._most_bytes}"
+            )
         with self._turn:
             if not self._is_open:
                 raise PublishOverflow("not sent: the handler has returned")
             try:
                 self._pipe.send_now(asked)
                 answer = self._pipe.receive_now()
+                outcome = None if answer is None else outcome_of(answer)
             except (OSError, EOFError):
-                answer = None
-        if answer is None:
+                outcome = None
+            except ProtocolBroken as error:
+                self._pipe.end()  # nobody knows where the next frame begins: the worker sees the end, and kills
+                raise PublishUnconfirmed(f"the worker's answer makes no sense: {error}") from error
+        if outcome is None:
             raise PublishUnconfirmed("the worker ended before the confirm came")
-        outcome = outcome_of(answer)
         if isinstance(outcome, PublishError):
             raise outcome
         return outcome
