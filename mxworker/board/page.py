@@ -58,7 +58,7 @@ MESSAGE_ID_BYTES = 96
 _WORD_BYTES = 8
 _SIGN = 1 << 64  # what a negative number of 64 bits is short of when it is read without a sign
 _WORDS = 32
-_ENTRY = struct.Struct(f"<BBxxIQQ{MESSAGE_ID_BYTES}s")
+_ENTRY = struct.Struct(f"<BxHIQQ{MESSAGE_ID_BYTES}s")
 _ENTRY_BYTES = 128
 _NOTE_AT = _WORDS * _WORD_BYTES
 _NAMES_AT = _NOTE_AT + NOTE_BYTES
@@ -358,7 +358,7 @@ class BoardSlot:
                 self._view,
                 _ENTRIES_AT + place * _ENTRY_BYTES,
                 handler if handler < HANDLER_NAMES else 255,
-                min(len(message_id), MESSAGE_ID_BYTES),
+                len(message_id),  # as it is: the reader knows how much of it there is place for
                 attempt,
                 tag,
                 started_ns,

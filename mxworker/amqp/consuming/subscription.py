@@ -290,7 +290,8 @@ class Subscription:
         if self.is_lost:
             return self._drop(delivery)
         self._budget.give_back(self._ledger.ack(delivery.delivery_tag))
-        self._write_soon()
+        if not self._is_dirty:
+            self._write_soon()
         return True
 
     def reject(self, delivery: Delivery, requeue: bool) -> bool:

@@ -44,7 +44,10 @@ class AckLedger:
 
     def ack(self, tag: int) -> int:
         """Settle `tag` as done; return the bytes it held, as every settlement does."""
-        size_bytes = self._settle(tag)
+        try:
+            size_bytes = self._unsettled.pop(tag)
+        except KeyError:
+            raise self._settled_twice(tag) from None
         self._acked.append(tag)
         return size_bytes
 
@@ -77,10 +80,16 @@ class AckLedger:
         try:
             return self._unsettled.pop(tag)
         except KeyError:
-            raise InvariantError(f"delivery {tag} on channel {self._channel} is settled already") from None
+            raise self._settled_twice(tag) from None
+
+    def _settled_twice(self, tag: int) -> InvariantError:
+        return InvariantError(f"delivery {tag} on channel {self._channel} is settled already")
 
     def _ack_frames(self, acked: list[int]) -> list[bytes]:
-        limit = self._first_unsettled(max(acked))
+        newest = max(acked)
+        limit = self._first_unsettled(newest)
+        if newest < limit:
+            return [encode_ack(self._channel, newest, multiple=len(acked) > 1)]
         prefix = [tag for tag in acked if tag < limit]
         frames = []
         if prefix:

@@ -71,7 +71,7 @@ class Gatherer:
     def add(self, delivery: Delivery) -> None:
         """Take a delivery; one that would make the batch too large begins the next."""
         batch = self._batch
-        if self._open is not None and not self._open.fits(delivery, batch):
+        if self._open is not None and self._open.bytes + len(delivery.body) > batch.max_bytes:
             self.complete()
         if self._open is None:
             waiting = self._handed_on()

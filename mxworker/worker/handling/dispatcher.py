@@ -82,7 +82,7 @@ class Dispatcher(Generic[Unit]):
     def admit(self, unit: Unit) -> None:
         """Start a unit, or let it wait for a free place."""
         if self._intake is _OPEN and not self._waiting and self._has_place() and self._room.take(self):
-            self._start(unit)
+            self._start(unit, self._run(unit))
         elif self._intake is Intake.RETURNED:
             self._work.give_back(unit)
         else:
@@ -107,7 +107,8 @@ class Dispatcher(Generic[Unit]):
             return
         self._drop_stale()
         if self._waiting and self._has_place() and self._room.take(self):
-            self._start(self._waiting.popleft())
+            unit = self._waiting.popleft()
+            self._start(unit, self._run(unit))
             if self._waiting and self._has_place():
                 self._room.ask(self)
 
@@ -135,10 +136,7 @@ class Dispatcher(Generic[Unit]):
         while self._waiting and self._work.is_stale(self._waiting[0]):
             self._work.give_back(self._waiting.popleft())
 
-    def _start(self, unit: Unit) -> None:
-        self._start_task(unit, self._run(unit))
-
-    def _start_task(self, unit: Unit, run: Coroutine[Any, Any, None]) -> None:
+    def _start(self, unit: Unit, run: Coroutine[Any, Any, None]) -> None:
         # Not the context of who calls, which may be the delivery before: what that has set is its own.
         self._come_next = 0
         task = asyncio.Task(run, loop=self._loop, context=self._context.copy())
@@ -268,7 +266,7 @@ class Dispatcher(Generic[Unit]):
         unit = next(iter(self._apart))
         self._leave_line(unit)
         self._room.enter_closed()
-        self._start_task(unit, self._run(unit, is_alone=True))
+        self._start(unit, self._run(unit, is_alone=True))
         if self._apart:
             self._isolation.ask(self)
         return self._work.key(unit)

@@ -140,6 +140,8 @@ def batch_pipeline(
     the others of the batch, and which are taken out of the first. It may raise Unprocessed.
     """
     call, needs_context = _call(handler, threads)
+    decode = handler.decode
+    reads_body = decode is not whole_delivery
     large_bytes = _large_bytes(handler)
     most_small_bytes = _LARGE_BATCH_BYTES if large_bytes == LARGE_BODY_BYTES else sys.maxsize
     room = room or unlimited()
@@ -177,10 +179,14 @@ def batch_pipeline(
             if number % _BODIES_PER_TURN == 0:
                 await asyncio.sleep(0)
             try:
-                body = None if small_bytes > most_small_bytes else _small_body(handler, delivery)
+                body: bytes | None = delivery.body
+                if small_bytes > most_small_bytes:
+                    body = None
+                elif reads_body and delivery.raw_properties[0] & _ENCODED:
+                    body = _small_body(handler, delivery)
                 if body is not None and len(body) <= large_bytes:
                     small_bytes += len(body)
-                    payloads.append(handler.decode(delivery, body))
+                    payloads.append(decode(delivery, body))
                 else:
                     if not has_turn:
                         await turn.enter_async_context(large)

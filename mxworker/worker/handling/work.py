@@ -32,7 +32,7 @@ from mxworker.worker.handling.copies import attempt_of
 from mxworker.worker.handling.decode_budget import Unprocessed
 from mxworker.worker.handling.endings import Again, Dead, Later
 from mxworker.worker.handling.execution import Execute, ExecuteBatch, Undecodable
-from mxworker.worker.handling.report import Report
+from mxworker.worker.handling.report import ACK, Report
 from mxworker.worker.handling.running import Running
 from mxworker.worker.handling.settling import Settling
 
@@ -360,8 +360,9 @@ class BatchWork:
         for delivery, settlement in zip(deliveries, settlements, strict=True):
             if self._running.is_cut_short and not isinstance(settlement, Ack):
                 continue
+            count = 1 if settlement is ACK else alike.pop(id(settlement), 0)
             try:
-                ends = self._settling.settle(delivery, settlement, alike.pop(id(settlement), 0))
+                ends = self._settling.settle(delivery, settlement, count)
             except BaseException as error:
                 slow.append(self._rescue.one(delivery, error))
                 continue
