@@ -17,7 +17,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mxworker.api.circuit_breaker import KillSwitch
+from mxworker.api.circuit_breaker import CircuitBreaker
 from mxworker.api.context import Context
 from mxworker.api.delivery import Delivery
 from mxworker.api.handlers import Handlers
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Ack",
+    "CircuitBreaker",
     "Context",
     "Delivery",
     "Handlers",
-    "KillSwitch",
     "Message",
     "Origin",
     "Publisher",

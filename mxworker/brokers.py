@@ -199,7 +199,7 @@ def _numbered(number: int, count: int, text: str) -> BrokerUrl:
 
 
 @dataclass(slots=True)
-class _Standing:
+class _BrokerState:
     """What is known about one broker. Times are monotonic seconds."""
 
     error: BrokerError | None = None
@@ -219,7 +219,7 @@ class Rotation:
         urls = list(brokers.urls)
         if brokers.shuffled:
             rng.shuffle(urls)
-        self._standings = {url: _Standing() for url in urls}
+        self._standings = {url: _BrokerState() for url in urls}
         self._rng = rng
 
     def turn(self, now: float) -> tuple[BrokerUrl, float]:
@@ -245,15 +245,15 @@ class Rotation:
 
     def note_connected(self, url: BrokerUrl) -> None:
         """Take the news that `url` let us in."""
-        self._standings[url] = _Standing()
+        self._standings[url] = _BrokerState()
 
     def note_failed(self, url: BrokerUrl, error: BrokerError, now: float) -> None:
         """Take the news that `url` did not let us in, or that a connection to it has ended."""
         if error.permanent:
             until = now + REFUSED.delay_s(0, self._rng)
-            self._standings[url] = _Standing(error, until, until)
+            self._standings[url] = _BrokerState(error, until, until)
         else:
-            self._standings[url] = _Standing(error, now + COOL_DOWN_S)
+            self._standings[url] = _BrokerState(error, now + COOL_DOWN_S)
 
     @property
     def verdict(self) -> BrokerError | None:

@@ -1,4 +1,4 @@
-"""The kill switch of a handler: when too many of its deliveries fail, its queue is left alone for a while.
+"""The circuit breaker of a handler: when too many of its deliveries fail, its queue is left alone for a while.
 
 Theory of operation. While CLOSED, the last `window` seconds are kept in mind; when at least `min_deliveries` ended in
 them, and `failure_ratio` of those failed, it opens, and the queue is to be paused. When `pause` seconds are over it is
@@ -14,9 +14,9 @@ missing key *is* the error.
 
 The last seconds are kept in a fixed number of buckets, so the window moves by a tenth of its length at a time.
 
-Pure: every method takes `now`, a monotonic instant in seconds, and returns what to do. Who uses it pauses the queue on
-`Pause`, and calls `rested` at its end; resumes it on `Try`, with no more concurrency and prefetch than that says; and
-gives it all of both back on `Close`.
+Pure: every method takes `now`, a monotonic instant in seconds, and returns what to do. The caller pauses the
+queue on `PauseUntil`, and calls `rested` at its end; resumes it on `Try`, with no more concurrency and prefetch than
+that says; and gives it all of both back on `Close`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LONGEST_PAUSES = 10
 
 
 @dataclass(frozen=True, slots=True)
-class KillSwitch:
+class CircuitBreaker:
     """When to leave a queue alone, and for how long. Durations in seconds.
 
     When at least `min_deliveries` ended in the last `window`, and `failure_ratio` of them failed, the queue is paused
@@ -56,21 +56,23 @@ class KillSwitch:
         for name in ("min_deliveries", "trial"):
             self._check_type(name, int, "a whole number")
         if not 0 < self.failure_ratio <= 1:
-            raise ValueError(f"kill switch: failure_ratio is {self.failure_ratio:g}, but must be above 0 and at most 1")
+            raise ValueError(
+                f"circuit breaker: failure_ratio is {self.failure_ratio:g}, but must be above 0 and at most 1"
+            )
         for name in ("window", "pause"):
             if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"kill switch: {name} is {getattr(self, name):g}, but must be a time above 0")
+                raise ValueError(f"circuit breaker: {name} is {getattr(self, name):g}, but must be a time above 0")
         for name in ("min_deliveries", "trial"):
             if getattr(self, name) < 1:
-                raise ValueError(f"kill switch: {name} is {getattr(self, name)}, but must be at least 1")
+                raise ValueError(f"circuit breaker: {name} is {getattr(self, name)}, but must be at least 1")
 
     def _check_type(self, name: str, kind: type | UnionType, what: str) -> None:
         value = getattr(self, name)
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise TypeError(f"kill switch: {name} is {value!r:.80}, but must be {what}")
+            raise TypeError(f"circuit breaker: {name} is {value!r:.80}, but must be {what}")
 
 
-class SwitchState(Enum):
+class BreakerState(Enum):
     """What the switch lets through: all, nothing, or a trial."""
 
     CLOSED = auto()
@@ -85,18 +87,18 @@ class _Event(Enum):
     FAILED = auto()
 
 
-_TRANSITIONS: Mapping[tuple[SwitchState, _Event], SwitchState] = MappingProxyType(
+_TRANSITIONS: Mapping[tuple[BreakerState, _Event], BreakerState] = MappingProxyType(
     {
-        (SwitchState.CLOSED, _Event.TRIPPED): SwitchState.OPEN,
-        (SwitchState.OPEN, _Event.RESTED): SwitchState.HALF_OPEN,
-        (SwitchState.HALF_OPEN, _Event.PASSED): SwitchState.CLOSED,
-        (SwitchState.HALF_OPEN, _Event.FAILED): SwitchState.OPEN,
+        (BreakerState.CLOSED, _Event.TRIPPED): BreakerState.OPEN,
+        (BreakerState.OPEN, _Event.RESTED): BreakerState.HALF_OPEN,
+        (BreakerState.HALF_OPEN, _Event.PASSED): BreakerState.CLOSED,
+        (BreakerState.HALF_OPEN, _Event.FAILED): BreakerState.OPEN,
     }
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
+class PauseUntil:
     """Pause the queue, and call `rested` when the instant `until` has come."""
 
     until: float
@@ -114,17 +116,17 @@ class Close:
     """Let everything run again: the trial has passed."""
 
 
-Action = Pause | Try | Close
+Action = PauseUntil | Try | Close
 
 
-class Switch:
-    """The state of one handler's kill switch."""
+class Breaker:
+    """The state of one handler's circuit breaker."""
 
     __slots__ = ("_paused_for", "_settings", "_trial_left", "_tried_from", "_until", "_window", "state")
 
-    def __init__(self, settings: KillSwitch) -> None:
+    def __init__(self, settings: CircuitBreaker) -> None:
         """Start closed."""
-        self.state = SwitchState.CLOSED
+        self.state = BreakerState.CLOSED
         self._settings = settings
         self._window = _Window(settings.window)
         self._paused_for = 0.0
@@ -134,10 +136,10 @@ class Switch:
 
     def succeeded(self, now: float, started_at: float) -> Action | None:
         """Take the news that a delivery was handled; return what to do, None for nothing."""
-        if self.state is SwitchState.CLOSED:
+        if self.state is BreakerState.CLOSED:
             self._window.note(now, has_failed=False)
             return self._judge(now)  # it may be the one that makes them enough
-        if self.state is SwitchState.HALF_OPEN and started_at >= self._tried_from:
+        if self.state is BreakerState.HALF_OPEN and started_at >= self._tried_from:
             self._trial_left -= 1
             if self._trial_left == 0:
                 return self._close()
@@ -145,17 +147,17 @@ class Switch:
 
     def failed(self, now: float, started_at: float) -> Action | None:
         """Take the news that a delivery has failed; return what to do, None for nothing."""
-        if self.state is SwitchState.CLOSED:
+        if self.state is BreakerState.CLOSED:
             self._window.note(now, has_failed=True)
             return self._judge(now)
-        if self.state is SwitchState.HALF_OPEN and started_at >= self._tried_from:
+        if self.state is BreakerState.HALF_OPEN and started_at >= self._tried_from:
             return self._open(_Event.FAILED, now, min(2 * self._paused_for, _LONGEST_PAUSES * self._settings.pause))
         return None
 
     def rested(self, now: float) -> Action:
         """Take the news that the pause is over; called too early it says until when to go on."""
-        if self.state is SwitchState.OPEN and now < self._until:
-            return Pause(self._until)
+        if self.state is BreakerState.OPEN and now < self._until:
+            return PauseUntil(self._until)
         self._move(_Event.RESTED)
         self._tried_from = now
         self._trial_left = self._settings.trial
@@ -168,11 +170,11 @@ class Switch:
             return None
         return self._open(_Event.TRIPPED, now, settings.pause)
 
-    def _open(self, event: _Event, now: float, pause_s: float) -> Pause:
+    def _open(self, event: _Event, now: float, pause_s: float) -> PauseUntil:
         self._move(event)
         self._paused_for = pause_s
         self._until = now + pause_s
-        return Pause(self._until)
+        return PauseUntil(self._until)
 
     def _close(self) -> Close:
         self._move(_Event.PASSED)
@@ -183,7 +185,7 @@ class Switch:
         try:
             self.state = _TRANSITIONS[self.state, event]
         except KeyError:
-            raise InvariantError(f"a kill switch that is {self.state.name} does not know {event.name}") from None
+            raise InvariantError(f"a circuit breaker that is {self.state.name} does not know {event.name}") from None
 
 
 class _Window:

@@ -22,7 +22,7 @@ from mxworker.api.callables import (
     name_of,
     place_of,
 )
-from mxworker.api.circuit_breaker import KillSwitch
+from mxworker.api.circuit_breaker import CircuitBreaker
 from mxworker.api.content_codec import ContentCodec
 from mxworker.api.decoder import Decoder, decoder_for
 from mxworker.api.failures import text_of
@@ -86,7 +86,7 @@ class Handler:
     retry: RetryPolicy | None
     on_error: OnError
     reject_on: tuple[type[BaseException], ...]
-    kill_switch: KillSwitch | None
+    circuit_breaker: CircuitBreaker | None
     middleware: tuple[Middleware, ...]
     lifespans: tuple[Lifespan, ...]
     """Those of its registry and of all that include it, the outermost first; the last one's value is `ctx.state`."""
@@ -188,7 +188,7 @@ def _compiled(said: Registration, overrides: Overrides, around: Around) -> Handl
         retry=said.retry,
         on_error=said.on_error,
         reject_on=checked_reject_on(said),
-        kill_switch=said.kill_switch,
+        circuit_breaker=said.circuit_breaker,
         middleware=around.middleware,
         lifespans=around.lifespans,
     )

@@ -31,7 +31,7 @@ class WorkerStats:
     """Deliveries that wait here for a free place."""
 
 
-class Desk(Protocol):
+class WorkerControls(Protocol):
     """What of its worker process a handler may ask about and steer."""
 
     @property
@@ -46,50 +46,48 @@ class Desk(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Equipment:
+class WorkerResources:
     """What a worker process has for all its handlers; the service makes it once."""
 
     pool: Pool
     publisher: Publisher
-    desk: Desk
+    controls: WorkerControls
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What is the same for all deliveries of one handler. Without `equipment`, as in a test, there is no broker."""
+class HandlerScope:
+    """What is the same for all deliveries of one handler. Without `resources`, as in a test, there is no broker."""
 
     queue: str
     handler: str
     max_attempts: int = 1
     state: Any = None
-    equipment: Equipment | None = None
+    resources: WorkerResources | None = None
 
 
 class Context:
-    """The surroundings of one delivery, or of a batch; made for it, and of no use after its handler returned.
+    """What a handler may know of one delivery, or of a batch; made for it, and of no use after its handler returned.
 
     `delivery` is the raw message, of a batch the first one; `deliveries` are all of them, in the order of the payloads.
     """
 
-    __slots__ = ("_surroundings", "deliveries", "delivery")
+    __slots__ = ("_scope", "deliveries", "delivery")
 
-    def __init__(
-        self, delivery: Delivery, surroundings: Surroundings, deliveries: Sequence[Delivery] | None = None
-    ) -> None:
+    def __init__(self, delivery: Delivery, scope: HandlerScope, deliveries: Sequence[Delivery] | None = None) -> None:
         """`deliveries` only for a batch."""
         self.delivery = delivery
         self.deliveries = (delivery,) if deliveries is None else tuple(deliveries)
-        self._surroundings = surroundings
+        self._scope = scope
 
     @property
     def queue(self) -> str:
         """The queue that it was consumed from."""
-        return self._surroundings.queue
+        return self._scope.queue
 
     @property
     def handler(self) -> str:
         """The handler's name."""
-        return self._surroundings.handler
+        return self._scope.handler
 
     @property
     def attempt(self) -> int:
@@ -97,12 +95,12 @@ class Context:
 
         One that a worker's death or a lost connection cut off does not count.
         """
-        return attempt_of(self.delivery, self._surroundings.max_attempts)
+        return attempt_of(self.delivery, self._scope.max_attempts)
 
     @property
     def state(self) -> Any:
         """What the lifespan of the handler's registry yielded, once per process; None without one."""
-        return self._surroundings.state
+        return self._scope.state
 
     @property
     def publisher(self) -> Publisher:
@@ -112,7 +110,7 @@ class Context:
         Receipts of `publish_nowait` that the handler does not await, and publishes that it runs in tasks, are awaited
         before its delivery is acked; a `publish` that is never awaited fails the delivery.
         """
-        return self._equipped.publisher
+        return self._resources.publisher
 
     def channel(self) -> BorrowedChannel:
         """Borrow a plain aio-pika channel: `async with ctx.channel() as channel:`.
@@ -123,7 +121,7 @@ class Context:
         for one takes 5 s at most; then raises PoolExhausted, or ConnectionLost or ChannelLost (see
         `mxworker.amqp.connecting.pool.Pool.channel`).
         """
-        return self._equipped.pool.channel()
+        return self._resources.pool.channel()
 
     def pause(self, queue: str | None = None) -> None:
         """Stop consuming a queue in this process, by default the handler's own; what runs goes on.
@@ -131,23 +129,23 @@ class Context:
         What waits here goes back to the queue. `resume`, from another handler or a task that one made, ends it, and so
         does a restart of the worker. KeyError when no handler of this process consumes it.
         """
-        self._equipped.desk.pause(queue or self.queue)
+        self._resources.controls.pause(queue or self.queue)
 
     def resume(self, queue: str | None = None) -> None:
         """Consume a queue again that `pause` stopped. KeyError when no handler of this process consumes it."""
-        self._equipped.desk.resume(queue or self.queue)
+        self._resources.controls.resume(queue or self.queue)
 
     @property
     def stats(self) -> WorkerStats:
         """What this process did so far."""
-        return self._equipped.desk.stats
+        return self._resources.controls.stats
 
     @property
-    def _equipped(self) -> Equipment:
-        equipment = self._surroundings.equipment
-        if equipment is None:
+    def _resources(self) -> WorkerResources:
+        resources = self._scope.resources
+        if resources is None:
             raise MxWorkerError("this context was made without a worker, so there is no broker to reach through it")
-        return equipment
+        return resources
 
     @property
     def is_stale(self) -> bool:
@@ -157,13 +155,13 @@ class Context:
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
         """A logger named after the handler, whose lines carry queue and message id."""
-        return _DeliveryLog(
+        return _DeliveryLogger(
             kept(f"mxworker.handler.{self.handler}"),
             {"queue": self.queue, "message_id": self.delivery.shown_id},
         )
 
 
-class _DeliveryLog(logging.LoggerAdapter[logging.Logger]):
+class _DeliveryLogger(logging.LoggerAdapter[logging.Logger]):
     """Adds the delivery's facts to `extra`, beside what the caller puts there."""
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:

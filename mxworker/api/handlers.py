@@ -22,7 +22,7 @@ from mxworker.api.callables import (
     name_of,
     site_of,
 )
-from mxworker.api.circuit_breaker import KillSwitch
+from mxworker.api.circuit_breaker import CircuitBreaker
 from mxworker.api.compilation import AS_IN_CODE, Around, Handler, Overrides, compiled
 from mxworker.api.content_codec import NO_CODECS, ContentCodec
 from mxworker.api.lifespan import Lifespan
@@ -64,7 +64,7 @@ class Handlers:
         retry: RetryPolicy | None = DEFAULT_RETRY,
         on_error: OnError = "retry",
         reject_on: type[BaseException] | Sequence[type[BaseException]] = (),
-        kill_switch: KillSwitch | None = None,
+        circuit_breaker: CircuitBreaker | None = None,
         cpu: bool = False,
     ) -> Callable[[Function], Function]:
         """Register a function as the handler of `queue`.
@@ -82,7 +82,7 @@ class Handlers:
         else is a failure. For a failure, that is any other exception as well, and for running longer than `timeout`,
         `on_error` decides: "retry" later as `retry` says and then "reject", "reject" into the
         dead-letter queue at once, "requeue" for an immediate redelivery, or "ack". Exceptions in `reject_on` are always
-        rejected. With `retry` None there are no retries with delay, and no retry queues. A `kill_switch` leaves the
+        rejected. With `retry` None there are no retries with delay, and no retry queues. A `circuit_breaker` leaves the
         queue alone for a while when too many deliveries fail.
 
         `concurrency`: handlers running at once in each process, default 32, with `cpu` 1. `prefetch`: unsettled
@@ -102,7 +102,7 @@ class Handlers:
                 retry,
                 on_error,
                 reject_on,
-                kill_switch,
+                circuit_breaker,
                 cpu,
                 site=site,
             )
@@ -121,7 +121,7 @@ class Handlers:
         retry: RetryPolicy | None = DEFAULT_RETRY,
         on_error: OnError = "retry",
         reject_on: type[BaseException] | Sequence[type[BaseException]] = (),
-        kill_switch: KillSwitch | None = None,
+        circuit_breaker: CircuitBreaker | None = None,
     ) -> Callable[[Function], Function]:
         """Register a function that takes the deliveries of `queue` in batches: a list of payloads.
 
@@ -145,7 +145,7 @@ class Handlers:
                 retry,
                 on_error,
                 reject_on,
-                kill_switch,
+                circuit_breaker,
                 batch=Batch(size, wait, max_bytes),
                 site=site,
             )

@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Any, Literal, cast, get_args
 
 from mxworker.api.callables import NOWHERE, AnyCallable, Site
-from mxworker.api.circuit_breaker import KillSwitch
+from mxworker.api.circuit_breaker import CircuitBreaker
 from mxworker.api.queues import Queue
 from mxworker.api.retry_policy import RetryPolicy
 from mxworker.config import MAX_PREFETCH
@@ -52,7 +52,7 @@ class Registration:
     retry: RetryPolicy | None
     on_error: OnError
     reject_on: type[BaseException] | Sequence[type[BaseException]]
-    kill_switch: KillSwitch | None
+    circuit_breaker: CircuitBreaker | None
     cpu: bool = False
     batch: Batch | None = None
     site: Site = NOWHERE
@@ -128,9 +128,10 @@ def check_failure_policy(said: Registration) -> None:
         raise AppLoadError(f"has on_error={_shown(said.on_error)}; it must be one of {', '.join(map(repr, _ON_ERROR))}")
     if said.retry is not None and not isinstance(said.retry, RetryPolicy):
         raise AppLoadError(f"has retry={_shown(said.retry)}; it must be a RetryPolicy, or None for no retries")
-    if said.kill_switch is not None and not isinstance(said.kill_switch, KillSwitch):
+    if said.circuit_breaker is not None and not isinstance(said.circuit_breaker, CircuitBreaker):
         raise AppLoadError(
-            f"has kill_switch={_shown(said.kill_switch)}; it must be a KillSwitch, such as KillSwitch(), or None"
+            f"has circuit_breaker={_shown(said.circuit_breaker)}; "
+            "it must be a CircuitBreaker, such as CircuitBreaker(), or None"
         )
     if said.retry is not None:
         longest = said.queue.retry_name(said.retry.steps_ms[-1])

@@ -1,4 +1,4 @@
-"""Standing orders: what the master wants of all its workers until it says otherwise. They stand on the board.
+"""Directives: what the master wants of all its workers until it says otherwise. They stand on the board.
 
 The master alone writes them, and then sends the workers SIGURG, at which they look. A worker also looks when it starts,
 so that one that is started later obeys as well, and at each beat, so that a signal that came too early costs a second.
@@ -27,7 +27,7 @@ QUEUE_NAME_BYTES = 255  # a short string of AMQP
 _WORDS_BYTES = 8 * 8
 _ENTRY_BYTES = 256
 _ALONE_AT = _WORDS_BYTES + PAUSED_QUEUES * _ENTRY_BYTES
-STANDING_ORDERS_BYTES = _ALONE_AT + ALONE_QUEUES * _ENTRY_BYTES
+DIRECTIVES_BYTES = _ALONE_AT + ALONE_QUEUES * _ENTRY_BYTES
 
 
 class _Word(IntEnum):
@@ -36,13 +36,13 @@ class _Word(IntEnum):
     ALONE_RESTS = 2
 
 
-class StandingOrders:
+class Directives:
     """The part of the board that all workers obey."""
 
     def __init__(self, view: memoryview) -> None:
-        """Use `view`, of STANDING_ORDERS_BYTES bytes; all zero means: no orders."""
+        """Use `view`, of DIRECTIVES_BYTES bytes; all zero means: no directives."""
         self._words = view[:_WORDS_BYTES].cast("Q")
-        entries = [view[at : at + _ENTRY_BYTES] for at in range(_WORDS_BYTES, STANDING_ORDERS_BYTES, _ENTRY_BYTES)]
+        entries = [view[at : at + _ENTRY_BYTES] for at in range(_WORDS_BYTES, DIRECTIVES_BYTES, _ENTRY_BYTES)]
         self._entries, self._alone = entries[:PAUSED_QUEUES], entries[PAUSED_QUEUES:]
 
     @property
@@ -126,9 +126,9 @@ class StandingOrders:
         self._words[_Word.LOG_LEVEL] = level
 
 
-def no_orders() -> StandingOrders:
+def no_directives() -> Directives:
     """Return orders that ask for nothing, for a worker without a master."""
-    return StandingOrders(memoryview(bytearray(STANDING_ORDERS_BYTES)))
+    return Directives(memoryview(bytearray(DIRECTIVES_BYTES)))
 
 
 def _name_in(entry: memoryview) -> str:

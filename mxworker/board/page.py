@@ -1,7 +1,7 @@
 """The board: one shared anonymous page area through which master and workers see each other.
 
-It is mapped by the master before the first fork and inherited by every worker. It holds the standing orders (see
-`standing_orders`) and one fixed-size *slot* per worker; nothing in it grows. There are no locks: every word has one
+It is mapped by the master before the first fork and inherited by every worker. It holds the directives (see
+`directives`) and one fixed-size *slot* per worker; nothing in it grows. There are no locks: every word has one
 writer at a time, and words are 8 bytes, aligned, stored in one move. Instants are `time.monotonic_ns()`, which is one
 clock for all processes of a machine.
 
@@ -38,7 +38,7 @@ from dataclasses import dataclass
 from enum import IntEnum, auto
 from itertools import accumulate, pairwise, takewhile
 
-from mxworker.board.directives import STANDING_ORDERS_BYTES, StandingOrders
+from mxworker.board.directives import DIRECTIVES_BYTES, Directives
 from mxworker.board.lifecycle import Wish, WorkerState
 from mxworker.board.suspects import TABLE_BYTES, Suspects
 from mxworker.system.printable import foreign
@@ -138,10 +138,10 @@ class Board:
         ends = tuple(accumulate(_KEYS_AT + count * _WORD_BYTES for count in places))
         self.secret = os.urandom(SECRET_BYTES)
         """For the keys of messages: the same in all processes, and in no other service."""
-        self._map = mmap.mmap(-1, STANDING_ORDERS_BYTES + ends[-1] + TABLE_BYTES)
+        self._map = mmap.mmap(-1, DIRECTIVES_BYTES + ends[-1] + TABLE_BYTES)
         view = memoryview(self._map)
-        self.orders = StandingOrders(view[:STANDING_ORDERS_BYTES])
-        view = view[STANDING_ORDERS_BYTES:]
+        self.orders = Directives(view[:DIRECTIVES_BYTES])
+        view = view[DIRECTIVES_BYTES:]
         self.suspects = Suspects(view[ends[-1] :])
         self.slots = tuple(
             BoardSlot(number, view[at:end], self) for number, (at, end) in enumerate(pairwise((0, *ends)), start=1)

@@ -1,6 +1,6 @@
-"""The desk: where the operator's requests are dealt with, be they signals or lines from the control socket.
+"""The operator's commands, be they signals or lines from the control socket, and what is done about each.
 
-It turns a request into what the fleet is to do, or into standing orders for all workers, and tells how the service is.
+It turns a request into what the fleet is to do, or into directives for all workers, and tells how the service is.
 Knows nothing about sockets. All instants are monotonic nanoseconds.
 """
 
@@ -45,7 +45,7 @@ _LOG = logging.getLogger("mxworker.master")
 _QUEUES_SHOWN = 20
 
 
-class Desk:
+class Commands:
     """Deals with requests. `tell_all` gives an order to all workers."""
 
     def __init__(self, name: str, fleet: Fleet, board: Board, tell_all: Callable[[Order], None], now_ns: int) -> None:
@@ -112,7 +112,7 @@ class Desk:
             raise RequestRefused(f"{error}.") from None
         return {"workers_before": before, "workers": self._fleet.wanted}
 
-    # ---- standing orders
+    # ---- directives
 
     def toggle_pause(self) -> None:
         """Pause all queues; when they are, resume them."""

@@ -1,4 +1,4 @@
-"""The inquest into the death of a worker: what it could still say, and which messages and queues may have killed it.
+"""What the death of a worker is attributed to: which messages and queues may have killed it, and what it still said.
 
 Knows the board, and nothing about how a worker was forked or will be replaced.
 """
@@ -38,7 +38,7 @@ class Change(NamedTuple):
     is_found: bool
 
 
-class Inquest:
+class CrashAttribution:
     """Enters into the board what dead workers had started."""
 
     def __init__(self, board: Board, quarantine_after: int) -> None:

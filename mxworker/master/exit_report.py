@@ -30,7 +30,7 @@ _ERROR = "Error: "
 _LEAVE_A_NOTE = (ExitCode.USAGE, ExitCode.APP_LOAD, ExitCode.BROKER)
 
 
-class Obituaries:
+class ExitReport:
     """Tells of those who ended, one after the other."""
 
     def __init__(self) -> None:

@@ -33,7 +33,7 @@ from mxworker.board.lifecycle import Reason, SlotEvent, SlotState, Wish
 from mxworker.config import MAX_WORKERS, Supervision
 from mxworker.errors import ExitCode
 from mxworker.master.plan import Action, Exit, Look, Roll, RollState, Send, Spawn
-from mxworker.master.slot import NS_PER_S, Relief, Slot
+from mxworker.master.slot import NS_PER_S, Replacement, Slot
 
 _LOG = logging.getLogger("mxworker.master")
 
@@ -348,9 +348,9 @@ class Fleet:
     def _begin_trial(self, old: Slot, reason: Reason, now_ns: int) -> None:
         spare = self._spare()
         self._want(spare, reason, now_ns)
-        spare.relief = Relief(old.number, reason)
+        spare.relief = Replacement(old.number, reason)
 
-    def _has_proven_itself(self, trial: Slot, relief: Relief, now_ns: int) -> None:
+    def _has_proven_itself(self, trial: Slot, relief: Replacement, now_ns: int) -> None:
         """Let the worker drain whose replacement is ready."""
         trial.relief = None
         self._unwant(self._slot(relief.of), relief.reason, now_ns)
@@ -360,7 +360,7 @@ class Fleet:
         trial.relief = None
         self._unwant(trial, reason, now_ns)
 
-    def _trial_failed(self, trial: Slot, relief: Relief, status: int, reason: Reason, now_ns: int) -> None:
+    def _trial_failed(self, trial: Slot, relief: Replacement, status: int, reason: Reason, now_ns: int) -> None:
         """Try a replacement again, or give it up when that has no prospects."""
         if status not in _NEEDS_A_HUMAN and reason is not Reason.HANG and trial.failures + 1 < BOOT_ATTEMPTS:
             self._try_again(trial, SlotEvent.FAILED, reason, now_ns)

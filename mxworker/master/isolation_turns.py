@@ -12,21 +12,21 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 
-class Turn(NamedTuple):
+class IsolationTurn(NamedTuple):
     """The request of a slot."""
 
     slot: int
     request: int
 
 
-class Turns:
+class IsolationTurns:
     """Gives the turns."""
 
     def __init__(self) -> None:
-        self._present: Turn | None = None
+        self._present: IsolationTurn | None = None
         self._last_slot = 0
 
-    def next(self, wanted: Mapping[int, int]) -> Turn | None:
+    def next(self, wanted: Mapping[int, int]) -> IsolationTurn | None:
         """Return a turn that is to be given now. `wanted` has the open requests by the slots of living workers."""
         present = self._present
         if present is not None and wanted.get(present.slot) == present.request:
@@ -34,6 +34,6 @@ class Turns:
         self._present = None
         if wanted:
             slot = min(wanted, key=lambda number: (number <= self._last_slot, number))
-            self._present = Turn(slot, wanted[slot])
+            self._present = IsolationTurn(slot, wanted[slot])
             self._last_slot = slot
         return self._present

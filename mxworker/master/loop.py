@@ -1,6 +1,6 @@
 """The master's loop: wait, observe, plan, act.
 
-Does what `fleet` decides and tells it what happened; what the operator asks is for the `desk`. Knows nothing about
+Does what `fleet` decides and tells it what happened; what the operator asks is for `commands`. Knows nothing about
 RabbitMQ, asyncio or user code. Invariants: it sleeps until the nearest instant that the fleet names, a signal, or a
 client of the control socket; `run` never returns while a worker lives; an unexpected exception ends the workers and
 then the service, never supervision alone.
@@ -34,13 +34,13 @@ from mxworker.board.page import Board, BoardSlot, Word
 from mxworker.config import Supervision
 from mxworker.errors import ExitCode
 from mxworker.master import drain_report
-from mxworker.master.commands import Desk
+from mxworker.master.commands import Commands
 from mxworker.master.control_server import ControlServer, Listener
-from mxworker.master.crash_attribution import Inquest
+from mxworker.master.crash_attribution import CrashAttribution
 from mxworker.master.drain_report import DrainReport
-from mxworker.master.exit_report import Obituaries, describe, note_of
+from mxworker.master.exit_report import ExitReport, describe, note_of
 from mxworker.master.fleet import BOOT_ATTEMPTS, DRAIN_SLACK_NS, Fleet
-from mxworker.master.isolation_turns import Turns
+from mxworker.master.isolation_turns import IsolationTurns
 from mxworker.master.notify import Condition, Notifier, Phase
 from mxworker.master.plan import Look, RollState, Send, Spawn
 from mxworker.master.processes import Children, Ended
@@ -119,10 +119,10 @@ class _Master:
         self._poll = select.poll()
         self._poll.register(inbox.fd, select.POLLIN)
         self._started_ns = time.monotonic_ns()
-        self._desk = Desk(
+        self._commands = Commands(
             supervision.name, self._fleet, board, lambda order: children.send_to_all(order.value), self._started_ns
         )
-        self._control = ControlServer(listener, self._poll, self._desk.answer) if listener is not None else None
+        self._control = ControlServer(listener, self._poll, self._commands.answer) if listener is not None else None
         self._announced = False
         self._terminal = terminal
         self._hang_up_until_ns: int | None = None
@@ -130,9 +130,9 @@ class _Master:
         self._interrupts = 0
         self._drain_report = DrainReport()
         self._reaps_again = False
-        self._inquest = Inquest(board, supervision.quarantine_after)
-        self._turns = Turns()
-        self._obituaries = Obituaries()
+        self._crash_attribution = CrashAttribution(board, supervision.quarantine_after)
+        self._isolation_turns = IsolationTurns()
+        self._exit_report = ExitReport()
 
     def supervise(self) -> ExitCode:
         """Turn until the fleet knows with what to end."""
@@ -147,7 +147,7 @@ class _Master:
             if code is not None:
                 break
             events = self._sleep(_earliest(self._next_wakeup(now_ns), self._notify(now_ns)))
-        self._obituaries.say_notes()
+        self._exit_report.say_notes()
         if code is ExitCode.NEVER_READY:
             tell_error(_NEVER_READY_TEXT, exit_code=code)
         return code
@@ -159,7 +159,7 @@ class _Master:
             return now_ns
         control_ns = None if self._control is None else self._control.next_wakeup(now_ns)
         drain_ns = self._drain_report.due_ns if self._fleet.is_stopping else None
-        inquest_ns = self._inquest.next_wakeup(now_ns)
+        inquest_ns = self._crash_attribution.next_wakeup(now_ns)
         return _earliest(self._fleet.next_wakeup(now_ns), control_ns, self._hang_up_until_ns, drain_ns, inquest_ns)
 
     def _sleep(self, until_ns: int | None) -> Events:
@@ -200,10 +200,10 @@ class _Master:
         if self._board.ever_ready:
             self._fleet.became_ready(now_ns)
         for child in ended:
-            self._bury(child, now_ns)
+            self._take_in_end(child, now_ns)
         self._heed_inquest(now_ns)
         if self._board.ever_ready:
-            self._obituaries.say_notes()
+            self._exit_report.say_notes()
         if not self._announced:
             self._announce_when_ready(now_ns)
 
@@ -223,20 +223,20 @@ class _Master:
         """Yield those slots of the board that the fleet uses."""
         return (self._board.slot(slot.number) for slot in self._fleet.slots)
 
-    def _bury(self, child: Ended, now_ns: int) -> None:
-        """Take in that a worker ended, and say how. The inquest comes first: its messages are on their way again."""
+    def _take_in_end(self, child: Ended, now_ns: int) -> None:
+        """Take in that a worker ended, and say how. It is attributed first: its messages are on their way again."""
         number = next(slot.number for slot in self._fleet.slots if slot.pid == child.pid)
-        is_queues_fault = self._inquest.is_queues_fault(self._board.slot(number))
+        is_queues_fault = self._crash_attribution.is_queues_fault(self._board.slot(number))
         ended = self._fleet.exited(child.pid, child.status, now_ns, is_queues_fault)
-        stack = self._children.last_words(ended.slot)
-        self._inquest.hold(ended, child.peak_rss_bytes, stack, now_ns)
+        stack = self._children.stack_files(ended.slot)
+        self._crash_attribution.hold(ended, child.peak_rss_bytes, stack, now_ns)
         slot = self._board.slot(ended.slot)
-        self._desk.note_exit(ended, describe(ended), note_of(ended, slot))
-        self._obituaries.tell(ended, slot, stack, self._fleet.generation, now_ns)
+        self._commands.note_exit(ended, describe(ended), note_of(ended, slot))
+        self._exit_report.tell(ended, slot, stack, self._fleet.generation, now_ns)
 
     def _heed_inquest(self, now_ns: int) -> None:
         """Have the queues run alone whose messages kill, and lay that to no worker's charge."""
-        change = self._inquest.look([slot.number for slot in self._fleet.slots if slot.is_ready], now_ns)
+        change = self._crash_attribution.look([slot.number for slot in self._fleet.slots if slot.is_ready], now_ns)
         if change.has_orders:
             self._children.send_to_all(Order.LOOK.value)
         if change.is_found:
@@ -268,9 +268,9 @@ class _Master:
                 self._scale(self._fleet.wanted - 1, now_ns)
             case signal.SIGUSR1:
                 _LOG.info("SIGUSR1: asking the workers what they run")
-                self._desk.dump()
+                self._commands.dump()
             case signal.SIGUSR2:
-                self._desk.toggle_pause()
+                self._commands.toggle_pause()
 
     def _tell_hang_up_from_reload(self, now_ns: int) -> None:
         """Drain when the SIGHUP came because the terminal has gone; reload when the terminal is still there."""
@@ -337,7 +337,7 @@ class _Master:
         """Let one worker run a message alone, of those that want to."""
         pids = {slot.number: slot.pid for slot in self._fleet.slots if slot.pid is not None}
         requests = {number: self._board.slot(number).words[Word.ISOLATION_WANTED] for number in pids}
-        turn = self._turns.next({number: request for number, request in requests.items() if request})
+        turn = self._isolation_turns.next({number: request for number, request in requests.items() if request})
         if turn is not None:
             self._board.slot(turn.slot).words[Word.ISOLATION_GRANTED] = turn.request
             self._children.send(pids[turn.slot], Order.LOOK.value)

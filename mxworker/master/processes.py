@@ -25,7 +25,7 @@ from typing import NoReturn
 from mxworker.errors import ExitCode, InvariantError
 from mxworker.master.signals import TAKEN
 from mxworker.master.slot import Order
-from mxworker.master.stack_files import LastWords
+from mxworker.master.stack_files import StackFiles
 from mxworker.system.at_exit import forget_inherited
 from mxworker.system.child import bind_to_parent, do_nothing, exit_code_of, flush
 from mxworker.system.descriptors import claim
@@ -71,13 +71,13 @@ class Children:
         """Remember `run_worker(slot)`, which runs in each child and returns its exit code."""
         self._run_worker = run_worker
         self._pids: set[int] = set()
-        self._last_words = LastWords()
+        self._stack_files = StackFiles()
 
     def spawn(self, slot: int) -> int:
         """Fork the worker of `slot` and return its pid. Raises OSError when the machine cannot fork now."""
         _assert_one_thread()
         master_pid = os.getpid()
-        stacks_fd = self._last_words.empty(slot)
+        stacks_fd = self._stack_files.empty(slot)
         gc.disable()  # a collection in the child before it enables it again would copy the master's pages
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
@@ -107,9 +107,9 @@ class Children:
                 _LOG.debug("reaped process %d, which is no worker", pid)  # as PID 1 we inherit orphans
         return ended
 
-    def last_words(self, slot: int) -> str:
+    def stack_files(self, slot: int) -> str:
         """Return the stacks that the last worker of `slot` left when it crashed or was aborted, often none."""
-        return self._last_words.read(slot)
+        return self._stack_files.read(slot)
 
     def send(self, pid: int, signum: signal.Signals) -> None:
         """Send `signum` to a child that was not reaped yet."""

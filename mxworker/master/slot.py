@@ -42,7 +42,7 @@ class Order(Enum):
     each resizing of a terminal sends (tty_ioctl(4)).
     """
     LOOK = signal.SIGURG
-    """Look at the standing orders on the board; a worker that boots ignores it, and looks when it is ready to obey."""
+    """Look at the directives on the board; a worker that boots ignores it, and looks when it is ready to obey."""
     DUMP = signal.SIGUSR1
     """Say what you are doing."""
     ABORT = signal.SIGABRT
@@ -60,7 +60,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Relief:
+class Replacement:
     """Whom a replacement is for, by the number of the slot, and why."""
 
     of: int
@@ -79,7 +79,7 @@ class Slot:
     pid: int | None = None
     generation: int = 0
     """Of the code that the process has loaded: how many reloads were asked for before it was forked, plus one."""
-    relief: Relief | None = None
+    relief: Replacement | None = None
     """Set while the process is on trial: a replacement that was not ready yet."""
     is_ready: bool = False
     """Whether the process consumes from all its queues."""

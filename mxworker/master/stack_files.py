@@ -11,7 +11,7 @@ import os
 _READ_BYTES = 1024 * 1024  # 100 threads of 100 frames, more is not written; the one at fault is often the last
 
 
-class LastWords:
+class StackFiles:
     """One file for each slot that was ever used; the master holds them all, a worker its own."""
 
     def __init__(self) -> None:

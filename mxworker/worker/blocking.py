@@ -20,7 +20,7 @@ from mxworker.system import forks
 from mxworker.system.printable import foreign
 from mxworker.system.stacks import Part, frames_of, innermost, part_of, places_of
 from mxworker.worker import lifespans
-from mxworker.worker.handling.handler_runner import AtWork, Station
+from mxworker.worker.handling.handler_runner import AtWork, HandlerRunner
 
 _IN_THREAD = "call what blocks by asyncio.to_thread, or something that can be awaited instead"
 _PLAIN_DEF = "use a plain 'def', which runs in a thread, or cpu=True, which runs in a process of its own"
@@ -41,7 +41,9 @@ class Blocker:
     fields: Mapping[str, object] = field(default_factory=dict)
 
 
-def blocker_of(frame: FrameType | None, loop: asyncio.AbstractEventLoop | None, stations: Sequence[Station]) -> Blocker:
+def blocker_of(
+    frame: FrameType | None, loop: asyncio.AbstractEventLoop | None, runners: Sequence[HandlerRunner]
+) -> Blocker:
     """Return what the thread of `loop` does, in which `frame` is the innermost."""
     frames = frames_of(frame)
     task = _current_task(loop)
@@ -52,17 +54,17 @@ def blocker_of(frame: FrameType | None, loop: asyncio.AbstractEventLoop | None, 
         named = foreign(place.filename)
         where = f" at {named}:{place.line} in {foreign(place.function)}{f': {source}' if source else ''}"
         fields["place"] = f"{named}:{place.line}"
-    for station in stations:
-        one = station.at_work_in(task)
+    for runner in runners:
+        one = runner.at_work_in(task)
         if one is not None:
-            what, advice = _in_station(station, frames)
-            return Blocker(what + _message_of(one), where, advice, fields | _fields_of(station, one))
+            what, advice = _in_handler(runner, frames)
+            return Blocker(what + _message_of(one), where, advice, fields | _fields_of(runner, one))
     return Blocker(*_elsewhere(task, frames, where), fields)
 
 
-def _in_station(station: Station, frames: Sequence[FrameType]) -> tuple[str, str]:
+def _in_handler(runner: HandlerRunner, frames: Sequence[FrameType]) -> tuple[str, str]:
     """Return what of a handler's way it is, and what to do about it."""
-    handler = station.handler
+    handler = runner.handler
     name = f"handler {handler.name}"
     codes = {frame.f_code for frame in frames}
     if handler.kind is HandlerKind.ASYNC and not _codes_of(handler.function).isdisjoint(codes):
@@ -115,10 +117,10 @@ def _message_of(one: AtWork) -> str:
     return f" (message {first.shown_id or 'without an id'}{others})"
 
 
-def _fields_of(station: Station, one: AtWork) -> dict[str, object]:
+def _fields_of(runner: HandlerRunner, one: AtWork) -> dict[str, object]:
     return {
-        "handler": station.handler.name,
-        "queue": station.handler.queue.name,
+        "handler": runner.handler.name,
+        "queue": runner.handler.queue.name,
         "message_id": one.deliveries[0].shown_id,
         "delivery_tag": one.deliveries[0].delivery_tag,
     }

@@ -1,4 +1,4 @@
-"""Obeying the standing orders: which queues are paused, or run alone, and from which level on is logged."""
+"""Following the directives: which queues are paused, or run alone, and from which level on is logged."""
 
 from __future__ import annotations
 
@@ -6,32 +6,34 @@ import logging
 from collections.abc import Sequence
 
 from mxworker.amqp.consuming.consumer import Consumer
-from mxworker.board.directives import StandingOrders
-from mxworker.worker.handling.handler_runner import Station
+from mxworker.board.directives import Directives
+from mxworker.worker.handling.handler_runner import HandlerRunner
 
 REASON = "operator"
 """Why a consumer pauses then; apart from other reasons, so that none takes back another."""
 
 
-class Obedience:
-    """What a worker does about the standing orders. Belongs to one event loop."""
+class DirectiveFollower:
+    """What a worker does about the directives. Belongs to one event loop."""
 
-    def __init__(self, orders: StandingOrders, consumers: Sequence[Consumer], stations: Sequence[Station] = ()) -> None:
+    def __init__(
+        self, orders: Directives, consumers: Sequence[Consumer], runners: Sequence[HandlerRunner] = ()
+    ) -> None:
         """Nothing is done before `look`."""
-        self._orders = orders
+        self._directives = orders
         self._consumers = consumers
-        self._stations = stations
+        self._runners = runners
         self._paused: set[str] = set()
 
     def look(self) -> None:
         """Do what the orders say now. Costs next to nothing when they say what they said before."""
-        obey_log_level(self._orders)
-        alone = self._orders.alone_queues
-        for station in self._stations:
-            station.run_alone(station.handler.queue.name in alone, self._orders.alone_rests)
+        apply_log_level(self._directives)
+        alone = self._directives.alone_queues
+        for runner in self._runners:
+            runner.run_alone(runner.handler.queue.name in alone, self._directives.alone_rests)
         for consumer in self._consumers:
             queue = consumer.queue.name
-            is_wanted = self._orders.wants_paused(queue)
+            is_wanted = self._directives.wants_paused(queue)
             if is_wanted and queue not in self._paused:
                 self._paused.add(queue)
                 consumer.pause(REASON)
@@ -41,7 +43,7 @@ class Obedience:
                 consumer.try_again()
 
 
-def obey_log_level(orders: StandingOrders) -> None:
+def apply_log_level(orders: Directives) -> None:
     """Log from the level that the orders say, if they say one."""
     root = logging.getLogger()
     if orders.log_level is not None and root.level != orders.log_level:

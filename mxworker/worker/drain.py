@@ -26,7 +26,7 @@ from typing import Any
 from mxworker.amqp.consuming.consumer import Consumer
 from mxworker.amqp.consuming.subscription import Subscription
 from mxworker.amqp.publishing.publisher import Publisher
-from mxworker.worker.handling.handler_runner import Station
+from mxworker.worker.handling.handler_runner import HandlerRunner
 from mxworker.worker.handling.isolation import Isolation
 from mxworker.worker.tasks import end
 
@@ -45,14 +45,14 @@ class Drain:
     def __init__(
         self,
         consumers: Sequence[Consumer],
-        stations: Sequence[Station],
+        runners: Sequence[HandlerRunner],
         isolation: Isolation,
         publisher: Publisher,
         cut: asyncio.Event,
         deadline: float,
         waits_for_stuck: bool = True,
     ) -> None:
-        """Prepare; the consumers' `run` has been cancelled. Each has its station at the same place in the sequence.
+        """Prepare; the consumers' `run` has been cancelled. Each has its runner at the same place in the sequence.
 
         `deadline` is a loop time, `cut` may be set at any time.
 
@@ -60,7 +60,7 @@ class Drain:
         """
         self._publisher = publisher
         self._consumers = consumers
-        self._stations = stations
+        self._runners = runners
         self._isolation = isolation
         self._cut = cut
         self._deadline = deadline
@@ -69,20 +69,20 @@ class Drain:
 
     async def run(self) -> bool:
         """Drain, and say whether every running handler has finished."""
-        for station in self._stations:
-            station.hold()
+        for runner in self._runners:
+            runner.hold()
         self._isolation.stop()  # after that: it lets go on what had to wait for a suspect
         await self._within(_CANCEL_GRACE_S, *map(_stop_deliveries, self._consumers))
-        for consumer, station in zip(self._consumers, self._stations, strict=True):
+        for consumer, runner in zip(self._consumers, self._runners, strict=True):
             if not consumer.queue.single_active_consumer:
-                station.return_all()
-        await self._within(0.0, *(station.finished(not self._waits_for_stuck) for station in self._stations))
-        has_finished = not any(station.running for station in self._stations)
+                runner.return_all()
+        await self._within(0.0, *(runner.finished(not self._waits_for_stuck) for runner in self._runners))
+        has_finished = not any(runner.running for runner in self._runners)
         if not has_finished:
             self._deadline = min(self._deadline, self._loop.time())  # what is left is stuck, and gets no more time
-            for station in self._stations:
-                station.cut_short()
-            await self._within(_LEAVE_GRACE_S, *(station.finished() for station in self._stations))
+            for runner in self._runners:
+                runner.cut_short()
+            await self._within(_LEAVE_GRACE_S, *(runner.finished() for runner in self._runners))
         await self._within(_CONFIRM_GRACE_S, self._publisher.drain())
         subscriptions = [consumer.subscription for consumer in self._consumers if consumer.subscription is not None]
         await self._within(_BARRIER_GRACE_S, *(subscription.barrier() for subscription in subscriptions))
@@ -91,11 +91,11 @@ class Drain:
 
     def _at_rest(self) -> list[Subscription]:
         """Return the subscriptions whose handlers have all left."""
-        pairs = zip(self._consumers, self._stations, strict=True)
+        pairs = zip(self._consumers, self._runners, strict=True)
         return [
             consumer.subscription
-            for consumer, station in pairs
-            if consumer.subscription is not None and not station.running
+            for consumer, runner in pairs
+            if consumer.subscription is not None and not runner.running
         ]
 
     async def _within(self, grace_s: float, *duties: Coroutine[Any, Any, object]) -> bool:

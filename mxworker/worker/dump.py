@@ -17,35 +17,35 @@ from typing import Any
 from mxworker.config import format_duration
 from mxworker.system.stacks import frames_of, places_of, telling
 from mxworker.worker.blocking import blocker_of
-from mxworker.worker.handling.handler_runner import SHOWN_FRAMES, AtWork, Station
+from mxworker.worker.handling.handler_runner import SHOWN_FRAMES, AtWork, HandlerRunner
 
 log = logging.getLogger(__name__)
 
 HANDLERS_SHOWN = 50
 
 
-def dump(number: int, stations: Sequence[Station], frame: FrameType | None) -> None:
+def dump(number: int, runners: Sequence[HandlerRunner], frame: FrameType | None) -> None:
     """Log each handler that runs, at most 50, with its message, its age and where it is; then where the process is.
 
     A `def` handler is where its thread is. `frame` is what the signal interrupted.
     """
-    running = sum(station.running for station in stations)
-    waiting = sum(station.waiting for station in stations)
+    running = sum(runner.running for runner in runners)
+    waiting = sum(runner.waiting for runner in runners)
     log.warning("worker %d: handlers that run: %d; deliveries that wait for one: %d", number, running, waiting)
     current = _current_task()
     stack = _telling_stack(frame)
-    at_work = ((station, one) for station in stations for one in station.at_work())
-    for station, one in islice(at_work, HANDLERS_SHOWN):
+    at_work = ((runner, one) for runner in runners for one in runner.at_work())
+    for runner, one in islice(at_work, HANDLERS_SHOWN):
         is_inside = one.task is current
-        _tell(number, station, one, "is inside" if is_inside else "runs", stack if is_inside else one.stack)
+        _tell(number, runner, one, "is inside" if is_inside else "runs", stack if is_inside else one.stack)
     if running > HANDLERS_SHOWN:
         log.warning("worker %d runs %d more", number, running - HANDLERS_SHOWN)
     dump_stack(number, frame)
 
 
-def tell_blocked(number: int, stations: Sequence[Station], frame: FrameType | None, timeout_s: float) -> None:
+def tell_blocked(number: int, runners: Sequence[HandlerRunner], frame: FrameType | None, timeout_s: float) -> None:
     """Log what has blocked the event loop for longer than `timeout_s`; `frame` is what the signal interrupted."""
-    blocker = blocker_of(frame, _running_loop(), stations)
+    blocker = blocker_of(frame, _running_loop(), runners)
     log.warning(
         "worker %d: %s has blocked the event loop for longer than --heartbeat-timeout (%s)%s; the process is ended; %s",
         number,
@@ -66,18 +66,18 @@ def _telling_stack(frame: FrameType | None) -> list[str]:
     return [str(place) for place in telling(places_of(frames_of(frame)))]
 
 
-def _tell(number: int, station: Station, one: AtWork, how: str, stack: Sequence[str]) -> None:
+def _tell(number: int, runner: HandlerRunner, one: AtWork, how: str, stack: Sequence[str]) -> None:
     first = one.deliveries[0]
     others = f" and {len(one.deliveries) - 1} more" if len(one.deliveries) > 1 else ""
     log.warning(
         "worker %d %s handler %s with message %s%s (delivery tag %d) of queue %s, for %.1f s; it is at %s",
         number,
         how,
-        station.handler.name,
+        runner.handler.name,
         first.shown_id or "(no id)",
         others,
         first.delivery_tag,
-        station.handler.queue.name,
+        runner.handler.queue.name,
         one.age_s,
         _shown(stack),
     )

@@ -35,9 +35,9 @@ from mxworker.system.log import keep_telling
 from mxworker.system.printable import foreign
 from mxworker.worker.app_errors import faults_told
 from mxworker.worker.blocking import blocker_of
-from mxworker.worker.directives import obey_log_level
+from mxworker.worker.directives import apply_log_level
 from mxworker.worker.dump import dump, dump_stack, tell_blocked
-from mxworker.worker.handling.handler_runner import Station
+from mxworker.worker.handling.handler_runner import HandlerRunner
 from mxworker.worker.loading import load, select
 from mxworker.worker.loops import new_loop
 from mxworker.worker.service import Service, describe
@@ -83,7 +83,7 @@ def _live(settings: Consumption, board: Board, number: int, end: _End) -> int:
     signal.signal(signal.SIGUSR1, lambda _, frame: dump_stack(number, frame))  # an import can hang, too
     forks.claim_signals([signal.SIGUSR1])
     keep_telling()
-    obey_log_level(board.orders)
+    apply_log_level(board.orders)
     slot.words[Word.PID] = os.getpid()
     _show(number, WorkerState.BOOTING)
     slot.write_state(WorkerState.BOOTING)
@@ -146,9 +146,9 @@ async def _serve(
     loop.add_signal_handler(signal.SIGTERM, service.request_stop)
     loop.add_signal_handler(signal.SIGRTMAX, service.request_cut)
     loop.add_signal_handler(signal.SIGURG, service.look_at_board)
-    signal.signal(signal.SIGUSR1, lambda _, frame: _tell_what_runs(settings, slot, service.stations, frame))
+    signal.signal(signal.SIGUSR1, lambda _, frame: _tell_what_runs(settings, slot, service.runners, frame))
     forks.claim_signals([signal.SIGTERM, signal.SIGRTMAX, signal.SIGURG, signal.SIGUSR1])
-    watchdog = Watchdog(slot.number, loop, lambda frame: blocker_of(frame, loop, service.stations))
+    watchdog = Watchdog(slot.number, loop, lambda frame: blocker_of(frame, loop, service.runners))
     watchdog.start()
     try:
         code = await service.run_or_give_up()
@@ -163,12 +163,12 @@ async def _serve(
 
 
 def _tell_what_runs(
-    settings: Consumption, slot: BoardSlot, stations: Sequence[Station], frame: FrameType | None
+    settings: Consumption, slot: BoardSlot, runners: Sequence[HandlerRunner], frame: FrameType | None
 ) -> None:
     """Log what runs now, and first what blocks the event loop, if that is why the master asks."""
     if time.monotonic_ns() > slot.deadline_ns:
-        tell_blocked(slot.number, stations, frame, settings.heartbeat_timeout_s)
-    dump(slot.number, stations, frame)
+        tell_blocked(slot.number, runners, frame, settings.heartbeat_timeout_s)
+    dump(slot.number, runners, frame)
 
 
 async def _wind_down() -> None:

@@ -27,7 +27,7 @@ _STATM = Path("/proc/self/statm")
 _PAGE_BYTES = getpagesize()
 
 
-class Lifetime:
+class Recycling:
     """Watches the limits of this process. Belongs to one event loop."""
 
     def __init__(self, limits: Limits, slot: BoardSlot, rng: random.Random) -> None:

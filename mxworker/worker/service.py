@@ -28,14 +28,14 @@ from mxworker.amqp.consuming import topology
 from mxworker.amqp.consuming.byte_budget import ByteBudget
 from mxworker.amqp.consuming.consumer import REPLY_DEADLINE_S, UNPROVEN, Consumer
 from mxworker.amqp.consuming.declared import DeclaredQueues
-from mxworker.amqp.consuming.faulty_queues import Culprits
+from mxworker.amqp.consuming.faulty_queues import FaultyQueues
 from mxworker.amqp.consuming.reconcile import Reconciler
 from mxworker.amqp.publishing.publisher import Publisher
 from mxworker.api.compilation import Handler, HandlerKind
-from mxworker.api.context import Equipment, WorkerStats
+from mxworker.api.context import WorkerResources, WorkerStats
 from mxworker.api.message import Encoder
 from mxworker.api.queues import Queue
-from mxworker.board.directives import StandingOrders, no_orders
+from mxworker.board.directives import Directives, no_directives
 from mxworker.board.lifecycle import Wish, WorkerState, next_worker_state
 from mxworker.board.page import BoardSlot, Word
 from mxworker.config import Consumption, format_duration
@@ -45,18 +45,18 @@ from mxworker.system.child import ring
 from mxworker.system.log import as_set_up
 from mxworker.worker.burst import until_empty
 from mxworker.worker.cpu.pool import CpuPool
-from mxworker.worker.cpu.protocol import Terms
-from mxworker.worker.directives import Obedience
+from mxworker.worker.cpu.protocol import MemberSettings
+from mxworker.worker.directives import DirectiveFollower
 from mxworker.worker.drain import Drain
-from mxworker.worker.handling.decode_budget import DecodeRoom
-from mxworker.worker.handling.handler_runner import Premises, Station
+from mxworker.worker.handling.decode_budget import DecodeBudget
+from mxworker.worker.handling.handler_runner import HandlerRunner, ProcessScope
 from mxworker.worker.handling.isolation import Isolation
-from mxworker.worker.handling.limiter import Room
+from mxworker.worker.handling.limiter import Limiter
 from mxworker.worker.handling.payload_size import expected_growth
 from mxworker.worker.handling.threads import Threads
 from mxworker.worker.lifespans import Lifespans
-from mxworker.worker.recycling import Lifetime
-from mxworker.worker.start_deadline import Start
+from mxworker.worker.recycling import Recycling
+from mxworker.worker.start_deadline import StartDeadline
 from mxworker.worker.tasks import end, first_of
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class Service:
         show: Callable[[WorkerState], None],
         serializers: Mapping[str, Serializer] = NO_SERIALIZERS,
         declared: Sequence[Queue] = (),
-        orders: StandingOrders | None = None,
+        orders: Directives | None = None,
     ) -> None:
         """`must_start` says whether a start may fail for good; `show` is told every state, for the process title.
 
@@ -94,7 +94,7 @@ class Service:
         self.state = WorkerState.BOOTING
         self.failure: BrokerError | AppLoadError | None = None
         """Why `run` returned ExitCode.BROKER or ExitCode.APP_LOAD."""
-        self.stations: list[Station] = []
+        self.runners: list[HandlerRunner] = []
         rng = random.Random()  # noqa: S311  not for secrets; seeded by the system, here after the fork
         process_name = f"mxworker {settings.app} worker {slot.number}"
         self.pool = Pool(
@@ -118,14 +118,14 @@ class Service:
         self._handlers = handlers
         self._declared = declared
         self._rng = rng
-        self._room = Room(settings.process_concurrency)
-        self._isolation = Isolation(slot, self._room, loop)
+        self._limiter = Limiter(settings.process_concurrency)
+        self._isolation = Isolation(slot, self._limiter, loop)
         self.consumers: list[Consumer] = []
-        self._obedience = Obedience(orders or no_orders(), self.consumers, self.stations)
+        self._directives = DirectiveFollower(orders or no_directives(), self.consumers, self.runners)
         self._lifespans = Lifespans(handlers)
         self._threads = Threads(_places_for(HandlerKind.THREAD, handlers, settings.process_concurrency))
         self.cpu = CpuPool(
-            Terms.of(settings, slot.number, os.getpid(), as_set_up()),
+            MemberSettings.of(settings, slot.number, os.getpid(), as_set_up()),
             _places_for(HandlerKind.PROCESS, handlers, settings.process_concurrency),
             rng,
             self.publisher,
@@ -138,7 +138,7 @@ class Service:
         self._has_been_ready = False
         self._is_broken = False
         self._is_stuck = False
-        self._lifetime = Lifetime(settings.limits, slot, rng)
+        self._lifetime = Recycling(settings.limits, slot, rng)
         for index, handler in enumerate(handlers):
             slot.name_handler(index, handler.name, handler.queue.name)
 
@@ -156,7 +156,7 @@ class Service:
 
     def look_at_board(self) -> None:
         """See what the master wants of this worker now."""
-        self._obedience.look()
+        self._directives.look()
         self._isolation.look()
 
     @property
@@ -165,7 +165,7 @@ class Service:
 
         The connections are left open then, for the kernel to close: when the broker sees their end it redelivers.
         """
-        return any(station.running for station in self.stations)
+        return any(runner.running for runner in self.runners)
 
     @property
     def drain_deadline(self) -> float | None:
@@ -177,7 +177,7 @@ class Service:
         """Whether there has been a connection to the broker."""
         return self._link.was_up
 
-    # ---- what handlers may ask and do, see context.Desk
+    # ---- what handlers may ask and do, see context.WorkerControls
 
     @property
     def stats(self) -> WorkerStats:
@@ -187,8 +187,8 @@ class Service:
         return WorkerStats(
             messages_processed=counts[Word.ACKED],
             messages_failed=sum(counts[word] for word in _FAILED),
-            active_workers=sum(station.running for station in self.stations),
-            queued_tasks=sum(station.waiting for station in self.stations),
+            active_workers=sum(runner.running for runner in self.runners),
+            queued_tasks=sum(runner.waiting for runner in self.runners),
         )
 
     def pause(self, queue: str) -> None:
@@ -245,7 +245,7 @@ class Service:
             await end(consuming)
             drain = Drain(
                 self.consumers,
-                self.stations,
+                self.runners,
                 self._isolation,
                 self.publisher,
                 self._cut,
@@ -271,31 +271,31 @@ class Service:
                 await self.pool.close()
 
     def _furnish(self) -> None:
-        """Make a station and a consumer for each handler."""
+        """Make a runner and a consumer for each handler."""
         budget = ByteBudget(self._settings.prefetch_budget_bytes)
-        premises = Premises(
+        process = ProcessScope(
             slot=self._slot,
             loop=self._loop,
-            room=self._room,
+            limiter=self._limiter,
             isolation=self._isolation,
             threads=self._threads,
             rng=self._rng,
             on_broken=self._on_broken,
             on_stuck=self._recycle_if_lost,
-            equipment=Equipment(self.pool, self.publisher, self),
+            resources=WorkerResources(self.pool, self.publisher, self),
             cpu=self.cpu,
             quarantine_after=self._settings.quarantine_after,
-            decode_room=DecodeRoom(budget),
+            decode_budget=DecodeBudget(budget),
         )
         declared = DeclaredQueues(self._declared)
-        culprits = Culprits()
+        faulty_queues = FaultyQueues()
         opening = asyncio.Semaphore(_OPEN_AT_ONCE)
         for index, handler in enumerate(self._handlers):
             repair = partial(topology.repair, self._link, handler.queue, handler.retry_steps_ms)
-            station = Station(
+            runner = HandlerRunner(
                 index,
                 handler,
-                premises,
+                process,
                 repair,
                 self._lifespans.state_of(handler),
                 partial(topology.declare_quarantine, self._link, handler.queue)
@@ -306,27 +306,27 @@ class Service:
                 self._link,
                 handler.queue,
                 handler.prefetch,
-                station.admit,
+                runner.admit,
                 self._look_around,
                 self._rng,
-                on_paused=station.return_waiting,
+                on_paused=runner.return_waiting,
                 retry_steps_ms=handler.retry_steps_ms,
                 budget=budget,
                 growth=expected_growth(handler.decode),
                 opening=opening,
                 level_of=self._level_of,
                 declared=declared,
-                culprits=culprits,
+                faulty_queues=faulty_queues,
             )
             if self._is_unproven:
                 consumer.pause(UNPROVEN)
-            station.guard(consumer.pause, consumer.resume, consumer.limit_prefetch)
-            self.stations.append(station)
+            runner.guard(consumer.pause, consumer.resume, consumer.limit_prefetch)
+            self.runners.append(runner)
             self.consumers.append(consumer)
         self.look_at_board()  # before anything is consumed
 
     def _start_duties(self, *duties: Coroutine[Any, Any, None]) -> list[asyncio.Task[None]]:
-        """Start what runs as long as the service does; one that ends before is a bug of ours."""
+        """StartDeadline what runs as long as the service does; one that ends before is a bug of ours."""
         tasks = [self._loop.create_task(duty) for duty in duties]
         for task in tasks:
             task.add_done_callback(self._on_duty_ended)
@@ -353,7 +353,7 @@ class Service:
 
     def _recycle_if_lost(self) -> None:
         """Have the process replaced when too many places are lost to handlers that do not stop."""
-        lost = next((station for station in self.stations if station.is_lost_to_stuck), None)
+        lost = next((runner for runner in self.runners if runner.is_lost_to_stuck), None)
         if lost is None or self._is_stuck or self._stop.is_set():
             return
         log.error(
@@ -372,7 +372,7 @@ class Service:
 
     async def _start(self) -> bool:
         """Wait until all queues are consumed; False when this is the first start and it has failed."""
-        start = Start(self._settings.connect_wait_s, REPLY_DEADLINE_S, self._loop.time())
+        start = StartDeadline(self._settings.connect_wait_s, REPLY_DEADLINE_S, self._loop.time())
         self.pool.expect_until(start.gives_up_at if self._must_start() else None)
         while self.state is not WorkerState.READY and not self._stop.is_set():
             now = self._loop.time()
@@ -442,7 +442,7 @@ class Service:
 
     async def _serve(self) -> None:
         if self._settings.burst:
-            await first_of(until_empty(self._link, self.consumers, self.stations), self._stop.wait())
+            await first_of(until_empty(self._link, self.consumers, self.runners), self._stop.wait())
             self._slot.words[Word.IS_BURST_OVER] = not self._stop.is_set()
         else:
             await self._stop.wait()

@@ -13,7 +13,7 @@ TELL_EVERY_S = 5.0
 _ANSWER_MARGIN_S = 1.0  # so that a queue whose time is over has said so
 
 
-class Start:
+class StartDeadline:
     """The patience with one start."""
 
     def __init__(self, wait_s: float, answer_s: float, now: float) -> None:

@@ -111,7 +111,7 @@ async def test_batch_that_is_not_full_goes_back_when_the_worker_leaves(
     bodies = [str(number) for number in range(250)]
     async with running(broker_url, handlers) as worker:
         admin.publish(queue_name, [body.encode() for body in bodies])
-        await until(lambda: len(done) == 200 and worker.service.stations[0].waiting == 50, 20, "two full batches")
+        await until(lambda: len(done) == 200 and worker.service.runners[0].waiting == 50, 20, "two full batches")
     left = [message.body.decode() for message in admin.drain(queue_name)]
     assert len(left) == 50
     assert sorted(done + left) == sorted(bodies)

@@ -7,12 +7,12 @@ import logging
 
 import pytest
 
-from mxworker import Handlers, KillSwitch, Queue, RetryPolicy
+from mxworker import CircuitBreaker, Handlers, Queue, RetryPolicy
 from tests.broker.workers import running
 from tests.harness.waiting import until
 from tests.rabbit.client import Client
 
-SWITCH = KillSwitch(failure_ratio=0.5, window=10, min_deliveries=5, pause=0.6)
+SWITCH = CircuitBreaker(failure_ratio=0.5, window=10, min_deliveries=5, pause=0.6)
 PATIENT = RetryPolicy(max_retries=50, delays=(0.1,), jitter=False)
 
 
@@ -33,7 +33,7 @@ async def test_failing_handler_is_left_alone_tried_and_let_work_again(
 
     queue = Queue(queue_name, single_active_consumer=single_active_consumer)
 
-    @handlers.consume(queue, concurrency=4, prefetch=20, retry=PATIENT, kill_switch=SWITCH)
+    @handlers.consume(queue, concurrency=4, prefetch=20, retry=PATIENT, circuit_breaker=SWITCH)
     async def call_bank(body: str) -> None:
         if is_down:
             failed_at.append(loop.time())
@@ -75,7 +75,7 @@ async def test_trials_that_fail_again_and_again_let_no_message_die_that_was_neve
         concurrency=4,
         prefetch=30,
         retry=PATIENT,
-        kill_switch=KillSwitch(min_deliveries=1, pause=0.05),
+        circuit_breaker=CircuitBreaker(min_deliveries=1, pause=0.05),
     )
     async def call_bank(body: str) -> None:
         tried.add(body)
@@ -94,11 +94,11 @@ async def test_refused_messages_do_not_trip_it(
 ) -> None:
     handlers = Handlers()
 
-    @handlers.consume(queue_name, retry=None, kill_switch=SWITCH)
+    @handlers.consume(queue_name, retry=None, circuit_breaker=SWITCH)
     async def take(payload: dict[str, int]) -> None:
         raise AssertionError
 
     async with running(broker_url, handlers):
         admin.publish(queue_name, [b"not json"] * 30)
         await until(lambda: admin.counts(f"{queue_name}.dlq").messages == 30, 10, "the dead letters")
-    assert "kill switch" not in caplog.text
+    assert "circuit breaker" not in caplog.text

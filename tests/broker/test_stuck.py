@@ -178,7 +178,7 @@ async def test_message_of_a_stuck_thread_comes_back_with_the_end_of_its_process_
     await worker.service.pool.close()  # as the end of the process does
     await until(lambda: admin.counts(queue_name).messages == 1, SOON_S, "it to be back")
     let_go.set()
-    await worker.service.stations[0].finished()
+    await worker.service.runners[0].finished()
 
 
 async def test_thread_handlers_publish_and_are_acked_after_that(

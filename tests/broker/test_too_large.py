@@ -84,7 +84,7 @@ async def test_it_stays_where_it_is_when_a_reject_could_lose_it(
             large = admin.get(queue_name)  # by hand, as the text says
             assert large is not None
             assert len(large.body) == CAP + 1
-        orders = worker.service._obedience._orders
+        orders = worker.service._directives._directives
         for order in (orders.pause, orders.resume):  # by mxworker ctl
             order(queue_name)
             worker.service.look_at_board()

@@ -8,7 +8,7 @@ import pytest
 
 from mxworker import Ack, Handlers, Reject, Retry
 from mxworker.api.settlement import Settlement
-from mxworker.worker.handling.delivery_log import Teller
+from mxworker.worker.handling.delivery_log import DeliveryLog
 from mxworker.worker.handling.endings import Dead
 from tests.harness.copied import received
 from tests.harness.cpu import cpu
@@ -121,7 +121,7 @@ async def test_traceback_comes_with_the_settlement_and_is_the_applications(
     handlers = Handlers()
     handlers.consume("cpu", cpu=True)(end)
     (handler,) = handlers.compile()
-    Teller(handler).tell(received(), settlement, Dead(settlement.failure), 4)
+    DeliveryLog(handler).tell(received(), settlement, Dead(settlement.failure), 4)
     assert trace in caplog.text
 
 

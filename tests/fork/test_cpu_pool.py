@@ -17,7 +17,7 @@ from typing import cast
 import pytest
 
 from mxworker import Ack, Delivery, Publisher, Reject, Retry
-from mxworker.api.context import Surroundings
+from mxworker.api.context import HandlerScope
 from mxworker.api.failures import FailureKind
 from mxworker.api.message import Content
 from mxworker.api.receipts import Confirmed
@@ -29,7 +29,7 @@ from mxworker.worker.handling.report import Report
 from tests.harness.cpu import Cpu, cpu, is_there, recorded
 from tests.harness.nowhere import Nowhere
 from tests.harness.processes import Process, children
-from tests.harness.stations import Channel, at_work, deliveries
+from tests.harness.runners import Channel, at_work, deliveries
 from tests.harness.waiting import until, wait_until
 
 SOON_S = 60.0
@@ -168,7 +168,7 @@ async def in_the_worker(app: Cpu, body: bytes) -> Settlement:
     delivery = Delivery(body, b"\0\0", b"\0\0", False, 1, Nowhere())
     report = Report(handler)
     try:
-        return await pipeline(handler, report, Surroundings("async", handler.name))(delivery)
+        return await pipeline(handler, report, HandlerScope("async", handler.name))(delivery)
     except asyncio.CancelledError:
         return report.cancelled(timed_out=False)
 
@@ -307,11 +307,11 @@ async def test_stuck_handler_is_killed_when_its_time_is_up_and_its_place_is_free
     path = tmp_path / "pids"
     async with cpu(tmp_path, DYING, size=10) as app:
         bench = at_work(app.handlers, cpu=app.pool, grace_s=2.0)
-        station = next(station for station in bench.stations if station.handler.name == "loop")
+        runner = next(runner for runner in bench.runners if runner.handler.name == "loop")
         channel = Channel()
         for delivery in deliveries(channel, 3, str(path).encode()):
-            station.admit(delivery)
-        await asyncio.wait_for(station.finished(), SOON_S)
+            runner.admit(delivery)
+        await asyncio.wait_for(runner.finished(), SOON_S)
         pids = recorded(path)
         assert len(set(pids)) == len(pids) == 3
         assert not any(is_there(pid) for pid in pids)
@@ -436,13 +436,13 @@ async def test_start_that_takes_longer_than_a_handler_may_comes_to_its_end(tmp_p
 async def test_start_takes_nothing_from_the_time_of_a_handler(tmp_path: Path) -> None:
     async with cpu(tmp_path, conditional(import_s=1.0), size=2) as app:
         bench = at_work(app.handlers, cpu=app.pool)
-        station = next(station for station in bench.stations if station.handler.name == "quick")
+        runner = next(runner for runner in bench.runners if runner.handler.name == "quick")
         channel = Channel()
         first, second = deliveries(channel, 2)
         second.body = b"stuck"
         for delivery in (first, second):
-            station.admit(delivery)
-        await asyncio.wait_for(station.finished(), SOON_S)
+            runner.admit(delivery)
+        await asyncio.wait_for(runner.finished(), SOON_S)
         assert channel.acked == [1]
         assert channel.rejected == [2], "it has its time, and no more, once it runs"
 

@@ -16,7 +16,7 @@ from mxworker.api.settlement import Settlement
 from mxworker.brokers import Brokers
 from mxworker.config import Consumption
 from mxworker.worker.cpu.pool import CpuPool
-from mxworker.worker.cpu.protocol import Terms
+from mxworker.worker.cpu.protocol import MemberSettings
 from mxworker.worker.handling.report import Report
 from mxworker.worker.loading import load
 from tests.harness.nowhere import Nowhere
@@ -68,7 +68,9 @@ async def cpu(
     brokers = Brokers.parse(["amqp://nowhere"])
     settings = Consumption(app=app, app_dir=str(directory), brokers=brokers, boot_timeout_s=boot_timeout_s)
     handlers = load(app, str(directory))
-    pool = CpuPool(Terms.of(settings, WORKER, os.getpid(), ("info", "text")), size, random.Random(1), publisher)
+    pool = CpuPool(
+        MemberSettings.of(settings, WORKER, os.getpid(), ("info", "text")), size, random.Random(1), publisher
+    )
     lent = Cpu(pool, handlers)
     try:
         yield lent

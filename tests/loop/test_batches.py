@@ -10,7 +10,7 @@ import pytest
 from mxworker import Ack, Context, Handlers, Reject, Requeue
 from mxworker.api.delivery import Delivery
 from mxworker.board.page import Word
-from tests.harness.stations import Bench, Channel, at_work, deliveries
+from tests.harness.runners import Bench, Channel, at_work, deliveries
 from tests.harness.waiting import until
 
 A_WHILE_S = 60.0  # longer than any test: a batch that is not full waits
@@ -38,8 +38,8 @@ async def handled(handlers: Handlers, *texts: bytes) -> tuple[Channel, Bench]:
     """Have the deliveries of one batch handled to the end."""
     bench, channel = at_work(handlers), Channel()
     for delivery in bodies(channel, *texts):
-        bench.station.admit(delivery)
-    await asyncio.wait_for(bench.station.finished(), 10)
+        bench.runner.admit(delivery)
+    await asyncio.wait_for(bench.runner.finished(), 10)
     assert not bench.broken
     assert channel.settled == len(texts)
     assert not bench.slot.in_flight()
@@ -99,7 +99,7 @@ async def test_failed_batch_without_a_retry_queue_goes_back_one_by_one() -> None
 
     bench, channel = at_work(handlers), Channel()
     for delivery in bodies(channel, b"a", b"b"):
-        bench.station.admit(delivery)
+        bench.runner.admit(delivery)
     await until(lambda: len(channel.given_back) == 2, 10, "both to be back")
     assert channel.settled == 2
 
@@ -168,12 +168,12 @@ async def test_batch_that_is_not_full_is_handled_when_it_is_old() -> None:
     taken: list[list[str]] = []
     bench, channel = at_work(batching(None, taken, wait=0.02)), Channel()
     for delivery in bodies(channel, b"a", b"b"):
-        bench.station.admit(delivery)
-    assert bench.station.waiting == 2
-    assert not bench.station.is_idle
+        bench.runner.admit(delivery)
+    assert bench.runner.waiting == 2
+    assert not bench.runner.is_idle
     await until(lambda: channel.settled == 2, 10, "both")
     assert taken == [["a", "b"]]
-    assert bench.station.is_idle
+    assert bench.runner.is_idle
 
 
 async def test_batches_run_one_at_a_time_and_those_that_wait_are_counted_by_the_delivery() -> None:
@@ -191,14 +191,14 @@ async def test_batches_run_one_at_a_time_and_those_that_wait_are_counted_by_the_
 
     bench, channel = at_work(handlers), Channel()
     for delivery in deliveries(channel, 7):
-        bench.station.admit(delivery)
+        bench.runner.admit(delivery)
     await asyncio.sleep(0)
-    assert (bench.station.running, bench.station.waiting) == (1, 5)
+    assert (bench.runner.running, bench.runner.waiting) == (1, 5)
     assert len(bench.slot.in_flight()) == 2
     release.set()
     await until(lambda: channel.settled == 6, 10, "three batches")
     assert most == 1
-    assert bench.station.waiting == 1
+    assert bench.runner.waiting == 1
 
 
 async def test_timeout_is_for_the_batch_and_its_settlement_for_each() -> None:
@@ -247,11 +247,11 @@ async def test_delivery_of_a_lost_channel_is_not_in_the_batch() -> None:
     taken: list[list[str]] = []
     bench, lost, alive = at_work(batching(None, taken)), Channel(), Channel()
     for delivery in bodies(lost, b"old 1", b"old 2"):
-        bench.station.admit(delivery)
+        bench.runner.admit(delivery)
     lost.is_lost = True
     for delivery in bodies(alive, b"new 1", b"new 2"):
-        bench.station.admit(delivery)
-    await bench.station.finished()
+        bench.runner.admit(delivery)
+    await bench.runner.finished()
     assert taken == [["new 1", "new 2"]]
     assert alive.acked == [1, 2]
     assert (bench.count(Word.STALE), bench.count(Word.ACKED)) == (2, 2)
@@ -262,10 +262,10 @@ async def test_batch_of_lost_channels_alone_calls_nobody() -> None:
     bench, lost = at_work(batching(None, taken)), Channel()
     early = bodies(lost, b"a", b"b", b"c", b"d")
     for delivery in early[:3]:
-        bench.station.admit(delivery)
+        bench.runner.admit(delivery)
     lost.is_lost = True
-    bench.station.admit(early[3])
-    await bench.station.finished()
+    bench.runner.admit(early[3])
+    await bench.runner.finished()
     assert not taken
     assert bench.count(Word.STALE) == 4
     assert not bench.broken
@@ -282,11 +282,11 @@ async def test_batch_whose_channel_is_lost_while_it_runs_is_stale_one_by_one() -
 
     bench, channel = at_work(handlers), Channel()
     for delivery in bodies(channel, b"a", b"b", b"c"):
-        bench.station.admit(delivery)
+        bench.runner.admit(delivery)
     await asyncio.sleep(0)
     channel.is_lost = True
     release.set()
-    await bench.station.finished()
+    await bench.runner.finished()
     assert bench.count(Word.STALE) == 3
     assert not bench.broken
 
@@ -302,14 +302,14 @@ async def test_partial_batch_is_given_back_in_a_drain(call: str) -> None:
 
     bench, channel = at_work(handlers), Channel()
     for delivery in deliveries(channel, 8):  # one batch runs, one waits, one is not full
-        bench.station.admit(delivery)
+        bench.runner.admit(delivery)
     await asyncio.sleep(0)
-    bench.station.hold()
-    getattr(bench.station, call)()
+    bench.runner.hold()
+    getattr(bench.runner, call)()
     assert sorted(channel.given_back) == [4, 5, 6, 7, 8]
-    assert bench.station.waiting == 0
+    assert bench.runner.waiting == 0
     release.set()
-    await bench.station.finished()
+    await bench.runner.finished()
     assert channel.acked == [1, 2, 3]
 
 
@@ -320,13 +320,13 @@ async def test_partial_batch_is_given_back_in_a_pause_and_not_run(opened: int) -
     bench, channel = at_work(batching(None, taken, size=4)), Channel()
     early = deliveries(channel, opened + 4)
     for delivery in early[:opened]:
-        bench.station.admit(delivery)
-    bench.station.return_waiting()
+        bench.runner.admit(delivery)
+    bench.runner.return_waiting()
     assert channel.given_back == list(range(1, opened + 1))
-    assert bench.station.is_idle
+    assert bench.runner.is_idle
     for delivery in early[opened:]:  # after the pause
-        bench.station.admit(delivery)
-    await bench.station.finished()
+        bench.runner.admit(delivery)
+    await bench.runner.finished()
     assert channel.acked == list(range(opened + 1, opened + 5))
     assert len(taken) == 1
 
@@ -335,14 +335,14 @@ async def test_delivery_that_arrives_late_in_a_drain_goes_back_at_once() -> None
     taken: list[list[str]] = []
     bench, channel = at_work(batching(None, taken)), Channel()
     early, *late = deliveries(channel, 3)
-    bench.station.hold()
-    bench.station.admit(early)
-    bench.station.return_all()
+    bench.runner.hold()
+    bench.runner.admit(early)
+    bench.runner.return_all()
     assert channel.given_back == [1]
     for delivery in late:
-        bench.station.admit(delivery)
+        bench.runner.admit(delivery)
     assert channel.given_back == [1, 2, 3]
-    assert bench.station.is_idle
+    assert bench.runner.is_idle
     assert not taken
 
 
@@ -359,10 +359,10 @@ async def test_batch_that_is_cut_short_stays_unsettled_unless_it_still_succeeds(
 
     bench, channel = at_work(handlers), Channel()
     for delivery in deliveries(channel, 3):
-        bench.station.admit(delivery)
+        bench.runner.admit(delivery)
     await asyncio.sleep(0)
-    bench.station.cut_short()
-    await bench.station.finished()
+    bench.runner.cut_short()
+    await bench.runner.finished()
     assert channel.acked == [1, 3]
     assert channel.settled == 2, "what the cancellation made it reject is for another worker"
     assert not bench.broken

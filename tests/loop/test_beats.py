@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 
 from mxworker import Handlers
-from mxworker.board.directives import STANDING_ORDERS_BYTES, StandingOrders
+from mxworker.board.directives import DIRECTIVES_BYTES, Directives
 from mxworker.board.page import Board, BoardSlot, Word
 from mxworker.brokers import Brokers
 from mxworker.config import Consumption
@@ -23,8 +23,8 @@ from tests.harness.waiting import until
 SOON_S = 60.0
 
 
-class Orders(StandingOrders):
-    """Standing orders that cannot be read at times."""
+class Orders(Directives):
+    """Directives that cannot be read at times."""
 
     is_broken = False
     times_read = 0
@@ -39,11 +39,11 @@ class Orders(StandingOrders):
 
 @pytest.fixture
 def orders() -> Orders:
-    return Orders(memoryview(bytearray(STANDING_ORDERS_BYTES)))
+    return Orders(memoryview(bytearray(DIRECTIVES_BYTES)))
 
 
 @asynccontextmanager
-async def starting(orders: StandingOrders) -> AsyncIterator[BoardSlot]:
+async def starting(orders: Directives) -> AsyncIterator[BoardSlot]:
     """Run a worker that beats, and gets no further than its lifespan."""
     handlers = Handlers()
 

@@ -13,8 +13,8 @@ import pytest
 
 from mxworker import Delivery, Handlers, Retry
 from mxworker.amqp.consuming.byte_budget import ByteBudget
-from mxworker.worker.handling.decode_budget import DecodeRoom
-from tests.harness.stations import Bench, Channel, at_work
+from mxworker.worker.handling.decode_budget import DecodeBudget
+from tests.harness.runners import Bench, Channel, at_work
 from tests.harness.waiting import until
 from tests.rabbit.raw import raw_properties
 
@@ -61,8 +61,8 @@ class Gate:
             handlers.consume("queue", concurrency=16, retry=None, **said)(take)
         else:
             handlers.consume_batch("queue", size=size, wait=60, concurrency=2, retry=None, **said)(take_all)
-        self.room = DecodeRoom(self.budget)
-        self.bench: Bench = at_work(handlers, decode_room=self.room)
+        self.room = DecodeBudget(self.budget)
+        self.bench: Bench = at_work(handlers, decode_budget=self.room)
         self.channel = Channel()
         self._tag = 0
 
@@ -70,7 +70,7 @@ class Gate:
         raw = b"\0\0" if encoding is None else raw_properties(content_encoding=encoding)
         self._tag += 1
         delivery = Delivery(body, raw, b"\0\0", False, self._tag, channel or self.channel)
-        self.bench.station.admit(delivery)
+        self.bench.runner.admit(delivery)
 
     async def begins(self, count: int) -> None:
         await until(lambda: len(self.begun) >= count, 30, f"{count} handlers")
@@ -80,7 +80,7 @@ class Gate:
 
     async def end(self) -> None:
         self.go_on.set()
-        await self.bench.station.finished()
+        await self.bench.runner.finished()
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ async def test_wait_for_room_is_no_time_of_the_handler() -> None:
     gate.room.holders = 0
     gate.go_on.set()
     gate.budget.give_back(3_500_000)
-    await gate.bench.station.finished()
+    await gate.bench.runner.finished()
     assert gate.channel.acked == [1]
 
 
@@ -162,8 +162,8 @@ async def test_what_waits_for_its_turn_is_given_back_by_a_drain() -> None:
     for _ in range(4):
         gate.admit(LONG_TEXT, b"gzip")
     await gate.begins(1)
-    gate.bench.station.hold()
-    gate.bench.station.return_all()
+    gate.bench.runner.hold()
+    gate.bench.runner.return_all()
     await until(lambda: len(gate.channel.given_back) == 2, 30, "those behind the one that waits for room")
     await gate.end()
     assert sorted(gate.channel.acked + gate.channel.given_back) == [1, 2, 3, 4]
@@ -188,8 +188,8 @@ async def test_what_is_cut_short_while_it_waits_leaves_the_turn_to_others() -> N
     for _ in range(3):
         gate.admit(LONG_TEXT, b"gzip")
     await gate.begins(1)
-    gate.bench.station.cut_short()
-    await gate.bench.station.finished()
+    gate.bench.runner.cut_short()
+    await gate.bench.runner.finished()
     assert gate.channel.settled == 0
     assert gate.budget.held_bytes == 0
     assert gate.room.holders == 0
@@ -240,9 +240,9 @@ async def test_batch_of_bytes_needs_no_room_however_large_it_is() -> None:
     async def take(payloads: list[bytes]) -> None:
         taken.extend(map(len, payloads))
 
-    bench, channel = at_work(handlers, decode_room=DecodeRoom(ByteBudget(2_000_000))), Channel()
+    bench, channel = at_work(handlers, decode_budget=DecodeBudget(ByteBudget(2_000_000))), Channel()
     for tag in range(1, 4):
-        bench.station.admit(Delivery(b"x" * 3_000_000, b"\0\0", b"\0\0", False, tag, channel))
-    await bench.station.finished()
+        bench.runner.admit(Delivery(b"x" * 3_000_000, b"\0\0", b"\0\0", False, tag, channel))
+    await bench.runner.finished()
     assert taken == [3_000_000] * 3
     assert channel.acked == [1, 2, 3]

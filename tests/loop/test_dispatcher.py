@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
-from mxworker import Context, Handlers, KillSwitch
+from mxworker import CircuitBreaker, Context, Handlers
 from mxworker.api.settlement import Settlement
 from mxworker.board.page import Word
 from mxworker.errors import InvariantError
 from mxworker.worker.handling.work import SingleWork
-from tests.harness.stations import Channel, at_work, deliveries
+from tests.harness.runners import Channel, at_work, deliveries
 from tests.harness.waiting import until
 
 
@@ -27,14 +27,14 @@ async def test_what_lost_channels_left_waiting_does_not_pile_up() -> None:
     for _ in range(20):
         channel = Channel()
         for delivery in deliveries(channel, 50):
-            bench.station.admit(delivery)
-        assert bench.station.waiting <= 50
+            bench.runner.admit(delivery)
+        assert bench.runner.waiting <= 50
         channel.is_lost = True
     last = Channel()
     for delivery in deliveries(last, 50):
-        bench.station.admit(delivery)
+        bench.runner.admit(delivery)
     release.set()
-    await bench.station.finished()
+    await bench.runner.finished()
     await until(lambda: len(last.acked) == 50, 5)
     assert bench.count(Word.STALE) == 20 * 50
     assert not bench.broken
@@ -53,8 +53,8 @@ async def test_bug_of_ours_is_told_and_does_not_hide_in_a_task(monkeypatch: pyte
 
     bench = at_work(handlers)
     (delivery,) = deliveries(Channel(InvariantError("settled twice")), 1)
-    bench.station.admit(delivery)
-    (one,) = bench.station.at_work()
+    bench.runner.admit(delivery)
+    (one,) = bench.runner.at_work()
     with pytest.raises(InvariantError, match="not even rescued"):
         await one.task
     assert [str(error) for error in bench.broken] == ["not even rescued"]
@@ -84,16 +84,16 @@ async def test_process_has_a_bound_over_all_its_handlers_and_each_gets_its_turn(
         await hold("b")
 
     bench = at_work(handlers, process_concurrency=3)
-    for station in bench.stations:
+    for runner in bench.runners:
         for delivery in deliveries(Channel(), 6):
-            station.admit(delivery)
+            runner.admit(delivery)
     await asyncio.sleep(0)
     assert running == ["a", "a", "a"]
     for _ in range(12):
         release.release()
         await asyncio.sleep(0.001)
-    for station in bench.stations:
-        await station.finished()
+    for runner in bench.runners:
+        await runner.finished()
     assert most == 3
     assert sorted(done) == 6 * ["a"] + 6 * ["b"]
     assert "b" in done[:6], "the second handler waited until the first had nothing left"
@@ -123,7 +123,7 @@ async def test_all_the_room_that_others_leave_is_used() -> None:
     gate = asyncio.Event()
     handlers, _, running = two_handlers(gate)
     bench = at_work(handlers, process_concurrency=4)
-    first, second = bench.stations
+    first, second = bench.runners
     for delivery in deliveries(Channel(), 4):
         second.admit(delivery)
     for delivery in deliveries(Channel(), 20):
@@ -138,7 +138,7 @@ async def test_what_comes_later_does_not_overtake_what_waits() -> None:
     gate = asyncio.Event()
     handlers, order, _ = two_handlers(gate)
     bench = at_work(handlers, process_concurrency=4)
-    first, second = bench.stations
+    first, second = bench.runners
     for delivery in deliveries(Channel(), 4):
         second.admit(delivery)
     tags = deliveries(Channel(), 20)
@@ -155,9 +155,9 @@ async def test_what_comes_later_does_not_overtake_what_waits() -> None:
 async def test_trial_of_a_kill_switch_is_not_held_up_by_a_stuck_handler() -> None:
     handlers = Handlers()
     gate = asyncio.Event()
-    switch = KillSwitch(min_deliveries=3, pause=0.1, trial=1)
+    switch = CircuitBreaker(min_deliveries=3, pause=0.1, trial=1)
 
-    @handlers.consume("queue", concurrency=8, retry=None, timeout=0.05, kill_switch=switch)
+    @handlers.consume("queue", concurrency=8, retry=None, timeout=0.05, circuit_breaker=switch)
     async def mixed(body: bytes, ctx: Context) -> None:
         while ctx.delivery.delivery_tag == 1 and not gate.is_set():
             try:
@@ -169,25 +169,25 @@ async def test_trial_of_a_kill_switch_is_not_held_up_by_a_stuck_handler() -> Non
 
     bench = at_work(handlers, grace_s=0.02)
     resumed: list[str] = []
-    bench.station.guard(lambda reason: None, resumed.append, lambda most: None)
+    bench.runner.guard(lambda reason: None, resumed.append, lambda most: None)
     channel = Channel()
     tags = deliveries(channel, 20)
     for delivery in tags[:7]:
-        bench.station.admit(delivery)
-    await until(lambda: resumed and bench.station.stuck, 5)
+        bench.runner.admit(delivery)
+    await until(lambda: resumed and bench.runner.stuck, 5)
     for delivery in tags[7:]:
-        bench.station.admit(delivery)
+        bench.runner.admit(delivery)
     await until(lambda: len(channel.acked) == 13, 5, "all that came after the trial")
     gate.set()
-    await bench.station.finished()
+    await bench.runner.finished()
 
 
 async def test_what_starts_in_the_place_of_a_stuck_handler_has_its_deadline_too() -> None:
     handlers = Handlers()
     gate = asyncio.Event()
-    switch = KillSwitch(min_deliveries=1, pause=0.1, trial=1)
+    switch = CircuitBreaker(min_deliveries=1, pause=0.1, trial=1)
 
-    @handlers.consume("queue", concurrency=8, retry=None, timeout=0.05, kill_switch=switch)
+    @handlers.consume("queue", concurrency=8, retry=None, timeout=0.05, circuit_breaker=switch)
     async def mixed(body: bytes, ctx: Context) -> None:
         if ctx.delivery.delivery_tag == 1:
             raise ValueError
@@ -201,26 +201,26 @@ async def test_what_starts_in_the_place_of_a_stuck_handler_has_its_deadline_too(
 
     bench = at_work(handlers, grace_s=0.02)
     resumed: list[str] = []
-    bench.station.guard(lambda reason: None, resumed.append, lambda most: None)
+    bench.runner.guard(lambda reason: None, resumed.append, lambda most: None)
     channel = Channel()
     first, *others = deliveries(channel, 3)
-    bench.station.admit(first)
+    bench.runner.admit(first)
     await until(lambda: resumed, 5, "the trial")
     for delivery in others:
-        bench.station.admit(delivery)
+        bench.runner.admit(delivery)
     try:
         await until(lambda: channel.rejected == [1, 3], 5, "the end of the one that waited")
     finally:
         gate.set()
-    await bench.station.finished()
+    await bench.runner.finished()
 
 
 async def test_trial_that_gets_stuck_has_failed() -> None:
     handlers = Handlers()
     gate = asyncio.Event()
-    switch = KillSwitch(min_deliveries=1, pause=0.1, trial=1)
+    switch = CircuitBreaker(min_deliveries=1, pause=0.1, trial=1)
 
-    @handlers.consume("queue", concurrency=8, retry=None, timeout=0.05, kill_switch=switch)
+    @handlers.consume("queue", concurrency=8, retry=None, timeout=0.05, circuit_breaker=switch)
     async def mixed(body: bytes, ctx: Context) -> None:
         while ctx.delivery.delivery_tag == 2 and not gate.is_set():
             try:
@@ -232,14 +232,14 @@ async def test_trial_that_gets_stuck_has_failed() -> None:
     bench = at_work(handlers, grace_s=0.02)
     paused: list[str] = []
     resumed: list[str] = []
-    bench.station.guard(paused.append, resumed.append, lambda most: None)
+    bench.runner.guard(paused.append, resumed.append, lambda most: None)
     first, second = deliveries(Channel(), 2)
-    bench.station.admit(first)
+    bench.runner.admit(first)
     await until(lambda: resumed, 5, "the trial")
-    bench.station.admit(second)
+    bench.runner.admit(second)
     await until(lambda: len(paused) == 2, 5, "the trial to have failed")
     gate.set()
-    await bench.station.finished()
+    await bench.runner.finished()
 
 
 async def test_unit_with_a_bug_of_ours_ends_too() -> None:
@@ -251,10 +251,10 @@ async def test_unit_with_a_bug_of_ours_ends_too() -> None:
 
     bench = at_work(handlers, process_concurrency=1)
     (delivery,) = deliveries(Channel(InvariantError("settled twice")), 1)
-    bench.station.admit(delivery)
-    await asyncio.wait_for(bench.station.finished(), 5)
+    bench.runner.admit(delivery)
+    await asyncio.wait_for(bench.runner.finished(), 5)
     channel = Channel()
-    bench.station.admit(deliveries(channel, 1)[0])
+    bench.runner.admit(deliveries(channel, 1)[0])
     await until(lambda: channel.acked, 5, "the only place to be free again")
 
 
@@ -274,6 +274,6 @@ async def test_settlement_of_ones_own_making_is_a_failure(raises: bool) -> None:
 
     bench = at_work(handlers)
     channel = Channel()
-    bench.station.admit(deliveries(channel, 1)[0])
-    await bench.station.finished()
+    bench.runner.admit(deliveries(channel, 1)[0])
+    await bench.runner.finished()
     assert (channel.acked, channel.rejected) == ([], [1])

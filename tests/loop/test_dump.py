@@ -15,8 +15,8 @@ import pytest
 
 from mxworker import Handlers
 from mxworker.worker.dump import HANDLERS_SHOWN, dump, dump_stack
-from mxworker.worker.handling.handler_runner import Station
-from tests.harness.stations import Channel, at_work, deliveries
+from mxworker.worker.handling.handler_runner import HandlerRunner
+from tests.harness.runners import Channel, at_work, deliveries
 from tests.harness.waiting import until
 from tests.loop.loops import on_both_loops
 
@@ -37,9 +37,9 @@ async def test_each_running_handler_is_told_with_message_age_and_place(caplog: p
 
     bench = at_work(handlers)
     for delivery in deliveries(Channel(), 3):
-        bench.station.admit(delivery)
+        bench.runner.admit(delivery)
     await asyncio.sleep(0.15)  # for their age
-    dump(7, bench.stations, sys._getframe())
+    dump(7, bench.runners, sys._getframe())
     first, *told, last = caplog.messages
     assert first == "worker 7: handlers that run: 2; deliveries that wait for one: 1"
     for tag, line in enumerate(told, start=1):
@@ -49,7 +49,7 @@ async def test_each_running_handler_is_told_with_message_age_and_place(caplog: p
     assert len(told) == 2
     assert last.startswith("worker 7 is at ")
     release.set()
-    await bench.station.finished()
+    await bench.runner.finished()
 
 
 async def test_def_handler_is_where_its_thread_is(caplog: pytest.LogCaptureFixture) -> None:
@@ -63,11 +63,11 @@ async def test_def_handler_is_where_its_thread_is(caplog: pytest.LogCaptureFixtu
 
     bench = at_work(handlers)
     for delivery in deliveries(Channel(), 1):
-        bench.station.admit(delivery)
+        bench.runner.admit(delivery)
     await until(entered.is_set, SOON_S)
-    dump(1, bench.stations, None)
+    dump(1, bench.runners, None)
     release.set()
-    await bench.station.finished()
+    await bench.runner.finished()
     assert re.search(r"test_dump.py:\d+ order > \S*threading.py:\d+ wait", caplog.text)
 
 
@@ -81,11 +81,11 @@ async def test_batch_is_told_by_its_first_message(caplog: pytest.LogCaptureFixtu
 
     bench = at_work(handlers)
     for delivery in deliveries(Channel(), 3):
-        bench.station.admit(delivery)
-    await until(lambda: bench.station.running, SOON_S)
-    dump(1, bench.stations, None)
+        bench.runner.admit(delivery)
+    await until(lambda: bench.runner.running, SOON_S)
+    dump(1, bench.runners, None)
     release.set()
-    await bench.station.finished()
+    await bench.runner.finished()
     assert "with message (no id) and 2 more (delivery tag 1)" in caplog.text
 
 
@@ -99,11 +99,11 @@ async def test_dump_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
 
     bench = at_work(handlers)
     for delivery in deliveries(Channel(), 200):
-        bench.station.admit(delivery)
-    await until(lambda: bench.station.running == 200, SOON_S)
-    dump(1, bench.stations, None)
+        bench.runner.admit(delivery)
+    await until(lambda: bench.runner.running == 200, SOON_S)
+    dump(1, bench.runners, None)
     release.set()
-    await bench.station.finished()
+    await bench.runner.finished()
     assert sum("runs handler" in line for line in caplog.messages) == HANDLERS_SHOWN
     assert "worker 1 runs 150 more" in caplog.messages
 
@@ -122,10 +122,10 @@ async def test_signal_gets_its_answer_from_inside_a_blocked_loop(caplog: pytest.
             pass
 
     bench = at_work(handlers)
-    with dumping(bench.stations):
+    with dumping(bench.runners):
         for delivery in deliveries(Channel(), 1):
-            bench.station.admit(delivery)
-        await bench.station.finished()
+            bench.runner.admit(delivery)
+        await bench.runner.finished()
     assert "worker 1 is inside handler order with message (no id) (delivery tag 1)" in caplog.text
     assert re.search(r"worker 1 is at .*test_dump.py:\d+ block$", caplog.text, re.MULTILINE)
 
@@ -138,11 +138,11 @@ async def test_signal_gets_its_answer_from_an_idle_loop(caplog: pytest.LogCaptur
 
 
 @contextmanager
-def dumping(stations: list[Station]) -> Iterator[None]:
+def dumping(runners: list[HandlerRunner]) -> Iterator[None]:
     """Dump on SIGUSR1, as a worker does; it has other handlers in its loop, too."""
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGURG, lambda: None)
-    former = signal.signal(signal.SIGUSR1, lambda _, frame: dump(1, stations, frame))
+    former = signal.signal(signal.SIGUSR1, lambda _, frame: dump(1, runners, frame))
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import pytest
 
 from mxworker import Ack, Context, Delivery, Handlers, Reject
-from mxworker.api.context import Surroundings
+from mxworker.api.context import HandlerScope
 from mxworker.api.settlement import Settlement
 from mxworker.worker.handling.execution import Execute, Undecodable, batch_pipeline, pipeline
 from mxworker.worker.handling.report import Report
@@ -44,7 +44,7 @@ def handling(annotation: object, taken: list[Any]) -> Execute:
     take.__annotations__["payload"] = annotation
     handlers.consume("queue")(take)
     (handler,) = handlers.compile()
-    return pipeline(handler, Report(handler), Surroundings("queue", "take"))
+    return pipeline(handler, Report(handler), HandlerScope("queue", "take"))
 
 
 async def settlement_of(delivery: Delivery, annotation: object = dict) -> tuple[Settlement, list[Any]]:
@@ -80,7 +80,7 @@ async def test_handler_of_bytes_gets_what_nobody_can_undo_as_it_was_sent(body: b
         assert payload == body
 
     (handler,) = handlers.compile()
-    settlement = await pipeline(handler, Report(handler), Surroundings("queue", "take"))(encoded(body, encoding))
+    settlement = await pipeline(handler, Report(handler), HandlerScope("queue", "take"))(encoded(body, encoding))
     assert isinstance(settlement, Ack)
     assert shown == [encoding.decode("utf-8", "surrogateescape")]
 
@@ -94,7 +94,7 @@ async def test_batch_of_bytes_gets_what_nobody_can_undo_beside_what_was_undone()
         taken.extend(payloads)
 
     (handler,) = handlers.compile()
-    execute = batch_pipeline(handler, Report(handler), Surroundings("queue", "take"))
+    execute = batch_pipeline(handler, Report(handler), HandlerScope("queue", "take"))
     batch = [encoded(SMALL, b"br"), encoded(gzip.compress(SMALL), b"x-gzip"), encoded(gzip.compress(LARGE)[:-9])]
     undecodable: Undecodable = {}
     settlements = await execute(batch, undecodable, nullcontext, never)

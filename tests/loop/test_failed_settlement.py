@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from mxworker import Ack, Context, Delivery, Handlers, KillSwitch, Queue, Reject, Requeue, Retry
-from mxworker.api.circuit_breaker import Switch
-from mxworker.api.context import Equipment
+from mxworker import Ack, CircuitBreaker, Context, Delivery, Handlers, Queue, Reject, Requeue, Retry
+from mxworker.api.circuit_breaker import Breaker
+from mxworker.api.context import WorkerResources
 from mxworker.board.page import Word
 from mxworker.errors import InvariantError
 from mxworker.worker.handling import settling
 from tests.harness.copied import properties_on_wire, received
 from tests.harness.refusing import Hasty, Publishing
+from tests.harness.runners import Bench, Channel, at_work, deliveries
 from tests.harness.silent import Mute, Silent
-from tests.harness.stations import Bench, Channel, at_work, deliveries
 from tests.harness.waiting import until
 
 SOON_S = 10.0
@@ -97,22 +97,22 @@ def raising(kind: str, error: Callable[[], BaseException], **how: Any) -> Handle
 async def handled(handlers: Handlers, channel: Channel | None = None, publishing: Publishing | None = None) -> Channel:
     """Have two deliveries handled to the end, by the only handler; the worker is whole afterwards."""
     channel = channel or Channel()
-    bench = at_work(handlers, equipment=equipped(publishing), rng=Hasty())
+    bench = at_work(handlers, resources=equipped(publishing), rng=Hasty())
     await take(bench, deliveries(channel, 2, b"1"))
     return channel
 
 
 async def take(bench: Bench, given: list[Delivery]) -> None:
     for delivery in given:
-        bench.station.admit(delivery)
-    await asyncio.wait_for(bench.station.finished(), SOON_S)
+        bench.runner.admit(delivery)
+    await asyncio.wait_for(bench.runner.finished(), SOON_S)
     assert not bench.broken
     assert bench.slot.in_flight_count == 0, "nothing stays on record"
 
 
-def equipped(publishing: Publishing | None) -> Equipment | None:
+def equipped(publishing: Publishing | None) -> WorkerResources | None:
     anything: Any = publishing
-    return None if publishing is None else Equipment(anything, anything, anything)
+    return None if publishing is None else WorkerResources(anything, anything, anything)
 
 
 # ---- what is given as a reason
@@ -279,9 +279,9 @@ async def test_one_of_a_batch_that_cannot_be_copied_costs_the_others_nothing(mon
 
     confirmed = asyncio.Event()
     publishing, channel = Publishing(confirmed), Channel()
-    bench = at_work(handlers, equipment=equipped(publishing), rng=Hasty())
+    bench = at_work(handlers, resources=equipped(publishing), rng=Hasty())
     for delivery in deliveries(channel, 4, b"1"):
-        bench.station.admit(delivery)
+        bench.runner.admit(delivery)
     await until(lambda: len(publishing.published) >= 3, SOON_S)
     for _ in range(10):  # what was on its way is not begun anew
         await asyncio.sleep(0)
@@ -326,9 +326,9 @@ async def test_stale_one_that_cannot_be_settled_is_left_to_the_broker() -> None:
 
     channel = Channel(BROKEN)
     publishing = Publishing(None)
-    bench = at_work(handlers, equipment=equipped(publishing), rng=Hasty())
-    bench.station.admit(*deliveries(channel, 1, b"1"))
-    await asyncio.wait_for(bench.station.finished(), SOON_S)
+    bench = at_work(handlers, resources=equipped(publishing), rng=Hasty())
+    bench.runner.admit(*deliveries(channel, 1, b"1"))
+    await asyncio.wait_for(bench.runner.finished(), SOON_S)
     assert not publishing.published
     assert bench.count(Word.STALE) == 1
 
@@ -344,18 +344,20 @@ async def test_cut_leaves_unsettled_what_waits_for_its_rescue() -> None:
     async def take(body: bytes) -> None: ...
 
     bench, channel = at_work(handlers, rng=Waiting()), Channel(BROKEN)
-    bench.station.admit(*deliveries(channel, 1, b"1"))
-    await until(lambda: bench.station.running == 1, SOON_S)
+    bench.runner.admit(*deliveries(channel, 1, b"1"))
+    await until(lambda: bench.runner.running == 1, SOON_S)
     await asyncio.sleep(0)
     assert bench.slot.in_flight_count == 1, "it is not settled yet"
-    bench.station.cut_short()
-    await asyncio.wait_for(bench.station.finished(), SOON_S)
+    bench.runner.cut_short()
+    await asyncio.wait_for(bench.runner.finished(), SOON_S)
     assert channel.settled == 0
     assert not bench.broken
     assert bench.slot.in_flight_count == 0
 
 
 # ---- what fails beside it
+
+MODULES_THAT_LOG = ("delivery_log", "settling", "report", "handler_runner")
 
 
 @pytest.fixture
@@ -365,7 +367,7 @@ def breaking_logs() -> Iterator[None]:
     def refuse(record: logging.LogRecord) -> bool:
         raise RuntimeError("a filter with a bug")
 
-    loggers = [logging.getLogger(f"mxworker.worker.{name}") for name in ("telling", "settling", "report", "station")]
+    loggers = [logging.getLogger(f"mxworker.worker.handling.{name}") for name in MODULES_THAT_LOG]
     for logger in loggers:
         logger.addFilter(refuse)
     yield
@@ -398,16 +400,16 @@ async def test_report_that_raises_leaves_nobody_without_a_deadline() -> None:
         raise RuntimeError("a bug of ours")
 
     bench, channel = at_work(handlers, grace_s=0.02), Channel()
-    object.__setattr__(bench.station._premises, "on_stuck", fail)
+    object.__setattr__(bench.runner._process, "on_stuck", fail)
     first, second = deliveries(channel, 2, b"1")
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda *_: None)
-    bench.station.admit(first)
-    await until(lambda: bench.station.stuck == 1, SOON_S)
-    bench.station.admit(second)
+    bench.runner.admit(first)
+    await until(lambda: bench.runner.stuck == 1, SOON_S)
+    bench.runner.admit(second)
     await until(lambda: channel.rejected == [2], SOON_S)
     release.set()
-    await asyncio.wait_for(bench.station.finished(), SOON_S)
+    await asyncio.wait_for(bench.runner.finished(), SOON_S)
 
 
 async def test_kill_switch_that_fails_takes_nothing_from_the_delivery(
@@ -416,17 +418,17 @@ async def test_kill_switch_that_fails_takes_nothing_from_the_delivery(
     def fail(*_: object) -> None:
         raise RuntimeError("a bug of ours")
 
-    monkeypatch.setattr(Switch, "succeeded", fail)
+    monkeypatch.setattr(Breaker, "succeeded", fail)
     handlers = Handlers()
 
-    @handlers.consume("queue", kill_switch=KillSwitch())
+    @handlers.consume("queue", circuit_breaker=CircuitBreaker())
     async def take_it(body: bytes) -> None: ...
 
     bench, channel = at_work(handlers), Channel()
-    bench.station.guard(lambda _: None, lambda _: None, lambda _: None)
+    bench.runner.guard(lambda _: None, lambda _: None, lambda _: None)
     await take(bench, deliveries(channel, 40, b"1"))
     assert len(channel.acked) == 40
-    assert 1 <= caplog.text.count("the kill switch of queue queue failed") <= 10
+    assert 1 <= caplog.text.count("the circuit breaker of queue queue failed") <= 10
 
 
 # ---- on record until it is settled
@@ -443,14 +445,14 @@ async def test_message_is_on_record_while_its_copy_is_on_its_way(is_batch: bool,
     (handlers.consume_batch("queue", size=2) if is_batch else handlers.consume("queue"))(refuse)
     confirmed = asyncio.Event()
     publishing = Publishing(confirmed)
-    bench, channel = at_work(handlers, equipment=equipped(publishing)), Channel()
+    bench, channel = at_work(handlers, resources=equipped(publishing)), Channel()
     given = deliveries(channel, 2 if is_batch else 1, b"1")
     for delivery in given:
-        bench.station.admit(delivery)
+        bench.runner.admit(delivery)
     await until(lambda: bool(publishing.published), SOON_S)
     assert [on_record.delivery_tag for on_record in bench.slot.in_flight()] == [1]
     confirmed.set()
-    await asyncio.wait_for(bench.station.finished(), SOON_S)
+    await asyncio.wait_for(bench.runner.finished(), SOON_S)
     assert channel.settled == len(given)
     assert bench.slot.in_flight_count == 0
 
@@ -459,11 +461,11 @@ async def test_message_is_on_record_while_its_copy_is_on_its_way(is_batch: bool,
 async def test_what_is_cut_while_its_copy_is_on_its_way_leaves_the_record_unsettled(is_batch: bool) -> None:
     handlers = raising("batch" if is_batch else "async", Reject)
     publishing = Publishing(asyncio.Event())
-    bench, channel = at_work(handlers, equipment=equipped(publishing)), Channel()
-    bench.station.admit(*deliveries(channel, 1, b"1"))
+    bench, channel = at_work(handlers, resources=equipped(publishing)), Channel()
+    bench.runner.admit(*deliveries(channel, 1, b"1"))
     await until(lambda: bool(publishing.published), SOON_S)
-    bench.station.cut_short()
-    await asyncio.wait_for(bench.station.finished(), SOON_S)
+    bench.runner.cut_short()
+    await asyncio.wait_for(bench.runner.finished(), SOON_S)
     assert channel.settled == 0
     assert not bench.broken
     assert bench.slot.in_flight_count == 0

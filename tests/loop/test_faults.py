@@ -16,7 +16,7 @@ import pytest
 
 from mxworker import Context, Delivery, Handlers, RetryPolicy
 from mxworker.api.compilation import Handler
-from mxworker.api.context import Equipment
+from mxworker.api.context import WorkerResources
 from mxworker.api.middleware import CallNext
 from mxworker.api.receipts import Receipt
 from mxworker.api.unawaited import unawaited
@@ -32,7 +32,7 @@ from mxworker.errors import (
 )
 from tests.harness.bombs import gzip_bomb
 from tests.harness.refusing import Hasty, Publishing
-from tests.harness.stations import Channel, at_work
+from tests.harness.runners import Channel, at_work
 from tests.harness.waiting import until
 from tests.rabbit.raw import raw_properties
 
@@ -176,21 +176,21 @@ async def test_fault_settles_its_delivery_once_and_touches_no_other(name: str, i
     publisher: Any = Publishing(*fault.copies)
     nobody: Any = None
     bench = at_work(
-        [handler_with(fault, is_batch, counts)], equipment=Equipment(nobody, publisher, nobody), rng=Hasty()
+        [handler_with(fault, is_batch, counts)], resources=WorkerResources(nobody, publisher, nobody), rng=Hasty()
     )
     channel = Channel()
     bodies = [(GOOD, PLAIN)] * (GOOD_COUNT // 2) + [(fault.body, fault.raw)] + [(GOOD, PLAIN)] * (GOOD_COUNT // 2)
     for tag, (body, raw) in enumerate(bodies, 1):
-        bench.station.admit(Delivery(body, raw, b"\0\0", False, tag, channel))
+        bench.runner.admit(Delivery(body, raw, b"\0\0", False, tag, channel))
     await until(lambda: channel.settled >= len(bodies), 10, "all settlements")
-    await bench.station.finished()
+    await bench.runner.finished()
     bad_tag = GOOD_COUNT // 2 + 1
     everyone = list(range(1, len(bodies) + 1))
     assert sorted(channel.acked + channel.rejected + channel.requeued + channel.given_back) == everyone
     assert bad_tag in getattr(channel, fault.way)
     assert not channel.requeued, "an immediate requeue"
     assert not bench.broken, "a fault of the application was taken for a bug of ours"
-    assert bench.station.is_idle
+    assert bench.runner.is_idle
     if not (is_batch and fault.is_of_all):
         assert {*everyone} - {bad_tag} <= {*channel.acked}
         assert sum(counts) >= GOOD_COUNT, "each good one was handled"

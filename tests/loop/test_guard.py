@@ -1,4 +1,4 @@
-"""A handler's kill switch at work: what it takes for a failure, what it does then, and that it ends with a drain."""
+"""A handler's circuit breaker at work: what it takes for a failure, what it does then, and its end in a drain."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from mxworker import Handlers, KillSwitch
+from mxworker import CircuitBreaker, Handlers
 from mxworker.api.failures import Failure, FailureKind
 from mxworker.api.settlement import Ack, Reject, Requeue, Retry, Settlement
-from mxworker.worker.handling.breaker_driver import Guard
-from tests.harness.stations import Channel, at_work, deliveries
+from mxworker.worker.handling.breaker_driver import BreakerDriver
+from tests.harness.runners import Channel, at_work, deliveries
 from tests.harness.waiting import until
 
 SOON_S = 60.0
@@ -36,10 +36,10 @@ NO_NEWS: list[Callable[[], Settlement]] = [Reject, lambda: ended(Reject(), Failu
 class Guarded:
     """A guard, and what it did."""
 
-    def __init__(self, settings: KillSwitch) -> None:
+    def __init__(self, settings: CircuitBreaker) -> None:
         self.done: list[str] = []
         self.loop = asyncio.get_running_loop()
-        self.guard = Guard(
+        self.guard = BreakerDriver(
             settings,
             "queue",
             self.loop,
@@ -56,20 +56,20 @@ class Guarded:
 
     async def rested(self) -> None:
         """Wait for the next trial, and forget what led to it."""
-        await until(lambda: self.done[-1:] == ["resume for kill switch"], SOON_S)
+        await until(lambda: self.done[-1:] == ["resume for circuit breaker"], SOON_S)
         self.done.clear()
 
 
 @pytest.mark.parametrize("failure", FAILURES)
 async def test_failure_pauses_the_queue(failure: Callable[[], Settlement]) -> None:
-    guarded = Guarded(KillSwitch(min_deliveries=1, pause=30))
+    guarded = Guarded(CircuitBreaker(min_deliveries=1, pause=30))
     guarded.note(failure())
-    assert guarded.done == ["pause for kill switch"]
+    assert guarded.done == ["pause for circuit breaker"]
 
 
 @pytest.mark.parametrize("refused", NO_NEWS)
 async def test_refused_message_does_not_pass_a_trial(refused: Callable[[], Settlement]) -> None:
-    guarded = Guarded(KillSwitch(min_deliveries=1, pause=0.02))
+    guarded = Guarded(CircuitBreaker(min_deliveries=1, pause=0.02))
     guarded.note(Retry())
     await guarded.rested()
     guarded.note(refused())
@@ -80,20 +80,20 @@ async def test_refused_message_does_not_pass_a_trial(refused: Callable[[], Settl
 
 async def test_trial_prefetches_no_more_than_it_tries() -> None:
     """What waits when it fails is given back, and before RabbitMQ 4.3 that counts toward the delivery limit."""
-    guarded = Guarded(KillSwitch(min_deliveries=1, pause=0.02, trial=3))
+    guarded = Guarded(CircuitBreaker(min_deliveries=1, pause=0.02, trial=3))
     guarded.note(Retry())
     await until(lambda: len(guarded.done) == 4, SOON_S)
-    assert guarded.done == ["pause for kill switch", "run 3", "prefetch 3", "resume for kill switch"]
+    assert guarded.done == ["pause for circuit breaker", "run 3", "prefetch 3", "resume for circuit breaker"]
 
 
 @pytest.mark.parametrize("refused", NO_NEWS)
 async def test_refused_messages_are_not_among_those_of_which_too_many_fail(refused: Callable[[], Settlement]) -> None:
-    guarded = Guarded(KillSwitch(failure_ratio=0.5, min_deliveries=4, pause=30))
+    guarded = Guarded(CircuitBreaker(failure_ratio=0.5, min_deliveries=4, pause=30))
     guarded.note(*(refused() for _ in range(20)))
     guarded.note(Retry(), Ack(), Retry())
     assert guarded.done == [], "three are not enough"
     guarded.note(Ack())
-    assert guarded.done == ["pause for kill switch"]
+    assert guarded.done == ["pause for circuit breaker"]
 
 
 async def test_kill_switch_of_a_station_that_is_held_does_nothing_any_more() -> None:
@@ -101,27 +101,27 @@ async def test_kill_switch_of_a_station_that_is_held_does_nothing_any_more() -> 
     pause_s = 0.1
     go_on = asyncio.Event()
 
-    @handlers.consume("queue", retry=None, kill_switch=KillSwitch(min_deliveries=1, pause=pause_s))
+    @handlers.consume("queue", retry=None, circuit_breaker=CircuitBreaker(min_deliveries=1, pause=pause_s))
     async def fail(body: bytes) -> None:
         if body == b"slow":
             await go_on.wait()
         raise ConnectionError
 
     for bodies, what_was_done in (((b"", b"slow"), ["pause"]), ((b"slow",), [])):
-        station = at_work(handlers).station
+        runner = at_work(handlers).runner
         done: list[str] = []
-        station.guard(
+        runner.guard(
             lambda reason, done=done: done.append("pause"),
             lambda reason, done=done: done.append("resume"),
             lambda most: None,
         )
         go_on.clear()
         for body in bodies:
-            station.admit(*deliveries(Channel(), 1, body))
-        await until(lambda station=station: station.running == 1, SOON_S)
+            runner.admit(*deliveries(Channel(), 1, body))
+        await until(lambda runner=runner: runner.running == 1, SOON_S)
         assert done == what_was_done
-        station.hold()
+        runner.hold()
         go_on.set()
-        await station.finished()
+        await runner.finished()
         await asyncio.sleep(3 * pause_s)  # for what must not happen
         assert done == what_was_done

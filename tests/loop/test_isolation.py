@@ -14,7 +14,7 @@ from mxworker.board.suspects import Death
 from mxworker.wire.message_keys import MessageKeys
 from mxworker.worker.drain import Drain
 from mxworker.worker.handling.decode_budget import Unprocessed
-from tests.harness.stations import Bench, Channel, at_work
+from tests.harness.runners import Bench, Channel, at_work
 from tests.harness.waiting import until
 from tests.rabbit import raw
 
@@ -95,13 +95,13 @@ async def test_suspect_starts_when_all_else_has_ended_and_nothing_starts_beside_
     gated = Gated(concurrency=4)
     bench, channel = at_work(gated.handlers), Channel()
     for tag in (1, 2):
-        bench.station.admit(delivery(channel, tag))
-    bench.station.admit(suspect(bench, channel, 3))
-    bench.station.admit(delivery(channel, 4))
+        bench.runner.admit(delivery(channel, tag))
+    bench.runner.admit(suspect(bench, channel, 3))
+    bench.runner.admit(delivery(channel, 4))
     await turns()
     assert gated.running == [1, 2, 4], "all else goes on while it is not our turn"
     bench.give_turn()
-    bench.station.admit(delivery(channel, 5))
+    bench.runner.admit(delivery(channel, 5))
     gated.release(1, 2)
     await turns()
     assert gated.running == [4]
@@ -110,7 +110,7 @@ async def test_suspect_starts_when_all_else_has_ended_and_nothing_starts_beside_
     assert gated.running == [3]
     assert bench.slot.alone_key == key_of(bench, 3)
     gated.release(3, 5)
-    await bench.station.finished()
+    await bench.runner.finished()
     await until(lambda: channel.settled == 5, 5)
     assert gated.beside[3] == set()
     assert gated.started[-1] == 5
@@ -120,7 +120,7 @@ async def test_suspect_starts_when_all_else_has_ended_and_nothing_starts_beside_
 async def test_suspect_waits_for_other_handlers_of_the_process_too() -> None:
     gated = Gated("a", "b")
     bench, channel = at_work(gated.handlers), Channel()
-    first, second = bench.stations
+    first, second = bench.runners
     second.admit(delivery(channel, 1))
     first.admit(suspect(bench, channel, 2, "a"))
     bench.give_turn()
@@ -139,23 +139,23 @@ async def test_message_that_comes_again_and_is_no_suspect_runs_beside_others() -
     gated = Gated()
     bench, channel = at_work(gated.handlers), Channel()
     bench.slot.suspects.enter([1], None, DEATH)
-    bench.station.admit(delivery(channel, 1))
-    bench.station.admit(delivery(channel, 2, redelivered=True))
+    bench.runner.admit(delivery(channel, 1))
+    bench.runner.admit(delivery(channel, 2, redelivered=True))
     await turns()
     assert gated.running == [1, 2]
     gated.release(1, 2)
-    await bench.station.finished()
+    await bench.runner.finished()
 
 
 async def test_same_message_id_with_another_body_is_no_suspect() -> None:
     gated = Gated()
     bench, channel = at_work(gated.handlers), Channel()
     suspect(bench, channel, 1)
-    bench.station.admit(Delivery(b"another body", b"\0\0", b"\0\0", True, 2, channel))
+    bench.runner.admit(Delivery(b"another body", b"\0\0", b"\0\0", True, 2, channel))
     await turns()
     assert gated.running == [2]
     gated.release(2)
-    await bench.station.finished()
+    await bench.runner.finished()
 
 
 # ---- cleared
@@ -164,12 +164,12 @@ async def test_same_message_id_with_another_body_is_no_suspect() -> None:
 async def test_suspect_that_came_to_its_end_is_cleared() -> None:
     gated = Gated()
     bench, channel = at_work(gated.handlers), Channel()
-    bench.station.admit(suspect(bench, channel, 1))
+    bench.runner.admit(suspect(bench, channel, 1))
     bench.give_turn()
     await turns()
     assert is_suspect(bench, 1)
     gated.release(1)
-    await bench.station.finished()
+    await bench.runner.finished()
     await turns()
     assert channel.acked == [1]
     assert not is_suspect(bench, 1)
@@ -183,9 +183,9 @@ async def test_suspect_that_was_given_back_before_it_ran_stays_suspect() -> None
         raise Unprocessed  # as a large body does that waits too long for its turn to be decoded
 
     bench, channel = at_work(handlers), Channel()
-    bench.station.admit(suspect(bench, channel, 1))
+    bench.runner.admit(suspect(bench, channel, 1))
     bench.give_turn()
-    await bench.station.finished()
+    await bench.runner.finished()
     await turns()
     assert channel.given_back == [1]
     assert is_suspect(bench, 1)
@@ -194,11 +194,11 @@ async def test_suspect_that_was_given_back_before_it_ran_stays_suspect() -> None
 async def test_suspect_that_a_drain_cut_short_stays_suspect() -> None:
     gated = Gated()
     bench, channel = at_work(gated.handlers), Channel()
-    bench.station.admit(suspect(bench, channel, 1))
+    bench.runner.admit(suspect(bench, channel, 1))
     bench.give_turn()
     await turns()
-    bench.station.cut_short()
-    await bench.station.finished()
+    bench.runner.cut_short()
+    await bench.runner.finished()
     await turns()
     assert channel.settled == 0
     assert is_suspect(bench, 1)
@@ -207,12 +207,12 @@ async def test_suspect_that_a_drain_cut_short_stays_suspect() -> None:
 async def test_suspect_whose_channel_was_lost_is_left_to_who_gets_it_now() -> None:
     gated = Gated()
     bench, channel = at_work(gated.handlers), Channel()
-    bench.station.admit(suspect(bench, channel, 1))
+    bench.runner.admit(suspect(bench, channel, 1))
     bench.give_turn()
     await turns()
     channel.is_lost = True
     gated.release(1)
-    await bench.station.finished()
+    await bench.runner.finished()
     await turns()
     assert is_suspect(bench, 1)
 
@@ -225,7 +225,7 @@ async def test_suspect_whose_handler_fails_is_cleared_too() -> None:
         return Requeue()
 
     bench, channel = at_work(handlers), Channel()
-    bench.station.admit(suspect(bench, channel, 1))
+    bench.runner.admit(suspect(bench, channel, 1))
     bench.give_turn()
     await until(lambda: channel.settled, 5)
     await turns()
@@ -239,27 +239,27 @@ async def test_stuck_handler_is_not_waited_for() -> None:
     gated = Gated(concurrency=8, timeout=0.05)
     gated.is_stubborn = True
     bench, channel = at_work(gated.handlers, grace_s=0.02), Channel()
-    bench.station.admit(delivery(channel, 1))
-    bench.station.admit(suspect(bench, channel, 2))
+    bench.runner.admit(delivery(channel, 1))
+    bench.runner.admit(suspect(bench, channel, 2))
     bench.give_turn()
     await until(lambda: gated.running == [1, 2], 5, "the suspect beside the stuck one")
-    assert bench.station.stuck == 1
+    assert bench.runner.stuck == 1
     gated.release(1, 2)
-    await bench.station.finished()
+    await bench.runner.finished()
 
 
 async def test_suspect_that_is_stuck_is_alone_no_more_and_lets_all_else_go_on() -> None:
     gated = Gated(concurrency=8, timeout=0.05)
     gated.is_stubborn = True
     bench, channel = at_work(gated.handlers, grace_s=0.02), Channel()
-    bench.station.admit(suspect(bench, channel, 1))
+    bench.runner.admit(suspect(bench, channel, 1))
     bench.give_turn()
-    bench.station.admit(delivery(channel, 2))
+    bench.runner.admit(delivery(channel, 2))
     await until(lambda: gated.running == [1, 2], 5, "the other beside the stuck one")
     assert bench.slot.alone_key is None
     assert bench.count(Word.ISOLATION_WANTED) == 0
     gated.release(1, 2)
-    await bench.station.finished()
+    await bench.runner.finished()
 
 
 async def test_thread_that_is_stuck_is_not_waited_for() -> None:
@@ -274,13 +274,13 @@ async def test_thread_that_is_stuck_is_not_waited_for() -> None:
             gate.wait(STUBBORN_S)
 
     bench, channel = at_work(handlers, grace_s=0.02), Channel()
-    bench.station.admit(delivery(channel, 1))
+    bench.runner.admit(delivery(channel, 1))
     await until(lambda: seen, 5)
-    bench.station.admit(suspect(bench, channel, 2))
+    bench.runner.admit(suspect(bench, channel, 2))
     bench.give_turn()
     await until(lambda: channel.acked == [2], 5, "the suspect")
     gate.set()
-    await bench.station.finished()
+    await bench.runner.finished()
 
 
 async def test_twin_of_a_suspect_with_another_header_clears_itself_alone() -> None:
@@ -292,7 +292,7 @@ async def test_twin_of_a_suspect_with_another_header_clears_itself_alone() -> No
     twin_key = MessageKeys(bench.slot.secret, "queue").key(properties, b"\0\0", b"1")
     for _ in range(2):
         bench.slot.suspects.enter([key_of(bench, 1), twin_key], None, DEATH)
-    bench.station.admit(twin)
+    bench.runner.admit(twin)
     bench.give_turn()
     gated.release(2)
     await until(lambda: channel.acked == [2], 5)
@@ -315,10 +315,10 @@ async def test_suspect_is_a_batch_of_its_own() -> None:
         batches.append(bodies)
 
     bench, channel = at_work(handlers), Channel()
-    bench.station.admit(delivery(channel, 1))
-    bench.station.admit(suspect(bench, channel, 2))
+    bench.runner.admit(delivery(channel, 1))
+    bench.runner.admit(suspect(bench, channel, 2))
     bench.give_turn()
-    bench.station.admit(delivery(channel, 3))
+    bench.runner.admit(delivery(channel, 3))
     await until(lambda: channel.settled == 3, 5)
     assert sorted(batches) == [[b"1", b"3"], [b"2"]]
     assert not is_suspect(bench, 2)
@@ -328,9 +328,9 @@ async def test_suspect_is_a_batch_of_its_own() -> None:
 async def test_nothing_overtakes_a_suspect_where_order_is_promised(in_order: bool) -> None:
     gated = Gated(Queue("queue", single_active_consumer=in_order), concurrency=1)
     bench, channel = at_work(gated.handlers), Channel()
-    bench.station.admit(suspect(bench, channel, 1))
-    bench.station.admit(suspect(bench, channel, 2))
-    bench.station.admit(delivery(channel, 3))
+    bench.runner.admit(suspect(bench, channel, 1))
+    bench.runner.admit(suspect(bench, channel, 2))
+    bench.runner.admit(delivery(channel, 3))
     gated.release(1, 2, 3)
     while channel.settled < 3:
         await turns()
@@ -345,7 +345,7 @@ async def test_doubt_that_is_gone_leaves_the_order_as_it_was() -> None:
     bench.other.words[Word.PID] = 4711
     bench.other.enter(0, 1, 1, b"", 1, key_of(bench, 1))
     for tag in (1, 2, 3):
-        bench.station.admit(delivery(channel, tag, redelivered=True))
+        bench.runner.admit(delivery(channel, tag, redelivered=True))
     await turns()
     assert gated.started == []
     gated.release(1, 2, 3)
@@ -360,8 +360,8 @@ async def test_doubt_that_is_gone_leaves_the_order_as_it_was() -> None:
 async def test_each_suspect_asks_for_a_turn_of_its_own_and_the_request_is_taken_back() -> None:
     gated = Gated()
     bench, channel = at_work(gated.handlers), Channel()
-    bench.station.admit(suspect(bench, channel, 1))
-    bench.station.admit(suspect(bench, channel, 2))
+    bench.runner.admit(suspect(bench, channel, 1))
+    bench.runner.admit(suspect(bench, channel, 2))
     assert bench.count(Word.ISOLATION_WANTED) == 1
     bench.give_turn()
     gated.release(1, 2)
@@ -382,10 +382,10 @@ async def test_between_two_suspects_others_have_as_much_time_as_they_waited() ->
     gated = Gated(concurrency=2)
     bench, channel = at_work(gated.handlers), Channel()
     loop = asyncio.get_running_loop()
-    bench.station.admit(suspect(bench, channel, 1))
-    bench.station.admit(suspect(bench, channel, 2))
+    bench.runner.admit(suspect(bench, channel, 1))
+    bench.runner.admit(suspect(bench, channel, 2))
     bench.give_turn()
-    bench.station.admit(delivery(channel, 3))
+    bench.runner.admit(delivery(channel, 3))
     closed_s = 0.2
     await asyncio.sleep(closed_s)  # the length of the suspect's run is what is tested
     assert gated.running == [1]
@@ -403,13 +403,13 @@ async def test_between_two_suspects_others_have_as_much_time_as_they_waited() ->
 async def test_suspect_that_comes_while_others_have_their_time_waits_for_its_end() -> None:
     gated = Gated(concurrency=2)
     bench, channel = at_work(gated.handlers), Channel()
-    bench.station.admit(suspect(bench, channel, 1))
+    bench.runner.admit(suspect(bench, channel, 1))
     bench.give_turn()
-    bench.station.admit(delivery(channel, 3))
+    bench.runner.admit(delivery(channel, 3))
     await asyncio.sleep(0.1)  # as above
     gated.release(1)
     await until(lambda: gated.running == [3], 5)
-    bench.station.admit(suspect(bench, channel, 2))
+    bench.runner.admit(suspect(bench, channel, 2))
     assert bench.count(Word.ISOLATION_WANTED) == 0
     gated.release(2, 3)
     await until(lambda: bench.count(Word.ISOLATION_WANTED) == 2, 5)
@@ -423,25 +423,25 @@ async def test_suspect_that_comes_while_others_have_their_time_waits_for_its_end
 async def test_pause_gives_suspects_back_and_the_turn_too() -> None:
     gated = Gated()
     bench, channel = at_work(gated.handlers), Channel()
-    bench.station.admit(delivery(channel, 1))
-    bench.station.admit(suspect(bench, channel, 2))
-    assert bench.station.waiting == 1
-    assert not bench.station.is_idle
+    bench.runner.admit(delivery(channel, 1))
+    bench.runner.admit(suspect(bench, channel, 2))
+    assert bench.runner.waiting == 1
+    assert not bench.runner.is_idle
     bench.give_turn()
-    bench.station.return_waiting()
+    bench.runner.return_waiting()
     assert channel.given_back == [2]
     assert bench.count(Word.ISOLATION_WANTED) == 0
-    bench.station.admit(delivery(channel, 3))
+    bench.runner.admit(delivery(channel, 3))
     await turns()
     assert gated.running == [1, 3], "the process is open again"
     gated.release(1, 3)
-    await bench.station.finished()
+    await bench.runner.finished()
 
 
 async def test_pause_of_one_handler_leaves_the_suspects_of_others_waiting() -> None:
     gated = Gated("a", "b")
     bench, channel = at_work(gated.handlers), Channel()
-    first, second = bench.stations
+    first, second = bench.runners
     first.admit(suspect(bench, channel, 1, "a"))
     second.admit(suspect(bench, channel, 2, "b"))
     first.return_waiting()
@@ -455,17 +455,17 @@ async def test_drain_gives_suspects_back_and_starts_none() -> None:
     gated = Gated()
     bench, channel = at_work(gated.handlers), Channel()
     for tag in (1, 2):
-        bench.station.admit(suspect(bench, channel, tag))
+        bench.runner.admit(suspect(bench, channel, tag))
     bench.give_turn()
     await turns()
     bench.isolation.stop()
-    bench.station.hold()
-    bench.station.admit(suspect(bench, channel, 3))
-    bench.station.return_all()
-    bench.station.admit(suspect(bench, channel, 4))
+    bench.runner.hold()
+    bench.runner.admit(suspect(bench, channel, 3))
+    bench.runner.return_all()
+    bench.runner.admit(suspect(bench, channel, 4))
     assert sorted(channel.given_back) == [2, 3, 4]
     gated.release(1)
-    await bench.station.finished()
+    await bench.runner.finished()
     await turns()
     assert gated.started == [1]
     assert bench.count(Word.ISOLATION_WANTED) == 0
@@ -474,44 +474,44 @@ async def test_drain_gives_suspects_back_and_starts_none() -> None:
 async def test_drain_while_the_process_empties_gives_the_turn_back_at_once() -> None:
     gated = Gated()
     bench, channel = at_work(gated.handlers), Channel()
-    bench.station.admit(delivery(channel, 1))
-    bench.station.admit(suspect(bench, channel, 2))
+    bench.runner.admit(delivery(channel, 1))
+    bench.runner.admit(suspect(bench, channel, 2))
     bench.give_turn()
     bench.isolation.stop()
     assert bench.count(Word.ISOLATION_WANTED) == 0
-    bench.station.hold()
-    bench.station.return_all()
+    bench.runner.hold()
+    bench.runner.return_all()
     gated.release(1)
-    await bench.station.finished()
+    await bench.runner.finished()
     assert channel.given_back == [2]
 
 
 async def test_suspects_of_a_lost_channel_are_let_go() -> None:
     gated = Gated()
     bench, channel = at_work(gated.handlers), Channel()
-    bench.station.admit(delivery(channel, 1))
-    bench.station.admit(suspect(bench, channel, 2))
+    bench.runner.admit(delivery(channel, 1))
+    bench.runner.admit(suspect(bench, channel, 2))
     bench.give_turn()
     channel.is_lost = True
     gated.release(1)
-    await bench.station.finished()
+    await bench.runner.finished()
     await turns()
     assert gated.started == [1]
-    assert bench.station.waiting == 0
+    assert bench.runner.waiting == 0
     assert bench.count(Word.ISOLATION_WANTED) == 0
 
 
 async def test_what_waits_behind_suspects_of_a_lost_channel_starts_without_another_delivery() -> None:
     gated = Gated(Queue("queue", single_active_consumer=True), concurrency=1)
     bench, lost, channel = at_work(gated.handlers), Channel(), Channel()
-    bench.station.admit(suspect(bench, lost, 1))
-    bench.station.admit(delivery(channel, 2))
+    bench.runner.admit(suspect(bench, lost, 1))
+    bench.runner.admit(delivery(channel, 2))
     lost.is_lost = True
     bench.give_turn()
     await turns()
     assert gated.running == [2]
     gated.release(2)
-    await bench.station.finished()
+    await bench.runner.finished()
 
 
 @pytest.mark.parametrize("number", range(5))
@@ -540,18 +540,18 @@ async def test_whatever_happens_a_suspect_is_alone_and_everything_is_settled_onc
     bench, channel = at_work(handlers, process_concurrency=5), Channel()
     count = 300
     for tag in range(1, count + 1):
-        station, queue = rng.choice([(bench.stations[0], "a"), (bench.stations[1], "b")])
+        runner, queue = rng.choice([(bench.runners[0], "a"), (bench.runners[1], "b")])
         if rng.random() < 0.2:
             alone.add(b"%d" % tag)
-            station.admit(suspect(bench, channel, tag, queue))
+            runner.admit(suspect(bench, channel, tag, queue))
         else:
-            station.admit(delivery(channel, tag))
+            runner.admit(delivery(channel, tag))
         if rng.random() < 0.3:
             bench.give_turn()
         if rng.random() < 0.2:
             await asyncio.sleep(0)
         if rng.random() < 0.02:
-            station.return_waiting()
+            runner.return_waiting()
     deadline = asyncio.get_running_loop().time() + 20
     while channel.settled < count:
         assert asyncio.get_running_loop().time() < deadline, f"{channel.settled} of {count} settled"
@@ -567,23 +567,23 @@ async def test_suspect_that_has_waited_a_third_of_consumer_timeout_is_given_back
     bench, channel = at_work(gated.handlers), Channel()
     loop = asyncio.get_running_loop()
     admitted_at = loop.time()
-    bench.station.admit(suspect(bench, channel, 1))
-    bench.station.admit(delivery(channel, 2))
+    bench.runner.admit(suspect(bench, channel, 1))
+    bench.runner.admit(delivery(channel, 2))
     await until(lambda: channel.given_back == [1], 5, "the suspect to be given back")
     assert loop.time() - admitted_at > 0.09
     assert is_suspect(bench, 1)
     assert bench.count(Word.ISOLATION_WANTED) == 0
     assert gated.running == [2]
     gated.release(2)
-    await bench.station.finished()
+    await bench.runner.finished()
 
 
 async def test_suspect_that_runs_is_not_given_back_however_long_it_takes() -> None:
     gated = Gated(Queue("queue", arguments={"x-consumer-timeout": 150}), timeout=10)
     bench, channel = at_work(gated.handlers), Channel()
-    bench.station.admit(suspect(bench, channel, 1))
+    bench.runner.admit(suspect(bench, channel, 1))
     bench.give_turn()
-    bench.station.admit(suspect(bench, channel, 2))
+    bench.runner.admit(suspect(bench, channel, 2))
     await until(lambda: channel.given_back == [2], 5, "the one that waits")
     assert gated.running == [1]
     gated.release(1)
@@ -594,9 +594,9 @@ async def test_suspect_that_runs_is_not_given_back_however_long_it_takes() -> No
 async def test_where_order_is_promised_what_waits_behind_a_suspect_is_given_back_with_it() -> None:
     gated = Gated(Queue("queue", single_active_consumer=True, arguments={"x-consumer-timeout": 150}), concurrency=1)
     bench, channel = at_work(gated.handlers), Channel()
-    bench.station.admit(suspect(bench, channel, 1))
+    bench.runner.admit(suspect(bench, channel, 1))
     for tag in (2, 3):
-        bench.station.admit(delivery(channel, tag))
+        bench.runner.admit(delivery(channel, tag))
     await until(lambda: channel.given_back, 5, "the suspect to be given back")
     assert channel.given_back == [1, 2, 3]
     await turns()
@@ -613,9 +613,9 @@ async def test_message_that_another_process_has_started_waits_for_the_masters_lo
     key = key_of(bench, 2)
     bench.other.words[Word.PID] = 4711
     bench.other.enter(0, 2, 1, b"", 1, key)
-    bench.station.admit(delivery(channel, 1))
-    bench.station.admit(delivery(channel, 2, redelivered=True))
-    bench.station.admit(delivery(channel, 3, redelivered=True))
+    bench.runner.admit(delivery(channel, 1))
+    bench.runner.admit(delivery(channel, 2, redelivered=True))
+    bench.runner.admit(delivery(channel, 3, redelivered=True))
     await turns()
     assert gated.running == [1, 3]
     if has_died:
@@ -627,7 +627,7 @@ async def test_message_that_another_process_has_started_waits_for_the_masters_lo
     await turns()
     assert gated.running == [2]
     gated.release(2)
-    await bench.station.finished()
+    await bench.runner.finished()
     await turns()
     assert bench.count(Word.ISOLATION_WANTED) == 0
     assert (gated.beside[2] == set()) is has_died
@@ -638,8 +638,8 @@ async def test_doubt_ends_in_time_although_others_have_the_turn() -> None:
     bench, channel = at_work(gated.handlers), Channel()
     bench.other.words[Word.PID] = 4711
     bench.other.enter(0, 1, 1, b"", 1, key_of(bench, 1))
-    bench.station.admit(delivery(channel, 1, redelivered=True))
-    bench.station.admit(suspect(bench, channel, 2))
+    bench.runner.admit(delivery(channel, 1, redelivered=True))
+    bench.runner.admit(suspect(bench, channel, 2))
     bench.isolation.look()
     await turns()
     assert gated.running == []
@@ -659,11 +659,11 @@ async def test_with_quarantine_off_no_message_is_in_doubt() -> None:
     bench, channel = at_work(gated.handlers, quarantine_after=0), Channel()
     bench.other.words[Word.PID] = 4711
     bench.other.enter(0, 1, 1, b"", 1, key_of(bench, 1))
-    bench.station.admit(delivery(channel, 1, redelivered=True))
+    bench.runner.admit(delivery(channel, 1, redelivered=True))
     await turns()
     assert gated.running == [1]
     gated.release(1)
-    await bench.station.finished()
+    await bench.runner.finished()
 
 
 class Consumed:
@@ -684,14 +684,14 @@ class NothingPublished:
 async def test_drain_starts_nothing_of_what_waits_while_the_process_empties() -> None:
     gated = Gated(concurrency=4)
     bench, channel = at_work(gated.handlers), Channel()
-    bench.station.admit(delivery(channel, 1))
-    bench.station.admit(suspect(bench, channel, 2))
+    bench.runner.admit(delivery(channel, 1))
+    bench.runner.admit(suspect(bench, channel, 2))
     bench.give_turn()
     for tag in (3, 4):
-        bench.station.admit(delivery(channel, tag))
+        bench.runner.admit(delivery(channel, tag))
     await turns()
     deadline = asyncio.get_running_loop().time() + 10
-    drain = Drain([Consumed()], bench.stations, bench.isolation, NothingPublished(), asyncio.Event(), deadline)
+    drain = Drain([Consumed()], bench.runners, bench.isolation, NothingPublished(), asyncio.Event(), deadline)
     draining = asyncio.create_task(drain.run())
     await turns()
     assert gated.running == [1]

@@ -13,7 +13,7 @@ import pytest
 
 from mxworker import Ack, Context, Handlers, Reject, Requeue
 from mxworker.api.middleware import compose
-from tests.harness.stations import Channel, at_work, deliveries
+from tests.harness.runners import Channel, at_work, deliveries
 
 SOON_S = 60.0
 
@@ -22,8 +22,8 @@ async def handled(handlers: Handlers, count: int = 1, body: bytes = b"x") -> Cha
     """Have deliveries handled to the end, by the only handler."""
     bench, channel = at_work(handlers), Channel()
     for delivery in deliveries(channel, count, body):
-        bench.station.admit(delivery)
-    await asyncio.wait_for(bench.station.finished(), SOON_S)
+        bench.runner.admit(delivery)
+    await asyncio.wait_for(bench.runner.finished(), SOON_S)
     assert not bench.broken
     return channel
 
@@ -68,9 +68,9 @@ async def test_included_registry_has_its_own_inside_ours_and_ours_alone_is_aroun
         notes.append("their handler")
 
     bench, channel = at_work(ours), Channel()
-    for station in bench.stations:
-        station.admit(*deliveries(channel, 1))
-        await station.finished()
+    for runner in bench.runners:
+        runner.admit(*deliveries(channel, 1))
+        await runner.finished()
     assert notes[:3] == ["our in", "our handler", "our out"]
     assert notes[3:] == ["our in", "their in", "their handler", "their out", "our out"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mxworker import Delivery, Handlers, Queue
-from mxworker.api.context import Equipment
+from mxworker.api.context import WorkerResources
 from mxworker.api.message import Content
 from mxworker.board.page import Board, Word
 from mxworker.board.suspects import Death
@@ -26,7 +26,7 @@ from mxworker.wire.message_keys import MessageKeys
 from mxworker.worker.handling.settling import Repair, Settling
 from tests.harness.copied import properties_on_wire, route_of
 from tests.harness.refusing import Hasty, Publishing
-from tests.harness.stations import Channel, at_work
+from tests.harness.runners import Channel, at_work
 from tests.harness.waiting import until
 from tests.rabbit.raw import raw_properties
 
@@ -233,16 +233,16 @@ async def test_convict_is_not_executed_any_more_and_all_others_are(
             executed.append(body)
 
     publishing: Any = Publishing(CONFIRMED)
-    bench, channel = at_work(handlers, equipment=Equipment(publishing, publishing, publishing)), Channel()
+    bench, channel = at_work(handlers, resources=WorkerResources(publishing, publishing, publishing)), Channel()
     key = MessageKeys(bench.slot.secret, "orders").key(b"\0\0", route_of(b"", b"orders"), b"killer")
     for number in range(1, kills + 1):
         bench.slot.suspects.enter([key, 5], key if alone and number == kills else None, SEGFAULT)
     for tag, body in enumerate((b"before", b"killer", b"after"), 1):
-        bench.station.admit(Delivery(body, b"\0\0", route_of(b"", b"orders"), True, tag, channel))
+        bench.runner.admit(Delivery(body, b"\0\0", route_of(b"", b"orders"), True, tag, channel))
     await until(lambda: len(channel.acked) >= 2, 5)
     bench.give_turn()
     await until(lambda: len(channel.acked) == 3, 5)
-    await bench.station.finished()
+    await bench.runner.finished()
     await asyncio.sleep(0)
     assert set(executed) == ({b"before", b"killer", b"after"} if runs else {b"before", b"after"})
     assert [queue for _, queue in publishing.published] == ([] if runs else [QUARANTINE])
@@ -258,11 +258,11 @@ async def test_convict_whose_copy_is_not_confirmed_stays_one() -> None:
         raise AssertionError("it is not to be executed")
 
     publishing: Any = Publishing(NACKED)
-    equipment = Equipment(publishing, publishing, publishing)
-    bench, channel = at_work(handlers, equipment=equipment, rng=Hasty()), Channel()
+    resources = WorkerResources(publishing, publishing, publishing)
+    bench, channel = at_work(handlers, resources=resources, rng=Hasty()), Channel()
     key = MessageKeys(bench.slot.secret, "orders").key(b"\0\0", route_of(b"", b"orders"), b"killer")
     for _ in range(3):
         bench.slot.suspects.enter([key], key, SEGFAULT)
-    bench.station.admit(Delivery(b"killer", b"\0\0", route_of(b"", b"orders"), True, 1, channel))
+    bench.runner.admit(Delivery(b"killer", b"\0\0", route_of(b"", b"orders"), True, 1, channel))
     await until(lambda: channel.given_back == [1], 5)
     assert bench.slot.suspects.find(key) is not None

@@ -12,7 +12,7 @@ from mxworker import Handlers, Retry
 from mxworker.board.page import Word
 from mxworker.worker.handling.running import Running
 from tests.harness.hand_clock import HandClock
-from tests.harness.stations import Bench, Channel, at_work, deliveries
+from tests.harness.runners import Bench, Channel, at_work, deliveries
 from tests.harness.waiting import until
 
 TIMEOUT_S, GRACE_S = 10.0, 5.0
@@ -173,7 +173,7 @@ async def test_waiting_for_the_end_sees_what_becomes_stuck_meanwhile() -> None:
 
 async def finished(bench: Bench) -> None:
     """Wait until nothing runs."""
-    await asyncio.wait_for(bench.station.finished(), SOON_S)
+    await asyncio.wait_for(bench.runner.finished(), SOON_S)
 
 
 async def test_handler_that_leaves_is_a_timeout_and_its_place_is_free(caplog: pytest.LogCaptureFixture) -> None:
@@ -189,7 +189,7 @@ async def test_handler_that_leaves_is_a_timeout_and_its_place_is_free(caplog: py
 
     bench, channel = at_work(handlers), Channel()
     for delivery in deliveries(channel, 2):
-        bench.station.admit(delivery)
+        bench.runner.admit(delivery)
     await until(lambda: channel.rejected == [1, 2], SOON_S, "both to be rejected")
     assert len(left) == 2
     assert caplog.text.count("attempt 1 of 1, it is a dead letter now: timed out after 0.03 s") == 2
@@ -207,7 +207,7 @@ async def test_success_after_the_deadline_is_a_success() -> None:
             await asyncio.sleep(0.01)  # its commit was under way
 
     bench, channel = at_work(handlers), Channel()
-    bench.station.admit(*deliveries(channel, 1))
+    bench.runner.admit(*deliveries(channel, 1))
     await finished(bench)
     assert channel.acked == [1]
     assert bench.count(Word.ACKED) == 1
@@ -224,7 +224,7 @@ async def test_error_after_the_deadline_is_a_failure(caplog: pytest.LogCaptureFi
             raise ConnectionError("closed") from None
 
     bench, channel = at_work(handlers), Channel()
-    bench.station.admit(*deliveries(channel, 1))
+    bench.runner.admit(*deliveries(channel, 1))
     await finished(bench)
     assert channel.requeued == [1]
     assert "ConnectionError: closed" in caplog.text
@@ -255,22 +255,22 @@ async def test_stuck_handler_keeps_its_delivery_and_its_place_until_it_ends(capl
     stubborn = Stubborn(concurrency=2)
     bench, channel = at_work(stubborn.handlers, grace_s=0.03), Channel()
     for delivery in deliveries(channel, 4):
-        bench.station.admit(delivery)
-    await until(lambda: bench.station.stuck == 2, SOON_S, "both to be stuck")
-    assert (stubborn.started, bench.station.running, bench.station.waiting) == (2, 2, 2)
+        bench.runner.admit(delivery)
+    await until(lambda: bench.runner.stuck == 2, SOON_S, "both to be stuck")
+    assert (stubborn.started, bench.runner.running, bench.runner.waiting) == (2, 2, 2)
     assert channel.settled == 0
     assert bench.stuck_reports == 2
     stubborn.let_go.set()
     await until(lambda: len(channel.acked) == 4, SOON_S, "all four")
-    assert (bench.station.stuck, bench.station.running) == (0, 0)
+    assert (bench.runner.stuck, bench.runner.running) == (0, 0)
     assert not bench.broken
 
 
 async def test_report_of_a_stuck_handler_names_its_line(caplog: pytest.LogCaptureFixture) -> None:
     stubborn = Stubborn(concurrency=4)
     bench, channel = at_work(stubborn.handlers, grace_s=0.03), Channel()
-    bench.station.admit(*deliveries(channel, 1))
-    await until(lambda: bench.station.stuck, SOON_S, "it to be stuck")
+    bench.runner.admit(*deliveries(channel, 1))
+    await until(lambda: bench.runner.stuck, SOON_S, "it to be stuck")
     assert "handler stubborn is stuck on message (no id, delivery tag 1) of queue queue" in caplog.text
     assert "it did not stop 0.03 s after its 0.03 s were up (1 of 4 places are lost to such handlers)" in caplog.text
     assert stubborn.line in caplog.text
@@ -285,12 +285,12 @@ async def test_process_is_lost_when_half_of_the_places_are(concurrency: int, stu
     stubborn = Stubborn(concurrency=concurrency)
     bench, channel = at_work(stubborn.handlers, grace_s=0.03), Channel()
     for delivery in deliveries(channel, stuck):
-        bench.station.admit(delivery)
-    await until(lambda: bench.station.stuck == stuck, SOON_S, "all to be stuck")
-    assert bench.station.is_lost_to_stuck is is_lost
+        bench.runner.admit(delivery)
+    await until(lambda: bench.runner.stuck == stuck, SOON_S, "all to be stuck")
+    assert bench.runner.is_lost_to_stuck is is_lost
     stubborn.let_go.set()
     await finished(bench)
-    assert not bench.station.is_lost_to_stuck
+    assert not bench.runner.is_lost_to_stuck
 
 
 async def test_settlement_may_take_longer_than_the_handler() -> None:
@@ -301,7 +301,7 @@ async def test_settlement_may_take_longer_than_the_handler() -> None:
         raise Retry
 
     bench, channel = at_work(handlers, grace_s=0.02), Channel()
-    bench.station.admit(*deliveries(channel, 1))  # without a publisher it goes back after a pause longer than the time
+    bench.runner.admit(*deliveries(channel, 1))  # without a publisher it goes back after a pause longer than the time
     await finished(bench)
     assert channel.given_back == [1]
     assert bench.stuck_reports == 0
@@ -318,9 +318,9 @@ async def test_cut_is_for_what_is_stuck_too_and_leaves_it_unsettled() -> None:
             await asyncio.sleep(FOR_EVER_S)
 
     bench, channel = at_work(handlers, grace_s=0.02), Channel()
-    bench.station.admit(*deliveries(channel, 1))
-    await until(lambda: bench.station.stuck, SOON_S, "it to be stuck")
-    bench.station.cut_short()
+    bench.runner.admit(*deliveries(channel, 1))
+    await until(lambda: bench.runner.stuck, SOON_S, "it to be stuck")
+    bench.runner.cut_short()
     await finished(bench)
     assert channel.settled == 0
     assert not bench.broken

@@ -7,7 +7,7 @@ from typing import Any
 
 from mxworker import Delivery, Handlers, Queue, Requeue
 from mxworker.api.settlement import Settlement
-from tests.harness.stations import Channel, at_work
+from tests.harness.runners import Channel, at_work
 from tests.harness.waiting import until
 from tests.loop.test_isolation import Gated, delivery, suspect, turns
 
@@ -15,7 +15,7 @@ from tests.loop.test_isolation import Gated, delivery, suspect, turns
 async def test_new_messages_run_one_by_one_and_nothing_beside_them_but_others_do_not_wait_for_a_turn() -> None:
     gated = Gated("deadly", "other", concurrency=4)
     bench, channel = at_work(gated.handlers), Channel()
-    deadly, other = bench.stations
+    deadly, other = bench.runners
     deadly.run_alone(True, rests=False)
     for tag in (1, 2):
         deadly.admit(delivery(channel, tag))
@@ -41,18 +41,18 @@ async def test_what_waits_for_a_place_runs_alone_too_and_in_company_again_when_i
     gated = Gated("deadly", concurrency=2)
     bench, channel = at_work(gated.handlers), Channel()
     for tag in range(1, 7):
-        bench.station.admit(delivery(channel, tag))
-    bench.station.run_alone(True, rests=False)
+        bench.runner.admit(delivery(channel, tag))
+    bench.runner.run_alone(True, rests=False)
     gated.release(1, 2)
     await turns()
     assert gated.running == []
-    assert bench.station.waiting == 4
+    assert bench.runner.waiting == 4
     bench.give_turn()
     await turns()
     assert gated.running == [3]
     gated.release(3)
     await turns()
-    bench.station.run_alone(False, rests=False)
+    bench.runner.run_alone(False, rests=False)
     await turns()
     assert gated.running == [4, 5]
     gated.release(4, 5, 6)
@@ -63,10 +63,10 @@ async def test_what_waits_for_a_place_runs_alone_too_and_in_company_again_when_i
 async def test_suspect_stays_apart_when_it_is_over() -> None:
     gated = Gated("queue", concurrency=4)
     bench, channel = at_work(gated.handlers), Channel()
-    bench.station.run_alone(True, rests=False)
-    bench.station.admit(suspect(bench, channel, 1))
-    bench.station.admit(delivery(channel, 2))
-    bench.station.run_alone(False, rests=False)
+    bench.runner.run_alone(True, rests=False)
+    bench.runner.admit(suspect(bench, channel, 1))
+    bench.runner.admit(delivery(channel, 2))
+    bench.runner.run_alone(False, rests=False)
     await turns()
     assert gated.running == [2]
     bench.give_turn()
@@ -78,7 +78,7 @@ async def test_suspect_stays_apart_when_it_is_over() -> None:
 async def test_while_it_rests_nothing_of_it_starts_and_suspects_of_others_do() -> None:
     gated = Gated("deadly", "other", concurrency=4)
     bench, channel = at_work(gated.handlers), Channel()
-    deadly, other = bench.stations
+    deadly, other = bench.runners
     deadly.run_alone(True, rests=True)
     deadly.admit(delivery(channel, 1))
     deadly.admit(suspect(bench, channel, 2, "deadly"))
@@ -105,7 +105,7 @@ async def test_while_it_rests_nothing_of_it_starts_and_suspects_of_others_do() -
 async def test_rest_that_begins_while_it_asks_takes_that_back() -> None:
     gated = Gated("deadly", "other", concurrency=4)
     bench, channel = at_work(gated.handlers), Channel()
-    deadly, other = bench.stations
+    deadly, other = bench.runners
     deadly.run_alone(True, rests=False)
     deadly.admit(delivery(channel, 1))
     deadly.run_alone(True, rests=True)
@@ -126,9 +126,9 @@ async def test_each_message_of_a_batch_runs_alone() -> None:
 
     bench, channel = at_work(handlers), Channel()
     for tag in (1, 2):
-        bench.station.admit(delivery(channel, tag))
-    bench.station.run_alone(True, rests=False)
-    bench.station.admit(delivery(channel, 3))
+        bench.runner.admit(delivery(channel, tag))
+    bench.runner.run_alone(True, rests=False)
+    bench.runner.admit(delivery(channel, 3))
     for count in (1, 2, 3):
         bench.give_turn()
         await until(lambda count=count: channel.settled == count, 5)
@@ -145,9 +145,9 @@ async def test_requeued_message_keeps_its_place_in_front_of_those_behind_it() ->
         return Requeue() if started == [b"1"] else None
 
     bench, channel = at_work(handlers), Channel()
-    bench.station.run_alone(True, rests=False)
+    bench.runner.run_alone(True, rests=False)
     for tag in (1, 2, 3):
-        bench.station.admit(delivery(channel, tag))
+        bench.runner.admit(delivery(channel, tag))
     for _ in range(4):
         bench.give_turn()
         await turns()
@@ -158,11 +158,11 @@ async def test_requeued_message_keeps_its_place_in_front_of_those_behind_it() ->
 async def test_drain_gives_back_what_waits_to_run_alone() -> None:
     gated = Gated("deadly", concurrency=4)
     bench, channel = at_work(gated.handlers), Channel()
-    bench.station.run_alone(True, rests=True)
+    bench.runner.run_alone(True, rests=True)
     one: Any = delivery(channel, 1)
     assert isinstance(one, Delivery)
-    bench.station.admit(one)
-    bench.station.hold()
-    bench.station.return_waiting()
+    bench.runner.admit(one)
+    bench.runner.hold()
+    bench.runner.return_waiting()
     await asyncio.sleep(0)
     assert channel.given_back == [1]

@@ -31,7 +31,7 @@ from mxworker.worker.handling.copies import attempt_of
 from mxworker.worker.handling.settling import Settling
 from tests.harness.copied import properties_on_wire, received, route_of
 from tests.harness.refusing import Hasty, Publishing
-from tests.harness.stations import Channel
+from tests.harness.runners import Channel
 from tests.harness.waiting import until
 from tests.rabbit.raw import raw_properties
 
@@ -42,7 +42,7 @@ OUTCOMES = (Word.ACKED, Word.REQUEUED, Word.RETRIED, Word.REJECTED, Word.STALE)
 
 
 @dataclass
-class Desk:
+class WorkerControls:
     """A settling at work, with all around it that it touches."""
 
     publishing: Publishing | None
@@ -105,21 +105,21 @@ def repairing(error: BrokerError | None = None) -> Callable[[], Awaitable[None]]
     ("raw", "named"), [(raw_properties(message_id=b"m-1"), "m-1"), (raw_properties(), "(no id, delivery tag 1)")]
 )
 async def test_at_debug_each_acked_message_is_told(raw: bytes, named: str, caplog: pytest.LogCaptureFixture) -> None:
-    desk = Desk(Publishing(CONFIRMED))
-    await desk.settle(Ack(), desk.delivery(raw))
+    controls = WorkerControls(Publishing(CONFIRMED))
+    await controls.settle(Ack(), controls.delivery(raw))
     assert caplog.messages == []
     caplog.set_level(logging.DEBUG, "mxworker")
-    await desk.settle(Ack(), desk.delivery(raw))
+    await controls.settle(Ack(), controls.delivery(raw))
     assert caplog.messages == [f"handler order: message {named} of queue orders is acked"]
 
 
 async def test_for_an_ack_a_frame_is_enough() -> None:
     publishing = Publishing(CONFIRMED)
-    desk = Desk(publishing)
-    await desk.settle(Ack())
+    controls = WorkerControls(publishing)
+    await controls.settle(Ack())
     assert not publishing.published
-    assert desk.settled == ["acked"]
-    assert desk.counts == {Word.ACKED: 1}
+    assert controls.settled == ["acked"]
+    assert controls.counts == {Word.ACKED: 1}
 
 
 # ---- a requeue
@@ -127,50 +127,52 @@ async def test_for_an_ack_a_frame_is_enough() -> None:
 
 async def test_requeue_is_a_copy_with_its_attempt_at_the_end_of_the_queue() -> None:
     publishing = Publishing(CONFIRMED)
-    desk = Desk(publishing)
-    publishing.before_each = lambda: _assert_unsettled(desk)
-    await desk.settle(Requeue())
+    controls = WorkerControls(publishing)
+    publishing.before_each = lambda: _assert_unsettled(controls)
+    await controls.settle(Requeue())
     ((copy, queue),) = publishing.published
     assert queue == "orders"
     assert attempt_of(received(properties_on_wire(copy)), 9) == 2
-    assert desk.settled == ["acked"]
-    assert desk.counts == {Word.REQUEUED: 1}
+    assert controls.settled == ["acked"]
+    assert controls.counts == {Word.REQUEUED: 1}
 
 
 async def test_requeue_into_a_full_queue_is_a_retry_so_that_it_is_counted_and_waits() -> None:
     publishing = Publishing(PublishNacked("full"), CONFIRMED)
-    desk = Desk(publishing)
-    await desk.settle(Requeue())
+    controls = WorkerControls(publishing)
+    await controls.settle(Requeue())
     assert [queue for _, queue in publishing.published] == ["orders", RETRY_QUEUE]
     assert attempt_of(received(properties_on_wire(publishing.published[1][0])), 9) == 2
-    assert desk.settled == ["acked"]
-    assert desk.counts == {Word.RETRIED: 1}
+    assert controls.settled == ["acked"]
+    assert controls.counts == {Word.RETRIED: 1}
 
 
 @pytest.mark.parametrize("error", [PublishNacked("full"), PublishUnconfirmed("lost"), Unroutable("no queue")])
 async def test_requeue_that_no_queue_takes_goes_back_after_a_pause(error: PublishError) -> None:
-    desk = Desk(Publishing(error))
-    await desk.settle(Requeue())
-    assert desk.settled == ["given_back"]
-    assert desk.counts == {Word.REQUEUED: 1}
-    assert len(desk.rng.ceilings_s) == 1
+    controls = WorkerControls(Publishing(error))
+    await controls.settle(Requeue())
+    assert controls.settled == ["given_back"]
+    assert controls.counts == {Word.REQUEUED: 1}
+    assert len(controls.rng.ceilings_s) == 1
 
 
 @pytest.mark.parametrize("retry", [RetryPolicy(), None])
 async def test_requeue_ends_as_a_dead_letter_that_knows_of_all_attempts(retry: RetryPolicy | None) -> None:
     publishing = Publishing(CONFIRMED)
-    desk = Desk(publishing, retry=retry)
+    controls = WorkerControls(publishing, retry=retry)
     headers = encode({"mx-attempt": 4})
-    await desk.settle(Requeue(), desk.delivery(raw_properties(headers=len(headers).to_bytes(4, "big") + headers)))
+    await controls.settle(
+        Requeue(), controls.delivery(raw_properties(headers=len(headers).to_bytes(4, "big") + headers))
+    )
     ((copy, queue),) = publishing.published
     assert queue == DEAD_LETTER_QUEUE
     assert received(properties_on_wire(copy)).headers["mx-attempts"] == 4
 
 
 async def test_requeue_that_cannot_be_copied_is_a_dead_letter() -> None:
-    desk = Desk(Publishing(CONFIRMED))
-    await desk.settle(Requeue(), desk.delivery(UNSPLITTABLE))
-    assert desk.settled == ["rejected"]
+    controls = WorkerControls(Publishing(CONFIRMED))
+    await controls.settle(Requeue(), controls.delivery(UNSPLITTABLE))
+    assert controls.settled == ["rejected"]
 
 
 IN_ORDER = Queue("orders", single_active_consumer=True)
@@ -178,33 +180,33 @@ IN_ORDER = Queue("orders", single_active_consumer=True)
 
 async def test_requeue_where_order_is_promised_is_executed_again_in_its_place() -> None:
     publishing = Publishing(CONFIRMED)
-    desk = Desk(publishing, queue=IN_ORDER, concurrency=1)
-    delivery = desk.delivery()
+    controls = WorkerControls(publishing, queue=IN_ORDER, concurrency=1)
+    delivery = controls.delivery()
     for executed in (1, 2, 3):
-        await desk.settle(Requeue(), delivery)
-        assert desk.next == [delivery] * executed
+        await controls.settle(Requeue(), delivery)
+        assert controls.next == [delivery] * executed
         assert attempt_of(delivery, 4) == executed + 1
     assert not publishing.published
-    assert desk.settled == []
-    await desk.settle(Requeue(), delivery)
+    assert controls.settled == []
+    await controls.settle(Requeue(), delivery)
     assert [queue for _, queue in publishing.published] == [DEAD_LETTER_QUEUE]
     assert received(properties_on_wire(publishing.published[0][0])).headers["mx-attempts"] == 4
 
 
 async def test_requeue_where_order_is_promised_goes_back_when_nothing_is_consumed() -> None:
-    desk = Desk(Publishing(CONFIRMED), queue=IN_ORDER, concurrency=1)
-    desk.channel.is_consumed = False
-    await desk.settle(Requeue())
-    assert desk.settled == ["given_back"]
-    assert desk.next == []
-    assert desk.counts == {Word.REQUEUED: 1}
+    controls = WorkerControls(Publishing(CONFIRMED), queue=IN_ORDER, concurrency=1)
+    controls.channel.is_consumed = False
+    await controls.settle(Requeue())
+    assert controls.settled == ["given_back"]
+    assert controls.next == []
+    assert controls.counts == {Word.REQUEUED: 1}
 
 
 async def test_requeue_of_several_at_once_is_a_copy_also_with_a_single_active_consumer() -> None:
-    desk = Desk(Publishing(CONFIRMED), queue=IN_ORDER, concurrency=2)
-    await desk.settle(Requeue())
-    assert desk.next == []
-    assert desk.settled == ["acked"]
+    controls = WorkerControls(Publishing(CONFIRMED), queue=IN_ORDER, concurrency=2)
+    await controls.settle(Requeue())
+    assert controls.next == []
+    assert controls.settled == ["acked"]
 
 
 # ---- a retry
@@ -233,31 +235,31 @@ RETRY_WORD = {"acked": Word.RETRIED, "given_back": Word.REQUEUED, "rejected": Wo
 async def test_retry_is_acked_once_its_copy_is_confirmed_and_goes_back_otherwise(case: str) -> None:
     outcomes, repair, way, publishes = LATER[case]
     publishing = Publishing(*outcomes)
-    desk = Desk(publishing, repair)
-    publishing.before_each = lambda: _assert_unsettled(desk)
-    await desk.settle(Retry())
-    assert desk.settled == [way]
-    assert desk.counts == {RETRY_WORD[way]: 1}
+    controls = WorkerControls(publishing, repair)
+    publishing.before_each = lambda: _assert_unsettled(controls)
+    await controls.settle(Retry())
+    assert controls.settled == [way]
+    assert controls.counts == {RETRY_WORD[way]: 1}
     tried, rest = publishing.published[:publishes], publishing.published[publishes:]
     assert [queue for _, queue in tried] == [RETRY_QUEUE] * publishes
     assert [queue for _, queue in rest] == [DEAD_LETTER_QUEUE] * (way == "rejected")
     for copy, _ in tried:
         assert attempt_of(received(properties_on_wire(copy)), 9) == 2
-    assert len(desk.rng.ceilings_s) == (way == "given_back"), "what comes right back waits before"
+    assert len(controls.rng.ceilings_s) == (way == "given_back"), "what comes right back waits before"
 
 
 async def test_retry_without_a_publisher_goes_back() -> None:
-    desk = Desk(None)
-    await desk.settle(Retry())
-    assert desk.settled == ["given_back"]
+    controls = WorkerControls(None)
+    await controls.settle(Retry())
+    assert controls.settled == ["given_back"]
 
 
 async def test_retry_that_cannot_be_copied_is_a_dead_letter_of_the_brokers() -> None:
     publishing = Publishing(CONFIRMED)
-    desk = Desk(publishing)
-    await desk.settle(Retry(), desk.delivery(UNSPLITTABLE))
+    controls = WorkerControls(publishing)
+    await controls.settle(Retry(), controls.delivery(UNSPLITTABLE))
     assert not publishing.published
-    assert desk.settled == ["rejected"]
+    assert controls.settled == ["rejected"]
 
 
 # ---- where the broker is not known to dead-letter, nothing is rejected
@@ -270,32 +272,32 @@ def elsewhere(declare: str) -> Queue:
 @pytest.mark.parametrize("declare", ["passive", "off"])
 @pytest.mark.parametrize("settlement", [Reject("no"), Retry()])
 async def test_dead_letter_that_nobody_takes_goes_back_after_a_pause(declare: str, settlement: Settlement) -> None:
-    desk = Desk(Publishing(PublishNacked("full")), queue=elsewhere(declare))
-    await desk.settle(settlement)
-    assert desk.settled == ["given_back"]
-    assert desk.counts == {Word.REQUEUED: 1}
-    assert len(desk.rng.ceilings_s) == 1
+    controls = WorkerControls(Publishing(PublishNacked("full")), queue=elsewhere(declare))
+    await controls.settle(settlement)
+    assert controls.settled == ["given_back"]
+    assert controls.counts == {Word.REQUEUED: 1}
+    assert len(controls.rng.ceilings_s) == 1
 
 
 @pytest.mark.parametrize("settlement", [Reject("no"), Retry()])
 async def test_message_without_a_copy_is_a_dead_letter_by_body_and_facts(settlement: Settlement) -> None:
     publishing = Publishing(CONFIRMED)
-    desk = Desk(publishing, queue=elsewhere("off"))
-    await desk.settle(settlement, desk.delivery(UNSPLITTABLE))
+    controls = WorkerControls(publishing, queue=elsewhere("off"))
+    await controls.settle(settlement, controls.delivery(UNSPLITTABLE))
     ((copy, queue),) = publishing.published
     dead = received(properties_on_wire(copy))
     assert (queue, copy.body) == (DEAD_LETTER_QUEUE, b"body")
     assert dead.headers["mx-reason"] == "rejected"
-    assert desk.settled == ["acked"]
+    assert controls.settled == ["acked"]
 
 
 async def test_pause_before_a_delivery_goes_back_grows_and_begins_anew_after_a_success() -> None:
     refused = PublishNacked("full")
     publishing = Publishing(*[refused] * 7, CONFIRMED, refused)
-    desk = Desk(publishing)
+    controls = WorkerControls(publishing)
     for _ in range(9):
-        await desk.settle(Retry(), Delivery(b"", b"\0\0", b"\0\0", False, 1, Channel()))
-    assert desk.rng.ceilings_s == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0, 1.0]
+        await controls.settle(Retry(), Delivery(b"", b"\0\0", b"\0\0", False, 1, Channel()))
+    assert controls.rng.ceilings_s == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0, 1.0]
 
 
 async def test_many_that_miss_a_queue_share_one_repair() -> None:
@@ -309,15 +311,15 @@ async def test_many_that_miss_a_queue_share_one_repair() -> None:
 
     missing = [Unroutable("no queue")] * 20
     publishing = Publishing(*missing, CONFIRMED)
-    desk = Desk(publishing, repair)
-    tasks = [asyncio.create_task(desk.settle(Retry())) for _ in range(20)]
+    controls = WorkerControls(publishing, repair)
+    tasks = [asyncio.create_task(controls.settle(Retry())) for _ in range(20)]
     await until(lambda: repairs and len(publishing.published) == 20, 5, "all to miss it")
     tasks[0].cancel()  # the others wait on
     await asyncio.wait(tasks[:1])
     release.set()
     await asyncio.gather(*tasks[1:])
     assert repairs == 1
-    assert desk.settled == ["acked"] * 19
+    assert controls.settled == ["acked"] * 19
 
 
 # ---- a dead letter
@@ -341,37 +343,37 @@ DEAD = {
 async def test_dead_letter_is_acked_once_its_copy_is_confirmed_and_left_to_the_broker_otherwise(case: str) -> None:
     outcomes, repair, way, publishes = DEAD[case]
     publishing = Publishing(*outcomes)
-    desk = Desk(publishing, repair)
-    publishing.before_each = lambda: _assert_unsettled(desk)
-    await desk.settle(Reject("too old"))
-    assert desk.settled == [way]
-    assert desk.counts == {Word.REJECTED: 1}
+    controls = WorkerControls(publishing, repair)
+    publishing.before_each = lambda: _assert_unsettled(controls)
+    await controls.settle(Reject("too old"))
+    assert controls.settled == [way]
+    assert controls.counts == {Word.REJECTED: 1}
     assert [queue for _, queue in publishing.published] == [DEAD_LETTER_QUEUE] * publishes
     for copy, _ in publishing.published:
         assert received(properties_on_wire(copy)).headers["mx-error"] == "too old"
 
 
 async def test_dead_letter_without_a_publisher_is_left_to_the_broker() -> None:
-    desk = Desk(None)
-    await desk.settle(Reject())
-    assert desk.settled == ["rejected"]
+    controls = WorkerControls(None)
+    await controls.settle(Reject())
+    assert controls.settled == ["rejected"]
 
 
 async def test_without_a_dead_letter_queue_of_ours_the_broker_gets_the_rejection() -> None:
     publishing = Publishing(CONFIRMED)
-    desk = Desk(publishing, queue=Queue("orders", dead_letter=False))
-    await desk.settle(Reject())
+    controls = WorkerControls(publishing, queue=Queue("orders", dead_letter=False))
+    await controls.settle(Reject())
     assert not publishing.published
-    assert desk.settled == ["rejected"]
-    assert desk.counts == {Word.REJECTED: 1}
+    assert controls.settled == ["rejected"]
+    assert controls.counts == {Word.REJECTED: 1}
 
 
 async def test_dead_letter_that_cannot_be_copied_is_left_to_the_broker() -> None:
     publishing = Publishing(CONFIRMED)
-    desk = Desk(publishing)
-    await desk.settle(Reject(), desk.delivery(UNSPLITTABLE))
+    controls = WorkerControls(publishing)
+    await controls.settle(Reject(), controls.delivery(UNSPLITTABLE))
     assert not publishing.published
-    assert desk.settled == ["rejected"]
+    assert controls.settled == ["rejected"]
 
 
 # ---- stale
@@ -380,12 +382,12 @@ async def test_dead_letter_that_cannot_be_copied_is_left_to_the_broker() -> None
 @pytest.mark.parametrize("settlement", [Ack(), Requeue(), Retry(), Reject()], ids=repr)
 async def test_stale_delivery_ends_in_one_call_of_its_source_and_no_copy(settlement: Settlement) -> None:
     publishing = Publishing(CONFIRMED)
-    desk = Desk(publishing)
-    desk.channel.is_lost = True
-    await desk.settle(settlement)
+    controls = WorkerControls(publishing)
+    controls.channel.is_lost = True
+    await controls.settle(settlement)
     assert not publishing.published, "the broker delivers it again: a copy would be one too many"
-    assert len(desk.settled) == 1
-    assert desk.counts == {Word.STALE: 1}
+    assert len(controls.settled) == 1
+    assert controls.counts == {Word.STALE: 1}
 
 
 @pytest.mark.parametrize("settlement", [Retry(), Reject()], ids=repr)
@@ -394,11 +396,11 @@ async def test_delivery_that_goes_stale_while_its_copy_is_published_ends_in_one_
     settlement: Settlement, outcome: Exception | None
 ) -> None:
     publishing = Publishing(outcome)
-    desk = Desk(publishing)
-    publishing.before_each = lambda: setattr(desk.channel, "is_lost", True)
-    await desk.settle(settlement)
-    assert len(desk.settled) == 1
-    assert desk.counts == {Word.STALE: 1}
+    controls = WorkerControls(publishing)
+    publishing.before_each = lambda: setattr(controls.channel, "is_lost", True)
+    await controls.settle(settlement)
+    assert len(controls.settled) == 1
+    assert controls.counts == {Word.STALE: 1}
 
 
 # ---- cut
@@ -407,8 +409,8 @@ async def test_delivery_that_goes_stale_while_its_copy_is_published_ends_in_one_
 @pytest.mark.parametrize("settlement", [Retry(), Reject()], ids=repr)
 async def test_cut_while_its_copy_is_published_nothing_is_settled(settlement: Settlement) -> None:
     publishing = Publishing(asyncio.Event())
-    desk = Desk(publishing)
-    await _cut(desk, settlement, lambda: bool(publishing.published))
+    controls = WorkerControls(publishing)
+    await _cut(controls, settlement, lambda: bool(publishing.published))
 
 
 @pytest.mark.parametrize("settlement", [Retry(), Reject()], ids=repr)
@@ -420,24 +422,24 @@ async def test_cut_while_its_queue_is_repaired_nothing_is_settled(settlement: Se
         repairs += 1
         await asyncio.Event().wait()
 
-    await _cut(Desk(Publishing(Unroutable("no queue")), repair), settlement, lambda: bool(repairs))
+    await _cut(WorkerControls(Publishing(Unroutable("no queue")), repair), settlement, lambda: bool(repairs))
 
 
 async def test_cut_while_it_waits_to_go_back_nothing_is_settled() -> None:
-    desk = Desk(Publishing(PublishNacked("full")))
-    desk.rng.uniform = lambda a, b: desk.rng.ceilings_s.append(b) or 3600.0  # type: ignore[method-assign,func-returns-value]
-    await _cut(desk, Retry(), lambda: bool(desk.rng.ceilings_s))
+    controls = WorkerControls(Publishing(PublishNacked("full")))
+    controls.rng.uniform = lambda a, b: controls.rng.ceilings_s.append(b) or 3600.0  # type: ignore[method-assign,func-returns-value]
+    await _cut(controls, Retry(), lambda: bool(controls.rng.ceilings_s))
 
 
-async def _cut(desk: Desk, settlement: Settlement, has_come_so_far: Callable[[], bool]) -> None:
-    task = asyncio.create_task(desk.settle(settlement))
+async def _cut(controls: WorkerControls, settlement: Settlement, has_come_so_far: Callable[[], bool]) -> None:
+    task = asyncio.create_task(controls.settle(settlement))
     await until(has_come_so_far, 5, "the moment")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert desk.settled == []
-    assert desk.counts == {}
+    assert controls.settled == []
+    assert controls.counts == {}
 
 
-def _assert_unsettled(desk: Desk) -> None:
-    assert desk.settled == [], "settled before the copy was confirmed"
+def _assert_unsettled(controls: WorkerControls) -> None:
+    assert controls.settled == [], "settled before the copy was confirmed"

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from mxworker import Ack, Delivery, Handlers, Queue, Reject, Requeue, Retry, RetryPolicy
-from mxworker.api.context import Equipment
+from mxworker.api.context import WorkerResources
 from mxworker.system.log import JsonFormatter, TextFormatter
 from mxworker.wire.field_table import encode
 from tests.harness.refusing import Hasty, Publishing
-from tests.harness.stations import Channel, at_work
+from tests.harness.runners import Channel, at_work
 from tests.rabbit.raw import raw_properties
 
 SOON_S = 10.0
@@ -42,10 +42,10 @@ def delivery(channel: Channel, attempt: int = 1, body: bytes = b"1", tag: int = 
 
 async def handled(handlers: Handlers, *given: Delivery) -> None:
     publishing: Any = Publishing(None)
-    bench = at_work(handlers, equipment=Equipment(publishing, publishing, publishing), rng=Hasty())
+    bench = at_work(handlers, resources=WorkerResources(publishing, publishing, publishing), rng=Hasty())
     for each in given:
-        bench.station.admit(each)
-    await asyncio.wait_for(bench.station.finished(), SOON_S)
+        bench.runner.admit(each)
+    await asyncio.wait_for(bench.runner.finished(), SOON_S)
     assert not bench.broken
 
 
@@ -246,9 +246,9 @@ async def test_error_that_only_we_have_raised_keeps_its_frames(lines: dict[str, 
     def work(payload: Any) -> None: ...
 
     bench = at_work(handlers)
-    bench.station._premises.threads.close()  # so that a thread pool of the standard library refuses the call
-    bench.station.admit(delivery(Channel()))
-    await asyncio.wait_for(bench.station.finished(), SOON_S)
+    bench.runner._process.threads.close()  # so that a thread pool of the standard library refuses the call
+    bench.runner.admit(delivery(Channel()))
+    await asyncio.wait_for(bench.runner.finished(), SOON_S)
     assert "/concurrent/futures/thread.py" in lines["text"].getvalue()
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from mxworker import Context, Handlers, Reject
 from mxworker.worker.handling.threads import Threads
-from tests.harness.stations import Channel, at_work, deliveries
+from tests.harness.runners import Channel, at_work, deliveries
 from tests.harness.waiting import until
 
 SOON_S = 60.0
@@ -34,8 +34,8 @@ async def test_handler_runs_beside_the_loop_and_its_outcome_counts() -> None:
 
     bench, channel = at_work(handlers), Channel()
     for delivery in deliveries(channel, 4):
-        bench.station.admit(delivery)
-    await asyncio.wait_for(bench.station.finished(), SOON_S)
+        bench.runner.admit(delivery)
+    await asyncio.wait_for(bench.runner.finished(), SOON_S)
     assert (sorted(channel.acked), sorted(channel.rejected)) == ([1, 4], [2, 3])
     assert threads
     assert threading.get_ident() not in threads
@@ -61,8 +61,8 @@ async def test_whatever_a_thread_raises_is_a_failure_of_its_delivery(error: Base
         raise error
 
     bench, channel = at_work(handlers), Channel()
-    bench.station.admit(*deliveries(channel, 1))
-    await asyncio.wait_for(bench.station.finished(), SOON_S)
+    bench.runner.admit(*deliveries(channel, 1))
+    await asyncio.wait_for(bench.runner.finished(), SOON_S)
     assert channel.rejected == [1]
     assert not bench.broken
 
@@ -83,7 +83,7 @@ async def test_threads_are_bounded_by_the_handlers_concurrency_and_used() -> Non
 
     bench, channel = at_work(handlers), Channel()
     for delivery in deliveries(channel, 40):
-        bench.station.admit(delivery)
+        bench.runner.admit(delivery)
     await until(lambda: len(channel.acked) == 40, SOON_S, "all")
     assert most == 3
 
@@ -108,7 +108,7 @@ async def test_context_variables_reach_the_thread_and_do_not_come_back() -> None
 
     bench, channel = at_work(handlers, threads=1), Channel()
     for delivery in deliveries(channel, 3, b"x"):
-        bench.station.admit(delivery)
+        bench.runner.admit(delivery)
     await until(lambda: len(channel.acked) == 3, SOON_S, "all")
     assert seen == [("", "x")] * 3
 
@@ -126,14 +126,14 @@ async def test_delivery_stays_unsettled_until_its_thread_has_ended_and_success_c
 
     bench, channel = at_work(handlers, grace_s=0.03), Channel()
     for delivery in deliveries(channel, 2):
-        bench.station.admit(delivery)
-    await until(lambda: bench.station.stuck, SOON_S, "it to be stuck")
+        bench.runner.admit(delivery)
+    await until(lambda: bench.runner.stuck, SOON_S, "it to be stuck")
     await asyncio.sleep(0.1)  # for what must not happen
     assert channel.settled == 0
-    assert (bench.station.running, bench.station.waiting) == (1, 1)
+    assert (bench.runner.running, bench.runner.waiting) == (1, 1)
     release.set()
     await until(lambda: channel.acked == [1, 2], SOON_S, "both")
-    assert bench.station.stuck == 0
+    assert bench.runner.stuck == 0
 
 
 async def test_failure_after_the_deadline_is_its_own() -> None:
@@ -146,10 +146,10 @@ async def test_failure_after_the_deadline_is_its_own() -> None:
         raise ValueError("boom")
 
     bench, channel = at_work(handlers, grace_s=0.01), Channel()
-    bench.station.admit(*deliveries(channel, 1))
-    await until(lambda: bench.station.stuck, SOON_S, "it to be stuck")
+    bench.runner.admit(*deliveries(channel, 1))
+    await until(lambda: bench.runner.stuck, SOON_S, "it to be stuck")
     release.set()
-    await asyncio.wait_for(bench.station.finished(), SOON_S)
+    await asyncio.wait_for(bench.runner.finished(), SOON_S)
     assert channel.rejected == [1]
 
 
@@ -161,12 +161,12 @@ async def test_report_of_a_stuck_thread_names_its_line(caplog: pytest.LogCapture
         time.sleep(0.3)
 
     bench, channel = at_work(handlers, grace_s=0.02), Channel()
-    bench.station.admit(*deliveries(channel, 1))
-    await until(lambda: bench.station.stuck, SOON_S, "it to be stuck")
+    bench.runner.admit(*deliveries(channel, 1))
+    await until(lambda: bench.runner.stuck, SOON_S, "it to be stuck")
     _, first = inspect.getsourcelines(sleepy)
     assert f"{__file__}:{first + 2} sleepy" in caplog.text
     assert "handler sleepy is stuck on message" in caplog.text
-    await asyncio.wait_for(bench.station.finished(), SOON_S)
+    await asyncio.wait_for(bench.runner.finished(), SOON_S)
     assert channel.acked == [1]
 
 
@@ -224,12 +224,12 @@ async def test_thread_that_is_cut_short_leaves_its_delivery_unless_it_still_succ
 
     bench, channel = at_work(handlers), Channel()
     for delivery in deliveries(channel, 2):
-        bench.station.admit(delivery)
+        bench.runner.admit(delivery)
     await asyncio.sleep(0)
     began.wait(SOON_S)
-    bench.station.cut_short()
+    bench.runner.cut_short()
     release.set()
-    await asyncio.wait_for(bench.station.finished(), SOON_S)
+    await asyncio.wait_for(bench.runner.finished(), SOON_S)
     assert channel.acked == [1]
     assert channel.settled == 1
     assert not bench.broken

@@ -23,10 +23,10 @@ from mxworker.api.middleware import CallNext
 from mxworker.worker import blocking
 from mxworker.worker.block_clock import BLOCKED_AFTER_S, LOOK_EVERY_S
 from mxworker.worker.blocking import blocker_of
-from mxworker.worker.handling.handler_runner import Station
+from mxworker.worker.handling.handler_runner import HandlerRunner
 from mxworker.worker.lifespans import Lifespans
 from mxworker.worker.watchdog import Watchdog
-from tests.harness.stations import Channel, at_work, deliveries
+from tests.harness.runners import Channel, at_work, deliveries
 from tests.harness.waiting import until
 from tests.loop.loops import on_both_loops
 from tests.rabbit.raw import raw_properties
@@ -36,9 +36,9 @@ Caplog = pytest.LogCaptureFixture
 
 
 @contextmanager
-def watching(stations: list[Station]) -> Iterator[None]:
+def watching(runners: list[HandlerRunner]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
-    watchdog = Watchdog(1, loop, lambda frame: blocker_of(frame, loop, stations))
+    watchdog = Watchdog(1, loop, lambda frame: blocker_of(frame, loop, runners))
     watchdog.start()
     try:
         yield
@@ -60,11 +60,11 @@ def told(caplog: Caplog) -> list[logging.LogRecord]:
 async def run_one(handlers: Handlers, caplog: Caplog) -> logging.LogRecord:
     """Give the handler one delivery and return what is told while it is at work."""
     bench = at_work(handlers)
-    with watching(bench.stations):
+    with watching(bench.runners):
         for delivery in deliveries(Channel(), 1):
             delivery.raw_properties = raw_properties(content_type=b"application/x-slow", message_id=b"the-id")
-            bench.station.admit(delivery)
-        await bench.station.finished()
+            bench.runner.admit(delivery)
+        await bench.runner.finished()
         await until(lambda: "the event loop runs again" in caplog.text, SOON_S)
     (record,) = told(caplog)
     return record
@@ -155,9 +155,9 @@ async def test_batch_that_blocks_is_told_by_its_first_message(caplog: Caplog) ->
         block(caplog)
 
     bench = at_work(handlers)
-    with watching(bench.stations):
+    with watching(bench.runners):
         for delivery in deliveries(Channel(), 3):
-            bench.station.admit(delivery)
+            bench.runner.admit(delivery)
         await until(lambda: bool(told(caplog)), SOON_S)
     assert "handler order (message without an id and 2 more) has blocked" in told(caplog)[0].getMessage()
 
@@ -265,10 +265,10 @@ async def test_def_handler_that_takes_its_time_blocks_nothing(caplog: Caplog) ->
         time.sleep(BLOCKED_AFTER_S + 4 * LOOK_EVERY_S)
 
     bench = at_work(handlers)
-    with watching(bench.stations):
+    with watching(bench.runners):
         for delivery in deliveries(Channel(), 1):
-            bench.station.admit(delivery)
-        await bench.station.finished()
+            bench.runner.admit(delivery)
+        await bench.runner.finished()
     assert not told(caplog)
 
 

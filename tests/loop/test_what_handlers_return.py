@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mxworker import Ack, Context, Handlers, Reject, Requeue, Retry
-from tests.harness.stations import Channel, at_work, deliveries
+from tests.harness.runners import Channel, at_work, deliveries
 from tests.harness.waiting import until
 
 SOON_S = 10.0
@@ -25,8 +25,8 @@ async def handled(handlers: Handlers, count: int = 1) -> Channel:
     """Have deliveries handled to the end, by the only handler."""
     bench, channel = at_work(handlers), Channel()
     for delivery in deliveries(channel, count, b"1"):
-        bench.station.admit(delivery)
-    await asyncio.wait_for(bench.station.finished(), SOON_S)
+        bench.runner.admit(delivery)
+    await asyncio.wait_for(bench.runner.finished(), SOON_S)
     assert not bench.broken
     return channel
 
@@ -147,12 +147,12 @@ async def test_awaitable_that_is_cut_short_is_cancelled_and_left_unsettled() -> 
         return asyncio.create_task(work())
 
     bench, channel = at_work(handlers), Channel()
-    bench.station.admit(*deliveries(channel, 1, b"1"))
+    bench.runner.admit(*deliveries(channel, 1, b"1"))
     await asyncio.wait_for(started.wait(), SOON_S)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    bench.station.cut_short()
-    await asyncio.wait_for(bench.station.finished(), SOON_S)
+    bench.runner.cut_short()
+    await asyncio.wait_for(bench.runner.finished(), SOON_S)
     assert channel.settled == 0
     await until(lambda: len(ended) == 1, SOON_S)
 

@@ -25,9 +25,9 @@ from mxworker.worker.cpu.protocol import (
     REQUEST,
     SETTLEMENT,
     Frame,
+    MemberSettings,
     Outgoing,
     ProtocolBroken,
-    Terms,
     Unpacker,
     failed,
     fault_of,
@@ -263,11 +263,11 @@ def test_answer_that_means_nothing_is_found_out(facts: dict[str, object]) -> Non
         settlement_of(Frame(SETTLEMENT, facts))
 
 
-def test_terms_arrive_as_they_were() -> None:
-    settings = Consumption(
+def test_settings_arrive_as_they_were() -> None:
+    consumption = Consumption(
         app="app:handlers", app_dir="/srv", brokers=Brokers.parse(["amqp://nowhere"]), queues=("a", "b"), concurrency=3
     )
-    terms = Terms.of(settings, 4, 1234, ("debug", "json"))
-    assert Terms.from_json(terms.to_json()) == terms
-    assert terms.overrides.concurrency == 3
-    assert "nowhere" not in terms.to_json(), "the broker's URL, which may hold a password, is not in the arguments"
+    settings = MemberSettings.of(consumption, 4, 1234, ("debug", "json"))
+    assert MemberSettings.from_json(settings.to_json()) == settings
+    assert settings.overrides.concurrency == 3
+    assert "nowhere" not in settings.to_json(), "the broker's URL, which may hold a password, is not in the arguments"

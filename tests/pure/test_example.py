@@ -26,7 +26,7 @@ from handlers_example.pricing import CATALOGUE, InvalidOrder, Invoice, Order, Or
 from handlers_example.shop import Shop
 from mxworker import Context, Delivery, Reject, Retry
 from mxworker.api.compilation import HandlerKind
-from mxworker.api.context import Equipment, Surroundings
+from mxworker.api.context import HandlerScope, WorkerResources
 from mxworker.api.decoder import decoder_for
 from mxworker.errors import DecodeError
 from tests.harness.nowhere import Nowhere
@@ -53,12 +53,12 @@ def opened(tmp_path: Path) -> Iterator[Shop]:
 
 
 def context(state: Shop | None = None, published: Published | None = None) -> Context:
-    equipment = cast(Equipment, Publishing(published)) if published is not None else None
-    return Context(a_delivery(b""), Surroundings("orders", "order", state=state, equipment=equipment))
+    resources = cast(WorkerResources, Publishing(published)) if published is not None else None
+    return Context(a_delivery(b""), HandlerScope("orders", "order", state=state, resources=resources))
 
 
 class Publishing:
-    """Equipment that has a publisher and nothing else."""
+    """WorkerResources that has a publisher and nothing else."""
 
     def __init__(self, publisher: Published) -> None:
         self.publisher = publisher

@@ -409,7 +409,10 @@ def test_mistake_is_told_with_the_line_it_is_in(case: str, app: App) -> None:
         ("timeout=2**2000", "it must be at most"),
         ("retry=3", "has retry=3; it must be a RetryPolicy, or None"),
         ("retry=False", "has retry=False; it must be a RetryPolicy, or None"),
-        ("kill_switch=True", "has kill_switch=True; it must be a KillSwitch, such as KillSwitch(), or None"),
+        (
+            "circuit_breaker=True",
+            "has circuit_breaker=True; it must be a CircuitBreaker, such as CircuitBreaker(), or None",
+        ),
         ("reject_on='ValueError'", "has reject_on='ValueError'; it must be exception classes"),
         ("reject_on=int", "has reject_on=(<class 'int'>,); it must be exception classes"),
         ("reject_on=ValueError()", "it must be exception classes"),
@@ -468,8 +471,8 @@ def test_batch_of_the_wrong_type_is_told(option: str, text: str, app: App) -> No
         ('RetryPolicy(delays=["1s"])', "delays are ['1s'], but must be a list of seconds"),
         ("RetryPolicy(delays=[float('nan')])", "a delay is nan"),
         ("RetryPolicy(jitter=1)", "jitter is 1, but must be True or False"),
-        ('KillSwitch(window="60")', "window is '60', but must be a number"),
-        ("KillSwitch(min_deliveries=1.5)", "min_deliveries is 1.5, but must be a whole number"),
+        ('CircuitBreaker(window="60")', "window is '60', but must be a number"),
+        ("CircuitBreaker(min_deliveries=1.5)", "min_deliveries is 1.5, but must be a whole number"),
     ],
 )
 def test_value_of_the_wrong_type_is_told(value: str, text: str, app: App) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from mxworker.worker.start_deadline import TELL_EVERY_S, Start
+from mxworker.worker.start_deadline import TELL_EVERY_S, StartDeadline
 
 ANSWER_S = 30.0
 
 
 def look(
-    start: Start,
+    start: StartDeadline,
     now: float,
     *,
     was_connected: bool = False,
@@ -26,13 +26,13 @@ def look(
 
 
 def test_without_a_connection_it_ends_with_the_wait() -> None:
-    start = Start(5, ANSWER_S, 100)
+    start = StartDeadline(5, ANSWER_S, 100)
     assert not look(start, 104.9, is_connected=False, unanswered=3)
     assert look(start, 105, is_connected=False, unanswered=3)
 
 
 def test_first_connection_is_progress_and_no_other_one() -> None:
-    start = Start(5, ANSWER_S, 100)
+    start = StartDeadline(5, ANSWER_S, 100)
     assert not look(start, 104)
     assert not look(start, 106, is_connected=False, was_connected=True)
     assert not look(start, 108)
@@ -40,7 +40,7 @@ def test_first_connection_is_progress_and_no_other_one() -> None:
 
 
 def test_each_queue_is_progress() -> None:
-    start = Start(5, ANSWER_S, 100)
+    start = StartDeadline(5, ANSWER_S, 100)
     for second in range(60):
         assert not look(start, 104 + 4 * second, consumed=second, unanswered=60 - second)
     assert not look(start, 104 + 4 * 59 + 4.9, consumed=59)
@@ -48,14 +48,14 @@ def test_each_queue_is_progress() -> None:
 
 
 def test_queue_that_is_consumed_again_is_none() -> None:
-    start = Start(5, ANSWER_S, 100)
+    start = StartDeadline(5, ANSWER_S, 100)
     assert not look(start, 101, consumed=3)
     assert not look(start, 105, consumed=2)
     assert look(start, 106, consumed=3)
 
 
 def test_short_wait_does_not_cut_off_an_answer() -> None:
-    start = Start(1, ANSWER_S, 100)
+    start = StartDeadline(1, ANSWER_S, 100)
     assert not look(start, 100.5, unanswered=1)
     assert not look(start, 100.5 + ANSWER_S, unanswered=1), "now it says itself that there is no answer"
     assert look(start, 100.5 + ANSWER_S, unanswered=0)
@@ -63,11 +63,11 @@ def test_short_wait_does_not_cut_off_an_answer() -> None:
 
 
 def test_it_wakes_for_its_end_and_for_what_is_to_be_told() -> None:
-    start = Start(60, ANSWER_S, 100)
+    start = StartDeadline(60, ANSWER_S, 100)
     assert start.wakes_at(100, 1) == 100 + TELL_EVERY_S
     assert not start.has_to_tell(104.9)
     assert start.has_to_tell(105)
     assert not start.has_to_tell(105)
     assert start.wakes_at(105, 1) == 110
-    assert Start(2, ANSWER_S, 100).wakes_at(100, 1) == 102
-    assert Start(0.1, ANSWER_S, 100).wakes_at(100, 1) == 101
+    assert StartDeadline(2, ANSWER_S, 100).wakes_at(100, 1) == 102
+    assert StartDeadline(0.1, ANSWER_S, 100).wakes_at(100, 1) == 101

@@ -1,6 +1,6 @@
 """The channels of one connection that handlers borrow: opened, lent, judged when they come back, closed.
 
-A stock ends with its connection; a new connection gets a new stock.
+A pool ends with its connection; a new connection gets a new pool.
 
 Must not know: who waits for a channel, other connections, handlers.
 
@@ -36,12 +36,12 @@ _WITHOUT_TRACE = ("Exchange.", "Queue.")
 class PooledChannel:
     """A channel that can be lent, and what speaks against lending it again."""
 
-    __slots__ = ("_ask", "_doubts", "_underlay", "channel", "idle_since", "number", "stock")
+    __slots__ = ("_ask", "_doubts", "_underlay", "channel", "channels", "idle_since", "number")
 
-    def __init__(self, channel: AbstractChannel, underlay: Underlay, stock: Stock) -> None:
+    def __init__(self, channel: AbstractChannel, underlay: Underlay, channels: ChannelPool) -> None:
         self.channel = channel
         self.number = underlay.number
-        self.stock = stock
+        self.channels = channels
         self.idle_since = 0.0
         self._underlay = underlay
         self._ask: Callable[..., Awaitable[Any]] = underlay.rpc
@@ -59,7 +59,7 @@ class PooledChannel:
     @property
     def is_lost(self) -> bool:
         """Whether the channel has ended, by itself or with its connection."""
-        return self.channel.is_closed or self.stock.is_lost
+        return self.channel.is_closed or self.channels.is_lost
 
     @property
     def is_fit(self) -> bool:
@@ -78,7 +78,7 @@ class PooledChannel:
         return True
 
 
-class Stock:
+class ChannelPool:
     """The channels of one connection, for borrowers. Belongs to one event loop."""
 
     def __init__(

@@ -25,7 +25,7 @@ from typing import Any
 
 from aio_pika.abc import AbstractChannel
 
-from mxworker.amqp.connecting.channel_pool import PooledChannel, Stock
+from mxworker.amqp.connecting.channel_pool import ChannelPool, PooledChannel
 from mxworker.amqp.connecting.connection import Dialler, Link
 from mxworker.amqp.connecting.library_errors import raise_own_cancellation
 from mxworker.brokers import Brokers
@@ -57,30 +57,30 @@ class PoolStats:
         )
 
 
-class _Line:
-    """One connection for borrowed channels: the link that keeps it up, and its stock while it is up."""
+class _PooledConnection:
+    """One connection for borrowed channels: the link that keeps it up, and its channels while it is up."""
 
-    __slots__ = ("keeping", "link", "made_at", "stock")
+    __slots__ = ("channels", "keeping", "link", "made_at")
 
     def __init__(self, link: Link, made_at: float) -> None:
         self.link = link
         self.made_at = made_at
-        self.stock: Stock | None = None
+        self.channels: ChannelPool | None = None
         self.keeping: asyncio.Task[None] | None = None
 
     @property
     def opening(self) -> int:
         """How many channels it is opening."""
-        return 0 if self.stock is None else self.stock.opening
+        return 0 if self.channels is None else self.channels.opening
 
     @property
     def is_lending(self) -> bool:
         """Whether a channel of it is borrowed."""
-        return self.stock is not None and self.stock.borrowed > 0
+        return self.channels is not None and self.channels.borrowed > 0
 
     def is_unused_since(self, instant: float) -> bool:
         """Whether nothing was borrowed since a loop time, and nothing is now."""
-        used_at = self.made_at if self.stock is None else self.stock.used_at
+        used_at = self.made_at if self.channels is None else self.channels.used_at
         return used_at <= instant and not self.is_lending and not self.opening
 
 
@@ -108,7 +108,9 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self.consume_link = self._new_link("consume", on_change)
         self.publish_link = self._new_link("publish")
-        self._lines: list[_Line] = []  # at most max_connections - 2; the first is used first, the others may idle
+        self._lines: list[
+            _PooledConnection
+        ] = []  # at most max_connections - 2; the first is used first, the others may idle
         self._waiting: deque[asyncio.Future[PooledChannel]] = deque()  # at most one per running handler's request
         self._tasks: asyncio.TaskGroup | None = None
         self._borrowed = 0
@@ -215,12 +217,12 @@ class Pool:
 
     def _take(self) -> PooledChannel | None:
         for line in self._lines:
-            if line.stock is not None and (pooled := line.stock.take()) is not None:
+            if line.channels is not None and (pooled := line.channels.take()) is not None:
                 return pooled
         return None
 
     def _put(self, pooled: PooledChannel) -> None:
-        pooled.stock.put(pooled)
+        pooled.channels.put(pooled)
         self._serve()
 
     def _first_waiting(self) -> asyncio.Future[PooledChannel] | None:
@@ -242,21 +244,22 @@ class Pool:
         if missing > 0 and len(self._lines) < self._settings.max_connections - _OWN_ROLES:
             self._add_line()
 
-    def _open_on(self, line: _Line, wanted: int) -> int:
+    def _open_on(self, line: _PooledConnection, wanted: int) -> int:
         """Begin to open up to `wanted` channels, and return how many; one that is not up yet promises what it may."""
-        stock = line.stock
-        if stock is None or stock.is_lost:
+        channels = line.channels
+        if channels is None or channels.is_lost:
             return self._settings.max_channels
-        count = min(wanted, stock.room)
+        count = min(wanted, channels.room)
         for _ in range(count):
-            self._spawn(self._open(stock, stock.reserve()))
+            self._spawn(self._open(channels, channels.reserve()))
         return count
 
-    async def _open(self, stock: Stock, number: int) -> None:
+    async def _open(self, channels: ChannelPool, number: int) -> None:
         try:
-            await stock.open(number)
+            await channels.open(number)
         except ConnectionLost as error:
-            stock.connection.plane.abort(error)  # the library is done with it, so it is over; its link makes a new one
+            # The library is done with it, so it is over; its link makes a new one.
+            channels.connection.plane.abort(error)
             return
         except BrokerError as error:
             if (place := self._first_waiting()) is not None:  # told to one of them each time: no endless attempts
@@ -267,13 +270,13 @@ class Pool:
     def _refusal(self) -> BrokerError:
         """Return why no channel came in time."""
         late = f"no channel within {self._settings.borrow_timeout_s:g} s"
-        stocks = [line.stock for line in self._lines if line.stock is not None]
+        stocks = [line.channels for line in self._lines if line.channels is not None]
         if not stocks:
             reasons = [line.link.last_error for line in self._lines if line.link.last_error is not None]
             return ConnectionLost(f"{late}: no connection to the broker: {reasons[0] if reasons else 'no answer yet'}")
-        if any(stock.opening or stock.room for stock in stocks):
+        if any(channels.opening or channels.room for channels in stocks):
             return ChannelLost(f"{late}: the broker does not open one; is it blocked by an alarm?")
-        limits = " + ".join(str(stock.limit) for stock in stocks)
+        limits = " + ".join(str(channels.limit) for channels in stocks)
         return PoolExhausted(
             f"{late}: {self._borrowed} are borrowed, and there may be {limits} on the connections for handlers.\n"
             "  Hold channels for a shorter time, lower the concurrency of the handlers, or raise the pool's "
@@ -283,38 +286,38 @@ class Pool:
     # ---- connections for borrowed channels
 
     def _add_line(self) -> None:
-        line = _Line(self._new_link("handlers"), self._loop.time())
+        line = _PooledConnection(self._new_link("handlers"), self._loop.time())
         self._lines.append(line)
         if self._tasks is not None:
             line.keeping = self._tasks.create_task(self._keep(line))
 
-    async def _keep(self, line: _Line) -> None:
-        """Keep a connection up, with a stock of channels for each time it is; when it is trimmed, close it."""
+    async def _keep(self, line: _PooledConnection) -> None:
+        """Keep a connection up, with a pool of channels for each time it is; when it is trimmed, close it."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(line.link.run())
                 while True:
                     connection = await line.link.connection()
-                    line.stock = Stock(connection, self._settings, self._spawn, self._serve)
+                    line.channels = ChannelPool(connection, self._settings, self._spawn, self._serve)
                     self._serve()
                     await asyncio.shield(connection.plane.lost)
-                    line.stock = None
+                    line.channels = None
         finally:
-            line.stock = None
+            line.channels = None
             if self._tasks is not None:  # else it is the pool that ends, and `close` closes all at the same time
                 await line.link.close()
 
     # ---- the periodic look
 
     async def _look(self) -> None:
-        await asyncio.gather(*(line.stock.check() for line in self._lines if line.stock is not None))
+        await asyncio.gather(*(line.channels.check() for line in self._lines if line.channels is not None))
         self._trim(self._loop.time())
         self._tell()
 
     def _trim(self, now: float) -> None:
         for line in self._lines:
-            if line.stock is not None:
-                line.stock.trim(now)
+            if line.channels is not None:
+                line.channels.trim(now)
         spare = len(self._lines) - max(0, self._settings.min_connections - _OWN_ROLES)
         long_ago = now - self._settings.idle_trim_s
         unused = [] if self._waiting else [line for line in self._lines if line.is_unused_since(long_ago)]

@@ -6,7 +6,7 @@ its consumer is paused until half of the budget is free. A consumer that holds n
 would starve beside others. So a process holds at most the budget, and one body for each of its consumers.
 
 A large body is taken for what it is expected to become: `growth` times its size. What a body does become is charged
-where it is decoded, instead of what was expected (`worker.decode_room`).
+where it is decoded, instead of what was expected (`worker.decode_budget`).
 
 Pure: it knows neither consumers nor the event loop.
 """

@@ -10,7 +10,7 @@ same messages would be given back again and again, and before RabbitMQ 4.3 each 
 a quorum queue. A single active consumer that is cancelled hands over to another one, so it first settles all it has.
 
 Two things stop a queue until somebody has looked at them, see `try_again`: a message whose body is above the cap, where
-the broker would drop what is rejected, and a queue over which the broker ends the whole connection (see `culprits`);
+the broker would drop what is rejected, and a queue over which the broker ends the whole connection (`faulty_queues`);
 the latter is tried again by itself after some minutes.
 
 A prefetch holds for the consume that it was set for. When another is wanted in the middle, that is a cancel and a
@@ -34,7 +34,7 @@ from typing import Any
 from mxworker.amqp.connecting.connection import BrokerConnection, Link
 from mxworker.amqp.consuming.byte_budget import ByteBudget
 from mxworker.amqp.consuming.declared import DeclaredQueues
-from mxworker.amqp.consuming.faulty_queues import GIVEN_UP_S, Culprits
+from mxworker.amqp.consuming.faulty_queues import GIVEN_UP_S, FaultyQueues
 from mxworker.amqp.consuming.subscription import Admit, Subscription
 from mxworker.api.queues import Queue
 from mxworker.backoff import RECONNECT, next_attempt
@@ -75,7 +75,7 @@ class Consumer:
         calm_s: float = _CALM_S,
         level_of: Callable[[BrokerError], int] = lambda _: logging.WARNING,
         declared: DeclaredQueues | None = None,
-        culprits: Culprits | None = None,
+        faulty_queues: FaultyQueues | None = None,
     ) -> None:
         """Prepare. Made inside a running loop.
 
@@ -83,8 +83,8 @@ class Consumer:
         in force, so that no delivery follows: what is given back then does not come right back to us. Without `budget`
         there is no bound to the bytes. `opening` is shared by the consumers of a process, as many as may declare their
         queues at once. `calm_s`: seconds until a prefetch that was reduced is looked at. `level_of` an error is that of
-        the line which tells of it. `declared` are there before the queue is consumed. `culprits` are those of the link,
-        for all its consumers.
+        the line which tells of it. `declared` are there before the queue is consumed. `faulty_queues` are shared by
+        all consumers of the link.
         """
         self.queue = queue
         self.prefetch = prefetch
@@ -113,7 +113,7 @@ class Consumer:
         self._level_of = level_of
         self._declared = declared or DeclaredQueues()
         self._has_news = False  # whether it was told last that the queue is not consumed
-        self._culprits = culprits or Culprits()
+        self._faulty_queues = faulty_queues or FaultyQueues()
         self._trouble: BrokerError | None = None  # while it is stopped for it
         self._retry: asyncio.Future[None] | None = None
 
@@ -252,7 +252,7 @@ class Consumer:
         while True:
             connection = await self._link.connection()
             try:
-                async with self._opening, self._culprits.turn(self._loop.time()):
+                async with self._opening, self._faulty_queues.turn(self._loop.time()):
                     await self._carry_out(self._open(connection), connection)
             except BrokerError as error:
                 await self._give_up_or_rest(error, connection, attempt)
@@ -270,11 +270,11 @@ class Consumer:
     async def _carry_out(self, request: Coroutine[Any, Any, None], connection: BrokerConnection) -> None:
         """Make a request to the end, whatever happens to the caller; `cancel` waits for it."""
         if connection.plane.frames.close_reason is None:  # else it is not what ended the connection
-            self._culprits.begin(self.queue.name, connection)
+            self._faulty_queues.begin(self.queue.name, connection)
         self._request = self._loop.create_task(request)
         await asyncio.shield(self._request)
         if connection.plane.frames.close_reason is None:
-            self._culprits.succeeded(self.queue.name)
+            self._faulty_queues.succeeded(self.queue.name)
 
     async def _open(self, connection: BrokerConnection) -> None:
         prefetch = None if self._reasons else self._fit()
@@ -361,7 +361,7 @@ class Consumer:
 
     async def _give_up_or_rest(self, error: BrokerError, connection: BrokerConnection, attempt: int) -> None:
         reason = connection.plane.frames.close_reason
-        if reason is not None and self._culprits.blame(self.queue.name, connection, reason, self._loop.time()):
+        if reason is not None and self._faulty_queues.blame(self.queue.name, connection, reason, self._loop.time()):
             await self._give_up(reason)
         else:
             await self._rest(error, connection, attempt)

@@ -24,7 +24,7 @@ _AGAIN_S = 60.0
 GIVEN_UP_S = 300.0
 
 
-class Culprits:
+class FaultyQueues:
     """What is known of the queues on one link."""
 
     def __init__(self) -> None:

@@ -29,7 +29,7 @@ from setproctitle import setproctitle
 
 from mxworker.amqp.consuming.byte_budget import ByteBudget
 from mxworker.api.compilation import Handler, HandlerKind
-from mxworker.api.context import Equipment, Surroundings
+from mxworker.api.context import HandlerScope, WorkerResources
 from mxworker.api.delivery import Delivery
 from mxworker.api.message import Encoder
 from mxworker.api.settlement import Settlement
@@ -41,9 +41,9 @@ from mxworker.system.forks import Forks, end_fork
 from mxworker.system.log import keep_telling, set_up
 from mxworker.worker.app_errors import faults_told
 from mxworker.worker.cpu.pipe import Pipe
-from mxworker.worker.cpu.protocol import READY, Frame, Terms, failed, requested, settled
-from mxworker.worker.cpu.publisher import CpuPublisher, equipment
-from mxworker.worker.handling.decode_budget import DecodeRoom
+from mxworker.worker.cpu.protocol import READY, Frame, MemberSettings, failed, requested, settled
+from mxworker.worker.cpu.publisher import CpuPublisher, resources
+from mxworker.worker.handling.decode_budget import DecodeBudget
 from mxworker.worker.handling.execution import Execute, pipeline
 from mxworker.worker.handling.report import Report
 from mxworker.worker.lifespans import Lifespans
@@ -70,17 +70,17 @@ _LONG_S = 24 * 3600.0  # for leaving the lifespans: the worker knows how long th
 
 
 def main() -> None:
-    """Live as a member; the command line holds the number of the socket and the terms. Never returns."""
+    """Live as a member; the command line holds the number of the socket and the settings. Never returns."""
     number, text = sys.argv[1:]
-    terms = Terms.from_json(text)
-    bind_to_parent(terms.worker_pid)
+    settings = MemberSettings.from_json(text)
+    bind_to_parent(settings.worker_pid)
     for signum in DEAF_TO:
         signal.signal(signum, do_nothing)
-    forks = Forks(f"worker {terms.worker} cpu")
+    forks = Forks(f"worker {settings.worker} cpu")
     signal.pthread_sigmask(signal.SIG_UNBLOCK, DEAF_TO)
     sys.argv[1:] = []
-    setproctitle(f"mxworker: worker {terms.worker} cpu")
-    set_up(terms.log_level, terms.log_style)
+    setproctitle(f"mxworker: worker {settings.worker} cpu")
+    set_up(settings.log_level, settings.log_style)
     keep_telling()
     end = socket.socket(fileno=int(number))
     end.set_inheritable(False)  # not for the subprocesses of a handler
@@ -88,9 +88,9 @@ def main() -> None:
     pid = os.getpid()
     code: int = ExitCode.RUNTIME
     try:
-        code = _live(terms, Pipe(end, terms.max_body_bytes), forks)
+        code = _live(settings, Pipe(end, settings.max_body_bytes), forks)
     except BaseException:
-        log.exception("a process for cpu handlers of worker %d failed", terms.worker)
+        log.exception("a process for cpu handlers of worker %d failed", settings.worker)
     finally:
         if os.getpid() != pid:
             end_fork(sys.exception())
@@ -101,35 +101,35 @@ def main() -> None:
             os._exit(code)  # threads that the application left behind do not hold it up
 
 
-def _live(terms: Terms, pipe: Pipe, forks: Forks) -> ExitCode:
+def _live(settings: MemberSettings, pipe: Pipe, forks: Forks) -> ExitCode:
     try:
-        with faults_told(terms.app):
+        with faults_told(settings.app):
             path = sys.path.copy()
-            application = load(terms.app, terms.app_dir, terms.may_be_insecure)
+            application = load(settings.app, settings.app_dir, settings.may_be_insecure)
             sys.path[:] = path  # the worker's, whose own loading has done to it what is done here
-            publisher = CpuPublisher(pipe, Encoder(None, application.serializers, terms.max_publish_bytes))
-            chosen = select(application, terms.queues, terms.overrides)
+            publisher = CpuPublisher(pipe, Encoder(None, application.serializers, settings.max_publish_bytes))
+            chosen = select(application, settings.queues, settings.overrides)
         handlers = [handler for handler in chosen if handler.kind is HandlerKind.PROCESS]
         gc.collect()
         gc.freeze()  # as in the worker: what the import made is not looked at again
-        forks.run(new_loop, _serve(handlers, pipe, publisher, terms))
+        forks.run(new_loop, _serve(handlers, pipe, publisher, settings))
     except MxWorkerError as error:
         pipe.send_now(failed(error))
         return error.exit_code
     return ExitCode.OK
 
 
-async def _serve(handlers: Sequence[Handler], pipe: Pipe, publisher: CpuPublisher, terms: Terms) -> None:
+async def _serve(handlers: Sequence[Handler], pipe: Pipe, publisher: CpuPublisher, settings: MemberSettings) -> None:
     """Answer requests until the stream ends. Raises AppLoadError when a lifespan cannot be entered."""
     lifespans = Lifespans(handlers)
-    await lifespans.enter(min(terms.boot_timeout_s, _ENTER_S))
-    room = DecodeRoom(ByteBudget(terms.prefetch_budget_bytes))
+    await lifespans.enter(min(settings.boot_timeout_s, _ENTER_S))
+    budget = DecodeBudget(ByteBudget(settings.prefetch_budget_bytes))
     places = {
         handler.queue.name: _Place(
             replace(handler, function=publisher.without_await(handler.function)),
             lifespans.state_of(handler),
-            equipment(publisher),
-            room,
+            resources(publisher),
+            budget,
         )
         for handler in handlers
     }
@@ -146,11 +146,11 @@ async def _serve(handlers: Sequence[Handler], pipe: Pipe, publisher: CpuPublishe
 class _Place:
     """Where the deliveries of one handler are executed."""
 
-    def __init__(self, handler: Handler, state: Any, equipment: Equipment, room: DecodeRoom) -> None:
+    def __init__(self, handler: Handler, state: Any, resources: WorkerResources, budget: DecodeBudget) -> None:
         """`state` is what the lifespan around it yielded."""
         self._report = Report(handler)
-        surroundings = Surroundings(handler.queue.name, handler.name, handler.max_attempts, state, equipment)
-        self._execute: Execute = pipeline(handler, self._report, surroundings, room=room)
+        scope = HandlerScope(handler.queue.name, handler.name, handler.max_attempts, state, resources)
+        self._execute: Execute = pipeline(handler, self._report, scope, budget=budget)
         self._context = copy_context()
 
     async def settlement_of(self, delivery: Delivery) -> Settlement:

@@ -36,9 +36,9 @@ from mxworker.worker.cpu.protocol import (
     READY,
     SETTLEMENT,
     Frame,
+    MemberSettings,
     Outgoing,
     ProtocolBroken,
-    Terms,
     fault_of,
     outgoing,
     published,
@@ -67,9 +67,11 @@ class Unread(Lost):
 class CpuPool:
     """At most `size` processes, started when they are needed. Belongs to one event loop."""
 
-    def __init__(self, terms: Terms, size: int, rng: random.Random, publisher: Publisher | None = None) -> None:
+    def __init__(
+        self, settings: MemberSettings, size: int, rng: random.Random, publisher: Publisher | None = None
+    ) -> None:
         """Start none yet. `publisher` is for what handlers publish."""
-        self._terms = terms
+        self._settings = settings
         self._size = size
         self._rng = rng
         self._publisher = publisher
@@ -219,7 +221,7 @@ class CpuPool:
             member = await self._started()
         except Lost as loss:
             self._failed_starts += 1
-            log.error("a process for cpu handlers of worker %d cannot start: %s", self._terms.worker, loss)
+            log.error("a process for cpu handlers of worker %d cannot start: %s", self._settings.worker, loss)
             waiter = self._next_waiter()
             if waiter is not None:
                 waiter.set_exception(Lost(f"no process could start for it: {' '.join(str(loss).split())}"))
@@ -230,7 +232,7 @@ class CpuPool:
         log.info(
             "process %d for cpu handlers of worker %d is ready after %.2f s; there are %d of at most %d",
             member.pid,
-            self._terms.worker,
+            self._settings.worker,
             self._loop.time() - began_at,
             len(self._members),
             self._size,
@@ -240,7 +242,7 @@ class CpuPool:
     async def _started(self) -> CpuProcess:
         """Return a process that is ready. Raises Lost."""
         try:
-            member = CpuProcess(self._terms)
+            member = CpuProcess(self._settings)
         except OSError as error:
             raise Lost(str(error)) from error
         try:

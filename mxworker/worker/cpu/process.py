@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from mxworker.system import interpreter
 from mxworker.worker.cpu.member import DEAF_TO
 from mxworker.worker.cpu.pipe import Pipe
-from mxworker.worker.cpu.protocol import Terms
+from mxworker.worker.cpu.protocol import MemberSettings
 
 # The import path is the worker's, which has been told where the application is. With `-m`, and without -P, the current
 # directory would come first on it, and a file there would take the place of a module of Python's own.
@@ -34,7 +34,7 @@ main()
 class CpuProcess:
     """A process that executes one delivery at a time. Belongs to one event loop."""
 
-    def __init__(self, terms: Terms) -> None:
+    def __init__(self, settings: MemberSettings) -> None:
         """Start it; returns when it has begun, long before it is ready. Raises OSError.
 
         You must call this in the main thread: it dies with the thread that started it.
@@ -44,10 +44,10 @@ class CpuProcess:
         """Resolved with its exit code, or minus the signal that killed it, when it is reaped."""
         ours, theirs = socket.socketpair()
         with ExitStack() as undoing:
-            self.pipe = Pipe(ours, terms.max_publish_bytes)
+            self.pipe = Pipe(ours, settings.max_publish_bytes)
             undoing.callback(ours.close)
             with theirs:
-                self._popen = _start(terms, theirs)
+                self._popen = _start(settings, theirs)
             undoing.callback(self._popen.wait)
             undoing.callback(self._popen.kill)
             self._pidfd = os.pidfd_open(self.pid)
@@ -94,10 +94,19 @@ def in_words(code: int) -> str:
     return f"its process died with signal {-code}{name}"
 
 
-def _start(terms: Terms, theirs: socket.socket) -> subprocess.Popen[bytes]:
+def _start(settings: MemberSettings, theirs: socket.socket) -> subprocess.Popen[bytes]:
     """Start the command with one end of a socket pair. Signals to the whole group wait until it is deaf to them."""
     path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])  # others mean nothing to an import
-    command = [sys.executable, *interpreter.options(), "-P", "-c", _BOOT, str(theirs.fileno()), terms.to_json(), path]
+    command = [
+        sys.executable,
+        *interpreter.options(),
+        "-P",
+        "-c",
+        _BOOT,
+        str(theirs.fileno()),
+        settings.to_json(),
+        path,
+    ]
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, DEAF_TO)
     try:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),))  # noqa: S603

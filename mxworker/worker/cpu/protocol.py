@@ -1,6 +1,6 @@
 """What a worker and the process of its `cpu=True` handlers say to each other, as values and as bytes.
 
-    worker -> member   Terms, as an argument of the command
+    worker -> member   MemberSettings, as an argument of the command
     member -> worker   ready, or failed with a text
     worker -> member   a request: one delivery                \
     member -> worker   any number of times: publish           |  once for each delivery
@@ -152,7 +152,7 @@ def _frame(data: memoryview, parts_at: int) -> Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class MemberSettings:
     """All that a member has to know to load the same application as its worker, and to log as it does."""
 
     worker: int
@@ -173,8 +173,8 @@ class Terms:
     log_style: str
 
     @classmethod
-    def of(cls, settings: Consumption, worker: int, worker_pid: int, log_as: tuple[str, str]) -> Terms:
-        """Return the terms of the members of worker number `worker`; `log_as` is level and style, see `log.set_up`."""
+    def of(cls, settings: Consumption, worker: int, worker_pid: int, log_as: tuple[str, str]) -> MemberSettings:
+        """Return those of the members of worker number `worker`; `log_as` is level and style, see `log.set_up`."""
         return cls(
             worker=worker,
             worker_pid=worker_pid,
@@ -194,13 +194,13 @@ class Terms:
         )
 
     @classmethod
-    def from_json(cls, text: str) -> Terms:
+    def from_json(cls, text: str) -> MemberSettings:
         """Return what `to_json` has made text of."""
         facts = json.loads(text)
         return cls(**facts | {"queues": tuple(facts["queues"])})
 
     def to_json(self) -> str:
-        """Return the terms as an argument of a command."""
+        """Return the settings as an argument of a command."""
         return json.dumps(asdict(self))
 
     @property

@@ -1,6 +1,6 @@
 """`ctx.publisher` of a `cpu=True` handler: it encodes here, and the worker publishes.
 
-Of a worker's equipment there is only this: connections stay in the worker.
+Of a worker's resources there is only this: connections stay in the worker.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack, cast
 
-from mxworker.api.context import Equipment
+from mxworker.api.context import WorkerResources
 from mxworker.api.message import Content, Encoder, Message, MessageOptions, check_route_name
 from mxworker.api.receipts import Confirmed
 from mxworker.api.unawaited import Begun, begin
@@ -151,7 +151,9 @@ class _NotHere:
         raise MxWorkerError(f"a cpu=True handler has no connection and no worker around it, so it has no ctx.{name}")
 
 
-def equipment(publisher: CpuPublisher) -> Equipment:
+def resources(publisher: CpuPublisher) -> WorkerResources:
     """Return what a context gives to handlers here: a publisher, and clear errors for all else."""
     # A context hands them on as they are. A protocol for each would be there for this one place.
-    return Equipment(pool=cast("Any", _NotHere()), publisher=cast("Publisher", publisher), desk=cast("Any", _NotHere()))
+    return WorkerResources(
+        pool=cast("Any", _NotHere()), publisher=cast("Publisher", publisher), controls=cast("Any", _NotHere())
+    )

@@ -1,4 +1,4 @@
-"""A handler's kill switch at work: it pauses the handler's queue, tries a few deliveries later, and lets all in again.
+"""A handler's circuit breaker at work: it pauses the queue, tries a few deliveries later, and lets all in again.
 
 What counts as a failure is what the next delivery would meet, too: an exception, a timeout, a lost process, and a
 handler that asks for another attempt. A message that is refused, or cannot be decoded, says nothing of the others: it
@@ -13,13 +13,13 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import assert_never
 
-from mxworker.api.circuit_breaker import Action, Close, KillSwitch, Pause, Switch, Try
+from mxworker.api.circuit_breaker import Action, Breaker, CircuitBreaker, Close, PauseUntil, Try
 from mxworker.api.failures import FailureKind
 from mxworker.api.settlement import Ack, Reject, Settlement
 
 log = logging.getLogger(__name__)
 
-REASON = "kill switch"
+REASON = "circuit breaker"
 
 
 class Verdict(Enum):
@@ -30,12 +30,12 @@ class Verdict(Enum):
     NO_NEWS = auto()
 
 
-class Guard:
+class BreakerDriver:
     """Watches the deliveries of one handler. Belongs to one event loop."""
 
     def __init__(
         self,
-        settings: KillSwitch,
+        settings: CircuitBreaker,
         queue: str,
         loop: asyncio.AbstractEventLoop,
         pause: Callable[[str], None],
@@ -47,7 +47,7 @@ class Guard:
 
         `limit_prefetch` bounds what comes from the broker unsettled, `limit` what runs at once.
         """
-        self._switch = Switch(settings)
+        self._switch = Breaker(settings)
         self._queue = queue
         self._loop = loop
         self._pause = pause
@@ -72,21 +72,21 @@ class Guard:
         match action:
             case None:
                 pass
-            case Pause(until):
+            case PauseUntil(until):
                 log.error(
-                    "kill switch of queue %s: too many deliveries fail; it is left alone for %.0f s",
+                    "circuit breaker of queue %s: too many deliveries fail; it is left alone for %.0f s",
                     self._queue,
                     until - self._loop.time(),
                 )
                 self._pause(REASON)
                 self._rest = self._loop.call_at(until, self._rested)
             case Try(deliveries):
-                log.warning("kill switch of queue %s: trying again, %d at a time", self._queue, deliveries)
+                log.warning("circuit breaker of queue %s: trying again, %d at a time", self._queue, deliveries)
                 self._limit(deliveries)
                 self._limit_prefetch(deliveries)  # what would wait for the trial is given back if that fails
                 self._resume(REASON)
             case Close():
-                log.warning("kill switch of queue %s: the trial has passed", self._queue)
+                log.warning("circuit breaker of queue %s: the trial has passed", self._queue)
                 self._limit(None)
                 self._limit_prefetch(None)
             case _:

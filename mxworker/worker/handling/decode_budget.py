@@ -47,11 +47,11 @@ class Unprocessed(Exception):
     """The deliveries of a unit were not shown to their handler, and are to be given back."""
 
 
-class NoRoom(DecodeError):
+class OverBudget(DecodeError):
     """The payload does not fit into the budget, beside those of the same unit."""
 
 
-class DecodeRoom:
+class DecodeBudget:
     """The turn to decode a large body, and the room for it. Belongs to one event loop, with all that it serves."""
 
     def __init__(self, budget: ByteBudget) -> None:
@@ -86,18 +86,18 @@ class DecodeRoom:
         self._is_taken = False
 
     async def room_for(self, more_bytes: int, suspended: Suspended, longest_s: float) -> None:
-        """Wait until the budget has room, or nobody else holds a large payload. Raises Unprocessed."""
+        """Wait until there is room, or nobody else holds a large payload. Raises Unprocessed."""
         if self._has_room(more_bytes):
             return
-        room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        budget: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def look() -> None:
-            if not room.done() and self._has_room(more_bytes):
-                room.set_result(None)
+            if not budget.done() and self._has_room(more_bytes):
+                budget.set_result(None)
 
         self.budget.wait(look)
         try:
-            await _until(room, suspended, longest_s)
+            await _until(budget, suspended, longest_s)
         finally:
             self.budget.stop_waiting(look)
 
@@ -129,9 +129,9 @@ def _give_up(future: asyncio.Future[None]) -> None:
 class LargePayloads:
     """What the large payloads of one unit take. Enter it to have the turn; you must call `release` at the end."""
 
-    def __init__(self, room: DecodeRoom, handler: Handler, suspended: Suspended) -> None:
+    def __init__(self, budget: DecodeBudget, handler: Handler, suspended: Suspended) -> None:
         """`suspended` is entered while the unit waits."""
-        self._room = room
+        self._budget = budget
         self._handler = handler
         self._suspended = suspended
         self._longest_wait_s = handler.queue.consumer_timeout_s / 3  # so that there is time to run it, too
@@ -143,10 +143,10 @@ class LargePayloads:
 
     async def __aenter__(self) -> Self:
         """Wait for the turn. Raises Unprocessed."""
-        await self._room.take_turn(self._handler.queue.name, self._suspended, self._longest_wait_s)
+        await self._budget.take_turn(self._handler.queue.name, self._suspended, self._longest_wait_s)
         if not self._is_held:
             self._is_held = True
-            self._room.holders += 1
+            self._budget.holders += 1
         return self
 
     async def __aexit__(
@@ -154,12 +154,12 @@ class LargePayloads:
     ) -> None:
         """Hand the turn on, once a thread that works for it has ended."""
         if self._thread is None or self._thread.done():
-            self._room.leave_turn()
+            self._budget.leave_turn()
         else:
-            self._thread.add_done_callback(lambda _: self._room.leave_turn())
+            self._thread.add_done_callback(lambda _: self._budget.leave_turn())
 
     async def decoded(self, delivery: Delivery) -> Any:
-        """Return the payload of a delivery. Raises DecodeError, NoRoom among it; Unprocessed when it became stale."""
+        """Return the payload of a delivery. Raises DecodeError, OverBudget too, or Unprocessed when it is stale."""
         if delivery.source.is_lost:
             raise Unprocessed
         decode = self._handler.decode
@@ -210,17 +210,17 @@ class LargePayloads:
         return value
 
     def _refuse_above_limit(self, more_bytes: int) -> None:
-        """Raise NoRoom when the budget is too small for what the unit holds and `more_bytes`."""
-        limit_bytes = self._room.budget.limit_bytes
+        """Raise OverBudget when the budget is too small for what the unit holds and `more_bytes`."""
+        limit_bytes = self._budget.budget.limit_bytes
         if self._held_bytes + more_bytes > limit_bytes:
-            raise NoRoom(
+            raise OverBudget(
                 f"the message would take about {more_bytes} bytes of memory when it is decoded, above "
                 f"--prefetch-budget, {limit_bytes} bytes; raise it to have such messages handled"
             )
 
     async def _charge(self, peak_bytes: int) -> None:
         """Wait for room until all that the unit has may take so much. Raises Unprocessed."""
-        await self._room.room_for(peak_bytes - self._charged_bytes, self._suspended, self._longest_wait_s)
+        await self._budget.room_for(peak_bytes - self._charged_bytes, self._suspended, self._longest_wait_s)
         self._set(peak_bytes)
 
     @property
@@ -230,13 +230,13 @@ class LargePayloads:
 
     def _set(self, charged_bytes: int) -> None:
         less_bytes, self._charged_bytes = self._charged_bytes - charged_bytes, charged_bytes
-        self._room.budget.give_back(less_bytes)  # below 0 when it becomes more
+        self._budget.budget.give_back(less_bytes)  # below 0 when it becomes more
 
     def release(self) -> None:
         """Take all off the budget: the payloads are gone."""
         if self._is_held:
             self._is_held = False
-            self._room.holders -= 1
+            self._budget.holders -= 1
             self._set(0)
 
 
@@ -248,9 +248,9 @@ def _resident_bytes() -> int:
         return 0
 
 
-def unlimited() -> DecodeRoom:
+def unlimited() -> DecodeBudget:
     """Return room for everything, one at a time."""
-    return DecodeRoom(ByteBudget(sys.maxsize))
+    return DecodeBudget(ByteBudget(sys.maxsize))
 
 
 def forget_locals(error: BaseException) -> None:

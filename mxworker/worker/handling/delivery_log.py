@@ -32,7 +32,7 @@ _ENDED = {
 GONE = "it is gone, since the queue has no dead-letter queue"
 
 
-class Teller:
+class DeliveryLog:
     """Tells how the deliveries of one handler ended."""
 
     def __init__(self, handler: Handler) -> None:

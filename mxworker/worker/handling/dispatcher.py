@@ -1,10 +1,10 @@
 """Bounded concurrency for one handler: what runs, and what waits.
 
 A delivery is *admitted* from inside the socket read. At most `concurrency` units run, each in its own task, and no more
-in all of the process than there is room; the rest waits, bounded by the prefetch. A suspect is *set apart*: it waits in
-a line of its own, until it can run alone in the process (see `isolation`), or has waited so long that the broker might
-close the channel for it, and is given back. The tasks are ours, not those of the channel: one that is lost lets them
-finish, and their settlement is dropped as stale.
+in all of the process than the limiter lets; the rest waits, bounded by the prefetch. A suspect is *set apart*: it waits
+in a line of its own, until it can run alone in the process (see `isolation`), or has waited so long that the broker
+might close the channel for it, and is given back. The tasks are ours, not those of the channel: one that is lost lets
+them finish, and their settlement is dropped as stale.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from mxworker.api.failures import is_a
 from mxworker.worker.handling.isolation import Isolation
-from mxworker.worker.handling.limiter import Room
+from mxworker.worker.handling.limiter import Limiter
 from mxworker.worker.handling.running import Running
 from mxworker.worker.handling.work import Work
 
@@ -44,7 +44,7 @@ class Dispatcher(Generic[Unit]):
         concurrency: int,
         running: Running[Unit],
         work: Work[Unit],
-        room: Room,
+        limiter: Limiter,
         isolation: Isolation,
         loop: asyncio.AbstractEventLoop,
         on_broken: Callable[[BaseException], None],
@@ -59,7 +59,7 @@ class Dispatcher(Generic[Unit]):
         self._concurrency = concurrency
         self._trial: int | None = None
         self._work = work
-        self._room = room
+        self._limiter = limiter
         self._isolation = isolation
         isolation.mind(running)
         self._in_order = in_order
@@ -81,7 +81,7 @@ class Dispatcher(Generic[Unit]):
 
     def admit(self, unit: Unit) -> None:
         """Start a unit, or let it wait for a free place."""
-        if self._intake is _OPEN and not self._waiting and self._has_place() and self._room.take(self):
+        if self._intake is _OPEN and not self._waiting and self._has_place() and self._limiter.take(self):
             self._start(unit, self._run(unit))
         elif self._intake is Intake.RETURNED:
             self._work.give_back(unit)
@@ -106,17 +106,17 @@ class Dispatcher(Generic[Unit]):
         if self._intake is not _OPEN:
             return
         self._drop_stale()
-        if self._waiting and self._has_place() and self._room.take(self):
+        if self._waiting and self._has_place() and self._limiter.take(self):
             unit = self._waiting.popleft()
             self._start(unit, self._run(unit))
             if self._waiting and self._has_place():
-                self._room.ask(self)
+                self._limiter.ask(self)
 
     def look(self) -> None:
-        """Start what waits, as far as there are places for it, in turn with others that want room."""
+        """Start what waits, as far as there are places for it, in turn with others that want one."""
         if self._waiting and self._has_place():
-            self._room.ask(self)
-            self._room.serve()
+            self._limiter.ask(self)
+            self._limiter.serve()
 
     def _has_place(self, alone: bool = False) -> bool:
         """Whether one more may run, beside others or alone.
@@ -157,10 +157,10 @@ class Dispatcher(Generic[Unit]):
         finally:
             self.running.end(unit)
             if self._waiting and self._has_place():
-                self._room.ask(self)
+                self._limiter.ask(self)
             if self._apart and self._intake is _OPEN and not self._rests:
                 self._isolation.ask(self)
-            self._room.leave()
+            self._limiter.leave()
         if is_alone and was_executed and not self.running.is_cut_short:
             self._work.clear(unit)
 
@@ -265,7 +265,7 @@ class Dispatcher(Generic[Unit]):
             return None
         unit = next(iter(self._apart))
         self._leave_line(unit)
-        self._room.enter_closed()
+        self._limiter.enter_closed()
         self._start(unit, self._run(unit, is_alone=True))
         if self._apart:
             self._isolation.ask(self)

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from mxworker.api.compilation import Handler, HandlerKind
-from mxworker.api.context import Context, Surroundings
+from mxworker.api.context import Context, HandlerScope
 from mxworker.api.decoder import whole_body, whole_delivery
 from mxworker.api.delivery import Delivery
 from mxworker.api.middleware import CallNext, compose
@@ -31,9 +31,9 @@ from mxworker.payloads.compression import UnknownCoding, decompress, is_compress
 from mxworker.system.forks import ThisProcess, end_fork
 from mxworker.wire.properties import FLAG_CONTENT_ENCODING
 from mxworker.worker.handling.decode_budget import (
-    DecodeRoom,
+    DecodeBudget,
     LargePayloads,
-    NoRoom,
+    OverBudget,
     Suspended,
     Unprocessed,
     forget_locals,
@@ -59,20 +59,20 @@ ExecuteBatch = Callable[[list[Delivery], Undecodable, Suspended, LeaveRest], Cor
 def pipeline(
     handler: Handler,
     report: Report,
-    surroundings: Surroundings,
+    scope: HandlerScope,
     threads: Threads | None = None,
-    room: DecodeRoom | None = None,
+    budget: DecodeBudget | None = None,
     suspended: Callable[[Delivery], AbstractContextManager[object]] = nullcontext,
 ) -> Execute:
     """Return the coroutine function that takes a delivery of `handler` to its settlement, or raises Unprocessed.
 
     Without `threads` a `def` handler runs where the coroutine does, as it should in a process of its own. Large bodies
-    are decoded as `room` lets them; `suspended` is entered while a delivery waits for that.
+    are decoded as `budget` lets them; `suspended` is entered while a delivery waits for that.
     """
     decode = handler.decode
     reads_body = decode is not whole_delivery
     large_bytes = _large_bytes(handler)
-    room = room or unlimited()
+    budget = budget or unlimited()
     call, needs_context = _call(handler, threads)
 
     async def execute(delivery: Delivery) -> Settlement:
@@ -85,14 +85,14 @@ def pipeline(
                 payload = decode(delivery, body)
             else:
                 body = None
-                large = LargePayloads(room, handler, partial(suspended, delivery))
+                large = LargePayloads(budget, handler, partial(suspended, delivery))
                 async with large:
                     payload = await large.decoded(delivery)
             receipts = Unawaited()
             unawaited.set(receipts)
             try:
                 if needs_context:
-                    outcome = await call(payload, Context(delivery, surroundings))
+                    outcome = await call(payload, Context(delivery, scope))
                 else:
                     outcome = await call(payload)
                 settlement = ACK if outcome is None else report.settled(await awaited(outcome))
@@ -129,9 +129,9 @@ def pipeline(
 def batch_pipeline(
     handler: Handler,
     report: Report,
-    surroundings: Surroundings,
+    scope: HandlerScope,
     threads: Threads | None = None,
-    room: DecodeRoom | None = None,
+    budget: DecodeBudget | None = None,
 ) -> ExecuteBatch:
     """Return the coroutine function that takes a batch of `handler` to a settlement for each of its deliveries.
 
@@ -144,12 +144,12 @@ def batch_pipeline(
     reads_body = decode is not whole_delivery
     large_bytes = _large_bytes(handler)
     most_small_bytes = _LARGE_BATCH_BYTES if large_bytes == LARGE_BODY_BYTES else sys.maxsize
-    room = room or unlimited()
+    budget = budget or unlimited()
 
     async def execute(
         deliveries: list[Delivery], undecodable: Undecodable, suspended: Suspended, leave_rest: LeaveRest
     ) -> list[Settlement]:
-        large = LargePayloads(room, handler, suspended)
+        large = LargePayloads(budget, handler, suspended)
         payloads: list[Any] = []
         try:
             async with AsyncExitStack() as turn:
@@ -193,7 +193,7 @@ def batch_pipeline(
                         has_turn = True
                     payloads.append(await large.decoded(delivery))
                 taken.append(delivery)
-            except NoRoom as error:
+            except OverBudget as error:
                 if not large.is_empty:
                     rest = deliveries[number - 1 :]
                     del deliveries[number - 1 :]
@@ -214,7 +214,7 @@ def batch_pipeline(
         try:
             try:
                 if needs_context:
-                    outcome = await call(payloads, Context(taken[0], surroundings, taken))
+                    outcome = await call(payloads, Context(taken[0], scope, taken))
                 else:
                     outcome = await call(payloads)
                 outcome = await awaited(outcome)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mxworker.api.compilation import Handler, HandlerKind
-from mxworker.api.context import Equipment, Surroundings
+from mxworker.api.context import HandlerScope, WorkerResources
 from mxworker.api.delivery import Delivery
 from mxworker.api.settlement import Settlement
 from mxworker.board.page import BoardSlot
@@ -24,12 +24,12 @@ from mxworker.config import DEFAULT_QUARANTINE_AFTER
 from mxworker.system.log import LineBudget, say_safely
 from mxworker.worker.cpu.pool import CpuPool
 from mxworker.worker.handling.batching import Gathered, Gatherer
-from mxworker.worker.handling.breaker_driver import Guard
-from mxworker.worker.handling.decode_budget import DecodeRoom, unlimited
+from mxworker.worker.handling.breaker_driver import BreakerDriver
+from mxworker.worker.handling.decode_budget import DecodeBudget, unlimited
 from mxworker.worker.handling.dispatcher import Dispatcher
 from mxworker.worker.handling.execution import Execute, batch_pipeline, pipeline
 from mxworker.worker.handling.isolation import Isolation
-from mxworker.worker.handling.limiter import Room
+from mxworker.worker.handling.limiter import Limiter
 from mxworker.worker.handling.report import Report
 from mxworker.worker.handling.running import GRACE_S, Running
 from mxworker.worker.handling.settling import Repair, Settling
@@ -43,25 +43,25 @@ SHOWN_FRAMES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Premises:
-    """What all stations of a process share. `on_broken` is told of a bug of ours, `on_stuck` of each stuck handler.
+class ProcessScope:
+    """What all runners of a process share. `on_broken` is told of a bug of ours, `on_stuck` of each stuck handler.
 
     `cpu` is there when a handler has `cpu=True`. `quarantine_after`: see `config.Consumption`.
     """
 
     slot: BoardSlot
     loop: asyncio.AbstractEventLoop
-    room: Room
+    limiter: Limiter
     isolation: Isolation
     threads: Threads
     rng: random.Random
     on_broken: Callable[[BaseException], None]
     on_stuck: Callable[[], None] = lambda: None
-    equipment: Equipment | None = None
+    resources: WorkerResources | None = None
     grace_s: float = GRACE_S
     cpu: CpuPool | None = None
     quarantine_after: int = DEFAULT_QUARANTINE_AFTER
-    decode_room: DecodeRoom = field(default_factory=unlimited)
+    decode_budget: DecodeBudget = field(default_factory=unlimited)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +74,14 @@ class AtWork:
     stack: list[str]
 
 
-class Station:
+class HandlerRunner:
     """One handler at work. `admit` takes its deliveries, from inside the socket read."""
 
     def __init__(
         self,
         index: int,
         handler: Handler,
-        premises: Premises,
+        process: ProcessScope,
         repair: Repair | None = None,
         state: Any = None,
         declare_quarantine: Repair | None = None,
@@ -91,31 +91,31 @@ class Station:
         Without `declare_quarantine` the quarantine's queue is there, or is not.
         """
         self.handler = handler
-        self._premises = premises
+        self._process = process
         self._gatherer: Gatherer | None = None
-        self._guard: Guard | None = None
-        self._guard_faults = LineBudget()
-        equipment = premises.equipment
+        self._breaker: BreakerDriver | None = None
+        self._breaker_faults = LineBudget()
+        resources = process.resources
         report = Report(handler)
-        record = Record(handler, index, premises.slot, premises.quarantine_after)
+        record = Record(handler, index, process.slot, process.quarantine_after)
         settling = Settling(
             handler,
-            premises.slot,
-            equipment.publisher if equipment is not None else None,
+            process.slot,
+            resources.publisher if resources is not None else None,
             repair,
-            premises.rng,
+            process.rng,
             declare_quarantine,
             lambda delivery: self._dispatcher.run_next(self._unit_of(delivery)),
         )
-        surroundings = Surroundings(handler.queue.name, handler.name, handler.max_attempts, state, equipment)
-        self._running: Running[Any] = Running(handler.timeout_s, premises.loop, self._report_stuck, premises.grace_s)
-        watch = self._watch if handler.kill_switch is not None else None
+        scope = HandlerScope(handler.queue.name, handler.name, handler.max_attempts, state, resources)
+        self._running: Running[Any] = Running(handler.timeout_s, process.loop, self._report_stuck, process.grace_s)
+        watch = self._watch if handler.circuit_breaker is not None else None
         work: SingleWork | BatchWork
         if handler.batch is None:
-            execute = self._execute(report, surroundings)
+            execute = self._execute(report, scope)
             work = SingleWork(record, execute, report, settling, self._running, watch)
         else:
-            execute_batch = batch_pipeline(handler, report, surroundings, premises.threads, premises.decode_room)
+            execute_batch = batch_pipeline(handler, report, scope, process.threads, process.decode_budget)
             work = BatchWork(
                 record,
                 execute_batch,
@@ -130,17 +130,17 @@ class Station:
             handler.concurrency,
             self._running,
             work,
-            premises.room,
-            premises.isolation,
-            premises.loop,
-            premises.on_broken,
+            process.limiter,
+            process.isolation,
+            process.loop,
+            process.on_broken,
             handler.queue.consumer_timeout_s / 3,  # so that there is time to run it, too
             in_order=handler.queue.single_active_consumer,
         )
         self._record = record
         self._runs_alone = False
         if handler.batch is not None:
-            self._gatherer = Gatherer(handler.batch, premises.loop, self._dispatcher.admit)
+            self._gatherer = Gatherer(handler.batch, process.loop, self._dispatcher.admit)
         self._admit_innocent: Callable[[Delivery], None] = self._in_company
 
     def admit(self, delivery: Delivery) -> None:
@@ -185,13 +185,13 @@ class Station:
     def _unit_of(self, delivery: Delivery) -> Delivery | Gathered:
         return delivery if self._gatherer is None else Gathered.alone(delivery)
 
-    def _execute(self, report: Report, surroundings: Surroundings) -> Execute:
+    def _execute(self, report: Report, scope: HandlerScope) -> Execute:
         if self.handler.kind is not HandlerKind.PROCESS:
-            premises = self._premises
+            process = self._process
             suspended = self._running.suspended
-            return pipeline(self.handler, report, surroundings, premises.threads, premises.decode_room, suspended)
-        assert self._premises.cpu is not None, "a cpu=True handler needs a pool of processes"
-        return self._premises.cpu.executing(self.handler, report, self._running.suspended)
+            return pipeline(self.handler, report, scope, process.threads, process.decode_budget, suspended)
+        assert self._process.cpu is not None, "a cpu=True handler needs a pool of processes"
+        return self._process.cpu.executing(self.handler, report, self._running.suspended)
 
     def guard(
         self,
@@ -199,12 +199,12 @@ class Station:
         resume: Callable[[str], None],
         limit_prefetch: Callable[[int | None], None],
     ) -> None:
-        """Let the handler's kill switch, if it has one, steer its consumer by these three."""
-        if self.handler.kill_switch is not None:
-            self._guard = Guard(
-                self.handler.kill_switch,
+        """Let the handler's circuit breaker, if it has one, steer its consumer by these three."""
+        if self.handler.circuit_breaker is not None:
+            self._breaker = BreakerDriver(
+                self.handler.circuit_breaker,
                 self.handler.queue.name,
-                self._premises.loop,
+                self._process.loop,
                 pause,
                 resume,
                 limit_prefetch,
@@ -212,15 +212,15 @@ class Station:
             )
 
     def _watch(self, settlement: Settlement, started_at: float) -> None:
-        if self._guard is None:
+        if self._breaker is None:
             return
         try:
-            self._guard.note(settlement, started_at)
+            self._breaker.note(settlement, started_at)
         except Exception as error:  # what steers the queue is no fault of the delivery, and takes nothing from it
-            more = self._guard_faults.spend(time.monotonic())
+            more = self._breaker_faults.spend(time.monotonic())
             if more is not None:
                 queue = self.handler.queue.name
-                say_safely(log, logging.ERROR, "the kill switch of queue %s failed%s", queue, more, error=error)
+                say_safely(log, logging.ERROR, "the circuit breaker of queue %s failed%s", queue, more, error=error)
 
     # ---- what is here
 
@@ -262,21 +262,21 @@ class Station:
         return AtWork(_deliveries(unit), task, self._running.age_s(unit), self._stack_of(task))
 
     def _stack_of(self, task: asyncio.Task[Any]) -> list[str]:
-        return self._premises.threads.stack_of(task) or stack_of(task)
+        return self._process.threads.stack_of(task) or stack_of(task)
 
     # ---- stopping
 
     def hold(self) -> None:
         """Start nothing more; what arrives waits."""
         self._dispatcher.hold()
-        if self._guard is not None:
-            self._guard.stop()
-            self._guard = None  # what still runs is no news any more
+        if self._breaker is not None:
+            self._breaker.stop()
+            self._breaker = None  # what still runs is no news any more
 
     def return_waiting(self) -> None:
         """Give back what waits now. Call when the broker has confirmed the basic.cancel."""
         self._dispatcher.return_waiting()
-        self._premises.decode_room.give_back(self.handler.queue.name)
+        self._process.decode_budget.give_back(self.handler.queue.name)
         gathered = self._gatherer.take() if self._gatherer is not None else None
         if gathered is not None:  # not by the dispatcher: one that is not held would start it
             self._give_back(gathered)
@@ -284,7 +284,7 @@ class Station:
     def return_all(self) -> None:
         """Give back what waits and all that still arrives."""
         self._dispatcher.return_all()
-        self._premises.decode_room.give_back(self.handler.queue.name)
+        self._process.decode_budget.give_back(self.handler.queue.name)
         if self._gatherer is not None:
             self._gatherer.stop()
 
@@ -308,7 +308,7 @@ class Station:
             handler.name,
             first.shown_id or f"(no id, delivery tag {first.delivery_tag})",
             handler.queue.name,
-            self._premises.grace_s,
+            self._process.grace_s,
             handler.timeout_s,
             self.stuck,
             handler.concurrency,
@@ -321,11 +321,11 @@ class Station:
                 "concurrency": handler.concurrency,
             },
         )
-        if self._guard is not None:
-            self._guard.note_stuck(self._premises.loop.time() - handler.timeout_s - self._premises.grace_s)
-        self._premises.loop.call_soon(self._dispatcher.look)  # not now: `Running` may have more to report
-        self._premises.loop.call_soon(self._premises.isolation.review)
-        self._premises.on_stuck()
+        if self._breaker is not None:
+            self._breaker.note_stuck(self._process.loop.time() - handler.timeout_s - self._process.grace_s)
+        self._process.loop.call_soon(self._dispatcher.look)  # not now: `Running` may have more to report
+        self._process.loop.call_soon(self._process.isolation.review)
+        self._process.on_stuck()
 
     @property
     def is_lost_to_stuck(self) -> bool:

@@ -28,7 +28,7 @@ from typing import Any, Protocol
 from mxworker.board.page import BoardSlot, Word
 from mxworker.errors import InvariantError
 from mxworker.system.child import ring
-from mxworker.worker.handling.limiter import Room
+from mxworker.worker.handling.limiter import Limiter
 from mxworker.worker.handling.running import Running
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 _MASTER_LOOKS_WITHIN_S = 0.5  # of being called, although it may give the turn to others
 
 
-class Stage(Enum):
+class IsolationStage(Enum):
     """How far the next suspect is."""
 
     IDLE = auto()
@@ -46,18 +46,18 @@ class Stage(Enum):
     ALONE = auto()
 
 
-_NEXT: Mapping[Stage, frozenset[Stage]] = MappingProxyType(
+_NEXT: Mapping[IsolationStage, frozenset[IsolationStage]] = MappingProxyType(
     {
-        Stage.IDLE: frozenset({Stage.RESTING, Stage.ASKED}),
-        Stage.RESTING: frozenset({Stage.ASKED, Stage.IDLE}),
-        Stage.ASKED: frozenset({Stage.EMPTYING, Stage.IDLE}),
-        Stage.EMPTYING: frozenset({Stage.ALONE, Stage.IDLE}),
-        Stage.ALONE: frozenset({Stage.IDLE}),
+        IsolationStage.IDLE: frozenset({IsolationStage.RESTING, IsolationStage.ASKED}),
+        IsolationStage.RESTING: frozenset({IsolationStage.ASKED, IsolationStage.IDLE}),
+        IsolationStage.ASKED: frozenset({IsolationStage.EMPTYING, IsolationStage.IDLE}),
+        IsolationStage.EMPTYING: frozenset({IsolationStage.ALONE, IsolationStage.IDLE}),
+        IsolationStage.ALONE: frozenset({IsolationStage.IDLE}),
     }
 )
 
 
-class Loner(Protocol):
+class SuspectHolder(Protocol):
     """Who has suspects that wait."""
 
     def let_go_innocent(self) -> None:
@@ -74,15 +74,15 @@ class Isolation:
     """The one place of a process where suspects run. Belongs to one event loop."""
 
     def __init__(
-        self, slot: BoardSlot, room: Room, loop: asyncio.AbstractEventLoop, call_master: Callable[[], None] = ring
+        self, slot: BoardSlot, limiter: Limiter, loop: asyncio.AbstractEventLoop, call_master: Callable[[], None] = ring
     ) -> None:
         """`call_master` makes the master look at the board."""
         self._slot = slot
-        self._room = room
+        self._limiter = limiter
         self._loop = loop
         self._call_master = call_master
-        self._stage = Stage.IDLE
-        self._line: deque[Loner] = deque()  # each at most once
+        self._stage = IsolationStage.IDLE
+        self._line: deque[SuspectHolder] = deque()  # each at most once
         self._all_running: list[Running[Any]] = []
         self._request = 0
         self._asked_at = 0.0
@@ -94,14 +94,14 @@ class Isolation:
         """Wait for what is in `running`, too, before a suspect is started. Call at the start, for all handlers."""
         self._all_running.append(running)
 
-    def ask(self, loner: Loner) -> None:
+    def ask(self, loner: SuspectHolder) -> None:
         """Call `loner` when a suspect of its may start. Asking again does nothing."""
         if loner not in self._line:
             self._line.append(loner)
-        if self._stage is Stage.IDLE:
+        if self._stage is IsolationStage.IDLE:
             self._prepare()
 
-    def withdraw(self, loner: Loner) -> None:
+    def withdraw(self, loner: SuspectHolder) -> None:
         """Do not call `loner` any more, as nothing of it waits."""
         if loner in self._line:
             self._line.remove(loner)
@@ -115,23 +115,23 @@ class Isolation:
 
     def look(self) -> None:
         """See whether it is our turn. Call when the master says so, and now and then."""
-        if self._stage is not Stage.ASKED:
+        if self._stage is not IsolationStage.ASKED:
             return
         is_granted = self._slot.words[Word.ISOLATION_GRANTED] == self._request
         if is_granted or self._loop.time() - self._asked_at > _MASTER_LOOKS_WITHIN_S:
             for loner in tuple(self._line):
                 loner.let_go_innocent()
         if is_granted and self._line:
-            self._move(Stage.EMPTYING)
+            self._move(IsolationStage.EMPTYING)
             self._closed_at = self._loop.time()
-            self._room.close(self.review)
+            self._limiter.close(self.review)
             self.review()
 
     def review(self) -> None:
         """See how far it is now that something has ended, or is stuck. It may start a suspect."""
-        if self._stage not in (Stage.EMPTYING, Stage.ALONE) or self._is_busy:
+        if self._stage not in (IsolationStage.EMPTYING, IsolationStage.ALONE) or self._is_busy:
             return
-        if self._stage is Stage.ALONE or not self._start_next():
+        if self._stage is IsolationStage.ALONE or not self._start_next():
             self._reopen()
 
     @property
@@ -144,7 +144,7 @@ class Isolation:
             key = self._line.popleft().start_alone()
             if key is not None:
                 self._slot.show_alone(key)
-                self._move(Stage.ALONE)
+                self._move(IsolationStage.ALONE)
                 return True
         return False
 
@@ -152,23 +152,23 @@ class Isolation:
         """Let all else go on, and the master give the next turn."""
         self._slot.show_alone(None)
         now = self._loop.time()
-        self._others_until = now + (now - self._closed_at) if self._room.is_wanted else now
-        self._move(Stage.IDLE)
+        self._others_until = now + (now - self._closed_at) if self._limiter.is_wanted else now
+        self._move(IsolationStage.IDLE)
         self._take_back_request()
-        self._room.open()
+        self._limiter.open()
         if self._line:
             self._prepare()
 
     def _prepare(self) -> None:
         """Ask the master for a turn, but not before the others had their time."""
         if self._loop.time() < self._others_until:
-            self._move(Stage.RESTING)
+            self._move(IsolationStage.RESTING)
             self._rest = self._loop.call_at(self._others_until, self._ask_master)
         else:
             self._ask_master()
 
     def _ask_master(self) -> None:
-        self._move(Stage.ASKED)
+        self._move(IsolationStage.ASKED)
         self._request += 1
         self._asked_at = self._loop.time()
         self._slot.words[Word.ISOLATION_WANTED] = self._request
@@ -181,19 +181,19 @@ class Isolation:
     def _give_up(self) -> None:
         """Go back to IDLE, unless something runs alone, which will do that by its end."""
         match self._stage:
-            case Stage.RESTING:
+            case IsolationStage.RESTING:
                 assert self._rest is not None, "it is what RESTING waits for"
                 self._rest.cancel()
-                self._move(Stage.IDLE)
-            case Stage.ASKED:
-                self._move(Stage.IDLE)
+                self._move(IsolationStage.IDLE)
+            case IsolationStage.ASKED:
+                self._move(IsolationStage.IDLE)
                 self._take_back_request()
-            case Stage.EMPTYING:
+            case IsolationStage.EMPTYING:
                 self._reopen()
-            case Stage.IDLE | Stage.ALONE:
+            case IsolationStage.IDLE | IsolationStage.ALONE:
                 pass
 
-    def _move(self, stage: Stage) -> None:
+    def _move(self, stage: IsolationStage) -> None:
         if stage not in _NEXT[self._stage]:
             raise InvariantError(f"isolation does not go from {self._stage.name} to {stage.name}")
         log.debug("isolation %s -> %s", self._stage.name, stage.name)

@@ -8,31 +8,31 @@ from typing import Protocol
 
 
 class Waiter(Protocol):
-    """Who wants room: it starts one unit when it is called, if it still has one to start."""
+    """A dispatcher that wants to start a unit when a place is free."""
 
     def start_one(self) -> None:
-        """Take room and start, and ask again for the next one; or leave it to others."""
+        """Take a place and start one unit, and ask again for the next one; do nothing when none is left to start."""
 
 
-class Room:
-    """Room for `limit` running units. Who found none is called when there is some, in the order of asking.
+class Limiter:
+    """Places for `limit` running units. Waiters that were refused are called back, first come, first served.
 
-    It can be closed for all but one unit at a time, which then needs no room.
+    The limiter can be closed for all but one unit at a time, which then needs no place.
     """
 
     def __init__(self, limit: int) -> None:
         self._free = limit
-        self._kept = 0  # while it is closed: the free room; below 0 for what runs without
+        self._kept = 0  # while it is closed: the free places; below 0 for what runs without one
         self._on_left: Callable[[], None] | None = None
         self._waiters: deque[Waiter] = deque()  # each dispatcher at most once
 
     @property
     def is_wanted(self) -> bool:
-        """Whether somebody waits for room."""
+        """Whether somebody waits for a place."""
         return bool(self._waiters)
 
     def take(self, waiter: Waiter) -> bool:
-        """Take room for one unit; when there is none, remember `waiter` and return False."""
+        """Take a place for one unit; when none is free, remember `waiter` and return False."""
         if self._free > 0:
             self._free -= 1
             return True
@@ -45,7 +45,7 @@ class Room:
             self._waiters.append(waiter)
 
     def leave(self) -> None:
-        """Give the room of one unit back."""
+        """Give the place of one unit back."""
         if self._on_left is not None:
             self._kept += 1
             self._on_left()
@@ -55,14 +55,14 @@ class Room:
             self.serve()
 
     def serve(self) -> None:
-        """Call who waits, for one unit each and in turn, while there is room."""
+        """Call those that wait, for one unit each and in turn, while a place is free."""
         while self._waiters and self._free > 0:
             self._waiters.popleft().start_one()
 
     # ---- for who runs alone
 
     def close(self, on_left: Callable[[], None]) -> None:
-        """Give no more room until `open`, and call `on_left` whenever a unit has left."""
+        """Give no more places until `open`, and call `on_left` whenever a unit has left."""
         self._kept, self._free = self._free, 0
         self._on_left = on_left
 
@@ -71,6 +71,6 @@ class Room:
         self._kept -= 1
 
     def open(self) -> None:
-        """Give room again, beginning with who waits."""
+        """Give places again, first to those that wait."""
         self._free, self._on_left = self._kept, None
         self.serve()

@@ -45,7 +45,7 @@ from mxworker.errors import (
 )
 from mxworker.system.log import LineBudget, say_safely
 from mxworker.worker.handling.copies import Facts, KillFacts, attempt_of, bare_facts, copy_with_facts, retry_copy
-from mxworker.worker.handling.delivery_log import GONE, Teller
+from mxworker.worker.handling.delivery_log import GONE, DeliveryLog
 from mxworker.worker.handling.endings import Again, Dead, Done, Later, ending
 from mxworker.worker.handling.report import ACK
 
@@ -85,7 +85,7 @@ class Settling:
         self._rng = rng
         self._refusals = 0
         self._repairing: asyncio.Future[None] | None = None
-        self._teller = Teller(handler)
+        self._teller = DeliveryLog(handler)
         self._refused = LineBudget()
         self._quarantined = LineBudget()
         self._unsettled = LineBudget()

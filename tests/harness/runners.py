@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 
 from mxworker import Delivery, Handlers
 from mxworker.api.compilation import Handler
-from mxworker.api.context import Equipment
+from mxworker.api.context import WorkerResources
 from mxworker.board.page import Board, BoardSlot, Word
 from mxworker.config import DEFAULT_PROCESS_CONCURRENCY
 from mxworker.worker.cpu.pool import CpuPool
-from mxworker.worker.handling.decode_budget import DecodeRoom, unlimited
-from mxworker.worker.handling.handler_runner import Premises, Station
+from mxworker.worker.handling.decode_budget import DecodeBudget, unlimited
+from mxworker.worker.handling.handler_runner import HandlerRunner, ProcessScope
 from mxworker.worker.handling.isolation import Isolation
-from mxworker.worker.handling.limiter import Room
+from mxworker.worker.handling.limiter import Limiter
 from mxworker.worker.handling.threads import Threads
 
 
@@ -76,9 +76,9 @@ def deliveries(channel: Channel, count: int, body: bytes = b"") -> list[Delivery
 
 @dataclass
 class Bench:
-    """The stations of some handlers, and what was said of them."""
+    """The runners of some handlers, and what was said of them."""
 
-    stations: list[Station]
+    runners: list[HandlerRunner]
     slot: BoardSlot
     other: BoardSlot
     isolation: Isolation
@@ -86,10 +86,10 @@ class Bench:
     stuck_reports: int = 0
 
     @property
-    def station(self) -> Station:
+    def runner(self) -> HandlerRunner:
         """The only one."""
-        (station,) = self.stations
-        return station
+        (runner,) = self.runners
+        return runner
 
     def give_turn(self) -> None:
         """Let a suspect run alone, as the master would."""
@@ -108,26 +108,26 @@ def at_work(
     grace_s: float = 5.0,
     threads: int = 8,
     cpu: CpuPool | None = None,
-    equipment: Equipment | None = None,
+    resources: WorkerResources | None = None,
     rng: random.Random | None = None,
     quarantine_after: int = 3,
-    decode_room: DecodeRoom | None = None,
+    decode_budget: DecodeBudget | None = None,
 ) -> Bench:
-    """Return the stations of `handlers`. Without equipment a retry goes back, and a dead letter is rejected."""
+    """Return the runners of `handlers`. Without resources a retry goes back, and a dead letter is rejected."""
     loop = asyncio.get_running_loop()
-    board, room = Board(2), Room(process_concurrency)
+    board, limiter = Board(2), Limiter(process_concurrency)
     for each in board.slots:
         each.prepare(1, False, 0)
     slot = board.slot(1)
-    bench = Bench([], slot, board.slot(2), Isolation(slot, room, loop, lambda: None))
+    bench = Bench([], slot, board.slot(2), Isolation(slot, limiter, loop, lambda: None))
 
     def note_stuck() -> None:
         bench.stuck_reports += 1
 
-    premises = Premises(
+    process = ProcessScope(
         slot=bench.slot,
         loop=loop,
-        room=room,
+        limiter=limiter,
         isolation=bench.isolation,
         threads=Threads(threads),
         rng=rng or random.Random(1),
@@ -135,10 +135,10 @@ def at_work(
         on_stuck=note_stuck,
         grace_s=grace_s,
         cpu=cpu,
-        equipment=equipment,
+        resources=resources,
         quarantine_after=quarantine_after,
-        decode_room=decode_room or unlimited(),
+        decode_budget=decode_budget or unlimited(),
     )
     compiled = handlers.compile() if isinstance(handlers, Handlers) else handlers
-    bench.stations += [Station(index, handler, premises) for index, handler in enumerate(compiled)]
+    bench.runners += [HandlerRunner(index, handler, process) for index, handler in enumerate(compiled)]
     return bench
