@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from mxworker.board.lifecycle import Wish
 from mxworker.errors import ConfigError
 
 JITTER = 0.1
@@ -34,16 +33,6 @@ class Limits:
             None if self.rss_bytes is None else max(1, round(self.rss_bytes * _jitter(rng))),
             None if self.age_s is None else self.age_s * _jitter(rng),
         )
-
-    def exceeded(self, messages: int, rss_bytes: int, age_s: float) -> Wish:
-        """Return what a process that is so far wishes."""
-        if self.messages is not None and messages >= self.messages:
-            return Wish.MESSAGES
-        if self.rss_bytes is not None and rss_bytes >= self.rss_bytes:
-            return Wish.RSS
-        if self.age_s is not None and age_s >= self.age_s:
-            return Wish.AGE
-        return Wish.NONE
 
 
 def _jitter(rng: random.Random) -> float:

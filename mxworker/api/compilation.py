@@ -25,7 +25,6 @@ from mxworker.api.callables import (
 from mxworker.api.circuit_breaker import CircuitBreaker
 from mxworker.api.content_codec import ContentCodec
 from mxworker.api.decoder import Decoder, decoder_for
-from mxworker.api.failures import text_of
 from mxworker.api.lifespan import Lifespan
 from mxworker.api.message import Message
 from mxworker.api.middleware import Middleware
@@ -47,6 +46,7 @@ from mxworker.config import DEFAULT_CONCURRENCY, DEFAULT_HANDLER_TIMEOUT_S, MAX_
 from mxworker.errors import AppLoadError
 from mxworker.payloads.annotations import bare, shown
 from mxworker.payloads.typed_payloads import TAKEN
+from mxworker.system.foreign_errors import text_of
 from mxworker.system.printable import foreign
 
 Number = TypeVar("Number", int, float)

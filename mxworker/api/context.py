@@ -7,10 +7,10 @@ from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mxworker.api.attempts import attempt_of
 from mxworker.api.delivery import Delivery
 from mxworker.errors import MxWorkerError
 from mxworker.system.log import kept
-from mxworker.worker.handling.copies import attempt_of
 
 if TYPE_CHECKING:  # names of what handlers are given; this module is a word and uses none of it (see test_imports)
     from mxworker.amqp.connecting.pool import BorrowedChannel, Pool

@@ -26,9 +26,9 @@ from collections.abc import Awaitable, Callable
 from types import CoroutineType
 from typing import Any
 
-from mxworker.api.failures import text_of
 from mxworker.api.outcomes import UnknownOutcome, awaited
 from mxworker.api.settlement import alone_in
+from mxworker.system.foreign_errors import text_of
 
 CallNext = Callable[[Any, Any], Awaitable[Any]]
 Middleware = Callable[[Any, Any, CallNext], Any]

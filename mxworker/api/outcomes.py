@@ -14,8 +14,8 @@ from inspect import isawaitable, iscoroutine
 from itertools import islice
 from typing import Any
 
-from mxworker.api.failures import type_name
 from mxworker.api.settlement import Settlement
+from mxworker.system.foreign_errors import type_name
 
 _MOST_AWAITED = 8  # a wrapper around a wrapper returns an awaitable of an awaitable; no end of them is a mistake
 _SHOWN_CHARACTERS = 20  # of text: what is longer may be the message's body, which no log shows

@@ -16,9 +16,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from mxworker.api.callables import AnyCallable, Site, innermost, is_method_of_a_class, names_around, own_signature
 from mxworker.api.context import Context
 from mxworker.api.delivery import Delivery
-from mxworker.api.failures import text_of
 from mxworker.errors import AppLoadError
 from mxworker.payloads.annotations import bare, shown
+from mxworker.system.foreign_errors import text_of
 
 # What an annotation may name although its module imports it for the type checker alone.
 _OURS = {"Context": Context, "Delivery": Delivery}

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import math
 
-from mxworker.api.failures import Failure, errors_in, is_a, reason_of
+from mxworker.api.failures import Failure
+from mxworker.system.foreign_errors import errors_in, is_a, reason_of
 
 
 class Settlement(Exception):

@@ -10,11 +10,12 @@ import time
 from collections.abc import Collection
 from typing import NamedTuple
 
-from mxworker.board.lifecycle import Reason, WorkerState
+from mxworker.board.lifecycle import WorkerState
 from mxworker.board.page import Board, BoardSlot
 from mxworker.board.suspects import Death
 from mxworker.master.deadly_queues import DeadlyQueues
 from mxworker.master.plan import Exit
+from mxworker.master.slot_states import Reason
 from mxworker.system.stacks import readable
 
 _LOG = logging.getLogger("mxworker.master")

@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 import signal
 
-from mxworker.board.lifecycle import Reason, WorkerState
+from mxworker.board.lifecycle import WorkerState
 from mxworker.board.page import BoardSlot
 from mxworker.board.suspects import in_words
 from mxworker.errors import ExitCode
 from mxworker.master.plan import Exit
 from mxworker.master.slot import NS_PER_S
+from mxworker.master.slot_states import Reason
 from mxworker.system.log import LineBudget, is_json, say, tell_error
 from mxworker.system.printable import head
 from mxworker.system.stacks import readable

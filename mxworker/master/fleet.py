@@ -29,11 +29,12 @@ import random
 import signal
 
 from mxworker.backoff import RESPAWN
-from mxworker.board.lifecycle import Reason, SlotEvent, SlotState, Wish
+from mxworker.board.lifecycle import Wish
 from mxworker.config import MAX_WORKERS, Supervision
 from mxworker.errors import ExitCode
 from mxworker.master.plan import Action, Exit, Look, Roll, RollState, Send, Spawn
 from mxworker.master.slot import NS_PER_S, Replacement, Slot
+from mxworker.master.slot_states import Reason, SlotEvent, SlotState
 
 _LOG = logging.getLogger("mxworker.master")
 

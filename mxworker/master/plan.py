@@ -9,8 +9,9 @@ import signal
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from mxworker.board.lifecycle import Reason, Wish
+from mxworker.board.lifecycle import Wish
 from mxworker.master.slot import Order
+from mxworker.master.slot_states import Reason
 
 _UNASKED = frozenset({Reason.CRASH, Reason.HANG, Reason.LEFT_UNASKED})
 

@@ -13,8 +13,9 @@ import signal
 from dataclasses import dataclass, field
 from enum import Enum
 
-from mxworker.board.lifecycle import Reason, SlotEvent, SlotState, Wish, next_slot_state
+from mxworker.board.lifecycle import Wish
 from mxworker.errors import ExitCode
+from mxworker.master.slot_states import Reason, SlotEvent, SlotState, next_slot_state
 
 _LOG = logging.getLogger("mxworker.master")
 

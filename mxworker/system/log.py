@@ -17,7 +17,7 @@ from collections.abc import Mapping
 
 import orjson
 
-from mxworker.api.failures import traceback_of
+from mxworker.system.foreign_errors import traceback_of
 from mxworker.system.printable import CUT, by_line, escaped, head, printable, tail, well_formed
 from mxworker.system.stderr import LINE_BYTES, make_room, pieces, put
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from traceback import StackSummary, TracebackException
 
-from mxworker.api.failures import traceback_of
+from mxworker.system.foreign_errors import traceback_of
 from mxworker.system.stacks import OUR_FOLDER
 
 _MACHINERY = (OUR_FOLDER, *(f"{Path(str(package.__file__)).parent}/" for package in (asyncio, concurrent.futures)))

@@ -18,8 +18,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 
-from mxworker.api.failures import lines_of, type_name
 from mxworker.errors import AppLoadError, MxWorkerError
+from mxworker.system.foreign_errors import lines_of, type_name
 from mxworker.system.printable import foreign
 from mxworker.system.stacks import OUR_FOLDER
 

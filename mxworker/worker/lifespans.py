@@ -9,13 +9,13 @@ from contextlib import AsyncExitStack
 from traceback import FrameSummary
 from typing import Any
 
-from mxworker.amqp.connecting.library_errors import raise_own_cancellation
 from mxworker.api.compilation import Handler
 from mxworker.api.lifespan import Lifespan
 from mxworker.config import format_duration
 from mxworker.errors import AppLoadError
+from mxworker.system.cancellation import raise_own_cancellation
+from mxworker.system.task_stacks import task_frames
 from mxworker.worker.app_errors import failure_in_app, place_in_app
-from mxworker.worker.tasks import frames_of
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Lifespans:
 
         There, what `asyncio.timeout` raises has lost the cancellation that led to it.
         """
-        self._waited_at = frames_of(task)
+        self._waited_at = task_frames(task)
         self._end_entering()
 
     def state_of(self, handler: Handler) -> Any:

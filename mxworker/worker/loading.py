@@ -14,9 +14,9 @@ from types import ModuleType
 from typing import Any
 
 from mxworker.api.compilation import Handler, Overrides
-from mxworker.api.failures import type_name
 from mxworker.api.handlers import Handlers
 from mxworker.errors import AppLoadError, ConfigError
+from mxworker.system.foreign_errors import type_name
 from mxworker.system.printable import foreign
 from mxworker.worker.app_errors import (
     import_failure,

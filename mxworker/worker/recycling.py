@@ -11,20 +11,17 @@ import logging
 import random
 import time
 from contextlib import suppress
-from pathlib import Path
-from resource import getpagesize
 
 from mxworker.board.lifecycle import Wish
 from mxworker.board.page import BoardSlot, Word
 from mxworker.limits import Limits
 from mxworker.system.child import ring
+from mxworker.system.memory import resident_bytes
 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.1
 _SETTLED = (Word.ACKED, Word.REQUEUED, Word.RETRIED, Word.REJECTED, Word.QUARANTINED)
-_STATM = Path("/proc/self/statm")
-_PAGE_BYTES = getpagesize()
 
 
 class Recycling:
@@ -67,7 +64,7 @@ class Recycling:
         settled = self._settled() - self._settled_before
         rss_bytes = self._slot.words[Word.RSS_BYTES]
         age_s = time.monotonic() - self._started_at
-        wish = self._limits.exceeded(settled, rss_bytes, age_s)
+        wish = exceeded(self._limits, settled, rss_bytes, age_s)
         if wish is not Wish.NONE:
             log.info(
                 "worker %d wishes to be replaced (%s): %d deliveries settled, %.1f MB resident, %.0f s old",
@@ -83,6 +80,12 @@ class Recycling:
         return sum(self._slot.words[word] for word in _SETTLED)
 
 
-def resident_bytes() -> int:
-    """Return the resident set size, see proc_pid_statm(5). Raises OSError."""
-    return int(_STATM.read_bytes().split()[1]) * _PAGE_BYTES
+def exceeded(limits: Limits, messages: int, rss_bytes: int, age_s: float) -> Wish:
+    """Return what a process wishes that has settled so many deliveries, takes so much memory and is so old."""
+    if limits.messages is not None and messages >= limits.messages:
+        return Wish.MESSAGES
+    if limits.rss_bytes is not None and rss_bytes >= limits.rss_bytes:
+        return Wish.RSS
+    if limits.age_s is not None and age_s >= limits.age_s:
+        return Wish.AGE
+    return Wish.NONE

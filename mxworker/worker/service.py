@@ -283,7 +283,7 @@ class Service:
             on_broken=self._on_broken,
             on_stuck=self._recycle_if_lost,
             resources=WorkerResources(self.pool, self.publisher, self),
-            cpu=self.cpu,
+            execute_in_process=self.cpu.executing,
             quarantine_after=self._settings.quarantine_after,
             decode_budget=DecodeBudget(budget),
         )

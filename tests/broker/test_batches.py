@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mxworker import Context, Handlers, Reject, Requeue, Retry
+from mxworker.api.attempts import attempt_of
 from mxworker.board.page import Word
-from mxworker.worker.handling.copies import attempt_of
 from tests.broker.apps import Recorded
 from tests.broker.workers import running
 from tests.harness import ledger

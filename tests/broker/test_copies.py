@@ -13,13 +13,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from mxworker import Delivery, Publisher
+from mxworker.api.attempts import attempt_of
 from mxworker.api.message import Content
 from mxworker.api.receipts import Confirmed
 from mxworker.errors import MessageTooLarge
 from mxworker.wire.field_table import encode, entries, entry
 from mxworker.wire.origins import headers_of
 from mxworker.wire.properties import split
-from mxworker.worker.handling.copies import Facts, attempt_of, copy_with_facts, retry_copy
+from mxworker.worker.handling.copies import Facts, copy_with_facts, retry_copy
 from tests.harness.copied import received, route_of
 from tests.harness.nowhere import Nowhere
 from tests.harness.waiting import until, wait_until

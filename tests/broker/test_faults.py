@@ -13,8 +13,8 @@ from collections.abc import Callable
 import pytest
 
 from mxworker import Context, Handlers, Reject, Retry
+from mxworker.api.attempts import attempt_of
 from mxworker.api.settlement import Settlement
-from mxworker.worker.handling.copies import attempt_of
 from tests.broker.failing import proxied
 from tests.broker.workers import Worker, running
 from tests.harness.faults import TO_BROKER, TO_CLIENT

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from mxworker import Ack, Context, Handlers, Queue, Requeue
+from mxworker.api.attempts import attempt_of
 from mxworker.board.page import Word
-from mxworker.worker.handling.copies import attempt_of
 from tests.broker.workers import running
 from tests.harness.waiting import until
 from tests.rabbit.client import Client

@@ -134,7 +134,7 @@ def at_work(
         on_broken=bench.broken.append,
         on_stuck=note_stuck,
         grace_s=grace_s,
-        cpu=cpu,
+        execute_in_process=cpu.executing if cpu is not None else None,
         resources=resources,
         quarantine_after=quarantine_after,
         decode_budget=decode_budget or unlimited(),

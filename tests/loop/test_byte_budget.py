@@ -9,11 +9,10 @@ from dataclasses import replace
 import pytest
 from pamqp import commands
 
-from mxworker.amqp.consuming.byte_budget import ByteBudget
+from mxworker.amqp.consuming.byte_budget import LARGE_BODY_BYTES, ByteBudget
 from mxworker.amqp.consuming.subscription import Subscription
 from mxworker.api.delivery import Delivery
 from mxworker.errors import InvariantError
-from mxworker.worker.handling.payload_size import LARGE_BODY_BYTES
 from tests.harness.waiting import until
 from tests.loop.consuming import QUEUE, SOON_S, Consuming, answer, consuming, open_soon, sent
 from tests.loop.fake_broker import FakeBroker, Peer, delivery

@@ -16,10 +16,10 @@ import pytest
 
 from mxworker import Handlers
 from mxworker.errors import AppLoadError
+from mxworker.system.task_stacks import task_stack
 from mxworker.worker import lifespans
 from mxworker.worker.lifespans import Lifespans
 from mxworker.worker.loading import load
-from mxworker.worker.tasks import stack_of
 
 _NUMBERS = itertools.count()
 HEAD = """
@@ -233,7 +233,7 @@ async def test_stack_of_a_task_goes_on_inside_an_async_generator() -> None:
 
     task = asyncio.create_task(outside())
     await asyncio.sleep(0)
-    names = [line.rpartition(" ")[2] for line in stack_of(task)]
+    names = [line.rpartition(" ")[2] for line in task_stack(task)]
     task.cancel()
     assert names == ["outside", "inside", "sleep"]
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mxworker import Ack, Delivery, Handlers, Queue, Reject, Requeue, Retry, RetryPolicy
+from mxworker.api.attempts import attempt_of
 from mxworker.api.settlement import Settlement
 from mxworker.board.page import Board, Word
 from mxworker.errors import (
@@ -27,7 +28,6 @@ from mxworker.errors import (
     Unroutable,
 )
 from mxworker.wire.field_table import encode
-from mxworker.worker.handling.copies import attempt_of
 from mxworker.worker.handling.settling import Settling
 from tests.harness.copied import properties_on_wire, received, route_of
 from tests.harness.refusing import Hasty, Publishing

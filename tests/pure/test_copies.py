@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxworker import Delivery, Origin
+from mxworker.api.attempts import attempt_of
 from mxworker.api.message import Content
 from mxworker.errors import DecodeError
 from mxworker.wire import field_table
 from mxworker.wire.field_table import decode, encode, entry
-from mxworker.wire.origins import headers_of
+from mxworker.wire.origins import ATTEMPT_HEADER, headers_of
 from mxworker.wire.properties import Properties, split
-from mxworker.worker.handling.copies import ATTEMPT_HEADER, Facts, attempt_of, copy_with_facts, retry_copy
+from mxworker.worker.handling.copies import Facts, copy_with_facts, retry_copy
 from tests.harness.copied import come_back, properties_on_wire, received
 from tests.pure.test_field_table import raw_names, raw_values
 from tests.pure.test_properties import TEXTS

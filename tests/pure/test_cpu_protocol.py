@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mxworker import Ack, Delivery, Reject, Requeue, Retry
-from mxworker.api.failures import TEXT_CHARACTERS, Failure, FailureKind, text_of, type_name
+from mxworker.api.failures import Failure, FailureKind
 from mxworker.api.message import Content
 from mxworker.api.receipts import Confirmed
 from mxworker.api.settlement import Settlement
 from mxworker.brokers import Brokers
 from mxworker.config import Consumption
 from mxworker.errors import PublishError, PublishUnconfirmed, Unroutable
+from mxworker.system.foreign_errors import TEXT_CHARACTERS, text_of, type_name
 from mxworker.worker.cpu.protocol import (
     CONFIRMED,
     FAILED,

@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxworker import Ack, Delivery, Reject, Requeue, Retry, RetryPolicy
+from mxworker.api.attempts import attempt_of
 from mxworker.api.failures import Failure, FailureKind
 from mxworker.api.settlement import Settlement
 from mxworker.wire.field_table import encode
-from mxworker.worker.handling.copies import ATTEMPT_HEADER, attempt_of, retry_copy
+from mxworker.wire.origins import ATTEMPT_HEADER
+from mxworker.worker.handling.copies import retry_copy
 from mxworker.worker.handling.endings import DONE, Again, Dead, Ending, Later, ending
 from tests.harness.copied import received
 from tests.rabbit.raw import raw_properties

@@ -6,11 +6,12 @@ import signal
 
 import pytest
 
-from mxworker.board.lifecycle import Reason, SlotState, Wish
+from mxworker.board.lifecycle import Wish
 from mxworker.errors import ExitCode
 from mxworker.master.fleet import BOOT_ATTEMPTS
 from mxworker.master.plan import Look, Send, Spawn
 from mxworker.master.slot import NS_PER_S, Order
+from mxworker.master.slot_states import Reason, SlotState
 from tests.pure.world import DRAIN_NS, World, running
 
 # ---- starting

@@ -6,10 +6,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from mxworker.board.lifecycle import SlotState, Wish
+from mxworker.board.lifecycle import Wish
 from mxworker.master.fleet import BOOT_ATTEMPTS, Fleet
 from mxworker.master.plan import RollState, Send, Spawn
 from mxworker.master.slot import NS_PER_S, Order
+from mxworker.master.slot_states import SlotState
 from tests.pure.world import DRAIN_NS, Process, World
 
 WORKERS = 3

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from mxworker.board.lifecycle import Reason, SlotState, Wish
+from mxworker.board.lifecycle import Wish
 from mxworker.config import MAX_WORKERS
 from mxworker.master.fleet import BOOT_ATTEMPTS, RECYCLE_AGAIN_NS, STEADY_NS
 from mxworker.master.plan import RollState
 from mxworker.master.slot import NS_PER_S, Order
+from mxworker.master.slot_states import Reason, SlotState
 from tests.pure.world import DRAIN_NS, World, running
 
 

@@ -52,19 +52,6 @@ ANNOTATION_ONLY = frozenset(
         ("mxworker.api.context", "mxworker.amqp.publishing.publisher"),
     }
 )
-# Imports that still run upward.
-UPWARD = frozenset(
-    {
-        ("mxworker.amqp.consuming.subscription", "mxworker.worker.handling.payload_size"),
-        ("mxworker.api.context", "mxworker.worker.handling.copies"),
-        ("mxworker.limits", "mxworker.board.lifecycle"),
-        ("mxworker.system.log", "mxworker.api.failures"),
-        ("mxworker.system.tracebacks", "mxworker.api.failures"),
-        ("mxworker.worker.handling.decode_budget", "mxworker.worker.recycling"),
-        ("mxworker.worker.handling.handler_runner", "mxworker.worker.tasks"),
-        ("mxworker.worker.handling.handler_runner", "mxworker.worker.cpu.pool"),
-    }
-)
 AMQP_LIBRARIES = frozenset({"aio_pika", "aiormq", "pamqp"})
 FORKS = frozenset({"fork", "forkpty"})
 FORKING_MODULE = "mxworker.master.processes"
@@ -158,7 +145,6 @@ def violations(module: str, source: str) -> list[str]:
         problem
         for line, name in imports(tree)
         if not (line in unloaded and (module, name) in ANNOTATION_ONLY)
-        and (module, name) not in UPWARD
         and (problem := refusal(room, name, f"{module}:{line}"))
     ]
     if module != FORKING_MODULE:

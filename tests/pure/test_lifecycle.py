@@ -1,17 +1,9 @@
 import pytest
 
-from mxworker.board.lifecycle import (
-    SLOT_TRANSITIONS,
-    WORKER_TRANSITIONS,
-    Reason,
-    SlotEvent,
-    SlotState,
-    WorkerState,
-    next_slot_state,
-    next_worker_state,
-)
+from mxworker.board.lifecycle import WORKER_TRANSITIONS, WorkerState, next_worker_state
 from mxworker.errors import InvariantError
 from mxworker.master.slot import Slot
+from mxworker.master.slot_states import SLOT_TRANSITIONS, Reason, SlotEvent, SlotState, next_slot_state
 
 ALL_PAIRS = [(state, event) for state in SlotState for event in SlotEvent]
 UNKNOWN_PAIRS = [pair for pair in ALL_PAIRS if pair not in SLOT_TRANSITIONS]

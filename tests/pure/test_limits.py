@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from mxworker.board.lifecycle import Wish
 from mxworker.errors import ConfigError
 from mxworker.limits import JITTER, Limits
+from mxworker.worker.recycling import exceeded
 
 
 def test_without_limits_a_process_never_wishes_to_be_replaced() -> None:
     assert Limits().jittered(random.Random(1)) == Limits()
-    assert Limits().exceeded(2**62, 2**62, 1e12) is Wish.NONE
+    assert exceeded(Limits(), 2**62, 2**62, 1e12) is Wish.NONE
 
 
 @pytest.mark.parametrize(
@@ -29,8 +30,8 @@ def test_without_limits_a_process_never_wishes_to_be_replaced() -> None:
 def test_each_limit_is_reached_by_its_own_measure_and_by_no_other(limits: Limits, wish: Wish) -> None:
     measures = {Wish.MESSAGES: (100, 0, 0.0), Wish.RSS: (0, 100, 0.0), Wish.AGE: (0, 0, 100.0)}
     for measured, (messages, rss_bytes, age_s) in measures.items():
-        assert limits.exceeded(messages, rss_bytes, age_s) is (wish if measured is wish else Wish.NONE)
-    assert limits.exceeded(99, 99, 99.9) is Wish.NONE
+        assert exceeded(limits, messages, rss_bytes, age_s) is (wish if measured is wish else Wish.NONE)
+    assert exceeded(limits, 99, 99, 99.9) is Wish.NONE
 
 
 @given(st.integers(1, 10**9), st.integers(1, 2**40), st.floats(1e-3, 1e9), st.integers())

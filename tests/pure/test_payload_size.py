@@ -8,8 +8,9 @@ from typing import Any
 import orjson
 import pytest
 
+from mxworker.amqp.consuming.byte_budget import LARGE_BODY_BYTES, reserved_bytes
 from mxworker.api.decoder import decoder_for
-from mxworker.worker.handling.payload_size import LARGE_BODY_BYTES, expected_growth, payload_size, reserved_bytes
+from mxworker.worker.handling.payload_size import expected_growth, payload_size
 from tests.rabbit.raw import raw_properties
 
 COUNT = 50_000

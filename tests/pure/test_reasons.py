@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mxworker import Reject, Retry
-from mxworker.api.failures import TEXT_CHARACTERS, error_in_words, errors_in, reason_of, text_of, type_name
+from mxworker.system.foreign_errors import TEXT_CHARACTERS, error_in_words, errors_in, reason_of, text_of, type_name
 from mxworker.system.printable import CUT
 from tests.harness.silent import Mute, Silent
 

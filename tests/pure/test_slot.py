@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mxworker.board.lifecycle import Reason, SlotEvent
 from mxworker.master.slot import Order, Slot
+from mxworker.master.slot_states import Reason, SlotEvent
 
 
 def test_hastened_process_is_killed_by_the_earlier_of_its_deadlines() -> None:

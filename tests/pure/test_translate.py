@@ -9,7 +9,7 @@ import aiormq.exceptions
 import pytest
 from pamqp import commands
 
-from mxworker.amqp.connecting.library_errors import handshake_error, library_errors, raise_own_cancellation
+from mxworker.amqp.connecting.library_errors import handshake_error, library_errors
 from mxworker.errors import (
     BrokerError,
     ChannelLost,
@@ -19,6 +19,7 @@ from mxworker.errors import (
     RequestFault,
     TopologyRefused,
 )
+from mxworker.system.cancellation import raise_own_cancellation
 
 
 def translated(error: BaseException, queue: str = "orders") -> BrokerError:

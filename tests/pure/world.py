@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from mxworker.board.lifecycle import SlotState, Wish
+from mxworker.board.lifecycle import Wish
 from mxworker.config import Supervision
 from mxworker.master.fleet import Fleet
 from mxworker.master.plan import Exit, Look, Send, Spawn
 from mxworker.master.slot import NS_PER_S, Order
+from mxworker.master.slot_states import SlotState
 
 HEARTBEAT_NS = 30 * NS_PER_S
 BOOT_NS = 60 * NS_PER_S

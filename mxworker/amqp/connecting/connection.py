@@ -20,13 +20,14 @@ from typing import Any
 import aio_pika
 from aio_pika.abc import AbstractChannel
 
-from mxworker.amqp.connecting.library_errors import handshake_error, library_errors, raise_own_cancellation
+from mxworker.amqp.connecting.library_errors import handshake_error, library_errors
 from mxworker.amqp.connecting.outage import Outage
 from mxworker.amqp.connecting.transport import DataPlane, DataPlaneFactory
 from mxworker.backoff import next_attempt
 from mxworker.brokers import DEFAULT_TLS, Brokers, BrokerUrl, Rotation, Tls
 from mxworker.config import DEFAULT_MAX_BODY_BYTES, MAX_CHANNELS
 from mxworker.errors import BrokerError, ConnectionLost
+from mxworker.system.cancellation import raise_own_cancellation
 from mxworker.system.printable import foreign, one_line
 
 log = logging.getLogger(__name__)

@@ -28,6 +28,7 @@ from mxworker.errors import (
     TlsRefused,
     TopologyRefused,
 )
+from mxworker.system.cancellation import raise_own_cancellation
 from mxworker.system.printable import foreign
 
 ACCESS_REFUSED = 403
@@ -51,13 +52,6 @@ _SIDE_QUEUE = re.compile(r"\.(dlq|retry\.[0-9]+)$")
 _NO_EXCHANGE = "Create the exchange first: mxworker declares queues and binds them, but declares no exchange."
 _WHOSE_FAULT = "Check the values that the code gives for it. If they are right, this is a bug of mxworker: report it."
 _NAMED_CODE = re.compile(r"(?P<name>[A-Z_]+) - (?P<text>.*)", re.DOTALL)
-
-
-def raise_own_cancellation() -> None:
-    """Raise CancelledError when the running task was asked to stop, whatever the library made of that."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 @contextmanager

@@ -27,10 +27,10 @@ from aio_pika.abc import AbstractChannel
 
 from mxworker.amqp.connecting.channel_pool import ChannelPool, PooledChannel
 from mxworker.amqp.connecting.connection import Dialler, Link
-from mxworker.amqp.connecting.library_errors import raise_own_cancellation
 from mxworker.brokers import Brokers
 from mxworker.config import DEFAULT_MAX_BODY_BYTES, PoolSettings
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost, PoolExhausted
+from mxworker.system.cancellation import raise_own_cancellation
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ its consumer is paused until half of the budget is free. A consumer that holds n
 would starve beside others. So a process holds at most the budget, and one body for each of its consumers.
 
 A large body is taken for what it is expected to become: `growth` times its size. What a body does become is charged
-where it is decoded, instead of what was expected (`worker.decode_budget`).
+where it is decoded, instead of what was expected (by `decode_budget`).
 
 Pure: it knows neither consumers nor the event loop.
 """
@@ -14,6 +14,9 @@ Pure: it knows neither consumers nor the event loop.
 from __future__ import annotations
 
 from collections.abc import Callable
+
+LARGE_BODY_BYTES = 64 * 1024
+"""A body above is charged with what it becomes. Parsing one takes 0.2 ms, to look at it before another 0.05 ms."""
 
 
 class ByteBudget:
@@ -59,3 +62,8 @@ class ByteBudget:
             return most
         room_bytes = min(self.limit_bytes // 2, self.limit_bytes - self.held_bytes)
         return max(1, min(most, room_bytes // body_bytes))
+
+
+def reserved_bytes(body_bytes: int, growth: int) -> int:
+    """Return what the budget reserves for a body that is not decoded yet; a large one takes `growth` times its size."""
+    return body_bytes if body_bytes <= LARGE_BODY_BYTES else body_bytes * growth

@@ -25,7 +25,7 @@ from aio_pika.abc import AbstractChannel
 from mxworker.amqp.connecting.connection import BrokerConnection
 from mxworker.amqp.connecting.library_errors import library_errors
 from mxworker.amqp.consuming import topology
-from mxworker.amqp.consuming.byte_budget import ByteBudget
+from mxworker.amqp.consuming.byte_budget import LARGE_BODY_BYTES, ByteBudget, reserved_bytes
 from mxworker.amqp.protocol.acks import AckLedger
 from mxworker.amqp.protocol.frames import encode_get
 from mxworker.api.delivery import Delivery
@@ -33,7 +33,6 @@ from mxworker.api.queues import Queue
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost
 from mxworker.system.printable import foreign
 from mxworker.wire.properties import message_id_bytes
-from mxworker.worker.handling.payload_size import LARGE_BODY_BYTES, reserved_bytes
 
 log = logging.getLogger(__name__)
 

@@ -3,11 +3,8 @@
 A copy is published, confirmed, and only then is its original acked. It keeps body, properties and headers byte for
 byte, but for what the broker would act on; see `origins`. A message without an id gets one from the publisher.
 
-The attempt is counted in a header of ours, and for a delivery that is executed again in its place, in the delivery.
-Anybody may have written the header, so it is believed within bounds: every message gets at least one execution, and
-none gets more than there may be. Of headers that cannot be split, or are more than a copy may have, no attempt is read
-and no copy is made: their message ends as a dead letter after its first failure. The broker's own counts are not read:
-they are of returns, not of executions.
+No copy is made of a message whose headers cannot be split, or are more than a copy may have: it ends as a dead letter
+after its first failure, since its attempts cannot be counted either (see `api.attempts`).
 
 Pure.
 """
@@ -21,19 +18,16 @@ from typing import Any
 from mxworker.api.delivery import Delivery
 from mxworker.api.message import Content, Encoder, Message
 from mxworker.board.suspects import Suspect, in_words
-from mxworker.errors import DecodeError
 from mxworker.system.printable import head, printable
 from mxworker.wire import field_table
 from mxworker.wire.field_table import Timestamp
-from mxworker.wire.origins import ATTEMPT_HEADER as ATTEMPT_HEADER
-from mxworker.wire.origins import integer_header, moved_away, with_headers
-from mxworker.wire.properties import FLAG_MESSAGE_ID, join, split
+from mxworker.wire.origins import ATTEMPT_HEADER, moved_away, with_headers
+from mxworker.wire.properties import FLAG_MESSAGE_ID, join
 
 ERROR_TEXT_BYTES = 1024
 STACK_TEXT_BYTES = 2048
 NAME_BYTES = 255
 
-_ATTEMPT = ATTEMPT_HEADER.encode()
 _FLAGS_BYTES = 2
 
 
@@ -116,21 +110,6 @@ class KillFacts:
         }
 
 
-def attempt_of(delivery: Delivery, most: int) -> int:
-    """Return which attempt an execution of this delivery is, from 1 to `most`.
-
-    An integer above `most` counts as `most`, anything else that is no attempt as 1. Costs next to nothing when the
-    header is not there.
-    """
-    number = None
-    if delivery.raw_properties.find(_ATTEMPT) != -1:  # `in` takes 0.15 us more
-        number = _integer(delivery, _ATTEMPT)
-    elif not delivery.executed:
-        return 1  # nearly always
-    attempt = 1 if number is None or number < 1 else number
-    return min(most, attempt + delivery.executed)
-
-
 def retry_copy(delivery: Delivery, attempt: int) -> Content:
     """Return the copy to be tried again, now or later; `attempt` is the one that its own execution will be.
 
@@ -163,14 +142,6 @@ def _copy(delivery: Delivery, added: Mapping[str, Any]) -> Content:
     raw = join({**values, FLAG_MESSAGE_ID: b""})  # the flag alone: the publisher puts the id where it belongs
     middle = _FLAGS_BYTES + sum(len(value) for flag, value in values.items() if flag > FLAG_MESSAGE_ID)
     return Content(raw[:middle], None if message_id is None else message_id[1:], raw[middle:], delivery.body)
-
-
-def _integer(delivery: Delivery, name: bytes) -> int | None:
-    """Return a header that is an integer; None when it is missing, is something else, or cannot be read."""
-    try:
-        return integer_header(split(delivery.raw_properties), name)
-    except DecodeError:
-        return None
 
 
 def _shown(text: str, size_bytes: int) -> str:

@@ -26,15 +26,15 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from mxworker.amqp.consuming.byte_budget import ByteBudget
+from mxworker.amqp.consuming.byte_budget import ByteBudget, reserved_bytes
 from mxworker.api.compilation import Handler
 from mxworker.api.decoder import whole_body, whole_delivery
 from mxworker.api.delivery import Delivery
 from mxworker.errors import DecodeError
 from mxworker.payloads.compression import UnknownCoding, decompress, is_compressed, measured
+from mxworker.system.memory import resident_bytes
 from mxworker.wire.properties import FLAG_CONTENT_ENCODING
-from mxworker.worker.handling.payload_size import expected_growth, payload_size, reserved_bytes
-from mxworker.worker.recycling import resident_bytes
+from mxworker.worker.handling.payload_size import expected_growth, payload_size
 
 _ENCODED = FLAG_CONTENT_ENCODING >> 8  # in the first octet of the raw properties
 _WORTH_A_LOOK_BYTES = 1024 * 1024  # of a body: then the memory of the process is looked at, too, which is not exact

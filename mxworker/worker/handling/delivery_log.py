@@ -14,8 +14,9 @@ import time
 
 from mxworker.api.compilation import Handler
 from mxworker.api.delivery import Delivery
-from mxworker.api.failures import FailureKind, traceback_of
+from mxworker.api.failures import FailureKind
 from mxworker.api.settlement import Ack, Reject, Requeue, Settlement
+from mxworker.system.foreign_errors import traceback_of
 from mxworker.system.log import LineBudget, say_safely
 from mxworker.system.tracebacks import trace_of
 from mxworker.worker.handling.endings import Again, Dead, Done, Ending, Later

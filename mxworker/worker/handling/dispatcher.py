@@ -16,7 +16,7 @@ from contextvars import copy_context
 from enum import Enum, auto
 from typing import Any, Generic, TypeVar
 
-from mxworker.api.failures import is_a
+from mxworker.system.foreign_errors import is_a
 from mxworker.worker.handling.isolation import Isolation
 from mxworker.worker.handling.limiter import Limiter
 from mxworker.worker.handling.running import Running

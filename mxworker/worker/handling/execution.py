@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from functools import partial
 from typing import Any
 
+from mxworker.amqp.consuming.byte_budget import LARGE_BODY_BYTES
 from mxworker.api.compilation import Handler, HandlerKind
 from mxworker.api.context import Context, HandlerScope
 from mxworker.api.decoder import whole_body, whole_delivery
@@ -39,7 +40,7 @@ from mxworker.worker.handling.decode_budget import (
     forget_locals,
     unlimited,
 )
-from mxworker.worker.handling.payload_size import LARGE_BODY_BYTES, expected_growth
+from mxworker.worker.handling.payload_size import expected_growth
 from mxworker.worker.handling.report import ACK, Report
 from mxworker.worker.handling.threads import Threads
 

@@ -12,6 +12,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +23,7 @@ from mxworker.api.settlement import Settlement
 from mxworker.board.page import BoardSlot
 from mxworker.config import DEFAULT_QUARANTINE_AFTER
 from mxworker.system.log import LineBudget, say_safely
-from mxworker.worker.cpu.pool import CpuPool
+from mxworker.system.task_stacks import task_stack
 from mxworker.worker.handling.batching import Gathered, Gatherer
 from mxworker.worker.handling.breaker_driver import BreakerDriver
 from mxworker.worker.handling.decode_budget import DecodeBudget, unlimited
@@ -35,18 +36,20 @@ from mxworker.worker.handling.running import GRACE_S, Running
 from mxworker.worker.handling.settling import Repair, Settling
 from mxworker.worker.handling.threads import Threads
 from mxworker.worker.handling.work import BatchWork, Record, SingleWork, Standing
-from mxworker.worker.tasks import stack_of
 
 log = logging.getLogger(__name__)
 
 SHOWN_FRAMES = 8
+
+ExecuteInProcess = Callable[[Handler, Report, Callable[[Delivery], AbstractContextManager[object]]], Execute]
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessScope:
     """What all runners of a process share. `on_broken` is told of a bug of ours, `on_stuck` of each stuck handler.
 
-    `cpu` is there when a handler has `cpu=True`. `quarantine_after`: see `config.Consumption`.
+    `execute_in_process` is there when a handler has `cpu=True`: it returns what takes its deliveries to settlements
+    in another process. `quarantine_after`: see `config.Consumption`.
     """
 
     slot: BoardSlot
@@ -59,7 +62,7 @@ class ProcessScope:
     on_stuck: Callable[[], None] = lambda: None
     resources: WorkerResources | None = None
     grace_s: float = GRACE_S
-    cpu: CpuPool | None = None
+    execute_in_process: ExecuteInProcess | None = None
     quarantine_after: int = DEFAULT_QUARANTINE_AFTER
     decode_budget: DecodeBudget = field(default_factory=unlimited)
 
@@ -190,8 +193,8 @@ class HandlerRunner:
             process = self._process
             suspended = self._running.suspended
             return pipeline(self.handler, report, scope, process.threads, process.decode_budget, suspended)
-        assert self._process.cpu is not None, "a cpu=True handler needs a pool of processes"
-        return self._process.cpu.executing(self.handler, report, self._running.suspended)
+        assert self._process.execute_in_process is not None, "a cpu=True handler needs a pool of processes"
+        return self._process.execute_in_process(self.handler, report, self._running.suspended)
 
     def guard(
         self,
@@ -262,7 +265,7 @@ class HandlerRunner:
         return AtWork(_deliveries(unit), task, self._running.age_s(unit), self._stack_of(task))
 
     def _stack_of(self, task: asyncio.Task[Any]) -> list[str]:
-        return self._process.threads.stack_of(task) or stack_of(task)
+        return self._process.threads.stack_of(task) or task_stack(task)
 
     # ---- stopping
 

@@ -9,10 +9,11 @@ import logging
 from typing import assert_never
 
 from mxworker.api.compilation import Handler
-from mxworker.api.failures import Failure, FailureKind, errors_in, text_of, type_name
+from mxworker.api.failures import Failure, FailureKind
 from mxworker.api.outcomes import UnknownOutcome, by_position, is_for_all, unknown
 from mxworker.api.settlement import Ack, Reject, Requeue, Retry, Settlement, alone_in
 from mxworker.errors import DecodeError
+from mxworker.system.foreign_errors import errors_in, text_of, type_name
 from mxworker.system.log import say_safely
 
 log = logging.getLogger(__name__)

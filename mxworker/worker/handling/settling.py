@@ -25,9 +25,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from mxworker.amqp.publishing.publisher import Publisher
+from mxworker.api.attempts import attempt_of
 from mxworker.api.compilation import Handler
 from mxworker.api.delivery import Delivery
-from mxworker.api.failures import Failure, FailureKind, error_in_words, text_of, type_name
+from mxworker.api.failures import Failure, FailureKind
 from mxworker.api.message import Content
 from mxworker.api.settlement import Settlement
 from mxworker.backoff import COPY
@@ -43,8 +44,9 @@ from mxworker.errors import (
     TopologyRefused,
     Unroutable,
 )
+from mxworker.system.foreign_errors import error_in_words, text_of, type_name
 from mxworker.system.log import LineBudget, say_safely
-from mxworker.worker.handling.copies import Facts, KillFacts, attempt_of, bare_facts, copy_with_facts, retry_copy
+from mxworker.worker.handling.copies import Facts, KillFacts, bare_facts, copy_with_facts, retry_copy
 from mxworker.worker.handling.delivery_log import GONE, DeliveryLog
 from mxworker.worker.handling.endings import Again, Dead, Done, Later, ending
 from mxworker.worker.handling.report import ACK

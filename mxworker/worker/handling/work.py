@@ -18,17 +18,17 @@ from enum import Enum, auto
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+from mxworker.api.attempts import attempt_of
 from mxworker.api.compilation import Handler
 from mxworker.api.delivery import Delivery
-from mxworker.api.failures import is_a
 from mxworker.api.settlement import Ack, Settlement
 from mxworker.board.page import NO_ENTRY, BoardSlot, Word
 from mxworker.board.suspects import Suspect
 from mxworker.config import DEFAULT_QUARANTINE_AFTER
+from mxworker.system.foreign_errors import is_a
 from mxworker.wire.message_keys import MessageKeys
 from mxworker.wire.properties import message_id_bytes
 from mxworker.worker.handling.batching import Gathered
-from mxworker.worker.handling.copies import attempt_of
 from mxworker.worker.handling.decode_budget import Unprocessed
 from mxworker.worker.handling.endings import Again, Dead, Later
 from mxworker.worker.handling.execution import Execute, ExecuteBatch, Undecodable
