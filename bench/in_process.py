@@ -1,0 +1,167 @@
+"""What a delivery costs the worker alone: bytes into the transport, acks out of it, in one process without a socket.
+
+    python -m bench.in_process [--messages 20000] [--concurrency 32 --prefetch 64] [--instructions] [SCENARIO ...]
+
+The scenarios are those of `bench/consume.py`. Each read brings up to 50 deliveries of 256 bytes, as far as the prefetch
+lets them come; the handlers do nothing. Printed is the CPU time per message, the least of the rounds. Concurrency and
+prefetch are 1000 unless you say otherwise; batches keep theirs.
+
+With `--instructions` it is the instructions per message, counted by valgrind, which must be installed. They are the
+same whatever else the machine does, so a small change can be judged by them. It takes a minute for each scenario.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+from mxworker.amqp.connecting.connection import BrokerConnection
+from mxworker.amqp.connecting.transport import DataPlane
+from mxworker.amqp.consuming.byte_budget import ByteBudget
+from mxworker.amqp.consuming.subscription import Subscription
+from mxworker.amqp.protocol.frames import BASIC_DELIVER, FRAME_BODY, FRAME_HEADER, FRAME_METHOD
+from mxworker.api.handlers import Handlers
+from tests.harness.runners import at_work
+
+SCENARIOS = ("handlers", "typed", "batches")
+ROUNDS = 5
+BODY_BYTES = 256
+READ_MESSAGES = 50
+FEW, MANY = 1000, 4000  # messages, of which the difference is counted: the start of the interpreter is in both
+HELD_BYTES = 512 * 1024 * 1024
+BODY_CAP_BYTES = 64 * 1024 * 1024
+CHANNEL = 1
+
+
+def _frame(kind: int, payload: bytes) -> bytes:
+    return struct.pack(">BHI", kind, CHANNEL, len(payload)) + payload + b"\xce"
+
+
+def _around_tag() -> tuple[bytes, bytes]:
+    """Return what stands before and after the delivery tag in the frames of a delivery."""
+    tag = bytes(8)
+    body = json.dumps({"id": 1, "customer": "c-1042", "total": 19.9}).encode().ljust(BODY_BYTES)
+    consumer_tag, exchange, routing_key = b"\x1eamq.ctag-0123456789abcdefghijk", b"\0", b"\x0emxworker-bench"
+    method = struct.pack(">I", BASIC_DELIVER) + consumer_tag + tag + b"\0" + exchange + routing_key
+    header = struct.pack(">HHQH", 60, 0, len(body), 0x1000) + b"\2"
+    before, after = _frame(FRAME_METHOD, method).split(tag, 1)
+    return before, after + _frame(FRAME_HEADER, header) + _frame(FRAME_BODY, body)
+
+
+class Wire:
+    """Where the transport writes."""
+
+    written_bytes = 0
+
+    def write(self, data: bytes) -> None:
+        """Take the acks."""
+        self.written_bytes += len(data)
+
+    def get_extra_info(self, name: str) -> None:
+        """There is no socket."""
+
+
+class Broker:
+    """Brings deliveries into the transport, one read in each turn of the loop."""
+
+    def __init__(self, registry: Handlers, concurrency: int, prefetch: int) -> None:
+        loop = asyncio.get_running_loop()
+        (handler,) = registry.compile()
+        if handler.batch is None:
+            handler = dataclasses.replace(handler, concurrency=concurrency, prefetch=prefetch)
+        runner = at_work([handler], process_concurrency=concurrency).runner
+        self._plane = DataPlane(asyncio.StreamReader(loop=loop), loop, BODY_CAP_BYTES)
+        self._plane.connection_made(cast(asyncio.Transport, Wire()))
+        self._plane.frames.started = True
+        self._subscription = Subscription(
+            cast(BrokerConnection, SimpleNamespace(plane=self._plane)),
+            cast(Any, None),
+            CHANNEL,
+            handler.queue,
+            runner.admit,
+            ByteBudget(HELD_BYTES),
+            lambda: None,
+            lambda what: None,
+        )
+        self._plane.register(CHANNEL, self._subscription)
+        self._prefetch = handler.prefetch
+        self._around_tag = _around_tag()
+        self._tag = 0
+
+    async def deliver(self, messages: int) -> float:
+        """Deliver so many, wait until all are settled, and return the CPU seconds that it took."""
+        subscription = self._subscription
+        last = self._tag + messages
+        begun = time.thread_time()
+        while self._tag < last or subscription.unsettled:
+            count = min(READ_MESSAGES, self._prefetch - subscription.unsettled, last - self._tag)
+            if count:
+                self._plane.data_received(self._read(count))
+            await asyncio.sleep(0)
+        return time.thread_time() - begun
+
+    def _read(self, count: int) -> bytes:
+        before, after = self._around_tag
+        tags = range(self._tag + 1, self._tag + count + 1)
+        self._tag += count
+        return b"".join([part for tag in tags for part in (before, tag.to_bytes(8, "big"), after)])
+
+
+async def cpu_us(scenario: str, messages: int, rounds: int, concurrency: int, prefetch: int) -> float:
+    """Return the CPU microseconds per message, the least of the rounds."""
+    os.environ |= {"BENCH_QUEUE": "bench", "BENCH_TYPE": "classic", "BENCH_REPORT": os.devnull}
+    os.environ["BENCH_MESSAGES"] = str(sys.maxsize)
+    from bench import consume_app  # it reads these
+
+    broker = Broker(getattr(consume_app, scenario), concurrency, prefetch)
+    return min([await broker.deliver(messages) for _ in range(rounds)]) / messages * 1e6
+
+
+def instructions(arguments: Sequence[str]) -> int:
+    """Return the instructions per message of a run with these arguments."""
+    counts = []
+    for messages in (FEW, MANY):
+        with tempfile.TemporaryDirectory() as folder:
+            valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out"]
+            run = [sys.executable, "-m", "bench.in_process", "--rounds", "1", "--messages", str(messages), *arguments]
+            environment = os.environ | {"PYTHONHASHSEED": "0"}
+            ended = subprocess.run([*valgrind, *run], env=environment, capture_output=True, text=True, check=True)
+        found = re.search(r"Collected : (\d+)", ended.stderr)
+        assert found is not None, ended.stderr
+        counts.append(int(found[1]))
+    return (counts[1] - counts[0]) // (MANY - FEW)
+
+
+def main() -> None:
+    """Run the scenarios and print a line for each."""
+    parser = argparse.ArgumentParser(description="Measure what a delivery costs the worker, without a socket.")
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=", ".join(SCENARIOS), default=SCENARIOS)
+    parser.add_argument("--messages", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--concurrency", type=int, default=1000)
+    parser.add_argument("--prefetch", type=int, default=1000)
+    parser.add_argument("--instructions", action="store_true", help="count instructions, with valgrind")
+    options = parser.parse_args()
+    for scenario in options.scenarios:
+        if options.instructions:
+            bounds = ["--concurrency", str(options.concurrency), "--prefetch", str(options.prefetch)]
+            print(f"{scenario:<10} {instructions([*bounds, scenario]):>9,} instructions/msg", flush=True)
+        else:
+            work = cpu_us(scenario, options.messages, options.rounds, options.concurrency, options.prefetch)
+            print(f"{scenario:<10} {asyncio.run(work):>9.2f} us CPU/msg", flush=True)
+
+
+if __name__ == "__main__":
+    main()
