@@ -81,14 +81,16 @@ class Dispatcher(Generic[Unit]):
 
     def admit(self, unit: Unit) -> None:
         """Start a unit, or let it wait for a free place."""
-        if self._intake is _OPEN and not self._waiting and self._has_place() and self._limiter.take(self):
+        has_place = self._has_place()
+        if has_place and self._intake is _OPEN and not self._waiting and self._limiter.take(self):
             self._start(unit, self._run(unit))
         elif self._intake is Intake.RETURNED:
             self._work.give_back(unit)
         else:
             self._drop_stale()
             self._waiting.append(unit)
-            self.look()
+            if has_place:
+                self.look()
 
     def run_next(self, unit: Unit) -> None:
         """Let a unit wait before all others. Call while the one that it comes from runs, in their order."""
@@ -111,6 +113,21 @@ class Dispatcher(Generic[Unit]):
             self._start(unit, self._run(unit))
             if self._waiting and self._has_place():
                 self._limiter.ask(self)
+
+    def _start_next(self) -> bool:
+        """Start what has waited longest in place of a unit that has ended; return False when nothing can be started.
+
+        At the usual concurrency half of what comes waits; to leave the limiter and be called for a place again takes
+        longer than this.
+        """
+        if self._intake is not _OPEN or not self._has_place():
+            return False
+        self._drop_stale()
+        if not self._waiting:
+            return False
+        unit = self._waiting.popleft()
+        self._start(unit, self._run(unit))
+        return True
 
     def look(self) -> None:
         """Start what waits, as far as there are places for it, in turn with others that want one."""
@@ -156,11 +173,12 @@ class Dispatcher(Generic[Unit]):
                 await self._rescue(unit, error)
         finally:
             self.running.end(unit)
-            if self._waiting and self._has_place():
-                self._limiter.ask(self)
             if self._apart and self._intake is _OPEN and not self._rests:
                 self._isolation.ask(self)
-            self._limiter.leave()
+            if not (self._waiting and self._limiter.is_uncontended and self._start_next()):
+                if self._waiting and self._has_place():
+                    self._limiter.ask(self)
+                self._limiter.leave()
         if is_alone and was_executed and not self.running.is_cut_short:
             self._work.clear(unit)
 

@@ -31,6 +31,11 @@ class Limiter:
         """Whether somebody waits for a place."""
         return bool(self._waiters)
 
+    @property
+    def is_uncontended(self) -> bool:
+        """Whether the place of a unit that has ended may go to the next unit of the same handler."""
+        return not self._waiters and self._on_left is None
+
     def take(self, waiter: Waiter) -> bool:
         """Take a place for one unit; when none is free, remember `waiter` and return False."""
         if self._free > 0:

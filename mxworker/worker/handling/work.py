@@ -356,20 +356,21 @@ class BatchWork:
     ) -> None:
         """Settle each of a batch, whatever becomes of the others; what is settled leaves the record."""
         alike = Counter(map(id, settlements))
+        settle, leave = self._settling.settle, self._record.leave
         slow = []
         for delivery, settlement in zip(deliveries, settlements, strict=True):
             if self._running.is_cut_short and not isinstance(settlement, Ack):
                 continue
             count = 1 if settlement is ACK else alike.pop(id(settlement), 0)
             try:
-                ends = self._settling.settle(delivery, settlement, count)
+                ends = settle(delivery, settlement, count)
             except BaseException as error:
                 slow.append(self._rescue.one(delivery, error))
                 continue
             if ends is not None:
                 slow.append(self._copied(delivery, ends))
             else:
-                self._record.leave(entries.pop(delivery))
+                leave(entries.pop(delivery))
         if slow:
             self._running.settle(gathered)
             await asyncio.gather(*slow)
