@@ -8,7 +8,9 @@ and `__main__`, are the ground. Rooms stand on floors: a module imports what lie
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,39 @@ def test_the_modules_are_found() -> None:
         "mxworker.amqp.connecting.transport",
         "mxworker.master.fleet",
     } <= MODULES.keys()
+
+
+def test_every_room_has_its_floor() -> None:
+    assert {room_of(module) for module in MODULES} == {*MAY_IMPORT, COMPOSITION}
+    assert all(below <= MAY_IMPORT.keys() and room not in below for room, below in MAY_IMPORT.items())
+
+
+def test_at_most_six_modules_stand_at_the_top() -> None:
+    assert len([path for path in PACKAGE.glob("*.py") if not path.stem.startswith("__")]) <= 6
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    imported = {name: set(imported_modules(path.read_text())) - {name} for name, path in MODULES.items()}
+    assert circles(imported) == []
+
+
+def test_a_circle_is_seen() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == [{"b", "c"}]
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("mxworker", AMQP_LIBRARIES | {"click", "msgspec", "pydantic"}),
+        ("mxworker.worker.cpu.member", AMQP_LIBRARIES | {"click", "watchfiles"}),
+        ("mxworker.cli", AMQP_LIBRARIES | {"watchfiles", "msgspec", "pydantic"}),
+    ],
+)
+def test_what_a_process_does_not_need_is_not_imported(module: str, unwanted: frozenset[str]) -> None:
+    source = f"import sys, {module}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True).stdout.split()
+    assert module in loaded
+    assert unwanted & set(loaded) == set()
 
 
 @pytest.mark.parametrize(
@@ -195,6 +230,41 @@ def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
                 yield from ((node.lineno, f"mxworker.{alias.name}") for alias in node.names)
             else:
                 yield node.lineno, "." * node.level + (node.module or "")
+
+
+def imported_modules(source: str) -> Iterator[str]:
+    """Yield the modules of mxworker that `source` imports, those for annotations alone as well."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import(names=names):
+                yield from (alias.name for alias in names if alias.name in MODULES)
+            case ast.ImportFrom(module=str(package), names=names):
+                for alias in names:
+                    name = f"{package}.{alias.name}"
+                    yield name if name in MODULES else package
+
+
+def circles(imported: Mapping[str, set[str]]) -> list[set[str]]:
+    """Return the sets of modules each of which leads to all others of its set."""
+    reached = {name: reachable(name, imported) for name in imported}
+    found = [
+        frozenset({name, *(other for other in reached[name] if name in reached.get(other, ()))})
+        for name in imported
+        if name in reached[name]
+    ]
+    return [set(circle) for circle in dict.fromkeys(found)]
+
+
+def reachable(name: str, imported: Mapping[str, set[str]]) -> set[str]:
+    """Return the modules that `name` imports, and what those import."""
+    found: set[str] = set()
+    left = list(imported[name])
+    while left:
+        each = left.pop()
+        if each not in found:
+            found.add(each)
+            left += imported.get(each, ())
+    return found
 
 
 def annotation_only_lines(tree: ast.Module) -> set[int]:
