@@ -6,6 +6,7 @@ import pytest
 
 from mxworker.amqp.publishing.close_reason import is_refused_as_a_whole, refused_exchange, refused_publishes
 from mxworker.amqp.publishing.publishing import Publishing
+from mxworker.amqp.publishing.routes import Route
 from mxworker.errors import ChannelLost, ConnectionLost, MessageTooLarge, PublishNacked, Unroutable
 
 MISSING = ChannelLost("the broker closed the channel: 404 NOT_FOUND - no exchange 'x' in vhost '/'", 404)
@@ -25,7 +26,7 @@ OTHER = ChannelLost("the broker closed the channel: 406 PRECONDITION_FAILED - in
 
 
 def publishing(exchange: str, size_bytes: int = 1) -> Publishing:
-    return Publishing(exchange, "k", 0, b"id", b"", b"x" * size_bytes, 0.0)
+    return Publishing(Route(exchange, "k", 0), b"id", b"", b"x" * size_bytes, 0.0)
 
 
 @pytest.mark.parametrize(

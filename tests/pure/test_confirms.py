@@ -11,11 +11,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mxworker.amqp.protocol.confirms import ConfirmLedger
 from mxworker.amqp.publishing.publishing import Publishing
+from mxworker.amqp.publishing.routes import Route
 from mxworker.errors import InvariantError
+
+ROUTE = Route("", "q", 0)
 
 
 def publishing(message_id: bytes) -> Publishing:
-    return Publishing("", "q", 0, message_id, b"", b"", 0.0)
+    return Publishing(ROUTE, message_id, b"", b"", 0.0)
 
 
 class LedgerAgainstModel(RuleBasedStateMachine):

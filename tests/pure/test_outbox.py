@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mxworker.amqp.publishing.outbox import Outbox
 from mxworker.amqp.publishing.publishing import Publishing, Stage
+from mxworker.amqp.publishing.routes import Route
 from mxworker.backoff import PUBLISH_RETRY
 from mxworker.config import PublisherSettings
 from mxworker.errors import (
@@ -31,6 +32,7 @@ from mxworker.errors import (
 from tests.harness.hand_clock import HandClock
 
 TIMEOUT_S = 5.0
+ROUTE = Route("", "q", 0)
 
 
 class LongestWait(random.Random):
@@ -79,7 +81,7 @@ class Office:
     def publish(self, timeout_s: float | None = None) -> Publishing:
         number = b"%d" % next(self._numbers)
         deadline = self.clock.time() + (TIMEOUT_S if timeout_s is None else timeout_s)
-        publishing = Publishing("", "q", 0, number, b"", number, deadline)
+        publishing = Publishing(ROUTE, number, b"", number, deadline)
         self.outbox.accept(publishing, has_own_timeout=timeout_s is not None)
         return publishing
 

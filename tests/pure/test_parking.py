@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mxworker.amqp.publishing.parking import Parking
 from mxworker.amqp.publishing.publishing import Publishing, Stage
+from mxworker.amqp.publishing.routes import Route
 
 NEVER = 1e9
 
@@ -17,7 +18,7 @@ class Wire:
         self.parking = Parking(2, self.take)
 
     def take(self, publishing: Publishing) -> bool:
-        if publishing.lane not in self.open_lanes:
+        if publishing.route.channel not in self.open_lanes:
             return False
         publishing.stage = Stage.SENT
         self.sent.append(publishing.body)
@@ -25,7 +26,7 @@ class Wire:
 
 
 def parked(body: bytes, lane: int = 0, deadline: float = NEVER) -> Publishing:
-    publishing = Publishing("", "q", lane, body, b"", body, deadline)
+    publishing = Publishing(Route("", "q", lane), body, b"", body, deadline)
     publishing.stage = Stage.PARKED
     return publishing
 

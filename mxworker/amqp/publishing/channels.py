@@ -53,10 +53,10 @@ class Lanes:
 
     def take(self, publishing: Publishing) -> bool:
         """Send a publish by its lane, or keep it until its exchange is known or its message id is free."""
-        channel = self._channels[publishing.lane]
+        channel = self._channels[publishing.route.channel]
         if channel is None or channel.is_over or channel.plane.room_bytes <= 0:
             return False
-        if publishing.exchange not in self._exchanges.known:
+        if publishing.route.exchange not in self._exchanges.known:
             self._exchanges.hold(publishing, channel.connection)
         elif len(publishing.properties) > channel.max_properties_bytes:
             self._refuse_soon(publishing, _headers_too_large(publishing, channel))

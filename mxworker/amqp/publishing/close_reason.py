@@ -58,5 +58,5 @@ def refused_publishes(
     if refused is None or not is_complete:
         return [], None
     exchange, refusal = refused
-    candidates = [publishing for publishing in publishings if publishing.exchange == exchange]
+    candidates = [publishing for publishing in publishings if publishing.route.exchange == exchange]
     return (candidates, refusal) if len(candidates) == 1 else ([], None)

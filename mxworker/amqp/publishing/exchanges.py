@@ -60,7 +60,7 @@ class Exchanges:
 
     def hold(self, publishing: Publishing, connection: BrokerConnection) -> None:
         """Keep a publish to an exchange that is not known until somebody has looked; refuse it when that is known."""
-        exchange = publishing.exchange
+        exchange = publishing.route.exchange
         until, why = self._refused.get(exchange, (0.0, None))
         if why is not None and asyncio.get_running_loop().time() < until:
             self._refuse_soon(publishing, why)

@@ -291,11 +291,11 @@ class Outbox:
 
 def _unroutable(publishing: Publishing) -> Unroutable:
     """Return the error of a publish that no queue takes, with what its author can do."""
-    if publishing.exchange:
+    if publishing.route.exchange:
         advice = "no queue is bound to this exchange with such a routing key; Queue(..., bind=[...]) binds one"
     else:
         advice = (
             f"there is no queue of that name. A queue exists once a worker consumes it, or "
-            f'handlers.declare(Queue("{publishing.routing_key}")) declares it'
+            f'handlers.declare(Queue("{publishing.route.routing_key}")) declares it'
         )
     return Unroutable(f"publish to {publishing.route} was returned ({publishing.return_reason}): {advice}.")

@@ -29,7 +29,7 @@ class Parking:
 
     def park(self, publishing: Publishing) -> None:
         """Send a publish if nothing of its lane is parked and it can be sent; else let it wait there."""
-        lane = self._lanes[publishing.lane]
+        lane = self._lanes[publishing.route.channel]
         if lane or not self._take(publishing):
             lane.append(publishing)
 
@@ -37,7 +37,7 @@ class Parking:
         """Let publishes that were taken, and could not be sent, try again, before those that came later."""
         for publishing in reversed(list(publishings)):
             if publishing.stage is Stage.PARKED:
-                self._lanes[publishing.lane].appendleft(publishing)
+                self._lanes[publishing.route.channel].appendleft(publishing)
 
     def pump(self, now: float) -> None:
         """Send what is parked, lane by lane, for as long as it is taken; what is past its deadline is not sent."""

@@ -32,7 +32,8 @@ from mxworker.amqp.publishing.channels import Lanes
 from mxworker.amqp.publishing.message_ids import MessageIds
 from mxworker.amqp.publishing.outbox import Outbox
 from mxworker.amqp.publishing.publishing import Publishing
-from mxworker.api.message import DIRECT_REPLY_PREFIX, Content, Encoder, Message, MessageOptions, check_route_name
+from mxworker.amqp.publishing.routes import Routes
+from mxworker.api.message import Content, Encoder, Message, MessageOptions
 from mxworker.api.receipts import Confirmed, Outcome, Receipt
 from mxworker.api.unawaited import Begun, begin, unawaited
 from mxworker.brokers import Brokers, Tls
@@ -46,7 +47,6 @@ log = logging.getLogger(__name__)
 DRAIN_S = 30.0
 _SYNC_GRACE_S = 2.0  # a publish ends by its own timeout; beyond this it is the event loop that does not answer
 _BODIES_PER_TURN = 256  # of publish_many, so that others get their turn
-_REMEMBERED_ROUTES = 4096
 _FORKED = (
     "this process was forked from the one that has the publisher and its connection, so nothing was sent: "
     "publish in the parent process, or with a Publisher.connect(...) made here"
@@ -88,7 +88,7 @@ class Publisher:
         self._ids = MessageIds()
         self._outbox = Outbox(settings, self._loop, rng)
         self._lanes = Lanes(link, self._outbox, settings.channels, rng)
-        self._routes: dict[tuple[str, str], tuple[int, bool]] = {}
+        self._routes = Routes(settings.channels)
         self._is_closed = False
 
     @classmethod
@@ -376,9 +376,7 @@ class Publisher:
         """Encode a publish and give it to the outbox; what is refused here is counted and was not sent."""
         try:
             content = body if type(body) is Content and not options else self.prepare(body, **options)
-            lane, is_direct_reply = self._route(exchange, routing_key)
-            if mandatory is not True and mandatory is not False:
-                raise EncodeError(f"mandatory must be True or False, not {mandatory!r}")
+            route = self._routes.find(exchange, routing_key, mandatory)
             if timeout_s is not None and not (isinstance(timeout_s, int | float) and timeout_s > 0):
                 raise EncodeError(f"timeout_s must be a number of seconds above 0, not {timeout_s!r}")
             self._refuse_overflow(may_wait)
@@ -389,25 +387,9 @@ class Publisher:
         message_id = content.message_id or self._ids.next()
         properties = b"".join((content.head, bytes((len(message_id),)), message_id, content.tail))
         deadline = self._loop.time() + (self._settings.timeout_s if timeout_s is None else timeout_s)
-        mandatory = mandatory and not is_direct_reply
-        publishing = Publishing(exchange, routing_key, lane, message_id, properties, content.body, deadline, mandatory)
+        publishing = Publishing(route, message_id, properties, content.body, deadline)
         self._outbox.accept(publishing, has_own_timeout=timeout_s is not None)
         return publishing
-
-    def _route(self, exchange: str, routing_key: str) -> tuple[int, bool]:
-        """Return the lane of a route, and whether it leads to a direct reply; remember that its names can be sent."""
-        try:
-            return self._routes[exchange, routing_key]
-        except (KeyError, TypeError):
-            pass
-        for name, value in (("exchange", exchange), ("routing_key", routing_key)):
-            check_route_name(name, value)
-        if len(self._routes) >= _REMEMBERED_ROUTES:
-            self._routes.clear()
-        lane = hash((exchange, routing_key)) % self._settings.channels
-        route = lane, not exchange and routing_key.startswith(DIRECT_REPLY_PREFIX)
-        self._routes[exchange, routing_key] = route
-        return route
 
     def _refuse_overflow(self, may_wait: bool) -> None:
         """Raise PublishOverflow when a publish that may or may not wait cannot be accepted now."""

@@ -25,6 +25,7 @@ from mxworker.amqp.connecting.library_errors import library_errors
 from mxworker.amqp.protocol.confirms import ConfirmLedger
 from mxworker.amqp.protocol.frames import content_pieces, encode_publish, max_properties_bytes
 from mxworker.amqp.publishing.publishing import Publishing, Stage
+from mxworker.amqp.publishing.routes import Route
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost
 from mxworker.wire.properties import message_id_bytes
 
@@ -77,7 +78,7 @@ class PublisherChannel:
         self._outcomes = outcomes
         self._nacks_until = self.opened_at + patience_s
         self._ledger: ConfirmLedger[Publishing] = ConfirmLedger()
-        self._methods: dict[tuple[str, str, bool], bytes] = {}
+        self._methods: dict[Route, bytes] = {}
         self._pieces: list[bytes] = []
         self._first_unwritten: Publishing | None = None
         self._has_given_up = False
@@ -116,17 +117,15 @@ class PublisherChannel:
         if not self._pieces:
             self._first_unwritten = publishing
             self.plane.write_soon(self._take_writes)
-        route = (publishing.exchange, publishing.routing_key, publishing.mandatory)
-        self._pieces.append(self._methods.get(route) or self._method(route))
+        self._pieces.append(self._methods.get(publishing.route) or self._method(publishing.route))
         body = publishing.body
         self._pieces += content_pieces(self._number, publishing.properties, body, self.plane.frames.frame_max)
         self.plane.room_bytes -= len(publishing.properties) + len(body)
 
-    def _method(self, route: tuple[str, str, bool]) -> bytes:
+    def _method(self, route: Route) -> bytes:
         if len(self._methods) >= _REMEMBERED_ROUTES:
             self._methods.clear()
-        exchange, routing_key, mandatory = route
-        method = encode_publish(self._number, exchange.encode(), routing_key.encode(), mandatory)
+        method = encode_publish(self._number, route.exchange.encode(), route.routing_key.encode(), route.mandatory)
         self._methods[route] = method
         return method
 

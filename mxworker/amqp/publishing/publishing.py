@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Callable
 from enum import Enum, auto
 
+from mxworker.amqp.publishing.routes import Route
 from mxworker.api.receipts import Receipt
 from mxworker.errors import PublishError, PublishOverflow, PublishUnconfirmed
 
@@ -35,45 +36,26 @@ class Publishing:
         "body",
         "deadline",
         "doubt",
-        "exchange",
         "give_up",
-        "lane",
-        "mandatory",
         "message_id",
         "properties",
         "receipt",
         "refusal",
         "return_reason",
-        "routing_key",
+        "route",
         "stage",
         "tag",
         "timer",
     )
 
-    def __init__(
-        self,
-        exchange: str,
-        routing_key: str,
-        lane: int,
-        message_id: bytes,
-        properties: bytes,
-        body: bytes,
-        deadline: float,
-        mandatory: bool = True,
-    ) -> None:
-        """`lane` is the channel that keeps the order of its route, by number; `deadline` is a loop time, over all.
-
-        The broker returns a `mandatory` one that no queue takes, and confirms any other without a word.
-        """
-        self.exchange = exchange
-        self.routing_key = routing_key
-        self.lane = lane
+    def __init__(self, route: Route, message_id: bytes, properties: bytes, body: bytes, deadline: float) -> None:
+        """`deadline` is a loop time, over all attempts."""
+        self.route = route
         self.message_id = message_id
         self.properties = properties
         self.body = body
         self.deadline = deadline
-        self.mandatory = mandatory
-        self.receipt = Receipt(message_id.decode("utf-8", "surrogateescape"), may_be_unrouted=not mandatory)
+        self.receipt = Receipt(message_id.decode("utf-8", "surrogateescape"), may_be_unrouted=not route.mandatory)
         self.stage = Stage.WAITING
         self.attempts = 0
         self.give_up: Callable[[Publishing], None] | None = None
@@ -94,10 +76,3 @@ class Publishing:
         if self.doubt is not None:
             return PublishUnconfirmed(f"publish to {self.route}: {self.doubt}; it may be in the queue, or not")
         return self.refusal or PublishOverflow(f"publish to {self.route} was not sent: {why_unsent()}")
-
-    @property
-    def route(self) -> str:
-        """The route, for people."""
-        if not self.exchange:
-            return f"queue '{self.routing_key}'"
-        return f"exchange '{self.exchange}', routing key '{self.routing_key}'"
