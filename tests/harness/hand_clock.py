@@ -56,3 +56,7 @@ class HandClock:
             self._now_s = max(self._now_s, at_s)
             timer.ring()
         self._now_s = end_s
+
+    def oversleep(self, seconds: float) -> None:
+        """Let `seconds` go by and ring nothing, as when the event loop is blocked; `advance` rings what is due."""
+        self._now_s += seconds

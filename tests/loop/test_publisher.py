@@ -327,7 +327,7 @@ async def test_exchange_is_looked_for_once_for_each_connection() -> None:
             assert looks == (1 if number <= 2 else 2)
             if number == 2:
                 sent.peer.hang_up()
-                await until(lambda: "no connection" in publisher._lanes.why_not())
+                await until(lambda: publisher._outbox._link.live is None)
 
 
 async def test_look_that_is_never_answered_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:

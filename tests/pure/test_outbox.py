@@ -5,19 +5,21 @@ Time is turned by hand; the wire is one that a test opens and closes, and that k
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import random
-from collections import deque
-from typing import cast
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from mxworker.amqp.protocol.confirms import ConfirmLedger
+from mxworker.amqp.publishing.exchanges import Answered
 from mxworker.amqp.publishing.outbox import Outbox
-from mxworker.amqp.publishing.publishing import Publishing, Stage
+from mxworker.amqp.publishing.publishing import TRANSITIONS, Publishing, State
 from mxworker.amqp.publishing.routes import Route
 from mxworker.backoff import PUBLISH_RETRY
 from mxworker.config import PublisherSettings
@@ -33,6 +35,7 @@ from tests.harness.hand_clock import HandClock
 
 TIMEOUT_S = 5.0
 ROUTE = Route("", "q", 0)
+MOST_PROPERTIES_BYTES = 100
 
 
 class LongestWait(random.Random):
@@ -43,56 +46,144 @@ class LongestWait(random.Random):
 
 
 class Wire:
-    """Takes what an outbox hands on while it is open, and remembers it."""
+    """Stands for a publisher channel: takes publishes while it is open, and remembers them."""
+
+    connection = None
+    is_over = False
 
     def __init__(self) -> None:
-        self.is_open = True
-        self.has_id_waiters = False
+        self.takes_more = True
+        self.max_properties_bytes = MOST_PROPERTIES_BYTES
+        self.ledger: ConfirmLedger[Publishing] = ConfirmLedger()
         self.sent: list[Publishing] = []
         self.given_up: list[Publishing] = []
 
-    def take(self, publishing: Publishing) -> bool:
-        if self.is_open:
-            publishing.stage = Stage.SENT
-            self.sent.append(publishing)
-        return self.is_open
+    def send(self, publishing: Publishing) -> None:
+        self.ledger.add(publishing)
+        publishing.state = State.SENT
+        publishing.give_up = self.give_up
+        self.sent.append(publishing)
 
     def give_up(self, publishing: Publishing) -> None:
+        self.ledger.drop(publishing)
         self.given_up.append(publishing)
 
-    def free_id(self, message_id: bytes) -> None:
-        raise AssertionError(message_id)
 
-    def why_not(self) -> str:
-        return "the wire is closed"
+class Looks:
+    """Stands for `Exchanges`: knows what a test says, and remembers who asked."""
+
+    def __init__(self) -> None:
+        self.known = {""}
+        self.refused: dict[str, PublishError] = {}
+        self.asked: list[str] = []
+        self._answered: dict[str, Answered] = {}
+
+    def refusal(self, exchange: str) -> PublishError | None:
+        return self.refused.get(exchange)
+
+    def look(self, exchange: str, connection: object, answered: Answered) -> None:
+        assert exchange not in self._answered, "one look at a time"
+        self.asked.append(exchange)
+        self._answered[exchange] = answered
+
+    @property
+    def under_way(self) -> list[str]:
+        return sorted(self._answered)
+
+    def answer(self, exchange: str, is_known: bool = True, missing: PublishError | None = None) -> None:
+        if is_known and missing is None:
+            self.known.add(exchange)
+        self._answered.pop(exchange)(exchange, missing)
+
+
+class Line:
+    """Stands for a link that is up, or not."""
+
+    last_error = "the wire is closed"
+
+    def __init__(self, connected: bool) -> None:
+        self.live = self if connected else None
+        self.plane = self
+        self.blocked_reason: str | None = None
+
+
+class Watched(Publishing):
+    """A publishing that goes only from one state to another that may follow it."""
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        before = getattr(self, "_state", None)
+        assert before is None or state in TRANSITIONS[before], (before, state)
+        self._state = state
 
 
 class Office:
-    """An outbox with its wire and its clock."""
+    """An outbox with its wires and its clock."""
 
-    def __init__(self, **chosen: object) -> None:
-        self.settings = PublisherSettings(**{"timeout_s": TIMEOUT_S, **chosen})  # type: ignore[arg-type]
+    def __init__(self, connected: bool = False, **chosen: object) -> None:
+        self.settings = PublisherSettings(**{"timeout_s": TIMEOUT_S, "channels": 1, **chosen})  # type: ignore[arg-type]
         self.clock = HandClock()
-        self.wire = Wire()
-        self.outbox = Outbox(self.settings, cast(asyncio.AbstractEventLoop, self.clock), LongestWait())
-        self.outbox.attach(self.wire)
+        self.looks = Looks()
+        loop: Any = self.clock
+        link: Any = Line(connected)
+        looks: Any = self.looks
+        self.outbox = Outbox(self.settings, loop, LongestWait(), link, looks)
+        self.wires: list[Wire] = []
+        self.all_wires: list[Wire] = []
         self._numbers = itertools.count()
+        for number in range(self.settings.channels):
+            self.replace(number)
 
-    def publish(self, timeout_s: float | None = None) -> Publishing:
+    @property
+    def wire(self) -> Wire:
+        return self.wires[0]
+
+    def replace(self, number: int) -> None:
+        """Let a new channel have this number; the one before is still heard."""
+        wire: Any = Wire()
+        self.wires[number : number + 1] = [wire]
+        self.all_wires.append(wire)
+        self.outbox.use(number, wire)
+
+    def publish(
+        self, timeout_s: float | None = None, route: Route = ROUTE, message_id: bytes | None = None
+    ) -> Publishing:
         number = b"%d" % next(self._numbers)
         deadline = self.clock.time() + (TIMEOUT_S if timeout_s is None else timeout_s)
-        publishing = Publishing(ROUTE, number, b"", number, deadline)
+        publishing = Watched(route, message_id or number, b"", number, deadline)
         self.outbox.accept(publishing, has_own_timeout=timeout_s is not None)
         return publishing
 
+    def _settle(self, publishings: Iterable[Publishing]) -> list[Publishing]:
+        settled = []
+        for publishing in publishings:
+            assert publishing.give_up is not None
+            wire = publishing.give_up.__self__  # type: ignore[attr-defined]
+            settled += wire.ledger.settle(publishing.tag, multiple=False)
+        return settled
+
     def confirm(self, *publishings: Publishing) -> None:
-        self.outbox.confirmed(publishings)
+        self.outbox.confirmed(self._settle(publishings))
 
     def nack(self, *publishings: Publishing) -> None:
-        self.outbox.nacked(list(publishings))
+        self.outbox.nacked(self._settle(publishings))
 
     def lose(self, *publishings: Publishing) -> None:
-        self.outbox.lost(list(publishings), "the wire broke")
+        self.outbox.lost(self._settle(publishings), "the wire broke")
+
+    def refuse(self, *publishings: Publishing) -> None:
+        self.outbox.refused(self._settle(publishings), MessageTooLarge("above a limit"))
+
+    def unwrite(self, *publishings: Publishing) -> None:
+        """Let the channel have ended before these were written."""
+        unwritten = self._settle(publishings)
+        for wire in self.all_wires:
+            wire.sent = [publishing for publishing in wire.sent if publishing not in unwritten]
+        self.outbox.unwritten(unwritten)
 
     def give_back(self, publishing: Publishing) -> None:
         publishing.return_reason = "312 NO_ROUTE"
@@ -100,11 +191,6 @@ class Office:
 
     def next_attempt(self) -> None:
         self.clock.advance(PUBLISH_RETRY.cap_s)
-
-    @property
-    def remembered(self) -> int:
-        """How many publishes its queues hold, those that have ended included."""
-        return len(self.outbox._parking) + len(self.outbox._waiting)
 
 
 def outcome(publishing: Publishing) -> type[PublishError] | None:
@@ -196,7 +282,9 @@ def test_refusal_without_an_attempt_does_not_hide_that_an_earlier_one_is_unknown
         office = Office(attempts=2, retry_unconfirmed=True)
         publishing = office.publish()
         getattr(office, first)(publishing)
-        office.outbox.refused((publishing,), MessageTooLarge("above a limit"))
+        office.wire.max_properties_bytes = -1  # as if the next connection took smaller frames
+        office.next_attempt()
+        assert len(office.wire.sent) == 1
         assert outcome(publishing) is expected
 
 
@@ -226,7 +314,7 @@ def test_publish_ends_at_its_deadline_wherever_it_is() -> None:
     sent, nacked, lost = office.publish(), office.publish(), office.publish()
     waiting = office.publish()
     office.clock.advance(TIMEOUT_S - 0.01)
-    office.wire.is_open = False
+    office.wire.takes_more = False
     office.nack(nacked)
     office.lose(lost)
     assert not any(one.receipt.done() for one in (sent, nacked, lost, waiting))
@@ -238,13 +326,13 @@ def test_publish_ends_at_its_deadline_wherever_it_is() -> None:
     assert office.wire.given_up == [sent], "its channel must hear of it"
 
 
-def test_parked_publish_ends_at_its_deadline_as_not_sent() -> None:
+def test_publish_that_waits_for_its_channel_ends_at_its_deadline_as_not_sent() -> None:
     office = Office()
-    office.wire.is_open = False
-    parked = office.publish()
+    office.wire.takes_more = False
+    waiting = office.publish()
     office.clock.advance(TIMEOUT_S)
-    assert outcome(parked) is PublishOverflow
-    assert "the wire is closed" in str(parked.receipt.exception())
+    assert outcome(waiting) is PublishOverflow
+    assert "the wire is closed" in str(waiting.receipt.exception())
 
 
 def test_timeouts_of_their_own_hold_beside_the_default_one() -> None:
@@ -275,11 +363,12 @@ def test_each_publish_has_its_own_deadline_when_they_come_one_after_the_other() 
         office.clock.advance(0.5)
 
 
-def test_confirm_in_backoff_or_after_the_end_changes_nothing_twice() -> None:
+def test_answer_after_the_deadline_changes_nothing_twice() -> None:
     office = Office()
     publishing = office.publish()
     office.clock.advance(TIMEOUT_S)
-    office.outbox.refused((publishing,), Unroutable("late"))
+    office.confirm(publishing)
+    office.lose(publishing)
     assert outcome(publishing) is PublishUnconfirmed
     assert office.outbox.in_flight == 0
     assert office.outbox.failed == 1
@@ -312,11 +401,11 @@ def test_one_who_stops_waiting_is_not_counted_as_waiting() -> None:
 
 def test_order_is_kept_over_an_outage() -> None:
     office = Office(max_in_flight=5)
-    office.wire.is_open = False
+    office.wire.takes_more = False
     publishings = [office.publish() for _ in range(4)]
-    office.wire.is_open = True
+    office.wire.takes_more = True
     publishings += [office.publish() for _ in range(4)]  # the outbox has not been told yet
-    office.outbox.pump()
+    office.outbox.send_waiting()
     office.confirm(*office.wire.sent)
     assert office.wire.sent == publishings
 
@@ -324,29 +413,238 @@ def test_order_is_kept_over_an_outage() -> None:
 def test_what_could_not_be_sent_goes_before_what_came_later() -> None:
     office = Office()
     first, second = office.publish(), office.publish()
-    office.wire.sent.clear()
-    office.wire.is_open = False
+    office.wire.takes_more = False
     later = office.publish()
-    first.stage = second.stage = Stage.PARKED  # taken, kept back until something was found out
-    office.wire.is_open = True
-    office.outbox.put_back((first, second))
+    office.unwrite(first, second)
+    office.wire.takes_more = True
+    office.outbox.send_waiting()
     assert office.wire.sent == [first, second, later]
 
 
 @pytest.mark.parametrize("front_timeout_s", [None, 3600.0], ids=["all-alike", "a-patient-one-in-front"])
 def test_long_outage_does_not_fill_the_queues(front_timeout_s: float | None) -> None:
     office = Office(max_in_flight=100)
-    office.wire.is_open = False
+    office.wire.takes_more = False
     office.publish(front_timeout_s)
     most = 0
     for _ in range(600):
         for _ in range(50):
             office.publish(0.5)
+        most = max(most, sum(office.outbox.waits().values()))
         office.clock.advance(1.0)
-        most = max(most, office.remembered)
-    print(f"{office.outbox.queued} publishes into an outage: at most {most} remembered")
-    assert most < 500
-    assert office.outbox.in_flight + office.outbox.waiting <= 1
+        patient = 0 if front_timeout_s is None and office.clock.time() >= TIMEOUT_S else 1
+        assert office.outbox.in_flight == sum(office.outbox.waits().values()) == patient, "the queues forget what ended"
+    print(f"{office.outbox.queued} publishes into an outage: at most {most} at once")
+    assert most == 51
+
+
+# ---- channels
+
+
+def test_one_channel_does_not_wait_for_another() -> None:
+    office = Office(channels=2)
+    office.wires[0].takes_more = False
+    held_up, sent = office.publish(route=Route("", "q", 0)), office.publish(route=Route("", "p", 1))
+    assert (held_up.state, sent.state) == (State.CHANNEL, State.SENT)
+    office.replace(0)
+    assert held_up.state is State.SENT
+
+
+def test_later_publish_does_not_overtake_one_that_waits_for_its_channel() -> None:
+    office = Office()
+    office.wire.takes_more = False
+    first = office.publish()
+    office.wire.takes_more = True
+    second = office.publish()
+    assert office.wire.sent == []
+    office.outbox.send_waiting()
+    assert office.wire.sent == [first, second]
+
+
+def test_publish_that_is_late_when_its_channel_comes_is_not_sent_and_lets_another_in() -> None:
+    office = Office(max_in_flight=2)
+    office.outbox.use(0, None)
+    late, good = office.publish(), office.publish(timeout_s=60.0)
+    waiting = office.publish(timeout_s=60.0)
+    office.clock.oversleep(TIMEOUT_S + 0.3)  # the loop was blocked: the channel comes before the timer
+    office.replace(0)
+    assert office.wire.sent == [good, waiting]
+    assert outcome(late) is PublishOverflow
+
+
+def test_retry_goes_before_what_came_later_and_keeps_its_order() -> None:
+    office = Office()
+    first, second = office.publish(), office.publish()
+    office.nack(first, second)
+    office.wire.takes_more = False
+    later = office.publish()
+    office.next_attempt()
+    office.wire.takes_more = True
+    office.outbox.send_waiting()
+    assert office.wire.sent[2:] == [first, second, later]
+
+
+# ---- message ids
+
+
+def test_publishes_of_one_id_are_sent_one_after_the_other_in_their_order() -> None:
+    office = Office()
+    publishings = [office.publish(message_id=b"same") for _ in range(5)]
+    other = office.publish()
+    assert office.wire.sent == [publishings[0], other]
+    for number in range(4):
+        office.confirm(publishings[number])
+        assert office.wire.sent[2:] == publishings[1 : number + 2]
+
+
+def test_id_is_free_on_another_channel() -> None:
+    office = Office(channels=2)
+    here, there = office.publish(route=Route("", "q", 0), message_id=b"same"), Route("", "p", 1)
+    assert office.publish(route=there, message_id=b"same").state is State.SENT
+    behind = office.publish(route=there, message_id=b"same")
+    office.confirm(here)
+    assert behind.state is State.SAME_ID, "the one on its own channel has no outcome yet"
+
+
+@pytest.mark.parametrize("how", ["confirm", "give_back", "nack", "lose", "refuse"])
+def test_next_of_an_id_is_sent_however_the_one_before_left_the_channel(how: str) -> None:
+    office = Office(retry_unconfirmed=True)
+    first, second = office.publish(message_id=b"same"), office.publish(message_id=b"same")
+    getattr(office, how)(first)
+    assert office.wire.sent[-1] is second
+
+
+def test_next_of_an_id_is_sent_when_the_one_before_is_late() -> None:
+    office = Office()
+    first, second = office.publish(message_id=b"same"), office.publish(60.0, message_id=b"same")
+    office.clock.advance(TIMEOUT_S)
+    assert outcome(first) is PublishUnconfirmed
+    assert office.wire.sent[-1] is second
+
+
+def test_one_that_ends_when_it_is_its_turn_passes_the_turn_on() -> None:
+    office = Office()
+    first = office.publish(60.0, message_id=b"same")
+    second, third = office.publish(1.0, message_id=b"same"), office.publish(60.0, message_id=b"same")
+    office.wire.takes_more = False
+    office.confirm(first)
+    assert (second.state, third.state) == (State.CHANNEL, State.SAME_ID)
+    office.clock.advance(2.0)
+    assert outcome(second) is PublishOverflow
+    office.wire.takes_more = True
+    office.outbox.send_waiting()
+    assert office.wire.sent == [first, third]
+
+
+def test_one_that_gives_up_its_place_leaves_the_id_to_who_has_it() -> None:
+    office = Office()
+    first, second, third = (office.publish(message_id=b"same") for _ in range(3))
+    office.outbox.abandon(second)
+    assert third.state is State.SAME_ID
+    office.confirm(first)
+    assert office.wire.sent == [first, third]
+
+
+def test_thousands_of_one_id_that_can_never_be_sent_end_one_by_one() -> None:
+    office = Office()
+    first = office.publish(message_id=b"same")
+    others = [office.publish(message_id=b"same") for _ in range(5000)]
+    office.wire.max_properties_bytes = -1
+    office.confirm(first)
+    assert {outcome(one) for one in others} == {MessageTooLarge}
+
+
+# ---- exchanges
+
+FANOUT = Route("e", "k", 0)
+MISSING = Unroutable("no exchange 'e'")
+
+
+def test_publishes_to_an_unknown_exchange_wait_for_one_look() -> None:
+    office = Office()
+    first, second = office.publish(route=FANOUT), office.publish(route=FANOUT)
+    other = office.publish()
+    assert (office.looks.asked, office.wire.sent) == (["e"], [other])
+    office.looks.answer("e")
+    third = office.publish(route=FANOUT)
+    assert office.wire.sent == [other, first, second, third]
+    assert office.looks.asked == ["e"]
+
+
+def test_publishes_to_a_missing_exchange_end_and_make_room() -> None:
+    office = Office(max_in_flight=2)
+    missing = [office.publish(route=FANOUT) for _ in range(2)]
+    waiting = office.publish()
+    office.looks.answer("e", missing=MISSING)
+    assert [outcome(one) for one in missing] == [Unroutable, Unroutable]
+    assert office.wire.sent == [waiting]
+
+
+def test_exchange_is_looked_for_again_when_nobody_could_say() -> None:
+    office = Office()
+    publishing = office.publish(route=FANOUT)
+    office.looks.answer("e", is_known=False)
+    assert (publishing.state, office.looks.asked) == (State.EXCHANGE, ["e", "e"])
+    office.looks.answer("e")
+    assert publishing.state is State.SENT
+
+
+def test_answer_that_comes_after_all_have_ended_concerns_nobody() -> None:
+    office = Office()
+    publishing = office.publish(1.0, route=FANOUT)
+    office.clock.advance(1.0)
+    assert outcome(publishing) is PublishOverflow
+    later = office.publish(route=FANOUT)
+    assert office.looks.asked == ["e"], "one look at a time"
+    office.looks.answer("e")
+    assert office.wire.sent == [later]
+
+
+def test_exchange_that_was_just_refused_is_not_looked_for() -> None:
+    office = Office()
+    office.looks.refused["e"] = PublishNacked("access refused")
+    assert outcome(office.publish(route=FANOUT)) is PublishNacked
+    assert office.looks.asked == []
+
+
+# ---- what it waits for
+
+
+def test_waits_are_counted_by_what_is_waited_for() -> None:
+    office = Office(max_in_flight=6, channels=2)
+    office.publish(message_id=b"same")
+    office.publish(message_id=b"same")
+    office.publish(route=FANOUT)
+    office.nack(office.publish())
+    office.outbox.use(1, None)
+    office.publish(route=Route("", "p", 1))
+    office.wire.takes_more = False
+    office.publish()
+    office.publish()
+    office.publish()
+    expected = {"window": 2, "connection": 1, "room": 1, "same id": 1, "exchange": 1, "retry": 1}
+    assert office.outbox.waits() == expected
+    assert office.outbox.in_flight == 6, "those, and the one that was sent"
+    office.outbox.end_all("the publisher was closed")
+    assert office.outbox.waits() == dict.fromkeys(expected, 0)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "why"),
+    [
+        (lambda office: office.publish(message_id=b"same"), "another publish with its message id"),
+        (lambda office: [office.publish() for _ in range(9)], "9 publishes before it had no outcome"),
+        (lambda office: None, "whether the exchange exists"),
+        (lambda office: office.outbox.use(0, None), "no channel could take it"),
+    ],
+)
+def test_error_of_what_was_not_sent_says_what_it_waited_for(prepare: Callable[[Office], object], why: str) -> None:
+    office = Office(max_in_flight=9, connected=True)
+    prepare(office)
+    publishing = office.publish(1.0, route=FANOUT if "exchange" in why else ROUTE, message_id=b"same")
+    office.clock.advance(1.0)
+    assert outcome(publishing) is PublishOverflow
+    assert why in str(publishing.receipt.exception())
 
 
 # ---- everything at once, against what the wire knows
@@ -364,29 +662,54 @@ class OutboxAgainstTheTruth(RuleBasedStateMachine):
 
     @initialize(max_in_flight=st.integers(1, 4), attempts=st.integers(1, 3), retry=st.booleans())
     def open(self, max_in_flight: int, attempts: int, retry: bool) -> None:
-        self.office = Office(max_in_flight=max_in_flight, attempts=attempts, retry_unconfirmed=retry)
+        chosen = {"max_in_flight": max_in_flight, "attempts": attempts, "retry_unconfirmed": retry, "channels": 2}
+        self.office = Office(**chosen)
 
-    @rule(timeout_s=st.none() | st.sampled_from([0.01, 0.3, 20.0]))
-    def publish(self, timeout_s: float | None) -> None:
-        publishing = self.office.publish(timeout_s)
+    @rule(
+        timeout_s=st.none() | st.sampled_from([0.01, 0.3, 20.0]),
+        route=st.sampled_from([ROUTE, FANOUT, Route("", "p", 1), Route("f", "k", 1)]),
+        message_id=st.none() | st.sampled_from([b"same", b"other"]),
+    )
+    def publish(self, timeout_s: float | None, route: Route, message_id: bytes | None) -> None:
+        publishing = self.office.publish(timeout_s, route, message_id)
         self.publishings.append(publishing)
         self.history[publishing] = []
 
-    @rule(is_open=st.booleans())
-    def open_or_close(self, is_open: bool) -> None:
-        self.office.wire.is_open = is_open
+    @rule(number=st.integers(0, 1), is_open=st.booleans())
+    def open_or_close(self, number: int, is_open: bool) -> None:
+        self.office.wires[number].takes_more = is_open
         if is_open:
-            self.office.outbox.pump()
+            self.office.outbox.send_waiting()
+
+    @rule(number=st.integers(0, 1))
+    def replace(self, number: int) -> None:
+        self.office.replace(number)
+
+    @precondition(lambda self: self.office.looks.under_way)
+    @rule(data=st.data(), is_known=st.booleans(), is_missing=st.booleans())
+    def answer_look(self, data: st.DataObject, is_known: bool, is_missing: bool) -> None:
+        exchange = data.draw(st.sampled_from(self.office.looks.under_way))
+        if is_missing:
+            for publishing in self.publishings:
+                if publishing.state is State.EXCHANGE and publishing.route.exchange == exchange:
+                    self.history[publishing].append("give_back")
+        self.office.looks.answer(exchange, is_known, MISSING if is_missing else None)
+
+    @precondition(lambda self: self.office.looks.known)
+    @rule(exchange=st.sampled_from(["e", "f"]))
+    def forget(self, exchange: str) -> None:
+        self.office.looks.known.discard(exchange)
 
     @property
     def under_way(self) -> list[Publishing]:
-        return [publishing for publishing in self.publishings if publishing.stage is Stage.SENT]
+        return [publishing for publishing in self.publishings if publishing.state is State.SENT]
 
     @precondition(lambda self: self.under_way)
-    @rule(data=st.data(), what=st.sampled_from(["confirm", "nack", "give_back", "lose"]))
+    @rule(data=st.data(), what=st.sampled_from(["confirm", "nack", "give_back", "refuse", "lose", "unwrite"]))
     def answer(self, data: st.DataObject, what: str) -> None:
         publishing = data.draw(st.sampled_from(self.under_way))
-        self.history[publishing].append(what)
+        if what != "unwrite":
+            self.history[publishing].append(what)
         getattr(self.office, what)(publishing)
 
     @precondition(lambda self: self.publishings)
@@ -397,7 +720,7 @@ class OutboxAgainstTheTruth(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.01, 0.06, 0.6, 6.0]))
     def wait(self, seconds: float) -> None:
         self.office.clock.advance(seconds)
-        for publishing in self.office.wire.given_up:
+        for publishing in [one for wire in self.office.all_wires for one in wire.given_up]:
             if publishing not in self.in_doubt:
                 self.in_doubt.add(publishing)
                 self.history[publishing].append("lose")
@@ -405,15 +728,21 @@ class OutboxAgainstTheTruth(RuleBasedStateMachine):
     @invariant()
     def counts_add_up(self) -> None:
         outbox = self.office.outbox
+        states = Counter(publishing.state for publishing in self.publishings)
+        waits = outbox.waits()
         assert outbox.queued == outbox.confirmed_count + outbox.failed + outbox.in_flight + outbox.waiting
+        assert outbox.in_flight == states[State.SENT] + sum(waits.values()) - waits["window"]
         assert outbox.in_flight <= self.office.settings.max_in_flight
-        assert outbox.waiting == sum(publishing.stage is Stage.WAITING for publishing in self.publishings)
-        assert outbox.waiting == 0 or outbox.is_full
+        assert outbox.waiting == waits["window"] == states[State.WINDOW]
+        assert waits["connection"] + waits["room"] == states[State.CHANNEL]
+        assert waits["exchange"] == states[State.EXCHANGE]
+        assert waits["same id"] == states[State.SAME_ID]
+        assert waits["retry"] == states[State.RETRY]
 
     @invariant()
     def attempts_are_bounded(self) -> None:
-        sent = self.office.wire.sent
-        assert all(sent.count(publishing) <= self.office.settings.attempts for publishing in sent)
+        sent = Counter(publishing for wire in self.office.all_wires for publishing in wire.sent)
+        assert all(count <= self.office.settings.attempts for count in sent.values())
 
     @invariant()
     def verdicts_are_true(self) -> None:
@@ -421,13 +750,26 @@ class OutboxAgainstTheTruth(RuleBasedStateMachine):
             if publishing.receipt.done():
                 assert outcome(publishing) is truth(history)
             else:
-                assert publishing.stage is not Stage.ENDED
+                assert publishing.state is not State.ENDED
                 assert publishing.deadline >= self.office.clock.time()
 
     @invariant()
-    def nothing_rests_while_the_wire_is_open(self) -> None:
-        if self.office.wire.is_open:
-            assert not any(live(lane) for lane in self.office.outbox._parking._lanes)
+    def nothing_waits_that_could_go_on(self) -> None:
+        outbox = self.office.outbox
+        open_ones = [publishing for publishing in self.publishings if publishing.state is not State.ENDED]
+        for publishing in open_ones:
+            if publishing.state is State.WINDOW:
+                assert outbox.is_full
+            if publishing.state is State.CHANNEL:
+                assert not self.office.wires[publishing.route.channel].takes_more
+            if publishing.state is State.EXCHANGE:
+                assert publishing.route.exchange in self.office.looks.under_way
+            if publishing.state is State.SAME_ID:
+                assert any(
+                    other.state in (State.SENT, State.CHANNEL, State.EXCHANGE)
+                    for other in open_ones
+                    if other.message_id == publishing.message_id and other.route.channel == publishing.route.channel
+                )
 
 
 def truth(history: list[str]) -> type[PublishError] | None:
@@ -438,11 +780,7 @@ def truth(history: list[str]) -> type[PublishError] | None:
         return None
     if "lose" in history:
         return PublishUnconfirmed
-    return Unroutable if history[-1] == "give_back" else PublishNacked
-
-
-def live(queue: deque[Publishing]) -> list[Publishing]:
-    return [publishing for publishing in queue if publishing.stage is not Stage.ENDED]
+    return {"give_back": Unroutable, "refuse": MessageTooLarge, "nack": PublishNacked}[history[-1]]
 
 
 TestOutboxAgainstTheTruth = OutboxAgainstTheTruth.TestCase

@@ -4,20 +4,19 @@ A publish to an exchange that is missing (404), or that we may not write to (403
 of its neighbours unknown. So an exchange is looked for, once per connection, before its first publish, and one that was
 refused is not tried again for a while.
 
-Must not know: lanes, deadlines, the window.
+Must not know: channels that publish, deadlines, the window, who waits for the answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from aio_pika.abc import AbstractChannel
 
 from mxworker.amqp.connecting.connection import BrokerConnection
 from mxworker.amqp.connecting.library_errors import library_errors
-from mxworker.amqp.publishing.publishing import Publishing
 from mxworker.api.queues import SENDABLE_NAME
 from mxworker.errors import BrokerError, PublishError, TopologyRefused, Unroutable
 
@@ -26,24 +25,18 @@ _REST_S = 0.2  # before an exchange is looked for again when nobody could say wh
 _REFUSED_FOR_S = 5.0
 _LIBRARY_NAME_CHARACTERS = 127
 
+Answered = Callable[[str, PublishError | None], None]
+"""Takes the exchange that was looked for, and what a publish to it ends in when it is known to be missing."""
+
 
 class Exchanges:
     """What is known about exchanges. `known` ones can be sent to at once."""
 
-    def __init__(
-        self,
-        put_back: Callable[[Sequence[Publishing]], None],
-        refuse_soon: Callable[[Publishing, PublishError], None],
-        own: Callable[[Coroutine[Any, Any, None]], None],
-    ) -> None:
-        """Say what to do with what was held, and who runs a coroutine as a task that ends with the publisher."""
+    def __init__(self) -> None:
         self.known: set[str] = {""}
         self._connection: BrokerConnection | None = None  # where they are known
         self._refused: dict[str, tuple[float, PublishError]] = {}  # until which loop time, and why
-        self._waiting: dict[str, list[Publishing]] = {}  # bound: the publisher's window
-        self._put_back = put_back
-        self._refuse_soon = refuse_soon
-        self._own = own
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def use(self, connection: BrokerConnection) -> None:
         """Forget everything when this is another connection: it may lead to another broker."""
@@ -58,20 +51,16 @@ class Exchanges:
         if is_lasting:
             self._refused[exchange] = asyncio.get_running_loop().time() + _REFUSED_FOR_S, error
 
-    def hold(self, publishing: Publishing, connection: BrokerConnection) -> None:
-        """Keep a publish to an exchange that is not known until somebody has looked; refuse it when that is known."""
-        exchange = publishing.route.exchange
-        until, why = self._refused.get(exchange, (0.0, None))
-        if why is not None and asyncio.get_running_loop().time() < until:
-            self._refuse_soon(publishing, why)
-            return
-        waiting = self._waiting.setdefault(exchange, [])
-        waiting.append(publishing)
-        if len(waiting) == 1:
-            self._own(self._look(exchange, connection))
+    def refusal(self, exchange: str) -> PublishError | None:
+        """Return what a publish to an exchange ends in that was refused a short while ago."""
+        until, error = self._refused.get(exchange, (0.0, None))
+        return error if error is not None and asyncio.get_running_loop().time() < until else None
 
-    async def _look(self, exchange: str, connection: BrokerConnection) -> None:
-        """Find out whether an exchange exists, on a channel of its own, and let go what waits for the answer."""
+    def look(self, exchange: str, connection: BrokerConnection, answered: Answered) -> None:
+        """Find out whether an exchange exists, and have `answered` called: later, once, and even when nobody knows."""
+        self._own(self._look(exchange, connection, answered))
+
+    async def _look(self, exchange: str, connection: BrokerConnection, answered: Answered) -> None:
         missing: Unroutable | None = None
         try:
             async with asyncio.timeout(_LOOK_DEADLINE_S):
@@ -89,12 +78,18 @@ class Exchanges:
             await asyncio.sleep(_REST_S)
         finally:
             # In one step with `known`, or publishes that come now would overtake those that waited.
-            waiting = self._waiting.pop(exchange)
-            if missing is None:
-                self._put_back(waiting)
-            else:
-                for publishing in waiting:
-                    self._refuse_soon(publishing, missing)
+            answered(exchange, missing)
+
+    def _own(self, duty: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(duty)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Look for nothing more."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 async def _find(channel: AbstractChannel, exchange: str) -> None:

@@ -1,14 +1,17 @@
-"""What becomes of every publish between its acceptance and its outcome: window, waiting, retries, deadlines.
+"""What becomes of every publish between its acceptance and its outcome: window, channel, exchange, id, retry, deadline.
 
-    accept -> WAITING while the window is full -> PARKED until a lane takes it -> SENT -> confirmed: ENDED
-                                                     ^                             nacked, lost: again, with backoff
-                                                     +-----------------------------+
+    publisher -> accept -> send -> publisher_channel -> the wire
+                   ^                                       |
+                   +------- confirmed, nacked, lost  <- confirm_sink
 
-Must not know: channels, connections, how a body is encoded.
+The one place that knows every publish without an outcome and what it waits for; the states are those in `publishing`.
+
+Must not know: how channels and connections are opened and replaced, how a body is encoded.
 
 Invariants:
-- `in_flight` publishes are PARKED or SENT, never more than `max_in_flight`; those WAITING have a caller who waits.
+- What is accepted and does not wait for the window is in flight: never more than `max_in_flight`.
 - Every accepted publish ends exactly once, at its deadline at the latest.
+- Nothing waits that could go on: whatever lets publishes go on ends in `send_waiting`.
 - An attempt whose fate is unknown makes the whole unknown, whatever becomes of later attempts, unless one is confirmed.
 """
 
@@ -16,116 +19,190 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
 from collections.abc import Iterable
-from typing import Protocol
 
-from mxworker.amqp.publishing.parking import Parking, drop_ended
-from mxworker.amqp.publishing.publishing import Publishing, Stage
+from mxworker.amqp.connecting.connection import BrokerConnection, Link
+from mxworker.amqp.publishing.deadlines import Deadlines
+from mxworker.amqp.publishing.exchanges import Exchanges
+from mxworker.amqp.publishing.publisher_channel import PublisherChannel
+from mxworker.amqp.publishing.publishing import Publishing, State
+from mxworker.amqp.publishing.verdicts import headers_too_large, nacked, unroutable, unsent, verdict
+from mxworker.amqp.publishing.waiting import Waiting, take_first
 from mxworker.backoff import PUBLISH_RETRY
 from mxworker.config import PublisherSettings
-from mxworker.errors import PublishError, PublishNacked, Unroutable
+from mxworker.errors import PublishError, PublishOverflow
 
 _TOO_LATE = "no confirm came in time"
-# A loop that was blocked finds confirms in the socket only after the timers: one more turn before it judges.
-_OVERSLEPT_S = 0.5
-_SECOND_LOOK_S = 0.05
-
-
-class Taker(Protocol):
-    """Who sends: the publisher's lanes."""
-
-    def take(self, publishing: Publishing) -> bool:
-        """Send a publish, or see to it that it is put back later; False when nothing can be sent now. Ends none."""
-
-    def give_up(self, publishing: Publishing) -> None:
-        """Wait no longer for the confirm of a publish that was sent."""
-
-    @property
-    def has_id_waiters(self) -> bool:
-        """Whether a publish that was taken waits for a message id."""
-
-    def free_id(self, message_id: bytes) -> None:
-        """Put back a publish that waits for this message id: one that had it has ended, or left its channel."""
-
-    def why_not(self) -> str:
-        """Say why nothing can be sent now."""
+# A publish in one of these may have its message id to itself on its channel, so others with that id wait for its end.
+_MAY_HOLD_ID = frozenset({State.SENT, State.CHANNEL, State.EXCHANGE})
 
 
 class Outbox:
     """The publishes of one publisher that have no outcome yet. Belongs to one event loop."""
 
-    def __init__(self, settings: PublisherSettings, loop: asyncio.AbstractEventLoop, rng: random.Random) -> None:
-        """Call `attach` before the first publish."""
-        self.in_flight = 0
-        """How many accepted publishes have no outcome yet."""
+    def __init__(
+        self,
+        settings: PublisherSettings,
+        loop: asyncio.AbstractEventLoop,
+        rng: random.Random,
+        link: Link,
+        exchanges: Exchanges,
+    ) -> None:
+        """`link` is asked why nothing can be sent. Nothing is before there are channels to `use`."""
         self.queued = 0
-        """How many publishes were asked for since the start; each is one of those that follow, or in flight."""
+        """How many publishes were asked for since the start; each is one of those that follow, or has no outcome."""
         self.confirmed_count = 0
         self.failed = 0
         self.dropped = 0
+        self.is_closed = False
+        """Whether no more publishes are taken."""
         self._settings = settings
         self._loop = loop
         self._rng = rng
-        # Bound: twice those that wait, one per caller; what has ended is forgotten when it is the greater part.
-        self._waiting: deque[Publishing] = deque()
-        self._open: dict[Publishing, None] = {}  # all of them, in the order of acceptance
-        self._timer: asyncio.TimerHandle | None = None
+        self._link = link
+        self._exchanges = exchanges
+        self._channels: list[PublisherChannel | None] = [None] * settings.channels
+        self._open: dict[Publishing, None] = {}  # all without an outcome, in the order of acceptance
+        self._waiting = Waiting(settings.channels)
+        self._deadlines = Deadlines(loop, self._open, self._end_late)
 
-    def attach(self, taker: Taker) -> None:
-        """Name who sends."""
-        self._taker = taker
-        self._parking = Parking(self._settings.channels, taker.take)
+    @property
+    def in_flight(self) -> int:
+        """How many publishes are accepted, have room in the window, and have no outcome."""
+        return len(self._open) - len(self._waiting.window)
 
     @property
     def waiting(self) -> int:
         """How many publishes wait for room in the window."""
-        return len(self._open) - self.in_flight
+        return len(self._waiting.window)
 
-    # ---- accepting
+    def waits(self) -> dict[str, int]:
+        """Return how many publishes wait now, by what they wait for; what is sent waits for its confirm alone."""
+        has_channel = [channel is not None and not channel.is_over for channel in self._channels]
+        return self._waiting.counts(has_channel)
 
     @property
     def is_full(self) -> bool:
         """Whether the window has no room."""
-        return self.in_flight >= self._settings.max_in_flight
+        return len(self._open) - len(self._waiting.window) >= self._settings.max_in_flight
 
-    def refuse(self, is_drop: bool) -> None:
+    @property
+    def blocked_reason(self) -> str | None:
+        """Why the broker takes no publishes now; None when it does, or there is no connection."""
+        connection = self._link.live
+        return None if connection is None else connection.plane.blocked_reason
+
+    # ---- accepting
+
+    def check(self, may_wait: bool) -> None:
+        """Raise PublishOverflow when no publish is accepted now. `may_wait`: it may wait for room in the window."""
+        settings = self._settings
+        if self.is_closed:
+            why = "the publisher is closed"
+        elif self.is_full and not (may_wait and settings.overflow == "wait"):
+            why = f"{settings.max_in_flight} publishes are in flight already"
+        elif settings.when_blocked == "raise" and self.blocked_reason is not None:
+            why = f"the broker takes no publishes ({self.blocked_reason})"
+        else:
+            return
+        raise PublishOverflow(f"not sent: {why}")
+
+    def refuse(self, error: PublishError) -> None:
         """Count a publish that was not accepted."""
         self.queued += 1
-        if is_drop:
+        if isinstance(error, PublishOverflow) and self._settings.overflow == "drop" and self.is_full:
             self.dropped += 1
         else:
             self.failed += 1
 
     def accept(self, publishing: Publishing, has_own_timeout: bool) -> None:
         """Take a publish into the window, or let it wait for room; its receipt tells the outcome."""
+        is_full = self.is_full
         self.queued += 1
         self._open[publishing] = None
-        if has_own_timeout:
-            publishing.timer = self._loop.call_at(publishing.deadline, self._expire_one, publishing)
-        elif self._timer is None:
-            self._timer = self._loop.call_at(publishing.deadline, self._expire)
-        if self.is_full:
-            self._waiting.append(publishing)
+        self._deadlines.start(publishing, has_own_timeout)
+        if is_full:
+            self._waiting.add(publishing, State.WINDOW)
         else:
             self._admit(publishing)
 
+    # ---- sending
+
+    def use(self, number: int, channel: PublisherChannel | None) -> None:
+        """Send by this channel from now on what has its number; None while there is none."""
+        self._channels[number] = channel
+        self.send_waiting()
+
     def _admit(self, publishing: Publishing) -> None:
-        self.in_flight += 1
-        publishing.stage = Stage.PARKED
-        self._parking.park(publishing)
+        """Send a publish for which the window has room, unless others wait for its channel or it cannot send now."""
+        number = publishing.route.channel
+        channel = self._channels[number]
+        if channel is None or self._waiting.channels[number] or not channel.takes_more:
+            self._waiting.add(publishing, State.CHANNEL)
+        else:
+            self._send(publishing, channel)
 
-    def put_back(self, publishings: Iterable[Publishing]) -> None:
-        """Let publishes that were taken, and could not be sent, try again, before those that came later."""
-        self._parking.put_back(publishings)
-        self.pump()
+    def _send(self, publishing: Publishing, channel: PublisherChannel) -> None:
+        """Send a publish by a channel that takes more.
 
-    def pump(self) -> None:
-        """Send what is parked, as far as that goes. Call when something may be sent again."""
-        if self._parking:
-            self._parking.pump(self._loop.time())
+        There are four cases. Nobody has looked for its exchange on this connection: it waits for the answer. It can
+        never be sent: it ends. Another with its message id has no confirm on this channel: it waits for the end of
+        that one, for the broker's returns are told apart by the id. Else it is sent.
+        """
+        if publishing.route.exchange not in self._exchanges.known:
+            self._find_exchange(publishing, channel.connection)
+        elif len(publishing.properties) > channel.max_properties_bytes:
+            self._fail(publishing, headers_too_large(publishing, channel.max_properties_bytes))
+        elif channel.ledger.has_id(publishing.message_id):
+            self._waiting.add(publishing, State.SAME_ID)
+        else:
+            channel.send(publishing)
 
-    # ---- outcomes
+    def send_waiting(self) -> None:
+        """Send what waits for channels, as far as they take it, and let others into the window for what has ended.
+
+        Call it whenever something may go on. A publish that ends in here, because it is too late or can never be sent,
+        makes room in the window, or lets another go on: so it is done again until nothing moves.
+        """
+        window = self._waiting.window
+        while True:
+            for channel, queue in zip(self._channels, self._waiting.channels, strict=True):
+                while queue and channel is not None and channel.takes_more:
+                    self._send_in_time(take_first(queue), channel)
+            if not window or self.is_full:
+                return
+            while window and not self.is_full:
+                self._admit(take_first(window))
+
+    def _send_in_time(self, publishing: Publishing, channel: PublisherChannel) -> None:
+        if publishing.deadline > self._loop.time():
+            self._send(publishing, channel)
+        else:
+            self._run_out(publishing, _TOO_LATE)
+
+    def _find_exchange(self, publishing: Publishing, connection: BrokerConnection) -> None:
+        """Let a publish wait for the answer whether its exchange exists, or end it when that is known."""
+        exchange = publishing.route.exchange
+        refusal = self._exchanges.refusal(exchange)
+        if refusal is not None:
+            self._fail(publishing, refusal)
+            return
+        is_first = exchange not in self._waiting.exchanges
+        self._waiting.add(publishing, State.EXCHANGE)
+        if is_first:
+            self._exchanges.look(exchange, connection, self._exchange_answered)
+
+    def _exchange_answered(self, exchange: str, missing: PublishError | None) -> None:
+        publishings = list(self._waiting.exchanges[exchange])
+        if missing is None:
+            self._waiting.add_first(publishings)
+        else:
+            for publishing in publishings:
+                self._fail(publishing, missing)
+        self._waiting.answered(exchange)
+        self.send_waiting()
+
+    # ---- outcomes, told by confirm_sink
 
     def confirmed(self, publishings: Iterable[Publishing]) -> None:
         """End what the broker confirmed, as confirmed or as unroutable."""
@@ -134,35 +211,32 @@ class Outbox:
                 self.confirmed_count += 1
                 self._end(publishing, None)
             else:
-                self._fail(publishing, _unroutable(publishing))
-        self._refill()
+                self._fail(publishing, unroutable(publishing))
+        self.send_waiting()
 
     def nacked(self, publishings: list[Publishing]) -> None:
         """Try again, with backoff, what the broker refused."""
         for publishing in publishings:
-            publishing.refusal = PublishNacked(f"publish to {publishing.route} was refused: basic.nack")
+            publishing.refusal = nacked(publishing)
         self._try_again(publishings)
 
     def refused(self, publishings: Iterable[Publishing], error: PublishError) -> None:
-        """End what can never succeed, if it has not ended yet; `error` is certain for the last attempt."""
+        """End what can never succeed; `error` is certain for the last attempt."""
         for publishing in publishings:
-            if publishing.stage is not Stage.ENDED:
-                self._fail(publishing, error)
-        self._refill()
+            self._fail(publishing, error)
+        self.send_waiting()
 
-    def unsent(self, publishings: list[Publishing]) -> None:
-        """Take back what was given to a channel and never written: that was no attempt."""
-        for publishing in publishings:
-            publishing.stage = Stage.PARKED
-        self.put_back(publishings)
-        self._free_ids(publishings)
+    def unwritten(self, publishings: list[Publishing]) -> None:
+        """Take back what was given to a channel that ended before it was written: that was no attempt."""
+        self._waiting.add_first(publishings)
+        self.send_waiting()
 
     def lost(self, publishings: list[Publishing], why: str) -> None:
         """Try again what was sent and whose fate is unknown, if duplicates are allowed; end what had been returned."""
         unknown = []
         for publishing in publishings:
             if publishing.return_reason is not None:
-                self._fail(publishing, _unroutable(publishing))
+                self._fail(publishing, unroutable(publishing))
             else:
                 publishing.doubt = publishing.doubt or why
                 unknown.append(publishing)
@@ -171,131 +245,101 @@ class Outbox:
             return
         for publishing in unknown:
             self._fail(publishing)
-        self._refill()
+        self.send_waiting()
 
     def _try_again(self, publishings: list[Publishing]) -> None:
         again = []
         for publishing in publishings:
-            publishing.stage = Stage.PARKED
             publishing.return_reason = None
             publishing.attempts += 1
             if publishing.attempts < self._settings.attempts:
+                self._waiting.add(publishing, State.RETRY)
+                self._pass_on_id(publishing)
                 again.append(publishing)
             else:
                 self._fail(publishing)
         if again:
             delay_s = PUBLISH_RETRY.delay_s(again[0].attempts - 1, self._rng)
-            self._loop.call_later(delay_s, self.put_back, again)
-            self._free_ids(again)
-        self._refill()
+            self._loop.call_later(delay_s, self._retry, again)
+        self.send_waiting()
 
-    def _free_ids(self, publishings: Iterable[Publishing]) -> None:
-        if self._taker.has_id_waiters:
-            for publishing in publishings:
-                self._taker.free_id(publishing.message_id)
+    def _retry(self, publishings: list[Publishing]) -> None:
+        self._waiting.add_first([publishing for publishing in publishings if publishing.state is State.RETRY])
+        self.send_waiting()
+
+    # ---- ending
 
     def _fail(self, publishing: Publishing, refusal: PublishError | None = None) -> None:
         publishing.refusal = refusal or publishing.refusal
         self.failed += 1
-        self._end(publishing, publishing.verdict(self._taker.why_not))
+        self._end(publishing, verdict(publishing, self._why_unsent))
 
     def _end(self, publishing: Publishing, error: PublishError | None) -> None:
-        if publishing.stage is not Stage.WAITING:
-            self.in_flight -= 1
-        publishing.stage = Stage.ENDED
+        state = publishing.state
+        if state is not State.SENT:
+            self._waiting.remove(publishing)
+        publishing.state = State.ENDED
         del self._open[publishing]
         if publishing.timer is not None:
             publishing.timer.cancel()
         publishing.receipt.end(error)
-        if self._taker.has_id_waiters:
-            self._taker.free_id(publishing.message_id)
+        if self._waiting.ids and state in _MAY_HOLD_ID:
+            self._pass_on_id(publishing)
 
-    def _refill(self) -> None:
-        """Let those that wait for the window in, now that publishes have ended."""
-        while self._waiting and not self.is_full:
-            publishing = self._waiting.popleft()
-            if publishing.stage is Stage.WAITING:
-                self._admit(publishing)
+    def _pass_on_id(self, publishing: Publishing) -> None:
+        """Let the next publish go on that waits for the message id of one which has left its channel."""
+        queue = self._waiting.with_id_of(publishing)
+        channel = self._channels[publishing.route.channel]
+        if queue and (channel is None or not channel.ledger.has_id(publishing.message_id)):
+            self._waiting.add_first([next(iter(queue))])
+
+    def _why_unsent(self, publishing: Publishing) -> str:
+        """Say why a publish was not sent: what keeps all of them, or what this one waits for."""
+        if self.is_closed:
+            return "the publisher was closed"
+        if self._link.live is None:
+            return f"no connection ({self._link.last_error or 'not connected yet'})"
+        if self.blocked_reason is not None:
+            return f"the broker takes no publishes ({self.blocked_reason})"
+        return unsent(publishing, self._settings.max_in_flight)
 
     # ---- deadlines
 
-    def _expire(self, is_second_look: bool = False) -> None:
-        """End what has run out of time; wake up again when the next one would have."""
-        self._timer = None
-        now = self._loop.time()
-        expired = []
-        for publishing in self._open:  # those without a timer of their own are in the order of their deadlines
-            if publishing.timer is not None:
-                continue
-            if publishing.deadline > now:
-                self._timer = self._loop.call_at(publishing.deadline, self._expire)
-                break
-            expired.append(publishing)
-        if expired and not is_second_look and now - expired[0].deadline > _OVERSLEPT_S:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_later(_SECOND_LOOK_S, self._expire, True)
-            return
-        for publishing in expired:
+    def _end_late(self, publishings: Iterable[Publishing]) -> None:
+        for publishing in publishings:
             self._run_out(publishing, _TOO_LATE)
-        self._forget_ended()
-
-    def _expire_one(self, publishing: Publishing, is_second_look: bool = False) -> None:
-        if not is_second_look and self._loop.time() - publishing.deadline > _OVERSLEPT_S:
-            publishing.timer = self._loop.call_later(_SECOND_LOOK_S, self._expire_one, publishing, True)
-            return
-        self._run_out(publishing, _TOO_LATE)
-        self._forget_ended()
+        self.send_waiting()
 
     def _run_out(self, publishing: Publishing, why: str) -> None:
-        if publishing.stage is Stage.ENDED:
+        if publishing.state is State.ENDED:
             return
-        refusal = _unroutable(publishing) if publishing.return_reason is not None else None
-        if publishing.stage is Stage.SENT:
+        refusal = unroutable(publishing) if publishing.return_reason is not None else None
+        if publishing.state is State.SENT:
             if refusal is None:
                 publishing.doubt = publishing.doubt or why
-            self._taker.give_up(publishing)
+            if publishing.give_up is not None:
+                publishing.give_up(publishing)
         self._fail(publishing, refusal)
 
     def abandon(self, publishing: Publishing) -> None:
         """Stop trying: the caller was cancelled. What is SENT stays in flight until it is confirmed, lost or late."""
         publishing.attempts = self._settings.attempts
-        if publishing.stage in (Stage.WAITING, Stage.PARKED):
+        if publishing.state not in (State.SENT, State.ENDED):
             self._fail(publishing)
-            self._forget_ended()
-
-    def _forget_ended(self) -> None:
-        """Let others in, and forget what ended in a queue, so that a long outage does not fill it."""
-        self._parking.forget_ended(self.in_flight)
-        drop_ended(self._waiting, self.waiting)
-        self._refill()
+            self.send_waiting()
 
     # ---- the end
 
     async def emptied(self) -> None:
         """Wait until every publish that is open now has its outcome; who goes on publishing does not prolong that."""
         for publishing in list(self._open):
-            if publishing.stage is not Stage.ENDED:
+            if publishing.state is not State.ENDED:
                 ended: asyncio.Future[None] = self._loop.create_future()
                 publishing.receipt.wake(ended)
                 await ended
 
     def end_all(self, why: str) -> None:
-        """End every publish now: what was sent as unconfirmed, the rest as not sent."""
-        if self._timer is not None:
-            self._timer.cancel()
+        """End every publish now: what was sent as unconfirmed, the rest as not sent. Call when no more are taken."""
+        self._deadlines.stop()
         for publishing in list(self._open):
             self._run_out(publishing, why)
-        self._forget_ended()
-
-
-def _unroutable(publishing: Publishing) -> Unroutable:
-    """Return the error of a publish that no queue takes, with what its author can do."""
-    if publishing.route.exchange:
-        advice = "no queue is bound to this exchange with such a routing key; Queue(..., bind=[...]) binds one"
-    else:
-        advice = (
-            f"there is no queue of that name. A queue exists once a worker consumes it, or "
-            f'handlers.declare(Queue("{publishing.route.routing_key}")) declares it'
-        )
-    return Unroutable(f"publish to {publishing.route} was returned ({publishing.return_reason}): {advice}.")

@@ -1,8 +1,7 @@
 """Publish messages, each confirmed by the broker, never lost and never lied about.
 
-    publish -> encode -> Outbox (window, retries, deadline) -> Lanes (channels) -> the wire
-                                       ^                            |
-                                       +---- confirm, return, loss -+
+    Publisher.publish -> Outbox.accept -> PublisherChannel.send -> the wire
+    Receipt.end       <- Outbox.confirmed <- ConfirmSink.on_confirm <--+
 
 The outcome of a publish is exactly one of: `Confirmed`; EncodeError, MessageTooLarge or PublishOverflow, when nothing
 was sent; PublishNacked or Unroutable, when the broker refused it; PublishUnconfirmed, when its fate is unknown. A
@@ -28,7 +27,8 @@ from typing import Any, Literal, Unpack
 
 from mxworker.amqp.connecting.connection import Dialler, Link, until_up
 from mxworker.amqp.connecting.tls import check_files
-from mxworker.amqp.publishing.channels import Lanes
+from mxworker.amqp.publishing.channels import Channels
+from mxworker.amqp.publishing.exchanges import Exchanges
 from mxworker.amqp.publishing.message_ids import MessageIds
 from mxworker.amqp.publishing.outbox import Outbox
 from mxworker.amqp.publishing.publishing import Publishing
@@ -43,6 +43,9 @@ from mxworker.payloads.compression import Compression
 from mxworker.payloads.serializers import Serializer
 
 log = logging.getLogger(__name__)
+
+_How = tuple[str, str, bool, float | None]
+"""Exchange, routing key, mandatory and timeout_s of one publish, or of many; see `Publisher.publish`."""
 
 DRAIN_S = 30.0
 _SYNC_GRACE_S = 2.0  # a publish ends by its own timeout; beyond this it is the event loop that does not answer
@@ -86,10 +89,10 @@ class Publisher:
         self._settings = settings
         self._encoder = encoder
         self._ids = MessageIds()
-        self._outbox = Outbox(settings, self._loop, rng)
-        self._lanes = Lanes(link, self._outbox, settings.channels, rng)
+        self._exchanges = Exchanges()
+        self._outbox = Outbox(settings, self._loop, rng, link, self._exchanges)
+        self._channels = Channels(link, self._outbox, self._exchanges, settings.channels, rng)
         self._routes = Routes(settings.channels)
-        self._is_closed = False
 
     @classmethod
     @asynccontextmanager
@@ -180,24 +183,15 @@ class Publisher:
         handler one that is never awaited fails the delivery, and one that runs in a task is waited for before the ack.
         """
         begun = begin("publish")
-        coroutine = self._publish(begun, body, exchange, routing_key, mandatory, timeout_s, options)
+        coroutine = self._publish(begun, body, (exchange, routing_key, mandatory, timeout_s), options)
         if begun is not None:
             begun.by(coroutine)
         return coroutine
 
-    async def _publish(
-        self,
-        begun: Begun | None,
-        body: Any,
-        exchange: str,
-        routing_key: str,
-        mandatory: bool,
-        timeout_s: float | None,
-        options: MessageOptions,
-    ) -> Confirmed:
+    async def _publish(self, begun: Begun | None, body: Any, how: _How, options: MessageOptions) -> Confirmed:
         try:
             self._check_loop("publish")
-            publishing = self._accept(body, exchange, routing_key, mandatory, timeout_s, options, may_wait=True)
+            publishing = self._accept(body, how, options, may_wait=True)
             try:
                 confirmed = await publishing.receipt
             except asyncio.CancelledError:
@@ -230,7 +224,8 @@ class Publisher:
         """
         self._check_loop("publish_nowait")
         try:
-            receipt = self._accept(body, exchange, routing_key, mandatory, timeout_s, options, may_wait=False).receipt
+            how = (exchange, routing_key, mandatory, timeout_s)
+            receipt = self._accept(body, how, options, may_wait=False).receipt
         except PublishOverflow as error:
             if self._settings.overflow != "drop":
                 raise
@@ -258,24 +253,17 @@ class Publisher:
         those before it; when others have filled it, `overflow` decides.
         """
         begun = begin("publish_many")
-        coroutine = self._publish_many(begun, bodies, exchange, routing_key, mandatory, timeout_s, options)
+        coroutine = self._publish_many(begun, bodies, (exchange, routing_key, mandatory, timeout_s), options)
         if begun is not None:
             begun.by(coroutine)
         return coroutine
 
     async def _publish_many(
-        self,
-        begun: Begun | None,
-        bodies: Iterable[Any],
-        exchange: str,
-        routing_key: str,
-        mandatory: bool,
-        timeout_s: float | None,
-        options: MessageOptions,
+        self, begun: Begun | None, bodies: Iterable[Any], how: _How, options: MessageOptions
     ) -> list[Outcome]:
         try:
             self._check_loop("publish_many")
-            outcomes = await self._outcomes(bodies, exchange, routing_key, mandatory, timeout_s, options)
+            outcomes = await self._outcomes(bodies, how, options)
         except BaseException as error:
             if begun is not None:
                 begun.end(error)
@@ -284,15 +272,7 @@ class Publisher:
             begun.end_all(outcomes)
         return outcomes
 
-    async def _outcomes(
-        self,
-        bodies: Iterable[Any],
-        exchange: str,
-        routing_key: str,
-        mandatory: bool,
-        timeout_s: float | None,
-        options: MessageOptions,
-    ) -> list[Outcome]:
+    async def _outcomes(self, bodies: Iterable[Any], how: _How, options: MessageOptions) -> list[Outcome]:
         outcomes: list[Receipt | PublishError] = []
         still_open: deque[Receipt] = deque()
         for number, body in enumerate(bodies, 1):
@@ -301,9 +281,7 @@ class Publisher:
             while still_open and self._outbox.is_full:
                 await _outcome(still_open.popleft())
             try:
-                receipt = self._accept(
-                    body, exchange, routing_key, mandatory, timeout_s, options, may_wait=True
-                ).receipt
+                receipt = self._accept(body, how, options, may_wait=True).receipt
             except PublishError as error:
                 outcomes.append(error)
             else:
@@ -330,10 +308,10 @@ class Publisher:
             raise RuntimeError("publish_sync would block the event loop; in an 'async def' use: await publish(...)")
         if os.getpid() != self._pid:
             raise RuntimeError(_FORKED)
-        if self._is_closed:  # its loop may have ended too, and would then never run what follows
+        if self._outbox.is_closed:  # its loop may have ended too, and would then never run what follows
             raise PublishOverflow("not sent: the publisher is closed")
         begun = begin("publish_sync")
-        publishing = self._publish(begun, body, exchange, routing_key, mandatory, timeout_s, options)
+        publishing = self._publish(begun, body, (exchange, routing_key, mandatory, timeout_s), options)
         outcome = asyncio.run_coroutine_threadsafe(publishing, self._loop)
         wait_s = (self._settings.timeout_s if timeout_s is None else timeout_s) + _SYNC_GRACE_S
         try:
@@ -350,9 +328,14 @@ class Publisher:
         May be called in a thread, which spares the event loop the compressing of a large body:
         `await publisher.publish(await asyncio.to_thread(publisher.prepare, body, compression="gzip"), ...)`.
         """
-        if options and isinstance(body, Message | Content):
+        return self._content(body, options)
+
+    def _content(self, body: Any, options: MessageOptions) -> Content:
+        if not options:
+            return self._encoder.encode(body)
+        if isinstance(body, Message | Content):
             raise EncodeError("a Message has its options already; leave them away, or use dataclasses.replace")
-        return self._encoder.encode(Message(body, **options) if options else body)
+        return self._encoder.encode(Message(body, **options))
 
     def _check_loop(self, method: str) -> None:
         if _get_running_loop() is not self._loop:
@@ -363,26 +346,17 @@ class Publisher:
                 "in a 'def' handler, or another thread, use publish_sync(...)."
             )
 
-    def _accept(
-        self,
-        body: Any,
-        exchange: str,
-        routing_key: str,
-        mandatory: bool,
-        timeout_s: float | None,
-        options: MessageOptions,
-        may_wait: bool,
-    ) -> Publishing:
+    def _accept(self, body: Any, how: _How, options: MessageOptions, may_wait: bool) -> Publishing:
         """Encode a publish and give it to the outbox; what is refused here is counted and was not sent."""
+        exchange, routing_key, mandatory, timeout_s = how
         try:
-            content = body if type(body) is Content and not options else self.prepare(body, **options)
+            content = self._content(body, options)
             route = self._routes.find(exchange, routing_key, mandatory)
             if timeout_s is not None and not (isinstance(timeout_s, int | float) and timeout_s > 0):
                 raise EncodeError(f"timeout_s must be a number of seconds above 0, not {timeout_s!r}")
-            self._refuse_overflow(may_wait)
+            self._outbox.check(may_wait)
         except PublishError as error:
-            is_drop = isinstance(error, PublishOverflow) and self._settings.overflow == "drop" and self._outbox.is_full
-            self._outbox.refuse(is_drop)
+            self._outbox.refuse(error)
             raise
         message_id = content.message_id or self._ids.next()
         properties = b"".join((content.head, bytes((len(message_id),)), message_id, content.tail))
@@ -390,19 +364,6 @@ class Publisher:
         publishing = Publishing(route, message_id, properties, content.body, deadline)
         self._outbox.accept(publishing, has_own_timeout=timeout_s is not None)
         return publishing
-
-    def _refuse_overflow(self, may_wait: bool) -> None:
-        """Raise PublishOverflow when a publish that may or may not wait cannot be accepted now."""
-        settings = self._settings
-        if self._is_closed:
-            why = "the publisher is closed"
-        elif self._outbox.is_full and not (may_wait and settings.overflow == "wait"):
-            why = f"{settings.max_in_flight} publishes are in flight already"
-        elif settings.when_blocked == "raise" and self._lanes.is_blocked:
-            why = self._lanes.why_not()
-        else:
-            return
-        raise PublishOverflow(f"not sent: {why}")
 
     # ---- life
 
@@ -417,12 +378,12 @@ class Publisher:
             tasks_dropped=outbox.dropped,
             in_flight=outbox.in_flight,
             waiting=outbox.waiting,
-            is_blocked=self._lanes.is_blocked,
+            is_blocked=outbox.blocked_reason is not None,
         )
 
     async def run(self) -> None:
         """Keep the channels open; ends only by cancellation. The owner calls this, once."""
-        await self._lanes.run()
+        await self._channels.run()
 
     async def drain(self, timeout_s: float = DRAIN_S) -> bool:
         """Wait until what was accepted so far has its outcome, at most `timeout_s` seconds; say whether it has."""
@@ -438,10 +399,11 @@ class Publisher:
 
         The owner calls this, after `drain`, when `run` was cancelled, and closes the connection.
         """
-        self._is_closed = True
+        self._outbox.is_closed = True
         if self._outbox.in_flight:
             log.warning("the publisher is closed with %d publishes without an outcome", self._outbox.in_flight)
-        await self._lanes.close()
+        await self._channels.close()
+        await self._exchanges.close()
         self._outbox.end_all("the publisher was closed")
 
 

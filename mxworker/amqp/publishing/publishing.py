@@ -1,31 +1,62 @@
-"""One publish on its way, from acceptance to its outcome: what is sent, and what became of it so far.
+"""One publish on its way: what is sent, where it stands, and what is known of its attempts so far.
 
-Stages: WAITING for room in the window, PARKED until a channel can take it (none is up, the broker is blocked, a retry
-rests), SENT and awaiting its confirm, ENDED.
+The states from its acceptance to its outcome; `outbox` moves it through them:
 
-    WAITING -> PARKED -> SENT -> ENDED
-                  ^        |
-                  +--------+  nacked or lost, and tried again
+    state      it waits for                                                      then
+    --------   ---------------------------------------------------------------   ---------------------------
+    NEW        nothing: it is being accepted                                     any but RETRY
+    WINDOW     room among the `max_in_flight`                                    as NEW
+    CHANNEL    its channel: until one is open, and takes more bytes              EXCHANGE, SAME_ID, or SENT
+    EXCHANGE   the answer whether its exchange exists                            CHANNEL
+    SAME_ID    the end of another publish with its message id on this channel    CHANNEL
+    SENT       its confirm                                                       ENDED; RETRY when it is nacked or
+                                                                                 lost; CHANNEL when it was not written
+    RETRY      its backoff before the next attempt                               CHANNEL
+    ENDED      nothing: the outcome is known
+
+Each but ENDED ends at its deadline, wherever it stands. SENT again comes what may be sent again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from enum import Enum, auto
+from collections.abc import Callable, Mapping
+from enum import IntEnum
+from types import MappingProxyType
 
 from mxworker.amqp.publishing.routes import Route
 from mxworker.api.receipts import Receipt
-from mxworker.errors import PublishError, PublishOverflow, PublishUnconfirmed
+from mxworker.errors import PublishError
 
 
-class Stage(Enum):
-    """Where a publish is."""
+class State(IntEnum):
+    """Where a publish stands. The numbers mean nothing: they are found faster than other members of an enumeration."""
 
-    WAITING = auto()
-    PARKED = auto()
-    SENT = auto()
-    ENDED = auto()
+    NEW = 0
+    WINDOW = 1
+    CHANNEL = 2
+    EXCHANGE = 3
+    SAME_ID = 4
+    SENT = 5
+    RETRY = 6
+    ENDED = 7
+
+
+_FROM_CHANNEL = frozenset({State.EXCHANGE, State.SAME_ID, State.SENT, State.ENDED})
+_TO_CHANNEL = frozenset({State.CHANNEL, State.ENDED})
+TRANSITIONS: Mapping[State, frozenset[State]] = MappingProxyType(
+    {
+        State.NEW: _FROM_CHANNEL | {State.WINDOW, State.CHANNEL},
+        State.WINDOW: _FROM_CHANNEL | {State.CHANNEL},
+        State.CHANNEL: _FROM_CHANNEL,
+        State.EXCHANGE: _TO_CHANNEL,
+        State.SAME_ID: _TO_CHANNEL,
+        State.SENT: frozenset({State.ENDED, State.RETRY, State.CHANNEL}),
+        State.RETRY: _TO_CHANNEL,
+        State.ENDED: frozenset(),
+    }
+)
+"""What may follow a state. What is missing is a bug."""
 
 
 class Publishing:
@@ -43,7 +74,7 @@ class Publishing:
         "refusal",
         "return_reason",
         "route",
-        "stage",
+        "state",
         "tag",
         "timer",
     )
@@ -56,7 +87,7 @@ class Publishing:
         self.body = body
         self.deadline = deadline
         self.receipt = Receipt(message_id.decode("utf-8", "surrogateescape"), may_be_unrouted=not route.mandatory)
-        self.stage = Stage.WAITING
+        self.state = State.NEW
         self.attempts = 0
         self.give_up: Callable[[Publishing], None] | None = None
         """How to tell the channel of the last attempt that its confirm is no longer waited for."""
@@ -70,9 +101,3 @@ class Publishing:
         """How the last attempt was refused."""
         self.timer: asyncio.TimerHandle | None = None
         """What ends it at the deadline, when its timeout is not the publisher's."""
-
-    def verdict(self, why_unsent: Callable[[], str]) -> PublishError:
-        """Return the error to end with now: the truth about all attempts. `why_unsent` is asked if nothing was sent."""
-        if self.doubt is not None:
-            return PublishUnconfirmed(f"publish to {self.route}: {self.doubt}; it may be in the queue, or not")
-        return self.refusal or PublishOverflow(f"publish to {self.route} was not sent: {why_unsent()}")

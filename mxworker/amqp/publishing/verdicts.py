@@ -1,0 +1,62 @@
+"""The errors in which publishes end, in words for those who have to do something about them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mxworker.amqp.publishing.publishing import Publishing, State
+from mxworker.errors import (
+    MessageTooLarge,
+    PublishError,
+    PublishNacked,
+    PublishOverflow,
+    PublishUnconfirmed,
+    Unroutable,
+)
+
+
+def verdict(publishing: Publishing, why_unsent: Callable[[Publishing], str]) -> PublishError:
+    """Return the error to end with now: the truth about all attempts. `why_unsent` is asked if nothing was sent."""
+    if publishing.doubt is not None:
+        return PublishUnconfirmed(f"publish to {publishing.route}: {publishing.doubt}; it may be in the queue, or not")
+    if publishing.refusal is not None:
+        return publishing.refusal
+    return PublishOverflow(f"publish to {publishing.route} was not sent: {why_unsent(publishing)}")
+
+
+def unsent(publishing: Publishing, max_in_flight: int) -> str:
+    """Return why a publish was not sent, by what it waited for."""
+    match publishing.state:
+        case State.WINDOW:
+            return f"{max_in_flight} publishes before it had no outcome yet"
+        case State.EXCHANGE:
+            return "the broker has not said yet whether the exchange exists"
+        case State.SAME_ID:
+            return "another publish with its message id had no outcome yet"
+        case _:
+            return "no channel could take it in time"
+
+
+def nacked(publishing: Publishing) -> PublishNacked:
+    """Return the error of a publish that the broker nacked."""
+    return PublishNacked(f"publish to {publishing.route} was refused: basic.nack")
+
+
+def unroutable(publishing: Publishing) -> Unroutable:
+    """Return the error of a publish that no queue takes, with what its author can do."""
+    if publishing.route.exchange:
+        advice = "no queue is bound to this exchange with such a routing key; Queue(..., bind=[...]) binds one"
+    else:
+        advice = (
+            f"there is no queue of that name. A queue exists once a worker consumes it, or "
+            f'handlers.declare(Queue("{publishing.route.routing_key}")) declares it'
+        )
+    return Unroutable(f"publish to {publishing.route} was returned ({publishing.return_reason}): {advice}.")
+
+
+def headers_too_large(publishing: Publishing, limit_bytes: int) -> MessageTooLarge:
+    """Return the error of a publish whose properties do not fit into one frame of its connection."""
+    return MessageTooLarge(
+        f"publish to {publishing.route}: the headers and properties take {len(publishing.properties)} bytes, "
+        f"and the connection takes {limit_bytes}"
+    )
