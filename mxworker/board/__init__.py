@@ -1,1 +1,1 @@
-"""The shared page of memory through which the master and its workers see each other."""
+"""The shared memory through which the master and its workers see each other."""

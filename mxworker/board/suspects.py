@@ -6,15 +6,16 @@ and convicts the one that kills again. A message is known by its key, see `messa
 
 Layout, all words of 8 bytes, signed:
 
-    area        size          writer                  meaning
-    ----        ----          ------                  -------
-    head        8 words       master                  deaths entered so far, entries ever used; the rest is spare
-    entries     65536 x 10    master, but `_CLEARED`  one for each suspect, see the words below
-    stacks      32 x 4096     master                  number of the death, length, text: those of the last deaths
+    area        size          meaning
+    ----        ----          -------
+    head        8 words       deaths entered so far, entries ever used; the rest is spare
+    entries     65536 x 10    one for each suspect, see the words below
+    stacks      32 x 4096     number of the death, length, text: those of the last deaths
 
 An entry is live while its death is not 0 and is not the one that was cleared. The master sets the death to 0 before it
 changes anything else of an entry and to its number afterwards, so a reader that finds the same number before and after
-has read one state of it. `_CLEARED` is written by the worker that holds the message unacked, which is one at a time.
+has read one state of it. The worker that holds a message unacked, which is one at a time, asks the master to clear it,
+see `BoardSlot.ask_to_clear`, and says because of which death it was suspect: one that has killed again meanwhile stays.
 
 The table forgets with the master, and forgets the oldest when it is full: then a message has new tries. It is as large
 as what one worker may have started. An entry that was never used takes no memory.
@@ -99,6 +100,7 @@ class Suspects:
         )  # the master's: where the key's entry is, the oldest death first
         self._found: dict[int, int] = {}  # a worker's: the same, as of `_found_deaths`
         self._found_deaths = 0
+        self._forgotten: dict[int, int] = {}  # a worker's: keys that it asked to clear, each with the number of a death
 
     @property
     def deaths(self) -> int:
@@ -126,6 +128,12 @@ class Suspects:
             known += kills > 0
         self._words[_DEATHS] = number
         return count, known
+
+    def clear(self, key: int, death: int) -> None:
+        """Take a message off the table that is on it because of this death; a later one keeps it there."""
+        at = self._places.get(key)
+        if at is not None and self._words[at + _DEATH] == death:
+            self._words[at + _CLEARED] = death
 
     def _place(self, key: int, cleared: Iterator[int]) -> int:
         """Return where the entry of `key` is or shall be, and make it the newest. `cleared` are others that were."""
@@ -167,20 +175,20 @@ class Suspects:
         if self._found_deaths != self.deaths:
             self._found_deaths = self.deaths
             self._found = {self._words[at + _KEY]: at for at in self._entries() if self._is_live(at)}
+            self._forgotten = {key: death for key, death in self._forgotten.items() if key in self._found}
         at = self._found.get(key)
         if at is None:
             return None
         words = self._words[at : at + _ENTRY_WORDS].tolist()
         is_torn = words[_DEATH] != self._words[at + _DEATH] or words[_KEY] != key
-        if is_torn or words[_DEATH] in (0, words[_CLEARED]):
+        if is_torn or words[_DEATH] in (0, words[_CLEARED], self._forgotten.get(key)):
             return None
         return _suspect(words)
 
-    def clear(self, key: int) -> None:
-        """Take a message off the table: it came to its end, and its process lives. Call only while it is unacked."""
-        if self.find(key) is not None:
-            at = self._found[key]
-            self._words[at + _CLEARED] = self._words[at + _DEATH]
+    def forget(self, key: int, death: int) -> None:
+        """Do not find a message any more because of this death; for the time until the master has cleared it."""
+        if key in self._found:
+            self._forgotten[key] = death
 
     def stack(self, death: int) -> str:
         """Return what the worker of a death said of itself; "" when it said nothing, or too many have died since."""

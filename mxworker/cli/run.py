@@ -375,7 +375,7 @@ class _Greeting:
 
 def _tally(board: Board) -> dict[str, int]:
     """Return what all workers of this run did, those that died included."""
-    from mxworker.board.page import Word
+    from mxworker.board.check import COUNTERS
 
-    words = (Word.ACKED, Word.REQUEUED, Word.RETRIED, Word.REJECTED, Word.QUARANTINED, Word.STALE)
-    return {word.name.lower(): sum(slot.words[word] for slot in board.used) for word in words}
+    words = [board.told(slot.number).words for slot in board.used]
+    return {counter.name.lower(): sum(each[counter] for each in words) for counter in COUNTERS}

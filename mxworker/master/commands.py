@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, assert_never
 
 from mxworker import __version__
-from mxworker.board.page import HANDLER_NAMES, Board, Word
+from mxworker.board.layout import HANDLER_NAMES, Word
+from mxworker.board.page import Board
 from mxworker.control.protocol import (
     Dump,
     LogLevel,
@@ -149,10 +150,10 @@ class Commands:
 
     def _check_consumed(self, queue: str) -> None:
         """Refuse a queue that no worker consumes: its name is most likely misspelt."""
-        slots = [self._board.slot(slot.number) for slot in self._fleet.slots if slot.pid is not None]
-        if any(slot.consumes(queue) for slot in slots):
+        told = [self._board.told(slot.number) for slot in self._fleet.slots if slot.pid is not None]
+        if any(each.consumes(queue) for each in told):
             return
-        known = next((names for slot in slots if (names := slot.queues())), None)
+        known = next((names for each in told if (names := each.queues())), None)
         if known is not None and len(known) >= HANDLER_NAMES:
             return  # there are more than the board has places for, and this may be one of them
         if known is None:
@@ -200,20 +201,20 @@ class Commands:
         return PausedStatus(self._board.orders.all_paused, self._board.orders.paused_queues)
 
     def _worker(self, slot: Slot, now_ns: int) -> WorkerStatus:
-        board_slot = self._board.slot(slot.number)
-        words = board_slot.words
+        told = self._board.told(slot.number)
+        words = told.words
         lives = slot.pid is not None
         return WorkerStatus(
             slot=slot.number,
             pid=slot.pid,
             state=slot.state.name.lower(),
-            consuming=board_slot.state.name.lower() if lives else "vacant",
+            consuming=told.state.name.lower() if lives else "vacant",
             reason=slot.reason.value,
             generation=slot.generation,
             uptime_s=round((now_ns - slot.spawned_ns) / NS_PER_S, 3) if lives else None,
             heartbeat_late_s=round(_late_s(slot, now_ns), 3) if lives else None,
             rss_bytes=words[Word.RSS_BYTES] if lives else None,
-            in_flight=board_slot.in_flight_count if lives else 0,
+            in_flight=told.in_flight_count if lives else 0,
             acked=words[Word.ACKED],
             requeued=words[Word.REQUEUED],
             retried=words[Word.RETRIED],

@@ -11,7 +11,8 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from mxworker.board.lifecycle import WorkerState
-from mxworker.board.page import Board, BoardSlot
+from mxworker.board.page import Board
+from mxworker.board.reading import Told
 from mxworker.board.suspects import Death
 from mxworker.master.deadly_queues import DeadlyQueues
 from mxworker.master.plan import Exit
@@ -50,9 +51,9 @@ class CrashAttribution:
         self._told: frozenset[str] = frozenset()
         self._ordered: frozenset[str] = frozenset()
 
-    def is_queues_fault(self, slot: BoardSlot) -> bool:
-        """Whether the worker that died in a slot ran a message of a queue that is known for killing, alone."""
-        return slot.alone_queue in self._queues.to_run_alone
+    def is_queues_fault(self, told: Told) -> bool:
+        """Whether a worker that died ran a message of a queue that is known for killing alone, by what it had told."""
+        return told.alone_queue in self._queues.to_run_alone
 
     def look(self, ready: Collection[int], now_ns: int) -> Change:
         """Order which queues run alone, and say what has changed. `ready` are the slots whose worker consumes."""
@@ -80,20 +81,20 @@ class CrashAttribution:
 
     def hold(self, ended: Exit, peak_rss_bytes: int, stack: str, now_ns: int) -> None:
         """Suspect what the worker had started, if nobody had asked for its end. Call before its slot is used again."""
-        slot = self._board.slot(ended.slot)
-        if not self._is_on or not ended.is_unasked or _was_leaving(slot, ended):
+        told = self._board.told(ended.slot)
+        if not self._is_on or not ended.is_unasked or _was_leaving(told, ended):
             return
-        keys = slot.keys_in_flight()
+        keys = told.keys_in_flight()
         if not keys:
             return
         is_hang = ended.reason is Reason.HANG
         death = Death(ended.status, peak_rss_bytes, ended.uptime_s, int(time.time()), readable(stack), is_hang)
-        queue, queues = slot.alone_queue, slot.queues()
-        if queue is not None and slot.alone_key in keys:
+        queue, queues = told.alone_queue, told.queues()
+        if queue is not None and told.alone_key in keys:
             self._queues.died_alone(ended.slot, queue, queues, now_ns)
         else:
-            self._queues.died_in_company(slot.queues_in_flight(), queues, now_ns)
-        count, known = self._board.suspects.enter(keys, slot.alone_key, death)
+            self._queues.died_in_company(told.queues_in_flight(), queues, now_ns)
+        count, known = self._board.suspects.enter(keys, told.alone_key, death)
         _LOG.warning(
             "worker %d (process %d) may have been killed by what it handled: %d %s, %d of them suspect before%s; "
             "each runs alone when it is delivered again",
@@ -102,11 +103,11 @@ class CrashAttribution:
             count,
             "message" if count == 1 else "messages",
             known,
-            ", one of them alone" if slot.alone_key in keys else "",
+            ", one of them alone" if told.alone_key in keys else "",
             extra={"worker": ended.slot, "worker_pid": ended.pid, "suspects": count, "known_suspects": known},
         )
 
 
-def _was_leaving(slot: BoardSlot, ended: Exit) -> bool:
+def _was_leaving(told: Told, ended: Exit) -> bool:
     """Whether the worker was on its way out by itself, and left behind only what its drain had no time for."""
-    return slot.state in _LEAVING and ended.reason is not Reason.HANG and ended.status >= 0
+    return told.state in _LEAVING and ended.reason is not Reason.HANG and ended.status >= 0

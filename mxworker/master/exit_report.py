@@ -11,7 +11,7 @@ import logging
 import signal
 
 from mxworker.board.lifecycle import WorkerState
-from mxworker.board.page import BoardSlot
+from mxworker.board.reading import Told
 from mxworker.board.suspects import in_words
 from mxworker.errors import ExitCode
 from mxworker.master.plan import Exit
@@ -42,12 +42,12 @@ class ExitReport:
         self._keeps_notes = True
         self._generation = 0
 
-    def tell(self, ended: Exit, slot: BoardSlot, stack: str, generation: int, now_ns: int) -> None:
+    def tell(self, ended: Exit, told: Told, stack: str, generation: int, now_ns: int) -> None:
         """Tell of the worker that was in `slot`, with the stacks it left, of which 8 KiB are shown.
 
         `generation` is that of the code that workers load now.
         """
-        note = note_of(ended, slot)
+        note = note_of(ended, told)
         if note:
             self._take_note(note, ended.status, generation)
         if ended.as_asked:
@@ -55,14 +55,14 @@ class ExitReport:
         unsaid = self._endings.spend(now_ns / NS_PER_S)
         if unsaid is None:
             return
-        in_flight = slot.in_flight_count
+        in_flight = told.in_flight_count
         shown = head(readable(stack), STACK_SHOWN_BYTES) if stack else ""
         _LOG.log(
             logging.DEBUG if note else logging.WARNING,
             "worker %d (process %d) %sended after %.1f s: %s%s%s%s%s",
             ended.slot,
             ended.pid,
-            _why_hung(ended, slot),
+            _why_hung(ended, told),
             ended.uptime_s,
             describe(ended),
             "" if ended.reason is Reason.CRASH else f" ({ended.reason.value})",
@@ -74,7 +74,7 @@ class ExitReport:
         if shown and not is_json():
             say(shown)
         if ended.reason in (Reason.HANG, Reason.DRAIN_TIMEOUT):
-            _tell_what_it_held(ended, slot, in_flight, now_ns)
+            _tell_what_it_held(ended, told, in_flight, now_ns)
 
     def say_notes(self) -> None:
         """Say the texts that were kept, and from now on each at once."""
@@ -112,12 +112,12 @@ def _messages(count: int) -> str:
     return "1 message goes" if count == 1 else f"{count} messages go"
 
 
-def note_of(ended: Exit, slot: BoardSlot) -> str:
+def note_of(ended: Exit, told: Told) -> str:
     """Return what a worker that could not start left for the operator; empty for all others.
 
     A handler may have ended its process with the same exit code: the note is what the worker consumed, then.
     """
-    note = slot.note
+    note = told.note
     return note if ended.status in _LEAVE_A_NOTE and note.startswith(_ERROR) else ""
 
 
@@ -131,18 +131,18 @@ def describe(ended: Exit) -> str:
     return words
 
 
-def _why_hung(ended: Exit, slot: BoardSlot) -> str:
+def _why_hung(ended: Exit, told: Told) -> str:
     if ended.reason is not Reason.HANG:
         return ""
-    if slot.state in (WorkerState.VACANT, WorkerState.BOOTING):
+    if told.state in (WorkerState.VACANT, WorkerState.BOOTING):
         return "did not start in time (--boot-timeout) and "
     if ended.status == -signal.SIGKILL:  # it did not even answer to SIGABRT
         return "did not run its event loop (it was stopped, or is stuck in the kernel) and "
     return "blocked its event loop and "
 
 
-def _tell_what_it_held(ended: Exit, slot: BoardSlot, count: int, now_ns: int) -> None:
-    shown = slot.in_flight()[:IN_FLIGHT_SHOWN]
+def _tell_what_it_held(ended: Exit, told: Told, count: int, now_ns: int) -> None:
+    shown = told.in_flight()[:IN_FLIGHT_SHOWN]
     for held in shown:
         held_s = (now_ns - held.started_ns) / NS_PER_S
         _LOG.warning(

@@ -135,6 +135,12 @@ class Fleet:
         if slot.is_ready and slot.relief is not None:
             self._has_proven_itself(slot, slot.relief, now_ns)
 
+    def broke(self, number: int, fault: str, now_ns: int) -> None:
+        """Take in that what the worker of slot `number` has written to its slot makes no sense: it is to be killed."""
+        slot = self._slot(number)
+        if slot.pid is not None and slot.state is not SlotState.KILLING and not slot.is_broken:
+            slot.break_off(fault, now_ns)
+
     def became_ready(self, now_ns: int) -> None:
         """Take in that some worker is or was ready: slots that were given up before are wanted again."""
         if self._ever_ready:
@@ -468,7 +474,7 @@ def _has_settled(slot: Slot, now_ns: int) -> bool:
 
 def _reason_of_failure(slot: Slot, status: int) -> Reason:
     if slot.is_condemned:
-        return Reason.HANG
+        return Reason.BROKEN if slot.reason is Reason.BROKEN else Reason.HANG
     return Reason.LEFT_UNASKED if status == ExitCode.OK else Reason.CRASH
 
 
@@ -476,7 +482,7 @@ def _outcome_of_stop(slot: Slot, status: int) -> ExitCode:
     """Return what a worker that ended during a stop means for the exit code of the service."""
     if status in (ExitCode.OK, -signal.SIGTERM):  # SIGTERM kills only who has not begun to work: no handler yet
         return ExitCode.OK
-    if status == ExitCode.DRAIN_TIMEOUT or slot.is_condemned:
+    if status == ExitCode.DRAIN_TIMEOUT or (slot.is_condemned and slot.reason is not Reason.BROKEN):
         return ExitCode.DRAIN_TIMEOUT
     return ExitCode.RUNTIME
 

@@ -25,12 +25,14 @@ import select
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from setproctitle import setproctitle
 
+from mxworker.board.check import latest_deadline_ns
+from mxworker.board.layout import Word
 from mxworker.board.lifecycle import WorkerState
-from mxworker.board.page import Board, BoardSlot, Word
+from mxworker.board.page import Board
 from mxworker.config import Supervision
 from mxworker.errors import ExitCode
 from mxworker.master import drain_report
@@ -61,6 +63,11 @@ _NEVER_READY_TEXT = (
     "  The log above says how each of them ended."
 )
 
+_WEAK = (
+    "this kernel, or the container, cannot seal shared memory (%s): code in a worker cannot damage what the master and "
+    "the other workers keep there by mistake, but it can on purpose; Linux has it from 5.1 on"
+)
+
 
 def run(
     supervision: Supervision,
@@ -84,6 +91,8 @@ def run(
     notifier = Notifier.from_environment()
     inbox = SignalInbox()
     children = Children(run_worker)
+    if board.weakness:
+        _LOG.warning(_WEAK, board.weakness)
     gc.collect()
     gc.freeze()  # no collection touches the pages that the workers share
     try:
@@ -115,6 +124,7 @@ class _Master:
         self._inbox = inbox
         self._announce = announce
         self._notifier = notifier
+        self._timeouts_s = (supervision.heartbeat_timeout_s, supervision.boot_timeout_s, supervision.drain_timeout_s)
         self._fleet = Fleet(supervision, random.Random())  # noqa: S311 - jitter, no secret
         self._poll = select.poll()
         self._poll.register(inbox.fd, select.POLLIN)
@@ -194,9 +204,8 @@ class _Master:
         for signum in signums:
             self._obey(signum, now_ns)
         self._tell_hang_up_from_reload(now_ns)
-        for slot in self._slots():
-            look = Look(slot.deadline_ns, slot.state is WorkerState.READY, slot.wish, slot.is_burst_over)
-            self._fleet.observe(slot.number, look, now_ns)
+        for slot in self._fleet.slots:
+            self._look_at(slot.number, now_ns)
         if self._board.ever_ready:
             self._fleet.became_ready(now_ns)
         for child in ended:
@@ -207,32 +216,43 @@ class _Master:
         if not self._announced:
             self._announce_when_ready(now_ns)
 
+    def _look_at(self, number: int, now_ns: int) -> None:
+        """Take in what the worker of a slot tells, if it makes sense."""
+        slot = self._board.checked(number)
+        fault = slot.look(latest_deadline_ns(now_ns, *self._timeouts_s))
+        if fault is not None:
+            self._fleet.broke(number, fault, now_ns)
+            return
+        for key, death in slot.new_clearings():
+            self._board.suspects.clear(key, death)
+        told = slot.told
+        look = Look(told.deadline_ns, told.state is WorkerState.READY, told.wish, told.is_burst_over)
+        self._fleet.observe(number, look, now_ns)
+        if told.ever_ready:
+            self._board.note_ever_ready()
+
     def _announce_when_ready(self, now_ns: int) -> None:
         """Announce the service when every slot has had a ready worker, but for those that fail again and again."""
         awaited = [
-            self._board.slot(slot.number)
+            self._board.told(slot.number)
             for slot in self._fleet.slots
             if slot.is_wanted and slot.failures < BOOT_ATTEMPTS
         ]
-        if awaited and all(slot.ever_ready for slot in awaited):
+        if awaited and all(told.ever_ready for told in awaited):
             self._announced = True
-            note = next((slot.note for slot in awaited if slot.note), "")
+            note = next((told.note for told in awaited if told.note), "")
             self._announce((now_ns - self._started_ns) / NS_PER_S, note)
-
-    def _slots(self) -> Iterator[BoardSlot]:
-        """Yield those slots of the board that the fleet uses."""
-        return (self._board.slot(slot.number) for slot in self._fleet.slots)
 
     def _take_in_end(self, child: Ended, now_ns: int) -> None:
         """Take in that a worker ended, and say how. It is attributed first: its messages are on their way again."""
         number = next(slot.number for slot in self._fleet.slots if slot.pid == child.pid)
-        is_queues_fault = self._crash_attribution.is_queues_fault(self._board.slot(number))
+        is_queues_fault = self._crash_attribution.is_queues_fault(self._board.told(number))
         ended = self._fleet.exited(child.pid, child.status, now_ns, is_queues_fault)
         stack = self._children.stack_files(ended.slot)
         self._crash_attribution.hold(ended, child.peak_rss_bytes, stack, now_ns)
-        slot = self._board.slot(ended.slot)
-        self._commands.note_exit(ended, describe(ended), note_of(ended, slot))
-        self._exit_report.tell(ended, slot, stack, self._fleet.generation, now_ns)
+        told = self._board.told(ended.slot)
+        self._commands.note_exit(ended, describe(ended), note_of(ended, told))
+        self._exit_report.tell(ended, told, stack, self._fleet.generation, now_ns)
 
     def _heed_inquest(self, now_ns: int) -> None:
         """Have the queues run alone whose messages kill, and lay that to no worker's charge."""
@@ -294,9 +314,9 @@ class _Master:
 
     def _running(self) -> Counter[str]:
         """Count the deliveries that are being handled, by handler; those that the board cannot name are `other`."""
-        slots = [self._board.slot(slot.number) for slot in self._fleet.slots if slot.pid is not None]
-        named = Counter(held.handler for slot in slots for held in slot.in_flight())
-        return +(named + Counter(other=sum(slot.in_flight_count for slot in slots) - named.total()))
+        told = [self._board.told(slot.number) for slot in self._fleet.slots if slot.pid is not None]
+        named = Counter(held.handler for each in told for held in each.in_flight())
+        return +(named + Counter(other=sum(each.in_flight_count for each in told) - named.total()))
 
     def _cut_short(self, now_ns: int) -> None:
         self._tell(drain_report.cancelling(running := self._running()), running)
@@ -336,14 +356,14 @@ class _Master:
     def _give_turn(self) -> None:
         """Let one worker run a message alone, of those that want to."""
         pids = {slot.number: slot.pid for slot in self._fleet.slots if slot.pid is not None}
-        requests = {number: self._board.slot(number).words[Word.ISOLATION_WANTED] for number in pids}
+        requests = {number: self._board.told(number).words[Word.ISOLATION_WANTED] for number in pids}
         turn = self._isolation_turns.next({number: request for number, request in requests.items() if request})
         if turn is not None:
-            self._board.slot(turn.slot).words[Word.ISOLATION_GRANTED] = turn.request
+            self._board.checked(turn.slot).grant(turn.request)
             self._children.send(pids[turn.slot], Order.LOOK.value)
 
     def _spawn(self, spawn: Spawn, now_ns: int) -> None:
-        self._board.slot(spawn.slot).prepare(spawn.generation, spawn.is_on_trial, spawn.boot_deadline_ns)
+        self._board.checked(spawn.slot).prepare(spawn.generation, spawn.is_on_trial, spawn.boot_deadline_ns)
         try:
             pid = self._children.spawn(spawn.slot)
         except OSError as error:

@@ -13,7 +13,7 @@ from mxworker.board.lifecycle import Wish
 from mxworker.master.slot import Order
 from mxworker.master.slot_states import Reason
 
-_UNASKED = frozenset({Reason.CRASH, Reason.HANG, Reason.LEFT_UNASKED})
+_UNASKED = frozenset({Reason.CRASH, Reason.HANG, Reason.BROKEN, Reason.LEFT_UNASKED})
 
 
 @dataclass(frozen=True, slots=True)

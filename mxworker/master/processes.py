@@ -176,7 +176,7 @@ def _leave_the_master(master_pid: int, stacks_fd: int) -> None:
 
 
 def _close_inherited_fds(kept: Set[int]) -> None:
-    """Close all others. The board needs no descriptor: it is an anonymous mapping."""
+    """Close all others. The board needs no descriptor: see `board.memory`."""
     for fd in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
         if fd not in kept:
             try:

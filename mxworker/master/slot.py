@@ -135,7 +135,12 @@ class Slot:
     @property
     def is_judged_by_beats(self) -> bool:
         """Whether a missing beat counts."""
-        return self.state in _JUDGED_BY_BEATS
+        return self.state in _JUDGED_BY_BEATS and not self.is_broken
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the process is about to be killed for what it has written to its slot of the board."""
+        return any(step.reason is Reason.BROKEN for step in self.steps)
 
     @property
     def can_come_back(self) -> bool:
@@ -212,6 +217,12 @@ class Slot:
             Step(min(now_ns + ABORT_STEP_NS, kill_ns), Order.ABORT, Reason.HANG),
             Step(kill_ns, Order.KILL, Reason.HANG),
         ]
+
+    def break_off(self, fault: str, now_ns: int) -> None:
+        """Kill the process, for what it has written to its slot of the board makes no sense."""
+        self._warn(f"has written to its slot of the board what makes no sense: {fault}; it is killed")
+        self.is_ready = False
+        self.steps = [Step(now_ns, Order.KILL, Reason.BROKEN)]
 
     def kill(self, now_ns: int) -> None:
         """Kill the process now."""

@@ -66,6 +66,7 @@ class Reason(Enum):
     RECYCLE = "recycle"
     SCALE = "scale"
     HANG = "hang"
+    BROKEN = "broken slot"
     STOP = "stop"
     DRAIN_TIMEOUT = "drain timeout"
     FORCED = "forced"

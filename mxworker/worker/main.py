@@ -25,8 +25,10 @@ from setproctitle import setproctitle
 
 from mxworker.api.compilation import Handler, Overrides
 from mxworker.api.handlers import Handlers
+from mxworker.board.layout import Word
 from mxworker.board.lifecycle import WorkerState
-from mxworker.board.page import Board, BoardSlot, Word
+from mxworker.board.page import Board
+from mxworker.board.slot import BoardSlot
 from mxworker.config import Consumption, format_duration
 from mxworker.errors import AppLoadError, BrokerError, ConnectionLost, CredentialsRefused, ExitCode, MxWorkerError
 from mxworker.system.at_exit import finish
@@ -66,6 +68,7 @@ def run(settings: Consumption, board: Board, number: int) -> int:
     end = _End()
     code: int = ExitCode.RUNTIME
     try:
+        board = board.of_worker(number)
         code = _live(settings, board, number, end)
     finally:
         if os.getpid() != pid:

@@ -12,8 +12,9 @@ import random
 import time
 from contextlib import suppress
 
+from mxworker.board.layout import Word
 from mxworker.board.lifecycle import Wish
-from mxworker.board.page import BoardSlot, Word
+from mxworker.board.slot import BoardSlot
 from mxworker.limits import Limits
 from mxworker.system.child import ring
 from mxworker.system.memory import resident_bytes

@@ -35,9 +35,11 @@ from mxworker.api.compilation import Handler, HandlerKind
 from mxworker.api.context import WorkerResources, WorkerStats
 from mxworker.api.message import Encoder
 from mxworker.api.queues import Queue
+from mxworker.board.check import latest_deadline_ns
 from mxworker.board.directives import Directives, no_directives
+from mxworker.board.layout import Word
 from mxworker.board.lifecycle import Wish, WorkerState, next_worker_state
-from mxworker.board.page import BoardSlot, Word
+from mxworker.board.slot import BoardSlot
 from mxworker.config import Consumption, format_duration
 from mxworker.errors import AppLoadError, BrokerError, ChannelLost, ConnectionLost, ExitCode, TopologyRefused
 from mxworker.payloads.serializers import NO_SERIALIZERS, Serializer
@@ -111,6 +113,7 @@ class Service:
         self.publisher = Publisher(self.pool.publish_link, settings.publisher, encoder, rng)
         self._settings = settings
         self._slot = slot
+        self._timeouts_s = (settings.heartbeat_timeout_s, settings.boot_timeout_s, settings.drain_timeout_s)
         self._counted_before = {word: slot.words[word] for word in _COUNTED}
         self._must_start = must_start
         self._show = show
@@ -456,6 +459,8 @@ class Service:
         self._slot.beat(time.monotonic_ns() + timeout_ns)
         self._lifetime.beat()
         self.look_at_board()  # a signal that came before its handler was there costs a second
+        if self._slot.look(latest_deadline_ns(time.monotonic_ns(), *self._timeouts_s)) is not None:
+            ring()  # some code has damaged it: the master looks, too, and replaces this process
 
     def _look_around(self) -> None:
         """Show how many of the queues are consumed now; one that is paused is as it shall be, too."""

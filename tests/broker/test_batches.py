@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from mxworker import Context, Handlers, Reject, Requeue, Retry
 from mxworker.api.attempts import attempt_of
-from mxworker.board.page import Word
+from mxworker.board.layout import Word
 from tests.broker.apps import Recorded
 from tests.broker.workers import running
 from tests.harness import ledger

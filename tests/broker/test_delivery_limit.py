@@ -12,7 +12,7 @@ import pytest
 
 from mxworker import Handlers, Queue, Reject, RetryPolicy
 from mxworker.amqp.consuming import topology
-from mxworker.board.page import Word
+from mxworker.board.layout import Word
 from tests.broker.failing import Notes, dead_letters
 from tests.broker.workers import running
 from tests.harness.retries import FAST

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from mxworker import Handlers, Queue, Reject
+from mxworker.board.layout import Word
 from mxworker.board.lifecycle import WorkerState
-from mxworker.board.page import Word
 from mxworker.errors import ExitCode
 from tests.broker.workers import running
 from tests.harness.faults import TO_BROKER, TO_CLIENT

@@ -8,7 +8,7 @@ import pytest
 
 from mxworker import Handlers, Queue, Reject, Retry
 from mxworker.amqp.protocol.acks import AckLedger
-from mxworker.board.page import Word
+from mxworker.board.layout import Word
 from mxworker.errors import InvariantError
 from tests.broker.failing import dead_letters
 from tests.broker.workers import running

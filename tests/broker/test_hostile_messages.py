@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from mxworker import Context, Delivery, Handlers, Queue
-from mxworker.board.page import Board, Word
+from mxworker.board.layout import Word
+from mxworker.board.page import Board
 from mxworker.brokers import Brokers
 from mxworker.config import Consumption
 from mxworker.errors import ExitCode

@@ -12,7 +12,7 @@ import pytest
 
 from mxworker import Ack, Context, Handlers, Queue, Requeue
 from mxworker.api.attempts import attempt_of
-from mxworker.board.page import Word
+from mxworker.board.layout import Word
 from tests.broker.workers import running
 from tests.harness.waiting import until
 from tests.rabbit.client import Client

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from mxworker import Handlers, Queue
+from mxworker.board.layout import Word
 from mxworker.board.lifecycle import WorkerState
-from mxworker.board.page import Word
 from mxworker.errors import ExitCode
 from tests.broker.workers import Worker, running
 from tests.harness.waiting import until

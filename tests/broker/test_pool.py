@@ -19,8 +19,8 @@ from aio_pika.exceptions import AMQPError, DeliveryError
 
 from mxworker import Context, Handlers
 from mxworker.amqp.connecting.pool import Pool
+from mxworker.board.layout import Word
 from mxworker.board.lifecycle import WorkerState
-from mxworker.board.page import Word
 from mxworker.brokers import Brokers
 from mxworker.config import PoolSettings
 from mxworker.errors import ConnectionLost, ExitCode, PoolExhausted

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mxworker import Context, Handlers, Publisher
-from mxworker.board.page import Word
+from mxworker.board.layout import Word
 from mxworker.errors import PublishError, Unroutable
 from tests.broker.failing import dead_letters
 from tests.broker.test_publish_in_handler import Withheld, proxy_to

@@ -13,8 +13,8 @@ import pytest
 
 from mxworker import Ack, Context, Handlers, Publisher
 from mxworker.api.receipts import Receipt
+from mxworker.board.layout import Word
 from mxworker.board.lifecycle import WorkerState
-from mxworker.board.page import Word
 from mxworker.config import PublisherSettings
 from mxworker.errors import PublishOverflow, PublishUnconfirmed, Unroutable
 from tests.broker.workers import running
@@ -97,7 +97,7 @@ async def test_input_is_not_acked_before_the_confirm_of_its_output(
         await until(lambda: returned and len(withheld), SOON_S, "the confirm")
         await asyncio.sleep(0.2)  # for what must not happen
         assert worker.count(Word.ACKED) == 0
-        assert len(worker.slot.in_flight()) == 1
+        assert len(worker.slot.told.in_flight()) == 1
         withheld.release()
         await until(lambda: worker.count(Word.ACKED) == 1, SOON_S, "the ack")
 

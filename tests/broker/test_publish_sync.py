@@ -16,7 +16,7 @@ import pytest
 
 from mxworker import Context, Handlers, Publisher
 from mxworker.api.receipts import Confirmed
-from mxworker.board.page import Word
+from mxworker.board.layout import Word
 from mxworker.config import PublisherSettings
 from mxworker.errors import EncodeError, ExitCode, PublishOverflow, PublishUnconfirmed, Unroutable
 from tests.broker.workers import running

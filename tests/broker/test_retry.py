@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pytest
 
 from mxworker import Ack, Context, Handlers, Queue, Reject, Requeue, Retry, RetryPolicy
-from mxworker.board.page import Word
+from mxworker.board.layout import Word
 from mxworker.errors import BrokerError, ExitCode, TopologyRefused
 from mxworker.wire.field_table import encode
 from tests.broker.failing import LADDER, Notes, counting_what_goes_back, dead_letters, proxied, removing

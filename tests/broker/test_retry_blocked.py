@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from mxworker import Context, Handlers, Reject
-from mxworker.board.page import Word
+from mxworker.board.layout import Word
 from mxworker.config import PublisherSettings
 from tests.broker.workers import running
 from tests.harness.retries import FAST

@@ -13,7 +13,7 @@ from signal import SIGTERM
 import pytest
 
 from mxworker import Context, Handlers
-from mxworker.board.page import Word
+from mxworker.board.layout import Word
 from mxworker.errors import ExitCode
 from mxworker.worker.handling.running import GRACE_S
 from tests.broker.apps import Recorded

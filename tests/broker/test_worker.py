@@ -11,8 +11,9 @@ import pytest
 from pamqp import commands
 
 from mxworker import Ack, Context, Delivery, Handlers, Queue, Reject, Requeue
+from mxworker.board.layout import Word
 from mxworker.board.lifecycle import WorkerState
-from mxworker.board.page import Board, Word
+from mxworker.board.page import Board
 from mxworker.brokers import Brokers
 from mxworker.config import Consumption
 from mxworker.errors import ExitCode
@@ -190,7 +191,7 @@ async def test_started_deliveries_stand_in_the_board(broker_url: str, queue_name
         held = await until(worker.slot.in_flight, 10, "the delivery in the board")
         assert [(one.handler, one.message_id, one.delivery_tag) for one in held] == [("hold", "m-7", 1)]
         release.set()
-        await until(lambda: not worker.slot.in_flight(), 10, "the board to be empty")
+        await until(lambda: not worker.slot.told.in_flight(), 10, "the board to be empty")
 
 
 async def test_handlers_outlive_a_lost_channel_and_know_it(broker_url: str, queue_name: str, admin: Client) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 from mxworker import Handlers
 from mxworker.api.handlers import Overrides
+from mxworker.board.layout import Word
 from mxworker.board.lifecycle import WorkerState
-from mxworker.board.page import Board, Word
+from mxworker.board.page import Board
 from mxworker.brokers import Brokers
 from mxworker.config import Consumption
 from mxworker.errors import ExitCode

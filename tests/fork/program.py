@@ -21,8 +21,9 @@ from pathlib import Path
 from resource import struct_rusage
 from types import FrameType
 
+from mxworker.board.layout import Given, Word
 from mxworker.board.lifecycle import Wish, WorkerState
-from mxworker.board.page import Board, Word
+from mxworker.board.page import Board
 from mxworker.board.suspects import in_words
 from mxworker.config import MAX_WORKERS, Supervision
 from mxworker.errors import ConfigError
@@ -31,6 +32,7 @@ from mxworker.master.control_server import Listener
 from mxworker.system.child import ring
 from mxworker.system.log import set_up
 from mxworker.system.terminal import Terminal
+from tests.harness.scribbling import FILLS, scribble
 
 TURN_S = 0.02
 Wait4 = Callable[[int, int], tuple[int, int, struct_rusage]]
@@ -54,7 +56,7 @@ class Worker:
     def boot(self) -> None:
         self.slot.words[Word.PID] = os.getpid()
         self.slot.write_state(WorkerState.BOOTING)
-        self.say(f"boot {self.slot.words[Word.SPAWNS]}")
+        self.say(f"boot {self.slot.given[Given.SPAWNS]}")
         for signum in (signal.SIGTERM, signal.SIGRTMAX):
             signal.signal(signum, self._asked)
         signal.signal(signal.SIGUSR1, lambda signum, frame: self.say("dump"))
@@ -134,7 +136,7 @@ def slow_boot(worker: Worker) -> int:
 def blocked(worker: Worker) -> int:
     """The first process of the slot blocks in Python while it holds deliveries; its successors are healthy."""
     worker.start()
-    if worker.slot.words[Word.SPAWNS] == 1:
+    if worker.slot.given[Given.SPAWNS] == 1:
         for tag in range(1, 31):
             worker.slot.enter(0, tag, 1, f"message-{tag}".encode(), time.monotonic_ns())
         while True:
@@ -209,7 +211,7 @@ def crashes_after_ready(worker: Worker) -> int:
 def exits_after_ready(worker: Worker) -> int:
     """The first process of the slot ends as one that could not load the application; its successors are healthy."""
     worker.start()
-    if worker.slot.words[Word.SPAWNS] == 1:
+    if worker.slot.given[Given.SPAWNS] == 1:
         os._exit(3)
     return worker.serve()
 
@@ -243,16 +245,16 @@ def logs(worker: Worker) -> int:
 
 
 def crashes_when_respawned(worker: Worker) -> int:
-    return healthy(worker) if worker.slot.words[Word.SPAWNS] == 1 else crashes_after_ready(worker)
+    return healthy(worker) if worker.slot.given[Given.SPAWNS] == 1 else crashes_after_ready(worker)
 
 
 def first_healthy_then_refuses_3(worker: Worker) -> int:
-    return healthy(worker) if worker.slot.words[Word.GENERATION] == 1 else refuses(3)(worker)
+    return healthy(worker) if worker.slot.given[Given.GENERATION] == 1 else refuses(3)(worker)
 
 
 def wishes_once(worker: Worker) -> int:
     worker.start()
-    if worker.slot.words[Word.SPAWNS] == 1:
+    if worker.slot.given[Given.SPAWNS] == 1:
         worker.slot.words[Word.WISH] = Wish.MESSAGES
         ring()
     return worker.serve()
@@ -316,7 +318,7 @@ def holding_two(end: Callable[[Worker], None], alone: bool = False) -> Callable[
     def behave(worker: Worker) -> int:
         worker.slot.name_handler(0, "orders", "orders")
         worker.start()
-        if worker.slot.words[Word.SPAWNS] == 1:
+        if worker.slot.given[Given.SPAWNS] == 1:
             for tag, key in ((1, 7), (2, -8)):
                 worker.slot.enter(0, tag, 1, f"message-{tag}".encode(), time.monotonic_ns(), key)
             worker.slot.show_alone(-8 if alone else None)
@@ -343,7 +345,9 @@ def takes_turns(worker: Worker) -> int:
     for request in range(1, 1000):
         words[Word.ISOLATION_WANTED] = request
         ring()
-        worker.turn_until(lambda: bool(worker.asked) or words[Word.ISOLATION_GRANTED] == words[Word.ISOLATION_WANTED])
+        worker.turn_until(
+            lambda: bool(worker.asked) or worker.slot.given[Given.ISOLATION_GRANTED] == words[Word.ISOLATION_WANTED]
+        )
         if worker.asked:
             break
         worker.say("alone from here")
@@ -354,6 +358,49 @@ def takes_turns(worker: Worker) -> int:
         words[Word.ISOLATION_WANTED] = 0
         ring()
     return 0
+
+
+def counts(worker: Worker) -> int:
+    worker.slot.words[Word.ACKED] = 1000 + worker.number
+    worker.start()
+    worker.slot.enter(0, 7, 1, b"message-7", time.monotonic_ns(), key=worker.number)
+    return worker.serve()
+
+
+def broken_by(damage: Callable[[Worker], object]) -> Callable[[Worker], int]:
+    """Return a behaviour: once a queue is paused, the first process of the slot does damage to the board."""
+
+    def behave(worker: Worker) -> int:
+        worker.slot.words[Word.ACKED] = max(worker.slot.words[Word.ACKED], 500)
+        worker.start()
+        if worker.slot.given[Given.SPAWNS] == 1:
+            worker.turn_until(lambda: bool(worker.asked or worker.orders.paused_queues))
+            worker.say("damages")
+            damage(worker)
+            worker.say("has done damage")
+        return worker.serve()
+
+    return behave
+
+
+def promises_for_ever(worker: Worker) -> None:
+    worker.slot.beat(2**62)
+    time.sleep(1000)
+
+
+def counts_down(worker: Worker) -> None:
+    worker.slot.words[Word.ACKED] = 499
+
+
+DAMAGES: dict[str, Callable[[Worker], object]] = {
+    **{f"fills_with_{name}": lambda worker, fill=fill: scribble(fill, 4.0) for name, fill in FILLS.items()},  # type: ignore[misc]
+    **{
+        f"fills_what_is_writable_with_{name}": lambda worker, fill=fill: scribble(fill, 4.0, protects_back=False)  # type: ignore[misc]
+        for name, fill in FILLS.items()
+    },
+    "promises_for_ever": promises_for_ever,
+    "counts_down": counts_down,
+}
 
 
 def spawns_grandchildren(worker: Worker) -> int:
@@ -405,8 +452,10 @@ BEHAVIOURS: dict[str, Callable[[Worker], int]] = {
         spawns_grandchildren,
         makes_orphans,
         takes_turns,
+        counts,
     )
 }
+BEHAVIOURS |= {name: broken_by(damage) for name, damage in DAMAGES.items()}
 BEHAVIOURS |= {f"refuses_{code}": refuses(code) for code in (2, 3, 4)}
 BEHAVIOURS |= {
     f"{end.__name__}_holding_two": holding_two(end)
@@ -434,12 +483,12 @@ class LateTerminal(Terminal):
 def main() -> int:
     options = parse()
     set_up(options.log_level, "json" if options.json_log else "text")
-    board = Board(MAX_WORKERS + 1)
+    board = Board(MAX_WORKERS + 1, may_seal=not options.cannot_seal)
     behaviours = options.behaviours.split(",")
 
     def run_worker(number: int) -> int:
         name = behaviours[min(number, len(behaviours)) - 1]
-        return BEHAVIOURS[name](Worker(options, board, number))
+        return BEHAVIOURS[name](Worker(options, board.of_worker(number), number))
 
     def announce(seconds: float, note: str) -> None:
         say(options.events, 0, f"announce {seconds:.3f} {note}")
@@ -529,6 +578,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--leaves-after-reaping", action="store_true")
     parser.add_argument("--second-thread", action="store_true")
     parser.add_argument("--announce-fails", action="store_true")
+    parser.add_argument("--cannot-seal", action="store_true")
     parser.add_argument("--terminal-goes-late", action="store_true")
     return parser.parse_args()
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from mxworker import Delivery, Handlers
 from mxworker.api.compilation import Handler
 from mxworker.api.context import WorkerResources
-from mxworker.board.page import Board, BoardSlot, Word
+from mxworker.board.layout import Given, Word
+from mxworker.board.page import Board
+from mxworker.board.slot import BoardSlot
 from mxworker.config import DEFAULT_PROCESS_CONCURRENCY
 from mxworker.worker.cpu.pool import CpuPool
 from mxworker.worker.handling.decode_budget import DecodeBudget, unlimited
@@ -94,7 +96,7 @@ class Bench:
     def give_turn(self) -> None:
         """Let a suspect run alone, as the master would."""
         words = self.slot.words
-        words[Word.ISOLATION_GRANTED] = words[Word.ISOLATION_WANTED]
+        self.slot.given[Given.ISOLATION_GRANTED] = words[Word.ISOLATION_WANTED]
         self.isolation.look()
 
     def count(self, word: Word) -> int:

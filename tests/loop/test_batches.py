@@ -9,7 +9,7 @@ import pytest
 
 from mxworker import Ack, Context, Handlers, Reject, Requeue
 from mxworker.api.delivery import Delivery
-from mxworker.board.page import Word
+from mxworker.board.layout import Word
 from tests.harness.runners import Bench, Channel, at_work, deliveries
 from tests.harness.waiting import until
 
@@ -42,7 +42,7 @@ async def handled(handlers: Handlers, *texts: bytes) -> tuple[Channel, Bench]:
     await asyncio.wait_for(bench.runner.finished(), 10)
     assert not bench.broken
     assert channel.settled == len(texts)
-    assert not bench.slot.in_flight()
+    assert not bench.slot.told.in_flight()
     return channel, bench
 
 
@@ -194,7 +194,7 @@ async def test_batches_run_one_at_a_time_and_those_that_wait_are_counted_by_the_
         bench.runner.admit(delivery)
     await asyncio.sleep(0)
     assert (bench.runner.running, bench.runner.waiting) == (1, 5)
-    assert len(bench.slot.in_flight()) == 2
+    assert len(bench.slot.told.in_flight()) == 2
     release.set()
     await until(lambda: channel.settled == 6, 10, "three batches")
     assert most == 1

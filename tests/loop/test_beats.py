@@ -12,7 +12,9 @@ import pytest
 
 from mxworker import Handlers
 from mxworker.board.directives import DIRECTIVES_BYTES, Directives
-from mxworker.board.page import Board, BoardSlot, Word
+from mxworker.board.layout import Word
+from mxworker.board.page import Board
+from mxworker.board.slot import BoardSlot
 from mxworker.brokers import Brokers
 from mxworker.config import Consumption
 from mxworker.errors import ExitCode

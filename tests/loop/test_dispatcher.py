@@ -8,7 +8,7 @@ import pytest
 
 from mxworker import CircuitBreaker, Context, Handlers
 from mxworker.api.settlement import Settlement
-from mxworker.board.page import Word
+from mxworker.board.layout import Word
 from mxworker.errors import InvariantError
 from mxworker.worker.handling.work import SingleWork
 from tests.harness.runners import Channel, at_work, deliveries

@@ -14,7 +14,7 @@ import pytest
 from mxworker import Ack, CircuitBreaker, Context, Delivery, Handlers, Queue, Reject, Requeue, Retry
 from mxworker.api.circuit_breaker import Breaker
 from mxworker.api.context import WorkerResources
-from mxworker.board.page import Word
+from mxworker.board.layout import Word
 from mxworker.errors import InvariantError
 from mxworker.worker.handling import settling
 from tests.harness.copied import properties_on_wire, received
@@ -107,7 +107,7 @@ async def take(bench: Bench, given: list[Delivery]) -> None:
         bench.runner.admit(delivery)
     await asyncio.wait_for(bench.runner.finished(), SOON_S)
     assert not bench.broken
-    assert bench.slot.in_flight_count == 0, "nothing stays on record"
+    assert bench.slot.told.in_flight_count == 0, "nothing stays on record"
 
 
 def equipped(publishing: Publishing | None) -> WorkerResources | None:
@@ -347,12 +347,12 @@ async def test_cut_leaves_unsettled_what_waits_for_its_rescue() -> None:
     bench.runner.admit(*deliveries(channel, 1, b"1"))
     await until(lambda: bench.runner.running == 1, SOON_S)
     await asyncio.sleep(0)
-    assert bench.slot.in_flight_count == 1, "it is not settled yet"
+    assert bench.slot.told.in_flight_count == 1, "it is not settled yet"
     bench.runner.cut_short()
     await asyncio.wait_for(bench.runner.finished(), SOON_S)
     assert channel.settled == 0
     assert not bench.broken
-    assert bench.slot.in_flight_count == 0
+    assert bench.slot.told.in_flight_count == 0
 
 
 # ---- what fails beside it
@@ -450,11 +450,11 @@ async def test_message_is_on_record_while_its_copy_is_on_its_way(is_batch: bool,
     for delivery in given:
         bench.runner.admit(delivery)
     await until(lambda: bool(publishing.published), SOON_S)
-    assert [on_record.delivery_tag for on_record in bench.slot.in_flight()] == [1]
+    assert [on_record.delivery_tag for on_record in bench.slot.told.in_flight()] == [1]
     confirmed.set()
     await asyncio.wait_for(bench.runner.finished(), SOON_S)
     assert channel.settled == len(given)
-    assert bench.slot.in_flight_count == 0
+    assert bench.slot.told.in_flight_count == 0
 
 
 @pytest.mark.parametrize("is_batch", [False, True])
@@ -468,4 +468,4 @@ async def test_what_is_cut_while_its_copy_is_on_its_way_leaves_the_record_unsett
     await asyncio.wait_for(bench.runner.finished(), SOON_S)
     assert channel.settled == 0
     assert not bench.broken
-    assert bench.slot.in_flight_count == 0
+    assert bench.slot.told.in_flight_count == 0

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from mxworker import Context, Delivery, Handlers, Queue, Requeue
-from mxworker.board.page import Word
+from mxworker.board.layout import Word
 from mxworker.board.suspects import Death
 from mxworker.wire.message_keys import MessageKeys
 from mxworker.worker.drain import Drain
@@ -108,13 +108,13 @@ async def test_suspect_starts_when_all_else_has_ended_and_nothing_starts_beside_
     gated.release(4)
     await turns()
     assert gated.running == [3]
-    assert bench.slot.alone_key == key_of(bench, 3)
+    assert bench.slot.told.alone_key == key_of(bench, 3)
     gated.release(3, 5)
     await bench.runner.finished()
     await until(lambda: channel.settled == 5, 5)
     assert gated.beside[3] == set()
     assert gated.started[-1] == 5
-    assert bench.slot.alone_key is None
+    assert bench.slot.told.alone_key is None
 
 
 async def test_suspect_waits_for_other_handlers_of_the_process_too() -> None:
@@ -256,7 +256,7 @@ async def test_suspect_that_is_stuck_is_alone_no_more_and_lets_all_else_go_on() 
     bench.give_turn()
     bench.runner.admit(delivery(channel, 2))
     await until(lambda: gated.running == [1, 2], 5, "the other beside the stuck one")
-    assert bench.slot.alone_key is None
+    assert bench.slot.told.alone_key is None
     assert bench.count(Word.ISOLATION_WANTED) == 0
     gated.release(1, 2)
     await bench.runner.finished()

@@ -11,7 +11,8 @@ import pytest
 from mxworker import Delivery, Handlers, Queue
 from mxworker.api.context import WorkerResources
 from mxworker.api.message import Content
-from mxworker.board.page import Board, Word
+from mxworker.board.layout import Word
+from mxworker.board.page import Board
 from mxworker.board.suspects import Death
 from mxworker.errors import (
     ConnectionLost,

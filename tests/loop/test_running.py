@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mxworker import Handlers, Retry
-from mxworker.board.page import Word
+from mxworker.board.layout import Word
 from mxworker.worker.handling.running import Running
 from tests.harness.hand_clock import HandClock
 from tests.harness.runners import Bench, Channel, at_work, deliveries

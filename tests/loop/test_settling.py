@@ -13,7 +13,8 @@ import pytest
 from mxworker import Ack, Delivery, Handlers, Queue, Reject, Requeue, Retry, RetryPolicy
 from mxworker.api.attempts import attempt_of
 from mxworker.api.settlement import Settlement
-from mxworker.board.page import Board, Word
+from mxworker.board.layout import Word
+from mxworker.board.page import Board
 from mxworker.errors import (
     BrokerError,
     ChannelLost,

@@ -6,23 +6,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxworker.board.lifecycle import WorkerState
-from mxworker.board.page import (
+from mxworker.board.check import COUNTERS
+from mxworker.board.layout import (
+    CLEARINGS,
     FEWER_PLACES,
     HANDLER_NAMES,
     IN_FLIGHT_ENTRIES,
     MESSAGE_ID_BYTES,
     NAME_BYTES,
-    NO_ENTRY,
     NOTE_BYTES,
     PLACES,
     QUEUE_BYTES,
     SLOTS_WITH_ALL_PLACES,
-    Board,
-    InFlight,
+    Given,
     Word,
 )
+from mxworker.board.lifecycle import WorkerState
+from mxworker.board.page import Board
+from mxworker.board.reading import InFlight
+from mxworker.board.slot import NO_ENTRY
 from mxworker.config import MAX_WORKERS
+from mxworker.system.printable import by_line
 
 MIB = 1024 * 1024
 
@@ -30,7 +34,7 @@ MIB = 1024 * 1024
 def test_new_board_is_vacant() -> None:
     board = Board(3)
     assert [slot.number for slot in board.slots] == [1, 2, 3]
-    assert all(slot.state is WorkerState.VACANT for slot in board.slots)
+    assert all(slot.told.state is WorkerState.VACANT for slot in board.slots)
     assert not board.ever_ready
 
 
@@ -46,8 +50,8 @@ def test_slots_do_not_overlap() -> None:
         middle.enter(0, tag, 1, b"m" * MESSAGE_ID_BYTES, tag)
     for other in (board.slot(1), board.slot(3)):
         assert all(value == 0 for value in other.words)
-        assert other.note == ""
-        assert other.in_flight() == []
+        assert other.told.note == ""
+        assert other.told.in_flight() == []
 
 
 def test_every_word_has_its_own_place() -> None:
@@ -68,10 +72,14 @@ def test_prepare_keeps_what_belongs_to_the_slot_and_clears_what_belonged_to_the_
     slot.name_handler(0, "orders", "shop.orders")
     slot.enter(0, 1, 1, b"id", 1)
     slot.prepare(generation=2, is_on_trial=False, boot_deadline_ns=99)
-    assert (slot.words[Word.ACKED], slot.words[Word.GENERATION], slot.words[Word.PID]) == (7, 2, 0)
+    assert (slot.words[Word.ACKED], slot.given[Given.GENERATION], slot.words[Word.PID]) == (7, 2, 0)
     assert slot.ever_ready
-    assert board.ever_ready
-    assert (slot.state, slot.note, slot.in_flight(), slot.deadline_ns) == (WorkerState.VACANT, "", [], 99)
+    assert (slot.told.state, slot.told.note, slot.told.in_flight(), slot.deadline_ns) == (
+        WorkerState.VACANT,
+        "",
+        [],
+        99,
+    )
 
 
 def test_beat_moves_the_deadline() -> None:
@@ -81,11 +89,13 @@ def test_beat_moves_the_deadline() -> None:
     assert slot.deadline_ns == 20
 
 
-def test_one_ready_slot_makes_the_board_ever_ready() -> None:
+def test_board_is_ever_ready_when_the_master_says_so() -> None:
     board = Board(3)
     for number in (1, 2):
         board.slot(number).prepare(1, False, 0)
     board.slot(2).words[Word.EVER_READY] = 1
+    assert not board.ever_ready, "a worker alone cannot say it for all"
+    board.note_ever_ready()
     assert board.ever_ready
     assert not board.slot(1).ever_ready
 
@@ -103,7 +113,7 @@ def test_in_flight_is_told_oldest_first_with_its_handler() -> None:
     slot.name_handler(3, "orders", "shop.orders")
     slot.enter(3, tag=9, attempt=2, message_id=b"young", started_ns=200)
     slot.enter(3, tag=8, attempt=1, message_id=b"old", started_ns=100)
-    assert slot.in_flight() == [
+    assert slot.told.in_flight() == [
         InFlight("orders", "shop.orders", "old", 8, 1, 100),
         InFlight("orders", "shop.orders", "young", 9, 2, 200),
     ]
@@ -112,28 +122,28 @@ def test_in_flight_is_told_oldest_first_with_its_handler() -> None:
 @pytest.mark.parametrize("key", [1, 2, -1, 2**63 - 1, -(2**63)])
 def test_key_of_a_delivery_and_of_what_runs_alone_is_read_as_written(key: int) -> None:
     slot = Board(1).slot(1)
-    assert slot.alone_key is None
+    assert slot.told.alone_key is None
     slot.enter(0, 1, 1, b"id", 1, key)
     slot.show_alone(key)
-    assert (slot.in_flight()[0].key, slot.alone_key) == (key, key)
+    assert (slot.told.in_flight()[0].key, slot.told.alone_key) == (key, key)
     slot.show_alone(None)
-    assert slot.alone_key is None
+    assert slot.told.alone_key is None
 
 
 def test_queue_of_what_runs_alone_and_those_of_all_in_flight_are_known() -> None:
     slot = Board(1).slot(1)
-    assert slot.alone_queue is None
+    assert slot.told.alone_queue is None
     for index, queue in enumerate(("orders", "mails")):
         slot.name_handler(index, queue, queue)
     slot.enter(0, 1, 1, b"", 1, 7)
     slot.enter(0, 2, 1, b"", 1, 8)
     slot.enter(1, 3, 1, b"", 1, 9)
     slot.enter(200, 4, 1, b"", 1, 10)
-    assert slot.queues_in_flight() == {"orders": 2, "mails": 1}
+    assert slot.told.queues_in_flight() == {"orders": 2, "mails": 1}
     slot.show_alone(9)
-    assert slot.alone_queue == "mails"
+    assert slot.told.alone_queue == "mails"
     slot.show_alone(11)
-    assert slot.alone_queue is None
+    assert slot.told.alone_queue is None
 
 
 def test_message_is_known_to_be_started_elsewhere_while_it_is() -> None:
@@ -160,11 +170,11 @@ def test_message_is_known_to_be_started_elsewhere_while_it_is() -> None:
 
 def test_new_process_of_a_slot_neither_wants_nor_has_isolation() -> None:
     slot = Board(1).slot(1)
-    slot.words[Word.ISOLATION_WANTED] = slot.words[Word.ISOLATION_GRANTED] = 5
+    slot.words[Word.ISOLATION_WANTED] = slot.given[Given.ISOLATION_GRANTED] = 5
     slot.show_alone(7)
     slot.prepare(2, False, 1)
-    assert slot.alone_key is None
-    assert (slot.words[Word.ISOLATION_WANTED], slot.words[Word.ISOLATION_GRANTED]) == (0, 0)
+    assert slot.told.alone_key is None
+    assert (slot.words[Word.ISOLATION_WANTED], slot.given[Given.ISOLATION_GRANTED]) == (0, 0)
 
 
 def test_finished_delivery_frees_its_entry() -> None:
@@ -173,7 +183,7 @@ def test_finished_delivery_frees_its_entry() -> None:
         entry = slot.enter(0, tag, 1, b"", tag)
         assert entry != NO_ENTRY
         slot.leave(entry)
-    assert slot.in_flight() == []
+    assert slot.told.in_flight() == []
 
 
 @pytest.mark.parametrize("count", [IN_FLIGHT_ENTRIES + 1, 1000, PLACES])
@@ -185,19 +195,23 @@ def test_all_that_is_in_flight_is_counted_and_known_by_its_key_and_256_are_descr
         each.words[Word.PID] = 1
     places = [slot.enter(0, tag, 1, b"id", tag, key=tag + 5) for tag in range(count)]
     assert len(set(places)) == count
-    assert slot.in_flight_count == count
-    assert sorted(slot.keys_in_flight()) == [tag + 5 for tag in range(count)]
-    assert len(slot.in_flight()) == IN_FLIGHT_ENTRIES
+    assert slot.told.in_flight_count == count
+    assert sorted(slot.told.keys_in_flight()) == [tag + 5 for tag in range(count)]
+    assert len(slot.told.in_flight()) == IN_FLIGHT_ENTRIES
     assert other.is_started_elsewhere(count + 4)
     assert not other.is_started_elsewhere(count + 5)
     for place in places[: count - 3]:
         slot.leave(place)
-    assert slot.in_flight_count == 3
-    assert sorted(slot.keys_in_flight()) == [count + 2, count + 3, count + 4]
-    assert len(slot.in_flight()) == max(0, IN_FLIGHT_ENTRIES - (count - 3))
+    assert slot.told.in_flight_count == 3
+    assert sorted(slot.told.keys_in_flight()) == [count + 2, count + 3, count + 4]
+    assert len(slot.told.in_flight()) == max(0, IN_FLIGHT_ENTRIES - (count - 3))
     assert not other.is_started_elsewhere(count - 1)
     slot.prepare(2, False, 0)
-    assert (slot.in_flight_count, slot.keys_in_flight(), other.is_started_elsewhere(count + 4)) == (0, [], False)
+    assert (slot.told.in_flight_count, slot.told.keys_in_flight(), other.is_started_elsewhere(count + 4)) == (
+        0,
+        [],
+        False,
+    )
 
 
 def test_key_that_lies_across_two_others_is_not_found() -> None:
@@ -220,13 +234,13 @@ def test_what_has_no_place_is_counted_all_the_same() -> None:
     slot.prepare(1, False, 0)
     places = [slot.enter(0, tag, 1, b"", tag) for tag in range(FEWER_PLACES + 2)]
     assert places[-2:] == [NO_ENTRY, NO_ENTRY]
-    assert slot.in_flight_count == FEWER_PLACES + 2
+    assert slot.told.in_flight_count == FEWER_PLACES + 2
     slot.leave(NO_ENTRY)
     slot.leave(places[300])
-    assert slot.in_flight_count == FEWER_PLACES
+    assert slot.told.in_flight_count == FEWER_PLACES
     assert slot.enter(0, 1, 1, b"", 1) == places[300]
     slot.prepare(2, False, 0)
-    assert slot.in_flight_count == 0
+    assert slot.told.in_flight_count == 0
 
 
 @pytest.mark.parametrize(("index", "name"), [(0, "first"), (HANDLER_NAMES - 1, "last"), (HANDLER_NAMES, "other")])
@@ -234,7 +248,7 @@ def test_handlers_past_the_directory_are_other(index: int, name: str) -> None:
     slot = Board(1).slot(1)
     slot.name_handler(index, name, name)
     slot.enter(index, 1, 1, b"", 1)
-    (held,) = slot.in_flight()
+    (held,) = slot.told.in_flight()
     assert (held.handler, held.queue) == (name, name)
 
 
@@ -242,21 +256,21 @@ def test_long_name_and_long_message_id_are_cut() -> None:
     slot = Board(1).slot(1)
     slot.name_handler(0, "h" * 1000, "orders")
     slot.enter(0, 1, 1, b"m" * 1000, 1)
-    (held,) = slot.in_flight()
+    (held,) = slot.told.in_flight()
     assert (len(held.handler), len(held.message_id)) == (NAME_BYTES, MESSAGE_ID_BYTES)
 
 
 def test_queues_are_told_as_the_worker_named_them() -> None:
     slot = Board(1).slot(1)
-    assert slot.queues() == []
+    assert slot.told.queues() == []
     names = ["orders", "q" * 255, "grün"]
     for index, name in enumerate(names):
         slot.name_handler(index, f"handler_{index}", name)
-    assert slot.queues() == names
-    assert all(slot.consumes(name) for name in names)
-    assert not any(slot.consumes(name) for name in ("", "order", "ders", "q" * 254, "h" * 300))
+    assert slot.told.queues() == names
+    assert all(slot.told.consumes(name) for name in names)
+    assert not any(slot.told.consumes(name) for name in ("", "order", "ders", "q" * 254, "h" * 300))
     slot.prepare(2, False, 0)
-    assert slot.queues() == []
+    assert slot.told.queues() == []
 
 
 @given(st.text(max_size=6000))
@@ -264,23 +278,93 @@ def test_note_is_read_as_written_up_to_its_bound(text: str) -> None:
     slot = Board(1).slot(1)
     slot.write_note(text)
     raw = text.encode("utf-8", "replace")
-    assert slot.note == raw[:NOTE_BYTES].decode("utf-8", "replace")
+    assert slot.told.note == by_line(raw[:NOTE_BYTES].decode("utf-8", "replace"))
 
 
 @given(st.binary(min_size=256, max_size=4096), st.integers(0, 2**32))
 def test_reader_survives_any_bytes_in_the_workers_areas(noise: bytes, seed: int) -> None:
     slot = Board(1).slot(1)
-    view = slot._view
+    view = slot.view
     for at in range(len(slot.words) * 8, len(view), len(noise)):
         part = noise[: len(view) - at]
         view[at : at + len(part)] = part
     slot.words[Word.NOTE_LENGTH] = seed
     slot.words[Word.STATE] = seed + len(WorkerState)
-    assert isinstance(slot.note, str)
-    assert len(slot.in_flight()) <= IN_FLIGHT_ENTRIES
-    assert slot.in_flight_count <= PLACES
-    assert slot.state is WorkerState.VACANT
-    assert all(isinstance(name, str) for name in slot.queues())
+    slot.words[Word.CLEARINGS] = seed
+    assert isinstance(slot.told.note, str)
+    assert len(slot.told.in_flight()) <= IN_FLIGHT_ENTRIES
+    assert slot.told.in_flight_count <= PLACES
+    assert slot.told.state is WorkerState.VACANT
+    assert all(isinstance(name, str) for name in slot.told.queues())
+    assert len(slot.told.clearings(0)) <= CLEARINGS
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
+def test_reader_of_requests_to_clear_survives_any_counts(after: int, count: int) -> None:
+    slot = Board(1).slot(1)
+    slot.words[Word.CLEARINGS] = count
+    assert len(slot.told.clearings(after)) <= CLEARINGS
+
+
+def test_requests_to_clear_are_read_once_each_and_the_oldest_are_lost_when_nobody_looks() -> None:
+    board = Board(1)
+    slot, checked = board.slot(1), board.checked(1)
+    checked.prepare(1, False, 0)
+    assert checked.look(1) is None
+    slot.ask_to_clear(-7, 1)
+    slot.ask_to_clear(8, 2)
+    assert checked.new_clearings() == [], "they were not looked at"
+    assert checked.look(1) is None
+    assert checked.new_clearings() == [(-7, 1), (8, 2)]
+    for key in range(CLEARINGS + 5):
+        slot.ask_to_clear(key, 3)
+    assert checked.look(1) is None
+    assert checked.new_clearings() == [(key, 3) for key in range(5, CLEARINGS + 5)]
+    assert checked.new_clearings() == []
+    checked.prepare(2, False, 0)
+    assert checked.look(1) is None
+    assert checked.new_clearings() == []
+
+
+def test_master_reads_what_made_sense_at_its_last_look() -> None:
+    board = Board(1)
+    slot, checked = board.slot(1), board.checked(1)
+    checked.prepare(1, False, 5)
+    slot.words[Word.ACKED] = 7
+    slot.write_state(WorkerState.READY)
+    assert checked.told.state is WorkerState.VACANT
+    assert checked.look(9) is None
+    assert (checked.told.state, checked.told.words[Word.ACKED]) == (WorkerState.READY, 7)
+    slot.words[Word.ACKED] = 9
+    slot.words[Word.STATE] = 255
+    assert checked.look(9) == "STATE is 255, where 6 is the most"
+    assert (checked.told.state, checked.told.words[Word.ACKED]) == (WorkerState.READY, 9)
+    slot.words[Word.ACKED] = 10
+    slot.words[Word.STATE] = WorkerState.READY
+    assert checked.look(9) == "STATE is 255, where 6 is the most", "a broken worker is not believed again"
+    assert checked.told.words[Word.ACKED] == 9
+    slot.words[Word.ACKED] = 2**64 - 1
+    checked.prepare(2, False, 5)
+    assert checked.look(9) is None
+    assert slot.words[Word.ACKED] == checked.told.words[Word.ACKED] == 9
+
+
+@pytest.mark.parametrize("rubbish", [b"\xff", b"\0", b"\x5a\xa5\x01"])
+def test_counts_stay_as_they_were_whatever_a_worker_fills_its_slot_with(rubbish: bytes) -> None:
+    board = Board(1)
+    slot, checked = board.slot(1), board.checked(1)
+    checked.prepare(1, False, 5)
+    for count, word in enumerate(COUNTERS, start=10):
+        slot.words[word] = count
+    slot.words[Word.EVER_READY] = 1
+    assert checked.look(9) is None
+    slot.view[:] = (rubbish * (len(slot.view) // len(rubbish) + 1))[: len(slot.view)]
+    assert checked.look(9) is not None
+    assert len(checked.told.keys_in_flight()) == 0, "it had started nothing when it made sense"
+    checked.prepare(2, False, 5)
+    assert [slot.words[word] for word in COUNTERS] == [10, 11, 12, 13, 14, 15]
+    assert slot.ever_ready
+    assert checked.look(9) is None
 
 
 def test_a_forked_childs_words_are_seen_by_the_parent() -> None:
@@ -288,25 +372,27 @@ def test_a_forked_childs_words_are_seen_by_the_parent() -> None:
     pid = os.fork()
     if pid == 0:
         try:
-            board.slot(2).beat(123)
-            board.slot(2).enter(0, 5, 1, b"from the child", 1)
-        finally:
+            own = board.of_worker(2).slot(2)
+            own.beat(123)
+            own.enter(0, 5, 1, b"from the child", 1)
             os._exit(0)
-    os.waitpid(pid, 0)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(pid, 0)
+    assert status == 0
     assert board.slot(2).deadline_ns == 123
-    assert board.slot(2).in_flight()[0].message_id == "from the child"
+    assert board.slot(2).told.in_flight()[0].message_id == "from the child"
     assert board.slot(1).deadline_ns == 0
 
 
 def test_board_takes_memory_for_what_was_used_alone() -> None:
     before = shared_bytes()
     board = Board(MAX_WORKERS + 1)
-    assert isinstance(board._map, mmap.mmap)
-    assert len(board._map) < 100 * MIB
+    assert sum(len(slot.view) for slot in board.slots) < 100 * MIB
     assert shared_bytes() - before < MIB
     for slot in board.slots[:64]:
         slot.prepare(1, False, 0)
-        assert slot.in_flight_count == 0
+        assert slot.told.in_flight_count == 0
         assert not slot.is_started_elsewhere(5)
     assert board.suspects.find(5) is None
     assert shared_bytes() - before < 5 * MIB

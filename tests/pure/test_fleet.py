@@ -280,6 +280,54 @@ def test_worker_that_dies_of_a_signal_while_it_drains_was_not_asked_for_that() -
     assert not world.exit(1, -signal.SIGKILL).is_unasked, "the master had killed it"
 
 
+def test_worker_whose_slot_makes_no_sense_is_killed_at_once_and_replaced_with_backoff() -> None:
+    world = running(2)
+    world.fleet.broke(1, "STATE is 255", world.now_ns)
+    assert world.fleet.next_wakeup(world.now_ns) == world.now_ns
+    world.act()
+    assert (world.orders(1), world.state(1)) == ([Order.KILL], SlotState.KILLING)
+    world.fleet.broke(1, "STATE is 255", world.now_ns)
+    world.run(1, 2)
+    assert world.orders(1) == [Order.KILL], "once is enough"
+    ended = world.exit(1, -9)
+    assert (ended.reason, ended.is_unasked, ended.was_killed) == (Reason.BROKEN, True, True)
+    assert world.state(1) is SlotState.BACKOFF
+    assert world.orders(2) == []
+    world.fleet.broke(1, "what it left", world.now_ns)
+    assert world.state(1) is SlotState.BACKOFF, "there is no process"
+
+
+def test_broken_worker_is_not_asked_where_it_is_although_its_beats_are_not_believed() -> None:
+    world = running(2)
+    world.now_ns = world.process(1).deadline_ns + 1
+    world.beat(2)
+    world.fleet.broke(1, "STATE is 255", world.now_ns)
+    world.act()
+    assert world.orders(1) == [Order.KILL]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_broken_worker_does_not_count_as_ready_and_ends_its_abortion(late: bool) -> None:
+    world = running(2)
+    if late:
+        hang(world)
+    world.ready(2)
+    world.fleet.broke(1, "STATE is 255", world.now_ns)
+    assert world.fleet.ready == 1
+    world.act()
+    assert world.orders(1)[-1] is Order.KILL
+    assert world.exit(1, -9).reason is Reason.BROKEN
+
+
+def test_stop_in_which_a_worker_breaks_ends_with_an_error() -> None:
+    world = running(1)
+    world.fleet.stop(world.now_ns)
+    world.fleet.broke(1, "STATE is 255", world.now_ns)
+    world.act()
+    world.exit(1, -9)
+    assert world.fleet.exit_code is ExitCode.RUNTIME
+
+
 def test_late_worker_is_asked_aborted_and_killed_half_a_second_apart() -> None:
     world = running(2)
     hang(world)

@@ -71,6 +71,15 @@ class Anything(RuleBasedStateMachine):
             self.world.exit(slot, status)
 
     @rule(slot=slots)
+    def worker_breaks_its_slot(self, slot: int) -> None:
+        process = self.pick(slot)
+        if process:
+            self.fleet.broke(slot, "STATE is 255", self.world.now_ns)
+            self.world.act()
+            assert process.orders[-1] is Order.KILL
+            assert process.orders.count(Order.KILL) == 1
+
+    @rule(slot=slots)
     def worker_obeys(self, slot: int) -> None:
         """Drain as asked, or die as told."""
         process = self.pick(slot)

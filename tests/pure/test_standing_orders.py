@@ -87,7 +87,7 @@ def test_boards_orders_do_not_overlap_its_slots() -> None:
     for number in range(PAUSED_QUEUES):
         board.orders.pause(f"{number:0255}")
     assert all(value == 0 for slot in board.slots for value in slot.words)
-    assert not any(bytes(slot._view).strip(b"\0") for slot in board.slots)
+    assert not any(bytes(slot.view).strip(b"\0") for slot in board.slots)
     board.slot(1).words[0] = 2**64 - 1
     assert len(board.orders.paused_queues) == PAUSED_QUEUES
 

@@ -20,11 +20,18 @@ def table() -> Suspects:
     return Suspects(memoryview(bytearray(TABLE_BYTES)))
 
 
+def clear(suspects: Suspects, key: int) -> None:
+    """Clear a message of what it is suspect of now, if it is."""
+    found = suspects.find(key)
+    if found is not None:
+        suspects.clear(key, found.death)
+
+
 def test_nothing_is_suspect_before_the_first_death() -> None:
     suspects = table()
     assert suspects.deaths == 0
     assert suspects.find(0) is None
-    suspects.clear(0)
+    clear(suspects, 0)
 
 
 def test_what_a_dead_worker_had_started_is_suspect_with_the_facts_of_its_death() -> None:
@@ -53,7 +60,7 @@ def test_kills_add_up_and_the_last_death_counts() -> None:
 def test_what_was_cleared_begins_anew() -> None:
     suspects = table()
     suspects.enter([1], None, SEGFAULT)
-    suspects.clear(1)
+    clear(suspects, 1)
     assert suspects.find(1) is None
     suspects.enter([1], None, SEGFAULT)
     found = suspects.find(1)
@@ -80,7 +87,7 @@ def test_full_table_forgets_who_was_cleared_and_then_the_oldest_but_not_who_kill
     suspects = table()
     suspects.enter(range(SUSPECTS), None, SEGFAULT)
     suspects.enter([0], 0, SEGFAULT)
-    suspects.clear(5)
+    clear(suspects, 5)
     suspects.enter([SUSPECTS + 1], None, EXIT)
     assert suspects.find(1) is not None, "what was cleared goes first"
     suspects.enter([SUSPECTS + 2], None, EXIT)
@@ -109,18 +116,64 @@ def test_stacks_are_bounded_and_the_last_ones_are_kept() -> None:
     assert len(suspects.stack(STACKS + 1)) == STACK_BYTES
 
 
-def test_what_one_process_enters_or_clears_another_one_sees() -> None:
-    suspects = Board(2).suspects
+def test_what_has_killed_again_since_is_not_cleared() -> None:
+    suspects = table()
     suspects.enter([1, 2], None, SEGFAULT)
+    suspects.enter([1], 1, EXIT)
+    suspects.clear(1, death=1)
+    suspects.clear(3, death=1)
+    found = suspects.find(1)
+    assert found is not None
+    assert found.kills == 2
+    suspects.clear(2, death=0)
+    assert suspects.find(2) is not None
+
+
+def test_what_a_worker_forgets_it_does_not_find_until_it_kills_again() -> None:
+    suspects = table()
+    suspects.enter([1, 2], None, SEGFAULT)
+    assert suspects.find(1) is not None
+    suspects.forget(1, 1)
+    assert suspects.find(1) is None
+    assert suspects.find(2) is not None
+    suspects.enter([1], None, SEGFAULT)
+    found = suspects.find(1)
+    assert found is not None
+    assert found.kills == 2, "the master was not asked"
+
+
+def test_worker_remembers_no_more_keys_than_are_in_the_table() -> None:
+    suspects = table()
+    for number in range(50):
+        suspects.enter([number], None, SEGFAULT)
+        assert suspects.find(number) is not None
+        suspects.forget(number, number + 1)
+        suspects.clear(number, number + 1)
+    assert len(suspects._forgotten) <= 2
+
+
+def test_what_the_master_enters_a_worker_sees_and_what_the_worker_asks_for_is_cleared() -> None:
+    board = Board(2)
+    board.checked(1).prepare(1, False, 0)
     pid = os.fork()
     if pid == 0:
         try:
-            suspects.clear(1)
-        finally:
+            mine = board.of_worker(1)
+            while mine.suspects.find(1) is None:
+                pass
+            mine.slot(1).ask_to_clear(1, 1)
             os._exit(0)
-    os.waitpid(pid, 0)
-    assert suspects.find(1) is None
-    assert suspects.find(2) is not None
+        finally:
+            os._exit(1)
+    board.suspects.enter([1, 2], None, SEGFAULT)
+    _, status = os.waitpid(pid, 0)
+    assert status == 0
+    assert board.suspects.find(1) is not None, "the master alone writes the table"
+    assert board.checked(1).look(1) is None
+    for key, death in board.checked(1).new_clearings():
+        board.suspects.clear(key, death)
+    assert board.suspects.find(1) is None
+    assert board.suspects.find(2) is not None
 
 
 @settings(deadline=None)
@@ -136,7 +189,7 @@ def test_table_agrees_with_a_plain_dictionary(seed: int) -> None:
                 expected[key] = expected.get(key, 0) + 1
         else:
             key = rng.randint(-10, 10)
-            suspects.clear(key)
+            clear(suspects, key)
             expected.pop(key, None)
         found = {key: suspect.kills for key in range(-10, 11) if (suspect := suspects.find(key))}
         assert found == expected

@@ -20,7 +20,7 @@ from mxworker.api.compilation import Handler, HandlerKind
 from mxworker.api.context import HandlerScope, WorkerResources
 from mxworker.api.delivery import Delivery
 from mxworker.api.settlement import Settlement
-from mxworker.board.page import BoardSlot
+from mxworker.board.slot import BoardSlot
 from mxworker.config import DEFAULT_QUARANTINE_AFTER
 from mxworker.system.log import LineBudget, say_safely
 from mxworker.system.task_stacks import task_stack

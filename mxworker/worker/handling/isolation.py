@@ -25,7 +25,8 @@ from enum import Enum, auto
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from mxworker.board.page import BoardSlot, Word
+from mxworker.board.layout import Given, Word
+from mxworker.board.slot import BoardSlot
 from mxworker.errors import InvariantError
 from mxworker.system.child import ring
 from mxworker.worker.handling.limiter import Limiter
@@ -117,7 +118,7 @@ class Isolation:
         """See whether it is our turn. Call when the master says so, and now and then."""
         if self._stage is not IsolationStage.ASKED:
             return
-        is_granted = self._slot.words[Word.ISOLATION_GRANTED] == self._request
+        is_granted = self._slot.given[Given.ISOLATION_GRANTED] == self._request
         if is_granted or self._loop.time() - self._asked_at > _MASTER_LOOKS_WITHIN_S:
             for loner in tuple(self._line):
                 loner.let_go_innocent()

@@ -32,7 +32,8 @@ from mxworker.api.failures import Failure, FailureKind
 from mxworker.api.message import Content
 from mxworker.api.settlement import Settlement
 from mxworker.backoff import COPY
-from mxworker.board.page import BoardSlot, Word
+from mxworker.board.layout import Word
+from mxworker.board.slot import BoardSlot
 from mxworker.board.suspects import Suspect
 from mxworker.errors import (
     BrokerError,

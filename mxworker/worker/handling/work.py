@@ -22,9 +22,11 @@ from mxworker.api.attempts import attempt_of
 from mxworker.api.compilation import Handler
 from mxworker.api.delivery import Delivery
 from mxworker.api.settlement import Ack, Settlement
-from mxworker.board.page import NO_ENTRY, BoardSlot, Word
+from mxworker.board.layout import Word
+from mxworker.board.slot import NO_ENTRY, BoardSlot
 from mxworker.board.suspects import Suspect
 from mxworker.config import DEFAULT_QUARANTINE_AFTER
+from mxworker.system.child import ring
 from mxworker.system.foreign_errors import is_a
 from mxworker.wire.message_keys import MessageKeys
 from mxworker.wire.properties import message_id_bytes
@@ -82,9 +84,14 @@ class Record:
     """What the board knows of one handler's messages: which were started, and which are suspect."""
 
     def __init__(
-        self, handler: Handler, index: int, slot: BoardSlot, quarantine_after: int = DEFAULT_QUARANTINE_AFTER
+        self,
+        handler: Handler,
+        index: int,
+        slot: BoardSlot,
+        quarantine_after: int = DEFAULT_QUARANTINE_AFTER,
+        call_master: Callable[[], None] = ring,
     ) -> None:
-        """`index` is the handler's place in the board's directory."""
+        """`index` is the handler's place in the board's directory; `call_master` makes the master look at the board."""
         self.words = slot.words
         self.leave = slot.leave
         self._slot = slot
@@ -93,6 +100,7 @@ class Record:
         self._max_attempts = handler.max_attempts
         self._suspects = slot.suspects
         self._quarantine_after = quarantine_after
+        self._call_master = call_master
 
     def enter(self, delivery: Delivery) -> int:
         """Record a delivery as started; the entry is for `leave`."""
@@ -154,9 +162,15 @@ class Record:
         return self._suspects.stack(convict.death)
 
     def clear(self, delivery: Delivery) -> None:
-        """Hold a message above suspicion, unless it is another worker's by now."""
-        if not delivery.is_stale:
-            self._suspects.clear(self.key(delivery))
+        """Hold a message above suspicion, for it came to its end and this process lives; unless it is stale by now."""
+        if delivery.is_stale:
+            return
+        key = self.key(delivery)
+        suspect = self._suspects.find(key)
+        if suspect is not None:
+            self._suspects.forget(key, suspect.death)
+            self._slot.ask_to_clear(key, suspect.death)
+            self._call_master()
 
 
 class Rescue:

@@ -1,0 +1,53 @@
+"""The slots of the board as the master reads them: what is told there, as far as it makes sense, see `check`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mxworker.board.check import believed, check
+from mxworker.board.layout import WORDS, Given, Word
+from mxworker.board.reading import Told
+from mxworker.board.slot import BoardSlot
+
+
+class CheckedSlot:
+    """A slot as the master reads it: what was told at the last look, as far as it made sense."""
+
+    def __init__(self, slot: BoardSlot) -> None:
+        self._slot = slot
+        self._cleared = 0
+        self.fault: str | None = None
+        """Which word of the present worker made no sense, and why; all that it has written since is not looked at."""
+        self._believe(bytes(WORDS))
+
+    def prepare(self, generation: int, is_on_trial: bool, boot_deadline_ns: int) -> None:
+        """Make the slot ready for a new process, see `BoardSlot.prepare`, with the counts that the master believes."""
+        self._slot.prepare(generation, is_on_trial, boot_deadline_ns, kept=self.told.words)
+        self._cleared = 0
+        self.fault = None
+        self._believe(self._slot.words.tolist())
+
+    def look(self, latest_deadline_ns: int) -> str | None:
+        """Take in what the worker tells now, and return its `fault`; see `check`. Takes about 10 us.
+
+        Of a slot that makes no sense as a whole, the words are believed that make sense by themselves.
+        """
+        if self.fault is None:
+            bounds = self.told.words, self.told.places, latest_deadline_ns
+            words = self._slot.words.tolist()
+            self.fault = check(words, *bounds)
+            self._believe(words if self.fault is None else believed(words, *bounds))
+        return self.fault
+
+    def new_clearings(self) -> list[tuple[int, int]]:
+        """Return the requests to clear a suspect that the last look has found, each once."""
+        found = self.told.clearings(self._cleared)
+        self._cleared = self.told.words[Word.CLEARINGS]
+        return found
+
+    def grant(self, request: int) -> None:
+        """Let the worker run the suspect alone for which it has asked by this number."""
+        self._slot.given[Given.ISOLATION_GRANTED] = request
+
+    def _believe(self, words: Sequence[int]) -> None:
+        self.told = Told(words, self._slot.view)

@@ -1,0 +1,108 @@
+"""Where what stands in a slot of the board, and in what the master has to say of each.
+
+Layout of a slot, which its worker alone writes while there is one; the master writes it before, see `page`:
+
+    field          size          meaning
+    -----          ----          -------
+    words          64 x 8        see `Word`: state, heartbeat deadline, counters; the rest is spare, and 0
+    note           4096          UTF-8: what the worker wants the master to say for it
+    clearings      256 x 16      a ring: keys of messages that shall be suspect no more, each with the number of a death
+    directory      64 x 64       names of its handlers
+    queues         64 x 256      names of their queues, at the same places
+    in-flight      256 x 128     what is known of a started delivery
+    keys           65536 x 8     see `message_keys`, of each started delivery
+
+A started delivery has a place among the keys until it has finished: a key that is not 0 is a delivery in flight. It is
+counted, and is suspect when the process dies. What has one of the first 256 places is described at the same place of
+the in-flight area as well. From the 65th slot on there are 4096 places. Memory that was never used takes none;
+`Word.PLACES_USED` says how many places were.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum, auto
+
+NOTE_BYTES = 4096
+CLEARINGS = 256
+"""How many requests to clear a suspect a slot has room for; the master takes them whenever it looks."""
+HANDLER_NAMES = 64
+NAME_BYTES = 64
+QUEUE_BYTES = 256  # a queue's name has at most 255 bytes: it is a short string of AMQP
+IN_FLIGHT_ENTRIES = 256
+PLACES = 65_536
+"""How many deliveries in flight a slot has places for: as many as the largest prefetch lets there be of one queue."""
+FEWER_PLACES = 4096
+SLOTS_WITH_ALL_PLACES = 64  # all 513 with all would be mappings of 580 MB, which a small machine may refuse
+MESSAGE_ID_BYTES = 96
+
+WORD_BYTES = 8
+WORDS = 64
+ENTRY = struct.Struct(f"<BxHIQQ{MESSAGE_ID_BYTES}s")
+ENTRY_BYTES = 128
+CLEARING_WORDS = 2
+NOTE_AT = WORDS * WORD_BYTES
+CLEARINGS_AT = NOTE_AT + NOTE_BYTES
+NAMES_AT = CLEARINGS_AT + CLEARINGS * CLEARING_WORDS * WORD_BYTES
+QUEUES_AT = NAMES_AT + HANDLER_NAMES * NAME_BYTES
+ENTRIES_AT = QUEUES_AT + HANDLER_NAMES * QUEUE_BYTES
+KEYS_AT = ENTRIES_AT + IN_FLIGHT_ENTRIES * ENTRY_BYTES
+
+SIGN = 1 << 64  # what a negative number of 64 bits is short of when it is read without a sign
+
+
+class Word(IntEnum):
+    """The words of a slot. The worker writes them; before it is forked, the master does."""
+
+    PID = 0
+    STATE = auto()
+    WISH = auto()
+    IS_BURST_OVER = auto()
+    """Whether the worker leaves because it found its queues empty in a burst, and not because somebody told it to."""
+    RSS_BYTES = auto()
+    EVER_READY = auto()
+    NOTE_LENGTH = auto()
+    ACKED = auto()
+    REQUEUED = auto()
+    RETRIED = auto()
+    REJECTED = auto()
+    QUARANTINED = auto()
+    STALE = auto()
+    ISOLATION_WANTED = auto()
+    """The number of a request to run a suspect alone, from 1; 0 while there is none."""
+    IS_ALONE = auto()
+    """Whether a suspect runs alone now; then `ALONE_KEY` is its key, as 64 bits without a sign."""
+    ALONE_KEY = auto()
+
+    PLACES_USED = auto()
+    """How many of the places for deliveries in flight were ever used: the others need not be looked at."""
+    UNPLACED = auto()
+    """How many deliveries are in flight beside those that have a place."""
+    CLEARINGS = auto()
+    """How many requests to clear a suspect this process has written; the last ones are in the ring."""
+
+    DEADLINE_NS = auto()
+    """Heartbeat deadline: the master writes the boot deadline before the fork, then only the worker writes it."""
+
+
+class Given(IntEnum):
+    """The words that the master has for each slot, among its own."""
+
+    GENERATION = 0
+    SPAWNS = auto()
+    ON_TRIAL = auto()
+    ISOLATION_GRANTED = auto()
+    """The request to run a suspect alone that the master granted; see `Word.ISOLATION_WANTED`."""
+
+
+GIVEN_WORDS = 8
+
+
+def places_of(slot: int) -> int:
+    """Return how many places for deliveries in flight slot number `slot` has."""
+    return PLACES if slot <= SLOTS_WITH_ALL_PLACES else FEWER_PLACES
+
+
+def slot_bytes(slot: int) -> int:
+    """Return how large slot number `slot` is."""
+    return KEYS_AT + places_of(slot) * WORD_BYTES

@@ -1,0 +1,136 @@
+"""Memory that processes share, in sections: who is forked keeps one of them to write to, and can only read the others.
+
+Each section is mapped twice, to be written and to be read. A child gives up the mappings for writing of all sections
+but its own before it runs any code of others (`keep`). What it can only read it cannot make writable again: a section
+is a file in memory that is sealed with F_SEAL_FUTURE_WRITE (Linux 5.1, fcntl(2)) once the creator's mapping for writing
+exists, and the kernel takes mprotect(2) away from mappings that come later. Nobody holds a descriptor of it. Each
+section is a file of its own, since mremap(2) could stretch a mapping for writing over the rest of a common one.
+
+Where the kernel, or what a container lets through of it, has no such seal, there is one mapping, and the child has it
+protected by mprotect(2): against code that writes where it should not by mistake, and not against code that wants to.
+`weakness` says why then. A process that may trace the creator (ptrace(2)) can change all of it, as everything else.
+
+Both mappings of all sections are one span of addresses each, so a child gives up with two calls whatever their number.
+Memory that was never touched takes none.
+
+Knows nothing about what the sections hold.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import mmap
+import os
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+PAGE_BYTES = mmap.PAGESIZE
+
+_F_SEAL_FUTURE_WRITE = 0x10  # Linux 5.1; not in Python's fcntl before 3.14
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _F_SEAL_FUTURE_WRITE
+_MFD_NOEXEC_SEAL = 0x8  # Linux 6.3; asked for there, with the sysctl vm.memfd_noexec even demanded
+_MAP_FIXED = 0x10
+_MAP_NORESERVE = 0x4000
+_PROT_NONE = 0
+_SPAN = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+
+_LIBC = ctypes.CDLL(None, use_errno=True)  # looked up before any fork: a child must not need the dynamic linker's lock
+_mmap = _LIBC.mmap
+_mmap.restype = ctypes.c_void_p
+_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_mprotect = _LIBC.mprotect
+_mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_MAP_FAILED = ctypes.c_void_p(-1).value
+
+
+class SharedMemory:
+    """The sections, counted from 0, all zero at first. Make it before the first fork; it is gone with its last user."""
+
+    def __init__(self, sizes_bytes: Sequence[int], may_seal: bool = True) -> None:
+        """Map sections of at least these sizes. Raises OSError when there is no room for them."""
+        sizes = [-(-size // PAGE_BYTES) * PAGE_BYTES for size in sizes_bytes]
+        self._bounds = tuple(pairwise((0, *accumulate(sizes))))
+        self.weakness = _why_no_seal() if may_seal else "not asked for"
+        """Why a child could get at what it should only read; empty where it cannot."""
+        flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _MAP_NORESERVE if self.weakness else _SPAN
+        self._for_writing = mmap.mmap(-1, sum(sizes), flags=flags)
+        self._for_reading = self._for_writing
+        if not self.weakness:
+            self._for_reading = mmap.mmap(-1, sum(sizes), flags=flags)
+            for section, size in enumerate(sizes):
+                self._map_file(section, size)
+
+    def writable(self, section: int) -> memoryview:
+        """Return a section to be written. You must not touch it in a child that has kept another one."""
+        start, end = self._bounds[section]
+        return memoryview(self._for_writing)[start:end]
+
+    def readable(self, section: int) -> memoryview:
+        """Return a section to be read, by whatever process."""
+        start, end = self._bounds[section]
+        return memoryview(self._for_reading).toreadonly()[start:end]
+
+    def keep(self, section: int) -> None:
+        """In a child, be able to write to this section alone from now on. Raises OSError."""
+        start, end = self._bounds[section]
+        for first, last in ((0, start), (end, self._bounds[-1][1])):
+            if first < last:
+                self._give_up(_address(self._for_writing) + first, last - first)
+
+    def _give_up(self, address: int, size: int) -> None:
+        if self.weakness:
+            if _mprotect(address, size, mmap.PROT_READ):
+                raise _os_error("mprotect")
+        else:  # the addresses stay taken: what still wrote there would else hit what is mapped there next
+            _map(address, size, _PROT_NONE, _SPAN, -1)
+
+    def _map_file(self, section: int, size: int) -> None:
+        start, _ = self._bounds[section]
+        fd = _memory_file()
+        try:
+            os.ftruncate(fd, size)
+            _map(_address(self._for_writing) + start, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+            _map(_address(self._for_reading) + start, size, mmap.PROT_READ, mmap.MAP_SHARED, fd)
+        finally:
+            os.close(fd)
+
+
+def _why_no_seal() -> str:
+    """Return why memory cannot be sealed here; empty where it can."""
+    try:
+        fd = _memory_file()
+    except (AttributeError, OSError) as error:
+        return f"memfd_create: {error}"
+    try:
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    except OSError as error:
+        return f"F_SEAL_FUTURE_WRITE: {error}"
+    finally:
+        os.close(fd)
+    return ""
+
+
+def _memory_file() -> int:
+    """Return the descriptor of a new file in memory. Raises OSError, and AttributeError where Python has no such."""
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        return os.memfd_create("mxworker-board", flags | _MFD_NOEXEC_SEAL)
+    except OSError:
+        return os.memfd_create("mxworker-board", flags)
+
+
+def _map(address: int, size: int, protection: int, flags: int, fd: int) -> None:
+    """Map anew what is at `address`, see mmap(2)."""
+    if _mmap(address, size, protection, flags | _MAP_FIXED, fd, 0) == _MAP_FAILED:
+        raise _os_error("mmap")
+
+
+def _address(area: mmap.mmap) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(area))
+
+
+def _os_error(call: str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, f"{call}: {os.strerror(number)}")

@@ -1,0 +1,206 @@
+"""A slot of the board, as its worker writes it. What stands where: see `layout`.
+
+The worker's writes are plain stores, for they are on the way of each delivery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from mxworker.board.check import COUNTERS, check
+from mxworker.board.layout import (
+    CLEARING_WORDS,
+    CLEARINGS,
+    CLEARINGS_AT,
+    ENTRIES_AT,
+    ENTRY,
+    ENTRY_BYTES,
+    HANDLER_NAMES,
+    IN_FLIGHT_ENTRIES,
+    KEYS_AT,
+    NAME_BYTES,
+    NAMES_AT,
+    NOTE_AT,
+    NOTE_BYTES,
+    QUEUE_BYTES,
+    QUEUES_AT,
+    SIGN,
+    WORD_BYTES,
+    Given,
+    Word,
+)
+from mxworker.board.lifecycle import Wish, WorkerState
+from mxworker.board.reading import NO_KEY, Told
+from mxworker.board.suspects import Suspects
+
+NO_ENTRY = -1
+
+_KEPT = (*COUNTERS, Word.EVER_READY)
+"""What belongs to the slot, and not to the process."""
+
+
+class BoardSlot:
+    """One worker's part of the board.
+
+    `words` is public: the hot path adds to a counter with `slot.words[Word.ACKED] += 1`. `given` has the words of the
+    master for this slot.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        view: memoryview,
+        given: memoryview,
+        suspects: Suspects,
+        secret: bytes,
+        used: Callable[[], Iterator[BoardSlot]],
+    ) -> None:
+        """`secret` is for the keys of messages; `used` returns all slots that ever had a process."""
+        self.number = number
+        self.suspects = suspects
+        self.secret = secret
+        self.given = given
+        self._used_slots = used
+        self.view = view
+        self.words = view[:NOTE_AT].cast("Q")
+        self.told = Told(self.words, view)
+        self._clearings = view[CLEARINGS_AT:NAMES_AT].cast("q")
+        self._keys = view[KEYS_AT:].cast("q")
+        self._free: list[int] = []
+        self._used = 0  # as the word says
+        self._at_last_look: Sequence[int] | None = None
+
+    # ---- the master's side
+
+    def prepare(
+        self, generation: int, is_on_trial: bool, boot_deadline_ns: int, kept: Sequence[int] | None = None
+    ) -> None:
+        """Make the slot ready for a new process. Call before the fork, after the former process was reaped.
+
+        Counters and EVER_READY stay, for they belong to the slot and not to the process: as they are in the words that
+        are `kept`, by default in those of the slot.
+        """
+        latest = self.words.tolist() if kept is None else kept
+        used = max(self.told.places_used, min(latest[Word.PLACES_USED], self.told.places))
+        self.given[Given.GENERATION] = generation
+        self.given[Given.SPAWNS] += 1
+        self.given[Given.ON_TRIAL] = is_on_trial
+        self.given[Given.ISOLATION_GRANTED] = 0
+        self.view[:NOTE_AT] = bytes(NOTE_AT)
+        for word in _KEPT:
+            self.words[word] = latest[word]
+        self.view[NAMES_AT:KEYS_AT] = bytes(KEYS_AT - NAMES_AT)
+        self.view[KEYS_AT : KEYS_AT + used * WORD_BYTES] = bytes(used * WORD_BYTES)
+        self.words[Word.DEADLINE_NS] = boot_deadline_ns
+
+    # ---- the worker's side
+
+    @property
+    def deadline_ns(self) -> int:
+        """The instant by which the worker promised to beat again."""
+        return self.words[Word.DEADLINE_NS]
+
+    @property
+    def wish(self) -> Wish:
+        """Why the worker wants to be replaced."""
+        return self.told.wish
+
+    @property
+    def ever_ready(self) -> bool:
+        """Whether a worker of this slot, the present or a former one, ever consumed from all its queues."""
+        return self.told.ever_ready
+
+    @property
+    def is_on_trial(self) -> bool:
+        """Whether the worker was started as a replacement: it must not wait for what only a human can change."""
+        return bool(self.given[Given.ON_TRIAL])
+
+    def look(self, latest_deadline_ns: int) -> str | None:
+        """Return which word of this slot makes no sense, see `check`; None when all do. Takes about 10 us."""
+        words = self.words.tolist()
+        fault = check(words, self._at_last_look or words, self.told.places, latest_deadline_ns)
+        if fault is None:
+            self._at_last_look = words
+        return fault
+
+    def is_started_elsewhere(self, key: int) -> bool:
+        """Whether a process of another slot, alive or not yet reaped, has started the message with this key.
+
+        Takes about 1 us for each worker, 50 us if that had 65,536 in flight, so ask for what is delivered again alone.
+        """
+        return any(
+            other.words[Word.PID] and other.told.has_started(key) for other in self._used_slots() if other is not self
+        )
+
+    def write_state(self, state: WorkerState) -> None:
+        """Tell what the worker does now."""
+        self.words[Word.STATE] = state
+
+    def beat(self, deadline_ns: int) -> None:
+        """Promise to beat again before `deadline_ns`. Call from the event loop itself, never from a thread."""
+        self.words[Word.DEADLINE_NS] = deadline_ns
+
+    def write_note(self, text: str) -> None:
+        """Leave `text` for the master to print; it is cut at 4096 bytes."""
+        raw = text.encode("utf-8", "replace")[:NOTE_BYTES]
+        self.view[NOTE_AT : NOTE_AT + len(raw)] = raw
+        self.words[Word.NOTE_LENGTH] = len(raw)
+
+    def name_handler(self, index: int, name: str, queue: str) -> None:
+        """Enter a handler and its queue into the directory; from the 65th on they are shown as `other`."""
+        if index < HANDLER_NAMES:
+            self._write_text(name, NAMES_AT + index * NAME_BYTES, NAME_BYTES)
+            self._write_text(queue, QUEUES_AT + index * QUEUE_BYTES, QUEUE_BYTES)
+
+    def enter(self, handler: int, tag: int, attempt: int, message_id: bytes, started_ns: int, key: int = NO_KEY) -> int:
+        """Record a delivery as started and return its place, or NO_ENTRY when all are taken. `key` is not 0."""
+        free = self._free
+        place = free.pop() if free else self._fresh_place()
+        if place < IN_FLIGHT_ENTRIES:
+            if place == NO_ENTRY:
+                self.words[Word.UNPLACED] += 1
+                return NO_ENTRY
+            ENTRY.pack_into(
+                self.view,
+                ENTRIES_AT + place * ENTRY_BYTES,
+                handler if handler < HANDLER_NAMES else 255,
+                len(message_id),  # as it is: the reader knows how much of it there is place for
+                attempt,
+                tag,
+                started_ns,
+                message_id,
+            )
+        self._keys[place] = key  # last: from now on it counts
+        return place
+
+    def _fresh_place(self) -> int:
+        if self._used == len(self._keys):
+            return NO_ENTRY
+        self._used += 1
+        self.words[Word.PLACES_USED] = self._used
+        return self._used - 1
+
+    def show_alone(self, key: int | None) -> None:
+        """Tell that the suspect with `key` runs alone from now on, or with None that nothing does any more."""
+        if key is not None:
+            self.words[Word.ALONE_KEY] = key % SIGN
+        self.words[Word.IS_ALONE] = key is not None
+
+    def leave(self, place: int) -> None:
+        """Record that the delivery of `place`, as returned by `enter`, has finished."""
+        if place == NO_ENTRY:
+            self.words[Word.UNPLACED] -= 1
+            return
+        self._keys[place] = 0
+        self._free.append(place)
+
+    def ask_to_clear(self, key: int, death: int) -> None:
+        """Ask the master to take a message off the table of suspects, on which it is because of this death."""
+        count = self.words[Word.CLEARINGS]
+        at = count % CLEARINGS * CLEARING_WORDS
+        self._clearings[at] = key
+        self._clearings[at + 1] = death
+        self.words[Word.CLEARINGS] = count + 1
+
+    def _write_text(self, text: str, at: int, size: int) -> None:
+        self.view[at : at + size] = text.encode("utf-8", "replace")[:size].ljust(size, b"\0")
