@@ -25,17 +25,25 @@ def ones(size: int) -> bytes:
 FILLS: dict[str, Callable[[int], bytes]] = {"ones": ones, "random": os.urandom, "zeros": bytes}
 
 
-def scribble(fill: Callable[[int], bytes], seconds: float, protects_back: bool = True, descriptors: bool = True) -> int:
+def scribble(
+    fill: Callable[[int], bytes],
+    seconds: float,
+    protects_back: bool = True,
+    descriptors: bool = True,
+    is_spared: Callable[[int], bool] = lambda address: False,
+) -> int:
     """Write to all shared memory and descriptors for so long; return how many bytes of memory it could write to.
 
     `protects_back` says whether memory that can only be read is made writable first, if the kernel lets it. A forked
-    child of a test runner must leave the `descriptors` alone, which are the runner's.
+    child of a test runner must leave the `descriptors` alone, which are the runner's, and its memory, which is spared.
     """
     most = 0
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         written = 0
         for start, last, permissions in shared_mappings():
+            if is_spared(start):
+                continue
             if permissions[1] != "w" and not (protects_back and make_writable(start, last)):
                 continue
             for at in range(start, last, 256 * PAGE):
