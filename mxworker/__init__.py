@@ -9,7 +9,7 @@
         if payload["total"] < 0:
             raise Reject("negative total")
 
-What is named here, and the exceptions in `mxworker.errors`, is the public interface; everything else may change.
+The names in `__all__` and the exceptions in `mxworker.errors` are the public interface; everything else may change.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the publisher when it is asked for: with the AMQP library it takes longer than all the rest together."""
+    """Import `Publisher` on first use: with the AMQP library it takes longer than everything else here together."""
     if name == "Publisher":
         return import_module("mxworker.amqp.publishing.publisher").Publisher
     raise AttributeError(f"module 'mxworker' has no attribute {name!r}")

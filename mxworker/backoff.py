@@ -1,6 +1,6 @@
-"""How long to wait before the next attempt, as a value.
+"""Exponential backoff: how long to wait before the next attempt.
 
-Pure: the caller counts attempts, sleeps, and passes its own source of randomness.
+Pure: the caller counts the attempts, sleeps, and passes the source of randomness.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _SETTLED_AFTER_S = 5.0  # the longest wait before a reconnect
 class Backoff:
     """Exponential backoff with full jitter: uniform between 0 and `base_s * factor ** attempt`, at most `cap_s`.
 
-    Full jitter spreads the processes that lost the same broker at the same moment best
+    Full jitter best spreads processes that lost the same broker at the same moment
     (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
     """
 
@@ -27,7 +27,7 @@ class Backoff:
         """Return the longest possible wait before attempt number `attempt`, counted from 0."""
         try:
             return float(min(self.cap_s, self.base_s * self.factor**attempt))
-        except OverflowError:  # attempts are counted without end, floats are not
+        except OverflowError:  # the number of attempts has no bound, a float has
             return float(self.cap_s)
 
     def delay_s(self, attempt: int, rng: random.Random) -> float:
@@ -36,19 +36,19 @@ class Backoff:
 
 
 def next_attempt(attempt: int, lived_s: float) -> int:
-    """Return the number of the attempt that follows, after attempt number `attempt` led to something that lived.
+    """Return the number of the next attempt, after what attempt number `attempt` made has lived for `lived_s` seconds.
 
-    What ended soon counts as one more failure, or a thing that is made and lost at once would be made without a pause.
+    A short life counts as a failure. Otherwise a connection that is lost at once would be remade without a pause.
     """
     return 0 if lived_s > _SETTLED_AFTER_S else attempt + 1
 
 
-# Of 24 connections that lost a broker for 2.5 s, no quarter of a second sees more than a third of the attempts; with a
-# first wait of up to 0.2 s it did (tests/chaos/test_herd.py).
+# When 24 connections lose a broker for 2.5 s, no quarter of a second sees more than a third of the attempts. With a
+# first wait of up to 0.2 s, some did (tests/chaos/test_herd.py).
 RECONNECT = Backoff(base_s=0.5, cap_s=5.0)
 REFUSED = Backoff(base_s=8.0, cap_s=8.0)  # slower, so that a wrong password does not lock the account
 RESPAWN = Backoff(base_s=0.5, cap_s=30.0)
-NACKING = Backoff(base_s=0.2, cap_s=5.0)  # how long a publisher channel may nack; about as long as an election takes
+NACKING = Backoff(base_s=0.2, cap_s=5.0)  # how long a publisher channel may nack: about as long as a leader election
 PUBLISH_RETRY = Backoff(base_s=0.05, cap_s=0.5)
-COPY = Backoff(base_s=0.5, cap_s=10.0)  # before a delivery goes back because its retry queue took no copy
-CPU_START = Backoff(base_s=1.0, cap_s=30.0)  # before a process for cpu handlers is started after one that could not
+COPY = Backoff(base_s=0.5, cap_s=10.0)  # before a delivery is returned because its retry queue took no copy
+CPU_START = Backoff(base_s=1.0, cap_s=30.0)  # before a new process for cpu=True handlers, after one failed to start

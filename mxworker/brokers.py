@@ -1,9 +1,9 @@
-"""The brokers: where they are, who we are to them, and which one to try next.
+"""The brokers: their addresses, our credentials, and which broker to try next.
 
-`Brokers` is what the operator wrote, frozen. `Rotation` is what one process has learnt about them; it decides, and
-takes `now` for that.
+`Brokers` holds the operator's settings, frozen. `Rotation` holds what one process has learnt about the brokers; it
+decides, and takes `now` as an argument.
 
-Must not know: sockets, files, the event loop. No text made here shows a password, except `BrokerUrl.dsn`.
+This module must not know sockets, files or the event loop. Nothing but `BrokerUrl.dsn` shows a password.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from mxworker.errors import BrokerError, ConfigError, ConnectionLost
 DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 DEFAULT_HEARTBEAT_S = 10
 MAX_HEARTBEAT_S = 600
-COOL_DOWN_S = 30.0  # as long as a node of a cluster takes to come back; longer, and a cluster of two is one for minutes
+# About the time that a node of a cluster takes to restart. A longer time would leave a cluster of two with one node for
+# minutes.
+COOL_DOWN_S = 30.0
 
 _WRITE_IT_LIKE = (
     "Write it like amqp://user:password@host:5672/vhost, or amqps:// for TLS\n"
@@ -31,9 +33,10 @@ _WRITE_IT_LIKE = (
 
 @dataclass(frozen=True, slots=True)
 class BrokerUrl:
-    """Where a broker is and who we are to it. `str` and `repr` never show the password.
+    """The address of a broker and our credentials there. `str` and `repr` never show the password.
 
-    https://www.rabbitmq.com/docs/uri-spec; of its query parameters only `heartbeat` (seconds, 1 to 600) is taken.
+    The format is that of https://www.rabbitmq.com/docs/uri-spec, but `heartbeat` (1 to 600 seconds) is the only query
+    parameter that is supported.
     """
 
     host: str
@@ -46,7 +49,7 @@ class BrokerUrl:
 
     @classmethod
     def parse(cls, text: str) -> BrokerUrl:
-        """Read an `amqp://user:password@host:port/vhost` URL; ConfigError says what is wrong, without the password."""
+        """Parse an `amqp://user:password@host:port/vhost` URL. Raises ConfigError, which never shows the password."""
         scheme = text.strip().partition("://")[0].lower()
         if scheme not in DEFAULT_PORTS:
             raise ConfigError(f"the broker URL does not start with amqp:// or amqps://.  {_WRITE_IT_LIKE}")
@@ -65,19 +68,19 @@ class BrokerUrl:
 
     @property
     def dsn(self) -> str:
-        """The URL with the password in it, for the AMQP library alone."""
+        """The URL with the password; only the AMQP library may get it."""
         login = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}"
         return f"{self._scheme}://{login}@{self.place}/{quote(self.vhost, safe='')}?heartbeat={self.heartbeat_s}"
 
     @property
     def place(self) -> str:
-        """Host and port alone."""
+        """The host and the port."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
     @property
     def is_exposed(self) -> bool:
-        """Whether password and messages cross a network in plain text."""
+        """Whether the password and the messages cross a network in plain text."""
         return not self.is_tls and not _is_loopback(self.host)
 
     def __str__(self) -> str:
@@ -89,7 +92,7 @@ class BrokerUrl:
         return "amqps" if self.is_tls else "amqp"
 
 
-# The texts of these errors are fixed: what is wrong with a URL is most often an unescaped password in it.
+# These errors never quote the URL: a wrong URL is most often one with an unescaped password.
 
 
 def _split(text: str, default_port: int) -> tuple[SplitResult, int]:
@@ -115,7 +118,7 @@ def _decoded(part: str | None) -> str:
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether a host is this machine, by its name (RFC 6761, 6.3) or its address; no name server is asked."""
+    """Tell whether a host is this machine, by name (RFC 6761, 6.3) or address, without asking a name server."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -137,10 +140,10 @@ def _heartbeat_from(query: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """The files that TLS stands on, in PEM form. The broker is always verified; there is no way to switch that off.
+    """The files for TLS, in PEM form. The broker's certificate is always verified; that cannot be switched off.
 
-    Without `ca_file` the system's authorities are trusted, with it that file's alone. `certificate_file` is what we
-    show a broker that asks; its key is in `key_file`, or in the same file.
+    Without `ca_file` the system's certificate authorities are trusted, otherwise only those in `ca_file`.
+    `certificate_file` is our certificate for brokers that ask for one. Its key is in `key_file`, or in the same file.
     """
 
     ca_file: str | None = None
@@ -153,7 +156,7 @@ DEFAULT_TLS = Tls()
 
 @dataclass(frozen=True, slots=True)
 class Brokers:
-    """The brokers a process may connect to, the preferred one first; at least one."""
+    """The brokers that a process may connect to: at least one, the preferred one first."""
 
     urls: tuple[BrokerUrl, ...]
     shuffled: bool = False
@@ -161,10 +164,10 @@ class Brokers:
 
     @classmethod
     def parse(cls, texts: Sequence[str], shuffled: bool = False, tls: Tls = DEFAULT_TLS) -> Brokers:
-        """Read one or more URLs; one that is written twice counts once. Raises ConfigError, without a password.
+        """Parse one or more URLs; a repeated URL counts once. Raises ConfigError, which never shows a password.
 
-        Plain text and TLS are not mixed: whoever can disturb the way to the TLS broker would get the password and the
-        messages of the next attempt in plain text.
+        Plain text and TLS cannot be mixed: an attacker who can disturb the connection to the TLS broker would get the
+        password and the messages from the next attempt in plain text.
         """
         if not texts:
             raise ConfigError(f"no broker URL is given.  {_WRITE_IT_LIKE}")
@@ -177,12 +180,12 @@ class Brokers:
         if tls != DEFAULT_TLS and not urls[0].is_tls:
             raise ConfigError("--tls-ca, --tls-cert and --tls-key mean nothing for amqp://; write amqps:// for TLS.")
         if tls.key_file and not tls.certificate_file:
-            raise ConfigError("--tls-key without --tls-cert: a key is nothing without its certificate.")
+            raise ConfigError("--tls-key without --tls-cert: name the file with the certificate of that key, too.")
         return cls(urls, shuffled, tls)
 
     @property
     def exposed_places(self) -> tuple[str, ...]:
-        """Host and port of those to which password and messages go in plain text over a network."""
+        """The host and port of each broker that gets the password and the messages in plain text over a network."""
         return tuple(url.place for url in self.urls if url.is_exposed)
 
     def __str__(self) -> str:
@@ -200,7 +203,7 @@ def _numbered(number: int, count: int, text: str) -> BrokerUrl:
 
 @dataclass(slots=True)
 class _BrokerState:
-    """What is known about one broker. Times are monotonic seconds."""
+    """What this process knows about one broker. Times are monotonic seconds."""
 
     error: BrokerError | None = None
     cools_until: float = 0.0
@@ -208,14 +211,14 @@ class _BrokerState:
 
 
 class Rotation:
-    """Which broker to try next. One per process, so that all its links know what one of them found out.
+    """Decides which broker to try next. A process has one, so that all its connections share what one of them learns.
 
-    A broker that failed cools down for 30 s: others are preferred, but it is tried when all of them cool. One that
-    refused us is left alone for up to 8 s even then, so that a wrong password does not lock the account.
+    A broker that failed cools down for 30 s: the others are preferred, but it is tried when all of them cool down. A
+    broker that refused us is not tried for up to 8 s even then, so that a wrong password does not lock the account.
     """
 
     def __init__(self, brokers: Brokers, rng: random.Random) -> None:
-        """Start with the first broker, or with any when they are shuffled."""
+        """Start with the first broker, or with a random one when the brokers are shuffled."""
         urls = list(brokers.urls)
         if brokers.shuffled:
             rng.shuffle(urls)
@@ -223,7 +226,7 @@ class Rotation:
         self._rng = rng
 
     def turn(self, now: float) -> tuple[BrokerUrl, float]:
-        """Return whose turn it is, and the moment before which it must not be tried; `now` or earlier means at once."""
+        """Return the broker to try next and the earliest time to try it; `now` or earlier means at once."""
         for url, standing in self._standings.items():
             if standing.cools_until <= now:
                 return url, now
@@ -233,9 +236,9 @@ class Rotation:
         return url, standing.barred_until
 
     def rest_s(self, attempt: int, now: float) -> float:
-        """Return the seconds to rest before the next attempt, after attempt number `attempt` has failed, from 0.
+        """Return the seconds to wait after attempt number `attempt`, counted from 0, has failed.
 
-        Backoff grows from round to round, not from broker to broker: the next one may be well.
+        Backoff grows with each round over all brokers, not with each broker, because the next one may be healthy.
         """
         _, open_at = self.turn(now)
         if open_at > now:
@@ -244,11 +247,11 @@ class Rotation:
         return RECONNECT.delay_s(0 if begun else rounds - 1, self._rng)
 
     def note_connected(self, url: BrokerUrl) -> None:
-        """Take the news that `url` let us in."""
+        """Record that a connection to `url` was made."""
         self._standings[url] = _BrokerState()
 
     def note_failed(self, url: BrokerUrl, error: BrokerError, now: float) -> None:
-        """Take the news that `url` did not let us in, or that a connection to it has ended."""
+        """Record that a connection to `url` could not be made, or has ended."""
         if error.permanent:
             until = now + REFUSED.delay_s(0, self._rng)
             self._standings[url] = _BrokerState(error, until, until)
@@ -257,7 +260,7 @@ class Rotation:
 
     @property
     def verdict(self) -> BrokerError | None:
-        """Why there is no broker: permanent only when every one has refused us; None when nothing is wrong."""
+        """Why no broker can be reached, or None. The error is permanent only when every broker has refused us."""
         errors = [
             (url.place, standing.error) for url, standing in self._standings.items() if standing.error is not None
         ]

@@ -1,7 +1,7 @@
 """Settings: what an operator can choose, checked once, at the edge.
 
-Values here are frozen. Nothing in this module reads the environment or a command line; `cli` does, and passes strings
-to the parsers below, whose errors name the setting, the value and the way out.
+Settings are frozen values. This module reads neither the environment nor a command line: `cli` does, and passes strings
+to the parsers below. Their errors name the setting and the value, and say what to do.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DEFAULT_HANDLER_TIMEOUT_S = 30.0
 DEFAULT_PROCESS_CONCURRENCY = 256
 DEFAULT_QUARANTINE_AFTER = 3
 DEFAULT_MAX_BODY_BYTES = 128 * 1024 * 1024
-"""The most that RabbitMQ 3 takes unless told otherwise; 4 takes 16 MiB
+"""The default limit of RabbitMQ 3; that of RabbitMQ 4 is 16 MiB
 (https://www.rabbitmq.com/docs/configure, max_message_size)."""
 MAX_PREFETCH = 65535
 MAX_WORKERS = 512
@@ -43,7 +43,7 @@ MAX_CHANNELS = 65535
 
 
 def parse_duration_s(text: str) -> float:
-    """Return the seconds that `text` means: `250ms`, `30s`, `5m`, `1h`, or a bare number of seconds.
+    """Parse a duration into seconds: `250ms`, `30s`, `5m`, `1h`, or a bare number of seconds.
 
     Raises ConfigError for anything else.
     """
@@ -54,7 +54,7 @@ def parse_duration_s(text: str) -> float:
 
 
 def parse_size_bytes(text: str) -> int:
-    """Return the bytes that `text` means: `512MB` is 512,000,000, `1GiB` is 2**30; a bare number counts bytes.
+    """Parse a size into bytes: `512MB` is 512,000,000, `1GiB` is 2**30, and a bare number is a number of bytes.
 
     Raises ConfigError for anything else, and for less than one byte.
     """
@@ -82,7 +82,7 @@ def _decimal(number: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Supervision:
-    """What the master has to know. All durations in seconds. `quarantine_after`: see `Consumption`."""
+    """The settings of the master. Durations are in seconds. For `quarantine_after` see `Consumption`."""
 
     name: str
     workers: int
@@ -95,13 +95,13 @@ class Supervision:
 
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
-    """The connections of one worker process, and the channels that its handlers borrow. All durations in seconds.
+    """The connections of one worker process, and the channels that its handlers borrow. Durations are in seconds.
 
-    One connection consumes and one publishes, always. The others, up to `max_connections`, carry borrowed channels:
-    each is opened on demand and closed when nothing of it was borrowed for `idle_trim_s`, down to `min_connections`.
-    `max_channels` and `warm_channels` are for each of those: how many it may have, never more than the broker allows,
-    and how many of them stay open although nobody borrows them. `health_check_s` is the time from one look at all this
-    to the next. Raises ConfigError when a value cannot work.
+    One connection always consumes and one always publishes. The others, up to `max_connections`, carry borrowed
+    channels. Such a connection is opened on demand, and closed when none of its channels was borrowed for
+    `idle_trim_s`, unless only `min_connections` would be left. Each of them may have `max_channels` channels, but never
+    more than the broker allows, and keeps `warm_channels` open while nobody borrows them. `health_check_s` is the time
+    between two checks of the pool. Raises ConfigError when a value cannot work.
     """
 
     min_connections: int = 2
@@ -133,16 +133,17 @@ class PoolSettings:
 class PublisherSettings:
     """How a publisher publishes. Raises ConfigError when a value cannot work.
 
-    `channels` publish; what goes to one exchange with one routing key takes the same one, in order, except for what had
-    to be tried again, or had to wait because a message with its id was on its way.
-    `max_in_flight` publishes may be without an outcome. `overflow` is what the next one finds then: "wait" for room;
-    "raise" PublishOverflow; "drop" it, which is counted apart and which `publish_nowait` does not raise.
-    `when_blocked` says whether publishes "wait" or "raise" PublishOverflow while the broker takes none.
-    `timeout_s` is the time for one publish in seconds, over all attempts, waiting included. A refused publish is sent
-    `attempts` times in all, which may duplicate it in those of its queues that took it. One whose fate is unknown is
-    tried again only with `retry_unconfirmed`, for that may duplicate it, too.
-    Bodies above `max_body_bytes` are refused: RabbitMQ 4 takes 16 MiB by default, 3.x takes 128 MiB. Where the broker
-    takes less than that, one body too many costs a channel, and leaves its neighbours' fate unknown.
+    Publishes are spread over `channels` channels. Those with one exchange and routing key take the same channel, in
+    order, except for a publish that is retried or that had to wait for an earlier one with the same message id.
+    At most `max_in_flight` publishes may be without an outcome. At that bound, `overflow` decides what happens to the
+    next one: "wait" lets it wait; "raise" raises PublishOverflow; "drop" drops it, which has its own counter, and
+    `publish_nowait` does not raise.
+    `when_blocked` says whether publishes "wait" or "raise" PublishOverflow while the broker blocks the connection.
+    `timeout_s` bounds one publish in seconds, with all its attempts and waiting. A refused publish is sent up to
+    `attempts` times in all, which may duplicate it in a queue that took it. A publish with an unknown outcome is
+    retried only with `retry_unconfirmed`, because the retry may duplicate it.
+    Bodies above `max_body_bytes` are refused: RabbitMQ 4 takes 16 MiB by default, 3.x takes 128 MiB. Where the broker's
+    limit is lower, a body above it costs the channel, and the other publishes on that channel end unconfirmed.
     """
 
     channels: int = 2
@@ -158,7 +159,7 @@ class PublisherSettings:
         for name in ("channels", "max_in_flight", "attempts", "max_body_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"publisher: {name} is {getattr(self, name)}, but must be at least 1.")
-        if not self.timeout_s > 0:  # so that NaN is refused too
+        if not self.timeout_s > 0:  # this form refuses NaN too
             raise ConfigError(f"publisher: timeout_s is {self.timeout_s:g}, but must be a time above 0.")
         if self.overflow not in ("wait", "raise", "drop"):
             raise ConfigError(f"publisher: overflow is {self.overflow!r}, but must be 'wait', 'raise' or 'drop'.")
@@ -168,16 +169,16 @@ class PublisherSettings:
 
 @dataclass(frozen=True, slots=True)
 class Consumption:
-    """What a worker has to know. All durations in seconds.
+    """The settings of a worker. Durations are in seconds.
 
-    `concurrency`, `prefetch` and `handler_timeout_s` replace what the handlers in the code say, when they are not None.
+    `concurrency`, `prefetch` and `handler_timeout_s`, when not None, override the values of the handlers in the code.
     `queues` limits the worker to the handlers of those queues; empty means all. `process_concurrency` bounds the
-    handlers that run at once in the process, all queues together, and `prefetch_budget_bytes` the bodies that it holds
-    unsettled, with what they are decoded to; one body for each queue may come on top. A body above `max_body_bytes` is
-    not read: its message becomes a dead letter, or, where the broker would drop what is rejected, its queue is not
-    consumed any more. A message that has killed `quarantine_after` workers is taken out of its queue; with 0 none ever
-    is. `boot_timeout_s` is the time to enter the lifespans. Code that other users could change is loaded when it
-    `may_be_insecure`.
+    handlers that run at once in the process, over all queues. `prefetch_budget_bytes` bounds the unsettled bodies of
+    the process with their decoded payloads; one body for each queue may come on top. A body above `max_body_bytes` is
+    not read: its message becomes a dead letter, or, if the broker would drop a rejected message, its queue is not
+    consumed any more. A message that has killed `quarantine_after` workers is taken out of its queue; 0 turns that off.
+    `boot_timeout_s` is the time to enter the lifespans. With `may_be_insecure`, code that other users could change is
+    loaded too.
     """
 
     app: str

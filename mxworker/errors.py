@@ -1,6 +1,6 @@
 """The exceptions of mxworker and the exit codes of its processes.
 
-What can go wrong, whose fault it is, and whether trying again can help:
+The tree says what can go wrong, whose fault it is, and whether trying again can help:
 
     MxWorkerError
     +-- ConfigError          operator: a setting is missing or wrong          permanent
@@ -8,25 +8,25 @@ What can go wrong, whose fault it is, and whether trying again can help:
     +-- BrokerError          the broker, or the way to it
     |   +-- ConnectionLost      the connection ended or could not be made     transient
     |   |   +-- ProtocolViolation  the peer sent what AMQP 0-9-1 forbids      transient
-    |   +-- CredentialsRefused  the broker does not let us in                 permanent
+    |   +-- CredentialsRefused  the broker refuses user, password or vhost    permanent
     |   +-- TlsRefused          its certificate or ours is not accepted       permanent
     |   +-- ChannelLost         one channel ended, the connection did not     transient
     |   +-- TopologyRefused     a queue is not as the code says               permanent
     |   +-- QueueGivenUp        a queue ends the connection again and again   permanent
-    |   +-- BodyTooLarge        a queue holds a message that we do not read   transient
-    |   +-- RequestFault        application or us: a request cannot be sent  permanent
-    |   +-- PoolExhausted       handlers hold every channel there may be      transient
+    |   +-- BodyTooLarge        a queue holds a message above the body limit  transient
+    |   +-- RequestFault        application or us: a request cannot be sent   permanent
+    |   +-- PoolExhausted       handlers hold every channel of the pool       transient
     +-- PublishError         a publish did not end in a confirmation
     |   +-- EncodeError         application: a body or property cannot be sent  permanent
-    |   +-- MessageTooLarge     application: it is above a limit; not sent     permanent
-    |   +-- PublishOverflow     not sent: no room, or no broker in time        transient
-    |   +-- PublishNacked       the broker refused it                          transient
+    |   +-- MessageTooLarge     application: the message is above a limit      permanent
+    |   +-- PublishOverflow     not sent: window full, or no broker in time    transient
+    |   +-- PublishNacked       the broker refused the message                 transient
     |   +-- Unroutable          no queue takes it: a binding is missing        permanent
-    |   +-- PublishUnconfirmed  sent, but its fate is unknown                  transient
-    +-- DecodeError          publisher: the body is not what the handler takes permanent
+    |   +-- PublishUnconfirmed  sent, but the outcome is unknown               transient
+    +-- DecodeError          publisher: the handler cannot take this body     permanent
     +-- InvariantError       us: a bug in mxworker, never caught              permanent
 
-`permanent` says whether the same attempt, made again without a human changing something, fails again.
+A `permanent` error comes again at the same attempt until a human changes something.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class MxWorkerError(Exception):
 
 
 class ConfigError(MxWorkerError):
-    """A setting is missing or wrong; the text says which and what to do."""
+    """A setting is missing or wrong. The text says which one and what to do."""
 
     exit_code = ExitCode.USAGE
 
@@ -80,7 +80,7 @@ class ConnectionLost(BrokerError):
 
 
 class ProtocolViolation(ConnectionLost):
-    """The peer sent bytes that are not AMQP 0-9-1. The connection is given up."""
+    """The peer sent bytes that are not AMQP 0-9-1. The connection is closed."""
 
 
 class CredentialsRefused(BrokerError):
@@ -88,7 +88,7 @@ class CredentialsRefused(BrokerError):
 
 
 class TlsRefused(BrokerError):
-    """The broker and we do not come to an encrypted connection. Nothing was sent in plain text."""
+    """No encrypted connection to the broker could be made. Nothing was sent in plain text."""
 
 
 class ChannelLost(BrokerError):
@@ -109,11 +109,11 @@ class TopologyRefused(BrokerError):
 
 
 class QueueGivenUp(BrokerError):
-    """The broker ends the whole connection over one queue again and again, so that one is not consumed for a while."""
+    """One queue made the broker end the whole connection again and again. It is not consumed for a while."""
 
 
 class BodyTooLarge(BrokerError):
-    """A message is above --max-body-size and would be lost if it were rejected, so its queue is not consumed."""
+    """A message is above --max-body-size and would be lost if it were rejected. Its queue is not consumed."""
 
     permanent = False
 
@@ -123,7 +123,7 @@ class RequestFault(BrokerError):
 
 
 class PoolExhausted(BrokerError):
-    """No channel could be borrowed in time, because handlers hold all that there may be; the text says how many."""
+    """No channel could be borrowed in time, because handlers hold all channels of the pool. The text says how many."""
 
     permanent = False
 
@@ -137,19 +137,19 @@ class EncodeError(PublishError):
 
 
 class MessageTooLarge(PublishError):
-    """The message is above a limit of ours or of the broker. It is in no queue."""
+    """The message is above a limit of mxworker or of the broker. It is in no queue."""
 
 
 class PublishOverflow(PublishError):
-    """The message was never sent: the window was full, the broker blocked us, or no connection came up in time."""
+    """The message was never sent: the window was full, the broker blocked us, or no connection was made in time."""
 
     permanent = False
 
 
 class PublishNacked(PublishError):
-    """The broker refused the message, at every attempt: with basic.nack, or by closing the channel over it.
+    """The broker refused the message at every attempt, by basic.nack or by closing the channel.
 
-    A message that is routed to several queues is refused when one of them refuses it; the others may have it
+    A message that is routed to several queues is refused when one queue refuses it; the other queues may have it
     (https://www.rabbitmq.com/docs/confirms#server-sent-nacks).
     """
 
@@ -157,18 +157,18 @@ class PublishNacked(PublishError):
 
 
 class Unroutable(PublishError):
-    """The exchange is missing, or no binding of it took the message: the broker returned it. It is in no queue."""
+    """The broker returned the message: its exchange is missing, or no binding matched. It is in no queue."""
 
 
 class PublishUnconfirmed(PublishError):
-    """The message was sent, but no confirm came: it may be in the queue, or not. Publishing again may duplicate it."""
+    """The message was sent, but not confirmed: it may be in the queue or not. Publishing it again may duplicate it."""
 
     permanent = False
 
 
 class DecodeError(MxWorkerError):
-    """A body cannot be decoded as the handler's annotation asks, or the headers cannot be read."""
+    """The body cannot be decoded as the handler's annotation asks, or the headers cannot be read."""
 
 
 class InvariantError(MxWorkerError):
-    """mxworker broke its own rules. A bug: report it, never catch it."""
+    """A bug in mxworker. Report it; never catch it."""

@@ -1,6 +1,6 @@
-"""How long a worker process may live: what it has handled, its memory and its age, each with a limit.
+"""The limits after which a worker process is replaced: deliveries, memory and age.
 
-Pure. The limits are jittered by a tenth, so that workers which were started together are not replaced together.
+Pure. Limits are jittered by 10 %, so that workers which started together are not replaced together.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ JITTER = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """After what a worker is replaced: deliveries settled, bytes of resident memory, seconds. None means never."""
+    """Replace a worker after this many settled deliveries, bytes of resident memory, or seconds. None means never."""
 
     messages: int | None = None
     rss_bytes: int | None = None
@@ -27,7 +27,7 @@ class Limits:
                 raise ConfigError(f"--{flag} is {limit}, but must be above 0.")
 
     def jittered(self, rng: random.Random) -> Limits:
-        """Return limits for one process: each moved up or down by at most a tenth."""
+        """Return the limits for one process, each jittered by at most 10 % up or down."""
         return Limits(
             None if self.messages is None else max(1, round(self.messages * _jitter(rng))),
             None if self.rss_bytes is None else max(1, round(self.rss_bytes * _jitter(rng))),
