@@ -7,11 +7,10 @@ been tried before is decided in `endings`.
 
 from __future__ import annotations
 
-import asyncio
 import math
 
 from mxworker.api.failures import Failure
-from mxworker.system.foreign_errors import errors_in, is_a, reason_of
+from mxworker.system.foreign_errors import reason_of
 
 
 class Settlement(Exception):
@@ -68,15 +67,6 @@ class Reject(Settlement):
     def __init__(self, reason: object = "") -> None:
         self.reason = reason_of(reason)
         super().__init__(self.reason)
-
-
-def alone_in(error: BaseException) -> Settlement | None:
-    """Return the one settlement that `error` is, or is all that it holds as a group; else None.
-
-    In a group, tasks that were cancelled because another one failed do not count.
-    """
-    held = [each for each in errors_in(error) if not is_a(each, asyncio.CancelledError)]
-    return held[0] if len(held) == 1 and is_a(held[0], Settlement) else None
 
 
 def _seconds(after: float) -> float:

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from mxworker import Context, Delivery, Handlers, RetryPolicy
+from mxworker.amqp.publishing.unawaited import unawaited
 from mxworker.api.compilation import Handler
 from mxworker.api.context import WorkerResources
 from mxworker.api.middleware import CallNext
 from mxworker.api.receipts import Receipt
-from mxworker.api.unawaited import unawaited
 from mxworker.errors import (
     DecodeError,
     EncodeError,

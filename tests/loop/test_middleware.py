@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mxworker import Ack, Context, Handlers, Reject, Requeue
-from mxworker.api.middleware import compose
+from mxworker.worker.handling.middleware_chain import compose
 from tests.harness.runners import Channel, at_work, deliveries
 
 SOON_S = 60.0

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from mxworker.amqp.publishing.unawaited import confirm_rest
 from mxworker.api.receipts import (
     Confirmed,
     Receipt,
@@ -16,7 +17,6 @@ from mxworker.api.receipts import (
     wait_all,
     wait_any,
 )
-from mxworker.api.unawaited import confirm_rest
 from mxworker.errors import PublishError, PublishNacked
 from tests.loop.loops import on_both_loops
 

@@ -1,4 +1,4 @@
-"""The floors of the house: which room may import which, and who alone may touch the AMQP libraries and fork (DESIGN 3).
+"""The floors of the house: which room may import which, who may do I/O, touch the AMQP libraries, and fork (DESIGN 3).
 
 A room is a folder of `mxworker/`; `amqp/` and `worker/` have rooms inside. The modules at the top, beside `__init__`
 and `__main__`, are the ground. Rooms stand on floors: a module imports what lies below its own room, and its own room.
@@ -55,6 +55,12 @@ ANNOTATION_ONLY = frozenset(
     }
 )
 AMQP_LIBRARIES = frozenset({"aio_pika", "aiormq", "pamqp"})
+# What decides is pure: in these rooms and modules nothing waits, and nothing reads or writes outside the process.
+PURE_PLACES = ("api", "payloads", "wire", "amqp.protocol", "control.protocol")
+IMPURE_LIBRARIES = frozenset({"asyncio", "ctypes", "mmap", "os", "select", "socket", "subprocess", "threading"})
+IMPURE_ALL_THE_SAME = {
+    ("mxworker.api.receipts", "asyncio"): "an application awaits a receipt, so the receipt makes futures",
+}
 FORKS = frozenset({"fork", "forkpty"})
 FORKING_MODULE = "mxworker.master.processes"
 
@@ -145,6 +151,13 @@ def test_what_a_process_does_not_need_is_not_imported(module: str, unwanted: fro
         ("mxworker.worker.main", "from os import fork"),
         ("mxworker.cli", "import os as o\no.forkpty()"),
         ("mxworker.cli", "import multiprocessing"),
+        ("mxworker.api.settlement", "import asyncio"),
+        ("mxworker.api.settlement", "def lazy():\n    from asyncio.exceptions import CancelledError"),
+        ("mxworker.api.receipts", "import threading"),
+        ("mxworker.payloads.compression", "import os.path"),
+        ("mxworker.wire.origins", "from socket import socket"),
+        ("mxworker.amqp.protocol.reader", "import select"),
+        ("mxworker.control.protocol", "import subprocess"),
     ],
 )
 def test_the_checker_sees_a_violation(module: str, source: str) -> None:
@@ -163,10 +176,25 @@ def test_the_checker_sees_a_violation(module: str, source: str) -> None:
         ("mxworker.api.context", "if TYPE_CHECKING:\n    from mxworker.amqp.connecting.pool import Pool"),
         ("mxworker.master.processes", "import os\npid = os.fork()"),
         ("mxworker.cli", "from mxworker.master import loop\nfrom mxworker.worker import main"),
+        ("mxworker.api.receipts", "import asyncio"),
+        ("mxworker.control.client", "import os\nimport socket"),
+        ("mxworker.amqp.connecting.pool", "import asyncio"),
     ],
 )
 def test_the_checker_lets_the_allowed_pass(module: str, source: str) -> None:
     assert violations(module, source) == []
+
+
+def test_each_exception_from_purity_is_still_needed() -> None:
+    used = {(module, name.partition(".")[0]) for module, path in MODULES.items() for _, name in imports_of(path)}
+    assert IMPURE_ALL_THE_SAME.keys() <= used
+
+
+def test_an_application_that_imports_mxworker_loads_no_more_than_it_asks_for() -> None:
+    heavy = {"aio_pika", "aiormq", "asyncio", "msgspec", "pydantic", "socket", "ssl", "subprocess"}
+    program = f"import sys, mxworker; print(sorted({heavy!r}.intersection(sys.modules)))"
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
 
 
 def violations(module: str, source: str) -> list[str]:
@@ -182,6 +210,10 @@ def violations(module: str, source: str) -> list[str]:
         if not (line in unloaded and (module, name) in ANNOTATION_ONLY)
         and (problem := refusal(room, name, f"{module}:{line}"))
     ]
+    if is_pure(module):
+        found += [
+            f"{module}:{line}: a pure module imports {name}" for line, name in imports(tree) if acts(module, name)
+        ]
     if module != FORKING_MODULE:
         found += [f"{module}:{line}: only {FORKING_MODULE} forks" for line in forks(tree)]
     return found
@@ -197,6 +229,18 @@ def refusal(room: str, imported: str, where: str) -> str | None:
     if root == "mxworker" and not may_import(room, imported):
         return f"{where}: {room} does not import {imported}"
     return None
+
+
+def is_pure(module: str) -> bool:
+    """Whether a module must not do anything but decide."""
+    name = module.removeprefix("mxworker.")
+    return any(name == place or name.startswith(f"{place}.") for place in PURE_PLACES)
+
+
+def acts(module: str, imported: str) -> bool:
+    """Whether `imported` is what a pure module has no use for; `module` may have a reason."""
+    root = imported.partition(".")[0]
+    return root in IMPURE_LIBRARIES and (module, root) not in IMPURE_ALL_THE_SAME
 
 
 def may_import(room: str, imported: str) -> bool:
@@ -265,6 +309,11 @@ def reachable(name: str, imported: Mapping[str, set[str]]) -> set[str]:
             found.add(each)
             left += imported.get(each, ())
     return found
+
+
+def imports_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield what the module in `path` imports, as `imports` does."""
+    return imports(ast.parse(path.read_text()))
 
 
 def annotation_only_lines(tree: ast.Module) -> set[int]:

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
+from mxworker.amqp.publishing.unawaited import Unawaited, confirm_rest
 from mxworker.api.receipts import Receipt
-from mxworker.api.unawaited import Unawaited, confirm_rest
 from mxworker.errors import Unroutable
 
 

@@ -33,9 +33,9 @@ from mxworker.amqp.publishing.message_ids import MessageIds
 from mxworker.amqp.publishing.outbox import Outbox
 from mxworker.amqp.publishing.publishing import Publishing
 from mxworker.amqp.publishing.routes import Routes
+from mxworker.amqp.publishing.unawaited import Begun, begin, unawaited
 from mxworker.api.message import Content, Encoder, Message, MessageOptions
 from mxworker.api.receipts import Confirmed, Outcome, Receipt
-from mxworker.api.unawaited import Begun, begin, unawaited
 from mxworker.brokers import Brokers, Tls
 from mxworker.config import PublisherSettings
 from mxworker.errors import EncodeError, PublishError, PublishOverflow, PublishUnconfirmed

@@ -11,10 +11,10 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack, cast
 
+from mxworker.amqp.publishing.unawaited import Begun, begin
 from mxworker.api.context import WorkerResources
 from mxworker.api.message import Content, Encoder, Message, MessageOptions, check_route_name
 from mxworker.api.receipts import Confirmed
-from mxworker.api.unawaited import Begun, begin
 from mxworker.errors import (
     EncodeError,
     MessageTooLarge,

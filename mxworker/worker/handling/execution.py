@@ -19,14 +19,13 @@ from functools import partial
 from typing import Any
 
 from mxworker.amqp.consuming.byte_budget import LARGE_BODY_BYTES
+from mxworker.amqp.publishing.unawaited import Unawaited, confirm_rest, unawaited
 from mxworker.api.compilation import Handler, HandlerKind
 from mxworker.api.context import Context, HandlerScope
 from mxworker.api.decoder import whole_body, whole_delivery
 from mxworker.api.delivery import Delivery
-from mxworker.api.middleware import CallNext, compose
-from mxworker.api.outcomes import awaited, by_position, each_awaited, is_for_all, listed
-from mxworker.api.settlement import Ack, Settlement, alone_in
-from mxworker.api.unawaited import Unawaited, confirm_rest, unawaited
+from mxworker.api.middleware import CallNext
+from mxworker.api.settlement import Ack, Settlement
 from mxworker.errors import DecodeError
 from mxworker.payloads.compression import UnknownCoding, decompress, is_compressed
 from mxworker.system.forks import ThisProcess, end_fork
@@ -40,6 +39,8 @@ from mxworker.worker.handling.decode_budget import (
     forget_locals,
     unlimited,
 )
+from mxworker.worker.handling.middleware_chain import compose
+from mxworker.worker.handling.outcomes import alone_in, awaited, by_position, each_awaited, is_for_all, listed
 from mxworker.worker.handling.payload_size import expected_growth
 from mxworker.worker.handling.report import ACK, Report
 from mxworker.worker.handling.threads import Threads

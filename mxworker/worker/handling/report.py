@@ -10,11 +10,11 @@ from typing import assert_never
 
 from mxworker.api.compilation import Handler
 from mxworker.api.failures import Failure, FailureKind
-from mxworker.api.outcomes import UnknownOutcome, by_position, is_for_all, unknown
-from mxworker.api.settlement import Ack, Reject, Requeue, Retry, Settlement, alone_in
+from mxworker.api.settlement import Ack, Reject, Requeue, Retry, Settlement
 from mxworker.errors import DecodeError
 from mxworker.system.foreign_errors import errors_in, text_of, type_name
 from mxworker.system.log import say_safely
+from mxworker.worker.handling.outcomes import UnknownOutcome, alone_in, by_position, is_for_all, unknown
 
 log = logging.getLogger(__name__)
 

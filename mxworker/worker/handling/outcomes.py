@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any
 
 from mxworker.api.settlement import Settlement
-from mxworker.system.foreign_errors import type_name
+from mxworker.system.foreign_errors import errors_in, is_a, type_name
 
 _MOST_AWAITED = 8  # a wrapper around a wrapper returns an awaitable of an awaitable; no end of them is a mistake
 _SHOWN_CHARACTERS = 20  # of text: what is longer may be the message's body, which no log shows
@@ -56,6 +56,15 @@ async def _ended(outcome: object) -> object:
         raise
     except BaseException as error:
         return error
+
+
+def alone_in(error: BaseException) -> Settlement | None:
+    """Return the one settlement that `error` is, or is all that it holds as a group; else None.
+
+    In a group, tasks that were cancelled because another one failed do not count.
+    """
+    held = [each for each in errors_in(error) if not is_a(each, asyncio.CancelledError)]
+    return held[0] if len(held) == 1 and is_a(held[0], Settlement) else None
 
 
 def listed(outcome: object, count: int) -> object:
