@@ -1,19 +1,28 @@
-"""The operator's commands, be they signals or lines from the control socket, and what is done about each.
+"""The operator's commands, be they signals or requests from the control socket, and what is done about each.
 
-It turns a request into what the fleet is to do, or into directives for all workers, and tells how the service is.
-Knows nothing about sockets. All instants are monotonic nanoseconds.
+It turns a command into what the fleet is to do, or into directives for all workers, and tells the operator how a stop
+goes. Knows nothing about sockets, nor how signals arrive. All instants are monotonic nanoseconds.
+
+    signal          first                       again
+    ------          -----                       -----
+    TERM            drain                       nothing
+    INT             drain                       second: cancel running handlers; third: kill
+    QUIT            kill
+    HUP             rolling reload; drain when the terminal that the service was started on has gone
+    TTIN TTOU       one worker more, less       the same
+    USR1            have each worker log what it runs
+    USR2            pause all queues            resume them
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import time
-from collections.abc import Callable, Mapping
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, assert_never
 
-from mxworker import __version__
-from mxworker.board.layout import HANDLER_NAMES, Word
+from mxworker.board.layout import HANDLER_NAMES
 from mxworker.board.page import Board
 from mxworker.control.protocol import (
     Dump,
@@ -27,19 +36,14 @@ from mxworker.control.protocol import (
     Status,
     Stop,
 )
-from mxworker.control.status import (
-    PausedStatus,
-    ReloadStatus,
-    ServiceStatus,
-    WorkerStatus,
-    why_unhealthy,
-    why_unready,
-)
-from mxworker.master.fleet import Fleet
-from mxworker.master.plan import Exit, RollState
-from mxworker.master.slot import NS_PER_S, Order, Slot
-from mxworker.system.log import level, set_level
-from mxworker.system.printable import foreign, well_formed
+from mxworker.master import drain_report
+from mxworker.master.drain_report import DrainReport
+from mxworker.master.fleet import DRAIN_SLACK_NS, Fleet
+from mxworker.master.service_status import StatusReport
+from mxworker.master.slot import NS_PER_S, Order
+from mxworker.system.log import set_level
+from mxworker.system.printable import foreign
+from mxworker.system.terminal import SETTLES_S, Terminal
 
 _LOG = logging.getLogger("mxworker.master")
 
@@ -47,29 +51,97 @@ _QUEUES_SHOWN = 20
 
 
 class Commands:
-    """Deals with requests. `tell_all` gives an order to all workers."""
+    """Does what the operator wants."""
 
-    def __init__(self, name: str, fleet: Fleet, board: Board, tell_all: Callable[[Order], None], now_ns: int) -> None:
-        self._name = name
+    def __init__(
+        self,
+        fleet: Fleet,
+        board: Board,
+        status: StatusReport,
+        tell_all: Callable[[Order], None],
+        terminal: Terminal | None,
+    ) -> None:
+        """`tell_all` gives an order to all workers. Without `terminal` every SIGHUP means a reload."""
         self._fleet = fleet
         self._board = board
+        self._status = status
         self._tell_all = tell_all
-        self._started_ns = now_ns
-        self._started_at_unix_s = time.time()
-        self._exits: dict[int, str] = {}
-        self._last_note = ""
+        self._terminal = terminal
+        self._hang_up_until_ns: int | None = None
+        """Until when a SIGHUP may turn out to be the hang-up of the terminal."""
+        self._interrupts = 0
+        self._drain_report = DrainReport()
 
-    def note_exit(self, ended: Exit, how: str, note: str) -> None:
-        """Keep in mind how the last worker of a slot ended, and the note it left if it could not start."""
-        self._exits[ended.slot] = f"{how} ({ended.reason.value})"
-        if note:
-            self._last_note = note
+    def next_wakeup(self) -> int | None:
+        """Return when `take_signals` or `tell_of_drain` has something to do unasked; None for never."""
+        if self._fleet.is_stopping:
+            return _earlier(self._hang_up_until_ns, self._drain_report.due_ns)
+        return self._hang_up_until_ns
+
+    # ---- signals
+
+    def take_signals(self, signums: Iterable[signal.Signals], now_ns: int) -> None:
+        """Do what the signals ask. Call in each turn, also without any: a SIGHUP may take a moment to be understood."""
+        for signum in signums:
+            self._take_signal(signum, now_ns)
+        self._tell_hang_up_from_reload(now_ns)
+
+    def _take_signal(self, signum: signal.Signals, now_ns: int) -> None:
+        match signum:  # SIGCHLD is none of the operator's
+            case signal.SIGTERM:
+                self._fleet.stop(now_ns)
+            case signal.SIGINT:
+                self._interrupt(now_ns)
+            case signal.SIGQUIT:
+                self._kill(now_ns)
+            case signal.SIGHUP:
+                is_on_terminal = self._terminal is not None and self._terminal.was_there
+                self._hang_up_until_ns = now_ns + (round(SETTLES_S * NS_PER_S) if is_on_terminal else 0)
+            case signal.SIGTTIN:
+                self._scale_by(1, now_ns)
+            case signal.SIGTTOU:
+                self._scale_by(-1, now_ns)
+            case signal.SIGUSR1:
+                _LOG.info("SIGUSR1: asking the workers what they run")
+                self._dump()
+            case signal.SIGUSR2:
+                self._toggle_pause()
+
+    def _interrupt(self, now_ns: int) -> None:
+        self._interrupts += 1
+        match self._interrupts:
+            case 1:
+                self._fleet.stop(now_ns)
+            case 2:
+                self._cut_short(now_ns)
+            case _:
+                self._kill(now_ns)
+
+    def _tell_hang_up_from_reload(self, now_ns: int) -> None:
+        """Drain when the SIGHUP came because the terminal has gone; reload when the terminal is still there."""
+        if self._hang_up_until_ns is None:
+            return
+        if self._terminal is not None and self._terminal.has_gone:
+            self._hang_up_until_ns = None
+            _LOG.info("the terminal has gone")
+            self._fleet.stop(now_ns)
+        elif now_ns >= self._hang_up_until_ns:
+            self._hang_up_until_ns = None
+            self._fleet.reload(now_ns)
+
+    def _scale_by(self, more: int, now_ns: int) -> None:
+        try:
+            self._fleet.scale(self._fleet.wanted + more, now_ns)
+        except ValueError as error:
+            _LOG.warning("no change: %s", error)
+
+    # ---- requests
 
     def answer(self, request: Request, now_ns: int) -> Mapping[str, Any]:
         """Do what is asked and return what is to be said of it. Raises RequestRefused when it cannot be done."""
         match request:
             case Status():
-                return {"status": self._status(now_ns)}
+                return {"status": self._status.status(now_ns)}
             case Reload():
                 return self._reload(now_ns)
             case Pause(queue):
@@ -81,7 +153,7 @@ class Commands:
             case Stop():
                 self._fleet.stop(now_ns)
             case Dump():
-                self.dump()
+                self._dump()
             case LogLevel(name):
                 self._set_log_level(name)
             case _:
@@ -90,7 +162,7 @@ class Commands:
 
     # ---- the workers
 
-    def dump(self) -> None:
+    def _dump(self) -> None:
         """Have each worker log what it runs."""
         self._tell_all(Order.DUMP)
 
@@ -115,7 +187,7 @@ class Commands:
 
     # ---- directives
 
-    def toggle_pause(self) -> None:
+    def _toggle_pause(self) -> None:
         """Pause all queues; when they are, resume them."""
         if self._board.orders.all_paused:
             self._resume(None)
@@ -146,7 +218,7 @@ class Commands:
         facts = {"queue": queue}
         _LOG.info("%s: %s", what, "all queues" if queue is None else f"queue {foreign(queue)}", extra=facts)
         self._tell_all(Order.LOOK)
-        return {"paused": self._paused()}
+        return {"paused": self._status.paused()}
 
     def _check_consumed(self, queue: str) -> None:
         """Refuse a queue that no worker consumes: its name is most likely misspelt."""
@@ -168,62 +240,37 @@ class Commands:
         self._board.orders.set_log_level(logging.getLogger().level)
         self._tell_all(Order.LOOK)
 
-    # ---- how it is
+    # ---- how a stop goes
 
-    def _status(self, now_ns: int) -> ServiceStatus:
-        fleet, orders = self._fleet, self._board.orders
-        state = "stopping" if fleet.is_stopping else "running" if self._board.ever_ready else "starting"
-        return ServiceStatus(
-            name=well_formed(self._name),
-            version=__version__,
-            pid=os.getpid(),
-            state=state,
-            started_at_unix_s=round(self._started_at_unix_s, 3),
-            uptime_s=round((now_ns - self._started_ns) / NS_PER_S, 3),
-            generation=fleet.generation,
-            workers_wanted=fleet.wanted,
-            workers_ready=fleet.ready,
-            unhealthy_because=why_unhealthy(fleet.is_beyond_repair(now_ns)),
-            unready_because=why_unready(state, fleet.wanted, fleet.ready, orders.all_paused),
-            reload=self._last_reload(),
-            paused=self._paused(),
-            run_alone=orders.alone_queues,
-            log_level=level(),
-            workers=tuple(self._worker(slot, now_ns) for slot in fleet.slots),
-        )
+    def _cut_short(self, now_ns: int) -> None:
+        self._tell(drain_report.cancelling(running := self._running()), running)
+        self._drain_report.end()
+        self._fleet.cut_short(now_ns)
 
-    def _last_reload(self) -> ReloadStatus:
-        roll = self._fleet.roll
-        note = self._last_note if roll.state is RollState.REFUSED else ""
-        return ReloadStatus(roll.state.name.lower(), roll.generation, roll.why, well_formed(note))
+    def _kill(self, now_ns: int) -> None:
+        self._tell(drain_report.killing(running := self._running()), running)
+        self._drain_report.end()
+        self._fleet.kill(now_ns)
 
-    def _paused(self) -> PausedStatus:
-        return PausedStatus(self._board.orders.all_paused, self._board.orders.paused_queues)
+    def tell_of_drain(self, now_ns: int) -> None:
+        """Say at its start, and every 10 s, what a drain waits for."""
+        if self._fleet.stop_deadline_ns is None:
+            return
+        running = self._running()
+        deadline_ns = self._fleet.stop_deadline_ns - DRAIN_SLACK_NS
+        text = self._drain_report.line(running, deadline_ns, now_ns, by_ctrl_c=self._interrupts > 0)
+        if text is not None:
+            self._tell(text, running)
 
-    def _worker(self, slot: Slot, now_ns: int) -> WorkerStatus:
-        told = self._board.told(slot.number)
-        words = told.words
-        lives = slot.pid is not None
-        return WorkerStatus(
-            slot=slot.number,
-            pid=slot.pid,
-            state=slot.state.name.lower(),
-            consuming=told.state.name.lower() if lives else "vacant",
-            reason=slot.reason.value,
-            generation=slot.generation,
-            uptime_s=round((now_ns - slot.spawned_ns) / NS_PER_S, 3) if lives else None,
-            heartbeat_late_s=round(_late_s(slot, now_ns), 3) if lives else None,
-            rss_bytes=words[Word.RSS_BYTES] if lives else None,
-            in_flight=told.in_flight_count if lives else 0,
-            acked=words[Word.ACKED],
-            requeued=words[Word.REQUEUED],
-            retried=words[Word.RETRIED],
-            rejected=words[Word.REJECTED],
-            stale=words[Word.STALE],
-            restarts=max(0, slot.spawns - 1),
-            last_exit=self._exits.get(slot.number, ""),
-        )
+    def _running(self) -> Counter[str]:
+        """Count the deliveries that are being handled, by handler; those that the board cannot name are `other`."""
+        told = [self._board.told(slot.number) for slot in self._fleet.slots if slot.pid is not None]
+        named = Counter(held.handler for each in told for held in each.in_flight())
+        return +(named + Counter(other=sum(each.in_flight_count for each in told) - named.total()))
+
+    def _tell(self, text: str, running: Counter[str]) -> None:
+        _LOG.info("%s", text, extra={"handlers": dict(running)})
 
 
-def _late_s(slot: Slot, now_ns: int) -> float:
-    return max(0, now_ns - slot.deadline_ns) / NS_PER_S
+def _earlier(one: int | None, other: int | None) -> int | None:
+    return one if other is None else other if one is None else min(one, other)

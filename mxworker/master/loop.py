@@ -4,16 +4,6 @@ Does what `fleet` decides and tells it what happened; what the operator asks is 
 RabbitMQ, asyncio or user code. Invariants: it sleeps until the nearest instant that the fleet names, a signal, or a
 client of the control socket; `run` never returns while a worker lives; an unexpected exception ends the workers and
 then the service, never supervision alone.
-
-    signal          first                       again
-    ------          -----                       -----
-    TERM            drain                       nothing
-    INT             drain                       second: cancel running handlers; third: kill
-    QUIT            kill
-    HUP             rolling reload; drain when the terminal that the service was started on has gone
-    TTIN TTOU       one worker more, less       the same
-    USR1            have each worker log what it runs
-    USR2            pause all queues            resume them
 """
 
 from __future__ import annotations
@@ -24,7 +14,6 @@ import random
 import select
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable
 
 from setproctitle import setproctitle
@@ -35,21 +24,20 @@ from mxworker.board.lifecycle import WorkerState
 from mxworker.board.page import Board
 from mxworker.config import Supervision
 from mxworker.errors import ExitCode
-from mxworker.master import drain_report
 from mxworker.master.commands import Commands
 from mxworker.master.control_server import ControlServer, Listener
 from mxworker.master.crash_attribution import CrashAttribution
-from mxworker.master.drain_report import DrainReport
 from mxworker.master.exit_report import ExitReport, describe, note_of
-from mxworker.master.fleet import BOOT_ATTEMPTS, DRAIN_SLACK_NS, Fleet
+from mxworker.master.fleet import BOOT_ATTEMPTS, Fleet
 from mxworker.master.isolation_turns import IsolationTurns
 from mxworker.master.notify import Condition, Notifier, Phase
 from mxworker.master.plan import Look, RollState, Send, Spawn
 from mxworker.master.processes import Children, Ended
+from mxworker.master.service_status import StatusReport
 from mxworker.master.signals import SignalInbox
 from mxworker.master.slot import NS_PER_S, Order
 from mxworker.system.log import tell_error
-from mxworker.system.terminal import SETTLES_S, Terminal
+from mxworker.system.terminal import Terminal
 
 _LOG = logging.getLogger("mxworker.master")
 
@@ -129,16 +117,12 @@ class _Master:
         self._poll = select.poll()
         self._poll.register(inbox.fd, select.POLLIN)
         self._started_ns = time.monotonic_ns()
+        self._status = StatusReport(supervision.name, self._fleet, board, self._started_ns)
         self._commands = Commands(
-            supervision.name, self._fleet, board, lambda order: children.send_to_all(order.value), self._started_ns
+            self._fleet, board, self._status, lambda order: children.send_to_all(order.value), terminal
         )
         self._control = ControlServer(listener, self._poll, self._commands.answer) if listener is not None else None
         self._announced = False
-        self._terminal = terminal
-        self._hang_up_until_ns: int | None = None
-        """Until when a SIGHUP may turn out to be the hang-up of the terminal."""
-        self._interrupts = 0
-        self._drain_report = DrainReport()
         self._reaps_again = False
         self._crash_attribution = CrashAttribution(board, supervision.quarantine_after)
         self._isolation_turns = IsolationTurns()
@@ -168,9 +152,12 @@ class _Master:
         if self._reaps_again:
             return now_ns
         control_ns = None if self._control is None else self._control.next_wakeup(now_ns)
-        drain_ns = self._drain_report.due_ns if self._fleet.is_stopping else None
-        inquest_ns = self._crash_attribution.next_wakeup(now_ns)
-        return _earliest(self._fleet.next_wakeup(now_ns), control_ns, self._hang_up_until_ns, drain_ns, inquest_ns)
+        return _earliest(
+            self._fleet.next_wakeup(now_ns),
+            control_ns,
+            self._commands.next_wakeup(),
+            self._crash_attribution.next_wakeup(now_ns),
+        )
 
     def _sleep(self, until_ns: int | None) -> Events:
         """Sleep until `until_ns`, a signal or a client; return what poll(2) reported.
@@ -201,9 +188,7 @@ class _Master:
         ended = self._children.reap()
         signums = self._inbox.read()
         self._reaps_again = signal.SIGCHLD in signums
-        for signum in signums:
-            self._obey(signum, now_ns)
-        self._tell_hang_up_from_reload(now_ns)
+        self._commands.take_signals(signums, now_ns)
         for slot in self._fleet.slots:
             self._look_at(slot.number, now_ns)
         if self._board.ever_ready:
@@ -251,7 +236,7 @@ class _Master:
         stack = self._children.stack_files(ended.slot)
         self._crash_attribution.hold(ended, child.peak_rss_bytes, stack, now_ns)
         told = self._board.told(ended.slot)
-        self._commands.note_exit(ended, describe(ended), note_of(ended, told))
+        self._status.note_exit(ended, describe(ended), note_of(ended, told))
         self._exit_report.tell(ended, told, stack, self._fleet.generation, now_ns)
 
     def _heed_inquest(self, now_ns: int) -> None:
@@ -262,89 +247,10 @@ class _Master:
         if change.is_found:
             self._fleet.forgive(now_ns)
 
-    def _obey(self, signum: signal.Signals, now_ns: int) -> None:
-        match signum:
-            case signal.SIGCHLD:
-                pass  # seen to by who read it
-            case signal.SIGTERM:
-                self._fleet.stop(now_ns)
-            case signal.SIGINT:
-                self._interrupts += 1
-                match self._interrupts:
-                    case 1:
-                        self._fleet.stop(now_ns)
-                    case 2:
-                        self._cut_short(now_ns)
-                    case _:
-                        self._kill(now_ns)
-            case signal.SIGQUIT:
-                self._kill(now_ns)
-            case signal.SIGHUP:
-                is_on_terminal = self._terminal is not None and self._terminal.was_there
-                self._hang_up_until_ns = now_ns + (round(SETTLES_S * NS_PER_S) if is_on_terminal else 0)
-            case signal.SIGTTIN:
-                self._scale(self._fleet.wanted + 1, now_ns)
-            case signal.SIGTTOU:
-                self._scale(self._fleet.wanted - 1, now_ns)
-            case signal.SIGUSR1:
-                _LOG.info("SIGUSR1: asking the workers what they run")
-                self._commands.dump()
-            case signal.SIGUSR2:
-                self._commands.toggle_pause()
-
-    def _tell_hang_up_from_reload(self, now_ns: int) -> None:
-        """Drain when the SIGHUP came because the terminal has gone; reload when the terminal is still there."""
-        if self._hang_up_until_ns is None:
-            return
-        if self._terminal is not None and self._terminal.has_gone:
-            self._hang_up_until_ns = None
-            _LOG.info("the terminal has gone")
-            self._fleet.stop(now_ns)
-        elif now_ns >= self._hang_up_until_ns:
-            self._hang_up_until_ns = None
-            self._fleet.reload(now_ns)
-
-    def _scale(self, workers: int, now_ns: int) -> None:
-        try:
-            self._fleet.scale(workers, now_ns)
-        except ValueError as error:
-            _LOG.warning("no change: %s", error)
-
-    # ---- tell the operator how a stop goes
-
-    def _running(self) -> Counter[str]:
-        """Count the deliveries that are being handled, by handler; those that the board cannot name are `other`."""
-        told = [self._board.told(slot.number) for slot in self._fleet.slots if slot.pid is not None]
-        named = Counter(held.handler for each in told for held in each.in_flight())
-        return +(named + Counter(other=sum(each.in_flight_count for each in told) - named.total()))
-
-    def _cut_short(self, now_ns: int) -> None:
-        self._tell(drain_report.cancelling(running := self._running()), running)
-        self._drain_report.end()
-        self._fleet.cut_short(now_ns)
-
-    def _kill(self, now_ns: int) -> None:
-        self._tell(drain_report.killing(running := self._running()), running)
-        self._drain_report.end()
-        self._fleet.kill(now_ns)
-
-    def _tell_of_drain(self, now_ns: int) -> None:
-        """Say at its start, and every 10 s, what a drain waits for."""
-        if self._fleet.stop_deadline_ns is None:
-            return
-        running = self._running()
-        deadline_ns = self._fleet.stop_deadline_ns - DRAIN_SLACK_NS
-        text = self._drain_report.line(running, deadline_ns, now_ns, by_ctrl_c=self._interrupts > 0)
-        if text is not None:
-            self._tell(text, running)
-
-    def _tell(self, text: str, running: Counter[str]) -> None:
-        _LOG.info("%s", text, extra={"handlers": dict(running)})
-
     # ---- act
 
     def _act(self, now_ns: int) -> None:
-        self._tell_of_drain(now_ns)
+        self._commands.tell_of_drain(now_ns)
         for action in self._fleet.plan(now_ns):
             match action:
                 case Spawn():

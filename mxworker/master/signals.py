@@ -1,6 +1,6 @@
 """Signals as numbers in a pipe, so that the master's loop reads them between two steps and never inside one.
 
-Knows nothing about what a signal means: `loop` decides. Invariants: Python-level handlers do nothing but exist
+Knows nothing about what a signal means: `commands` decides. Invariants: Python-level handlers do nothing but exist
 (CPython writes the number to the wakeup pipe in its C handler); they are installed before the first fork and never
 give way to the default action again, so that a late signal cannot change an exit code already decided.
 """

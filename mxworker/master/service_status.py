@@ -1,0 +1,106 @@
+"""How the service is, as `mxworker status` and the observer are told: made from the fleet and the board on request.
+
+Changes nothing. All instants are monotonic nanoseconds.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from mxworker import __version__
+from mxworker.board.layout import Word
+from mxworker.board.page import Board
+from mxworker.control.status import (
+    PausedStatus,
+    ReloadStatus,
+    ServiceStatus,
+    WorkerStatus,
+    why_unhealthy,
+    why_unready,
+)
+from mxworker.master.fleet import Fleet
+from mxworker.master.plan import Exit, RollState
+from mxworker.master.slot import NS_PER_S, Slot
+from mxworker.system.log import level
+from mxworker.system.printable import well_formed
+
+
+class StatusReport:
+    """Tells the state of one service. It keeps what neither the fleet nor the board does: how workers ended."""
+
+    def __init__(self, name: str, fleet: Fleet, board: Board, now_ns: int) -> None:
+        """`now_ns` is the instant at which the service started."""
+        self._name = name
+        self._fleet = fleet
+        self._board = board
+        self._started_ns = now_ns
+        self._started_at_unix_s = time.time()
+        self._exits: dict[int, str] = {}  # at most one per slot
+        self._last_note = ""
+
+    def note_exit(self, ended: Exit, how: str, note: str) -> None:
+        """Keep in mind how the last worker of a slot ended, and the note it left if it could not start."""
+        self._exits[ended.slot] = f"{how} ({ended.reason.value})"
+        if note:
+            self._last_note = note
+
+    def status(self, now_ns: int) -> ServiceStatus:
+        """Return how the service is now."""
+        fleet, orders = self._fleet, self._board.orders
+        state = "stopping" if fleet.is_stopping else "running" if self._board.ever_ready else "starting"
+        return ServiceStatus(
+            name=well_formed(self._name),
+            version=__version__,
+            pid=os.getpid(),
+            state=state,
+            started_at_unix_s=round(self._started_at_unix_s, 3),
+            uptime_s=round((now_ns - self._started_ns) / NS_PER_S, 3),
+            generation=fleet.generation,
+            workers_wanted=fleet.wanted,
+            workers_ready=fleet.ready,
+            unhealthy_because=why_unhealthy(fleet.is_beyond_repair(now_ns)),
+            unready_because=why_unready(state, fleet.wanted, fleet.ready, orders.all_paused),
+            reload=self._last_reload(),
+            paused=self.paused(),
+            run_alone=orders.alone_queues,
+            log_level=level(),
+            workers=tuple(self._worker(slot, now_ns) for slot in fleet.slots),
+        )
+
+    def _last_reload(self) -> ReloadStatus:
+        roll = self._fleet.roll
+        note = self._last_note if roll.state is RollState.REFUSED else ""
+        return ReloadStatus(roll.state.name.lower(), roll.generation, roll.why, well_formed(note))
+
+    def paused(self) -> PausedStatus:
+        """Return which queues the operator has paused."""
+        return PausedStatus(self._board.orders.all_paused, self._board.orders.paused_queues)
+
+    def _worker(self, slot: Slot, now_ns: int) -> WorkerStatus:
+        told = self._board.told(slot.number)
+        words = told.words
+        lives = slot.pid is not None
+        return WorkerStatus(
+            slot=slot.number,
+            pid=slot.pid,
+            state=slot.state.name.lower(),
+            consuming=told.state.name.lower() if lives else "vacant",
+            reason=slot.reason.value,
+            generation=slot.generation,
+            uptime_s=round((now_ns - slot.spawned_ns) / NS_PER_S, 3) if lives else None,
+            heartbeat_late_s=round(_late_s(slot, now_ns), 3) if lives else None,
+            rss_bytes=words[Word.RSS_BYTES] if lives else None,
+            in_flight=told.in_flight_count if lives else 0,
+            acked=words[Word.ACKED],
+            requeued=words[Word.REQUEUED],
+            retried=words[Word.RETRIED],
+            rejected=words[Word.REJECTED],
+            stale=words[Word.STALE],
+            restarts=max(0, slot.spawns - 1),
+            last_exit=self._exits.get(slot.number, ""),
+        )
+
+
+def _late_s(slot: Slot, now_ns: int) -> float:
+    return max(0, now_ns - slot.deadline_ns) / NS_PER_S
