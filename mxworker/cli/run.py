@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mxworker.board.page import Board
     from mxworker.brokers import Brokers
     from mxworker.control.protocol import Identity
-    from mxworker.master.control_server import Listener
+    from mxworker.master.listener import Listener
     from mxworker.system.terminal import Terminal
 
 log = logging.getLogger("mxworker")
@@ -335,7 +335,7 @@ def _supervise(app: str, brokers: Brokers, flags: dict[str, Any], as_text: bool,
 def _listener(identity: Identity, asked: str | None) -> Listener | None:
     """Return where requests come in."""
     from mxworker.control.protocol import directories
-    from mxworker.master.control_server import listen, listen_at
+    from mxworker.master.listener import listen, listen_at
 
     places = directories(os.environ, os.geteuid())
     return listen(identity, places) if asked is None else listen_at(Path(asked), identity)

@@ -1,6 +1,6 @@
-"""What the death of a worker is attributed to: which messages and queues may have killed it, and what it still said.
+"""What the death of a worker is attributed to: the messages and queues that may have killed it.
 
-Knows the board, and nothing about how a worker was forked or will be replaced.
+This module knows the board, and nothing about how a worker was forked or will be replaced.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LOG = logging.getLogger("mxworker.master")
 
 _TRIED = (
     "three workers died within a minute, each with messages of queue %s in flight: its messages run alone for a while, "
-    "to see whether it is they that kill"
+    "to see whether they are what kills"
 )
 _DEADLY = (
     "messages of queue %s kill workers: all its messages run alone, in one worker at a time and with rests, until none "
@@ -34,14 +34,14 @@ _LEAVING = frozenset({WorkerState.DRAINING, WorkerState.STOPPED})
 
 
 class Change(NamedTuple):
-    """What a look has changed: whether there are other orders, and whether a queue was found that kills."""
+    """What a look has changed: whether the directives changed, and whether a queue that kills was found."""
 
     has_orders: bool
     is_found: bool
 
 
 class CrashAttribution:
-    """Enters into the board what dead workers had started."""
+    """Enters the messages that dead workers had started into the board's table of suspects."""
 
     def __init__(self, board: Board, quarantine_after: int) -> None:
         """With `quarantine_after` 0 no message is ever suspect."""
@@ -56,7 +56,7 @@ class CrashAttribution:
         return told.alone_queue in self._queues.to_run_alone
 
     def look(self, ready: Collection[int], now_ns: int) -> Change:
-        """Order which queues run alone, and say what has changed. `ready` are the slots whose worker consumes."""
+        """Direct which queues run alone, and return what has changed. `ready` are the slots whose worker consumes."""
         self._queues.look(ready, now_ns)
         queues, deadly = self._queues.to_run_alone, self._queues.deadly
         before = self._ordered
@@ -80,7 +80,7 @@ class CrashAttribution:
         return self._queues.next_wakeup(now_ns)
 
     def hold(self, ended: Exit, peak_rss_bytes: int, stack: str, now_ns: int) -> None:
-        """Suspect what the worker had started, if nobody had asked for its end. Call before its slot is used again."""
+        """Suspect the messages that a worker had started, if its end was unasked. Call before the slot is reused."""
         told = self._board.told(ended.slot)
         if not self._is_on or not ended.is_unasked or _was_leaving(told, ended):
             return
@@ -109,5 +109,5 @@ class CrashAttribution:
 
 
 def _was_leaving(told: Told, ended: Exit) -> bool:
-    """Whether the worker was on its way out by itself, and left behind only what its drain had no time for."""
+    """Whether the worker was draining by itself, and left behind only what its drain had no time for."""
     return told.state in _LEAVING and ended.reason is not Reason.HANG and ended.status >= 0

@@ -1,16 +1,17 @@
-"""Queues whose messages kill workers, one after another: which they are, and how often they may.
+"""Queues whose messages kill workers, one after another: which queues they are, and how often their messages may run.
 
-A message that kills is found out by itself, see `suspects`. But each message is new once, and runs in company then: who
-sends many that kill has all workers die all the time, and with them the work of all other queues. So all messages of
-such a queue run alone, in one worker at a time, which costs the others at most that worker; and after each death there
-is a rest, of 5 s, or three times as long as that worker was away.
+`board.suspects` finds a single message that kills. But every message is new once, and a new message runs beside others.
+A publisher of many killers would have all workers die all the time, and no other queue would get any work done. So all
+messages of such a queue run alone, in one worker at a time, which costs the other queues at most that worker. After
+each death there is a rest of 5 s, or of three times as long as that worker was away.
 
-Which queue it is. A death while something ran alone is the fault of its queue. Of one in company nobody knows, so it
-takes three within a minute, and the queues that were in flight at each of them are suspect. They are tried one by one,
-first that with the fewest messages in flight, which has the least to lose: its messages run alone. When one of them
-kills, it was this queue; when workers die in company without it, it was another; and when none dies for a while,
-nobody knows, and all is as before. A queue whose messages killed alone three times within a minute needs no trial. A
-service with one queue has nothing to protect.
+How the queue is found. The death of a worker in which one message ran alone is the fault of that message's queue. A
+death among many running messages has no certain cause, so three of them within a minute are needed: the queues that had
+messages in flight at all three are suspect. Suspect queues are tried one by one, that with the fewest messages in
+flight first, since it has the least to lose. The messages of the tried queue run alone. If one of them kills, the queue
+is found. If workers die among many messages without it, another queue is at fault. If no worker dies for a while,
+nothing is known, and all queues run as before. A queue whose messages killed alone three times within a minute is found
+without a trial. A service with one queue has no other queue to protect.
 
 Pure. All instants are monotonic nanoseconds.
 """
@@ -25,14 +26,14 @@ DEATHS = 3
 WINDOW_NS = 60 * _NS_PER_S
 TRIAL_NS = 10 * _NS_PER_S
 CALM_NS = 20 * _NS_PER_S
-"""After the last death and its rest: a queue that killed until then has had many turns meanwhile."""
-REST_NS = 5 * _NS_PER_S  # a start takes half a second of a CPU, and what the dead worker had comes a second time
+"""How long a queue must not kill, after its last death and rest, to run as others do. It has many turns meanwhile."""
+REST_NS = 5 * _NS_PER_S  # a start takes half a second of a CPU, and the dead worker's messages come a second time
 REST_FACTOR = 3  # with one worker, the other queues keep three quarters of their time
-LONGEST_DOWN_NS = 60 * _NS_PER_S  # then nobody waits for the worker any more, which may not be wanted
+LONGEST_DOWN_NS = 60 * _NS_PER_S  # then nothing waits for the worker any more: it may not be wanted
 
 
 class DeadlyQueues:
-    """Finds the queues whose messages kill."""
+    """Finds the queues whose messages kill workers."""
 
     def __init__(self) -> None:
         self._in_company: deque[tuple[int, Mapping[str, int]]] = deque(maxlen=DEATHS)
@@ -46,7 +47,7 @@ class DeadlyQueues:
 
     @property
     def deadly(self) -> frozenset[str]:
-        """The queues of which it is known."""
+        """The queues that are known to kill."""
         return frozenset(self._deadly)
 
     @property
@@ -55,7 +56,7 @@ class DeadlyQueues:
         return self.deadly if self._tried is None else self.deadly | {self._tried}
 
     def rests(self, now_ns: int) -> bool:
-        """Whether nothing of these queues may be started: not before the worker that died is back, and for a rest."""
+        """Whether no message of these queues may start: until the dead worker is back, and then for the rest."""
         return self._down is not None or now_ns < self._rests_until_ns
 
     def died_alone(self, slot: int, queue: str, queues: Collection[str], now_ns: int) -> None:
@@ -66,14 +67,14 @@ class DeadlyQueues:
         if queue in self.to_run_alone or (has_many and len(queues) > 1):
             self._deadly[queue] = now_ns
             self._down = (slot, now_ns)
-            self._in_company.clear()  # it has explained them
+            self._in_company.clear()  # this queue explains those deaths
             if queue == self._tried:
                 self._tried = None
 
     def died_in_company(self, in_flight: Mapping[str, int], queues: Collection[str], now_ns: int) -> None:
         """Take in that a worker died with so many messages of each queue in flight; it consumed all `queues`."""
         if not in_flight or len(queues) < 2 or self.to_run_alone & in_flight.keys():
-            return  # what was started in company before this was forbidden says nothing about the others
+            return  # messages that started before they had to run alone say nothing about other queues
         if self._tried is not None:
             self._acquit(now_ns)
         self._in_company.append((now_ns, in_flight))
@@ -118,7 +119,7 @@ class DeadlyQueues:
         return max(self._tried_since_ns, self._rests_until_ns) + TRIAL_NS
 
     def _acquit(self, now_ns: int) -> None:
-        """Find that nothing is known against the queue that was tried."""
-        assert self._tried is not None, "asked by who has looked"
+        """End the trial of a queue without a result."""
+        assert self._tried is not None, "a queue is tried"
         self._acquitted[self._tried] = now_ns
         self._tried = None

@@ -1,6 +1,6 @@
-"""What an operator is told while a service drains: what it waits for, for how long, and what the next Ctrl-C does.
+"""The log lines of a drain: what the service waits for, for how long, and what the next Ctrl-C does.
 
-Pure. All instants are monotonic nanoseconds.
+This module is pure. All instants are monotonic nanoseconds.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ class DrainReport:
 
     def __init__(self) -> None:
         self.due_ns: int | None = 0
-        """When `line` has something to say again; None for never."""
+        """The next instant at which `line` may return a line; None for never."""
 
     def line(self, running: Mapping[str, int], deadline_ns: int, now_ns: int, by_ctrl_c: bool) -> str | None:
-        """Return what is to be said now, often None. `running` counts what is being handled, by handler."""
+        """Return the line that is due now, or None. `running` counts the running handlers by name."""
         if self.due_ns is None or now_ns < self.due_ns:
             return None
         is_first, self.due_ns = self.due_ns == 0, now_ns + AGAIN_NS
@@ -31,7 +31,7 @@ class DrainReport:
         return still_draining(running, left_s) if running else None
 
     def end(self) -> None:
-        """Say no more: nobody waits for the handlers now."""
+        """Return no more lines: the service no longer waits for handlers."""
         self.due_ns = None
 
 
@@ -63,7 +63,7 @@ def killing(running: Mapping[str, int]) -> str:
 
 
 def in_words(running: Mapping[str, int]) -> str:
-    """Return `3 handlers: order (2), invoice (1)`, those that run most first."""
+    """Return `3 handlers: order (2), invoice (1)`, sorted by count."""
     total = sum(running.values())
     most = Counter(running).most_common(HANDLERS_NAMED)
     named = [f"{name} ({count})" for name, count in most]

@@ -1,8 +1,9 @@
-"""What is said when a worker has ended: how, what it held, and the text it left for the operator.
+"""What the log says when a worker has ended: how it ended, which messages it held, and the note it left.
 
-Knows nothing about what follows. Invariants: each text is said once for each generation of the code; of many workers
-that end, only some are told of, so that a crash loop does not fill a disk. While nothing was ever ready the texts are
-kept: if the start fails they are the last that is said, where they are read.
+This module does not know what follows the end. A *note* is the text that a worker which cannot start leaves for the
+operator. Invariants: each note is logged once for each generation of the code. When many workers end, only some of
+them are logged, so that a crash loop does not fill a disk. Until a worker was ready, notes are held back: if the start
+fails, they are the last lines of the log, where people look first.
 """
 
 from __future__ import annotations
@@ -32,18 +33,18 @@ _LEAVE_A_NOTE = (ExitCode.USAGE, ExitCode.APP_LOAD, ExitCode.BROKER)
 
 
 class ExitReport:
-    """Tells of those who ended, one after the other."""
+    """Logs the ends of workers."""
 
     def __init__(self) -> None:
         self._endings = LineBudget()
         self._notes: dict[str, int] = {}
-        """The texts of this generation of the code, each with the exit code of who left it."""
+        """The notes of this generation of the code, each with the exit code of the worker that left it."""
         self._unsaid: list[str] = []
         self._keeps_notes = True
         self._generation = 0
 
     def tell(self, ended: Exit, told: Told, stack: str, generation: int, now_ns: int) -> None:
-        """Tell of the worker that was in `slot`, with the stacks it left, of which 8 KiB are shown.
+        """Log the end of a worker, by what it had told, with at most 8 KiB of the stacks that it left.
 
         `generation` is that of the code that workers load now.
         """
@@ -77,14 +78,14 @@ class ExitReport:
             _tell_what_it_held(ended, told, in_flight, now_ns)
 
     def say_notes(self) -> None:
-        """Say the texts that were kept, and from now on each at once."""
+        """Log the notes that were held back, and from now on log each at once."""
         self._keeps_notes = False
         for note in self._unsaid:
             tell_error(note, exit_code=self._notes[note])
         self._unsaid.clear()
 
     def _take_note(self, note: str, status: int, generation: int) -> None:
-        if generation != self._generation:  # what the new code cannot do is news, even if the old code could not either
+        if generation != self._generation:  # a note of the new code is news, even if the old code left the same
             self._generation = generation
             self._notes.clear()
             self._unsaid.clear()
@@ -113,16 +114,16 @@ def _messages(count: int) -> str:
 
 
 def note_of(ended: Exit, told: Told) -> str:
-    """Return what a worker that could not start left for the operator; empty for all others.
+    """Return the note of a worker that could not start; "" for all others.
 
-    A handler may have ended its process with the same exit code: the note is what the worker consumed, then.
+    A handler may have ended its process with the same exit code; then the note in the slot says what it consumed.
     """
     note = told.note
     return note if ended.status in _LEAVE_A_NOTE and note.startswith(_ERROR) else ""
 
 
 def describe(ended: Exit) -> str:
-    """Return `SIGSEGV` or `exit code 1`, with what that means where it is not plain."""
+    """Return `SIGSEGV` or `exit code 1`, with an explanation where one is needed."""
     words = in_words(ended.status)
     if ended.status == ExitCode.DRAIN_TIMEOUT:
         return f"{words}, handlers were still running when its drain ended"
@@ -136,7 +137,7 @@ def _why_hung(ended: Exit, told: Told) -> str:
         return ""
     if told.state in (WorkerState.VACANT, WorkerState.BOOTING):
         return "did not start in time (--boot-timeout) and "
-    if ended.status == -signal.SIGKILL:  # it did not even answer to SIGABRT
+    if ended.status == -signal.SIGKILL:  # SIGABRT had no effect
         return "did not run its event loop (it was stopped, or is stuck in the kernel) and "
     return "blocked its event loop and "
 

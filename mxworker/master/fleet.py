@@ -1,25 +1,25 @@
-"""The fleet: it decides which worker is started, asked, told to stop or killed, and when.
+"""The fleet: it decides which worker is started, signalled, stopped or killed, and when.
 
-Pure: it forks nothing, signals nothing and reads no clock. `loop` tells it what was observed, asks `plan(now_ns)` for
-what to do, does it, and sleeps until `next_wakeup(now_ns)`. Knows nothing about the board or the operating system.
-All instants are monotonic nanoseconds.
+The fleet is pure: it forks nothing, signals nothing and reads no clock. `loop` tells it what was observed, asks
+`plan(now_ns)` for what to do, does it, and sleeps until `next_wakeup(now_ns)`. The fleet knows nothing about the board
+or the operating system. All instants are monotonic nanoseconds.
 
-Invariants: a slot has at most one live process (`pid` is set from the fork to the reaping); no order goes to any
-other pid; after `stop` nothing is spawned, and every live process was sent KILL or has it among its steps.
+Invariants: a slot has at most one live process (`pid` is set from the fork to the reaping); no order goes to any other
+pid; after `stop` nothing is spawned, and every live process was sent KILL or has it among its steps.
 
-How a worker is replaced. One slot more than there are wanted workers is spare. The replacement is started there, *on
-trial*; once it consumes, it is wanted like any other, and the worker that it relieves drains. When that one was reaped
-its slot is the spare one, and the next can be relieved: one at a time, so that there are never fewer workers than
-before. A *roll* relieves all workers whose code is older than the last reload; what wishes to be recycled comes after.
-A replacement that cannot start is given up, and those it was meant for go on. Code can start and die of its first
-messages, so the others wait until one worker with it has served for a while; the roll stands still while one that died
-has not, and after three deaths of one it is given up, too.
+How a worker is replaced. The fleet keeps one spare slot beside the wanted workers. It starts the replacement there, *on
+trial*. When the replacement consumes, the old worker drains, and its slot becomes the spare one. Workers are replaced
+one at a time, so there are never fewer of them than before. A *roll* replaces all workers whose code is older than the
+last reload; workers that wish to be recycled come after it. A replacement that cannot start is given up, and the old
+workers go on. New code may start and then die of its first messages. So the roll replaces one worker, waits until that
+one has served for a while, and pauses while a new worker that died has not served again. After three deaths of one new
+worker the roll is refused.
 
-How a service ends on its own. Until some worker was ready, a slot whose worker exits with 2, 3 or 4 is given up at once
-(a human must change something), any other failure is tried three times; when all slots are given up the service ends
-with the code they agree on, or with 5. Once any worker was ever ready the service never ends for a fault: failed
-slots are tried again for ever, with backoff. In burst mode a worker that found nothing more to do and exits with 0
-retires its slot, and none is replaced; one that somebody else told to leave is started again.
+How a service ends on its own. Before the first worker is ready, a slot whose worker exits with 2, 3 or 4 is given up at
+once, because a human must change something; any other failure is tried three times. When all slots are given up, the
+service ends with the exit code that they agree on, or with 5. Once a worker was ready, the service never ends for a
+fault: a failed slot is tried again for ever, with backoff. In burst mode a worker that found nothing more to do exits
+with 0, and its slot is retired; a worker that was stopped by anybody else is started again.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Fleet:
 
     @property
     def generation(self) -> int:
-        """Of the code that a worker loads which is forked now."""
+        """The generation of the code that a worker loads when it is forked now."""
         return self.roll.generation
 
     @property
@@ -86,7 +86,7 @@ class Fleet:
 
     @property
     def exit_code(self) -> ExitCode | None:
-        """With what the service ends now; None while there is something left to do."""
+        """The exit code with which the service ends now; None while there is something left to do."""
         if any(slot.pid is not None for slot in self.slots):
             return None
         if self._stop_deadline_ns is not None:
@@ -107,7 +107,7 @@ class Fleet:
         return self._stop_deadline_ns
 
     def is_beyond_repair(self, now_ns: int) -> bool:
-        """Whether a worker was sent KILL long ago and still was not reaped: nothing the master can do ends it."""
+        """Whether a worker was sent KILL 10 s ago and is not reaped yet: the kernel is stuck, and so is the master."""
         return any(slot.killed_ns is not None and now_ns - slot.killed_ns > BEYOND_REPAIR_NS for slot in self.slots)
 
     # ---- what was observed
@@ -117,7 +117,7 @@ class Fleet:
         self._slot(spawn.slot).spawned(pid, spawn.generation, spawn.boot_deadline_ns, now_ns)
 
     def spawn_failed(self, spawn: Spawn, now_ns: int) -> None:
-        """Take in that the machine could not fork. That is no fault of a worker: no slot is given up for it."""
+        """Take in that the machine could not fork. No slot is given up for it, since no worker is at fault."""
         self._try_again(self._slot(spawn.slot), SlotEvent.RETRY, Reason.FORK_FAILED, now_ns)
 
     def observe(self, number: int, look: Look, now_ns: int) -> None:
@@ -152,13 +152,13 @@ class Fleet:
                 self._try_again(slot, SlotEvent.RETRY, Reason.RETRY, now_ns)
 
     def overslept(self, now_ns: int) -> None:
-        """Judge nobody's lateness for one round: the master was held up, so perhaps the whole machine was."""
+        """Judge no worker as late for 2 s: the master was held up, so perhaps the whole machine was."""
         self._judge_from_ns = now_ns + WITHHOLD_NS
 
     def exited(self, pid: int, status: int, now_ns: int, is_queues_fault: bool = False) -> Exit:
         """Take in that the worker `pid` was reaped with `status`, an exit code or minus a signal number.
 
-        One that died by the fault of a queue is no failure of its slot, and is started again at once.
+        A death that is the fault of a queue is no failure of the slot: the worker is started again at once.
         """
         slot = next(slot for slot in self.slots if slot.pid == pid)
         uptime_s = (now_ns - slot.spawned_ns) / NS_PER_S
@@ -187,7 +187,7 @@ class Fleet:
         return Exit(slot.number, pid, status, slot.reason, as_asked, uptime_s, retry_in_s, was_killed)
 
     def forgive(self, now_ns: int) -> None:
-        """Take in that the failures so far were no fault of the slots, and start again at once what waits for that."""
+        """Take in that the failures so far were no fault of the slots: slots in BACKOFF are started again at once."""
         for slot in self.slots:
             slot.failures = 0
             if slot.state is SlotState.BACKOFF:
@@ -196,7 +196,7 @@ class Fleet:
     # ---- what the operator wants
 
     def reload(self, now_ns: int) -> None:
-        """Have all workers replaced by ones that load the code anew. Asking again while that goes on begins it anew."""
+        """Replace all workers by new ones, which load the code anew. A second call begins the roll again."""
         if self._stop_deadline_ns is not None:
             return
         if self._burst:
@@ -213,7 +213,7 @@ class Fleet:
             slot.respawn_ns = now_ns
 
     def scale(self, workers: int, now_ns: int) -> None:
-        """Have `workers` workers. Raises ValueError below 1 and above the number that there is room for."""
+        """Change the number of workers. Raises ValueError below 1 and above MAX_WORKERS, leaving workers included."""
         if not 1 <= workers <= MAX_WORKERS:
             raise ValueError(f"there can be from 1 to {MAX_WORKERS} workers, not {workers}")
         if self._stop_deadline_ns is not None or workers == self.wanted:
@@ -229,7 +229,7 @@ class Fleet:
             self._shrink(self.wanted - workers, now_ns)
 
     def stop(self, now_ns: int) -> None:
-        """Drain all workers, in parallel, and start none any more. A second call changes nothing."""
+        """Drain all workers in parallel, and start no more. A second call changes nothing."""
         if self._stop_deadline_ns is not None:
             return
         self._stop_deadline_ns = now_ns + self._drain_ns + DRAIN_SLACK_NS
@@ -243,7 +243,7 @@ class Fleet:
                     slot.hasten(self._stop_deadline_ns)
 
     def cut_short(self, now_ns: int) -> None:
-        """Stop, and let running handlers be cancelled instead of finished."""
+        """Stop, and cancel running handlers instead of waiting for them."""
         self.stop(now_ns)
         self._forced = True
         for slot in self.slots:
@@ -331,14 +331,14 @@ class Fleet:
         serving = next((slot for slot in self._serving() if slot in old), None)
         if serving is not None and self._is_trusted(now_ns):
             self._begin_trial(serving, Reason.RELOAD, now_ns)
-        # One that is still starting, or is being aborted, will be looked at when it is neither.
+        # A worker that still starts, or is being aborted, is replaced later.
 
     def _renewed(self) -> list[Slot]:
         """Return the slots whose worker, the present or the last one, had the newest code."""
         return [slot for slot in self.slots if slot.is_wanted and slot.spawns and slot.generation == self.generation]
 
     def _is_trusted(self, now_ns: int) -> bool:
-        """Whether nothing speaks against the newest code: one worker has served with it, and so have all that died."""
+        """Whether one worker has served with the newest code for a while, and every one that died has served again."""
         renewed = self._renewed()
         steady = [slot for slot in renewed if slot.is_ready and now_ns >= slot.ready_since_ns + STEADY_NS]
         return not renewed or (bool(steady) and all(slot in steady for slot in renewed if slot.failures))
@@ -358,17 +358,17 @@ class Fleet:
         spare.relief = Replacement(old.number, reason)
 
     def _has_proven_itself(self, trial: Slot, relief: Replacement, now_ns: int) -> None:
-        """Let the worker drain whose replacement is ready."""
+        """Let the old worker drain: its replacement is ready."""
         trial.relief = None
         self._unwant(self._slot(relief.of), relief.reason, now_ns)
 
     def _dismiss(self, trial: Slot, reason: Reason, now_ns: int) -> None:
-        """Give a replacement up that is not ready."""
+        """Give up a replacement that is not ready yet."""
         trial.relief = None
         self._unwant(trial, reason, now_ns)
 
     def _trial_failed(self, trial: Slot, relief: Replacement, status: int, reason: Reason, now_ns: int) -> None:
-        """Try a replacement again, or give it up when that has no prospects."""
+        """Try a replacement again, or give it up when another try would not help."""
         if status not in _NEEDS_A_HUMAN and reason is not Reason.HANG and trial.failures + 1 < BOOT_ATTEMPTS:
             self._try_again(trial, SlotEvent.FAILED, reason, now_ns)
             return
@@ -391,7 +391,7 @@ class Fleet:
             self._want(self._spare(), reason, now_ns)
 
     def _shrink(self, workers: int, now_ns: int) -> None:
-        """Let workers go: first what does not work now, then the youngest."""
+        """Stop workers: first those that do not work now, then the youngest."""
         self.wanted -= workers
         trial = self._trial
         if trial is not None:
@@ -408,7 +408,7 @@ class Fleet:
         slot.verdict = None
 
     def _unwant(self, slot: Slot, reason: Reason, now_ns: int) -> None:
-        """Let the worker of a slot go, if there is one, and have none there any more."""
+        """Stop the worker of a slot, if it has one, and start no other there."""
         slot.is_wanted = False
         match slot.state:
             case SlotState.STARTING | SlotState.RUNNING:
@@ -419,7 +419,7 @@ class Fleet:
                 slot.move(SlotEvent.STOP, reason)
 
     def _spare(self) -> Slot:
-        """Return an EMPTY slot that nobody wants filled, the first there is, or one more."""
+        """Return the first EMPTY slot that is not wanted, or a new slot."""
         spare = next((slot for slot in self.slots if slot.state is SlotState.EMPTY and not slot.is_wanted), None)
         if spare is None:
             spare = Slot(len(self.slots) + 1)
@@ -440,7 +440,7 @@ class Fleet:
             slot.ask_to_stop(reason, kill_ns, now_ns)
 
     def _failed(self, slot: Slot, status: int, now_ns: int) -> None:
-        """Decide what follows when a worker ended that nobody had asked to."""
+        """Decide what follows the end of a worker that nobody had stopped."""
         reason = _reason_of_failure(slot, status)
         if self._ever_ready and _has_settled(slot, now_ns):
             slot.failures = 0
@@ -448,7 +448,7 @@ class Fleet:
         if trial is slot and slot.relief is not None:
             self._trial_failed(slot, slot.relief, status, reason, now_ns)
         elif trial is not None and trial.relief is not None and trial.relief.of == slot.number:
-            trial.relief = None  # it has the place of the one that is gone
+            trial.relief = None  # the replacement takes the place of the worker that has ended
             slot.is_wanted = False
             slot.move(SlotEvent.LEFT, reason)
         elif not self._ever_ready and status in _NEEDS_A_HUMAN:
@@ -480,7 +480,7 @@ def _reason_of_failure(slot: Slot, status: int) -> Reason:
 
 def _outcome_of_stop(slot: Slot, status: int) -> ExitCode:
     """Return what a worker that ended during a stop means for the exit code of the service."""
-    if status in (ExitCode.OK, -signal.SIGTERM):  # SIGTERM kills only who has not begun to work: no handler yet
+    if status in (ExitCode.OK, -signal.SIGTERM):  # SIGTERM kills only a worker that has not installed its handlers yet
         return ExitCode.OK
     if status == ExitCode.DRAIN_TIMEOUT or (slot.is_condemned and slot.reason is not Reason.BROKEN):
         return ExitCode.DRAIN_TIMEOUT

@@ -1,7 +1,7 @@
-"""Whose turn it is to run a suspect alone: that of one worker at a time, so that the others keep their rate.
+"""Which worker may run a suspect alone now: one worker at a time, so that the others keep their rate.
 
-A worker that wants a turn writes the number of its request into its slot, and 0 when it is done; each request is good
-for one suspect. It may lose its process by it, which ends the turn, too. The slots have turns in rotation.
+A worker that wants a turn writes the number of its request into its slot, and 0 when it is done. Each request is good
+for one suspect. A turn also ends when the suspect kills the worker. The slots get their turns in rotation.
 
 Pure.
 """
@@ -20,7 +20,7 @@ class IsolationTurn(NamedTuple):
 
 
 class IsolationTurns:
-    """Gives the turns."""
+    """Gives each requesting slot its turn."""
 
     def __init__(self) -> None:
         self._present: IsolationTurn | None = None

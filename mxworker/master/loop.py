@@ -25,11 +25,12 @@ from mxworker.board.page import Board
 from mxworker.config import Supervision
 from mxworker.errors import ExitCode
 from mxworker.master.commands import Commands
-from mxworker.master.control_server import ControlServer, Listener
+from mxworker.master.control_server import ControlServer
 from mxworker.master.crash_attribution import CrashAttribution
 from mxworker.master.exit_report import ExitReport, describe, note_of
 from mxworker.master.fleet import BOOT_ATTEMPTS, Fleet
 from mxworker.master.isolation_turns import IsolationTurns
+from mxworker.master.listener import Listener
 from mxworker.master.notify import Condition, Notifier, Phase
 from mxworker.master.plan import Look, RollState, Send, Spawn
 from mxworker.master.processes import Children, Ended

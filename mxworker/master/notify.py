@@ -1,17 +1,17 @@
 """What the service manager is told about the service: sd_notify(3), without its library.
 
-Knows nothing about workers: `loop` describes the service as a `Condition` at every turn, and what changed or is due is
-sent as one datagram. Nothing here waits or raises, and nothing is held open between two datagrams, so that a service
-manager that was restarted is reached again. Without NOTIFY_SOCKET there is no `Notifier` at all.
+This module knows nothing about workers: `loop` describes the service as a `Condition` at every turn, and the notifier
+sends what changed or is due as one datagram. It neither waits nor raises, and holds nothing open between two datagrams,
+so that it reaches a service manager that was restarted. Without NOTIFY_SOCKET there is no `Notifier` at all.
 
     when                                       what
     ----                                       ----
     the phase changed                          READY=1, RELOADING=1 or STOPPING=1
     the status changed, once a second at most  STATUS=4 of 4 workers consume
-    between two phases, every 5 s              EXTEND_TIMEOUT_USEC: systemd waits on while we get on
+    between two phases, every 5 s              EXTEND_TIMEOUT_USEC: systemd goes on waiting
     at half of WATCHDOG_USEC                   WATCHDOG=1
 
-A service with a worker that nothing can end sends neither of the last two: systemd then restarts it.
+A service with a worker that even SIGKILL does not end sends neither of the last two, so that systemd restarts it.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _LOG = logging.getLogger("mxworker.master")
 NS_PER_US = 1_000
 
 EXTEND_EVERY_NS = 5 * NS_PER_S
-EXTENSION_NS = 3 * EXTEND_EVERY_NS  # one datagram may be lost, and the master late
+EXTENSION_NS = 3 * EXTEND_EVERY_NS  # so that one datagram may be lost, or the master be late
 STATUS_EVERY_NS = NS_PER_S
 RETRY_NS = NS_PER_S
 
 
 class Phase(Enum):
-    """Where the service is in its life."""
+    """What the service does as a whole."""
 
     STARTING = "starting"
     READY = "ready"
@@ -56,9 +56,9 @@ class Condition:
     consuming: int
     alive: int
     is_beyond_repair: bool = False
-    """Whether a worker does not even end by SIGKILL."""
+    """Whether SIGKILL did not end a worker."""
     stop_deadline_ns: int | None = None
-    """When a stop ends its last worker."""
+    """The instant by which a stop has killed the last worker."""
 
     @property
     def status(self) -> str:
@@ -74,7 +74,7 @@ class Condition:
 
 
 class Notifier:
-    """The way to the service manager."""
+    """Sends the state of the service to the service manager."""
 
     def __init__(self, address: str, watchdog_ns: int | None = None) -> None:
         """Tell the socket `address`: a path, or `@` and a name of the abstract namespace (unix(7)).
@@ -95,7 +95,7 @@ class Notifier:
     def from_environment(cls, environment: MutableMapping[str, str] = os.environ) -> Notifier | None:
         """Take the service manager's variables out of the environment; return None when there is no NOTIFY_SOCKET.
 
-        They are taken out so that neither workers nor what they start can speak for the service.
+        They are taken out so that neither workers nor their children can speak for the service.
         """
         address = environment.pop("NOTIFY_SOCKET", "")
         watchdog_us = environment.pop("WATCHDOG_USEC", "")
@@ -117,7 +117,7 @@ class Notifier:
         if is_new_phase or (self._life_due_ns is not None and now_ns >= self._life_due_ns):
             lines += self._signs_of_life(condition, now_ns)
         if lines and not self._send("\n".join(lines)):
-            self._life_due_ns = now_ns + RETRY_NS  # all of it is still untold then
+            self._life_due_ns = now_ns + RETRY_NS  # the next call sends all of it
             return
         self._told_phase = condition.phase
         if is_new_status and not self._is_status_held_back:
@@ -132,7 +132,7 @@ class Notifier:
         return self._status_from_ns if self._life_due_ns is None else min(self._life_due_ns, self._status_from_ns)
 
     def _signs_of_life(self, condition: Condition, now_ns: int) -> list[str]:
-        """Return what keeps the service manager patient, and note when that is due again."""
+        """Return the lines that keep the service manager waiting, and note when they are due again."""
         is_between = condition.phase is not Phase.READY
         intervals_ns = [EXTEND_EVERY_NS] if is_between else []
         if self._feed_every_ns is not None:
@@ -153,7 +153,7 @@ class Notifier:
         self._is_beyond_repair = condition.is_beyond_repair
 
     def _send(self, text: str) -> bool:
-        """Return whether the service manager has it now; it may be away, or too busy to take it."""
+        """Send one datagram, and return whether the service manager took it: it may be away, or too busy."""
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as out:
                 out.sendto(text.encode(), self._address)

@@ -1,4 +1,4 @@
-"""What the fleet is told, what it plans, and how its last reload went: values without behaviour.
+"""The values that the fleet takes and returns: observations, planned actions, and the state of the last reload.
 
 All instants are monotonic nanoseconds.
 """
@@ -20,8 +20,8 @@ _UNASKED = frozenset({Reason.CRASH, Reason.HANG, Reason.BROKEN, Reason.LEFT_UNAS
 class Spawn:
     """Fork the worker of a slot; it must beat before `boot_deadline_ns`. Answer with `spawned` or `spawn_failed`.
 
-    One that is on trial must not wait for what only a human can change: it exits as at a first start. So are all whose
-    code may be that of a reload which is not done, or was refused.
+    A worker on trial exits for what only a human can change, as at a first start, instead of waiting. Replacements are
+    on trial, and so is every worker whose code may be that of a reload that is not done, or was refused.
     """
 
     slot: int
@@ -54,7 +54,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a worker ended, for whoever reports it. `status` is an exit code or minus a signal number."""
+    """How a worker ended, to be reported. `status` is an exit code, or minus a signal number."""
 
     slot: int
     pid: int
@@ -69,9 +69,9 @@ class Exit:
 
     @property
     def is_unasked(self) -> bool:
-        """Whether nobody had asked the worker to end like this, so that what it was doing may have ended it.
+        """Whether nobody had asked the worker to end like this, so that a message may have ended it.
 
-        So it is when a worker that drains dies of a signal: one that eats all memory wishes to be recycled on its way.
+        A worker that dies of a signal while it drains counts too: one that eats all memory asks to be recycled first.
         """
         died = self.status < 0 and self.status != -signal.SIGTERM and not self.was_killed
         return self.reason in _UNASKED or died
@@ -85,7 +85,7 @@ class RollState(Enum):
     ROLLING = auto()
     DONE = auto()
     REFUSED = auto()
-    """Its code did not start; what served before goes on."""
+    """Its code did not start; the workers with the code before it go on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,12 @@
 """Child processes: the only place that forks, reaps and signals.
 
-Knows nothing about slots' states or why something is done. Invariants:
+This module knows neither the states of slots nor why something is done. Invariants:
 
-* one thread at every fork, and all signals blocked around it: a signal to a child that still had the master's
-  handlers would be written into the master's wakeup pipe;
-* a child never returns into the master's stack: it ends in `os._exit`;
-* a child dies with its master;
-* signals go only to own children that were not reaped yet, so never to a stranger that got the same pid.
+* The master has one thread at every fork, and all signals are blocked around it: a signal to a child that still had
+  the master's handlers would be written into the master's wakeup pipe.
+* A child never returns into the master's stack: it ends in `os._exit`.
+* A child dies with its master.
+* Signals go only to own children that were not reaped yet, so never to a stranger that got the same pid.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _STANDARD_FDS = frozenset({0, 1, 2})
 _REAP_LOOK_S = 0.02
 _KIBIBYTE = 1024
 
-# What a terminal or a service manager may send to the whole process group: the master alone decides what it means. And
-# orders, of which a worker that cannot obey them yet must not die; what asks it to stop may end it then.
+# A terminal or a service manager may send some of these to the whole process group, and the master alone decides what
+# they mean. Others are the master's orders, of which a worker that still boots must not die; SIGTERM may end it then.
 _NOT_FATAL = frozenset(
     {
         signal.SIGINT,
@@ -136,7 +136,7 @@ class Children:
 
 
 def _assert_one_thread() -> None:
-    """Refuse to fork beside other threads, native ones included: a lock they hold would never open in the child."""
+    """Refuse to fork beside other threads, native ones included: a lock that they hold stays locked in the child."""
     tasks = Path("/proc/self/task")
     threads = sum(1 for _ in tasks.iterdir()) if tasks.exists() else threading.active_count()
     if threads != 1:
@@ -146,7 +146,7 @@ def _assert_one_thread() -> None:
 def _live_as_worker(
     slot: int, run_worker: Callable[[int], int], master_pid: int, mask: Set[int], stacks_fd: int
 ) -> NoReturn:
-    """Spend the child's whole life. Nothing that happens here may get back into the master's frames."""
+    """Run the child until it exits. Nothing that happens here may return into the master's frames."""
     code: int = ExitCode.RUNTIME
     try:
         _leave_the_master(master_pid, stacks_fd)
@@ -165,7 +165,7 @@ def _live_as_worker(
 
 
 def _leave_the_master(master_pid: int, stacks_fd: int) -> None:
-    """Shed what was inherited, with all signals still blocked."""
+    """Drop what the child inherited, with all signals still blocked."""
     signal.set_wakeup_fd(-1)
     for signum in TAKEN | _NOT_FATAL:
         signal.signal(signum, do_nothing if signum in _NOT_FATAL else signal.SIG_DFL)
@@ -182,4 +182,4 @@ def _close_inherited_fds(kept: Set[int]) -> None:
             try:
                 os.close(fd)
             except OSError:
-                pass  # the descriptor of the listing itself, closed when the listing ended
+                pass  # this is the descriptor of the listing itself, which the end of the listing closed

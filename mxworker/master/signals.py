@@ -1,8 +1,8 @@
 """Signals as numbers in a pipe, so that the master's loop reads them between two steps and never inside one.
 
-Knows nothing about what a signal means: `commands` decides. Invariants: Python-level handlers do nothing but exist
-(CPython writes the number to the wakeup pipe in its C handler); they are installed before the first fork and never
-give way to the default action again, so that a late signal cannot change an exit code already decided.
+What a signal means is decided in `commands`. Invariants: the Python-level handlers do nothing (CPython writes the
+signal's number to the wakeup pipe in its C handler). They are installed before the first fork, and the default action
+never comes back, so that a late signal cannot change an exit code that is already decided.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ TAKEN = frozenset(
     }
 )
 
-_READ_BYTES = 4096  # a pipe holds 65536; what one read leaves makes the next poll return at once
+_READ_BYTES = 4096  # a pipe holds 65536 bytes; the next poll returns at once for the rest
 
 
 class SignalInbox:
     """The wakeup pipe. `fd` becomes readable when a taken signal arrived.
 
-    It holds plain numbers, not file objects: a forked child closes them by number, and an inherited object would
-    close them a second time, when they belong to something else.
+    It holds descriptors by number, not as file objects: a forked child closes them by number, and an inherited object
+    would close them a second time, when the numbers belong to something else.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class SignalInbox:
             return []
 
     def close(self) -> None:
-        """Become deaf for the rest of the process: SIG_IGN outlives even the interpreter's own shutdown."""
+        """Ignore all signals for the rest of the process: SIG_IGN holds through the interpreter's shutdown too."""
         for signum in TAKEN - {signal.SIGCHLD}:
             signal.signal(signum, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)

@@ -1,9 +1,9 @@
-"""A slot: a place for one worker process, how it is with it, and which orders it is still to be given.
+"""A slot: a place for one worker process, with the process's state and the signals that it will be sent.
 
-Pure. Only the fleet changes a slot. All instants are monotonic nanoseconds.
+The slot is pure, and only the fleet changes it. All instants are monotonic nanoseconds.
 
-Invariants: `pid` is set from the fork to the reaping; the orders of a process are due in the order in which they
-stand; one that was asked to stop has KILL as its last.
+Invariants: `pid` is set from the fork to the reaping; `steps` is sorted by due instant; the last step of a process that
+was asked to stop is KILL.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ _KILLED_BECAUSE = {
 
 
 class Order(Enum):
-    """What a worker can be told, with the signal that says it."""
+    """What the master can tell a worker; the value is the signal that says it."""
 
     TERMINATE = signal.SIGTERM
     """Drain by your deadline, then exit 0, or 6 when it passed."""
     CUT_SHORT = signal.SIGRTMAX
     """Cancel running handlers now and leave their deliveries unacked.
 
-    It must be a signal that nobody sends to a whole process group: not one of the master's, and not SIGWINCH, which
-    each resizing of a terminal sends (tty_ioctl(4)).
+    The signal must be one that nobody sends to a whole process group: none of the master's, and not SIGWINCH, which
+    every resizing of a terminal sends (tty_ioctl(4)).
     """
     LOOK = signal.SIGURG
-    """Look at the directives on the board; a worker that boots ignores it, and looks when it is ready to obey."""
+    """Read the directives on the board. A worker that boots ignores the signal, and reads them when it has booted."""
     DUMP = signal.SIGUSR1
-    """Say what you are doing."""
+    """Log what you are doing."""
     ABORT = signal.SIGABRT
     """Print every thread's stack and die."""
     KILL = signal.SIGKILL
@@ -62,7 +62,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """Whom a replacement is for, by the number of the slot, and why."""
+    """What a replacement is for: the number of the slot whose worker it replaces, and why."""
 
     of: int
     reason: Reason
@@ -76,12 +76,12 @@ class Slot:
     state: SlotState = SlotState.EMPTY
     reason: Reason = Reason.START
     is_wanted: bool = False
-    """Whether a worker shall be here. A process in a slot that is not wanted any more is on its way out."""
+    """Whether a worker shall run here. A process in a slot that is no longer wanted is leaving."""
     pid: int | None = None
     generation: int = 0
-    """Of the code that the process has loaded: how many reloads were asked for before it was forked, plus one."""
+    """The generation of the process's code: the number of reloads requested before its fork, plus one."""
     relief: Replacement | None = None
-    """Set while the process is on trial: a replacement that was not ready yet."""
+    """Set while the process is on trial, which is until it is ready: whose replacement it is."""
     is_ready: bool = False
     """Whether the process consumes from all its queues."""
     ready_since_ns: int = 0
@@ -105,7 +105,7 @@ class Slot:
     """The orders still to be given to the present process, by due instant; at most a handful."""
 
     def move(self, event: SlotEvent, reason: Reason) -> None:
-        """Go where the table says. The one setter of `state`."""
+        """Change the state as the table says. This is the only setter of `state`."""
         former, self.state, self.reason = self.state, next_slot_state(self.state, event), reason
         if former is not self.state:
             _LOG.debug("slot %d %s -> %s (%s)", self.number, former.name, self.state.name, reason.value)
@@ -153,7 +153,7 @@ class Slot:
     # ---- what happens to it
 
     def spawned(self, pid: int, generation: int, boot_deadline_ns: int, now_ns: int) -> None:
-        """Hold a process that was just forked."""
+        """Take in the process that was just forked."""
         self.move(SlotEvent.SPAWNED, self.reason)
         self.pid = pid
         self.generation = generation
@@ -163,7 +163,7 @@ class Slot:
         self.running_since_ns = None
 
     def beats(self, now_ns: int) -> None:
-        """Take in a beat that changes something: the first one, or one of a worker that was late."""
+        """Take in a beat that changes the state: the first beat, or one of a worker that was late."""
         self.move(SlotEvent.BEAT, Reason.BEAT)
         self.steps.clear()
         if self.running_since_ns is None:
@@ -206,7 +206,7 @@ class Slot:
         self.steps.insert(-1, Step(now_ns, Order.CUT_SHORT, Reason.FORCED))  # the last step stays KILL
 
     def abort(self, now_ns: int) -> None:
-        """Climb from a question to SIGKILL, inside the bound of a stop if there is one."""
+        """Send SIGUSR1, SIGABRT and SIGKILL, half a second apart, and within the deadline of a stop if there is one."""
         self._warn("has missed its heartbeat; it is asked where it is, then it is ended")
         self.move(SlotEvent.LATE, Reason.HANG)
         kill_ns = now_ns + 2 * ABORT_STEP_NS

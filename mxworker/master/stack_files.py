@@ -1,18 +1,20 @@
-"""What a worker says in its last moment: a file in memory for each slot, which outlives the worker.
+"""A file in memory for each slot, which outlives the worker and holds its last stacks.
 
-A worker's faulthandler writes the stacks of all threads there when it crashes, or when it hangs and gets SIGABRT. The
-master reads them when it has reaped the worker.
+A worker's faulthandler writes the stacks of all threads into the file when the worker crashes, or when it hangs and
+gets SIGABRT. The master reads them when it has reaped the worker.
 """
 
 from __future__ import annotations
 
 import os
 
-_READ_BYTES = 1024 * 1024  # 100 threads of 100 frames, more is not written; the one at fault is often the last
+_READ_BYTES = (
+    1024 * 1024
+)  # faulthandler writes at most 100 threads of 100 frames, and the thread at fault is often the last
 
 
 class StackFiles:
-    """One file for each slot that was ever used; the master holds them all, a worker its own."""
+    """The files of all slots that were ever used. The master holds them all, a worker only its own."""
 
     def __init__(self) -> None:
         self._fds: dict[int, int] = {}
@@ -30,6 +32,6 @@ class StackFiles:
         return fd
 
     def read(self, slot: int) -> str:
-        """Return what the last worker of `slot` said, at most 1 MiB; "" when it said nothing."""
+        """Return what the last worker of `slot` wrote, at most 1 MiB; "" when it wrote nothing."""
         fd = self._fds.get(slot)
         return "" if fd is None else os.pread(fd, _READ_BYTES, 0).decode("utf-8", "backslashreplace")

@@ -28,7 +28,7 @@ from mxworker.board.suspects import in_words
 from mxworker.config import MAX_WORKERS, Supervision
 from mxworker.errors import ConfigError
 from mxworker.master import loop
-from mxworker.master.control_server import Listener
+from mxworker.master.listener import Listener
 from mxworker.system.child import ring
 from mxworker.system.log import set_up
 from mxworker.system.terminal import Terminal

@@ -37,7 +37,8 @@ from mxworker.control.protocol import (
 )
 from mxworker.control.socket_directories import to_look_in
 from mxworker.errors import ConfigError
-from mxworker.master.control_server import CLIENTS, ControlServer, Listener, listen, listen_at, own_directory
+from mxworker.master.control_server import CLIENTS, ControlServer
+from mxworker.master.listener import Listener, listen, listen_at, own_directory
 from tests.fork.conftest import Service, Start
 from tests.harness.waiting import wait_until
 
