@@ -25,6 +25,7 @@ from mxworker.api.message import Message
 from mxworker.api.queues import Queue
 from mxworker.api.retry_policy import RetryPolicy
 from mxworker.api.settlement import Ack, Reject, Requeue, Retry
+from mxworker.config import PublisherSettings
 from mxworker.wire.origins import Origin
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ __all__ = [
     "Message",
     "Origin",
     "Publisher",
+    "PublisherSettings",
     "Queue",
     "Reject",
     "Requeue",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypedDict
 
 from mxworker.brokers import Brokers
 from mxworker.errors import ConfigError
@@ -35,8 +35,9 @@ DEFAULT_HANDLER_TIMEOUT_S = 30.0
 DEFAULT_PROCESS_CONCURRENCY = 256
 DEFAULT_QUARANTINE_AFTER = 3
 DEFAULT_MAX_BODY_BYTES = 128 * 1024 * 1024
-"""The default limit of RabbitMQ 3; that of RabbitMQ 4 is 16 MiB
-(https://www.rabbitmq.com/docs/configure, max_message_size)."""
+"""The largest body that RabbitMQ 3 takes by default (https://www.rabbitmq.com/docs/configure, max_message_size)."""
+DEFAULT_MAX_PUBLISH_BYTES = 16 * 1024 * 1024
+"""The largest body that RabbitMQ 4 takes by default."""
 MAX_PREFETCH = 65535
 MAX_WORKERS = 512
 MAX_CHANNELS = 65535
@@ -131,40 +132,58 @@ class PoolSettings:
 
 @dataclass(frozen=True, slots=True)
 class PublisherSettings:
-    """How a publisher publishes. Raises ConfigError when a value cannot work.
+    """The settings of a publisher: that of a worker, and those made by `Publisher.connect`.
 
-    Publishes are spread over `channels` channels. Those with one exchange and routing key take the same channel, in
-    order, except for a publish that is retried or that had to wait for an earlier one with the same message id.
-    At most `max_in_flight` publishes may be without an outcome. At that bound, `overflow` decides what happens to the
-    next one: "wait" lets it wait; "raise" raises PublishOverflow; "drop" drops it, which has its own counter, and
-    `publish_nowait` does not raise.
-    `when_blocked` says whether publishes "wait" or "raise" PublishOverflow while the broker blocks the connection.
-    `timeout_s` bounds one publish in seconds, with all its attempts and waiting. A refused publish is sent up to
-    `attempts` times in all, which may duplicate it in a queue that took it. A publish with an unknown outcome is
-    retried only with `retry_unconfirmed`, because the retry may duplicate it.
-    Bodies above `max_body_bytes` are refused: RabbitMQ 4 takes 16 MiB by default, 3.x takes 128 MiB. Where the broker's
-    limit is lower, a body above it costs the channel, and the other publishes on that channel end unconfirmed.
+    Raises ConfigError when a value cannot work.
     """
 
     channels: int = 2
+    """Publishes are spread over this many channels. Those with one exchange and routing key take the same channel, in
+    order, except for a publish that is retried or that had to wait for an earlier one with the same message id."""
     max_in_flight: int = 10_000
+    """The window: how many publishes may be without an outcome."""
     overflow: Literal["wait", "raise", "drop"] = "wait"
+    """What happens to a publish at a full window: "wait" lets it wait for room; "raise" raises PublishOverflow; "drop"
+    drops it, which has its own counter, and `publish_nowait` does not raise."""
     when_blocked: Literal["wait", "raise"] = "wait"
+    """Whether publishes wait or raise PublishOverflow while the broker blocks the connection."""
     timeout_s: float = 5.0
+    """The bound on one publish in seconds, with all its attempts and waiting."""
     attempts: int = 3
+    """A publish that the broker refuses is sent up to this many times in all. A retry may duplicate it in a queue that
+    took it."""
     retry_unconfirmed: bool = False
-    max_body_bytes: int = 16 * 1024 * 1024
+    """Whether a publish with an unknown outcome is retried, too. The retry may duplicate it."""
+    max_body_bytes: int = DEFAULT_MAX_PUBLISH_BYTES
+    """Larger bodies are refused. Where the broker's limit is lower, a body above it costs the channel, and the other
+    publishes on that channel end unconfirmed."""
 
     def __post_init__(self) -> None:
         for name in ("channels", "max_in_flight", "attempts", "max_body_bytes"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"publisher: {name} is {getattr(self, name)}, but must be at least 1.")
-        if not self.timeout_s > 0:  # this form refuses NaN too
-            raise ConfigError(f"publisher: timeout_s is {self.timeout_s:g}, but must be a time above 0.")
+            number = getattr(self, name)
+            if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+                raise ConfigError(f"publisher: {name} is {number!r}, but must be a whole number, at least 1.")
+        if not isinstance(self.timeout_s, int | float) or not self.timeout_s > 0:  # this form refuses NaN too
+            raise ConfigError(f"publisher: timeout_s is {self.timeout_s!r}, but must be a time above 0.")
+        if not isinstance(self.retry_unconfirmed, bool):
+            raise ConfigError(f"publisher: retry_unconfirmed is {self.retry_unconfirmed!r}, but must be True or False.")
         if self.overflow not in ("wait", "raise", "drop"):
             raise ConfigError(f"publisher: overflow is {self.overflow!r}, but must be 'wait', 'raise' or 'drop'.")
         if self.when_blocked not in ("wait", "raise"):
             raise ConfigError(f"publisher: when_blocked is {self.when_blocked!r}, but must be 'wait' or 'raise'.")
+
+
+class PublisherOptions(TypedDict, total=False):
+    """The fields of `PublisherSettings`, as keyword arguments; they are explained there."""
+
+    channels: int
+    max_in_flight: int
+    overflow: Literal["wait", "raise", "drop"]
+    when_blocked: Literal["wait", "raise"]
+    timeout_s: float
+    attempts: int
+    retry_unconfirmed: bool
+    max_body_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, NoReturn, TypedDict
 
+from mxworker.config import DEFAULT_MAX_PUBLISH_BYTES
 from mxworker.errors import ConfigError, EncodeError, MessageTooLarge
 from mxworker.payloads.compression import Compression
 from mxworker.payloads.content_types import BYTES, JSON, TEXT, is_json
@@ -37,9 +38,6 @@ from mxworker.wire.properties import (
     FLAG_TYPE,
     SHORT_STRING_BYTES,
 )
-
-DEFAULT_MAX_BODY_BYTES = 16 * 1024 * 1024
-"""The most that RabbitMQ 4 takes unless told otherwise (https://www.rabbitmq.com/docs/configure, max_message_size)."""
 
 DIRECT_REPLY_PREFIX = "amq.rabbitmq.reply-to."
 """How the routing key of a direct reply begins: what a request that came with one has as its `reply_to`."""
@@ -125,7 +123,7 @@ class Encoder:
         self,
         compression: Compression | None = None,
         serializers: Mapping[str, Serializer] | None = None,
-        max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+        max_body_bytes: int = DEFAULT_MAX_PUBLISH_BYTES,
     ) -> None:
         """`compression` is for messages that name none.
 

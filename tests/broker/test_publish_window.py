@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from mxworker import Publisher
-from mxworker.amqp.publishing.publisher import PublisherStats
+from mxworker.amqp.publishing.stats import PublisherStats
 from mxworker.errors import PublishError, PublishOverflow
 from tests.broker.publishers import Reported
 from tests.harness.faults import TO_CLIENT, Arrival, How

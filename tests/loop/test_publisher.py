@@ -15,6 +15,7 @@ from pamqp import base, commands
 from mxworker import Publisher
 from mxworker.amqp.publishing import exchanges
 from mxworker.api.receipts import Receipt
+from mxworker.config import PublisherSettings
 from mxworker.errors import (
     MessageTooLarge,
     PublishError,
@@ -349,6 +350,55 @@ async def test_look_that_is_never_answered_is_made_again(monkeypatch: pytest.Mon
         await until(lambda: confirming.published, 20, "the publish")
         confirming.published[0].ack()
         assert await outcome(receipt) is None
+
+
+# ---- settings
+
+
+@on_both_loops
+async def test_connect_takes_settings_and_single_options_replace_theirs() -> None:
+    confirming = Confirming()
+    chosen = PublisherSettings(max_in_flight=2, overflow="raise", timeout_s=SHORT_S, channels=2)
+    async with publishing(confirming, settings=chosen, max_in_flight=1, channels=1) as publisher:
+        (first,) = publish(publisher, 1)
+        with pytest.raises(PublishOverflow, match="1 publishes are in flight"):
+            await publisher.publish("", routing_key="q")
+        assert await outcome(first) is PublishUnconfirmed
+
+
+async def test_option_that_there_is_not_is_named() -> None:
+    with pytest.raises(TypeError, match="max_inflight"):
+        async with Publisher.connect("amqp://127.0.0.1:1/", max_inflight=1):  # type: ignore[call-arg]
+            raise AssertionError
+
+
+# ---- what publishes wait for
+
+
+@on_both_loops
+async def test_stats_say_what_publishes_wait_for() -> None:
+    async def on_look(peer: Peer, channel: int, frame: base.Frame) -> None:
+        if isinstance(frame, commands.Channel.Close):
+            peer.send(commands.Channel.CloseOk(), channel)
+
+    confirming = Confirming(on_look=on_look)
+    async with publishing(confirming, max_in_flight=5) as publisher:
+        first, _ = publish(publisher, 2, message_id="same")
+        publish(publisher, 1, exchange="unknown")
+        (sent,) = await confirming.until(1)
+        sent.peer.send(commands.Connection.Blocked("low on memory"))
+        await until(lambda: publisher.stats.is_blocked)
+        publish(publisher, 2)
+        waiting = asyncio.create_task(publisher.publish("", routing_key="q"))
+        await until(lambda: publisher.stats.waiting)
+        expected = {"window": 1, "room": 2, "same id": 1, "exchange": 1, "connection": 0, "retry": 0}
+        assert publisher.stats.waiting_for == expected
+        sent.peer.hang_up()
+        assert await outcome(first) is PublishUnconfirmed
+        await until(lambda: publisher.stats.waiting_for["connection"])
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        assert publisher.stats.in_flight == sum(publisher.stats.waiting_for.values()), "nothing is sent any more"
 
 
 # ---- limits

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Any, get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mxworker.brokers import Brokers, BrokerUrl
-from mxworker.config import Consumption, PoolSettings, Supervision, format_duration, parse_duration_s, parse_size_bytes
+from mxworker.config import (
+    Consumption,
+    PoolSettings,
+    PublisherOptions,
+    PublisherSettings,
+    Supervision,
+    format_duration,
+    parse_duration_s,
+    parse_size_bytes,
+)
 from mxworker.errors import ConfigError
 
 # Durations
@@ -138,3 +148,30 @@ def test_settings_are_frozen() -> None:
     for settings in (Supervision("app", 4), Consumption("app", Brokers((BrokerUrl("rabbit"),))), PoolSettings()):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(settings, dataclasses.fields(settings)[0].name, "other")
+
+
+# Publisher
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"channels": 0}, "channels is 0, but must be a whole number, at least 1"),
+        ({"max_in_flight": "10"}, "max_in_flight is '10', but must be a whole number"),
+        ({"attempts": 1.5}, "attempts is 1.5, but must be a whole number"),
+        ({"max_body_bytes": True}, "max_body_bytes is True, but must be a whole number"),
+        ({"timeout_s": 0}, "timeout_s is 0, but must be a time above 0"),
+        ({"timeout_s": float("nan")}, "timeout_s is nan, but must be a time above 0"),
+        ({"timeout_s": "5s"}, "timeout_s is '5s', but must be a time above 0"),
+        ({"retry_unconfirmed": "no"}, "retry_unconfirmed is 'no', but must be True or False"),
+        ({"overflow": "block"}, "overflow is 'block', but must be 'wait', 'raise' or 'drop'"),
+        ({"when_blocked": "drop"}, "when_blocked is 'drop', but must be 'wait' or 'raise'"),
+    ],
+)
+def test_publisher_that_cannot_work_is_refused(wrong: dict[str, Any], why: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"publisher: {why}")):
+        PublisherSettings(**wrong)
+
+
+def test_options_of_a_publisher_are_the_fields_of_its_settings() -> None:
+    assert get_type_hints(PublisherOptions) == get_type_hints(PublisherSettings)

@@ -391,12 +391,12 @@ def test_one_who_stops_waiting_is_not_counted_as_waiting() -> None:
     office.publish()
     first, second, third = office.publish(), office.publish(), office.publish()
     office.outbox.abandon(second)
-    assert office.outbox.waiting == 2
+    assert office.outbox.stats().waiting == 2
     office.outbox.abandon(first)
-    assert office.outbox.waiting == 1
+    assert office.outbox.stats().waiting == 1
     office.confirm(office.wire.sent[0])
     assert office.wire.sent[-1] is third
-    assert office.outbox.waiting == 0
+    assert office.outbox.stats().waiting == 0
 
 
 def test_order_is_kept_over_an_outage() -> None:
@@ -430,10 +430,11 @@ def test_long_outage_does_not_fill_the_queues(front_timeout_s: float | None) -> 
     for _ in range(600):
         for _ in range(50):
             office.publish(0.5)
-        most = max(most, sum(office.outbox.waits().values()))
+        most = max(most, sum(office.outbox.stats().waiting_for.values()))
         office.clock.advance(1.0)
         patient = 0 if front_timeout_s is None and office.clock.time() >= TIMEOUT_S else 1
-        assert office.outbox.in_flight == sum(office.outbox.waits().values()) == patient, "the queues forget what ended"
+        remembered = sum(office.outbox.stats().waiting_for.values())
+        assert remembered == office.outbox.in_flight == patient, "what ended is forgotten"
     print(f"{office.outbox.queued} publishes into an outage: at most {most} at once")
     assert most == 51
 
@@ -623,10 +624,10 @@ def test_waits_are_counted_by_what_is_waited_for() -> None:
     office.publish()
     office.publish()
     expected = {"window": 2, "connection": 1, "room": 1, "same id": 1, "exchange": 1, "retry": 1}
-    assert office.outbox.waits() == expected
+    assert office.outbox.stats().waiting_for == expected
     assert office.outbox.in_flight == 6, "those, and the one that was sent"
     office.outbox.end_all("the publisher was closed")
-    assert office.outbox.waits() == dict.fromkeys(expected, 0)
+    assert office.outbox.stats().waiting_for == dict.fromkeys(expected, 0)
 
 
 @pytest.mark.parametrize(
@@ -729,11 +730,11 @@ class OutboxAgainstTheTruth(RuleBasedStateMachine):
     def counts_add_up(self) -> None:
         outbox = self.office.outbox
         states = Counter(publishing.state for publishing in self.publishings)
-        waits = outbox.waits()
-        assert outbox.queued == outbox.confirmed_count + outbox.failed + outbox.in_flight + outbox.waiting
+        waits = outbox.stats().waiting_for
+        assert outbox.queued == outbox.confirmed_count + outbox.failed + outbox.in_flight + outbox.stats().waiting
         assert outbox.in_flight == states[State.SENT] + sum(waits.values()) - waits["window"]
         assert outbox.in_flight <= self.office.settings.max_in_flight
-        assert outbox.waiting == waits["window"] == states[State.WINDOW]
+        assert outbox.stats().waiting == waits["window"] == states[State.WINDOW]
         assert waits["connection"] + waits["room"] == states[State.CHANNEL]
         assert waits["exchange"] == states[State.EXCHANGE]
         assert waits["same id"] == states[State.SAME_ID]

@@ -26,6 +26,7 @@ from mxworker.amqp.publishing.deadlines import Deadlines
 from mxworker.amqp.publishing.exchanges import Exchanges
 from mxworker.amqp.publishing.publisher_channel import PublisherChannel
 from mxworker.amqp.publishing.publishing import Publishing, State
+from mxworker.amqp.publishing.stats import PublisherStats
 from mxworker.amqp.publishing.verdicts import headers_too_large, nacked, unroutable, unsent, verdict
 from mxworker.amqp.publishing.waiting import Waiting, take_first
 from mxworker.backoff import PUBLISH_RETRY
@@ -71,15 +72,19 @@ class Outbox:
         """How many publishes are accepted, have room in the window, and have no outcome."""
         return len(self._open) - len(self._waiting.window)
 
-    @property
-    def waiting(self) -> int:
-        """How many publishes wait for room in the window."""
-        return len(self._waiting.window)
-
-    def waits(self) -> dict[str, int]:
-        """Return how many publishes wait now, by what they wait for; what is sent waits for its confirm alone."""
+    def stats(self) -> PublisherStats:
+        """Return what was published so far, and what waits now."""
         has_channel = [channel is not None and not channel.is_over for channel in self._channels]
-        return self._waiting.counts(has_channel)
+        return PublisherStats(
+            tasks_queued=self.queued,
+            tasks_processed=self.confirmed_count,
+            tasks_failed=self.failed,
+            tasks_dropped=self.dropped,
+            in_flight=self.in_flight,
+            waiting=len(self._waiting.window),
+            waiting_for=self._waiting.counts(has_channel),
+            is_blocked=self.blocked_reason is not None,
+        )
 
     @property
     def is_full(self) -> bool:

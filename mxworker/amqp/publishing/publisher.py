@@ -22,8 +22,8 @@ from asyncio import _get_running_loop  # None without one: cheaper, and asked fo
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, Unpack
+from dataclasses import replace
+from typing import Any, Unpack
 
 from mxworker.amqp.connecting.connection import Dialler, Link, until_up
 from mxworker.amqp.connecting.tls import check_files
@@ -33,11 +33,12 @@ from mxworker.amqp.publishing.message_ids import MessageIds
 from mxworker.amqp.publishing.outbox import Outbox
 from mxworker.amqp.publishing.publishing import Publishing
 from mxworker.amqp.publishing.routes import Routes
+from mxworker.amqp.publishing.stats import PublisherStats
 from mxworker.amqp.publishing.unawaited import Begun, begin, unawaited
 from mxworker.api.message import Content, Encoder, Message, MessageOptions
 from mxworker.api.receipts import Confirmed, Outcome, Receipt
 from mxworker.brokers import Brokers, Tls
-from mxworker.config import PublisherSettings
+from mxworker.config import PublisherOptions, PublisherSettings
 from mxworker.errors import EncodeError, PublishError, PublishOverflow, PublishUnconfirmed
 from mxworker.payloads.compression import Compression
 from mxworker.payloads.serializers import Serializer
@@ -54,26 +55,6 @@ _FORKED = (
     "this process was forked from the one that has the publisher and its connection, so nothing was sent: "
     "publish in the parent process, or with a Publisher.connect(...) made here"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class PublisherStats:
-    """Counts since the start: `tasks_queued` = processed + failed + dropped + in flight + waiting."""
-
-    tasks_queued: int
-    """Publishes asked for."""
-    tasks_processed: int
-    """Confirmed ones."""
-    tasks_failed: int
-    """Those that ended in any other way."""
-    tasks_dropped: int
-    """Those refused at a full window under `overflow="drop"`."""
-    in_flight: int
-    """Accepted ones without an outcome, at most `max_in_flight`."""
-    waiting: int
-    """Those whose caller waits for room in the window."""
-    is_blocked: bool
-    """Whether the broker takes no publishes now (https://www.rabbitmq.com/docs/connection-blocked)."""
 
 
 class Publisher:
@@ -99,14 +80,7 @@ class Publisher:
     async def connect(
         cls,
         *urls: str,
-        max_in_flight: int = 10_000,
-        overflow: Literal["wait", "raise", "drop"] = "wait",
-        when_blocked: Literal["wait", "raise"] = "wait",
-        timeout_s: float = 5.0,
-        attempts: int = 3,
-        retry_unconfirmed: bool = False,
-        channels: int = 2,
-        max_body_bytes: int = 16 * 1024 * 1024,
+        settings: PublisherSettings | None = None,
         compression: Compression | None = None,
         serializers: Mapping[str, Serializer] | None = None,
         shuffled: bool = False,
@@ -115,27 +89,20 @@ class Publisher:
         tls_key: str | None = None,
         name: str = "mxworker publisher",
         connect_wait_s: float = 30.0,
+        **options: Unpack[PublisherOptions],
     ) -> AsyncIterator[Publisher]:
         """Connect to a broker, lend a publisher, and close it: up to 30 s for what has no outcome yet.
 
         `urls` are tried in order, or `shuffled`; one that fails is left alone for a while. For amqps:// `tls_ca` names
         the file of the CA to trust instead of the system's, `tls_cert` and `tls_key` those of our own certificate.
-        For the first eight settings see `config.PublisherSettings`. `compression` is for messages that name none;
-        `serializers` turn bodies into bytes by content type. `name` is what the broker's operator sees.
+        `settings` say how it publishes; `options` are fields of `PublisherSettings`, and replace theirs. `compression`
+        is for messages that name none; `serializers` turn bodies into bytes by content type. `name` is what the
+        broker's operator sees.
 
         Raises ConfigError for a wrong setting, URL or file; ConnectionLost, when no broker answers within
         `connect_wait_s` seconds; CredentialsRefused or TlsRefused, at once, when every broker refused us.
         """
-        settings = PublisherSettings(
-            channels=channels,
-            max_in_flight=max_in_flight,
-            overflow=overflow,
-            when_blocked=when_blocked,
-            timeout_s=timeout_s,
-            attempts=attempts,
-            retry_unconfirmed=retry_unconfirmed,
-            max_body_bytes=max_body_bytes,
-        )
+        settings = replace(settings or PublisherSettings(), **options)
         rng = random.Random()  # noqa: S311  not for secrets; seeded by the system
         attempted = asyncio.Event()
         brokers = Brokers.parse(urls, shuffled, Tls(tls_ca, tls_cert, tls_key))
@@ -370,16 +337,7 @@ class Publisher:
     @property
     def stats(self) -> PublisherStats:
         """What was published so far."""
-        outbox = self._outbox
-        return PublisherStats(
-            tasks_queued=outbox.queued,
-            tasks_processed=outbox.confirmed_count,
-            tasks_failed=outbox.failed,
-            tasks_dropped=outbox.dropped,
-            in_flight=outbox.in_flight,
-            waiting=outbox.waiting,
-            is_blocked=outbox.blocked_reason is not None,
-        )
+        return self._outbox.stats()
 
     async def run(self) -> None:
         """Keep the channels open; ends only by cancellation. The owner calls this, once."""
