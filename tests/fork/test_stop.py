@@ -5,8 +5,10 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from tests.fork.conftest import Service, Start, seconds_between
+from tests.harness.waiting import wait_until
 
 NOISE_S = 12.0
 
@@ -74,6 +76,33 @@ def test_worker_that_reports_its_own_drain_timeout_means_code_6(start_ready: Sta
     service = start_ready("drain_times_out,healthy")
     service.kill(signal.SIGTERM)
     assert service.wait() == 6
+
+
+def test_drain_that_a_reload_began_and_that_ended_before_the_stop_does_not_count(start_ready: Start) -> None:
+    """The master is held up, so that it learns of the end and of the stop at once."""
+    service = start_ready("drain_times_out,healthy", "--workers", "1")
+    old = service.worker(1)
+    os.kill(old, signal.SIGSTOP)
+    service.kill(signal.SIGHUP)
+    wait_until(lambda: is_asked_to_stop(old), 10, "the order to drain")
+    service.kill(signal.SIGSTOP)
+    wait_until(lambda: status(service.pid)["State"][0] == "T", 10, "the master to stand still")
+    os.kill(old, signal.SIGCONT)
+    wait_until(lambda: status(old)["State"][0] == "Z", 10, "the end of the worker")
+    service.kill(signal.SIGTERM, signal.SIGCONT)
+    assert service.wait() == 0
+    assert "exit code 6" in service.stderr()
+
+
+def status(pid: int) -> dict[str, str]:
+    """Return what proc_pid_status(5) says of a process that was not reaped yet."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def is_asked_to_stop(pid: int) -> bool:
+    """Say whether a SIGTERM waits for a process that stands still."""
+    return bool(int(status(pid)["ShdPnd"], 16) & 1 << signal.SIGTERM - 1)
 
 
 def test_first_sigint_drains(start_ready: Start) -> None:
