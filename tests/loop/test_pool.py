@@ -91,7 +91,8 @@ async def test_connection_that_nobody_borrows_from_is_closed() -> None:
             assert len(pool.consume_link.live.channel_numbers) == 0  # type: ignore[union-attr]
             assert pool.stats().active_connections == 3
         await until(lambda: pool.stats().active_connections + pool.stats().idle_connections == 2, SOON_S, "the trim")
-        assert isinstance(broker.peers[2].received[-1][1], commands.Connection.Close)
+        last = broker.peers[2].received
+        await until(lambda: isinstance(last[-1][1], commands.Connection.Close), SOON_S, "the broker to see it")
         async with pool.channel():
             assert len(broker.peers) == 4
 

@@ -20,6 +20,7 @@ from mxworker.amqp.connecting.tls import check_files, client_context
 from mxworker.brokers import DEFAULT_TLS, BrokerUrl, Tls
 from mxworker.errors import BrokerError, ConfigError, ConnectionLost, CredentialsRefused, TlsRefused
 from tests.harness.certificates import LOOPBACK, Authority, Identity, TlsStub
+from tests.harness.waiting import until
 from tests.loop.fake_broker import FakeBroker, Peer
 from tests.loop.loops import on_both_loops
 
@@ -90,7 +91,8 @@ async def test_certificate_of_the_named_authority_is_accepted(server: Identity, 
         assert connection.server == "FakeMQ 1.0"
         await connection.channel()
         await connection.close()
-        assert isinstance(broker.peers[0].received[-1][1], commands.Connection.Close)
+        received = broker.peers[0].received
+        await until(lambda: isinstance(received[-1][1], commands.Connection.Close), SOON_S, "the broker to see it")
 
 
 @on_both_loops
