@@ -117,6 +117,22 @@ async def test_suspect_starts_when_all_else_has_ended_and_nothing_starts_beside_
     assert bench.slot.told.alone_key is None
 
 
+async def test_master_is_asked_to_clear_a_suspect_that_came_to_its_end_and_no_other() -> None:
+    gated = Gated(concurrency=4)
+    bench, channel = at_work(gated.handlers), Channel()
+    bench.runner.admit(delivery(channel, 1))
+    bench.runner.admit(suspect(bench, channel, 2))
+    suspect(bench, channel, 3)
+    gated.release(1, 2)
+    await turns()
+    bench.give_turn()
+    await bench.runner.finished()
+    await turns()
+    assert not is_suspect(bench, 2), "it is forgotten at once"
+    assert bench.slot.told.clearings(0) == [(key_of(bench, 2), 1)]
+    assert is_suspect(bench, 3)
+
+
 async def test_suspect_waits_for_other_handlers_of_the_process_too() -> None:
     gated = Gated("a", "b")
     bench, channel = at_work(gated.handlers), Channel()

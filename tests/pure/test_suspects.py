@@ -125,8 +125,11 @@ def test_what_has_killed_again_since_is_not_cleared() -> None:
     found = suspects.find(1)
     assert found is not None
     assert found.kills == 2
-    suspects.clear(2, death=0)
+    for death in (0, -1, 2**63 - 1, 3):
+        suspects.clear(2, death)
     assert suspects.find(2) is not None
+    suspects.enter([2], None, SEGFAULT)
+    assert suspects.find(2) is not None, "nobody clears it of what it has not done yet"
 
 
 def test_what_a_worker_forgets_it_does_not_find_until_it_kills_again() -> None:
