@@ -7,7 +7,7 @@ lets them come; the handlers do nothing. Printed is the CPU time per message, th
 prefetch are 1000 unless you say otherwise; batches keep theirs.
 
 With `--instructions` it is the instructions per message, counted by valgrind, which must be installed. They are the
-same whatever else the machine does, so a small change can be judged by them. It takes a minute for each scenario.
+same whatever else the machine does, so a small change can be judged by them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ import re
 import struct
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -39,7 +37,7 @@ SCENARIOS = ("handlers", "typed", "batches")
 ROUNDS = 5
 BODY_BYTES = 256
 READ_MESSAGES = 50
-FEW, MANY = 1000, 4000  # messages, of which the difference is counted: the start of the interpreter is in both
+COUNTED = 2000  # messages whose instructions are counted: a multiple of a batch
 HELD_BYTES = 512 * 1024 * 1024
 BODY_CAP_BYTES = 64 * 1024 * 1024
 CHANNEL = 1
@@ -119,29 +117,44 @@ class Broker:
         return b"".join([part for tag in tags for part in (before, tag.to_bytes(8, "big"), after)])
 
 
-async def cpu_us(scenario: str, messages: int, rounds: int, concurrency: int, prefetch: int) -> float:
-    """Return the CPU microseconds per message, the least of the rounds."""
+def _broker(scenario: str, concurrency: int, prefetch: int) -> Broker:
     os.environ |= {"BENCH_QUEUE": "bench", "BENCH_TYPE": "classic", "BENCH_REPORT": os.devnull}
     os.environ["BENCH_MESSAGES"] = str(sys.maxsize)
     from bench import consume_app  # it reads these
 
-    broker = Broker(getattr(consume_app, scenario), concurrency, prefetch)
+    return Broker(getattr(consume_app, scenario), concurrency, prefetch)
+
+
+async def cpu_us(scenario: str, messages: int, rounds: int, concurrency: int, prefetch: int) -> float:
+    """Return the CPU microseconds per message, the least of the rounds."""
+    broker = _broker(scenario, concurrency, prefetch)
     return min([await broker.deliver(messages) for _ in range(rounds)]) / messages * 1e6
 
 
-def instructions(arguments: Sequence[str]) -> int:
-    """Return the instructions per message of a run with these arguments."""
-    counts = []
-    for messages in (FEW, MANY):
-        with tempfile.TemporaryDirectory() as folder:
-            valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out"]
-            run = [sys.executable, "-m", "bench.in_process", "--rounds", "1", "--messages", str(messages), *arguments]
-            environment = os.environ | {"PYTHONHASHSEED": "0"}
-            ended = subprocess.run([*valgrind, *run], env=environment, capture_output=True, text=True, check=True)
-        found = re.search(r"Collected : (\d+)", ended.stderr)
-        assert found is not None, ended.stderr
-        counts.append(int(found[1]))
-    return (counts[1] - counts[0]) // (MANY - FEW)
+async def under_valgrind(scenario: str, concurrency: int, prefetch: int) -> None:
+    """Deliver with the instructions counted, after as many that are not."""
+    broker = _broker(scenario, concurrency, prefetch)
+    await broker.deliver(COUNTED)
+    _switch_counting("on")
+    await broker.deliver(COUNTED)
+    _switch_counting("off")
+
+
+def _switch_counting(on_or_off: str) -> None:
+    subprocess.run(["callgrind_control", "-i", on_or_off, str(os.getpid())], check=True, stdout=subprocess.DEVNULL)
+
+
+def instructions(scenario: str, concurrency: int, prefetch: int) -> int:
+    """Return the instructions per message."""
+    bounds = ["--concurrency", str(concurrency), "--prefetch", str(prefetch)]
+    valgrind = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={os.devnull}"]
+    run = [sys.executable, "-m", "bench.in_process", "--under-valgrind", *bounds, scenario]
+    environment = os.environ | {"PYTHONHASHSEED": "0"}
+    ended = subprocess.run([*valgrind, *run], env=environment, capture_output=True, text=True)
+    found = re.search(r"Collected : (\d+)", ended.stderr)
+    if found is None:
+        raise SystemExit(ended.stderr)
+    return int(found[1]) // COUNTED
 
 
 def main() -> None:
@@ -153,14 +166,17 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=1000)
     parser.add_argument("--prefetch", type=int, default=1000)
     parser.add_argument("--instructions", action="store_true", help="count instructions, with valgrind")
+    parser.add_argument("--under-valgrind", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    bounds = options.concurrency, options.prefetch
     for scenario in options.scenarios:
-        if options.instructions:
-            bounds = ["--concurrency", str(options.concurrency), "--prefetch", str(options.prefetch)]
-            print(f"{scenario:<10} {instructions([*bounds, scenario]):>9,} instructions/msg", flush=True)
+        if options.under_valgrind:
+            asyncio.run(under_valgrind(scenario, *bounds))
+        elif options.instructions:
+            print(f"{scenario:<10} {instructions(scenario, *bounds):>9,} instructions/msg", flush=True)
         else:
-            work = cpu_us(scenario, options.messages, options.rounds, options.concurrency, options.prefetch)
-            print(f"{scenario:<10} {asyncio.run(work):>9.2f} us CPU/msg", flush=True)
+            cost_us = asyncio.run(cpu_us(scenario, options.messages, options.rounds, *bounds))
+            print(f"{scenario:<10} {cost_us:>9.2f} us CPU/msg", flush=True)
 
 
 if __name__ == "__main__":
