@@ -48,6 +48,10 @@ class ExitCode(IntEnum):
     FORCED = 130
 
 
+NEEDS_A_HUMAN = frozenset({ExitCode.USAGE, ExitCode.APP_LOAD, ExitCode.BROKER})
+"""Exit codes of a start that fails again until a human changes something."""
+
+
 class MxWorkerError(Exception):
     """The root of every exception that mxworker raises on purpose."""
 

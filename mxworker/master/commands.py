@@ -38,9 +38,10 @@ from mxworker.control.protocol import (
 )
 from mxworker.master import drain_report
 from mxworker.master.drain_report import DrainReport
-from mxworker.master.fleet import DRAIN_SLACK_NS, Fleet
+from mxworker.master.fleet import Fleet
 from mxworker.master.service_status import StatusReport
 from mxworker.master.slot import NS_PER_S, Order
+from mxworker.master.slots import DRAIN_SLACK_NS
 from mxworker.system.log import set_level
 from mxworker.system.printable import foreign
 from mxworker.system.terminal import SETTLES_S, Terminal

@@ -14,7 +14,7 @@ import signal
 from mxworker.board.lifecycle import WorkerState
 from mxworker.board.reading import Told
 from mxworker.board.suspects import in_words
-from mxworker.errors import ExitCode
+from mxworker.errors import NEEDS_A_HUMAN, ExitCode
 from mxworker.master.plan import Exit
 from mxworker.master.slot import NS_PER_S
 from mxworker.master.slot_states import Reason
@@ -29,7 +29,6 @@ STACK_SHOWN_BYTES = 8 * 1024
 NOTES_REMEMBERED = 100
 
 _ERROR = "Error: "
-_LEAVE_A_NOTE = (ExitCode.USAGE, ExitCode.APP_LOAD, ExitCode.BROKER)
 
 
 class ExitReport:
@@ -119,7 +118,7 @@ def note_of(ended: Exit, told: Told) -> str:
     A handler may have ended its process with the same exit code; then the note in the slot says what it consumed.
     """
     note = told.note
-    return note if ended.status in _LEAVE_A_NOTE and note.startswith(_ERROR) else ""
+    return note if ended.status in NEEDS_A_HUMAN and note.startswith(_ERROR) else ""
 
 
 def describe(ended: Exit) -> str:

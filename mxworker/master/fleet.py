@@ -7,13 +7,7 @@ or the operating system. All instants are monotonic nanoseconds.
 Invariants: a slot has at most one live process (`pid` is set from the fork to the reaping); no order goes to any other
 pid; after `stop` nothing is spawned, and every live process was sent KILL or has it among its steps.
 
-How a worker is replaced. The fleet keeps one spare slot beside the wanted workers. It starts the replacement there, *on
-trial*. When the replacement consumes, the old worker drains, and its slot becomes the spare one. Workers are replaced
-one at a time, so there are never fewer of them than before. A *roll* replaces all workers whose code is older than the
-last reload; workers that wish to be recycled come after it. A replacement that cannot start is given up, and the old
-workers go on. New code may start and then die of its first messages. So the roll replaces one worker, waits until that
-one has served for a while, and pauses while a new worker that died has not served again. After three deaths of one new
-worker the roll is refused.
+How workers are replaced while the service runs, `replacing` tells and decides.
 
 How a service ends on its own. Before the first worker is ready, a slot whose worker exits with 2, 3 or 4 is given up at
 once, because a human must change something; any other failure is tried three times. When all slots are given up, the
@@ -27,26 +21,21 @@ from __future__ import annotations
 import logging
 import random
 import signal
+from collections.abc import Sequence
 
-from mxworker.backoff import RESPAWN
-from mxworker.board.lifecycle import Wish
 from mxworker.config import MAX_WORKERS, Supervision
-from mxworker.errors import ExitCode
-from mxworker.master.plan import Action, Exit, Look, Roll, RollState, Send, Spawn
-from mxworker.master.slot import NS_PER_S, Replacement, Slot
+from mxworker.errors import NEEDS_A_HUMAN, ExitCode
+from mxworker.master.plan import Action, Exit, Look, Roll, Send, Spawn
+from mxworker.master.replacing import START_ATTEMPTS, Replacing
+from mxworker.master.slot import NS_PER_S, Slot
 from mxworker.master.slot_states import Reason, SlotEvent, SlotState
+from mxworker.master.slots import Slots
 
 _LOG = logging.getLogger("mxworker.master")
 
-BOOT_ATTEMPTS = 3
 SETTLED_AFTER_NS = 60 * NS_PER_S  # a worker that ran this long has proven itself: its next failure is a first one
-DRAIN_SLACK_NS = NS_PER_S  # a worker drains by its own deadline; the master's comes later, so that it can exit first
 WITHHOLD_NS = 2 * NS_PER_S  # two beats: after an oversleep every healthy worker has time to beat again
 BEYOND_REPAIR_NS = 10 * NS_PER_S  # SIGKILL ends a process in milliseconds, unless the kernel itself is stuck with it
-STEADY_NS = 2 * NS_PER_S  # how long a worker with new code has to serve until a roll trusts it
-RECYCLE_AGAIN_NS = 30 * NS_PER_S  # after a replacement that could not start
-
-_NEEDS_A_HUMAN = frozenset({ExitCode.USAGE, ExitCode.APP_LOAD, ExitCode.BROKER})
 
 
 class Fleet:
@@ -54,17 +43,14 @@ class Fleet:
 
     def __init__(self, supervision: Supervision, rng: random.Random) -> None:
         """Plan for `supervision.workers` slots, all EMPTY and due at once; `rng` is the source of the jitter."""
-        self.slots: list[Slot] = []
+        self._slots = Slots(supervision.drain_timeout_s, rng)
+        self._replacing = Replacing(self._slots)
         self.wanted = 0
         """How many workers there shall be."""
-        self.roll = Roll()
-        self._drain_ns = round(supervision.drain_timeout_s * NS_PER_S)
         self._boot_ns = round(supervision.boot_timeout_s * NS_PER_S)
         self._burst = supervision.burst
-        self._rng = rng
         self._ever_ready = False
         self._judge_from_ns = 0
-        self._recycle_from_ns = 0
         self._stop_deadline_ns: int | None = None
         self._forced = False
         self._worst_stop = ExitCode.OK
@@ -75,9 +61,19 @@ class Fleet:
         return f"<Fleet {slots}>"
 
     @property
+    def slots(self) -> Sequence[Slot]:
+        """All slots, by number."""
+        return self._slots.all
+
+    @property
+    def roll(self) -> Roll:
+        """How the last reload goes, or went."""
+        return self._replacing.roll
+
+    @property
     def generation(self) -> int:
         """The generation of the code that a worker loads when it is forked now."""
-        return self.roll.generation
+        return self._replacing.roll.generation
 
     @property
     def ready(self) -> int:
@@ -114,15 +110,15 @@ class Fleet:
 
     def spawned(self, spawn: Spawn, pid: int, now_ns: int) -> None:
         """Take in that a worker was forked as `spawn` asked."""
-        self._slot(spawn.slot).spawned(pid, spawn.generation, spawn.boot_deadline_ns, now_ns)
+        self._slots[spawn.slot].spawned(pid, spawn.generation, spawn.boot_deadline_ns, now_ns)
 
     def spawn_failed(self, spawn: Spawn, now_ns: int) -> None:
         """Take in that the machine could not fork. No slot is given up for it, since no worker is at fault."""
-        self._try_again(self._slot(spawn.slot), SlotEvent.RETRY, Reason.FORK_FAILED, now_ns)
+        self._slots.try_again(self._slots[spawn.slot], SlotEvent.RETRY, Reason.FORK_FAILED, now_ns)
 
     def observe(self, number: int, look: Look, now_ns: int) -> None:
         """Take in what the board says of slot `number`; another deadline means that its worker has beaten."""
-        slot = self._slot(number)
+        slot = self._slots[number]
         if slot.pid is None:
             return
         if look.deadline_ns != slot.deadline_ns:
@@ -133,11 +129,11 @@ class Fleet:
         slot.is_burst_over = look.is_burst_over
         slot.show_ready(look.is_ready and slot.state is SlotState.RUNNING, now_ns)
         if slot.is_ready and slot.relief is not None:
-            self._has_proven_itself(slot, slot.relief, now_ns)
+            self._replacing.became_ready(slot, now_ns)
 
     def broke(self, number: int, fault: str, now_ns: int) -> None:
         """Take in that what the worker of slot `number` has written to its slot makes no sense: it is to be killed."""
-        slot = self._slot(number)
+        slot = self._slots[number]
         if slot.pid is not None and slot.state is not SlotState.KILLING and not slot.is_broken:
             slot.break_off(fault, now_ns)
 
@@ -149,7 +145,7 @@ class Fleet:
         for slot in self.slots:
             if slot.is_wanted and slot.verdict not in (None, ExitCode.OK) and self._stop_deadline_ns is None:
                 slot.verdict = None
-                self._try_again(slot, SlotEvent.RETRY, Reason.RETRY, now_ns)
+                self._slots.try_again(slot, SlotEvent.RETRY, Reason.RETRY, now_ns)
 
     def overslept(self, now_ns: int) -> None:
         """Judge no worker as late for 2 s: the master was held up, so perhaps the whole machine was."""
@@ -202,11 +198,7 @@ class Fleet:
         if self._burst:
             _LOG.warning("no reload: with --burst, workers leave when the queues are empty")
             return
-        self.roll = Roll(RollState.ROLLING, self.roll.generation + 1)
-        _LOG.info("reload: generation %d", self.generation, extra={"generation": self.generation})
-        trial = self._trial
-        if trial is not None:
-            self._dismiss(trial, Reason.RELOAD, now_ns)
+        self._replacing.begin_roll(now_ns)
         for slot in self.slots:  # it may have been the old code that failed
             slot.failures = 0
             slot.verdict = None
@@ -232,7 +224,7 @@ class Fleet:
         """Drain all workers in parallel, and start no more. A second call changes nothing."""
         if self._stop_deadline_ns is not None:
             return
-        self._stop_deadline_ns = now_ns + self._drain_ns + DRAIN_SLACK_NS
+        self._stop_deadline_ns = self._slots.drain_deadline_ns(now_ns)
         for slot in self.slots:
             match slot.state:
                 case SlotState.STARTING | SlotState.RUNNING:
@@ -262,7 +254,8 @@ class Fleet:
 
     def plan(self, now_ns: int) -> list[Action]:
         """Return what is to be done now. The caller does all of it before it calls again."""
-        self._plan_relief(now_ns)
+        if self._stop_deadline_ns is None and self._ever_ready and not self._burst:
+            self._replacing.plan(now_ns)
         actions: list[Action] = []
         for slot in self.slots:
             if slot.pid is None:
@@ -280,17 +273,14 @@ class Fleet:
             instants += [step.due_ns for step in slot.steps[:1]]
             if slot.is_judged_by_beats:
                 instants.append(max(slot.deadline_ns + 1, self._judge_from_ns))
-        if self._recycle_from_ns > now_ns:
-            instants.append(self._recycle_from_ns)
-        if self.roll.state is RollState.ROLLING:
-            steady_ns = (slot.ready_since_ns + STEADY_NS for slot in self._renewed() if slot.is_ready)
-            instants += [instant for instant in steady_ns if instant > now_ns]
+        if (replacing_ns := self._replacing.next_wakeup(now_ns)) is not None:
+            instants.append(replacing_ns)
         return min(instants, default=None)
 
     def _plan_spawn(self, slot: Slot, now_ns: int) -> list[Action]:
         if self._stop_deadline_ns is not None or not slot.awaits_a_worker or now_ns < slot.respawn_ns:
             return []
-        is_on_trial = slot.relief is not None or self.roll.state in (RollState.ROLLING, RollState.REFUSED)
+        is_on_trial = slot.relief is not None or self._replacing.starts_on_trial
         return [Spawn(slot.number, self.generation, is_on_trial, now_ns + self._boot_ns)]
 
     def _plan_orders(self, slot: Slot, pid: int, now_ns: int) -> list[Action]:
@@ -298,136 +288,20 @@ class Fleet:
             slot.abort(now_ns)
         return [Send(slot.number, pid, order) for order in slot.take_due(now_ns)]
 
-    # ---- replacing
-
-    @property
-    def _trial(self) -> Slot | None:
-        """The slot of the replacement that is not ready yet."""
-        return next((slot for slot in self.slots if slot.relief is not None), None)
-
-    def _plan_relief(self, now_ns: int) -> None:
-        """Begin to replace one more worker, or find that a roll is done."""
-        if self._stop_deadline_ns is not None or not self._ever_ready or self._burst:
-            return
-        if self._trial is not None or any(slot.is_leaving for slot in self.slots):
-            return
-        if self.roll.state is RollState.ROLLING:
-            self._roll_on(now_ns)
-        elif now_ns >= self._recycle_from_ns:
-            wishful = [slot for slot in self._serving() if slot.wish is not Wish.NONE]
-            if wishful:
-                self._begin_trial(min(wishful, key=lambda slot: slot.spawned_ns), Reason.RECYCLE, now_ns)
-
-    def _roll_on(self, now_ns: int) -> None:
-        old = [slot for slot in self.slots if slot.is_wanted and slot.pid and slot.generation < self.generation]
-        if not old:
-            self.roll = Roll(RollState.DONE, self.generation)
-            facts = {"generation": self.generation}
-            _LOG.info("reload: all workers are of generation %d", self.generation, extra=facts)
-            return
-        if any(slot.failures >= BOOT_ATTEMPTS for slot in self._renewed()):
-            self._refuse("its workers start, but die")
-            return
-        serving = next((slot for slot in self._serving() if slot in old), None)
-        if serving is not None and self._is_trusted(now_ns):
-            self._begin_trial(serving, Reason.RELOAD, now_ns)
-        # A worker that still starts, or is being aborted, is replaced later.
-
-    def _renewed(self) -> list[Slot]:
-        """Return the slots whose worker, the present or the last one, had the newest code."""
-        return [slot for slot in self.slots if slot.is_wanted and slot.spawns and slot.generation == self.generation]
-
-    def _is_trusted(self, now_ns: int) -> bool:
-        """Whether one worker has served with the newest code for a while, and every one that died has served again."""
-        renewed = self._renewed()
-        steady = [slot for slot in renewed if slot.is_ready and now_ns >= slot.ready_since_ns + STEADY_NS]
-        return not renewed or (bool(steady) and all(slot in steady for slot in renewed if slot.failures))
-
-    def _refuse(self, why: str) -> None:
-        self.roll = Roll(RollState.REFUSED, self.generation, why)
-        facts = {"generation": self.generation, "why": why}
-        text = "reload refused: generation %d does not serve: %s; the workers go on"
-        _LOG.error(text, self.generation, why, extra=facts)
-
-    def _serving(self) -> list[Slot]:
-        return [slot for slot in self.slots if slot.is_wanted and slot.state is SlotState.RUNNING]
-
-    def _begin_trial(self, old: Slot, reason: Reason, now_ns: int) -> None:
-        spare = self._spare()
-        self._want(spare, reason, now_ns)
-        spare.relief = Replacement(old.number, reason)
-
-    def _has_proven_itself(self, trial: Slot, relief: Replacement, now_ns: int) -> None:
-        """Let the old worker drain: its replacement is ready."""
-        trial.relief = None
-        self._unwant(self._slot(relief.of), relief.reason, now_ns)
-
-    def _dismiss(self, trial: Slot, reason: Reason, now_ns: int) -> None:
-        """Give up a replacement that is not ready yet."""
-        trial.relief = None
-        self._unwant(trial, reason, now_ns)
-
-    def _trial_failed(self, trial: Slot, relief: Replacement, status: int, reason: Reason, now_ns: int) -> None:
-        """Try a replacement again, or give it up when another try would not help."""
-        if status not in _NEEDS_A_HUMAN and reason is not Reason.HANG and trial.failures + 1 < BOOT_ATTEMPTS:
-            self._try_again(trial, SlotEvent.FAILED, reason, now_ns)
-            return
-        trial.relief = None
-        trial.is_wanted = False
-        trial.move(SlotEvent.LEFT, reason)
-        why = "it hangs" if reason is Reason.HANG else f"it ends with {_status_text(status)}"
-        if relief.reason is Reason.RELOAD:
-            self._refuse(why)
-        else:
-            self._recycle_from_ns = now_ns + RECYCLE_AGAIN_NS
-            text = "worker %d cannot be recycled: its replacement does not start: %s; it goes on"
-            _LOG.error(text, relief.of, why, extra={"worker": relief.of, "why": why})
-
     # ---- how many
 
     def _grow(self, workers: int, reason: Reason, now_ns: int) -> None:
         self.wanted += workers
         for _ in range(workers):
-            self._want(self._spare(), reason, now_ns)
+            self._slots.want_one_more(reason, now_ns)
 
     def _shrink(self, workers: int, now_ns: int) -> None:
         """Stop workers: first those that do not work now, then the youngest."""
         self.wanted -= workers
-        trial = self._trial
-        if trial is not None:
-            self._dismiss(trial, Reason.SCALE, now_ns)
-        wanted = [slot for slot in self.slots if slot.is_wanted]
-        for slot in sorted(wanted, key=lambda slot: (slot.is_ready, slot.pid is not None, -slot.number))[:workers]:
-            self._unwant(slot, Reason.SCALE, now_ns)
-
-    def _want(self, slot: Slot, reason: Reason, now_ns: int) -> None:
-        slot.is_wanted = True
-        slot.reason = reason
-        slot.respawn_ns = now_ns
-        slot.failures = 0
-        slot.verdict = None
-
-    def _unwant(self, slot: Slot, reason: Reason, now_ns: int) -> None:
-        """Stop the worker of a slot, if it has one, and start no other there."""
-        slot.is_wanted = False
-        match slot.state:
-            case SlotState.STARTING | SlotState.RUNNING:
-                slot.ask_to_stop(reason, now_ns + self._drain_ns + DRAIN_SLACK_NS, now_ns)
-            case SlotState.ABORTING:
-                slot.hasten(now_ns + self._drain_ns + DRAIN_SLACK_NS)  # so that it is asked to stop if it comes back
-            case SlotState.BACKOFF:
-                slot.move(SlotEvent.STOP, reason)
-
-    def _spare(self) -> Slot:
-        """Return the first EMPTY slot that is not wanted, or a new slot."""
-        spare = next((slot for slot in self.slots if slot.state is SlotState.EMPTY and not slot.is_wanted), None)
-        if spare is None:
-            spare = Slot(len(self.slots) + 1)
-            self.slots.append(spare)
-        return spare
-
-    def _slot(self, number: int) -> Slot:
-        return self.slots[number - 1]
+        self._replacing.end_trial(Reason.SCALE, now_ns)
+        wanted = sorted(self._slots.wanted, key=lambda slot: (slot.is_ready, slot.pid is not None, -slot.number))
+        for slot in wanted[:workers]:
+            self._slots.dismiss(slot, Reason.SCALE, now_ns)
 
     # ---- single workers
 
@@ -444,28 +318,20 @@ class Fleet:
         reason = _reason_of_failure(slot, status)
         if self._ever_ready and _has_settled(slot, now_ns):
             slot.failures = 0
-        trial = self._trial
-        if trial is slot and slot.relief is not None:
-            self._trial_failed(slot, slot.relief, status, reason, now_ns)
-        elif trial is not None and trial.relief is not None and trial.relief.of == slot.number:
-            trial.relief = None  # the replacement takes the place of the worker that has ended
-            slot.is_wanted = False
-            slot.move(SlotEvent.LEFT, reason)
-        elif not self._ever_ready and status in _NEEDS_A_HUMAN:
+        if slot.relief is not None:
+            self._replacing.trial_failed(slot, status, reason, now_ns)
+        elif self._replacing.take_place_of(slot, reason):
+            return
+        elif not self._ever_ready and status in NEEDS_A_HUMAN:
             self._give_up(slot, ExitCode(status), reason)
-        elif not self._ever_ready and slot.failures + 1 >= BOOT_ATTEMPTS:
+        elif not self._ever_ready and slot.failures + 1 >= START_ATTEMPTS:
             self._give_up(slot, ExitCode.NEVER_READY, reason)
         else:
-            self._try_again(slot, SlotEvent.FAILED, reason, now_ns)
+            self._slots.try_again(slot, SlotEvent.FAILED, reason, now_ns)
 
     def _give_up(self, slot: Slot, verdict: ExitCode, reason: Reason) -> None:
         slot.verdict = verdict
         slot.move(SlotEvent.LEFT, reason)
-
-    def _try_again(self, slot: Slot, event: SlotEvent, reason: Reason, now_ns: int) -> None:
-        slot.respawn_ns = now_ns + round(RESPAWN.delay_s(slot.failures, self._rng) * NS_PER_S)
-        slot.failures += 1
-        slot.move(event, reason)
 
 
 def _has_settled(slot: Slot, now_ns: int) -> bool:
@@ -485,7 +351,3 @@ def _outcome_of_stop(slot: Slot, status: int) -> ExitCode:
     if status == ExitCode.DRAIN_TIMEOUT or (slot.is_condemned and slot.reason is not Reason.BROKEN):
         return ExitCode.DRAIN_TIMEOUT
     return ExitCode.RUNTIME
-
-
-def _status_text(status: int) -> str:
-    return f"exit code {status}" if status >= 0 else f"signal {-status}"

@@ -28,12 +28,13 @@ from mxworker.master.commands import Commands
 from mxworker.master.control_server import ControlServer
 from mxworker.master.crash_attribution import CrashAttribution
 from mxworker.master.exit_report import ExitReport, describe, note_of
-from mxworker.master.fleet import BOOT_ATTEMPTS, Fleet
+from mxworker.master.fleet import Fleet
 from mxworker.master.isolation_turns import IsolationTurns
 from mxworker.master.listener import Listener
 from mxworker.master.notify import Condition, Notifier, Phase
 from mxworker.master.plan import Look, RollState, Send, Spawn
 from mxworker.master.processes import Children, Ended
+from mxworker.master.replacing import START_ATTEMPTS
 from mxworker.master.service_status import StatusReport
 from mxworker.master.signals import SignalInbox
 from mxworker.master.slot import NS_PER_S, Order
@@ -228,7 +229,7 @@ class _Master:
         awaited = [
             self._board.told(slot.number)
             for slot in self._fleet.slots
-            if slot.is_wanted and slot.failures < BOOT_ATTEMPTS
+            if slot.is_wanted and slot.failures < START_ATTEMPTS
         ]
         if awaited and all(told.ever_ready for told in awaited):
             self._announced = True

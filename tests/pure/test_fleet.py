@@ -8,8 +8,8 @@ import pytest
 
 from mxworker.board.lifecycle import Wish
 from mxworker.errors import ExitCode
-from mxworker.master.fleet import BOOT_ATTEMPTS
 from mxworker.master.plan import Look, Send, Spawn
+from mxworker.master.replacing import START_ATTEMPTS
 from mxworker.master.slot import NS_PER_S, Order
 from mxworker.master.slot_states import Reason, SlotState
 from tests.pure.world import DRAIN_NS, World, running
@@ -123,18 +123,18 @@ def test_slots_refusing_differently_end_the_service_with_never_ready() -> None:
 @pytest.mark.parametrize("status", [1, 0, -signal.SIGSEGV, 77])
 def test_crashing_boot_is_tried_a_bounded_number_of_times(status: int) -> None:
     world = World(2)
-    for _ in range(BOOT_ATTEMPTS):
+    for _ in range(START_ATTEMPTS):
         world.run(40)
         world.exit(1, status)
         world.exit(2, status)
     world.run(100)
-    assert world.spawns == 2 * BOOT_ATTEMPTS
+    assert world.spawns == 2 * START_ATTEMPTS
     assert world.fleet.exit_code is ExitCode.NEVER_READY
 
 
 def test_hanging_boot_is_aborted_and_counts_as_a_failure() -> None:
     world = World(1)
-    for _ in range(BOOT_ATTEMPTS):
+    for _ in range(START_ATTEMPTS):
         world.run(40)
         pid = world.process(1).pid
         while Order.KILL not in world.process(1).orders:
@@ -159,7 +159,7 @@ def test_slot_given_up_is_wanted_again_once_another_is_ready() -> None:
 
 def test_slow_connect_does_not_reset_the_count_of_boot_failures() -> None:
     world = World(1)
-    for _ in range(BOOT_ATTEMPTS):
+    for _ in range(START_ATTEMPTS):
         world.run(100, 1)
         world.exit(1, 1)
     assert world.fleet.exit_code is ExitCode.NEVER_READY

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mxworker.board.lifecycle import Wish
-from mxworker.master.fleet import BOOT_ATTEMPTS, Fleet
+from mxworker.master.fleet import Fleet
 from mxworker.master.plan import RollState, Send, Spawn
+from mxworker.master.replacing import START_ATTEMPTS
 from mxworker.master.slot import NS_PER_S, Order
 from mxworker.master.slot_states import SlotState
 from tests.pure.world import DRAIN_NS, Process, World
@@ -167,7 +168,7 @@ class Anything(RuleBasedStateMachine):
     @invariant()
     def boots_are_bounded_before_ready(self) -> None:
         if not self.was_ready and not self.reloads and self.fleet.wanted == WORKERS == len(self.fleet.slots):
-            assert self.world.spawns <= WORKERS * BOOT_ATTEMPTS
+            assert self.world.spawns <= WORKERS * START_ATTEMPTS
 
     @invariant()
     def service_goes_on_once_anything_was_ready(self) -> None:

@@ -6,8 +6,8 @@ import pytest
 
 from mxworker.board.lifecycle import Wish
 from mxworker.config import MAX_WORKERS
-from mxworker.master.fleet import BOOT_ATTEMPTS, RECYCLE_AGAIN_NS, STEADY_NS
 from mxworker.master.plan import RollState
+from mxworker.master.replacing import RECYCLE_AGAIN_NS, START_ATTEMPTS, STEADY_NS
 from mxworker.master.slot import NS_PER_S, Order
 from mxworker.master.slot_states import Reason, SlotState
 from tests.pure.world import DRAIN_NS, World, running
@@ -102,11 +102,11 @@ def test_generation_that_cannot_start_is_refused_and_the_old_one_goes_on(status:
 def test_crashing_replacement_is_tried_as_often_as_a_first_start() -> None:
     world = running(1)
     world.fleet.reload(world.now_ns)
-    for _ in range(BOOT_ATTEMPTS):
+    for _ in range(START_ATTEMPTS):
         world.run(60, 1)
         world.exit(2, -11)
     world.run(300, 1)
-    assert world.spawns == 1 + BOOT_ATTEMPTS
+    assert world.spawns == 1 + START_ATTEMPTS
     assert world.fleet.roll.state is RollState.REFUSED
 
 
@@ -316,7 +316,7 @@ def test_code_that_starts_but_dies_is_refused_and_costs_one_worker_at_most() -> 
     world = running(3)
     world.fleet.reload(world.now_ns)
     replace_one(world, trial=4, old=1)
-    for _ in range(BOOT_ATTEMPTS):
+    for _ in range(START_ATTEMPTS):
         world.ready(4)
         world.run(1, 2, 3, 4)
         world.exit(4, -11)
