@@ -1,8 +1,8 @@
-"""What the interpreter does at its end and `os._exit` does not, for processes that have to be gone by a deadline.
+"""The exit steps of the interpreter that `os._exit` skips, for processes that must end by a deadline.
 
-In the order of Python's own end: the threads of executors finish what they were given, callbacks of `atexit` and
-`weakref.finalize` run, files are flushed. Other threads are not waited for, whether they are daemons or not: an
-application may leave some that never end, and stops those that it cares for in its lifespan.
+The steps run in Python's own order: executor threads finish their work, callbacks of `atexit` and `weakref.finalize`
+run, and files are flushed. No other thread is waited for, daemon or not: an application may leave threads that never
+end, and can stop the others in its lifespan.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from mxworker.system.printable import foreign
 
 log = logging.getLogger("mxworker.worker")
 
-_THREADS_S = 5.0  # for the threads of executors: one that never ends must not cost the callbacks after it
+_THREADS_S = 5.0  # for executor threads: a thread that never ends must not keep the callbacks from running
 _SHOWN_FRAMES = 3
 
 
 def forget_inherited() -> None:
-    """Drop, in a forked child, the callbacks that its parent has registered: they are for the parent's end."""
+    """Drop the inherited exit callbacks in a forked child: they belong to the exit of its parent."""
     atexit._clear()
     for finalizer in list(vars(weakref.finalize)["_registry"]):
         finalizer.atexit = False
-    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]  # its callback is dropped, too
+    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]  # atexit has dropped its callback
 
 
 def finish(code: int, deadline: float | None, *, waits_for_executors: bool = True) -> None:
-    """Do all that is due at the end of the process; call it last, in the main thread.
+    """Run the exit steps of the process. Call this last, in the main thread.
 
-    When it is not done at the `deadline`, of the monotonic clock, that is logged and the process exits with `code` from
-    a thread. With None somebody else sees to it.
+    If they have not finished at `deadline` (monotonic seconds), a thread logs that and exits the process with `code`.
+    With None, the caller must bound the time.
     """
     is_done = threading.Event()
     if deadline is not None:
@@ -61,7 +61,7 @@ def _leave_at(deadline: float, code: int, is_done: threading.Event) -> None:
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     places = [foreign(f"{at.filename}:{at.lineno} {at.name}") for at in traceback.extract_stack(frame)]
     log.error(
-        "what the application does at its end was not done in time, and is cut off: %s",
+        "the exit callbacks of the application were not done in time, and are cut off at: %s",
         " < ".join(places[: -_SHOWN_FRAMES - 1 : -1]),
     )
     try:
@@ -72,7 +72,7 @@ def _leave_at(deadline: float, code: int, is_done: threading.Event) -> None:
 
 
 def _kill_children() -> None:
-    """Kill what `multiprocessing` has started and still waits for. What it has not forked would not die with us."""
+    """Kill the children of `multiprocessing`: those that it spawned instead of forking would outlive this process."""
     multiprocessing = sys.modules.get("multiprocessing")
     if multiprocessing is not None:
         for child in multiprocessing.active_children():
@@ -80,12 +80,12 @@ def _kill_children() -> None:
 
 
 def _end_executors(within_s: float) -> None:
-    """Let executors, those of processes too, finish what they were given."""
+    """Let the thread and process executors finish their work."""
     ending = threading.Thread(target=_run_threading_callbacks, name="mxworker-executors", daemon=True)
     ending.start()
     ending.join(max(0.0, within_s))
     if ending.is_alive():
-        log.warning("an executor has not finished within %.1f s at the end, and is left as it is", within_s)
+        log.warning("an executor has not finished within %.1f s at exit, and is abandoned", within_s)
 
 
 def _run_threading_callbacks() -> None:
@@ -93,21 +93,21 @@ def _run_threading_callbacks() -> None:
         try:
             callback()
         except Exception:
-            log.exception("an executor failed at the end")
+            log.exception("an executor failed at exit")
 
 
 def _flush_files() -> None:
-    """Flush what is open, outer layers first: what they flush goes into the inner ones."""
+    """Flush the open files, outer layers first, because an outer layer flushes into the inner one."""
     gc.unfreeze()
-    # Of all objects, so it asks for the class that every file inherits from, and not for io.IOBase, which is abstract:
-    # that takes 3 ms instead of 18 for the 43,000 objects of a small application, and there may be little time left.
+    # The scan tests each object for the class that every file inherits from instead of the abstract io.IOBase. That
+    # takes 3 ms instead of 18 for the 43,000 objects of a small application, and little time may be left.
     files = [file for file in gc.get_objects() if issubclass(type(file), _io._IOBase)]
     for file in (*_of_kind(files, io.TextIOBase), *_of_kind(files, io.BufferedIOBase)):
-        with suppress(Exception):  # it is closed, not writable, or its reader has gone
+        with suppress(Exception):  # the file is closed or not writable, or its reader has gone
             if type(file).__module__ == "_io":
                 file.flush()
             else:
-                file.close()  # a compressed file has an end to write
+                file.close()  # a compressed file has to write its end
 
 
 def _of_kind(files: list[io.IOBase], kind: type[io.IOBase]) -> Iterator[io.IOBase]:

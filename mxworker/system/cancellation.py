@@ -1,4 +1,4 @@
-"""Cancellations of asyncio that code between us and the loop may have swallowed."""
+"""asyncio cancellations that a library may have swallowed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 
 def raise_own_cancellation() -> None:
-    """Raise CancelledError when the running task was asked to stop, whatever the library made of that."""
+    """Raise CancelledError when the running task was cancelled, even if a library has swallowed that."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError

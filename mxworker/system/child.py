@@ -1,7 +1,7 @@
-"""What every child process of ours does first and last: die with its parent, leave no core, lose no output.
+"""The first and last steps of every child process of ours: it dies with its parent, dumps no core, loses no output.
 
-For workers, which the master forks, and for the processes of `cpu=True` handlers, which a worker starts. A word for
-both, because neither of the two folders may import the other; it holds no state.
+The children are workers, which the master forks, and processes of `cpu=True` handlers, which a worker starts. This
+module holds no state.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ from mxworker.errors import ExitCode
 log = logging.getLogger("mxworker.worker")
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
-_LIBC = ctypes.CDLL(None, use_errno=True)  # loaded before any fork: a child must not need the dynamic linker's lock
+_LIBC = ctypes.CDLL(None, use_errno=True)  # loaded before any fork, since a child must not take the linker's lock
 
 
 def bind_to_parent(parent_pid: int, stacks_fd: int = 2) -> None:
-    """Have the kernel kill this process when its parent dies, and end it now when that has happened already.
+    """Have the kernel kill this process when its parent dies; exit now if the parent has died already.
 
-    It is the parent's *thread* whose end counts, so a child must be made in the main thread (prctl(2)). Core dumps are
-    off from now on, and a crash writes the stacks of all threads to `stacks_fd`, stderr by default. Raises OSError.
+    The kernel acts when the parent's *thread* ends, so a child must be made in the main thread (prctl(2)). This also
+    turns core dumps off, and makes a crash write the stacks of all threads to `stacks_fd`, by default stderr.
+    Raises OSError.
     """
     if _LIBC.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL)) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent_pid:  # it died before the line above, so its death will not be signalled any more
+    if os.getppid() != parent_pid:  # the parent died before prctl, so the kernel will not signal its death any more
         os._exit(ExitCode.RUNTIME)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     faulthandler.enable(file=stacks_fd)
 
 
 def ring() -> None:
-    """Have the parent look at the board soon: something there has changed that it waits for.
+    """Wake the parent up to look at the board, because something that it waits for has changed there.
 
-    It is SIGCHLD that is sent, which says that something is new with a child. After the parent's death it reaches
-    whoever adopted this process, and is ignored.
+    The signal is SIGCHLD. After the parent's death it reaches the process that adopted this one, which ignores it.
     """
     os.kill(os.getppid(), signal.SIGCHLD)
 
 
 def do_nothing(signum: int, frame: FrameType | None) -> None:
-    """Exist. A Python function instead of SIG_IGN: exec resets it, so subprocesses do not inherit deafness."""
+    """Handle a signal by doing nothing. Unlike SIG_IGN, subprocesses do not inherit this: exec resets it."""
 
 
 def flush() -> None:
-    """Flush what `os._exit` would drop; a reader that went away is no reason to fail."""
+    """Flush the output that `os._exit` would drop. Never fails because a reader has gone."""
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -61,7 +61,7 @@ def flush() -> None:
 
 
 def exit_code_of(request: SystemExit) -> int:
-    """Return what the interpreter would exit with; a text, which it would print, is logged."""
+    """Return the exit code that the interpreter would use. A text, which it would print, is logged."""
     match request.code:
         case None:
             return ExitCode.OK

@@ -1,6 +1,6 @@
-"""The file descriptors of this process that are ours alone: a child that the application forks does not get them.
+"""The file descriptors that a child which the application forks must not use.
 
-Held by number, since that is what a fork copies. The table is the process's own, as the kernel's is, and so is ours.
+They are held by number, as a fork copies them. The set is one per process, as the kernel's table of descriptors is.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ _claimed: set[int] = set()  # at most one entry for each descriptor of the proce
 
 
 def claim(*fds: int) -> None:
-    """Keep descriptors from forked children; you must `release` each before it is closed."""
+    """Keep descriptors from forked children. You must `release` each one before you close it."""
     _claimed.update(fds)
 
 
 def release(fd: int) -> None:
-    """Take back `claim`."""
+    """Undo `claim` for one descriptor."""
     _claimed.discard(fd)
 
 
 def lead_to_nothing() -> None:
-    """In a forked child, have all that is claimed lead to /dev/null.
+    """Point all claimed descriptors at /dev/null, in a forked child.
 
-    It is not closed: an object of ours that closes its descriptor at its own end would close a file of the child, which
-    had got the number since. An event loop gets an epoll instance that watches nothing: libuv aborts without one.
+    They are not closed, because the child may then get the same number for a file of its own, and an object of ours
+    would close that file when it is destroyed. The descriptor of an event loop gets an epoll instance that watches
+    nothing, because libuv aborts without one.
     """
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for fd in _claimed:
@@ -41,9 +42,9 @@ def lead_to_nothing() -> None:
 
 
 def open_now() -> set[int]:
-    """Return all descriptors of the process."""
+    """Return all open descriptors of the process."""
     listed = [int(name) for name in os.listdir("/proc/self/fd")]  # noqa: PTH208 - names alone
-    return {fd for fd in listed if _is_open(fd)}  # the listing had one of its own
+    return {fd for fd in listed if _is_open(fd)}  # the listing itself used a descriptor
 
 
 def _is_open(fd: int) -> bool:

@@ -1,4 +1,4 @@
-"""Looks at owners and modes on the way to a file, for `permissions` to decide, and puts into words what it found."""
+"""Read the owners and modes on the path to a file, for `permissions` to decide, and describe what it finds."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from pathlib import Path
 from mxworker.system.permissions import Access, Entry, Trusted, Who, changer, is_given, reader
 from mxworker.system.printable import foreign
 
-_LINKS = 40  # as many as the kernel follows, path_resolution(7)
-_ROOT_GROUP = 0  # its members are root's choice
+_LINKS = 40  # the kernel follows no more, path_resolution(7)
+_ROOT_GROUP = 0  # root chooses its members
 _ACL = "system.posix_acl_access"
 
 
 def changer_of(path: Path) -> Access | None:
-    """Return who else could change `path`, or put another in its place; None when nobody could. Raises OSError."""
+    """Return who else could change or replace `path`, None when nobody could. Raises OSError."""
     return _else(changer, way_to(path))
 
 
 def reader_of(path: Path) -> Access | None:
-    """Return who else could read `path`; None when nobody could. Raises OSError."""
+    """Return who else could read `path`, None when nobody could. Raises OSError."""
     return _else(reader, way_to(path))
 
 
 def is_given_directory(directory: Path) -> bool:
-    """Whether a directory is where it is by our will or root's, whoever owns it; not when it cannot be looked at."""
+    """Tell whether we or root put a directory there, whoever owns it. False when it cannot be looked at."""
     try:
         way = way_to(directory)
     except OSError:
@@ -42,14 +42,14 @@ def is_given_directory(directory: Path) -> bool:
 
 
 def _else(find: Callable[[Sequence[Entry], Trusted], Access | None], way: Sequence[Entry]) -> Access | None:
-    """Return who else it is. The groups are asked about when they matter: where users are many, that takes its time."""
+    """Return who else has access. Groups are looked up only when they matter: with many users that is slow."""
     return find(way, _users()) and find(way, _users_and_groups())
 
 
 def way_to(path: Path) -> tuple[Entry, ...]:
-    """Return every entry that leads to `path`, itself included. Raises OSError when one is missing.
+    """Return every entry on the path to `path`, with `path` itself. Raises OSError when one is missing.
 
-    A file within a file, such as a module in a zip archive, is that file.
+    For a file inside a file, such as a module in a zip archive, the last entry is the archive.
     """
     root = Path("/")
     path = path if path.is_absolute() else Path.cwd() / path  # the current directory may have been removed
@@ -71,7 +71,7 @@ def way_to(path: Path) -> tuple[Entry, ...]:
         target = entry.path.readlink()
         ahead += reversed(target.parts[1:] if target.is_absolute() else target.parts)
         here = root if target.is_absolute() else here
-    if way[-1].path != here:  # it ends with '..'
+    if way[-1].path != here:  # the path ends with '..'
         way.append(_entry(here))
     return tuple(way)
 
@@ -84,34 +84,34 @@ def _entry(path: Path) -> Entry:
 def _has_acl(path: Path, mode: int) -> bool:
     if stat.S_ISLNK(mode) or not mode & stat.S_IRWXG:
         return False
-    with suppress(OSError):  # not on this file system
+    with suppress(OSError):  # this file system has no access control lists
         return bool(os.getxattr(path, _ACL, follow_symlinks=False))
     return False
 
 
 @cache
 def _users() -> Trusted:
-    """Return root, with its group, and the user that we are.
+    """Return root with its group, our own user, and the owner of the root directory.
 
-    Whoever owns the root directory can replace everything, Python included. In a user namespace that does not know
-    root, that is the number which stands for all users that it does not know (user_namespaces(7)).
+    The owner of the root directory can replace everything, Python included. In a user namespace without root, it is the
+    overflow user ID, which stands for all unmapped users (user_namespaces(7)).
     """
     return Trusted(frozenset({0, os.geteuid(), os.lstat("/").st_uid}), frozenset({_ROOT_GROUP}))
 
 
 @cache
 def _users_and_groups() -> Trusted:
-    """Return the same, with the group that is ours alone."""
+    """Return the same users and groups, and the private group of our user."""
     users = _users()
     private = _private_group(os.geteuid())
     return users if private is None else replace(users, gids=users.gids | {private})
 
 
 def _private_group(uid: int) -> int | None:
-    """Return the group that is of the user alone; None when there is none.
+    """Return the private group of a user, None when the user has none.
 
-    It has the user's name, as distributions make it for each user, and no other member. For numbers without names, as
-    in a container, it is the group of the same number.
+    A private group has the user's name, as distributions create it for each user, and no other member. For IDs without
+    names, as in a container, it is the group with the same number.
     """
     try:
         user = pwd.getpwuid(uid)
@@ -131,12 +131,12 @@ def _private_group(uid: int) -> int | None:
 
 
 def may_change(access: Access) -> str:
-    """Return who may change what, as the beginning of a sentence."""
+    """Return who may change which entry, as the beginning of a sentence."""
     return _in_words(access, f"may write to '{foreign(access.entry.path)}'")
 
 
 def may_read(access: Access) -> str:
-    """Return who may read what, as the beginning of a sentence."""
+    """Return who may read which entry, as the beginning of a sentence."""
     return _in_words(access, f"may read '{foreign(access.entry.path)}'")
 
 
@@ -154,14 +154,14 @@ def _in_words(access: Access, what: str) -> str:
 
 
 def end_of_change(access: Access) -> str:
-    """Return what to do so that nobody but us and root can change the entry."""
+    """Return what the operator can do so that only we and root can change the entry."""
     entry, path = access.entry, foreign(shlex.quote(str(access.entry.path)))
     match access.who:
         case Who.OWNER:
             owner = user_name(entry.uid)
             return f"Try:  chown -h {user_name(os.geteuid())} {path}\n  or do it as user {owner}."
         case _ if stat.S_ISDIR(entry.mode) and entry.mode & stat.S_ISVTX:
-            return f"'{foreign(entry.path)}' is there for all: use a directory of its own."
+            return f"'{foreign(entry.path)}' is shared by all users: use a separate directory."
         case Who.EVERYBODY:
             return f"Try:  chmod o-w {path}"
         case Who.GROUP:
@@ -169,14 +169,14 @@ def end_of_change(access: Access) -> str:
 
 
 def user_name(uid: int) -> str:
-    """Return the name of a user, or else the number."""
+    """Return the name of a user, or the number when it has no name."""
     with suppress(KeyError):
         return pwd.getpwuid(uid).pw_name
     return str(uid)
 
 
 def group_name(gid: int) -> str:
-    """Return the name of a group, or else the number."""
+    """Return the name of a group, or the number when it has no name."""
     with suppress(KeyError):
         return grp.getgrgid(gid).gr_name
     return str(gid)

@@ -1,7 +1,7 @@
-"""What applications raise, or give as a reason, made text: whatever it is, and whatever its own code does.
+"""Turn exceptions and reasons of an application into text, safely.
 
-It may be of any type, have a `__str__` that fails, be long beyond measure, or hold what no line of a log may hold. None
-of the functions here raises for it.
+Such a value may have any type, a `__str__` that fails, any length, and characters that no log line may hold. No
+function here raises because of it, unless it says so.
 """
 
 from __future__ import annotations
@@ -15,42 +15,42 @@ from mxworker.system.printable import CUT, printable
 Kind = TypeVar("Kind", bound=BaseException)
 
 TEXT_CHARACTERS = 2000
-"""How long a text may be: more than a log line and a dead letter show of it."""
+"""The most characters of a text, which is more than a log line or a dead letter shows."""
 
 _SHOWN_ERRORS = 20  # of a group
 _UNSHOWN = "(its text cannot be shown)"
-# A class, or its metaclass, may have put something of its own in their place.
+# These bypass the attributes that a class, or its metaclass, may define in their place.
 _type_name = type.__dict__["__name__"].__get__
 _traceback = BaseException.__dict__["__traceback__"].__get__
 
 
 def text_of(value: object) -> str:
-    """Return what `value` says, printable and cut at `TEXT_CHARACTERS`; never raises.
+    """Return the text of `value`, printable and cut at `TEXT_CHARACTERS`; never raises.
 
-    Of a group of exceptions, each is told.
+    The text of an exception group lists its exceptions.
     """
     text, mark = _cut_text(value)
     return printable(text) + mark
 
 
 def lines_of(value: object) -> list[str]:
-    """Return the lines of what `value` says, one at least, where there is room for several; else as `text_of`."""
+    """Return the text of `value` as lines, at least one; otherwise like `text_of`."""
     text, mark = _cut_text(value)
     *lines, last = text.splitlines() or [""]
     return [*map(printable, lines), printable(last) + mark]
 
 
 def _cut_text(value: object) -> tuple[str, str]:
-    """Return the beginning of what `value` says, and what marks that it is cut, if it is."""
+    """Return the beginning of the text of `value`, and `CUT` or "" to append."""
     try:
         text = _text(value)
-    except BaseException:  # its code is the application's, and may raise anything
+    except BaseException:  # the code of `value` is the application's, and may raise anything
         text = _UNSHOWN
     return text[:TEXT_CHARACTERS], CUT if len(text) > TEXT_CHARACTERS else ""
 
 
 def reason_of(reason: object) -> str:
-    """Return the text of what was given as a reason, as `text_of`; an exception is told with its type."""
+    """Return the text of a reason as `text_of` does, for an exception with its type; "" for None."""
     if reason is None:
         return ""
     if isinstance(reason, BaseException):
@@ -59,7 +59,7 @@ def reason_of(reason: object) -> str:
 
 
 def error_in_words(error: BaseException) -> str:
-    """Return `ValueError: no`, or the type alone where there is no text."""
+    """Return `ValueError: no`, or only the type when the error has no text."""
     text = text_of(error)
     return f"{type_name(error)}: {text}" if text else type_name(error)
 
@@ -70,18 +70,18 @@ def type_name(value: object) -> str:
 
 
 def traceback_of(error: BaseException) -> TracebackType | None:
-    """Return the traceback of `error`, None when it was not raised; never raises."""
+    """Return the traceback of `error`, None when `error` was not raised; never raises."""
     traceback: TracebackType | None = _traceback(error)
     return traceback
 
 
 def is_a(error: BaseException, kind: type[Kind]) -> TypeGuard[Kind]:
-    """Whether `error` is of a kind; never raises, as `isinstance` may, which asks the error's own `__class__` too."""
+    """Tell whether `error` is of a kind. Never raises; `isinstance` may, for it asks the error's `__class__`."""
     return issubclass(type(error), kind)
 
 
 def errors_in(error: BaseException) -> Iterator[BaseException]:
-    """Yield the exceptions that a group holds, however deep it is nested; of any other, itself alone."""
+    """Yield the exceptions of a group at any depth, or `error` itself when it is no group."""
     left = [error]
     while left:
         each = left.pop()
@@ -92,13 +92,13 @@ def errors_in(error: BaseException) -> Iterator[BaseException]:
 
 
 def _text(value: object) -> str:
-    """Return what `value` says. Raises whatever its code raises."""
+    """Return the text of `value`. Raises whatever the code of `value` raises."""
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value[: TEXT_CHARACTERS + 1]).decode("utf-8", "backslashreplace")
     if isinstance(value, BaseExceptionGroup):
         return _all_told(value)
     text = value if isinstance(value, str) else str(value)
-    return str.__str__(text)  # a subclass of str may have methods of its own, and what `__str__` returns be one
+    return str.__str__(text)  # `text` may be of a subclass of str that overrides methods
 
 
 def _all_told(group: BaseExceptionGroup[BaseException]) -> str:

@@ -1,18 +1,19 @@
-"""What a process that the application forks has of ours: nothing but the code.
+"""Keep signal handlers, pipes and sockets of ours out of the processes that the application forks.
 
-A handler may fork: by `os.fork`, `pty.fork`, `multiprocessing`, or in a library. Such a child inherits signal handlers
-that would drain the worker, the pipe into which they write, and the sockets of the broker, which would keep a dead
-worker's messages from being delivered again. So hooks of `os.register_at_fork` see to it that in the child
+A handler may fork: by `os.fork`, `pty.fork`, `multiprocessing`, or in a library. The child inherits signal handlers
+that would drain the worker, the pipe into which they write, and the sockets to the broker, which would keep the
+messages of a dead worker from being delivered again. So hooks of `os.register_at_fork` change the child:
 
-* every signal of ours does what it does in any Python program; those that come in between wait until then;
+* every signal that we handle has its usual effect in a Python program; signals that arrive earlier are blocked until
+  then;
 * our descriptors lead to /dev/null, see `descriptors`;
 * the kernel kills the child when our process ends, see `_die_with`;
-* the title says whose child it is, and a crash is not told as the worker's.
+* the title says whose child it is, and a crash of the child is not reported as one of the worker.
 
-The code of a child must end it, as `multiprocessing` does. One that comes back to the frames of ours under which it was
-forked is ended there, see `end_fork`.
+The code of a child must end it, as `multiprocessing` does. A child that returns to our frames, under which it was
+forked, is ended there, see `end_fork`.
 
-Subprocesses that are started by `exec` inherit none of this: all descriptors are closed by it, and signals reset.
+Subprocesses that are started by `exec` inherit nothing of this: exec closes our descriptors and resets signal handlers.
 """
 
 from __future__ import annotations
@@ -42,24 +43,24 @@ T = TypeVar("T")
 
 
 class ThisProcess:
-    """What a fork has made of this process; each handler that comes to an end asks, so it is no system call."""
+    """Tells whether this process is a fork. A flag and no system call, because the end of every handler checks it."""
 
     is_forked = False
-    """Whether the application has forked it from a process that made a `Forks`."""
+    """Whether the application forked this process from a process that had made a `Forks`."""
 
 
 class Forks:
-    """The hooks around every fork of this process, from now on. Make one, in the main thread, before any user code."""
+    """The hooks around every later fork of this process. Make one, in the main thread, before any user code runs."""
 
     def __init__(self, owner: str) -> None:
-        """`owner` says in the titles of children whose they are. All signal handlers there are now count as ours."""
+        """Install the hooks. Titles of children name `owner`. All present signal handlers count as ours."""
         self._title = f"mxworker: child of {owner}"
         self._pid = os.getpid()
         self._handlers: dict[signal.Signals, Any] = {}
         self._masks = threading.local()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._main_thread = threading.get_ident()
-        self._death_fd, life_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)  # the second end is open while we live
+        self._death_fd, life_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)  # the write end stays open while we live
         descriptors.claim(life_fd)
         self.claim_signals(signum for signum in signal.valid_signals() if callable(signal.getsignal(signum)))
         os.register_at_fork(
@@ -67,7 +68,7 @@ class Forks:
         )
 
     def claim_signals(self, signums: Iterable[int]) -> None:
-        """Take the present handlers of these signals for ours."""
+        """Count the present handlers of these signals as ours."""
         for signum in map(signal.Signals, signums):
             self._handlers[signum] = signal.getsignal(signum)
 
@@ -78,7 +79,7 @@ class Forks:
         asyncio.set_event_loop(self._loop)
 
         async def run_claimed() -> T:
-            descriptors.claim(*descriptors.open_now() - before)  # here, since uvloop opens some when it begins to run
+            descriptors.claim(*descriptors.open_now() - before)  # here, since uvloop opens some when it starts to run
             return await main
 
         return self._loop.run_until_complete(run_claimed())
@@ -86,14 +87,14 @@ class Forks:
     # ---- around a fork, in the thread that forks
 
     def _block_signals(self) -> None:
-        """Keep signals from a child that still has our handlers: they would tell us of them, by way of our pipe."""
+        """Block signals while the child still has our handlers, which would write to our pipe."""
         self._masks.mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._handlers)
 
     def _unblock_signals(self) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.mask)
 
     def _shed(self) -> None:
-        """Live as a child. The thread that forked is the only one, and for the interpreter the main thread now."""
+        """Change the child. Its only thread is the one that forked, now the main thread for the interpreter."""
         ThisProcess.is_forked = True
         try:
             signal.set_wakeup_fd(-1)
@@ -103,18 +104,18 @@ class Forks:
             _die_with(self._death_fd)
             setproctitle(self._title)
             self._leave_loop()
-            # The interpreter's end waits for the threads of executors; the one that forked would wait for itself.
+            # The exit of the interpreter joins executor threads. The one that forked would join itself.
             vars(executors)["_threads_queues"].clear()
         finally:
             self._unblock_signals()
 
     def _reset_signals(self) -> None:
         for signum, handler in self._handlers.items():
-            if signal.getsignal(signum) is handler:  # else the application has put its own there
+            if signal.getsignal(signum) is handler:  # else the application has installed its own
                 signal.signal(signum, signal.default_int_handler if signum is signal.SIGINT else signal.SIG_DFL)
 
     def _leave_loop(self) -> None:
-        """Have no event loop, so that the child may run its own; to await anything of ours is an error there."""
+        """Leave the event loop, so that the child can run its own. Awaiting anything of ours is an error there."""
         asyncio._set_running_loop(None)  # as Python does itself from 3.12 on
         asyncio.set_event_loop(None)
         if self._loop is not None and threading.get_ident() == self._main_thread:
@@ -123,15 +124,15 @@ class Forks:
 
 
 def end_fork(error: BaseException | None) -> NoReturn:
-    """End a forked process at the place where its parent goes on; `error` is what its code has raised there.
+    """End a forked process where its code has returned to ours; `error` is the exception that this code raised.
 
-    What the application registered with `atexit` is its parent's, and not run, as in a child of `multiprocessing`.
+    Callbacks of `atexit` belong to the parent and are not run, as in a child of `multiprocessing`.
     """
     code: int = ExitCode.OK
     if isinstance(error, SystemExit):
         code = exit_code_of(error)
     elif error is not None:
-        log.error("process %d, which a handler has forked, failed", os.getpid(), exc_info=error)
+        log.error("process %d, which a handler forked, failed", os.getpid(), exc_info=error)
         code = ExitCode.RUNTIME
     try:
         flush()
@@ -140,11 +141,11 @@ def end_fork(error: BaseException | None) -> NoReturn:
 
 
 def _die_with(pipe_fd: int) -> None:
-    """Have the kernel kill this process when the last writer of the pipe is gone, and end it when it is already.
+    """Have the kernel kill this process when the last writer of the pipe has gone; exit now if it has gone already.
 
-    A pipe that is opened anew sends its owner a signal then, and F_SETSIG says which (fcntl(2)); it does so after an
-    exec too. PR_SET_PDEATHSIG would kill a child whose parent goes on, and only the *thread* that forked it ends, and
-    a daemon whose own parent leaves. A process that closes all descriptors, as daemons do, does not die with us.
+    A reopened pipe can send its owner a signal then, after an exec too, and F_SETSIG chooses the signal (fcntl(2)).
+    PR_SET_PDEATHSIG is no alternative: it would kill a child when only the *thread* that forked it ends, and a daemon
+    when its own parent exits. A process that closes all its descriptors, as daemons do, does not die with us.
     """
     with suppress(OSError):
         fd = os.open(f"/proc/self/fd/{pipe_fd}", os.O_RDONLY | os.O_NONBLOCK)
@@ -154,5 +155,5 @@ def _die_with(pipe_fd: int) -> None:
         fcntl.fcntl(fd, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
         look = select.poll()
         look.register(fd, select.POLLIN)
-        if look.poll(0):  # the end of the last writer came before the lines above
+        if look.poll(0):  # the last writer went before F_SETSIG was set
             os._exit(ExitCode.RUNTIME)

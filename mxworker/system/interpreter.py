@@ -1,4 +1,4 @@
-"""The options of the Python interpreter that we run under, for processes that are to run as we do."""
+"""The options of this Python interpreter, for a process that has to run with the same ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 def options() -> list[str]:
     """Return the command-line options that give another interpreter our flags, warning filters and -X options.
 
-    What the environment says is among them; with -E or -I the other interpreter would not read it.
+    Options from the environment are among them, because with -E or -I the other interpreter would not read it.
     """
     flags = sys.flags
     counted = {

@@ -1,10 +1,10 @@
-"""How a log line looks: text on a terminal, one JSON object a line elsewhere, always to stderr.
+"""The format of log lines: text on a terminal, elsewhere one JSON object a line, always on stderr.
 
-Every record becomes one line (on a terminal a traceback follows, indented) of at most 4096 bytes, handed to the kernel
-in one `write`, so that the lines of several processes never tear each other (pipe(7), PIPE_BUF). Control characters are
-escaped: what a publisher put into a message cannot start a line of its own. So it is in JSON, where a reader gets them
-back: what was said, not what a terminal would do with it. What is too long is shortened, visibly.
-Nobody waits for a reader: what stderr does not take at once is dropped and counted, and the count is told later.
+Every record becomes one line of at most 4096 bytes; in text form an indented traceback may follow. The line is written
+by one `write`, so that lines of several processes never mix (pipe(7), PIPE_BUF). Control characters are escaped, so
+that text from a publisher's message cannot start a new line. In JSON they are escaped too; a JSON reader gets them
+back. Longer lines are visibly shortened. No process waits for the reader of its log: lines that stderr does not take at
+once are dropped and counted, and a later line tells how many.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from mxworker.system.foreign_errors import traceback_of
 from mxworker.system.printable import CUT, by_line, escaped, head, printable, tail, well_formed
 from mxworker.system.stderr import LINE_BYTES, make_room, pieces, put
 
-_TEXT_HEAD_BYTES = 2048  # of a text line that has a traceback: the rest is for the traceback
-_JSON_LIMITS = (2000, 1000, 500, 250, 120, 60, 30)  # characters a field may have; the first that fits is taken
+_TEXT_HEAD_BYTES = 2048  # for the line before a traceback, which gets the other bytes
+_JSON_LIMITS = (2000, 1000, 500, 250, 120, 60, 30)  # characters of a field; the first limit with which all fits is used
 _STANDARD = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {"message", "asctime", "taskName"}
 
 
 class TextFormatter(logging.Formatter):
-    """`12:30:01.250 INFO  mxworker.master  slot 1 EMPTY -> STARTING (start)`; a traceback follows, indented."""
+    """`12:30:01.250 INFO  mxworker.master  slot 1 EMPTY -> STARTING (start)`, then the indented traceback, if any."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, and the traceback when there is one; of that the end is kept, where the error is named."""
+        """Return the line and the traceback, if any. A long traceback keeps its end, which names the error."""
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         line = f"{clock}.{int(record.msecs):03d} {record.levelname:<7} {record.name}  {record.getMessage()}"
         line = printable(line)
@@ -43,9 +43,9 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object: time (RFC 3339, UTC), level, logger, pid, message, whatever `extra` held, and the traceback.
+    """One JSON object: time (RFC 3339, UTC), level, logger, pid, message, the fields of `extra`, and the traceback.
 
-    An object that would be longer than a line gets its fields shortened until it fits, so that it still is JSON.
+    The fields of an object that would be longer than a line are shortened until it fits, so that it stays valid JSON.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -58,7 +58,7 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         if trace := _trace(self, record):
-            entry["traceback"] = by_line(trace)  # of an error that quotes what a publisher sent
+            entry["traceback"] = by_line(trace)  # the error may quote text from a publisher
         extra = {str(key): value for key, value in record.__dict__.items() if key not in _STANDARD}
         whole = {key: _plain(value) for key, value in (extra | entry).items()}  # our own fields win
         for limit in _JSON_LIMITS:
@@ -69,12 +69,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
-    """Return the traceback of a record, as who made the record has written it, if so."""
+    """Return the traceback of a record: the prepared text when it has one, else that of its exception."""
     return record.exc_text or (formatter.formatException(record.exc_info) if record.exc_info else "")
 
 
 def _plain(value: object) -> object:
-    """Return what JSON can hold: a scalar, or as bytes the JSON of anything else."""
+    """Return a value that JSON can hold: a scalar, or for anything else its JSON as bytes."""
     if isinstance(value, str):
         return well_formed(value)
     if value is None or isinstance(value, bool | float):
@@ -91,7 +91,7 @@ def _object(fields: dict[str, object], limit: int) -> str:
 
 
 def _in_json(character: str) -> str:
-    """Return the escape of a character in JSON, which knows units of UTF-16; those below 32 it escapes by itself."""
+    """Return the JSON escape of a character, in UTF-16 units. orjson itself escapes the characters below 32."""
     units = character.encode("utf-16-be").hex()
     return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
 
@@ -107,20 +107,20 @@ def _shortened(key: str, value: object, limit: int) -> object:
 
 
 class LineHandler(logging.Handler):
-    """Write each record as one line to a file descriptor, with one `write` call, or drop it rather than wait."""
+    """Write each record as one line to a file descriptor by one `write` call; drop the line rather than wait."""
 
     def __init__(self, fd: int) -> None:
         super().__init__()
         self._fd = fd
         self._lost_lines = 0
-        self._lost_by = 0  # the process that lost them: a child of a fork must not tell of them as well
+        self._lost_by = 0  # the pid of the process that lost them: a forked child must not report them again
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the record. Never raises: neither a reader that went away nor a bad log call may end the work."""
+        """Write the record. Never raises, neither for a reader that has gone nor for a bad log call."""
         self._write(self._line(record))
 
     def say(self, text: str) -> None:
-        """Write a finished text, line by line as it is, but for what no terminal should get."""
+        """Write a finished text line by line, made printable."""
         self.acquire()
         try:
             for piece in pieces(by_line(text.expandtabs())):
@@ -131,7 +131,7 @@ class LineHandler(logging.Handler):
     def _line(self, record: logging.LogRecord) -> bytes:
         try:
             line = self.format(record)
-        except BaseException as error:  # arguments that do not fit the message, a `__repr__` that raises SystemExit
+        except BaseException as error:  # the arguments do not fit the message, or a `__repr__` raises SystemExit
             line = self.format(_apology(record, error))
         return line.encode() + b"\n"
 
@@ -156,35 +156,35 @@ def _confession(lost_lines: int) -> logging.LogRecord:
 
 
 def is_text(style: str) -> bool:
-    """Whether `style` (auto, text or json) means text here: auto does on a terminal."""
+    """Tell whether `style` (auto, text or json) means text here; auto means text on a terminal."""
     return style == "text" or (style == "auto" and sys.stderr.isatty())
 
 
 def set_up(level: str, style: str = "auto") -> None:
     """Send all logging to stderr. `level` is a name of the logging module in lower case, `style` auto, text or json.
 
-    The AMQP libraries log message bodies at DEBUG and every connection loss with a traceback; mxworker reports a loss
-    itself, once, so they are kept to what mxworker cannot know.
+    The AMQP libraries are limited to CRITICAL: they log message bodies at DEBUG, and every connection loss with a
+    traceback, which mxworker itself reports once.
     """
     fd = sys.stderr.fileno()
     make_room(fd)
     handler = LineHandler(fd)
     handler.setFormatter(TextFormatter() if is_text(style) else JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    logging.lastResort = handler  # for the root logger left without any, see keep_telling
-    logging.captureWarnings(not is_text(style))  # they are records of a JSON log, too
+    logging.lastResort = handler  # for a root logger without handlers, see keep_telling
+    logging.captureWarnings(not is_text(style))  # a JSON log holds warnings as records, too
     for library in ("aio_pika", "aiormq"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
-    for chatty in ("asyncio", "watchfiles"):  # below they tell of themselves, not of what happened
+    for chatty in ("asyncio", "watchfiles"):  # below WARNING they log only their own internals
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
 
 
 class _KeptLogger(logging.Logger):
-    """A logger of ours, which nobody disables, and which raises nothing of what the application adds to logging."""
+    """A logger of ours that cannot be disabled, and that raises no error of the application's filters and handlers."""
 
     @property
     def disabled(self) -> bool:
-        """Return what `disable_existing_loggers`, the default of an application's `dictConfig`, does not change."""
+        """False always: `dictConfig` of an application disables existing loggers by default."""
         return False
 
     @disabled.setter
@@ -192,7 +192,7 @@ class _KeptLogger(logging.Logger):
         pass
 
     def handle(self, record: logging.LogRecord) -> None:
-        """Hand a record on; when a filter or handler of the application raises, write it where the log went before."""
+        """Handle a record. When a filter or handler of the application raises, write the record to stderr."""
         try:
             super().handle(record)
         except Exception:
@@ -200,11 +200,11 @@ class _KeptLogger(logging.Logger):
 
 
 def keep_telling() -> None:
-    """Have this process tell what it does, however the application configures logging, now or later.
+    """Keep our loggers working, however the application configures logging, now or later.
 
-    Our loggers stay enabled. Where the application gives the root logger handlers, our lines go to them, too; where it
-    takes all away, or one of them raises, they go where they went. Its levels count for ours as well. Call it when our
-    modules are imported.
+    Our loggers stay enabled. When the application gives the root logger handlers, our lines go to those too. When it
+    removes all handlers, or one of them raises, our lines go to stderr as before. The application's levels apply to our
+    loggers too. Call this after our modules were imported.
     """
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] == "mxworker":
@@ -214,18 +214,18 @@ def keep_telling() -> None:
 def kept(name: str) -> logging.Logger:
     """Return a logger of ours that no configuration disables; see `keep_telling`."""
     logger = logging.getLogger(name)
-    if type(logger) is logging.Logger:  # else the application has a class of its own for loggers
+    if type(logger) is logging.Logger:  # else the application has its own class for loggers
         logger.__class__ = _KeptLogger
     return logger
 
 
 def say(text: str) -> None:
-    """Write a finished text for people to where the log goes, stderr, in its order and with its care."""
+    """Write a finished text for people to stderr, in order with the log lines and as safely."""
     _last_resort().say(text)
 
 
 def tell_error(text: str, **fields: object) -> None:
-    """Tell people an error whose text has several lines: as it is in a text log, as one record in a JSON log."""
+    """Report an error whose text has several lines: unchanged in a text log, as one record in a JSON log."""
     if is_json():
         logging.getLogger("mxworker").error("%s", text.removeprefix("Error: "), extra=fields)
     else:
@@ -241,10 +241,10 @@ def say_safely(
     trace: str = "",
     fields: Mapping[str, object] | None = None,
 ) -> None:
-    """Log a line, from where nothing may be raised: the filters and handlers of an application may raise anything.
+    """Log a line where nothing may be raised, although filters and handlers of an application may raise anything.
 
-    Then it goes to stderr, past them. `error` is for who wants the exception itself, `trace` what is shown of it, by
-    default its whole traceback; `fields` are those of the JSON line.
+    When one of them raises, the line goes to stderr. `error` is the exception of the record; `trace` is the text shown
+    for it, by default its whole traceback; `fields` are fields of the JSON line.
     """
     if not logger.isEnabledFor(level):
         return
@@ -258,7 +258,7 @@ def say_safely(
 
 
 def _past_the_application(record: logging.LogRecord) -> None:
-    """Write a record to where the log went before the application configured it."""
+    """Write a record to stderr, past the application's logging configuration."""
     _last_resort().emit(record)
 
 
@@ -268,17 +268,17 @@ def _last_resort() -> LineHandler:
 
 
 def set_level(name: str) -> None:
-    """Log from a level on, which is a name of the logging module in lower case."""
+    """Set the level of the log: a name of the logging module in lower case."""
     logging.getLogger().setLevel(name.upper())
 
 
 def level() -> str:
-    """Return the level from which on this process logs, by its name in lower case."""
+    """Return the log level of this process, a name in lower case."""
     return logging.getLevelName(logging.getLogger().level).lower()
 
 
 def as_set_up() -> tuple[str, str]:
-    """Return the level and the style of this process's log, for a process that is to log as this one does."""
+    """Return the level and the style of this process's log, for a process that has to log in the same way."""
     return level(), "json" if is_json() else "text"
 
 
@@ -298,7 +298,7 @@ class LineBudget:
         self._suppressed = 0
 
     def spend(self, now: float) -> str | None:
-        """Return what to add to the line, often nothing; None when it must not be written. `now` is monotonic."""
+        """Return the suffix of the line, often ""; None when the line must not be written. `now` is monotonic."""
         if now >= self._window_ends_at:
             self._window_ends_at = now + self._window_s
             self._used = 0

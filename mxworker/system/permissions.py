@@ -1,7 +1,7 @@
-"""Who besides us could change a file, or read it: decided by the owners and modes on the way to it.
+"""Decide who besides us could change or read a file, by the owners and modes on the path to it.
 
-A way is every entry that the kernel looks at, from the root directory to the file: directories, symbolic links, and
-where those lead. Pure: `file_access` looks at the disk.
+A way is every entry that the kernel looks at from the root directory to the file: directories, symbolic links, and the
+targets of the links. Pure: `file_access` reads the disk.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file, directory or symbolic link. Its directory is an entry, too, and no link."""
+    """A file, directory or symbolic link. The directory that contains it is an entry too, and never a link."""
 
     path: Path
     mode: int
     uid: int
     gid: int
     has_acl: bool = False
-    """Whether it has an access control list. The group's bits in `mode` are then what anybody named there may do."""
+    """Whether it has an access control list. The group bits of `mode` then bound what anybody in the list may do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trusted:
-    """Who may do everything: users, and the groups that have no other members."""
+    """The users that may do everything, and the groups that have no other members."""
 
     uids: frozenset[int]
     gids: frozenset[int] = frozenset()
 
 
 class Who(Enum):
-    """Somebody else, as far as owner and mode tell."""
+    """In what role somebody else has access."""
 
     OWNER = "owner"
     GROUP = "group"
@@ -43,21 +43,21 @@ class Who(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What somebody else has: at `entry`, as its owner, as a member of its group, or as anybody."""
+    """The access that somebody else has, by the owner and mode of `entry`."""
 
     entry: Entry
     who: Who
 
 
 def changer(way: Sequence[Entry], trusted: Trusted) -> Access | None:
-    """Return who else could change the last entry, put another in its place, or add to it; None when nobody could.
+    """Return who else could change the last entry, replace it, or add to it; None when nobody could.
 
-    In a directory with the sticky bit, such as /tmp, nobody can move what others own (inode(7)), but anybody can add:
-    it may be on the way, and may not be the end of it.
+    In a directory with the sticky bit, such as /tmp, nobody can move the files of others (inode(7)), but anybody can
+    add files. So such a directory may be on the way, but not its last entry.
     """
     entries = {entry.path: entry for entry in way}
     for entry in way:
-        if stat.S_ISLNK(entry.mode):  # its mode means nothing, and its text cannot be changed
+        if stat.S_ISLNK(entry.mode):  # the mode of a link means nothing, and its target cannot be changed
             if entry.uid not in trusted.uids and _writer(entries[entry.path.parent], trusted) is not None:
                 return Access(entry, Who.OWNER)
         elif entry.uid not in trusted.uids:
@@ -68,12 +68,12 @@ def changer(way: Sequence[Entry], trusted: Trusted) -> Access | None:
 
 
 def reader(way: Sequence[Entry], trusted: Trusted) -> Access | None:
-    """Return who else could read the last entry; None when nobody could, for its mode or that of a directory.
+    """Return who else could read the last entry; None when its mode or the mode of a directory lets nobody.
 
-    It is the group of the file, or the one that alone may enter a directory.
+    A group in the answer is that of the file, or the only group that may enter a directory above it.
 
-    Where it is counts, and not how we got there: others may go around a link. Its owner and those of the directories
-    are not asked about: see `changer`.
+    The directories that contain the file count, and not the links that led to it, because others may go around a link.
+    Owners are not looked at here: see `changer`.
     """
     file = way[-1]
     closed = [entry for entry in way if entry.path in file.path.parents and not entry.mode & stat.S_IXOTH]
@@ -88,9 +88,9 @@ def reader(way: Sequence[Entry], trusted: Trusted) -> Access | None:
 
 
 def is_given(way: Sequence[Entry], trusted: Trusted) -> bool:
-    """Whether the last entry, a directory, is where it is by our will or root's, whoever owns it and writes to it.
+    """Tell whether we or root put the last entry, a directory, where it is, whoever owns it and may write to it.
 
-    It is ours or root's, or nobody else could have put it there, so that one of us gave it to its owner.
+    It is ours or root's, or nobody but us and root could have put it there and given it to its owner.
     """
     place = replace(way[-1], mode=stat.S_IFDIR | stat.S_IRWXU)
     if changer((*way[:-1], place), trusted) is None:
@@ -106,7 +106,7 @@ def _writer(entry: Entry, trusted: Trusted) -> Who | None:
 
 
 def _is_shared(entry: Entry, trusted: Trusted) -> bool:
-    """Whether the group's bits are for somebody else."""
+    """Tell whether the group bits give access to somebody else."""
     return entry.has_acl or entry.gid not in trusted.gids
 
 

@@ -1,4 +1,4 @@
-"""Files that hold a password or a key: refused when others may read or change them."""
+"""Files that hold a password or a key are refused when others may read or change them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from mxworker.system.printable import foreign
 log = logging.getLogger("mxworker")
 
 _DOCKER = Path("/run/secrets")
-"""Where Docker and Podman put the secrets of a container."""
+"""The directory in which Docker and Podman put the secrets of a container."""
 _KUBERNETES = "..data"
-"""The link through which Kubernetes exchanges all files of a volume at once."""
+"""The link through which Kubernetes replaces all files of a volume at once."""
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def check_secret(what: str, path: str) -> None:
-    """Raise ConfigError when others may read or change the secret that `what` says is in `path`; warn for a group.
+    """Raise ConfigError when others may read or change a secret file; log a warning when a group may read it.
 
-    A mode that lets others read means nothing in a directory that they cannot enter, as that of systemd's credentials.
-    Nor does it in a volume that root made for the secrets of a container: its modes are the orchestrator's, so that any
-    user of the container can read its own secrets. What is no regular file, such as a pipe, is whoever's opened it.
+    `what` is the setting that names `path`. The mode of a file does not count in a directory that others cannot enter,
+    such as that of systemd's credentials. It does not count either in a volume that root made for the secrets of a
+    container: the orchestrator sets those modes so that any user of the container can read its secrets. A path that is
+    no regular file, such as a pipe, is not checked.
     """
     try:
         if not stat.S_ISREG(Path(path).stat().st_mode):
@@ -46,7 +47,7 @@ def check_secret(what: str, path: str) -> None:
     mend = _end_of_reading(way[-1], access.who)
     if access.who is Who.EVERYBODY:
         raise ConfigError(f"{text}\n  Try:  {mend}")
-    log.warning("%s If that is not meant:  %s", text, mend)
+    log.warning("%s If you do not want that, try:  %s", text, mend)
 
 
 def _end_of_reading(file: Entry, who: Who) -> str:
@@ -57,7 +58,7 @@ def _end_of_reading(file: Entry, who: Who) -> str:
 
 
 def check_change(what: str, path: str) -> None:
-    """Raise ConfigError when others may change the file that `what` says is at `path`."""
+    """Raise ConfigError when others may change the file at `path`, which the setting `what` names."""
     try:
         access = changer_of(Path(path))
     except OSError as error:
@@ -67,7 +68,7 @@ def check_change(what: str, path: str) -> None:
 
 
 def _is_of_docker(way: Sequence[Entry]) -> bool:
-    """Whether root put the file there; one that is bind-mounted keeps the owner that it has outside."""
+    """Tell whether root put the file there. A bind-mounted file keeps the owner that it has outside the container."""
     folder = next((entry for entry in way if entry.path == _DOCKER and stat.S_ISDIR(entry.mode)), None)
     if folder is None or folder.uid != 0:
         return False

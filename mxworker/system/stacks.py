@@ -1,6 +1,6 @@
-"""What of a stack is the application's, and so worth a reader's time: of a handler's 40 frames it may be two.
+"""Pick the frames of the application out of a stack: of the 40 frames of a handler, they may be two.
 
-Knows stacks as frames of this process, and as the text of faulthandler, for those of another.
+A stack is a list of frames in this process, or a text of faulthandler from another process.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from types import FrameType
 from mxworker.system.printable import foreign, head, printable
 
 OUR_FOLDER = f"{os.path.dirname(os.path.dirname(__file__))}/"  # noqa: PTH120 - as the file names of code objects are
-"""Where the code of mxworker is."""
-_MOST_FRAMES = 1000  # looked at: a recursion has more, of which the innermost count
+"""The directory with the code of mxworker."""
+_MOST_FRAMES = 1000  # the innermost are kept; only a deep recursion has more
 _SOURCE_BYTES = 100
-_MACHINERY_FRAMES_SHOWN = 5  # of a crash in which nothing else is seen
+_MACHINERY_FRAMES_SHOWN = 5  # for a crash whose stack has no other frames
 
 _STANDARD_LIBRARY = tuple({f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib")})
 _INSTALLED = ("/site-packages/", "/dist-packages/")
@@ -48,31 +48,31 @@ class Part(Enum):
 
     APPLICATION = auto()
     LIBRARY = auto()
-    """The standard library, or a package that was installed, which may be the application as well."""
+    """The standard library, or an installed package, which may also be the application."""
     MACHINERY = auto()
-    """What every stack of a worker has: ours, the event loop's, and what started them."""
+    """The code in every stack of a worker: mxworker, the event loop, and what started them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a frame is."""
+    """The place of a frame in the source."""
 
     filename: str
     line: int
     function: str
 
     def __str__(self) -> str:
-        """Return it in the usual notation."""
+        """Return `file:line function`, printable."""
         return foreign(f"{self.filename}:{self.line} {self.function}")
 
     @property
     def source(self) -> str:
-        """The line of code, shortened; "" when it cannot be read."""
+        """The line of code, shortened; "" when the file cannot be read."""
         return head(printable(linecache.getline(self.filename, self.line).strip()), _SOURCE_BYTES)
 
 
 def part_of(filename: str) -> Part:
-    """Say whose code a file holds."""
+    """Return whose code a file holds."""
     if filename.startswith((*_MACHINERY, "<frozen ")) or filename.endswith(_OWN_COMMAND):
         return Part.MACHINERY
     if any(folder in filename for folder in _INSTALLED):
@@ -81,7 +81,7 @@ def part_of(filename: str) -> Part:
 
 
 def frames_of(frame: FrameType | None) -> list[FrameType]:
-    """Return a frame with those that called it, at most 1000, the innermost, which is `frame`, last."""
+    """Return `frame` and its callers, at most the innermost 1000, with `frame` last."""
     frames: list[FrameType] = []
     while frame is not None and len(frames) < _MOST_FRAMES:
         frames.append(frame)
@@ -91,17 +91,17 @@ def frames_of(frame: FrameType | None) -> list[FrameType]:
 
 
 def places_of(frames: Sequence[FrameType]) -> list[Place]:
-    """Return where frames are."""
+    """Return the places of frames."""
     return [Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name) for frame in frames]
 
 
 def telling(places: Sequence[Place]) -> list[Place]:
-    """Return the places that tell a reader what went on: all but machinery, or all when there is nothing else."""
+    """Return the places outside the machinery, or all places when there are no others."""
     return [place for place in places if part_of(place.filename) is not Part.MACHINERY] or list(places)
 
 
 def innermost(places: Sequence[Place]) -> Place | None:
-    """Return the line of the application that was reached last, or what comes nearest to that."""
+    """Return the innermost place in the application, or else in a library, or else in the machinery."""
     for part in Part:
         for place in reversed(places):
             if part_of(place.filename) is part:
@@ -110,7 +110,7 @@ def innermost(places: Sequence[Place]) -> Place | None:
 
 
 def readable(report: str) -> str:
-    """Return a report of faulthandler with the thread at fault first, and without machinery and threads that wait."""
+    """Return a faulthandler report with the faulting thread first, without machinery frames and waiting threads."""
     title, *threads = report.split("\n\n")
     threads.sort(key=lambda thread: not thread.startswith("Current thread"))
     told = [_without_machinery(thread, is_first=number == 0) for number, thread in enumerate(threads)]
@@ -120,7 +120,7 @@ def readable(report: str) -> str:
 def _without_machinery(thread: str, is_first: bool) -> str:
     heading, *lines = thread.rstrip("\n").split("\n")
     if not any(map(_FRAME_IN_TEXT.match, lines)):
-        return thread  # the list of modules at the end, or what is no stack of Python
+        return thread  # this is the list of modules at the end, or no Python stack
     kept = [line for line in lines if not _is_machinery(line)]
     if not any(map(_FRAME_IN_TEXT.match, kept)):
         if not is_first:

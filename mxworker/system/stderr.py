@@ -1,12 +1,12 @@
-"""Putting lines on stderr without ever waiting for whoever reads them, and seeing to it that there is a stderr.
+"""Write lines to stderr without ever waiting for their reader, and make sure that stderr exists.
 
-A reader that stands still, as a log collector does that is stopped or stuck, leaves a full pipe behind, and a write to
-it would hold up the master and make workers miss their heartbeats. So a line is written at once, or not at all. For a
-reader that is only late the pipe gets more room.
+When a log collector is stopped or stuck, the pipe to it is full, and a blocking write would hold up the master and make
+workers miss their heartbeats. So a line is written at once or not at all. The pipe is enlarged, for a reader that is
+only late.
 
-The flag for that, O_NONBLOCK, belongs to the open file, which is shared with whoever started us: a shell would find
-its own output broken. So it is never set there; a pipe is opened anew instead, for each line: that takes 5 us, and
-leaves no descriptor that a fork would have to shed.
+The flag O_NONBLOCK belongs to the open file, which is shared with the process that started us: setting it would break
+the output of a shell. So the flag is never set there. Instead the pipe is reopened for each line, which takes 5 us and
+leaves no descriptor that a fork would inherit.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from contextlib import suppress
 from mxworker.system.printable import head, well_formed
 
 LINE_BYTES = 4096
-"""What a write holds at most: it comes whole then, whoever else writes into the pipe (pipe(7), PIPE_BUF)."""
+"""The most bytes in one write: up to here a write is atomic, whoever else writes to the pipe (pipe(7), PIPE_BUF)."""
 
 _PIPE_BYTES = 1 << 20
-"""More may not be asked for (pipe(7)). The usual 64 KiB are less than one worker logs when it tells what it runs."""
+"""The most that a process may ask for (pipe(7)). One worker logs more than the default of 64 KiB at its start."""
 
 
 def open_closed_streams() -> None:
-    """Have the standard descriptors that are closed lead to /dev/null, for subprocesses, too.
+    """Point closed standard descriptors at /dev/null, for subprocesses too. Call this first.
 
-    Else the next file that is opened would get the number, and be written into as if it were stderr. Call it first.
+    Otherwise the next file that is opened would get the number, and would be written to as if it were stderr.
     """
     for fd, name in enumerate(("stdin", "stdout", "stderr")):
         place: int | str = os.devnull
@@ -45,17 +45,17 @@ def open_closed_streams() -> None:
 
 
 def make_room(fd: int) -> None:
-    """Enlarge what is on its way to the reader of `fd`, if that is a pipe and the system allows it."""
+    """Enlarge the pipe behind `fd`, if it is a pipe and the system allows that."""
     with suppress(OSError):
         if fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) < _PIPE_BYTES:
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 def put(fd: int, raw: bytes) -> bool:
-    """Write lines of at most `LINE_BYTES` bytes in all; return False when they could not be written at once.
+    """Write lines of at most `LINE_BYTES` bytes together; return False when they cannot be written at once.
 
-    Other targets than pipes are asked first whether there is room. Files always say yes, sockets as long as a quarter
-    of their buffer is free, which is more than a line, so that what others write meanwhile does not take it.
+    A target other than a pipe is polled for room first. A file always has room. A socket has room while a quarter of
+    its buffer is free, which is more than a line, so that a concurrent write of another process does not use it up.
     """
     try:
         anew = _opened_anew(fd) if stat.S_ISFIFO(os.fstat(fd).st_mode) else None
@@ -65,12 +65,12 @@ def put(fd: int, raw: bytes) -> bool:
             return os.write(anew, raw) == len(raw)
         finally:
             os.close(anew)
-    except OSError:  # a full pipe, a full disk, nobody there any more
+    except OSError:  # the pipe or the disk is full, or the reader has gone
         return False
 
 
 def pieces(text: str) -> Iterator[bytes]:
-    """Yield a text as whole lines, as many at a time as `put` takes. A line that is longer is shortened."""
+    """Yield a text as whole lines, as many at a time as `put` takes. A longer line is shortened."""
     piece = b""
     for line in well_formed(text).rstrip("\n").split("\n"):
         raw = head(line, LINE_BYTES - 1).encode() + b"\n"
@@ -82,7 +82,7 @@ def pieces(text: str) -> Iterator[bytes]:
 
 
 def _opened_anew(fd: int) -> int | None:
-    """Return a descriptor of the same pipe that does not block; None when we may not, or there is no /proc."""
+    """Return a non-blocking descriptor of the same pipe; None when that is not allowed or there is no /proc."""
     try:
         return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -90,7 +90,7 @@ def _opened_anew(fd: int) -> int | None:
 
 
 def _has_room(fd: int) -> bool:
-    """Ask poll(2); of a pipe it says yes when a whole page is free."""
+    """Ask poll(2), which reports room in a pipe when a whole page is free."""
     room = select.poll()
     room.register(fd, select.POLLOUT)
     return bool(room.poll(0))

@@ -1,4 +1,4 @@
-"""Where an asyncio task waits: all frames of it, also those that `Task.get_stack` does not know."""
+"""Where an asyncio task waits: all its frames, with those that `Task.get_stack` does not return."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _SUSPENDED = (AsyncGeneratorType, CoroutineType)
 
 
 def task_stack(task: asyncio.Task[Any]) -> list[str]:
-    """Return where a task is, a frame a line, the innermost last; `Task.get_stack` ends at the outermost coroutine."""
+    """Return one line for each frame of a task, the innermost last; `Task.get_stack` returns only the outermost."""
     return [foreign(f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}") for frame in _frames(task)]
 
 
 def task_frames(task: asyncio.Task[Any]) -> list[FrameSummary]:
-    """Return where a task is, as `task_stack` does, with the lines of source."""
+    """Return the frames of a task with their source lines, in the order of `task_stack`."""
     return list(StackSummary.extract((frame, frame.f_lineno) for frame in _frames(task)))
 
 
@@ -39,7 +39,7 @@ def _first_of(awaited: Any, names: Sequence[str]) -> Any:
 
 
 def _hidden_in(awaited: Any) -> Any:
-    """Return what a step of an async generator, or a coroutine's iterator, belongs to; it has no attribute for that."""
+    """Return the generator or coroutine behind a step of it, which has no attribute for that."""
     if type(awaited).__name__ not in _STEPS:
         return None
     return next((inner for inner in gc.get_referents(awaited) if isinstance(inner, _SUSPENDED)), None)

@@ -1,7 +1,7 @@
 """The terminal that this process was started on, and whether it has gone.
 
 SIGHUP has two meanings: an operator wants a reload, or the terminal has hung up. The signal does not say which, but the
-controlling terminal does: after a hang-up there is none (tty(4), ENXIO), or it only gives errors (EIO).
+controlling terminal does: after a hang-up it does not exist (tty(4), ENXIO), or gives only errors (EIO).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import signal
 from contextlib import suppress
 
 SETTLES_S = 0.25
-"""How long after a SIGHUP a terminal may still look alive.
+"""The seconds for which a terminal may still look alive after a SIGHUP.
 
-When the leader of a session ends, the kernel sends SIGHUP first and takes the terminal from the session after that.
+When the leader of a session ends, the kernel first sends SIGHUP and then takes the terminal from the session.
 """
 
 _GONE = frozenset({errno.ENXIO, errno.EIO})
@@ -24,7 +24,7 @@ class Terminal:
     """The controlling terminal of this process as it was when this object was made."""
 
     def __init__(self) -> None:
-        """Look whether there is one. Whoever ignores SIGHUP, as under nohup(1), does not care for it."""
+        """Look for the terminal. A process that ignores SIGHUP, as under nohup(1), counts as having none."""
         is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         self.was_there = not is_ignored and _error_of_opening() == 0
 
@@ -35,7 +35,7 @@ class Terminal:
 
 
 def _error_of_opening() -> int:
-    """Return the errno of opening the controlling terminal; 0 when that works."""
+    """Return the errno of opening the controlling terminal, 0 when it can be opened."""
     try:
         fd = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:

@@ -1,9 +1,7 @@
-"""Tracebacks as an application's author wants them: with the frames of the application.
+"""Tracebacks that show only the frames of the application.
 
-Those of mxworker, of asyncio and of concurrent.futures are around every handler and tell nothing of it. Where no other
-frame is left, the fault is not the application's, and all are kept.
-
-Pure.
+Frames of mxworker, asyncio and concurrent.futures are around every handler and say nothing about it. When a traceback
+has no other frames, the fault is not the application's, and all frames are kept.
 """
 
 from __future__ import annotations
@@ -21,9 +19,9 @@ _MACHINERY = (OUR_FOLDER, *(f"{Path(str(package.__file__)).parent}/" for package
 
 
 def trace_of(error: BaseException) -> str:
-    """Return the traceback of `error` and of what led to it, "" when it was not raised; never raises.
+    """Return the traceback of `error` and of its causes, "" when `error` was not raised; never raises.
 
-    Takes about a millisecond, for it reads the lines of source, so ask for what is shown alone.
+    Reading the source lines takes about a millisecond, so ask only for tracebacks that are shown.
     """
     traceback = traceback_of(error)
     if traceback is None:
@@ -35,12 +33,12 @@ def trace_of(error: BaseException) -> str:
             for part in parts:
                 part.stack = _of_application(part.stack)
         return "".join(told.format()).rstrip("\n")
-    except BaseException as fault:  # an exception may have properties of its own, which raise
+    except BaseException as fault:  # an exception may have properties that raise
         return f"(its traceback cannot be shown: {type(fault).__name__})"
 
 
 def _parts(told: TracebackException) -> Iterator[TracebackException]:
-    """Yield an exception, its causes, and those that it holds as a group."""
+    """Yield an exception, its causes, and the exceptions of a group."""
     yield told
     for inner in (told.__cause__, told.__context__, *(told.exceptions or ())):
         if inner is not None:

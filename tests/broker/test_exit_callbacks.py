@@ -216,7 +216,7 @@ def test_what_hangs_is_cut_off_at_the_deadline(
     with ending(broker_url, tmp_path, queues, "--drain-timeout=2s", hangs=hangs) as run:
         run.use(admin, kind)
         term(run)
-        told = "has not left by the deadline of the drain" if kind == "cpu" else "was not done in time"
+        told = "has not left by the deadline of the drain" if kind == "cpu" else "were not done in time"
         assert told in run.service.log_text()
         children = [Process.find(int(what.split()[1])) for _, what in run.records() if what.startswith("child")]
         assert kind == "cpu" or not any(children)
@@ -290,5 +290,5 @@ def test_start_that_fails_leaves_time_for_it(broker_url: str, tmp_path: Path) ->
     command = mxworker_run(write_app(tmp_path, app), "--workers=1", app_dir=tmp_path)
     with Service(command, tmp_path, env={"MXWORKER_BROKER_URL": broker_url}) as service:
         assert service.wait_exit(PATIENCE_S) == 3
-        assert "was not done in time" not in service.log_text()
+        assert "were not done in time" not in service.log_text()
     assert (tmp_path / "done").exists()

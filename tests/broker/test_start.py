@@ -126,7 +126,7 @@ def test_app_dir_that_everybody_may_write_to_is_refused(
     place = above / refused
     assert ended.returncode == 2
     help_on_it = (
-        f"'{place}' is there for all: use a directory of its own."
+        f"'{place}' is shared by all users: use a separate directory."
         if modes[0] & stat.S_ISVTX
         else f"Try:  chmod o-w {place}"
     )

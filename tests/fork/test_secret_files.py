@@ -91,7 +91,7 @@ def test_file_that_a_group_can_read_is_warned_of(place: Path, caplog: pytest.Log
     with caplog.at_level(logging.WARNING):
         check_secret("URL", str(path))
     assert caplog.messages == [
-        f"URL names a secret, and the members of group {OTHER} may read '{path}'. If that is not meant:  "
+        f"URL names a secret, and the members of group {OTHER} may read '{path}'. If you do not want that, try:  "
         f"chmod 600 {path}"
     ]
 
