@@ -36,13 +36,13 @@ from mxworker.system.forks import Forks, end_fork
 from mxworker.system.log import keep_telling
 from mxworker.system.printable import foreign
 from mxworker.worker.app_errors import faults_told
+from mxworker.worker.assembly import assemble
 from mxworker.worker.blocking import blocker_of
 from mxworker.worker.directives import apply_log_level
 from mxworker.worker.dump import dump, dump_stack, tell_blocked
 from mxworker.worker.handling.handler_runner import HandlerRunner
 from mxworker.worker.loading import load, select
 from mxworker.worker.loops import new_loop
-from mxworker.worker.service import Service, describe
 from mxworker.worker.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -99,12 +99,22 @@ def _live(settings: Consumption, board: Board, number: int, end: _End) -> int:
         slot.write_note(f"Error: {error}")
         slot.write_state(WorkerState.STOPPED)
         return error.exit_code
-    slot.write_note(describe(handlers))
+    slot.write_note(_described(handlers))
     if number == 1 and not slot.ever_ready:  # once for all workers, and for all that follow them
         _warn_of_long_holds(handlers)
     gc.collect()
     gc.freeze()  # what the import made lives as long as the process: no collection has to look at it again
     return forks.run(new_loop, _serve(settings, handlers, application, board, slot, forks, end))
+
+
+def _described(handlers: Sequence[Handler]) -> str:
+    """Return what a worker consumes, one handler a line."""
+    width = max((len(handler.queue.name) for handler in handlers), default=0)
+    return "\n".join(
+        f"consuming   {handler.queue.name:<{width}}  {handler.name}()  concurrency {handler.concurrency}, "
+        f"prefetch {handler.prefetch}, timeout {format_duration(handler.timeout_s)}"
+        for handler in handlers
+    )
 
 
 def _warn_of_long_holds(handlers: Sequence[Handler]) -> None:
@@ -135,7 +145,7 @@ async def _serve(
     forks: Forks,
     end: _End,
 ) -> ExitCode:
-    service = Service(
+    service = assemble(
         settings,
         handlers,
         slot,

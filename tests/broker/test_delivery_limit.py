@@ -49,7 +49,7 @@ async def test_message_that_people_look_at_often_stays_in_each_queue_beside(
         return Reject("no")
 
     async with running(node.url, handlers) as worker:
-        await topology.declare_quarantine(worker.service.pool.consume_link, Queue(queue_name))
+        await topology.declare_quarantine(worker.service.parts.pool.consume_link, Queue(queue_name))
         admin.publish(queue_name, [b"1"])
         await until(lambda: worker.count(Word.REJECTED) == 1, SOON_S, "the dead letter")
     try:

@@ -132,7 +132,7 @@ FAULTS: dict[str, Callable[[Proxy], None]] = {
 
 def unsettled(worker: Worker) -> int:
     """Return how many deliveries the worker owes a settlement."""
-    return sum(consumer.subscription.unsettled for consumer in worker.service.consumers if consumer.subscription)
+    return sum(consumer.subscription.unsettled for consumer in worker.service.parts.consumers if consumer.subscription)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -68,7 +68,7 @@ async def test_the_others_go_on_without_the_queue_that_ends_the_connection(
     for queue in (queue_name, culprit):
         handlers.consume(queue, retry=None)(take)
     async with proxied(broker_url) as proxy, running(proxy.url(broker_url), handlers) as worker:
-        innocent, guilty = worker.service.consumers
+        innocent, guilty = worker.service.parts.consumers
         reason = (540, f"NOT_IMPLEMENTED - queue '{culprit}' in vhost '/'") if is_named else UNNAMED
         rule = ending_connections(proxy, culprit, reason)
         guilty.rebuild("the test")

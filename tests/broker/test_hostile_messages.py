@@ -24,7 +24,7 @@ from mxworker.board.page import Board
 from mxworker.brokers import Brokers
 from mxworker.config import Consumption
 from mxworker.errors import ExitCode
-from mxworker.worker.service import Service
+from mxworker.worker.assembly import assemble
 from tests.broker.workers import running
 from tests.harness.bombs import gzip_bomb, zstd_bomb
 from tests.harness.waiting import until
@@ -109,7 +109,7 @@ def publish(client: Client, queue: str, hostile_each: int, rng: random.Random) -
 async def serve(url: str, handlers: Handlers, done: Callable[[Board], bool]) -> Board:
     """Run the service until `done`, drain it, and return its board."""
     board = Board(1)
-    service = Service(
+    service = assemble(
         Consumption("hostile", Brokers.parse([url])),
         handlers.compile(),
         board.slot(1),

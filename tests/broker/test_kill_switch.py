@@ -46,7 +46,7 @@ async def test_failing_handler_is_left_alone_tried_and_let_work_again(
         await until(lambda: "left alone" in caplog.text, 10, "the switch to open")
         await until(lambda: "trying again, 1 at a time" in caplog.text, 10, "the trial")
         await until(lambda: caplog.text.count("left alone") == 2, 10, "the trial to fail")
-        consumer = worker.service.consumers[0]
+        consumer = worker.service.parts.consumers[0]
         await until(lambda: not consumer.is_consuming, 5, "the pause")
         before, opened_at = len(failed_at), loop.time()
         is_down = False

@@ -16,7 +16,7 @@ from mxworker.board.page import Board
 from mxworker.brokers import Brokers
 from mxworker.config import Consumption
 from mxworker.errors import ExitCode
-from mxworker.worker.service import Service as WorkerService
+from mxworker.worker.assembly import assemble
 from tests.broker.workers import running
 from tests.harness.service import Service, mxworker_run, write_app
 from tests.harness.waiting import until, wait_until
@@ -298,6 +298,6 @@ async def test_what_was_entered_is_left_when_the_next_one(how: str, code: ExitCo
     async def never(body: bytes) -> None: ...
 
     settings = Consumption(app="test", brokers=Brokers.parse(["amqp://127.0.0.1:1/"]))
-    service = WorkerService(settings, outer.compile(), Board(1).slot(1), lambda: True, lambda state: None)
+    service = assemble(settings, outer.compile(), Board(1).slot(1), lambda: True, lambda state: None)
     assert await asyncio.wait_for(service.run(), SOON_S) is code
     assert events == ["enter", "leave"]

@@ -16,7 +16,7 @@ from tests.rabbit.client import Client
 
 
 def consumes(worker: Worker) -> bool:
-    return worker.service.consumers[0].consumer_tag is not None
+    return worker.service.parts.consumers[0].consumer_tag is not None
 
 
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
@@ -33,7 +33,7 @@ async def test_paused_queue_goes_on_where_it_was_on_the_same_channel(
         await release.wait()
 
     async with running(broker_url, handlers) as worker:
-        (consumer,) = worker.service.consumers
+        (consumer,) = worker.service.parts.consumers
         subscription = consumer.subscription
         for round_ in range(1, 3):
             release.clear()
@@ -66,7 +66,7 @@ async def test_queue_deleted_and_made_again_is_noticed_by_a_consumer_that_was_pa
         done.append(body)
 
     async with running(broker_url, handlers) as worker:
-        (consumer,) = worker.service.consumers
+        (consumer,) = worker.service.parts.consumers
         consumer.pause("test")
         await until(lambda: not consumes(worker), 10, "the pause")
         consumer.resume("test")
@@ -90,7 +90,7 @@ async def test_queue_deleted_while_paused_is_made_again_when_it_is_resumed(
         done.append(body)
 
     async with running(broker_url, handlers) as worker:
-        (consumer,) = worker.service.consumers
+        (consumer,) = worker.service.parts.consumers
         consumer.pause("test")
         await until(lambda: not consumes(worker), 10, "the pause")
         admin.delete(queue_name)
@@ -114,7 +114,7 @@ async def test_drain_while_paused_finishes_what_runs(broker_url: str, queue_name
     async with running(broker_url, handlers) as worker:
         admin.publish(queue_name, [b""] * 50)
         await until(lambda: started == 2, 10, "two to run")
-        worker.service.consumers[0].pause("test")
+        worker.service.parts.consumers[0].pause("test")
         await until(lambda: not consumes(worker), 10, "the pause")
         worker.service.request_stop()
         await until(lambda: worker.service.state is WorkerState.DRAINING, 10, "the drain")
@@ -132,11 +132,11 @@ async def test_burst_does_not_end_while_its_queue_is_paused(broker_url: str, que
         done.append(body)
 
     async with running(broker_url, handlers, ExitCode.OK, burst=True) as worker:
-        worker.service.consumers[0].pause("test")
+        worker.service.parts.consumers[0].pause("test")
         await until(lambda: not consumes(worker), 10, "the pause")
         await asyncio.sleep(1)  # for what must not happen: two looks take half of it
         assert worker.service.state is WorkerState.READY
         admin.publish(queue_name, [b"1"])
-        worker.service.consumers[0].resume("test")
+        worker.service.parts.consumers[0].resume("test")
         await until(lambda: worker.service.state is WorkerState.STOPPED, 10, "the end of the burst")
     assert done == ["1"]

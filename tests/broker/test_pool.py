@@ -183,10 +183,10 @@ async def test_message_that_kills_the_library_s_reader_does_not_disturb_the_cons
     async with worker_running(broker_url, handlers) as worker:
         for properties in islice(HOSTILE.values(), 3):  # each makes the next wait for a reconnect
             admin.publish_raw(target, b"hostile", properties)
-        consuming = worker.service.pool.consume_link.live
+        consuming = worker.service.parts.pool.consume_link.live
         admin.publish(queue_name, [b""] * 8)
         await until(lambda: worker.count(Word.ACKED) + worker.count(Word.REJECTED) == 8, 30, "all")
-        assert worker.service.pool.consume_link.live is consuming
+        assert worker.service.parts.pool.consume_link.live is consuming
         assert worker.service.state is WorkerState.READY
         assert worker.count(Word.STALE) == 0
     lost = [outcome for outcome in outcomes if outcome not in ("got one", "empty")]
@@ -210,13 +210,13 @@ async def test_borrowed_channel_lives_through_the_drain(
 
     async with worker_running(broker_url, handlers) as worker:
         admin.publish(queue_name, [b"1", b"2"])
-        await until(lambda: worker.service.pool.stats().borrowed_channels == 2, SOON_S, "both to borrow")
+        await until(lambda: worker.service.parts.pool.stats().borrowed_channels == 2, SOON_S, "both to borrow")
         worker.service.request_stop()
         await until(lambda: worker.service.state is WorkerState.DRAINING, SOON_S, "the drain")
         release.set()
     assert worker.count(Word.ACKED) == 2
     assert sorted(message.body for message in admin.drain(target)) == [b"1", b"1", b"2", b"2"]
-    assert worker.service.pool.stats().total_channels == 0
+    assert worker.service.parts.pool.stats().total_channels == 0
 
 
 async def test_channel_of_a_handler_cut_short_goes_back(broker_url: str, queue_name: str, admin: Client) -> None:
@@ -229,9 +229,9 @@ async def test_channel_of_a_handler_cut_short_goes_back(broker_url: str, queue_n
 
     async with worker_running(broker_url, handlers, ExitCode.DRAIN_TIMEOUT) as worker:
         admin.publish(queue_name, [b""])
-        await until(lambda: worker.service.pool.stats().borrowed_channels, SOON_S, "the borrower")
+        await until(lambda: worker.service.parts.pool.stats().borrowed_channels, SOON_S, "the borrower")
         worker.service.request_cut()
-        await until(lambda: not worker.service.pool.stats().borrowed_channels, SOON_S, "the channel to come back")
+        await until(lambda: not worker.service.parts.pool.stats().borrowed_channels, SOON_S, "the channel to come back")
     assert admin.counts(queue_name).messages == 1
 
 
@@ -246,8 +246,8 @@ async def test_worker_is_ready_although_nothing_but_its_consumers_is_connected(
         return None
 
     async with worker_running(broker_url, handlers) as worker:
-        publishing = await worker.service.pool.publish_link.connection()
+        publishing = await worker.service.parts.pool.publish_link.connection()
         await publishing.close()
         assert worker.service.state is WorkerState.READY
-        await worker.service.pool.publish_link.connection()
+        await worker.service.parts.pool.publish_link.connection()
         assert worker.service.state is WorkerState.READY

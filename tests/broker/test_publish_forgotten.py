@@ -242,10 +242,10 @@ async def test_thread_pauses_and_resumes_a_queue(broker_url: str, queue_name: st
             ctx.resume("no such queue")
 
     async with running(broker_url, handlers) as worker:
-        (consumer,) = worker.service.consumers
+        (consumer,) = worker.service.parts.consumers
         admin.publish(queue_name, [b"1"])
         await until(lambda: worker.count(Word.ACKED) == 1 and consumer.consumer_tag is None, SOON_S, "the pause")
-        await asyncio.to_thread(worker.service.resume, queue_name)
+        await asyncio.to_thread(worker.service.parts.controls.resume, queue_name)
         await until(lambda: consumer.is_consuming, SOON_S, "the resumption")
         admin.publish(queue_name, [b"2"])
         await until(lambda: handled == ["1", "2"], SOON_S, "the second message")

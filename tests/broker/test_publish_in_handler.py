@@ -170,7 +170,7 @@ async def test_handler_without_a_context_is_held_to_its_outputs_too(
         publishers[0].publish_nowait(body, routing_key=f"{queue_name}.missing")
 
     async with running(broker_url, handlers) as worker:
-        publishers.append(worker.service.publisher)
+        publishers.append(worker.service.parts.publisher)
         admin.publish(queue_name, [b"1"])
         await until(lambda: worker.count(Word.REJECTED) == 1, SOON_S, "the reject")
 
@@ -211,9 +211,9 @@ async def test_drain_waits_for_what_a_background_task_published(
 ) -> None:
     async with proxy_to(broker_url) as proxy:
         async with running(proxy.url(broker_url), _idle(queue_name)) as worker:
-            await worker.service.publisher.publish(b"first", routing_key=output)
+            await worker.service.parts.publisher.publish(b"first", routing_key=output)
             withheld = Withheld(proxy)
-            receipt = worker.service.publisher.publish_nowait(b"last", routing_key=output)
+            receipt = worker.service.parts.publisher.publish_nowait(b"last", routing_key=output)
             worker.service.request_stop()
             await until(lambda: len(withheld), SOON_S, "the confirm")
             await asyncio.sleep(0.2)  # for what must not happen
@@ -231,7 +231,7 @@ async def test_drain_says_how_many_publishes_have_no_outcome(
         settings = PublisherSettings(timeout_s=60)
         async with running(proxy.url(broker_url), _idle(queue_name), drain_timeout_s=0.2, publisher=settings) as worker:
             Withheld(proxy)
-            receipts = [worker.service.publisher.publish_nowait(b"", routing_key=output) for _ in range(3)]
+            receipts = [worker.service.parts.publisher.publish_nowait(b"", routing_key=output) for _ in range(3)]
         assert time.monotonic() - started_at < SOON_S
     assert "the publisher is closed with 3 publishes without an outcome" in caplog.messages
     assert {type(receipt.exception()) for receipt in receipts} == {PublishUnconfirmed}
@@ -241,7 +241,7 @@ async def test_drain_ends_although_background_tasks_go_on_publishing(
     broker_url: str, queue_name: str, output: str
 ) -> None:
     async with running(broker_url, _idle(queue_name)) as worker:
-        publisher = worker.service.publisher
+        publisher = worker.service.parts.publisher
         background = [asyncio.create_task(_publish_for_ever(publisher, output)) for _ in range(20)]
         await until(lambda: publisher.stats.tasks_processed > 100, SOON_S, "some")
         asked_at = time.monotonic()

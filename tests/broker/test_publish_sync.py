@@ -98,7 +98,7 @@ async def test_thread_comes_back_when_its_worker_leaves(
             swallowed = proxy.drop(TO_CLIENT, BASIC_ACK)
             admin.publish(queue_name, [b""] * 3)
             await until(lambda: swallowed.hits, SOON_S, "a confirm")
-            await until(lambda: worker.service.publisher.stats.in_flight == 3, SOON_S, "all to be on their way")
+            await until(lambda: worker.service.parts.publisher.stats.in_flight == 3, SOON_S, "all to be on their way")
             if is_cut:
                 worker.service.request_cut()
         await until(lambda: len(outcomes) == 3, SOON_S, "all threads")

@@ -79,12 +79,12 @@ async def test_messages_of_a_higher_priority_come_first(broker_url: str, queue_n
         done.append(body)
 
     async with running(broker_url, handlers) as worker:
-        worker.service.consumers[0].pause("test")
-        await until(lambda: worker.service.consumers[0].consumer_tag is None, 10, "the pause")
+        worker.service.parts.consumers[0].pause("test")
+        await until(lambda: worker.service.parts.consumers[0].consumer_tag is None, 10, "the pause")
         for priority in (1, 5, 3):
             properties = commands.Basic.Properties(priority=priority, delivery_mode=2)
             admin.publish(queue_name, [str(priority).encode()], properties)
-        worker.service.consumers[0].resume("test")
+        worker.service.parts.consumers[0].resume("test")
         await until(lambda: len(done) == 3, 10, "all")
     assert done == ["5", "3", "1"]
 
@@ -128,8 +128,8 @@ async def test_single_active_consumer_leaves_the_others_standing_by(
     async with running(broker_url, counting(active)) as worker, running(broker_url, counting(standby)):
         admin.publish(queue_name, [b"1"] * 20)
         await until(lambda: len(active) == 20, 10, "all by the first")
-        worker.service.consumers[0].pause("test")
-        await until(lambda: worker.service.consumers[0].consumer_tag is None, 10, "the pause")
+        worker.service.parts.consumers[0].pause("test")
+        await until(lambda: worker.service.parts.consumers[0].consumer_tag is None, 10, "the pause")
         admin.publish(queue_name, [b"2"] * 20)
         await until(lambda: len(standby) == 20, 10, "all by the one that stood by")
     assert len(active) == 20

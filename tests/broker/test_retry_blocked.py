@@ -54,7 +54,7 @@ async def test_memory_alarm_while_handlers_fail_loses_nothing_and_makes_no_hot_l
             await asyncio.sleep(ALARM_S)  # the fault is the time itself
             executed, given_back = executions.total(), worker.count(Word.REQUEUED)
             retried = worker.count(Word.RETRIED)
-            assert worker.service.publisher.stats.is_blocked
+            assert worker.service.parts.publisher.stats.is_blocked
         finally:
             await asyncio.to_thread(node.ctl, *ALL_CLEAR)
         is_repaired = True

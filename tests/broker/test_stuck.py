@@ -175,7 +175,7 @@ async def test_message_of_a_stuck_thread_comes_back_with_the_end_of_its_process_
     assert worker.service.has_running_handlers
     await asyncio.sleep(0.2)  # for what must not happen
     assert admin.counts(queue_name).messages == 0
-    await worker.service.pool.close()  # as the end of the process does
+    await worker.service.parts.pool.close()  # as the end of the process does
     await until(lambda: admin.counts(queue_name).messages == 1, SOON_S, "it to be back")
     let_go.set()
     await worker.service.runners[0].finished()

@@ -65,7 +65,7 @@ async def test_it_stays_where_it_is_when_a_reject_could_lose_it(
         seen.append(body)
 
     async with running(broker_url, handlers, max_body_bytes=CAP) as worker:
-        (consumer,) = worker.service.consumers
+        (consumer,) = worker.service.parts.consumers
         admin.publish(queue_name, [b"before"])
         admin.publish(queue_name, [b"x" * (CAP + 1)], ID)
         admin.publish(queue_name, [b"after"])
@@ -84,7 +84,7 @@ async def test_it_stays_where_it_is_when_a_reject_could_lose_it(
             large = admin.get(queue_name)  # by hand, as the text says
             assert large is not None
             assert len(large.body) == CAP + 1
-        orders = worker.service._directives._directives
+        orders = worker.service.parts.directives._directives
         for order in (orders.pause, orders.resume):  # by mxworker ctl
             order(queue_name)
             worker.service.look_at_board()
@@ -105,7 +105,7 @@ async def test_body_of_a_hundred_mebibytes_is_handled_within_the_default_budget(
         seen.append(len(body))
 
     async with running(broker_url, handlers) as worker:
-        connection = worker.service.pool.consume_link.live
+        connection = worker.service.parts.pool.consume_link.live
         assert connection is not None
         is_taken = connection.server.startswith("RabbitMQ 3.")  # 4 takes 16 MiB by default
         if is_taken:

@@ -17,7 +17,7 @@ from mxworker.board.page import Board
 from mxworker.brokers import Brokers
 from mxworker.config import Consumption
 from mxworker.errors import ExitCode
-from mxworker.worker.service import Service
+from mxworker.worker.assembly import assemble
 from tests.broker.workers import running
 from tests.harness.waiting import until
 from tests.rabbit.client import Client
@@ -277,7 +277,7 @@ async def test_stop_before_anything_is_connected_ends_at_once(queue_name: str) -
 
     board = Board(1)
     settings = Consumption(app="test", brokers=Brokers.parse(["amqp://127.0.0.1:1/"]))
-    service = Service(settings, handlers.compile(), board.slot(1), lambda: True, lambda state: None)
+    service = assemble(settings, handlers.compile(), board.slot(1), lambda: True, lambda state: None)
     task = asyncio.create_task(service.run())
     await asyncio.sleep(0)
     asked_at = time.monotonic()

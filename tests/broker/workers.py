@@ -15,6 +15,7 @@ from mxworker.board.page import Board
 from mxworker.brokers import Brokers
 from mxworker.config import Consumption
 from mxworker.errors import ExitCode
+from mxworker.worker.assembly import assemble
 from mxworker.worker.service import Service
 from tests.harness.waiting import until
 
@@ -47,7 +48,7 @@ async def running(
     board = board or Board(1)
     board.slot(1).write_state(WorkerState.BOOTING)
     consumption = Consumption(app="test", brokers=Brokers.parse([url]), **settings)
-    service = Service(consumption, handlers.compile(Overrides()), board.slot(1), lambda: True, lambda state: None)
+    service = assemble(consumption, handlers.compile(Overrides()), board.slot(1), lambda: True, lambda state: None)
     task = asyncio.create_task(service.run())
     if wait_until_ready:
         await until(lambda: service.state is WorkerState.READY or task.done(), 15, "the worker to be ready")

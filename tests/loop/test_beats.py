@@ -18,8 +18,8 @@ from mxworker.board.slot import BoardSlot
 from mxworker.brokers import Brokers
 from mxworker.config import Consumption
 from mxworker.errors import ExitCode
-from mxworker.worker import service as services
-from mxworker.worker.service import Service
+from mxworker.worker import heartbeat
+from mxworker.worker.assembly import assemble
 from tests.harness.waiting import until
 
 SOON_S = 60.0
@@ -59,7 +59,7 @@ async def starting(orders: Directives) -> AsyncIterator[BoardSlot]:
 
     slot = Board(1).slot(1)
     settings = Consumption(app="test", brokers=Brokers.parse(["amqp://127.0.0.1:1/"]))
-    service = Service(settings, handlers.compile(), slot, lambda: True, lambda state: None, orders=orders)
+    service = assemble(settings, handlers.compile(), slot, lambda: True, lambda state: None, orders=orders)
     task = asyncio.create_task(service.run())
     try:
         await until(lambda: slot.words[Word.RSS_BYTES], SOON_S, "the first beat")
@@ -89,7 +89,7 @@ def no_descriptor_left() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services, "BEAT_EVERY_S", 0.01)
+    monkeypatch.setattr(heartbeat, "EVERY_S", 0.01)
 
 
 async def test_worker_without_a_descriptor_left_beats_and_obeys_and_shows_the_memory_it_had(orders: Orders) -> None:

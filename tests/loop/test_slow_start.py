@@ -16,8 +16,9 @@ from mxworker.board.page import Board
 from mxworker.brokers import Brokers
 from mxworker.config import Consumption
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost, CredentialsRefused, ExitCode, RequestFault
-from mxworker.worker import service as service_module
-from mxworker.worker import start_deadline
+from mxworker.worker import assembly, start_deadline
+from mxworker.worker import start as worker_start
+from mxworker.worker.assembly import assemble
 from mxworker.worker.main import _explain
 from mxworker.worker.service import Service
 from tests.harness.waiting import until
@@ -53,7 +54,7 @@ def service_at(url: str, handlers: Handlers, connect_wait_s: float) -> Service:
     settings = Consumption(app="test", brokers=Brokers.parse([url]), connect_wait_s=connect_wait_s)
     slot = Board(1).slot(1)
     slot.write_state(WorkerState.BOOTING)
-    return Service(settings, handlers.compile(), slot, lambda: True, lambda state: None)
+    return assemble(settings, handlers.compile(), slot, lambda: True, lambda state: None)
 
 
 def queues(count: int) -> Handlers:
@@ -96,7 +97,7 @@ async def test_queue_s_time_for_an_answer_is_not_spent_behind_others(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(consumer, "REPLY_DEADLINE_S", 4.0)
-    monkeypatch.setattr(service_module, "_OPEN_AT_ONCE", 4)
+    monkeypatch.setattr(assembly, "OPEN_AT_ONCE", 4)
     async with FakeBroker(slow(0.1)) as broker:  # six seconds for all
         service = service_at(str(broker.url.dsn), queues(QUEUES), connect_wait_s=30)
         running = asyncio.create_task(service.run())
@@ -107,7 +108,7 @@ async def test_queue_s_time_for_an_answer_is_not_spent_behind_others(
 
 
 async def test_broker_that_stops_answering_is_told_with_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (consumer, service_module):
+    for module in (consumer, worker_start):
         monkeypatch.setattr(module, "REPLY_DEADLINE_S", 1.0)
     async with FakeBroker(slow(0, answers=3)) as broker:
         service = service_at(str(broker.url.dsn), queues(5), connect_wait_s=0.2)

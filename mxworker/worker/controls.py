@@ -1,0 +1,58 @@
+"""What a handler may ask about its worker process and do with it, through its context."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import _get_running_loop
+from collections.abc import Callable, Sequence
+
+from mxworker.amqp.consuming.consumer import Consumer
+from mxworker.api.context import WorkerStats
+from mxworker.board.layout import Word
+from mxworker.board.slot import BoardSlot
+from mxworker.worker.handling.handler_runner import HandlerRunner
+
+_ASKED = "asked"
+_FAILED = (Word.REQUEUED, Word.RETRIED, Word.REJECTED, Word.QUARANTINED)
+_COUNTED = (Word.ACKED, *_FAILED)
+
+
+class Controls:
+    """The `context.WorkerControls` of one process. Made inside a running loop, before anything is handled."""
+
+    def __init__(self, slot: BoardSlot, consumers: Sequence[Consumer], runners: Sequence[HandlerRunner]) -> None:
+        """Count from now on. The sequences may be filled later."""
+        self._words = slot.words
+        self._counted_before = {word: slot.words[word] for word in _COUNTED}
+        self._consumers = consumers
+        self._runners = runners
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def stats(self) -> WorkerStats:
+        """What this process did since its start, and what it does."""
+        counts = {word: self._words[word] - before for word, before in self._counted_before.items()}
+        return WorkerStats(
+            messages_processed=counts[Word.ACKED],
+            messages_failed=sum(counts[word] for word in _FAILED),
+            active_workers=sum(runner.running for runner in self._runners),
+            queued_tasks=sum(runner.waiting for runner in self._runners),
+        )
+
+    def pause(self, queue: str) -> None:
+        """Stop consuming a queue until `resume`. Raises KeyError when no handler here consumes it."""
+        self._on_loop(self._consumer(queue).pause)
+
+    def resume(self, queue: str) -> None:
+        """Consume a queue again. Raises KeyError when no handler here consumes it."""
+        self._on_loop(self._consumer(queue).resume)
+
+    def _on_loop(self, turn: Callable[[str], None]) -> None:
+        """Pause or resume a consumer, now or, for a handler in a thread, as soon as the loop turns."""
+        if _get_running_loop() is self._loop:
+            turn(_ASKED)
+        else:
+            self._loop.call_soon_threadsafe(turn, _ASKED)
+
+    def _consumer(self, queue: str) -> Consumer:
+        return {consumer.queue.name: consumer for consumer in self._consumers}[queue]
