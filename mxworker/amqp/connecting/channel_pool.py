@@ -114,15 +114,17 @@ class ChannelPool:
 
     # ---- lending
 
-    def take(self) -> PooledChannel | None:
-        """Lend an idle channel; None when there is none."""
-        while self._idle:
-            pooled = self._idle.pop()
-            if pooled.is_fit:
-                self.borrowed += 1
-                return pooled
+    @property
+    def has_idle(self) -> bool:
+        """Whether an idle channel can be lent."""
+        return any(pooled.is_fit for pooled in reversed(self._idle))
+
+    def take(self) -> PooledChannel:
+        """Lend an idle channel. Call when there is one."""
+        while not (pooled := self._idle.pop()).is_fit:
             self._discard(pooled)
-        return None
+        self.borrowed += 1
+        return pooled
 
     def put(self, pooled: PooledChannel) -> None:
         """Take a channel back, and keep it if it is fit to be lent again."""

@@ -25,6 +25,7 @@ from typing import Any
 
 from aio_pika.abc import AbstractChannel
 
+from mxworker.amqp.connecting.borrowing import Connect, Lend, Open, Supply, Wait, next_step
 from mxworker.amqp.connecting.channel_pool import ChannelPool, PooledChannel
 from mxworker.amqp.connecting.connection import Dialler, Link
 from mxworker.brokers import Brokers
@@ -69,9 +70,12 @@ class _PooledConnection:
         self.keeping: asyncio.Task[None] | None = None
 
     @property
-    def opening(self) -> int:
-        """How many channels it is opening."""
-        return 0 if self.channels is None else self.channels.opening
+    def supply(self) -> Supply:
+        """What it has for borrowers now."""
+        channels = self.channels
+        if channels is None:
+            return Supply(is_up=False, has_idle=False, opening=0, room=0)
+        return Supply(not channels.is_lost, channels.has_idle, channels.opening, channels.room)
 
     @property
     def is_lending(self) -> bool:
@@ -81,7 +85,7 @@ class _PooledConnection:
     def is_unused_since(self, instant: float) -> bool:
         """Whether nothing was borrowed since a loop time, and nothing is now."""
         used_at = self.made_at if self.channels is None else self.channels.used_at
-        return used_at <= instant and not self.is_lending and not self.opening
+        return used_at <= instant and not self.is_lending and not self.supply.opening
 
 
 class Pool:
@@ -197,11 +201,11 @@ class Pool:
     async def _borrow(self) -> PooledChannel:
         if self._tasks is None:
             raise _closed()
-        if (pooled := self._take()) is not None:
-            return pooled
         place: asyncio.Future[PooledChannel] = self._loop.create_future()
         self._waiting.append(place)
         self._serve()
+        if place.done():
+            return place.result()
         try:
             async with asyncio.timeout(self._settings.borrow_timeout_s):
                 return await place
@@ -215,12 +219,6 @@ class Pool:
             with suppress(ValueError):
                 self._waiting.remove(place)
 
-    def _take(self) -> PooledChannel | None:
-        for line in self._lines:
-            if line.channels is not None and (pooled := line.channels.take()) is not None:
-                return pooled
-        return None
-
     def _put(self, pooled: PooledChannel) -> None:
         pooled.channels.put(pooled)
         self._serve()
@@ -231,28 +229,27 @@ class Pool:
         return self._waiting[0] if self._waiting else None
 
     def _serve(self) -> None:
-        """Give idle channels to those who wait, in their order, and have opened what is missing."""
-        if self._tasks is None:
-            return
-        while (place := self._first_waiting()) is not None and (pooled := self._take()) is not None:
-            self._waiting.popleft()
-            place.set_result(pooled)
-        missing = len(self._waiting) - sum(line.opening for line in self._lines)
-        for line in self._lines:
-            if missing > 0:
-                missing -= self._open_on(line, missing)
-        if missing > 0 and len(self._lines) < self._settings.max_connections - _OWN_ROLES:
-            self._add_line()
+        """Do for those who wait what can be done now: see `borrowing.next_step` for the cases."""
+        while self._tasks is not None and (place := self._first_waiting()) is not None:
+            may_connect = len(self._lines) < self._settings.max_connections - _OWN_ROLES
+            supplies = [line.supply for line in self._lines]
+            match next_step(len(self._waiting), supplies, self._settings.max_channels, may_connect):
+                case Lend(index):
+                    self._waiting.popleft()
+                    place.set_result(self._channels_of(index).take())
+                case Open(index, count):
+                    channels = self._channels_of(index)
+                    for _ in range(count):
+                        self._spawn(self._open(channels, channels.reserve()))
+                case Connect():
+                    self._add_line()
+                case Wait():
+                    return
 
-    def _open_on(self, line: _PooledConnection, wanted: int) -> int:
-        """Begin to open up to `wanted` channels, and return how many; one that is not up yet promises what it may."""
-        channels = line.channels
-        if channels is None or channels.is_lost:
-            return self._settings.max_channels
-        count = min(wanted, channels.room)
-        for _ in range(count):
-            self._spawn(self._open(channels, channels.reserve()))
-        return count
+    def _channels_of(self, index: int) -> ChannelPool:
+        channels = self._lines[index].channels
+        assert channels is not None, "it is not up"
+        return channels
 
     async def _open(self, channels: ChannelPool, number: int) -> None:
         try:
