@@ -81,7 +81,8 @@ class Gatherer:
             self._open = Gathered()
             self._timer = self._loop.call_later(batch.wait_s, self.complete)
         gathered = self._open
-        gathered.put(delivery)
+        gathered.deliveries.append(delivery)
+        gathered.bytes += len(delivery.body)
         if len(gathered.deliveries) >= batch.size or gathered.bytes >= batch.max_bytes:
             self.complete()
 

@@ -99,7 +99,7 @@ class Settling:
         `alike`: how many deliveries of a batch the settlement is for, to be told once; 0 when that was done.
         """
         if settlement is ACK:
-            self._acked(delivery)
+            self.acked(delivery)
             return None
         attempt = attempt_of(delivery, self._max_attempts)
         ends = ending(settlement, attempt, self._handler.retry, self._rng)
@@ -107,7 +107,7 @@ class Settling:
             self._teller.tell(delivery, settlement, ends, attempt, alike)
         match ends:
             case Done():
-                self._acked(delivery)
+                self.acked(delivery)
             case Again() if self._handler.keeps_order:
                 self._in_place(delivery)
             case Again() if self._publisher is None:
@@ -118,7 +118,8 @@ class Settling:
                 self._count(Word.STALE, delivery.source.give_back(delivery))
         return None
 
-    def _acked(self, delivery: Delivery) -> None:
+    def acked(self, delivery: Delivery) -> None:
+        """Settle as done; `settle` with an `Ack`, without the choice."""
         was_sent = delivery.source.ack(delivery)
         self._words[_ACKED if was_sent else _STALE] += 1
         if log.isEnabledFor(logging.DEBUG):

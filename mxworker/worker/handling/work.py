@@ -370,22 +370,28 @@ class BatchWork:
     ) -> None:
         """Settle each of a batch, whatever becomes of the others; what is settled leaves the record."""
         alike = Counter(map(id, settlements))
-        settle, leave = self._settling.settle, self._record.leave
+        acked, settle = self._settling.acked, self._settling.settle
+        settled = []
         slow = []
         for delivery, settlement in zip(deliveries, settlements, strict=True):
             if self._running.is_cut_short and not isinstance(settlement, Ack):
                 continue
-            count = 1 if settlement is ACK else alike.pop(id(settlement), 0)
             try:
-                ends = settle(delivery, settlement, count)
+                if settlement is ACK:
+                    acked(delivery)
+                    ends = None
+                else:
+                    ends = settle(delivery, settlement, alike.pop(id(settlement), 0))
             except BaseException as error:
                 slow.append(self._rescue.one(delivery, error))
                 continue
-            if ends is not None:
-                slow.append(self._copied(delivery, ends))
+            if ends is None:
+                settled.append(delivery)
             else:
-                leave(entries.pop(delivery))
+                slow.append(self._copied(delivery, ends))
         if slow:
+            for delivery in settled:  # else they leave with the batch, at once
+                self._record.leave(entries.pop(delivery))
             self._running.settle(gathered)
             await asyncio.gather(*slow)
 
