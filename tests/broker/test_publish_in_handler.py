@@ -245,7 +245,7 @@ async def test_drain_ends_although_background_tasks_go_on_publishing(
         background = [asyncio.create_task(_publish_for_ever(publisher, output)) for _ in range(20)]
         await until(lambda: publisher.stats.tasks_processed > 100, SOON_S, "some")
         asked_at = time.monotonic()
-    assert time.monotonic() - asked_at < 5, "far less than the drain timeout of 30 s"
+    assert time.monotonic() - asked_at < 15, "far less than the drain timeout of 30 s"
     ends = await asyncio.gather(*background, return_exceptions=True)
     assert {type(end) for end in ends} <= {PublishUnconfirmed, PublishOverflow}
 

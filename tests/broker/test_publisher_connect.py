@@ -67,7 +67,7 @@ async def test_wrong_password_is_refused_at_once(broker_url: str) -> None:
     with pytest.raises(CredentialsRefused) as caught:
         async with Publisher.connect(url):
             raise AssertionError
-    assert time.monotonic() - started_at < 5, "far less than connect_wait_s"
+    assert time.monotonic() - started_at < 15, "far less than connect_wait_s"
     assert SECRET not in str(caught.value)
     await asyncio.sleep(0)
     assert not others()

@@ -270,7 +270,7 @@ def test_unreachable_broker(folder: Path) -> None:
     started_at = time.monotonic()
     ended = run(folder, "app:handlers", "--connect-wait=1s", url=url)
     assert ended.returncode == 4
-    assert time.monotonic() - started_at < 1 + 5
+    assert time.monotonic() - started_at < 1 + 20  # far from the 30 s of the default
     assert ended.stderr.startswith("Error: no broker at amqp://me:***@127.0.0.1:")
     assert "connection refused (tried for 1s)" in ended.stderr
     assert PASSWORD not in ended.stderr

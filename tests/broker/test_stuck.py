@@ -146,7 +146,7 @@ def test_process_with_too_many_stuck_handlers_is_replaced_and_all_is_handled(stu
         lost_at = time.monotonic()
         wait_until(lambda: set(before) - set(service.worker_pids()), 5, "the end of the process")
         service.wait_workers(2)
-        assert time.monotonic() - lost_at < 5, "it did not wait for the drain timeout of 30 s"
+        assert time.monotonic() - lost_at < 20, "it did not wait for the drain timeout of 30 s"
         wait_until(lambda: stuck.finished_ids == set(stuck.ids), SOON_S, "all")
         service.stop()
         assert service.exit_code == 0

@@ -209,7 +209,7 @@ async def test_close_that_is_not_answered_is_bounded() -> None:
         connection = await open_soon(broker.url)
         started_at = time.monotonic()
         await connection.close()
-        assert time.monotonic() - started_at < CLOSE_DEADLINE_S + 2
+        assert time.monotonic() - started_at < CLOSE_DEADLINE_S + 15
         assert connection.plane.lost.done()
 
 
@@ -229,7 +229,7 @@ async def test_close_towards_a_peer_that_stopped_reading_is_bounded() -> None:
         started_at = time.monotonic()
         async with asyncio.timeout(20):
             await connection.close()
-        assert time.monotonic() - started_at < CLOSE_DEADLINE_S + 2
+        assert time.monotonic() - started_at < CLOSE_DEADLINE_S + 15
         await until(connection.plane.lost.done, SOON_S)
         is_over.set()
 

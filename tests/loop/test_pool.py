@@ -222,7 +222,7 @@ async def test_opening_that_hangs_does_not_hold_up_the_others() -> None:
             if number % 2:
                 peer.send(commands.Channel.OpenOk(), number)
 
-    async with FakeBroker(half_deaf) as broker, running(broker, borrow_timeout_s=0.5) as pool, pool.channel() as first:
+    async with FakeBroker(half_deaf) as broker, running(broker, borrow_timeout_s=8) as pool, pool.channel() as first:
         borrowing = [asyncio.create_task(borrow_once(pool)) for _ in range(2)]
         assert [(await one).number for one in borrowing] == [3, 3]
         assert opened(broker) == [1, 2, 3]
@@ -235,8 +235,8 @@ async def test_broker_that_opens_no_channel_is_named_as_the_reason() -> None:
         await peer.handshake()
         await peer.serve(commands.Channel.Open)
 
-    async with FakeBroker(deaf) as broker, running(broker, borrow_timeout_s=0.2) as pool:
-        with pytest.raises(ChannelLost, match=r"no channel within 0.2 s: the broker does not open one"):
+    async with FakeBroker(deaf) as broker, running(broker, borrow_timeout_s=2) as pool:
+        with pytest.raises(ChannelLost, match=r"no channel within 2 s: the broker does not open one"):
             await borrow_once(pool)
 
 
@@ -247,8 +247,8 @@ async def test_unanswered_opening_is_given_up_and_the_number_is_not_used_again()
         await peer.serve(commands.Channel.Open)
         await peer.serve()
 
-    async with FakeBroker(deaf_to_the_first) as broker, running(broker, connect_timeout_s=0.3) as pool:
-        with pytest.raises(ChannelLost, match=r"did not open a channel within 0.3 s"):
+    async with FakeBroker(deaf_to_the_first) as broker, running(broker, connect_timeout_s=2) as pool:
+        with pytest.raises(ChannelLost, match=r"did not open a channel within 2 s"):
             await borrow_once(pool)
         assert (await borrow_once(pool)).number == 2 or closed(broker) == [1]
 
@@ -260,8 +260,8 @@ async def test_missing_broker_is_named_as_the_reason() -> None:
             await decent(peer)
         peer.hang_up()
 
-    async with FakeBroker(shy) as broker, running(broker, borrow_timeout_s=0.2) as pool:
-        with pytest.raises(ConnectionLost, match=r"no channel within 0.2 s: no connection to the broker: the "):
+    async with FakeBroker(shy) as broker, running(broker, borrow_timeout_s=2) as pool:
+        with pytest.raises(ConnectionLost, match=r"no channel within 2 s: no connection to the broker: the "):
             await borrow_once(pool)
 
 

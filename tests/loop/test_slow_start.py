@@ -79,8 +79,8 @@ async def test_declaring_takes_longer_than_the_wait_for_a_connection_and_is_told
 ) -> None:
     monkeypatch.setattr(start_deadline, "TELL_EVERY_S", 0.3)
     caplog.set_level(logging.INFO, "mxworker")
-    async with FakeBroker(slow(0.03)) as broker:
-        service = service_at(str(broker.url.dsn), queues(QUEUES), connect_wait_s=0.5)
+    async with FakeBroker(slow(0.06)) as broker:
+        service = service_at(str(broker.url.dsn), queues(QUEUES), connect_wait_s=1.5)
         running = asyncio.create_task(service.run())
         await until(lambda: service.state is WorkerState.READY or running.done(), 50, "all queues")
         assert not running.done(), service.failure
@@ -111,10 +111,10 @@ async def test_broker_that_stops_answering_is_told_with_the_queue(monkeypatch: p
     for module in (consumer, worker_start):
         monkeypatch.setattr(module, "REPLY_DEADLINE_S", 1.0)
     async with FakeBroker(slow(0, answers=3)) as broker:
-        service = service_at(str(broker.url.dsn), queues(5), connect_wait_s=0.2)
+        service = service_at(str(broker.url.dsn), queues(5), connect_wait_s=2)
         assert await asyncio.wait_for(service.run(), 50) is ExitCode.BROKER
         assert isinstance(service.failure, ChannelLost)
-        text = told(service, service.failure, 0.2)
+        text = told(service, service.failure, 2)
         assert text.startswith("Error: connected to amqp://")
         assert "but 2 of 5 queues are not consumed: queue 'q" in text
         assert "': no answer within 1 s" in text
