@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any
 
 from mxworker.api.settlement import Settlement
+from mxworker.system.cancellation import raise_own_cancellation
 from mxworker.system.foreign_errors import errors_in, is_a, type_name
 
 _MOST_AWAITED = 8  # a wrapper around a wrapper returns an awaitable of an awaitable; no end of them is a mistake
@@ -29,10 +30,14 @@ class UnknownOutcome(TypeError):
 
 
 async def awaited(outcome: object) -> object:
-    """Return `outcome`, or what it comes to when it is awaited. Raises what that raises, and UnknownOutcome."""
+    """Return `outcome`, or what it comes to when it is awaited. Raises what that raises, and UnknownOutcome.
+
+    Whoever was cancelled before, in a thread that cannot be stopped, begins nothing: it raises the CancelledError now.
+    """
     for _ in range(_MOST_AWAITED):
         if not isawaitable(outcome):
             return outcome
+        _leave_if_cancelled(outcome)
         outcome = await outcome
     if isawaitable(outcome):
         if iscoroutine(outcome):
@@ -45,7 +50,19 @@ async def each_awaited(outcomes: list[Any]) -> list[Any]:
     """Await those of `outcomes` that can be, at the same time; what one of them raises is its outcome."""
     if not any(map(isawaitable, outcomes)):
         return outcomes
+    _leave_if_cancelled(*outcomes)
     return await asyncio.gather(*map(_ended, outcomes), return_exceptions=True)
+
+
+def _leave_if_cancelled(*outcomes: object) -> None:
+    """Raise the CancelledError that the running task has coming, and let go of the coroutines that it would await."""
+    try:
+        raise_own_cancellation()
+    except asyncio.CancelledError:
+        for outcome in outcomes:
+            if iscoroutine(outcome):
+                outcome.close()
+        raise
 
 
 async def _ended(outcome: object) -> object:
