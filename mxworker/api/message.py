@@ -136,11 +136,16 @@ class Encoder:
         self._to_json = self._serializers.get(JSON, to_json)
         self.max_body_bytes = max_body_bytes
 
-    def encode(self, message: Any) -> Content:
+    def encode(self, message: Any, options: MessageOptions | None = None) -> Content:
         """Return the content of a body or of a `Message`; a `Content` is returned as it is.
 
-        Raises EncodeError, which names the property that cannot be encoded, or MessageTooLarge.
+        `options` are for a body alone. Raises EncodeError, which names the property that cannot be encoded, or
+        MessageTooLarge.
         """
+        if options:
+            if isinstance(message, Message | Content):
+                raise EncodeError("a Message has its options already; leave them away, or use dataclasses.replace")
+            return self._message(Message(message, **options))
         if isinstance(message, Message):
             return self._message(message)
         if isinstance(message, Content):

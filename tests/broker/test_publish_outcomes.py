@@ -54,7 +54,7 @@ def exchange(broker_url: str) -> Iterator[str]:
 # ---- messages that share their id
 
 
-@pytest.mark.parametrize("channels", [1, 2], ids=["one-lane", "two-lanes"])
+@pytest.mark.parametrize("channels", [1, 2], ids=["one-channel", "two-channels"])
 async def test_pairs_with_one_id_get_their_own_outcomes(
     broker_url: str, queue_name: str, rng: random.Random, scale: Callable[[int, int], int], channels: int
 ) -> None:
@@ -65,7 +65,7 @@ async def test_pairs_with_one_id_get_their_own_outcomes(
         async with Publisher.connect(broker_url, channels=channels, timeout_s=20.0) as publisher:
 
             async def publish(kind: str, number: int) -> None:
-                # a key of its own for each, so that both lanes get some
+                # a key of its own for each, so that both channels get some
                 routing_key = queue_name if kind == "routable" else f"{queue_name}-missing-{number}"
                 try:
                     await publisher.publish(f"{number}", routing_key=routing_key, message_id=f"id-{number}")

@@ -147,7 +147,7 @@ async def test_alarm_stops_publishes_and_nothing_else(
                 wait_until,
                 lambda: _channels(strict_node, "patient") == 1,
                 LIFETIME_S,
-                "the end of all channels but the lane's",
+                "the end of all channels but one",
             )
     finally:
         with Client(strict_node.url) as client:

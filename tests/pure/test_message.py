@@ -169,6 +169,21 @@ def test_the_options_are_the_fields_of_a_message() -> None:
     assert get_type_hints(MessageOptions) == fields
 
 
+def test_options_beside_a_body_make_the_same_content_as_a_message_of_them() -> None:
+    encoder = Encoder()
+    options: MessageOptions = {"priority": 5, "headers": {"a": 1}, "message_id": "m-1"}
+    beside, within = encoder.encode({"b": 2}, options), encoder.encode(Message({"b": 2}, **options))
+    for name in Content.__slots__:
+        assert getattr(beside, name) == getattr(within, name)
+
+
+@pytest.mark.parametrize("made", [Message("text"), Encoder().encode("text")], ids=["message", "content"])
+def test_options_beside_what_has_its_own_are_refused(made: Message | Content) -> None:
+    assert Encoder().encode(made, {}) is not None
+    with pytest.raises(EncodeError, match="has its options already"):
+        Encoder().encode(made, {"priority": 5})
+
+
 # ---- bodies
 
 

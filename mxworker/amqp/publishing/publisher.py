@@ -35,7 +35,7 @@ from mxworker.amqp.publishing.publishing import Publishing
 from mxworker.amqp.publishing.routes import Routes
 from mxworker.amqp.publishing.stats import PublisherStats
 from mxworker.amqp.publishing.unawaited import Begun, begin, unawaited
-from mxworker.api.message import Content, Encoder, Message, MessageOptions
+from mxworker.api.message import Content, Encoder, MessageOptions
 from mxworker.api.receipts import Confirmed, Outcome, Receipt
 from mxworker.brokers import Brokers, Tls
 from mxworker.config import PublisherOptions, PublisherSettings
@@ -295,14 +295,7 @@ class Publisher:
         May be called in a thread, which spares the event loop the compressing of a large body:
         `await publisher.publish(await asyncio.to_thread(publisher.prepare, body, compression="gzip"), ...)`.
         """
-        return self._content(body, options)
-
-    def _content(self, body: Any, options: MessageOptions) -> Content:
-        if not options:
-            return self._encoder.encode(body)
-        if isinstance(body, Message | Content):
-            raise EncodeError("a Message has its options already; leave them away, or use dataclasses.replace")
-        return self._encoder.encode(Message(body, **options))
+        return self._encoder.encode(body, options)
 
     def _check_loop(self, method: str) -> None:
         if _get_running_loop() is not self._loop:
@@ -317,7 +310,7 @@ class Publisher:
         """Encode a publish and give it to the outbox; what is refused here is counted and was not sent."""
         exchange, routing_key, mandatory, timeout_s = how
         try:
-            content = self._content(body, options)
+            content = self._encoder.encode(body, options)
             route = self._routes.find(exchange, routing_key, mandatory)
             if timeout_s is not None and not (isinstance(timeout_s, int | float) and timeout_s > 0):
                 raise EncodeError(f"timeout_s must be a number of seconds above 0, not {timeout_s!r}")

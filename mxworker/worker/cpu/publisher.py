@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, Unpack, cast
 
 from mxworker.amqp.publishing.unawaited import Begun, begin
 from mxworker.api.context import WorkerResources
-from mxworker.api.message import Content, Encoder, Message, MessageOptions, check_route_name
+from mxworker.api.message import Content, Encoder, MessageOptions, check_route_name
 from mxworker.api.receipts import Confirmed
 from mxworker.errors import (
-    EncodeError,
     MessageTooLarge,
     MxWorkerError,
     PublishError,
@@ -135,9 +134,7 @@ class CpuPublisher:
 
     def prepare(self, body: Any, **options: Unpack[MessageOptions]) -> Content:
         """Encode a message once, to publish it many times. Raises EncodeError or MessageTooLarge."""
-        if options and isinstance(body, Message | Content):
-            raise EncodeError("a Message has its options already; leave them away, or use dataclasses.replace")
-        return self._encoder.encode(Message(body, **options) if options else body)
+        return self._encoder.encode(body, options)
 
     def __getattr__(self, name: str) -> NoReturn:
         """Say what there is instead."""
