@@ -249,6 +249,16 @@ def test_abandoned_publish_is_not_sent_again() -> None:
     assert office.outbox.in_flight == 0
 
 
+def test_publish_that_is_abandoned_before_its_next_attempt_is_over() -> None:
+    office = Office(max_in_flight=2)
+    resting, other = office.publish(), office.publish()
+    office.nack(resting, other)
+    office.outbox.abandon(resting)
+    assert outcome(resting) is PublishNacked
+    office.next_attempt()
+    assert office.wire.sent == [resting, other, other]
+
+
 # ---- an unknown attempt makes the whole unknown
 
 
@@ -399,6 +409,14 @@ def test_one_who_stops_waiting_is_not_counted_as_waiting() -> None:
     assert office.outbox.stats().waiting == 0
 
 
+def test_one_who_stops_trying_makes_room() -> None:
+    office = Office(max_in_flight=1)
+    office.wire.takes_more = False
+    first, second = office.publish(), office.publish()
+    office.outbox.abandon(first)
+    assert (first.state, second.state) == (State.ENDED, State.CHANNEL)
+
+
 def test_order_is_kept_over_an_outage() -> None:
     office = Office(max_in_flight=5)
     office.wire.takes_more = False
@@ -485,6 +503,16 @@ def test_retry_goes_before_what_came_later_and_keeps_its_order() -> None:
     assert office.wire.sent[2:] == [first, second, later]
 
 
+def test_what_a_channel_did_not_write_is_sent_by_the_next_and_is_no_attempt() -> None:
+    office = Office(attempts=1)
+    publishing = office.publish()
+    office.replace(0)
+    office.unwrite(publishing)
+    assert office.wire.sent == [publishing]
+    office.confirm(publishing)
+    assert outcome(publishing) is None
+
+
 # ---- message ids
 
 
@@ -544,6 +572,18 @@ def test_one_that_gives_up_its_place_leaves_the_id_to_who_has_it() -> None:
     assert third.state is State.SAME_ID
     office.confirm(first)
     assert office.wire.sent == [first, third]
+
+
+def test_one_that_never_had_the_id_passes_on_no_turn() -> None:
+    office = Office()
+    first, second, third = (office.publish(message_id=b"same") for _ in range(3))
+    office.wire.takes_more = False
+    office.outbox.abandon(office.publish(message_id=b"same"))
+    assert (second.state, third.state) == (State.SAME_ID, State.SAME_ID)
+    office.wire.takes_more = True
+    office.confirm(first)
+    office.confirm(second)
+    assert office.wire.sent == [first, second, third]
 
 
 def test_thousands_of_one_id_that_can_never_be_sent_end_one_by_one() -> None:

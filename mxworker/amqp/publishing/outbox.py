@@ -166,18 +166,15 @@ class Outbox:
     def send_waiting(self) -> None:
         """Send what waits for channels, as far as they take it, and let others into the window for what has ended.
 
-        Call it whenever something may go on. A publish that ends in here, because it is too late or can never be sent,
-        makes room in the window, or lets another go on: so it is done again until nothing moves.
+        Call it whenever something may go on. A publish that ends in here, because it is late or can never be sent,
+        makes room in the window, and may let the next one with its message id go on, which then stands first here.
         """
+        for channel, queue in zip(self._channels, self._waiting.channels, strict=True):
+            while queue and channel is not None and channel.takes_more:
+                self._send_in_time(take_first(queue), channel)
         window = self._waiting.window
-        while True:
-            for channel, queue in zip(self._channels, self._waiting.channels, strict=True):
-                while queue and channel is not None and channel.takes_more:
-                    self._send_in_time(take_first(queue), channel)
-            if not window or self.is_full:
-                return
-            while window and not self.is_full:
-                self._admit(take_first(window))
+        while window and not self.is_full:
+            self._admit(take_first(window))
 
     def _send_in_time(self, publishing: Publishing, channel: PublisherChannel) -> None:
         if publishing.deadline > self._loop.time():
