@@ -33,7 +33,8 @@ class Intake(Enum):
     RETURNED = auto()
 
 
-_OPEN = Intake.OPEN  # asked for every unit: on Python 3.11 the enumeration takes 0.1 us to find its member
+# Asked for every unit: on Python 3.11 the enumeration takes 0.1 us to find its member.
+_OPEN, _RETURNED = Intake.OPEN, Intake.RETURNED
 
 
 class Dispatcher(Generic[Unit]):
@@ -84,7 +85,7 @@ class Dispatcher(Generic[Unit]):
         has_place = self._has_place()
         if has_place and self._intake is _OPEN and not self._waiting and self._limiter.take(self):
             self._start(unit, self._run(unit))
-        elif self._intake is Intake.RETURNED:
+        elif self._intake is _RETURNED:
             self._work.give_back(unit)
         else:
             self._drop_stale()
@@ -122,12 +123,13 @@ class Dispatcher(Generic[Unit]):
         """
         if self._intake is not _OPEN or not self._has_place():
             return False
-        self._drop_stale()
-        if not self._waiting:
-            return False
-        unit = self._waiting.popleft()
-        self._start(unit, self._run(unit))
-        return True
+        while self._waiting:
+            unit = self._waiting.popleft()
+            if not self._work.is_stale(unit):
+                self._start(unit, self._run(unit))
+                return True
+            self._work.give_back(unit)
+        return False
 
     def look(self) -> None:
         """Start what waits, as far as there are places for it, in turn with others that want one."""
