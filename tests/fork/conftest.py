@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.repository import REPOSITORY
 from tests.harness.service_manager import ServiceManager
 from tests.harness.waiting import wait_until
 
-ROOT = Path(__file__).parents[2]
 DIED_WITH_MASTER_S = 3.0
 
 
@@ -37,7 +37,7 @@ class Service:
         command = [sys.executable, "-m", "tests.fork.program", "--events", str(self._events), *arguments]
         with self._stderr.open("ab") as stderr:
             self.process = subprocess.Popen(
-                [*prefix, *command], cwd=ROOT, stdin=subprocess.DEVNULL, stderr=stderr, start_new_session=True
+                [*prefix, *command], cwd=REPOSITORY, stdin=subprocess.DEVNULL, stderr=stderr, start_new_session=True
             )
         self.pid = self.process.pid
 

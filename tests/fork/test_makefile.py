@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.harness.repository import REPOSITORY
+
 PYTHON = """#!/bin/sh
 echo "$*" >>runs
 case $* in *"not alone"*) exit $CODE_OF_MOST ;; *) exit $CODE_OF_ALONE ;; esac
@@ -20,7 +21,7 @@ case $* in *"not alone"*) exit $CODE_OF_MOST ;; *) exit $CODE_OF_ALONE ;; esac
 def project(tmp_path: Path) -> Path:
     """A folder with the Makefile, and a virtual environment whose Python only notes what it is asked for."""
     for name in ("Makefile", "pyproject.toml"):
-        shutil.copy(ROOT / name, tmp_path / name)
+        shutil.copy(REPOSITORY / name, tmp_path / name)
     python = tmp_path / ".venv/bin/python"
     python.parent.mkdir(parents=True)
     python.write_text(PYTHON)

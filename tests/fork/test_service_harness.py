@@ -14,7 +14,8 @@ from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
 import pytest
 
 from tests.harness.processes import Process, children, in_session
-from tests.harness.service import REPOSITORY, Service, mxworker_run, write_app
+from tests.harness.repository import REPOSITORY
+from tests.harness.service import Service, mxworker_run, write_app
 from tests.harness.waiting import wait_until
 
 STAND_IN = """

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from mxworker.errors import ExitCode
+from tests.harness.repository import REPOSITORY
 
-UNITS = sorted((Path(__file__).parents[2] / "systemd").glob("*.service"))
+UNITS = sorted((REPOSITORY / "systemd").glob("*.service"))
 INSTALLED = "/opt/mxworker/bin/mxworker"
 MOST_EXPOSURE = 15  # of 100; what is published for gunicorn, Celery and Sidekiq scores 90 and more
 

@@ -28,10 +28,10 @@ from types import TracebackType
 from typing import Any
 
 from tests.harness.processes import Process, children, in_session
+from tests.harness.repository import REPOSITORY
 from tests.harness.waiting import wait_until
 from tests.rabbit.processes import DIES_WITH_PARENT
 
-REPOSITORY = Path(__file__).parents[2]
 WITHOUT_UVLOOP = Path(__file__).parent / "without_uvloop"
 
 _STOP_PATIENCE_S = 15.0

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-LINES = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+from tests.harness.repository import REPOSITORY
+
+LINES = (REPOSITORY / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
 
 
 def instructions(name: str) -> list[str]:
@@ -20,13 +20,13 @@ def instructions(name: str) -> list[str]:
 
 def test_what_is_copied_exists_and_is_let_through() -> None:
     copied = {source for arguments in instructions("COPY") for source in arguments.split()[:-1]}
-    let_through = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    let_through = {line[1:] for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert copied == let_through
-    assert all((ROOT / source).exists() for source in copied)
+    assert all((REPOSITORY / source).exists() for source in copied)
 
 
 def test_the_build_finds_what_the_project_file_names() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     copied = " ".join(instructions("COPY")).split()
     assert {project["readme"], *project["license-files"]} <= set(copied)
     assert "fast" in project["optional-dependencies"]

@@ -15,8 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.harness.ledger import FINISH, RECORD_BYTES, START, Event, Ledger, Record, check, count, read
-
-REPOSITORY = Path(__file__).parents[2]
+from tests.harness.repository import REPOSITORY
 
 WRITER = """
 import sys

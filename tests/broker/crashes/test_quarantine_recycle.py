@@ -1,0 +1,55 @@
+"""A message that eats memory is found out, although its worker wishes to be recycled and dies while it drains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.broker.apps import Recorded
+from tests.broker.crashes.test_quarantine import quarantined
+from tests.harness.waiting import wait_until
+from tests.rabbit.client import Client
+
+EATING = """
+    import asyncio
+    import os
+    import signal
+
+    from mxworker import Handlers, Queue
+    from tests.harness.ledger import Ledger
+
+    handlers = Handlers()
+    ledger = Ledger(os.environ["LEDGER"])
+
+
+    @handlers.consume(Queue(os.environ["QUEUE"], type=os.environ["TYPE"]), concurrency=4)
+    async def work(message_id: str) -> None:
+        ledger.start(message_id)
+        if message_id.startswith("eat"):
+            eaten = bytearray(200_000_000)
+            eaten[::4096] = b"x" * len(eaten[::4096])
+            await asyncio.sleep(2.5)  # meanwhile its worker's replacement is ready, and it is told to drain
+            os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when there is no memory left
+        ledger.finish(message_id)
+"""
+
+
+def test_message_that_kills_a_worker_on_its_way_out_is_set_aside(
+    broker_url: str, queue_name: str, tmp_path: Path
+) -> None:
+    recorded = Recorded(broker_url, tmp_path, queue_name)
+    recorded.declare()
+    killer = f"eat!{queue_name}"
+    recorded.publish_ids([killer])
+
+    def is_set_aside() -> bool:
+        with Client(broker_url) as client:
+            quarantine = f"{queue_name}.quarantine"
+            return client.exists(quarantine) and client.counts(quarantine).messages == 1
+
+    with recorded.service("--workers=2", "--max-rss=150MB", source=EATING) as service:
+        wait_until(is_set_aside, 40, "the killer in quarantine")
+        log = service.log_text()
+        service.stop()
+    assert "wishes to be replaced (rss)" in log
+    assert "SIGKILL (recycle)" in log, "it has killed a worker that was draining"
+    assert list(quarantined(broker_url, queue_name)) == [killer]
