@@ -11,7 +11,9 @@ import asyncio
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from mxworker.amqp.connecting.connection import Link
 from mxworker.amqp.connecting.pool import Pool
@@ -23,7 +25,7 @@ from mxworker.amqp.consuming.faulty_queues import FaultyQueues
 from mxworker.amqp.consuming.reconcile import Reconciler
 from mxworker.amqp.publishing.publisher import Publisher
 from mxworker.api.compilation import Handler, HandlerKind
-from mxworker.api.context import WorkerResources
+from mxworker.api.context import HandlerScope, WorkerResources
 from mxworker.api.message import Encoder
 from mxworker.api.queues import Queue
 from mxworker.board.directives import Directives, no_directives
@@ -37,12 +39,20 @@ from mxworker.worker.controls import Controls
 from mxworker.worker.cpu.pool import CpuPool
 from mxworker.worker.cpu.protocol import MemberSettings
 from mxworker.worker.directives import DirectiveFollower
+from mxworker.worker.handling.batching import Gatherer
+from mxworker.worker.handling.breaker_driver import HandlerBreaker
 from mxworker.worker.handling.decode_budget import DecodeBudget
+from mxworker.worker.handling.dispatcher import Dispatcher
+from mxworker.worker.handling.execution import Execute, batch_pipeline, pipeline
 from mxworker.worker.handling.handler_runner import HandlerRunner, ProcessScope
 from mxworker.worker.handling.isolation import Isolation
 from mxworker.worker.handling.limiter import Limiter
 from mxworker.worker.handling.payload_size import expected_growth
+from mxworker.worker.handling.report import Report
+from mxworker.worker.handling.running import Running
+from mxworker.worker.handling.settling import Settling
 from mxworker.worker.handling.threads import Threads
+from mxworker.worker.handling.work import BatchWork, Record, SingleWork
 from mxworker.worker.heartbeat import Heartbeat
 from mxworker.worker.lifespans import Lifespans
 from mxworker.worker.lost_places import LostPlaces
@@ -82,15 +92,8 @@ def assemble(
 
     # the connections
     tell_at = partial(level_of, settings, slot.number, must_start)
-    pool = Pool(
-        settings.pool,
-        settings.brokers,
-        f"mxworker {settings.app} worker {slot.number}",
-        lambda: readiness.look(),
-        rng,
-        tell_at,
-        settings.max_body_bytes,
-    )
+    name = f"mxworker {settings.app} worker {slot.number}"
+    pool = Pool(settings.pool, settings.brokers, name, lambda: readiness.look(), rng, tell_at, settings.max_body_bytes)
     link = pool.consume_link
     encoder = Encoder(None, serializers, settings.publisher.max_body_bytes)
     publisher = Publisher(pool.publish_link, settings.publisher, encoder, rng)
@@ -107,12 +110,8 @@ def assemble(
     limiter = Limiter(settings.process_concurrency)
     isolation = Isolation(slot, limiter, loop)
     threads = Threads(_places_for(HandlerKind.THREAD, handlers, settings.process_concurrency))
-    cpu = CpuPool(
-        MemberSettings.of(settings, slot.number, os.getpid(), as_set_up()),
-        _places_for(HandlerKind.PROCESS, handlers, settings.process_concurrency),
-        rng,
-        publisher,
-    )
+    processes = _places_for(HandlerKind.PROCESS, handlers, settings.process_concurrency)
+    cpu = CpuPool(MemberSettings.of(settings, slot.number, os.getpid(), as_set_up()), processes, rng, publisher)
     controls = Controls(slot, consumers, runners)
     budget = ByteBudget(settings.prefetch_budget_bytes)
     process = ProcessScope(
@@ -129,25 +128,16 @@ def assemble(
         quarantine_after=settings.quarantine_after,
         decode_budget=DecodeBudget(budget),
     )
-    consumer_of = partial(
-        _consumer_of,
-        link=link,
-        on_change=readiness.look,
-        rng=rng,
-        budget=budget,
-        opening=asyncio.Semaphore(OPEN_AT_ONCE),
-        tell_at=tell_at,
-        declared=DeclaredQueues(declared),
-        faulty_queues=FaultyQueues(),
-    )
 
+    # the handlers, each with what brings its deliveries
     def make_handlers() -> None:
+        shared = _Shared(link, readiness.look, rng, budget, tell_at, DeclaredQueues(declared))
         for index, handler in enumerate(handlers):
-            runner = _runner_of(index, handler, process, link, lifespans)
-            consumer = consumer_of(handler, runner)
+            runner = runner_of(index, handler, process, link, lifespans.state_of(handler))
+            consumer = _consumer_of(handler, runner, shared)
             if readiness.is_checking:
                 consumer.pause(UNPROVEN)
-            runner.guard(consumer.pause, consumer.resume, consumer.limit_prefetch)
+            runner.breaker.steer(consumer.pause, consumer.resume, consumer.limit_prefetch)
             runners.append(runner)
             consumers.append(consumer)
 
@@ -186,45 +176,96 @@ def _places_for(kind: HandlerKind, handlers: Sequence[Handler], most: int) -> in
     return max(1, min(wanted, most))
 
 
-def _runner_of(index: int, handler: Handler, process: ProcessScope, link: Link, lifespans: Lifespans) -> HandlerRunner:
-    declare_quarantine = partial(topology.declare_quarantine, link, handler.queue)
-    return HandlerRunner(
-        index,
+def runner_of(
+    index: int, handler: Handler, process: ProcessScope, link: Link | None = None, state: Any = None
+) -> HandlerRunner:
+    """Return one handler at work.
+
+    `index` is the handler's place in the board's directory, `state` what its lifespan yielded. Without `link` no queue
+    is declared anew when it is found missing.
+    """
+    queue = handler.queue
+    scope = HandlerScope(queue.name, handler.name, handler.max_attempts, state, process.resources)
+    record = Record(handler, index, process.slot, process.quarantine_after)
+    report = Report(handler)
+    settling = Settling(
         handler,
-        process,
-        partial(topology.repair, link, handler.queue, handler.retry_steps_ms),
-        lifespans.state_of(handler),
-        declare_quarantine if handler.queue.declare == "ensure" else None,
+        process.slot,
+        process.resources.publisher if process.resources is not None else None,
+        partial(topology.repair, link, queue, handler.retry_steps_ms) if link is not None else None,
+        process.rng,
+        partial(topology.declare_quarantine, link, queue) if link is not None and queue.declare == "ensure" else None,
+        lambda delivery: runner.run_next(delivery),
     )
+    running: Running[Any] = Running(
+        handler.timeout_s, process.loop, lambda unit, task: runner.report_stuck(unit, task), process.grace_s
+    )
+    breaker = HandlerBreaker(handler, process.loop, lambda most: dispatcher.limit(most))
+    watch = breaker.note if handler.circuit_breaker is not None else None
+    work: SingleWork | BatchWork
+    if handler.batch is None:
+        execute = _execute_of(handler, report, scope, running, process)
+        work = SingleWork(record, execute, report, settling, running, watch)
+    else:
+        execute_batch = batch_pipeline(handler, report, scope, process.threads, process.decode_budget)
+        work = BatchWork(
+            record, execute_batch, report, settling, running, watch, lambda gathered: dispatcher.run_next(gathered)
+        )
+    dispatcher: Dispatcher[Any] = Dispatcher(
+        handler.concurrency,
+        running,
+        work,
+        process.limiter,
+        process.isolation,
+        process.loop,
+        process.on_broken,
+        queue.consumer_timeout_s / 3,  # so that there is time to run it, too
+        in_order=queue.single_active_consumer,
+    )
+    gatherer = Gatherer(handler.batch, process.loop, dispatcher.admit) if handler.batch is not None else None
+    runner = HandlerRunner(handler, record, running, dispatcher, gatherer, work.give_back, breaker, process)
+    return runner
 
 
-def _consumer_of(
-    handler: Handler,
-    runner: HandlerRunner,
-    *,
-    link: Link,
-    on_change: Callable[[], None],
-    rng: random.Random,
-    budget: ByteBudget,
-    opening: asyncio.Semaphore,
-    tell_at: Callable[[BrokerError], int],
-    declared: DeclaredQueues,
-    faulty_queues: FaultyQueues,
-) -> Consumer:
-    """Return what brings the deliveries of a handler to its runner. What has a keyword is shared by all consumers."""
+def _execute_of(
+    handler: Handler, report: Report, scope: HandlerScope, running: Running[Any], process: ProcessScope
+) -> Execute:
+    """Return what takes a delivery to its settlement: here, or in a process of a `cpu=True` handler."""
+    if handler.kind is not HandlerKind.PROCESS:
+        return pipeline(handler, report, scope, process.threads, process.decode_budget, running.suspended)
+    assert process.execute_in_process is not None, "a cpu=True handler needs a pool of processes"
+    return process.execute_in_process(handler, report, running.suspended)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What the consumers of a process share."""
+
+    link: Link
+    on_change: Callable[[], None]
+    rng: random.Random
+    budget: ByteBudget
+    tell_at: Callable[[BrokerError], int]
+    declared: DeclaredQueues
+    opening: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(OPEN_AT_ONCE))
+    faulty_queues: FaultyQueues = field(default_factory=FaultyQueues)
+
+
+def _consumer_of(handler: Handler, runner: HandlerRunner, shared: _Shared) -> Consumer:
+    """Return what brings the deliveries of a handler to its runner."""
     return Consumer(
-        link,
+        shared.link,
         handler.queue,
         handler.prefetch,
         runner.admit,
-        on_change,
-        rng,
+        shared.on_change,
+        shared.rng,
         on_paused=runner.return_waiting,
         retry_steps_ms=handler.retry_steps_ms,
-        budget=budget,
+        budget=shared.budget,
         growth=expected_growth(handler.decode),
-        opening=opening,
-        level_of=tell_at,
-        declared=declared,
-        faulty_queues=faulty_queues,
+        opening=shared.opening,
+        level_of=shared.tell_at,
+        declared=shared.declared,
+        faulty_queues=shared.faulty_queues,
     )

@@ -14,6 +14,7 @@ from mxworker.board.layout import Given, Word
 from mxworker.board.page import Board
 from mxworker.board.slot import BoardSlot
 from mxworker.config import DEFAULT_PROCESS_CONCURRENCY
+from mxworker.worker.assembly import runner_of
 from mxworker.worker.cpu.pool import CpuPool
 from mxworker.worker.handling.decode_budget import DecodeBudget, unlimited
 from mxworker.worker.handling.handler_runner import HandlerRunner, ProcessScope
@@ -142,5 +143,5 @@ def at_work(
         decode_budget=decode_budget or unlimited(),
     )
     compiled = handlers.compile() if isinstance(handlers, Handlers) else handlers
-    bench.runners += [HandlerRunner(index, handler, process) for index, handler in enumerate(compiled)]
+    bench.runners += [runner_of(index, handler, process) for index, handler in enumerate(compiled)]
     return bench

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from enum import Enum, auto
 from typing import assert_never
 
 from mxworker.api.circuit_breaker import Action, Breaker, CircuitBreaker, Close, PauseUntil, Try
+from mxworker.api.compilation import Handler
 from mxworker.api.failures import FailureKind
 from mxworker.api.settlement import Ack, Reject, Settlement
+from mxworker.system.log import LineBudget, say_safely
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +102,58 @@ class BreakerDriver:
 
     def _rested(self) -> None:
         self._act(self._switch.rested(self._loop.time()))
+
+
+class HandlerBreaker:
+    """What a handler has of its circuit breaker, if it has one: tells it how deliveries end, as long as it steers.
+
+    A fault of it is told, and costs no delivery anything: what steers the queue has nothing to do with one of them.
+    """
+
+    def __init__(self, handler: Handler, loop: asyncio.AbstractEventLoop, limit: Callable[[int | None], None]) -> None:
+        """`limit` bounds what runs at once; None lifts it."""
+        self._settings = handler.circuit_breaker
+        self._queue = handler.queue.name
+        self._loop = loop
+        self._limit = limit
+        self._driver: BreakerDriver | None = None
+        self._faults = LineBudget()
+
+    def steer(
+        self,
+        pause: Callable[[str], None],
+        resume: Callable[[str], None],
+        limit_prefetch: Callable[[int | None], None],
+    ) -> None:
+        """Let it steer the consumer of the queue by these three, from now on."""
+        if self._settings is not None:
+            self._driver = BreakerDriver(
+                self._settings, self._queue, self._loop, pause, resume, limit_prefetch, self._limit
+            )
+
+    def note(self, settlement: Settlement, started_at: float) -> None:
+        """Take in how a delivery ended that was started at the loop time `started_at`."""
+        if self._driver is None:
+            return
+        try:
+            self._driver.note(settlement, started_at)
+        except Exception as error:
+            more = self._faults.spend(time.monotonic())
+            if more is not None:
+                say_safely(
+                    log, logging.ERROR, "the circuit breaker of queue %s failed%s", self._queue, more, error=error
+                )
+
+    def note_stuck(self, started_at: float) -> None:
+        """Take in that a delivery is stuck which was started at the loop time `started_at`."""
+        if self._driver is not None:
+            self._driver.note_stuck(started_at)
+
+    def stop(self) -> None:
+        """Steer no more. Call when nothing is consumed any more."""
+        if self._driver is not None:
+            self._driver.stop()
+            self._driver = None
 
 
 def verdict_on(settlement: Settlement) -> Verdict:

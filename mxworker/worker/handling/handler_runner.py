@@ -3,6 +3,8 @@
 admit -> (gathering) -> dispatcher -> work: execution -> settling
                          |      |
                  isolation    running: deadlines, grace, what is stuck
+
+`assembly` makes the parts and puts them together.
 """
 
 from __future__ import annotations
@@ -10,32 +12,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from mxworker.api.compilation import Handler, HandlerKind
-from mxworker.api.context import HandlerScope, WorkerResources
+from mxworker.api.compilation import Handler
+from mxworker.api.context import WorkerResources
 from mxworker.api.delivery import Delivery
-from mxworker.api.settlement import Settlement
 from mxworker.board.slot import BoardSlot
 from mxworker.config import DEFAULT_QUARANTINE_AFTER
-from mxworker.system.log import LineBudget, say_safely
+from mxworker.system.log import say_safely
 from mxworker.system.task_stacks import task_stack
 from mxworker.worker.handling.batching import Gathered, Gatherer
-from mxworker.worker.handling.breaker_driver import BreakerDriver
+from mxworker.worker.handling.breaker_driver import HandlerBreaker
 from mxworker.worker.handling.decode_budget import DecodeBudget, unlimited
 from mxworker.worker.handling.dispatcher import Dispatcher
-from mxworker.worker.handling.execution import Execute, batch_pipeline, pipeline
+from mxworker.worker.handling.execution import Execute
 from mxworker.worker.handling.isolation import Isolation
 from mxworker.worker.handling.limiter import Limiter
 from mxworker.worker.handling.report import Report
 from mxworker.worker.handling.running import GRACE_S, Running
-from mxworker.worker.handling.settling import Repair, Settling
 from mxworker.worker.handling.threads import Threads
-from mxworker.worker.handling.work import BatchWork, Record, SingleWork, Standing
+from mxworker.worker.handling.work import Record, Standing
 
 log = logging.getLogger(__name__)
 
@@ -82,68 +81,25 @@ class HandlerRunner:
 
     def __init__(
         self,
-        index: int,
         handler: Handler,
+        record: Record,
+        running: Running[Any],
+        dispatcher: Dispatcher[Any],
+        gatherer: Gatherer | None,
+        give_back: Callable[[Any], None],
+        breaker: HandlerBreaker,
         process: ProcessScope,
-        repair: Repair | None = None,
-        state: Any = None,
-        declare_quarantine: Repair | None = None,
     ) -> None:
-        """`index` is the handler's place in the board's directory, `state` what its lifespan yielded.
-
-        Without `declare_quarantine` the quarantine's queue is there, or is not.
-        """
+        """`gatherer` is there for a batch handler; `give_back` settles a unit as not processed."""
         self.handler = handler
-        self._process = process
-        self._gatherer: Gatherer | None = None
-        self._breaker: BreakerDriver | None = None
-        self._breaker_faults = LineBudget()
-        resources = process.resources
-        report = Report(handler)
-        record = Record(handler, index, process.slot, process.quarantine_after)
-        settling = Settling(
-            handler,
-            process.slot,
-            resources.publisher if resources is not None else None,
-            repair,
-            process.rng,
-            declare_quarantine,
-            lambda delivery: self._dispatcher.run_next(self._unit_of(delivery)),
-        )
-        scope = HandlerScope(handler.queue.name, handler.name, handler.max_attempts, state, resources)
-        self._running: Running[Any] = Running(handler.timeout_s, process.loop, self._report_stuck, process.grace_s)
-        watch = self._watch if handler.circuit_breaker is not None else None
-        work: SingleWork | BatchWork
-        if handler.batch is None:
-            execute = self._execute(report, scope)
-            work = SingleWork(record, execute, report, settling, self._running, watch)
-        else:
-            execute_batch = batch_pipeline(handler, report, scope, process.threads, process.decode_budget)
-            work = BatchWork(
-                record,
-                execute_batch,
-                report,
-                settling,
-                self._running,
-                watch,
-                lambda gathered: self._dispatcher.run_next(gathered),
-            )
-        self._give_back: Callable[[Any], None] = work.give_back
-        self._dispatcher: Dispatcher[Any] = Dispatcher(
-            handler.concurrency,
-            self._running,
-            work,
-            process.limiter,
-            process.isolation,
-            process.loop,
-            process.on_broken,
-            handler.queue.consumer_timeout_s / 3,  # so that there is time to run it, too
-            in_order=handler.queue.single_active_consumer,
-        )
+        self.breaker = breaker
         self._record = record
+        self._running = running
+        self._dispatcher = dispatcher
+        self._gatherer = gatherer
+        self._give_back = give_back
+        self._process = process
         self._runs_alone = False
-        if handler.batch is not None:
-            self._gatherer = Gatherer(handler.batch, process.loop, self._dispatcher.admit)
         self._admit_innocent: Callable[[Delivery], None] = self._in_company
 
     def admit(self, delivery: Delivery) -> None:
@@ -185,45 +141,12 @@ class HandlerRunner:
     def _in_company(self) -> Callable[[Delivery], None]:
         return self._dispatcher.admit if self._gatherer is None else self._gatherer.add
 
+    def run_next(self, delivery: Delivery) -> None:
+        """Let a delivery wait before all others, to be executed again."""
+        self._dispatcher.run_next(self._unit_of(delivery))
+
     def _unit_of(self, delivery: Delivery) -> Delivery | Gathered:
         return delivery if self._gatherer is None else Gathered.alone(delivery)
-
-    def _execute(self, report: Report, scope: HandlerScope) -> Execute:
-        if self.handler.kind is not HandlerKind.PROCESS:
-            process = self._process
-            suspended = self._running.suspended
-            return pipeline(self.handler, report, scope, process.threads, process.decode_budget, suspended)
-        assert self._process.execute_in_process is not None, "a cpu=True handler needs a pool of processes"
-        return self._process.execute_in_process(self.handler, report, self._running.suspended)
-
-    def guard(
-        self,
-        pause: Callable[[str], None],
-        resume: Callable[[str], None],
-        limit_prefetch: Callable[[int | None], None],
-    ) -> None:
-        """Let the handler's circuit breaker, if it has one, steer its consumer by these three."""
-        if self.handler.circuit_breaker is not None:
-            self._breaker = BreakerDriver(
-                self.handler.circuit_breaker,
-                self.handler.queue.name,
-                self._process.loop,
-                pause,
-                resume,
-                limit_prefetch,
-                self._dispatcher.limit,
-            )
-
-    def _watch(self, settlement: Settlement, started_at: float) -> None:
-        if self._breaker is None:
-            return
-        try:
-            self._breaker.note(settlement, started_at)
-        except Exception as error:  # what steers the queue is no fault of the delivery, and takes nothing from it
-            more = self._breaker_faults.spend(time.monotonic())
-            if more is not None:
-                queue = self.handler.queue.name
-                say_safely(log, logging.ERROR, "the circuit breaker of queue %s failed%s", queue, more, error=error)
 
     # ---- what is here
 
@@ -272,9 +195,7 @@ class HandlerRunner:
     def hold(self) -> None:
         """Start nothing more; what arrives waits."""
         self._dispatcher.hold()
-        if self._breaker is not None:
-            self._breaker.stop()
-            self._breaker = None  # what still runs is no news any more
+        self.breaker.stop()  # what still runs is no news any more
 
     def return_waiting(self) -> None:
         """Give back what waits now. Call when the broker has confirmed the basic.cancel."""
@@ -301,7 +222,8 @@ class HandlerRunner:
 
     # ---- what does not stop
 
-    def _report_stuck(self, unit: Delivery | Gathered, task: asyncio.Task[Any]) -> None:
+    def report_stuck(self, unit: Delivery | Gathered, task: asyncio.Task[Any]) -> None:
+        """Tell of a unit that did not leave when its time was up, and see what that means for the others."""
         handler, first = self.handler, _deliveries(unit)[0]
         say_safely(
             log,
@@ -324,8 +246,7 @@ class HandlerRunner:
                 "concurrency": handler.concurrency,
             },
         )
-        if self._breaker is not None:
-            self._breaker.note_stuck(self._process.loop.time() - handler.timeout_s - self._process.grace_s)
+        self.breaker.note_stuck(self._process.loop.time() - handler.timeout_s - self._process.grace_s)
         self._process.loop.call_soon(self._dispatcher.look)  # not now: `Running` may have more to report
         self._process.loop.call_soon(self._process.isolation.review)
         self._process.on_stuck()

@@ -188,7 +188,7 @@ async def test_started_deliveries_stand_in_the_board(broker_url: str, queue_name
 
     async with running(broker_url, handlers) as worker:
         admin.publish(queue_name, [b""], commands.Basic.Properties(message_id="m-7", delivery_mode=2))
-        held = await until(worker.slot.in_flight, 10, "the delivery in the board")
+        held = await until(worker.slot.told.in_flight, 10, "the delivery in the board")
         assert [(one.handler, one.message_id, one.delivery_tag) for one in held] == [("hold", "m-7", 1)]
         release.set()
         await until(lambda: not worker.slot.told.in_flight(), 10, "the board to be empty")

@@ -110,7 +110,7 @@ async def test_kill_switch_of_a_station_that_is_held_does_nothing_any_more() -> 
     for bodies, what_was_done in (((b"", b"slow"), ["pause"]), ((b"slow",), [])):
         runner = at_work(handlers).runner
         done: list[str] = []
-        runner.guard(
+        runner.breaker.steer(
             lambda reason, done=done: done.append("pause"),
             lambda reason, done=done: done.append("resume"),
             lambda most: None,

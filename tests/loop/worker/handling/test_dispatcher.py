@@ -169,7 +169,7 @@ async def test_trial_of_a_kill_switch_is_not_held_up_by_a_stuck_handler() -> Non
 
     bench = at_work(handlers, grace_s=0.02)
     resumed: list[str] = []
-    bench.runner.guard(lambda reason: None, resumed.append, lambda most: None)
+    bench.runner.breaker.steer(lambda reason: None, resumed.append, lambda most: None)
     channel = Channel()
     tags = deliveries(channel, 20)
     for delivery in tags[:7]:
@@ -201,7 +201,7 @@ async def test_what_starts_in_the_place_of_a_stuck_handler_has_its_deadline_too(
 
     bench = at_work(handlers, grace_s=0.02)
     resumed: list[str] = []
-    bench.runner.guard(lambda reason: None, resumed.append, lambda most: None)
+    bench.runner.breaker.steer(lambda reason: None, resumed.append, lambda most: None)
     channel = Channel()
     first, *others = deliveries(channel, 3)
     bench.runner.admit(first)
@@ -232,7 +232,7 @@ async def test_trial_that_gets_stuck_has_failed() -> None:
     bench = at_work(handlers, grace_s=0.02)
     paused: list[str] = []
     resumed: list[str] = []
-    bench.runner.guard(paused.append, resumed.append, lambda most: None)
+    bench.runner.breaker.steer(paused.append, resumed.append, lambda most: None)
     first, second = deliveries(Channel(), 2)
     bench.runner.admit(first)
     await until(lambda: resumed, 5, "the trial")

@@ -425,7 +425,7 @@ async def test_kill_switch_that_fails_takes_nothing_from_the_delivery(
     async def take_it(body: bytes) -> None: ...
 
     bench, channel = at_work(handlers), Channel()
-    bench.runner.guard(lambda _: None, lambda _: None, lambda _: None)
+    bench.runner.breaker.steer(lambda _: None, lambda _: None, lambda _: None)
     await take(bench, deliveries(channel, 40, b"1"))
     assert len(channel.acked) == 40
     assert 1 <= caplog.text.count("the circuit breaker of queue queue failed") <= 10
