@@ -1,8 +1,8 @@
-"""Whether the words of a slot make sense: what its worker has written is looked at here before the master believes it.
+"""The check of a slot's words, before the master believes what the worker has written.
 
 A worker runs code of others, some of it native, and may write anything to its slot. The master kills a worker whose
-slot makes no sense, and believes of what it wrote only those words that make sense by themselves. What is no word
-(texts, deliveries in flight) is read so that any bytes of it do no harm, see `reading`.
+slot makes no sense, and believes only those of its words that make sense by themselves. Texts and deliveries in flight
+are read so that any bytes do no harm, see `reading`.
 
 Pure.
 """
@@ -18,13 +18,13 @@ from mxworker.board.lifecycle import Wish, WorkerState
 COUNTERS = (Word.ACKED, Word.REQUEUED, Word.RETRIED, Word.REJECTED, Word.QUARANTINED, Word.STALE)
 
 _MOST_COUNTED = 1 << 53
-_MOST_SINCE_LOOK = (
-    1 << 32
-)  # a look is due at least once in a heartbeat timeout; 1,000,000 a second for an hour are less
-_BEYOND_TIMEOUT_NS = 120 * 1_000_000_000  # a worker that has drained promises a minute more than its drain may take
+_MOST_SINCE_LOOK = 1 << 32  # more than 1,000,000 a second for an hour; the master looks at least once in a timeout
+_BEYOND_TIMEOUT_NS = (
+    120 * 1_000_000_000
+)  # a worker that has drained promises its next beat a minute after the end of its drain
 _MOST: Mapping[Word, int] = MappingProxyType(
     {
-        Word.PID: 1 << 22,  # the most that the kernel gives (proc(5), pid_max)
+        Word.PID: 1 << 22,  # the largest that the kernel gives, see pid_max in proc(5)
         Word.STATE: max(WorkerState),
         Word.WISH: max(Wish),
         Word.IS_BURST_OVER: 1,
@@ -42,15 +42,15 @@ _NEVER_FALL = frozenset({*COUNTERS, Word.EVER_READY, Word.PLACES_USED, Word.CLEA
 
 
 def latest_deadline_ns(now_ns: int, *timeouts_s: float) -> int:
-    """Return the latest instant by which a worker with these timeouts may promise to beat."""
+    """Return the latest heartbeat deadline that a worker with these timeouts may write."""
     return now_ns + round(max(timeouts_s) * 1e9) + _BEYOND_TIMEOUT_NS
 
 
 def check(words: Sequence[int], before: Sequence[int], places: int, latest_deadline_ns: int) -> str | None:
-    """Return which word of a slot makes no sense, and why; None when all do.
+    """Return which word of a slot makes no sense, and why; None when all of them make sense.
 
-    `before` are the words of the last look at the same process. The slot has so many `places`, and no worker promises
-    to beat later than at `latest_deadline_ns`.
+    `before` are the words at the last look at the same process, `places` is the number of the slot's places, and
+    `latest_deadline_ns` is the latest heartbeat deadline that makes sense.
     """
     for word in Word:
         fault = _fault(word, words[word], before[word], places, latest_deadline_ns)
@@ -61,7 +61,7 @@ def check(words: Sequence[int], before: Sequence[int], places: int, latest_deadl
 
 
 def believed(words: Sequence[int], before: Sequence[int], places: int, latest_deadline_ns: int) -> list[int]:
-    """Return of each word of a slot the value that makes sense: the present one, or else that of the last look."""
+    """Return for each word of a slot the present value if it makes sense, and else that of the last look."""
     latest = list(before)
     for word in Word:
         if _fault(word, words[word], before[word], places, latest_deadline_ns) is None:

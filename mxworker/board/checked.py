@@ -1,4 +1,4 @@
-"""The slots of the board as the master reads them: what is told there, as far as it makes sense, see `check`."""
+"""The slots of the board as the master reads them: only words that make sense are believed, see `check`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from mxworker.board.slot import BoardSlot
 
 
 class CheckedSlot:
-    """A slot as the master reads it: what was told at the last look, as far as it made sense."""
+    """A slot as the master reads it: the words of the last look, as far as they made sense."""
 
     def __init__(self, slot: BoardSlot) -> None:
         self._slot = slot
         self._cleared = 0
         self.fault: str | None = None
-        """Which word of the present worker made no sense, and why; all that it has written since is not looked at."""
+        """Which word of the present worker made no sense, and why. What it writes after that is ignored."""
         self._believe(bytes(WORDS))
 
     def prepare(self, generation: int, is_on_trial: bool, boot_deadline_ns: int) -> None:
@@ -28,9 +28,9 @@ class CheckedSlot:
         self._believe(self._slot.words.tolist())
 
     def look(self, latest_deadline_ns: int) -> str | None:
-        """Take in what the worker tells now, and return its `fault`; see `check`. Takes about 10 us.
+        """Read the slot, and return its `fault`; see `check`. Takes about 10 us.
 
-        Of a slot that makes no sense as a whole, the words are believed that make sense by themselves.
+        When the slot as a whole makes no sense, the words that make sense by themselves are still believed.
         """
         if self.fault is None:
             bounds = self.told.words, self.told.places, latest_deadline_ns
@@ -40,13 +40,13 @@ class CheckedSlot:
         return self.fault
 
     def new_clearings(self) -> list[tuple[int, int]]:
-        """Return the requests to clear a suspect that the last look has found, each once."""
+        """Return the requests to clear a suspect that are new since the last call."""
         found = self.told.clearings(self._cleared)
         self._cleared = self.told.words[Word.CLEARINGS]
         return found
 
     def grant(self, request: int) -> None:
-        """Let the worker run the suspect alone for which it has asked by this number."""
+        """Grant the worker's request of this number to run a suspect alone."""
         self._slot.given[Given.ISOLATION_GRANTED] = request
 
     def _believe(self, words: Sequence[int]) -> None:

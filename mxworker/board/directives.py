@@ -1,7 +1,7 @@
-"""Directives: what the master wants of all its workers until it says otherwise. They stand on the board.
+"""Directives: what the master tells all its workers to do until further notice. They are on the board.
 
-The master alone writes them, and then sends the workers SIGURG, at which they look. A worker also looks when it starts,
-so that one that is started later obeys as well, and at each beat, so that a signal that came too early costs a second.
+Only the master writes them. Then it sends the workers SIGURG, and they read them. A worker also reads them when it
+starts, so that a later worker follows them too, and at each heartbeat, so that a lost signal costs at most a second.
 
 Layout, before the slots of the board:
 
@@ -11,8 +11,8 @@ Layout, before the slots of the board:
     paused     64 x 256    a flag, 1 when the entry is taken, and the name of a queue, padded with NUL
     alone      16 x 256    the same
 
-A flag is written last when an entry is taken, and first when it is left. A worker that reads while the entry is taken
-for another queue may all the same see a wrong name; it is told to look once more when all is written.
+The flag is written last when an entry is taken, and first when it is released. A worker that reads while the entry is
+taken for another queue may still see a wrong name; it is told to read again when everything is written.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Word(IntEnum):
 
 
 class Directives:
-    """The part of the board that all workers obey."""
+    """The directives for all workers, as they are on the board."""
 
     def __init__(self, view: memoryview) -> None:
         """Use `view`, of DIRECTIVES_BYTES bytes; all zero means: no directives."""
@@ -52,22 +52,22 @@ class Directives:
 
     @property
     def paused_queues(self) -> tuple[str, ...]:
-        """The queues that shall not be consumed, each named by an order of its own; at most 64."""
+        """The queues that are paused by name; at most 64."""
         return tuple(_name_in(entry) for entry in self._entries if entry[0])
 
     @property
     def alone_queues(self) -> tuple[str, ...]:
-        """The queues whose messages shall run alone, the new ones, too; at most 16."""
+        """The queues whose messages shall all run alone; at most 16."""
         return tuple(_name_in(entry) for entry in self._alone if entry[0])
 
     @property
     def alone_rests(self) -> bool:
-        """Whether nothing of the queues that run alone shall be started now."""
+        """Whether no message of these queues shall start now."""
         return bool(self._words[_Word.ALONE_RESTS])
 
     @property
     def log_level(self) -> int | None:
-        """The level of the root logger, a number of the logging module; None for the one that was set at the start."""
+        """The level of the root logger, as a number of the logging module; None for that of the start."""
         return self._words[_Word.LOG_LEVEL] or None
 
     def wants_paused(self, queue: str) -> bool:
@@ -81,11 +81,11 @@ class Directives:
         self._words[_Word.ALL_PAUSED] = 1
 
     def resume_all(self) -> None:
-        """Take `pause_all` back; what was paused by name stays so."""
+        """Undo `pause_all`. Queues that were paused by name stay paused."""
         self._words[_Word.ALL_PAUSED] = 0
 
     def pause(self, queue: str) -> None:
-        """Have `queue` not consumed until `resume`; again changes nothing.
+        """Have `queue` not consumed until `resume`. A second call changes nothing.
 
         Raises ValueError when 64 others are paused by name, and for a name that no queue can have.
         """
@@ -101,13 +101,13 @@ class Directives:
         free[0] = 1
 
     def resume(self, queue: str) -> None:
-        """Take `pause` of this queue back; nothing when it is not paused by name."""
+        """Undo `pause` of this queue; do nothing when it is not paused by name."""
         for entry in self._entries:
             if entry[0] and _name_in(entry) == queue:
                 entry[0] = 0
 
     def run_alone(self, queues: Collection[str], rests: bool) -> None:
-        """Have all messages of these queues run alone, and those of no other; of more than 16 the first ones.
+        """Have all messages of these queues run alone, and of no others; only the first 16 count.
 
         While `rests`, none of them shall be started.
         """
@@ -127,7 +127,7 @@ class Directives:
 
 
 def no_directives() -> Directives:
-    """Return orders that ask for nothing, for a worker without a master."""
+    """Return empty directives, for a worker without a master."""
     return Directives(memoryview(bytearray(DIRECTIVES_BYTES)))
 
 

@@ -1,21 +1,21 @@
-"""Where what stands in a slot of the board, and in what the master has to say of each.
+"""The layout of a slot of the board, and of the words that the master has for each slot.
 
-Layout of a slot, which its worker alone writes while there is one; the master writes it before, see `page`:
+Only the slot's worker writes these fields while it lives; the master writes them before the fork, see `page`:
 
     field          size          meaning
     -----          ----          -------
     words          64 x 8        see `Word`: state, heartbeat deadline, counters; the rest is spare, and 0
-    note           4096          UTF-8: what the worker wants the master to say for it
-    clearings      256 x 16      a ring: keys of messages that shall be suspect no more, each with the number of a death
+    note           4096          UTF-8: the note that the master logs for the worker
+    clearings      256 x 16      a ring of requests to clear a suspect: its key, and the number of a death
     directory      64 x 64       names of its handlers
     queues         64 x 256      names of their queues, at the same places
-    in-flight      256 x 128     what is known of a started delivery
+    in-flight      256 x 128     the facts of a started delivery
     keys           65536 x 8     see `message_keys`, of each started delivery
 
-A started delivery has a place among the keys until it has finished: a key that is not 0 is a delivery in flight. It is
-counted, and is suspect when the process dies. What has one of the first 256 places is described at the same place of
-the in-flight area as well. From the 65th slot on there are 4096 places. Memory that was never used takes none;
-`Word.PLACES_USED` says how many places were.
+A started delivery has a place among the keys until it has finished, so each key that is not 0 is a delivery in flight.
+Deliveries in flight are counted, and are suspects when the process dies. Those in the first 256 places have their facts
+at the same place of the in-flight area. From the 65th slot on a slot has 4096 places. A page of memory that was never
+written takes no memory, and `Word.PLACES_USED` says how many places were.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from enum import IntEnum, auto
 
 NOTE_BYTES = 4096
 CLEARINGS = 256
-"""How many requests to clear a suspect a slot has room for; the master takes them whenever it looks."""
+"""How many requests to clear a suspect the ring holds; the master takes them whenever it looks."""
 HANDLER_NAMES = 64
 NAME_BYTES = 64
 QUEUE_BYTES = 256  # a queue's name has at most 255 bytes: it is a short string of AMQP
@@ -33,7 +33,7 @@ IN_FLIGHT_ENTRIES = 256
 PLACES = 65_536
 """How many deliveries in flight a slot has places for: as many as the largest prefetch lets there be of one queue."""
 FEWER_PLACES = 4096
-SLOTS_WITH_ALL_PLACES = 64  # all 513 with all would be mappings of 580 MB, which a small machine may refuse
+SLOTS_WITH_ALL_PLACES = 64  # with all places, 513 slots would map 580 MB, which a small machine may refuse
 MESSAGE_ID_BYTES = 96
 
 WORD_BYTES = 8
@@ -48,7 +48,7 @@ QUEUES_AT = NAMES_AT + HANDLER_NAMES * NAME_BYTES
 ENTRIES_AT = QUEUES_AT + HANDLER_NAMES * QUEUE_BYTES
 KEYS_AT = ENTRIES_AT + IN_FLIGHT_ENTRIES * ENTRY_BYTES
 
-SIGN = 1 << 64  # what a negative number of 64 bits is short of when it is read without a sign
+SIGN = 1 << 64  # added to a negative number of 64 bits when it is read as unsigned
 
 
 class Word(IntEnum):
@@ -58,7 +58,7 @@ class Word(IntEnum):
     STATE = auto()
     WISH = auto()
     IS_BURST_OVER = auto()
-    """Whether the worker leaves because it found its queues empty in a burst, and not because somebody told it to."""
+    """Whether the worker leaves because it found its queues empty in a burst, and not because it was told to."""
     RSS_BYTES = auto()
     EVER_READY = auto()
     NOTE_LENGTH = auto()
@@ -71,13 +71,13 @@ class Word(IntEnum):
     ISOLATION_WANTED = auto()
     """The number of a request to run a suspect alone, from 1; 0 while there is none."""
     IS_ALONE = auto()
-    """Whether a suspect runs alone now; then `ALONE_KEY` is its key, as 64 bits without a sign."""
+    """Whether a suspect runs alone now; then `ALONE_KEY` is its key, as 64 unsigned bits."""
     ALONE_KEY = auto()
 
     PLACES_USED = auto()
-    """How many of the places for deliveries in flight were ever used: the others need not be looked at."""
+    """How many of the places for deliveries in flight were ever used; readers skip the others."""
     UNPLACED = auto()
-    """How many deliveries are in flight beside those that have a place."""
+    """How many deliveries in flight have no place."""
     CLEARINGS = auto()
     """How many requests to clear a suspect this process has written; the last ones are in the ring."""
 
@@ -86,7 +86,7 @@ class Word(IntEnum):
 
 
 class Given(IntEnum):
-    """The words that the master has for each slot, among its own."""
+    """The words that the master has for each slot, in its own section."""
 
     GENERATION = 0
     SPAWNS = auto()
@@ -104,5 +104,5 @@ def places_of(slot: int) -> int:
 
 
 def slot_bytes(slot: int) -> int:
-    """Return how large slot number `slot` is."""
+    """Return the size of slot number `slot`."""
     return KEYS_AT + places_of(slot) * WORD_BYTES

@@ -1,19 +1,19 @@
-"""Memory that processes share, in sections: who is forked keeps one of them to write to, and can only read the others.
+"""Memory that processes share, in sections: a forked process can write to one section, and only read the others.
 
-Each section is mapped twice, to be written and to be read. A child gives up the mappings for writing of all sections
-but its own before it runs any code of others (`keep`). What it can only read it cannot make writable again: a section
-is a file in memory that is sealed with F_SEAL_FUTURE_WRITE (Linux 5.1, fcntl(2)) once the creator's mapping for writing
-exists, and the kernel takes mprotect(2) away from mappings that come later. Nobody holds a descriptor of it. Each
-section is a file of its own, since mremap(2) could stretch a mapping for writing over the rest of a common one.
+Each section is mapped twice, for writing and for reading. Before a child runs any code of others, it gives up the
+mappings for writing of all sections but its own (`keep`). It cannot make the mappings for reading writable: a section
+is a file in memory that is sealed with F_SEAL_FUTURE_WRITE (Linux 5.1, fcntl(2)) once its mapping for writing exists,
+and the kernel refuses mprotect(2) for mappings that are made later. No process holds a descriptor of the file. Each
+section is a file of its own, since mremap(2) could stretch a mapping for writing over the rest of a common file.
 
-Where the kernel, or what a container lets through of it, has no such seal, there is one mapping, and the child has it
-protected by mprotect(2): against code that writes where it should not by mistake, and not against code that wants to.
-`weakness` says why then. A process that may trace the creator (ptrace(2)) can change all of it, as everything else.
+Where the kernel or the container has no such seal, there is one mapping, which the child protects by mprotect(2). That
+stops code that writes there by mistake, and not code that means to; `weakness` then says why. A process that may trace
+the creator (ptrace(2)) can change this memory, as it can change everything else.
 
-Both mappings of all sections are one span of addresses each, so a child gives up with two calls whatever their number.
-Memory that was never touched takes none.
+The mappings of all sections are one span of addresses for writing and one for reading, so a child gives them up with
+two calls, whatever their number. Memory that was never touched takes no memory.
 
-Knows nothing about what the sections hold.
+This module does not know what the sections hold.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MAP_NORESERVE = 0x4000
 _PROT_NONE = 0
 _SPAN = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
 
-_LIBC = ctypes.CDLL(None, use_errno=True)  # looked up before any fork: a child must not need the dynamic linker's lock
+_LIBC = ctypes.CDLL(None, use_errno=True)  # loaded before any fork: a child must not need the dynamic linker's lock
 _mmap = _LIBC.mmap
 _mmap.restype = ctypes.c_void_p
 _mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
@@ -45,14 +45,14 @@ _MAP_FAILED = ctypes.c_void_p(-1).value
 
 
 class SharedMemory:
-    """The sections, counted from 0, all zero at first. Make it before the first fork; it is gone with its last user."""
+    """The sections, counted from 0 and all zero. Make it before the first fork; it ends with its last user."""
 
     def __init__(self, sizes_bytes: Sequence[int], may_seal: bool = True) -> None:
         """Map sections of at least these sizes. Raises OSError when there is no room for them."""
         sizes = [-(-size // PAGE_BYTES) * PAGE_BYTES for size in sizes_bytes]
         self._bounds = tuple(pairwise((0, *accumulate(sizes))))
         self.weakness = _why_no_seal() if may_seal else "not asked for"
-        """Why a child could get at what it should only read; empty where it cannot."""
+        """Why a child could write where it should only read; "" where it cannot."""
         flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _MAP_NORESERVE if self.weakness else _SPAN
         self._for_writing = mmap.mmap(-1, sum(sizes), flags=flags)
         self._for_reading = self._for_writing
@@ -62,17 +62,17 @@ class SharedMemory:
                 self._map_file(section, size)
 
     def writable(self, section: int) -> memoryview:
-        """Return a section to be written. You must not touch it in a child that has kept another one."""
+        """Return a section for writing. A child that has kept another section must not touch it."""
         start, end = self._bounds[section]
         return memoryview(self._for_writing)[start:end]
 
     def readable(self, section: int) -> memoryview:
-        """Return a section to be read, by whatever process."""
+        """Return a section for reading, in any process."""
         start, end = self._bounds[section]
         return memoryview(self._for_reading).toreadonly()[start:end]
 
     def keep(self, section: int) -> None:
-        """In a child, be able to write to this section alone from now on. Raises OSError."""
+        """In a child, give up writing to all sections but this one. Raises OSError."""
         start, end = self._bounds[section]
         for first, last in ((0, start), (end, self._bounds[-1][1])):
             if first < last:
@@ -82,7 +82,7 @@ class SharedMemory:
         if self.weakness:
             if _mprotect(address, size, mmap.PROT_READ):
                 raise _os_error("mprotect")
-        else:  # the addresses stay taken: what still wrote there would else hit what is mapped there next
+        else:  # the addresses stay taken, or a stray write would hit what is mapped there next
             _map(address, size, _PROT_NONE, _SPAN, -1)
 
     def _map_file(self, section: int, size: int) -> None:
@@ -98,7 +98,7 @@ class SharedMemory:
 
 
 def _why_no_seal() -> str:
-    """Return why memory cannot be sealed here; empty where it can."""
+    """Return why memory cannot be sealed here; "" where it can."""
     try:
         fd = _memory_file()
     except (AttributeError, OSError) as error:
@@ -122,7 +122,7 @@ def _memory_file() -> int:
 
 
 def _map(address: int, size: int, protection: int, flags: int, fd: int) -> None:
-    """Map anew what is at `address`, see mmap(2)."""
+    """Replace the mapping at `address`, see mmap(2)."""
     if _mmap(address, size, protection, flags | _MAP_FIXED, fd, 0) == _MAP_FAILED:
         raise _os_error("mmap")
 

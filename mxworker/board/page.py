@@ -1,19 +1,19 @@
 """The board: the shared memory through which master and workers see each other.
 
-It is mapped by the master before the first fork and inherited by every worker. It holds the master's section and one
-fixed-size *slot* per worker; nothing in it grows. There are no locks: every word has one writer at a time, and words
-are 8 bytes, aligned, stored in one move. Instants are `time.monotonic_ns()`, which is one clock for all processes of a
-machine. Each process can write to what is its own, and to nothing else, see `memory`:
+The master maps it before the first fork, and every worker inherits it. It holds the master's section and one *slot* of
+fixed size per worker; nothing in it grows. There are no locks: every word has one writer at a time, and words are 8
+bytes, aligned, and stored in one move. Instants are `time.monotonic_ns()`, which is one clock for all processes of a
+machine. Each process can write to its own section only, see `memory`:
 
     section        writer                          what is in it
     -------        ------                          -------------
-    the master's   master                          words of the master, and what it has to say of each slot; the
-                                                   directives, see `directives`; the suspects, see `suspects`
-    a slot         its worker, and the master      what the worker tells of itself, see `layout`
-                   while there is none
+    the master's   master                          the master's words, some of them for each slot; the directives,
+                                                   see `directives`; the suspects, see `suspects`
+    a slot         its worker, and the master      the worker's state, counters and deliveries, see `layout`
+                   while there is no worker
 
-All may read all of it, and tolerate any bytes. The master reads a slot through `CheckedSlot`, which knows what cannot
-be true.
+Every process may read everything, and tolerates any bytes. The master reads a slot through `CheckedSlot`, which
+refuses what cannot be true.
 """
 
 from __future__ import annotations
@@ -46,8 +46,7 @@ class _Head(IntEnum):
 class Board:
     """The shared memory with its slots, numbered from 1.
 
-    Made by the master. A process that was forked from it takes what is its own by `of_worker`; `close` is never needed
-    (the kernel unmaps it at exit).
+    The master makes it, and a worker takes its own view by `of_worker`. There is no `close`: the kernel unmaps it.
     """
 
     def __init__(self, slots: int, may_seal: bool = True) -> None:
@@ -72,7 +71,7 @@ class Board:
 
     @property
     def weakness(self) -> str:
-        """Why code in a worker could get at more than what is its own; empty where it cannot."""
+        """Why code in a worker could write to other sections; "" where it cannot."""
         return self._memory.weakness
 
     @property
@@ -95,7 +94,7 @@ class Board:
     def used(self) -> Iterator[BoardSlot]:
         """Yield the slots that ever had a process; they are filled from the first one on.
 
-        The others are not even looked at: a page that nobody has touched takes no memory.
+        The other slots are not read: a page of memory that nobody has touched takes no memory.
         """
         return takewhile(lambda slot: slot.given[Given.SPAWNS], map(self.slot, self._numbers))
 
@@ -114,11 +113,11 @@ class Board:
         return checked
 
     def told(self, number: int) -> Told:
-        """Return what the worker of a slot has told, as of the last look."""
+        """Return what the worker of a slot had written at the last look."""
         return self.checked(number).told
 
     def note_ever_ready(self) -> None:
-        """Have all know that a worker has consumed from all its queues."""
+        """Note that a worker has consumed from all its queues, for all processes to see."""
         self._words[_Head.EVER_READY] = 1
 
     # ---- a worker's side
@@ -126,8 +125,8 @@ class Board:
     def of_worker(self, number: int) -> Board:
         """Return the board for the worker in slot `number`: it can write to that slot, and read the rest.
 
-        Call in the child, before any code of others is loaded. You must not use the board that the parent has made any
-        more. Raises OSError.
+        Call in the child, before any code of others is loaded. The child must not use the parent's board after that.
+        Raises OSError.
         """
         memory = self._memory
         memory.keep(number)

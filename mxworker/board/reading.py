@@ -1,7 +1,7 @@
-"""What a slot of the board says: read off its words, and off the areas that belong to them.
+"""Reading a slot of the board: its words, and the areas that belong to them.
 
-Invariant: a reader may find an entry or a note half written (its writer was killed in the middle), and any bytes at
-all (its writer runs code of others), so no length, number or text is trusted: it is bounded, and made printable.
+A reader may find an entry or a note half written, when its writer was killed in the middle, and any bytes at all, since
+its writer runs code of others. So no length, number or text is trusted: each is bounded, and made printable.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from mxworker.board.lifecycle import Wish, WorkerState
 from mxworker.system.printable import by_line, foreign
 
 NO_KEY = 1
-"""The key of a delivery of which nobody will ask."""
+"""The key of a delivery that cannot become a suspect."""
 
 _STATES = {int(state): state for state in WorkerState}
 _WISHES = {int(wish): wish for wish in Wish}
@@ -43,7 +43,7 @@ _WISHES = {int(wish): wish for wish in Wish}
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """One started delivery, as the board tells it."""
+    """One started delivery, as it is on the board."""
 
     handler: str
     queue: str
@@ -59,7 +59,7 @@ class Told:
     """What a worker tells of itself in its slot."""
 
     def __init__(self, words: Sequence[int], view: memoryview) -> None:
-        """Read `words`, those of the slot or a copy of them, and the other areas of the slot, which is `view`."""
+        """Read `words`, which are those of the slot or a copy, and the other areas of the slot in `view`."""
         self.words = words
         self._view = view
         self._clearings = view[CLEARINGS_AT:NAMES_AT].cast("q")
@@ -72,7 +72,7 @@ class Told:
 
     @property
     def state(self) -> WorkerState:
-        """What the worker says it does."""
+        """The state that the worker has written."""
         return _STATES.get(self.words[Word.STATE], WorkerState.VACANT)
 
     @property
@@ -97,14 +97,14 @@ class Told:
 
     @property
     def note(self) -> str:
-        """What the worker wants said for it: why it cannot start, or what it consumes."""
+        """The note that the master logs for the worker: why it cannot start, or what it consumes."""
         length = min(self.words[Word.NOTE_LENGTH], NOTE_BYTES)
         return by_line(bytes(self._view[NOTE_AT : NOTE_AT + length]).decode("utf-8", "replace"))
 
     # ---- deliveries in flight
 
     def in_flight(self) -> list[InFlight]:
-        """Return what is known of deliveries that were started and not yet finished, 256 at most, oldest first."""
+        """Return the facts of at most 256 deliveries in flight, the oldest first."""
         found = []
         for place, key in enumerate(self._keys[: min(self.places_used, IN_FLIGHT_ENTRIES)]):
             if key:
@@ -117,24 +117,24 @@ class Told:
         return sorted(found, key=lambda delivery: delivery.started_ns)
 
     def keys_in_flight(self) -> list[int]:
-        """Return the keys of all deliveries that were started and not yet finished, as far as they have a place."""
+        """Return the keys of all deliveries in flight that have a place."""
         return [key for key in self._keys[: self.places_used].tolist() if key]
 
     @property
     def in_flight_count(self) -> int:
-        """How many deliveries were started and not yet finished."""
+        """How many deliveries are in flight."""
         return self.places_used - self._keys[: self.places_used].tolist().count(0) + self.words[Word.UNPLACED]
 
     def has_started(self, key: int) -> bool:
-        """Whether a delivery of the message with this key was started and not yet finished."""
+        """Whether a delivery of the message with this key is in flight."""
         keys, wanted = bytes(self._keys[: self.places_used]), key.to_bytes(WORD_BYTES, "little", signed=True)
         at = keys.find(wanted)
-        while at % WORD_BYTES and at != -1:  # it lies across two keys
+        while at % WORD_BYTES and at != -1:  # these bytes lie across two keys
             at = keys.find(wanted, at + 1)
         return at != -1
 
     def queues_in_flight(self) -> Counter[str]:
-        """Count the deliveries in flight of each queue that the board can name."""
+        """Return how many deliveries are in flight of each queue that the board can name."""
         named = set(self.queues())
         return Counter(held.queue for held in self.in_flight() if held.queue in named)
 
@@ -160,9 +160,9 @@ class Told:
         return next((held.queue for held in self.in_flight() if held.key == key), None) if key is not None else None
 
     def clearings(self, after: int) -> list[tuple[int, int]]:
-        """Return the requests to clear a suspect that came after so many: keys, each with the number of a death.
+        """Return the requests to clear a suspect after the first `after`: keys, each with the number of a death.
 
-        Of more than 256 the oldest are lost, and what they are for stays suspect.
+        When there are more than 256 new requests, the oldest are lost, and their messages stay suspects.
         """
         count = self.words[Word.CLEARINGS]
         places = [number % CLEARINGS * CLEARING_WORDS for number in range(max(after, count - CLEARINGS), count)]
@@ -177,7 +177,7 @@ class Told:
         return bool(queue) and any(names[at : at + QUEUE_BYTES] == raw for at in range(0, len(names), QUEUE_BYTES))
 
     def queues(self) -> list[str]:
-        """Return the queues of the handlers in the directory, as they are; empty before the worker has named them."""
+        """Return the queues of the handlers in the directory; empty before the worker has named them."""
         return [name for index in range(HANDLER_NAMES) if (name := self._queue_name(index))]
 
     def _handler_name(self, index: int) -> str:

@@ -1,6 +1,6 @@
-"""A slot of the board, as its worker writes it. What stands where: see `layout`.
+"""A slot of the board, as its worker writes it. Its fields are those of `layout`.
 
-The worker's writes are plain stores, for they are on the way of each delivery.
+The worker's writes are plain stores, since every delivery makes some.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from mxworker.board.suspects import Suspects
 NO_ENTRY = -1
 
 _KEPT = (*COUNTERS, Word.EVER_READY)
-"""What belongs to the slot, and not to the process."""
+"""The words that belong to the slot and not to the process."""
 
 
 class BoardSlot:
@@ -77,8 +77,8 @@ class BoardSlot:
     ) -> None:
         """Make the slot ready for a new process. Call before the fork, after the former process was reaped.
 
-        Counters and EVER_READY stay, for they belong to the slot and not to the process: as they are in the words that
-        are `kept`, by default in those of the slot.
+        Counters and EVER_READY belong to the slot and not to the process, so they stay: with their values in `kept`,
+        or by default in the slot.
         """
         latest = self.words.tolist() if kept is None else kept
         used = max(self.told.places_used, min(latest[Word.PLACES_USED], self.told.places))
@@ -116,7 +116,7 @@ class BoardSlot:
         return bool(self.given[Given.ON_TRIAL])
 
     def look(self, latest_deadline_ns: int) -> str | None:
-        """Return which word of this slot makes no sense, see `check`; None when all do. Takes about 10 us."""
+        """Return which word of this slot makes no sense, see `check`, or None. Takes about 10 us."""
         words = self.words.tolist()
         fault = check(words, self._at_last_look or words, self.told.places, latest_deadline_ns)
         if fault is None:
@@ -126,14 +126,14 @@ class BoardSlot:
     def is_started_elsewhere(self, key: int) -> bool:
         """Whether a process of another slot, alive or not yet reaped, has started the message with this key.
 
-        Takes about 1 us for each worker, 50 us if that had 65,536 in flight, so ask for what is delivered again alone.
+        Takes about 1 us for each worker, 50 us for one with 65,536 deliveries in flight: ask only for a redelivery.
         """
         return any(
             other.words[Word.PID] and other.told.has_started(key) for other in self._used_slots() if other is not self
         )
 
     def write_state(self, state: WorkerState) -> None:
-        """Tell what the worker does now."""
+        """Write the state of the worker."""
         self.words[Word.STATE] = state
 
     def beat(self, deadline_ns: int) -> None:
@@ -141,7 +141,7 @@ class BoardSlot:
         self.words[Word.DEADLINE_NS] = deadline_ns
 
     def write_note(self, text: str) -> None:
-        """Leave `text` for the master to print; it is cut at 4096 bytes."""
+        """Leave a note for the master to log; it is cut at 4096 bytes."""
         raw = text.encode("utf-8", "replace")[:NOTE_BYTES]
         self.view[NOTE_AT : NOTE_AT + len(raw)] = raw
         self.words[Word.NOTE_LENGTH] = len(raw)
@@ -164,13 +164,13 @@ class BoardSlot:
                 self.view,
                 ENTRIES_AT + place * ENTRY_BYTES,
                 handler if handler < HANDLER_NAMES else 255,
-                len(message_id),  # as it is: the reader knows how much of it there is place for
+                len(message_id),  # the reader cuts the id to the size of its field
                 attempt,
                 tag,
                 started_ns,
                 message_id,
             )
-        self._keys[place] = key  # last: from now on it counts
+        self._keys[place] = key  # written last: from now on the delivery counts
         return place
 
     def _fresh_place(self) -> int:
@@ -181,13 +181,13 @@ class BoardSlot:
         return self._used - 1
 
     def show_alone(self, key: int | None) -> None:
-        """Tell that the suspect with `key` runs alone from now on, or with None that nothing does any more."""
+        """Show that the suspect with `key` runs alone from now on; with None, that no suspect does."""
         if key is not None:
             self.words[Word.ALONE_KEY] = key % SIGN
         self.words[Word.IS_ALONE] = key is not None
 
     def leave(self, place: int) -> None:
-        """Record that the delivery of `place`, as returned by `enter`, has finished."""
+        """Record that a delivery has finished; `place` is what `enter` returned."""
         if place == NO_ENTRY:
             self.words[Word.UNPLACED] -= 1
             return
@@ -195,7 +195,7 @@ class BoardSlot:
         self._free.append(place)
 
     def ask_to_clear(self, key: int, death: int) -> None:
-        """Ask the master to take a message off the table of suspects, on which it is because of this death."""
+        """Ask the master to clear a message that is a suspect because of this death."""
         count = self.words[Word.CLEARINGS]
         at = count % CLEARINGS * CLEARING_WORDS
         self._clearings[at] = key

@@ -1,8 +1,8 @@
 """The messages that were started when a worker died: a table in the board, written by the master, read by workers.
 
-A message that kills its process comes back, and would kill the next one, for ever. So all that a dead worker had
-started is *suspect*: it runs alone in its process when it comes again (`worker.isolation`), which clears the innocent,
-and convicts the one that kills again. A message is known by its key, see `message_keys`.
+A message that kills its process comes back, and would kill the next one, for ever. So all messages that a dead worker
+had started are *suspects*. A suspect that is delivered again runs alone in its process (`worker.handling.isolation`).
+That clears the innocent ones, and convicts the one that kills again. A message is known by its key, see `message_keys`.
 
 Layout, all words of 8 bytes, signed:
 
@@ -12,13 +12,13 @@ Layout, all words of 8 bytes, signed:
     entries     65536 x 10    one for each suspect, see the words below
     stacks      32 x 4096     number of the death, length, text: those of the last deaths
 
-An entry is live while its death is not 0 and is not the one that was cleared. The master sets the death to 0 before it
-changes anything else of an entry and to its number afterwards, so a reader that finds the same number before and after
-has read one state of it. The worker that holds a message unacked, which is one at a time, asks the master to clear it,
-see `BoardSlot.ask_to_clear`, and says because of which death it was suspect: one that has killed again meanwhile stays.
+An entry is live while its death is not 0 and was not cleared. The master sets the death to 0 before it changes anything
+else of an entry, and to its number afterwards, so a reader that finds the same number before and after has read one
+state of the entry. The one worker that holds a message unacked asks the master to clear it, see
+`BoardSlot.ask_to_clear`, and names the death for which it was a suspect: a message that has killed again stays one.
 
-The table forgets with the master, and forgets the oldest when it is full: then a message has new tries. It is as large
-as what one worker may have started. An entry that was never used takes no memory.
+The table ends with the master, and loses its oldest entry when it is full; such a message has new tries. The table is
+as large as the number of messages that one worker may have started. An entry that was never used takes no memory.
 
 Pure, but for the memory it is given.
 """
@@ -48,8 +48,8 @@ TABLE_BYTES = _STACKS_AT + STACKS * _STACK_RECORD_BYTES
 class Death:
     """How a worker died. `status` is an exit code or minus a signal number, `at_s` whole seconds since 1970.
 
-    `peak_rss_bytes` is the most memory it ever had, by the kernel's account; `stack` what it could still say of itself.
-    `is_hang` says that the master ended it, because it hung.
+    `peak_rss_bytes` is the most memory that it ever had, by the kernel's account; `stack` is its last stack, if any.
+    `is_hang` says that the master ended it because it hung.
     """
 
     status: int
@@ -62,7 +62,7 @@ class Death:
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A message that was started when a worker died, as the table has it.
+    """A message that was started when a worker died, as it is in the table.
 
     `kills` counts such deaths, and `last` is the newest of them; `was_alone` says whether nothing else ran then.
     `death` is its number.
@@ -89,7 +89,7 @@ def in_words(status: int) -> str:
 
 
 class Suspects:
-    """The table. Made before the first fork; what is entered later, all processes see."""
+    """The table. Make it before the first fork; then all processes see what is entered later."""
 
     def __init__(self, view: memoryview) -> None:
         """Lay the table out in `view`, `TABLE_BYTES` of zeros."""
@@ -110,9 +110,9 @@ class Suspects:
     # ---- the master's side
 
     def enter(self, keys: Iterable[int], alone_key: int | None, death: Death) -> tuple[int, int]:
-        """Enter what a dead worker had started; `alone_key` is what ran alone in it.
+        """Enter the messages that a dead worker had started; `alone_key` is the key of the one that ran alone.
 
-        Returns how many there are, and how many of them were suspect before.
+        Returns the number of these messages, and the number of them that were suspects before.
         """
         number = self.deaths + 1
         self._write_stack(number, death.stack)
@@ -130,13 +130,13 @@ class Suspects:
         return count, known
 
     def clear(self, key: int, death: int) -> None:
-        """Take a message off the table that is on it because of this death; a later one keeps it there."""
+        """Clear a message that is a suspect because of this death. A later death keeps it a suspect."""
         at = self._places.get(key)
         if at is not None and self._words[at + _DEATH] == death:
             self._words[at + _CLEARED] = death
 
     def _place(self, key: int, cleared: Iterator[int]) -> int:
-        """Return where the entry of `key` is or shall be, and make it the newest. `cleared` are others that were."""
+        """Return the place of the entry of `key`, and make it the newest. `cleared` are keys that may be replaced."""
         places = self._places
         at = places.pop(key, None)
         if at is None and len(places) < SUSPECTS:
@@ -148,7 +148,7 @@ class Suspects:
         return at
 
     def _dispensable(self, cleared: Iterator[int]) -> int:
-        """Return a key that was cleared, or else the one that has been suspect for longest."""
+        """Return a key that was cleared, or else the oldest."""
         still = (key for key in cleared if key in self._places and not self._is_live(self._places[key]))
         return next(still, next(iter(self._places)))
 
@@ -171,7 +171,7 @@ class Suspects:
     # ---- a worker's side
 
     def find(self, key: int) -> Suspect | None:
-        """Return what is known of a message, None when it is above suspicion."""
+        """Return the suspect with this key, or None."""
         if self._found_deaths != self.deaths:
             self._found_deaths = self.deaths
             self._found = {self._words[at + _KEY]: at for at in self._entries() if self._is_live(at)}
@@ -186,12 +186,12 @@ class Suspects:
         return _suspect(words)
 
     def forget(self, key: int, death: int) -> None:
-        """Do not find a message any more because of this death; for the time until the master has cleared it."""
+        """Find a message no more because of this death, until the master has cleared it."""
         if key in self._found:
             self._forgotten[key] = death
 
     def stack(self, death: int) -> str:
-        """Return what the worker of a death said of itself; "" when it said nothing, or too many have died since."""
+        """Return the stack that a dead worker left; "" when it left none, or 32 workers have died since."""
         at = death % STACKS * _STACK_RECORD_BYTES
         record = bytes(self._stacks[at : at + _STACK_RECORD_BYTES])
         if int.from_bytes(record[:8], "little") != death:
