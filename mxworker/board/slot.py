@@ -35,6 +35,8 @@ from mxworker.board.suspects import Suspects
 
 NO_ENTRY = -1
 
+_pack_entry = ENTRY.pack_into  # once: CPython looks up methods of imported names the slow way
+
 _KEPT = (*COUNTERS, Word.EVER_READY)
 """The words that belong to the slot and not to the process."""
 
@@ -160,7 +162,7 @@ class BoardSlot:
             if place == NO_ENTRY:
                 self.words[Word.UNPLACED] += 1
                 return NO_ENTRY
-            ENTRY.pack_into(
+            _pack_entry(
                 self.view,
                 ENTRIES_AT + place * ENTRY_BYTES,
                 handler if handler < HANDLER_NAMES else 255,

@@ -521,8 +521,9 @@ async def test_close_ends_what_starts(tmp_path: Path) -> None:
 
 
 def app_children() -> list[Process]:
-    """Return the members among our children."""
-    return [child for child in children(os.getpid()) if "cpu" in _command(child)]
+    """Return the members among our children, before and after they have set their title."""
+    marks = ("mxworker.worker.cpu", "mxworker: worker")  # a RabbitMQ among our children has `cpu` in its options, too
+    return [child for child in children(os.getpid()) if any(mark in _command(child) for mark in marks)]
 
 
 def _command(process: Process) -> str:
