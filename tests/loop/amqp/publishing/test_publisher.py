@@ -217,9 +217,9 @@ async def test_channel_closed_in_the_middle_is_replaced_and_its_publishes_are_un
 
 
 @on_both_loops
-async def test_publish_of_the_turn_in_which_its_channel_ended_is_not_written_there() -> None:
+async def test_publish_of_the_turn_in_which_its_channel_ended_is_not_written_there_and_not_lost() -> None:
     confirming = Confirming()
-    async with publishing(confirming, max_in_flight=1, retry_unconfirmed=True) as publisher:
+    async with publishing(confirming, max_in_flight=1, attempts=1) as publisher:
         first = publisher.publish_nowait("first", routing_key="q")
         (sent,) = await confirming.until(1)
         second = asyncio.create_task(publisher.publish("second", routing_key="q"))
