@@ -1,7 +1,7 @@
-"""Why an application cannot be loaded, told the way its author needs it: the frames of their code, none of ours.
+"""Error texts for applications that cannot be loaded: they show the frames of the author's code, and none of ours.
 
-Besides the frames there are hints: at the file of theirs that has the name of another module, and at the directory in
-which a module that was not found is. Names of files and modules, and lines of code, are `foreign` text.
+The texts also have hints: a file of the author's may have the name of another module, and a module that was not found
+may be in another directory. Names of files and modules, and lines of code, are `foreign` text.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ _SOURCES = "src"
 
 @contextmanager
 def faults_told(app: str) -> Iterator[None]:
-    """Turn whatever fails inside the block, and is not told yet, into an AppLoadError."""
+    """Turn every failure inside the block that is no error of ours into an AppLoadError."""
     try:
         yield
     except MxWorkerError:
         raise
     except Exception as error:
-        log.debug("%s cannot be made ready", app, exc_info=True)  # with our frames, in which a bug of ours would be
+        log.debug("%s cannot be made ready", app, exc_info=True)  # with our frames, for a bug of ours
         headline = f"'{foreign(app)}' cannot be made ready, by a fault in it or in mxworker (see --log-level debug):"
         raise AppLoadError(failure_in_app(headline, error)) from error
 
 
 def import_failure(target: str, error: BaseException, folders: Iterable[Path]) -> str:
-    """Return why `target` failed to import; its modules are looked for in `folders` first."""
+    """Return why `target` failed to import; modules are searched in `folders` first."""
     text = failure_in_app(f"'{foreign(target)}' was found but failed to import:", error)
     hint = next((hint for folder in folders if (hint := _hint(error, folder))), "")
     return f"{text}\n  {hint}" if hint else text
@@ -71,7 +71,7 @@ def failure_in_app(headline: str, error: BaseException) -> str:
 
 
 def place_in_app(headline: str, frames: Iterable[traceback.FrameSummary]) -> str:
-    """Return `headline`, and under it those of `frames` that are the application's; the innermost is the last."""
+    """Return `headline`, and under it those of `frames` that are the application's, the innermost last."""
     return "\n".join([headline, *_shown(frame for frame in frames if not frame.filename.startswith(_ASYNCIO))])
 
 
@@ -81,12 +81,12 @@ def _shown(frames: Iterable[traceback.FrameSummary]) -> list[str]:
 
 
 def _is_users(filename: str) -> bool:
-    """Whether a frame is of the application, or of a library it uses: not of ours, nor of what leads from us to it."""
+    """Whether a frame belongs to the application or a library that it uses, and not to the way from us to it."""
     return not filename.startswith(("<frozen ", "<string>", OUR_FOLDER)) and not filename.endswith(_BETWEEN)
 
 
 def shorten(filename: str | Path) -> str:
-    """Return a path as it is seen from the current directory, printable."""
+    """Return a path relative to the current directory if it is below it, printable."""
     path = Path(filename)
     return foreign(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else filename)
 
@@ -102,7 +102,7 @@ def module_file(folder: Path, name: str) -> Path | None:
 
 
 def mistaken_for(module: ModuleType, folder: Path) -> str:
-    """Return what to do when `module` is not the file of its name in `folder`; empty when it is, or there is none."""
+    """Return what hides the file in `folder` that has the name of `module`; "" when nothing does."""
     file = module_file(folder, module.__name__)
     if file is None or _is_file(module, file):
         return ""
@@ -111,7 +111,7 @@ def mistaken_for(module: ModuleType, folder: Path) -> str:
 
 
 def package_mistaken_for(name: str, folder: Path) -> str:
-    """Return what the package of the module `name` is, when that is in `folder` and is not found; empty otherwise."""
+    """Return what hides the package of the module `name` in `folder`; "" when nothing does."""
     top = name.partition(".")[0]
     package = sys.modules.get(top)
     if package is None or module_file(folder, name) is None or str(folder / top) in getattr(package, "__path__", ()):
@@ -120,7 +120,7 @@ def package_mistaken_for(name: str, folder: Path) -> str:
 
 
 def is_taken(name: str, file: Path) -> bool:
-    """Whether `name` means another module than `file`, for whoever imports it."""
+    """Whether an import of `name` gives another module than `file`."""
     if name in sys.stdlib_module_names or name == _OUR_NAME:
         return True
     if name in sys.modules:
@@ -132,7 +132,7 @@ def is_taken(name: str, file: Path) -> bool:
 
 
 def _hint(error: BaseException, folder: Path) -> str:
-    """Return what the names of the files in `folder` have to do with `error`, if anything."""
+    """Return a hint when the names of the files in `folder` explain `error`, and "" otherwise."""
     if isinstance(error, ImportError) and error.msg.startswith("attempted relative import with no known parent"):
         return _inside_of_package(folder)
     for name in _modules_in(error):
@@ -150,7 +150,7 @@ def _hint(error: BaseException, folder: Path) -> str:
 
 
 def _inside_of_package(folder: Path) -> str:
-    """Return how to load a file of the package that `folder` is as what it is; empty when it is none."""
+    """Return how to load a module of the package that `folder` is; "" when it is no package."""
     if not (folder / "__init__.py").is_file():
         return ""
     return (
@@ -159,7 +159,7 @@ def _inside_of_package(folder: Path) -> str:
 
 
 def _modules_in(error: BaseException) -> Iterator[str]:
-    """Yield the names of the modules in which something was missing."""
+    """Yield the names of the modules from which a name could not be imported."""
     if isinstance(error, ImportError) and error.name:
         yield error.name.partition(".")[0]
     if isinstance(error, AttributeError) and isinstance(error.obj, ModuleType):
@@ -167,7 +167,7 @@ def _modules_in(error: BaseException) -> Iterator[str]:
 
 
 def _standing_before(folder: Path) -> Iterator[str]:
-    """Yield each file in `folder` that was imported instead of a module of Python's own."""
+    """Yield a text for each file in `folder` that was imported instead of a module of Python's own."""
     for name in sorted(sys.stdlib_module_names & sys.modules.keys()):
         file = module_file(folder, name)
         if file is not None and _is_file(sys.modules[name], file) and (other := _other(name, folder)) is not None:
@@ -179,17 +179,17 @@ def _stands_before(name: str, file: Path, other: str) -> str:
 
 
 def _where_else(name: str, folder: Path) -> str:
-    """Return that a module that was not found is in `folder` or below it; empty when it is in neither."""
+    """Return where in or below `folder` a module is that was not found; "" when it is in neither."""
     place = next((place for place in (folder, folder / _SOURCES) if module_file(place, name) is not None), None)
     return f"'{foreign(name)}' is in {shorten(place)}: add --app-dir {shorten(place)}." if place is not None else ""
 
 
 def _other(name: str, folder: Path) -> str | None:
-    """Return where a module `name` is that is not in `folder`; None when there is no other."""
+    """Return where another module `name` is, outside of `folder`; None when there is none."""
     if name in sys.builtin_module_names:
         return ""
     elsewhere = [entry for entry in sys.path if Path(entry or ".").resolve() != folder.resolve()]
-    with suppress(Exception):  # finders may be anybody's
+    with suppress(Exception):  # a finder may be the code of others
         spec = PathFinder.find_spec(name, elsewhere)
         return spec.origin if spec is not None else None
     return None

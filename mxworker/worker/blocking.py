@@ -1,6 +1,6 @@
-"""What blocks the event loop, going by the stack of its thread and the task that runs: a handler, or what else.
+"""What blocks the event loop, by the stack of its thread and the task that runs: a handler, or something else.
 
-Called from another thread, or from a signal handler: it only looks.
+The functions are called from another thread or from a signal handler, so they only read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mxworker.worker.handling.handler_runner import AtWork, HandlerRunner
 _IN_THREAD = "call what blocks by asyncio.to_thread, or something that can be awaited instead"
 _PLAIN_DEF = "use a plain 'def', which runs in a thread, or cpu=True, which runs in a process of its own"
 _DECODE_ELSEWHERE = "send smaller bodies, or take bytes and decode them in a plain 'def'"
-_MOST_LAYERS = 100  # of wrappers: one may wrap itself
+_MOST_LAYERS = 100  # of wrappers, since one may wrap itself
 _DECODING_FILES = frozenset({decoder.__file__})
 _LOOP_FILES = frozenset(module.__file__ for module in (forks, asyncio.base_events, asyncio.events, asyncio.runners))
 _LIFESPAN_FILES = frozenset({lifespans.__file__})
@@ -33,7 +33,7 @@ _LIFESPAN_FILES = frozenset({lifespans.__file__})
 
 @dataclass(frozen=True, slots=True)
 class Blocker:
-    """What blocks, in words; `where` goes on after it: ` at app.py:12 in f: time.sleep(5)`. The log has `fields`."""
+    """What blocks, in words, and `where`: ` at app.py:12 in f: time.sleep(5)`. `fields` are for the log record."""
 
     what: str
     where: str
@@ -44,7 +44,7 @@ class Blocker:
 def blocker_of(
     frame: FrameType | None, loop: asyncio.AbstractEventLoop | None, runners: Sequence[HandlerRunner]
 ) -> Blocker:
-    """Return what the thread of `loop` does, in which `frame` is the innermost."""
+    """Return what the thread of `loop` does; `frame` is its innermost frame."""
     frames = frames_of(frame)
     task = _current_task(loop)
     place = innermost(places_of(frames))
@@ -63,7 +63,7 @@ def blocker_of(
 
 
 def _in_handler(runner: HandlerRunner, frames: Sequence[FrameType]) -> tuple[str, str]:
-    """Return what of a handler's way it is, and what to do about it."""
+    """Return which step of a delivery blocks, and what to do about it."""
     handler = runner.handler
     name = f"handler {handler.name}"
     codes = {frame.f_code for frame in frames}
@@ -95,7 +95,7 @@ def _elsewhere(task: asyncio.Task[Any] | None, frames: Sequence[FrameType], wher
 
 
 def _codes_of(function: Any) -> set[CodeType]:
-    """Return the code of a function, and of what it wraps: one that is called by another name is the same code."""
+    """Return the code objects of a function and of the functions that it wraps."""
     codes: set[CodeType] = set()
     for _ in range(_MOST_LAYERS):
         if function is None:

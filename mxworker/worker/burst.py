@@ -1,4 +1,4 @@
-"""When a burst is over: nothing is ready in the queues, nothing waits for a retry, and nothing is held here."""
+"""When a burst is over: no message is ready, none waits for a retry, and this process holds none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _EMPTY_LOOKS = 2
 async def until_empty(link: Link, consumers: Sequence[Consumer], runners: Sequence[HandlerRunner]) -> None:
     """Return when two looks in a row, 0.25 s apart, found nothing to do.
 
-    A queue that is paused is never found empty: what it was paused for is still to be done.
+    A paused queue never counts as empty: its messages are still to be handled.
     """
     empty_looks = 0
     while empty_looks < _EMPTY_LOOKS:
@@ -36,7 +36,7 @@ def _are_unoccupied(consumers: Sequence[Consumer], runners: Sequence[HandlerRunn
 
 
 async def _are_empty(link: Link, runners: Sequence[HandlerRunner]) -> bool:
-    """Look at all queues, on a channel of its own; when the broker cannot be asked they are not known to be empty."""
+    """Ask the broker about all queues, on a channel of its own; when it does not answer, they do not count as empty."""
     handlers = [runner.handler for runner in runners]
     retry_queues = [handler.queue.retry_name(step_ms) for handler in handlers for step_ms in handler.retry_steps_ms]
     connection = link.live
@@ -51,5 +51,5 @@ async def _are_empty(link: Link, runners: Sequence[HandlerRunner]) -> bool:
             await connection.close_channel(channel)
     except BrokerError:
         return False
-    # A quorum queue without a leader answers 0 and 0: it has at least our consumer when it can be believed.
+    # A quorum queue without a leader reports no messages and no consumers. A true answer has at least our consumer.
     return all(ready == 0 and consumers > 0 for ready, consumers in depths) and all(ready == 0 for ready, _ in retrying)

@@ -1,8 +1,8 @@
-"""Refuses code that others could change: whoever can write to it, or to what leads to it, acts as our user.
+"""Refuses code that others could change: whoever can write to the code, or to a directory above it, acts as our user.
 
-Looked at are the directories in which an application is looked for, before anything of it is imported, and then each
-module that comes from there, before it is executed: its file, the directories of a package, and the cached bytecode.
-What is installed with the interpreter is not: who can change that needs no application.
+Two things are checked. Before anything of the application is imported, the directories in which it is searched. Then,
+before a module from there is executed, its file, the directories of its package, and its cached bytecode. Code that is
+installed with the interpreter is not checked: whoever can change that needs no application.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class CodeNotOurs(ConfigError):
 def check_places(app: str, app_dir: str | None) -> None:
     """Raise CodeNotOurs when others could put code where `app` is looked for, or change the file that it is.
 
-    A place that does not exist is passed over: whoever loads the application tells that.
+    A place that does not exist is passed over; loading the application reports it.
     """
     target = app.partition(":")[0]
     folder = Path(app_dir or ".")
@@ -45,7 +45,7 @@ def check_places(app: str, app_dir: str | None) -> None:
 
 
 def check_file(file: Path, what: str) -> None:
-    """Raise CodeNotOurs when others could change the module in `file`, which is a part of `what`, or its bytecode."""
+    """Raise CodeNotOurs when others could change the module `file` of the application `what`, or its bytecode."""
     _check(file, what)
     if file.suffix == ".py":
         cached = Path(cache_from_source(os.fspath(file)))
@@ -54,17 +54,19 @@ def check_file(file: Path, what: str) -> None:
 
 
 def check_imports(folder: Path, name: str) -> None:
-    """From now on, have an import raise CodeNotOurs for what others could change of an application.
+    """Make imports raise CodeNotOurs from now on for modules of the application that others could change.
 
-    The application's is what is found in `folder`, and `name`, and all that is in that package. So are the modules of
-    the current directory, if it is on the import path already.
+    Modules of the application are those found in `folder`, and those of the package `name`. So are the modules of the
+    current directory, if it is on the import path already.
     """
-    others = [finder for finder in sys.meta_path if not isinstance(finder, _CheckedImports)]  # two would ask each other
+    others = [
+        finder for finder in sys.meta_path if not isinstance(finder, _CheckedImports)
+    ]  # two of them would call each other
     sys.meta_path[:] = [_CheckedImports(folder, name), *others]
 
 
 class _CheckedImports:
-    """Stands before all other finders of `sys.meta_path`, and checks what they find."""
+    """The first finder of `sys.meta_path`, which checks what the other finders find."""
 
     def __init__(self, folder: Path, name: str) -> None:
         folders = [folder, Path.cwd()] if _has_current_directory() else [folder]
@@ -74,7 +76,7 @@ class _CheckedImports:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return what the others find. Raises CodeNotOurs when others could change it."""
+        """Return what the other finders find. Raises CodeNotOurs when other users could change it."""
         found = next(filter(None, self._specs(name, path, target)), None)
         if found is not None and found.origin != "frozen":
             files = [found.origin] if found.has_location and found.origin else []
@@ -99,7 +101,7 @@ class _CheckedImports:
 
 
 def _has_current_directory() -> bool:
-    """Whether it is on the import path already, which `python -m` does without -P."""
+    """Whether the current directory is on the import path, which `python -m` does without -P."""
     with suppress(FileNotFoundError):  # it was removed
         return str(Path.cwd()) in _import_path()
     return False

@@ -1,4 +1,4 @@
-"""Following the directives: which queues are paused, or run alone, and from which level on is logged."""
+"""Following the master's directives: paused queues, queues whose messages run alone, and the log level."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from mxworker.board.directives import Directives
 from mxworker.worker.handling.handler_runner import HandlerRunner
 
 REASON = "operator"
-"""Why a consumer pauses then; apart from other reasons, so that none takes back another."""
+"""The reason of these pauses. A consumer keeps each reason apart, so that no resume ends another's pause."""
 
 
 class DirectiveFollower:
-    """What a worker does about the directives. Belongs to one event loop."""
+    """Does in one worker what the directives say. Belongs to one event loop."""
 
     def __init__(
         self, orders: Directives, consumers: Sequence[Consumer], runners: Sequence[HandlerRunner] = ()
     ) -> None:
-        """Nothing is done before `look`."""
+        """Prepare; nothing is done before `look`."""
         self._directives = orders
         self._consumers = consumers
         self._runners = runners
         self._paused: set[str] = set()
 
     def look(self) -> None:
-        """Do what the orders say now. Costs next to nothing when they say what they said before."""
+        """Do what the directives say now. Costs next to nothing when they have not changed."""
         apply_log_level(self._directives)
         alone = self._directives.alone_queues
         for runner in self._runners:
@@ -44,7 +44,7 @@ class DirectiveFollower:
 
 
 def apply_log_level(orders: Directives) -> None:
-    """Log from the level that the orders say, if they say one."""
+    """Set the level of the root logger to that of the directives, if they have one."""
     root = logging.getLogger()
     if orders.log_level is not None and root.level != orders.log_level:
         root.setLevel(orders.log_level)

@@ -1,7 +1,7 @@
-"""A dump: what a worker process runs now, told to the log.
+"""A dump: what a worker process runs now, written to the log.
 
-Made inside a signal handler, which Python calls between two bytecodes of whatever runs, of a loop that never turns
-again, too. So it only looks: it takes no lock of ours, and changes nothing.
+It is made inside a signal handler, which Python calls between two bytecodes of whatever runs, even in a blocked event
+loop. So it only reads: it takes no lock of ours, and changes nothing.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def tell_blocked(number: int, runners: Sequence[HandlerRunner], frame: FrameType
 
 
 def dump_stack(number: int, frame: FrameType | None) -> None:
-    """Log where the main thread is, which is `frame`."""
+    """Log where the main thread is; `frame` is its innermost frame."""
     log.warning("worker %d is at %s", number, _shown(_telling_stack(frame)))
 
 

@@ -1,7 +1,7 @@
 """Find and import the application: `module:attribute` or `path/file.py:attribute`.
 
-User code is imported here and nowhere else, in the worker process, never in the master. What goes wrong is told the
-way its author needs it, see `app_errors`; names in it are `foreign` text, for a file may be called anything.
+User code is imported only here, in the worker process, and never in the master. Errors are worded for the author of the
+code, see `app_errors`. Names in them are `foreign` text, since a file may have any name.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DEFAULT_ATTRIBUTE = "handlers"
 def load(app: str, app_dir: str | None, may_be_insecure: bool = False) -> Handlers:
     """Return the `Handlers` object that `app` names.
 
-    With `app_dir` that directory comes first on the import path, and a file is looked for there first. Without it the
+    With `app_dir` that directory comes first on the import path, and a file is searched there first. Without it the
     current directory comes last, so that a file there never takes the place of an installed module. Raises
     AppLoadError, and ConfigError for code that others could change, now or in a later import, unless it
     `may_be_insecure`.
@@ -58,7 +58,7 @@ def load(app: str, app_dir: str | None, may_be_insecure: bool = False) -> Handle
 
 
 def select(handlers: Handlers, queues: tuple[str, ...], overrides: Overrides) -> tuple[Handler, ...]:
-    """Return the compiled handlers of `queues`, of all when empty. Raises ConfigError for an unknown queue."""
+    """Return the compiled handlers of `queues`, or all when it is empty. Raises ConfigError for an unknown queue."""
     compiled = handlers.compile(overrides)
     unknown = [queue for queue in queues if queue not in handlers.queues]
     if unknown:
@@ -70,7 +70,7 @@ def select(handlers: Handlers, queues: tuple[str, ...], overrides: Overrides) ->
 
 
 def _check_name(app: str, target: str, attribute: str, folder: Path) -> None:
-    """Raise AppLoadError for what is no name of a module."""
+    """Raise AppLoadError when `target` cannot be the name of a module."""
     if not target.strip():
         raise AppLoadError(f"'{foreign(app)}' names no module.\n  Try:  mxworker run app:{foreign(attribute)}")
     if "/" not in target and not target.startswith("."):
@@ -112,7 +112,7 @@ def _import_module(name: str, attribute: str, folder: Path) -> ModuleType:
 
 
 def _where(name: str, attribute: str, folder: Path) -> str:
-    """Return where a module that was not found may be, or what was meant by its name."""
+    """Return a hint where a module that was not found may be, or what its name may mean."""
     top, _, last = name.rpartition(".")
     sources = folder / "src"
     if module_file(sources, name) is not None or (sources / name.partition(".")[0]).is_dir():
@@ -129,7 +129,7 @@ def _import_file(target: str, folder: Path) -> ModuleType:
     path = next((path for path in (folder / target, Path(target)) if path.is_file()), None)
     if path is None:
         raise AppLoadError(f"there is no file '{foreign(target)}' (looked in {foreign(folder)}).")
-    # Under a name that means another module, nobody would find that one any more.
+    # Under the name of another module it would hide that one.
     name = f"mxworker_app_{path.stem}" if is_taken(path.stem, path) else path.stem
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -180,7 +180,7 @@ def _pick(module: ModuleType, target: str, attribute: str, folder: Path) -> Hand
 
 
 def _attribute(module: ModuleType, path: str) -> tuple[Any, bool]:
-    """Return what `path`, attributes with dots between them, is in `module`, and whether there is such a thing."""
+    """Return the object at `path`, attributes joined by dots, in `module`, and whether it exists."""
     found: Any = module
     for name in path.split("."):
         try:

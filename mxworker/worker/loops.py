@@ -1,6 +1,6 @@
-"""The event loop that a process of ours runs on.
+"""The event loop that workers and `cpu=True` processes run on.
 
-The master imports this module before it forks, and uvloop with it: 1.1 MB that each worker would else have for itself.
+The master imports this module before it forks, and uvloop with it, so that workers share the 1.1 MB that it takes.
 """
 
 from __future__ import annotations

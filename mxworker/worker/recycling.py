@@ -1,7 +1,7 @@
-"""When a worker process has lived long enough: it tells the master, and works on until a replacement is ready.
+"""Recycling: a worker that has reached a limit tells the master, and works on until its replacement is ready.
 
-What it has settled is looked at ten times a second, so that a limit is met closely however fast the worker is; memory
-and age with each heartbeat.
+The number of settled deliveries is compared ten times a second, so that the limit is met closely by a fast worker too.
+Memory and age are compared at each heartbeat.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SETTLED = (Word.ACKED, Word.REQUEUED, Word.RETRIED, Word.REJECTED, Word.QUARANT
 
 
 class Recycling:
-    """Watches the limits of this process. Belongs to one event loop."""
+    """Compares this process with its limits. Belongs to one event loop."""
 
     def __init__(self, limits: Limits, slot: BoardSlot, rng: random.Random) -> None:
         self._limits = limits.jittered(rng)
@@ -37,9 +37,9 @@ class Recycling:
             asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look_often)
 
     def beat(self) -> None:
-        """Show the memory that the process takes, and look at the limits. Call with each heartbeat.
+        """Write the memory of the process to the board, and compare the limits. Call at each heartbeat.
 
-        While the process has no descriptor left to read it with, the memory shown is that of an earlier beat.
+        While the process has no free descriptor to read its memory, the value of an earlier beat stays.
         """
         is_first = not self._slot.words[Word.RSS_BYTES]
         with suppress(OSError):
@@ -49,7 +49,7 @@ class Recycling:
         self._look()
 
     def wish(self, wish: Wish) -> None:
-        """Have the master replace this process; the first wish is the one that counts."""
+        """Ask the master to replace this process; the first wish counts."""
         if self._slot.wish is Wish.NONE:
             self._slot.words[Word.WISH] = wish
             ring()
@@ -82,7 +82,7 @@ class Recycling:
 
 
 def exceeded(limits: Limits, messages: int, rss_bytes: int, age_s: float) -> Wish:
-    """Return what a process wishes that has settled so many deliveries, takes so much memory and is so old."""
+    """Return the wish of a process with this number of settled deliveries, this memory and this age."""
     if limits.messages is not None and messages >= limits.messages:
         return Wish.MESSAGES
     if limits.rss_bytes is not None and rss_bytes >= limits.rss_bytes:

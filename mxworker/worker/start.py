@@ -1,7 +1,7 @@
-"""The start of a worker: until all its queues are consumed, or it is clear that they will not be.
+"""The start of a worker: it ends when all queues are consumed, or when it is clear that they will not be.
 
-Only a first start may fail: once any worker has served, each waits for its broker as long as it takes. What then keeps
-it from consuming is told by who meets it, and the wait goes on.
+Only a first start may fail: once any worker has served, every worker waits for its broker for as long as it takes. What
+keeps it from consuming is then logged where it happens, and the wait goes on.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Start:
         self._loop = asyncio.get_running_loop()
 
     async def run(self) -> BrokerError | None:
-        """Wait until all queues are consumed, or the worker is to leave; return why the start has failed, if so."""
+        """Wait until all queues are consumed or the worker is to leave. Return why the start has failed, or None."""
         deadline = StartDeadline(self._connect_wait_s, REPLY_DEADLINE_S, self._loop.time())
         self._pool.expect_until(deadline.gives_up_at if self._must_succeed() else None)
         while self._readiness.state is not WorkerState.READY and not self._shutdown.requested.is_set():
@@ -80,7 +80,7 @@ class Start:
         )
 
     def _failure(self, is_time_up: bool) -> BrokerError | None:
-        """Return why a first start cannot succeed: what only a human can change, or what was not there in time."""
+        """Return why a first start cannot succeed: only a human can change it, or the time is up."""
         errors = [consumer.last_error for consumer in self._consumers if consumer.last_error is not None]
         connection = self._link.live
         if self._link.last_error is not None and connection is None:
@@ -101,7 +101,7 @@ class Start:
         return ChannelLost(f"connected to {connection.url}, but {of_all} are not consumed: {why}")
 
     def _tell_progress(self) -> None:
-        """Say how far a start is that takes its time; of workers that start together, one does."""
+        """Log how far a slow start is; of workers that start together, one does."""
         if self._link.live is None:
             return
         number, total = self._worker, len(self._consumers)
@@ -114,7 +114,7 @@ class Start:
 def level_of(settings: Consumption, worker: int, must_succeed: Callable[[], bool], error: BrokerError) -> int:
     """Return the level of the line that tells of `error`.
 
-    What ends a first start is told at its end. What is wrong with a broker, one worker tells for all.
+    An error that ends a first start is logged at its end. An error of a broker is logged by one worker for all.
     """
     has_other_brokers = len(settings.brokers.urls) > 1 and not isinstance(error, TopologyRefused)
     ends_the_start = error.permanent and not has_other_brokers

@@ -1,25 +1,25 @@
 """How long a first start may take.
 
-`--connect-wait` bounds the time without progress: a first connection is progress, and so is each queue that is consumed
-for the first time. While there is a connection and a queue whose declaration was not answered yet, the time for an
-answer counts too: each queue has that, however short the wait for a connection is.
+`--connect-wait` bounds the time without progress. A first connection is progress, and so is each queue that is consumed
+for the first time. While there is a connection and a queue whose declaration is not answered yet, the time is at least
+that which a queue has for its answer, however short `--connect-wait` is.
 
-Pure: instants are given.
+Pure: instants are arguments.
 """
 
 from __future__ import annotations
 
 TELL_EVERY_S = 5.0
-_ANSWER_MARGIN_S = 1.0  # so that a queue whose time is over has said so
+_ANSWER_MARGIN_S = 1.0  # so that a queue reports first that its time is over
 
 
 class StartDeadline:
-    """The patience with one start."""
+    """The deadline of one start, which moves with its progress."""
 
     def __init__(self, wait_s: float, answer_s: float, now: float) -> None:
         """Begin it. `wait_s` is the time for a connection, `answer_s` the time for an answer about a queue."""
         self.gives_up_at = now + wait_s
-        """When it has failed, if nothing changes."""
+        """The instant at which the start has failed, if nothing changes."""
         self._was_connected = False
         self._wait_s = wait_s
         self._answer_s = answer_s + _ANSWER_MARGIN_S
@@ -28,11 +28,10 @@ class StartDeadline:
         self._tell_at = now + TELL_EVERY_S
 
     def look(self, *, was_connected: bool, is_connected: bool, consumed: int, unanswered: int, now: float) -> bool:
-        """Take in how far it is, and say whether it has failed.
+        """Take in the progress, and return whether the start has failed.
 
-        `was_connected` is whether there has ever been a connection, `is_connected` whether there is one now.
-
-        Of the queues, `consumed` are as they shall be, and `unanswered` have not had an answer yet.
+        `was_connected` is whether there has ever been a connection, `is_connected` whether there is one now. `consumed`
+        is the number of queues that are consumed, `unanswered` of those that wait for the broker's answer.
         """
         if consumed > self._consumed or was_connected > self._was_connected:
             self._progress_at = now
@@ -43,11 +42,11 @@ class StartDeadline:
         return now >= self.gives_up_at
 
     def wakes_at(self, now: float, at_least_s: float) -> float:
-        """Return when to look again although nothing has changed: in `at_least_s` or later."""
+        """Return when to call `look` again although nothing has changed: in `at_least_s` or later."""
         return max(min(self.gives_up_at, self._tell_at), now + at_least_s)
 
     def has_to_tell(self, now: float) -> bool:
-        """Whether it is time to say how far it is; true once each 5 s."""
+        """Whether it is time to log the progress; true once every 5 s."""
         if now < self._tell_at:
             return False
         self._tell_at = now + TELL_EVERY_S

@@ -1,4 +1,4 @@
-"""Owning asyncio tasks: every one that is started here is also awaited or cancelled here."""
+"""Ownership of asyncio tasks: every task that is started here is also awaited or cancelled here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 async def first_of(*duties: Coroutine[Any, Any, object]) -> None:
-    """Return when the first of the duties has ended, cancelling the rest; its exception, if any, is raised."""
+    """Wait for the first of the duties to end, and cancel the rest. Raises the exception of the first."""
     tasks = [asyncio.create_task(duty) for duty in duties]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -24,7 +24,7 @@ async def first_of(*duties: Coroutine[Any, Any, object]) -> None:
 
 
 async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel the tasks that still run and wait for them. What one failed with is logged, not raised."""
+    """Cancel the tasks that still run, and wait for them. Their exceptions are logged, not raised."""
     ending = list(tasks)
     for task in ending:
         task.cancel()

@@ -1,8 +1,7 @@
-"""A thread that tells of an event loop that is blocked, while it is: by what, for how long, and at which line.
+"""A thread that logs what blocks the event loop while it is blocked: the code, the line, and for how long.
 
-Four times a second it asks the loop to answer. A loop that does not is blocked by whatever its thread does then, which
-is read off the thread's stack. Nothing is changed by that: ending a worker that is blocked for too long is the
-master's, see `board.Word.DEADLINE_NS`.
+Four times a second the thread asks the loop to answer. When the loop does not, the stack of its thread shows what
+blocks it. The watchdog only logs. The master ends a worker that is blocked for too long, see `layout.Word.DEADLINE_NS`.
 """
 
 from __future__ import annotations
@@ -24,18 +23,18 @@ from mxworker.worker.blocking import Blocker
 
 log = logging.getLogger(__name__)
 
-_MOST_TOLD, _TOLD_IN_S = 10, 60.0  # each with a second line when it is over
-_ACCOUNTS, _ACCOUNTS_BYTES = 3, 100  # nanoseconds on a CPU, nanoseconds waiting for one, times on one
+_MOST_TOLD, _TOLD_IN_S = 10, 60.0  # each has a second line when the block is over
+_ACCOUNTS, _ACCOUNTS_BYTES = 3, 100  # nanoseconds on a CPU, nanoseconds waiting for one, number of times on one
 _NS_PER_S = 1_000_000_000
 
 
 class Watchdog:
-    """Watches one event loop, that of the thread which makes this, until `stop`."""
+    """Watches the event loop of the thread that makes it, until `stop`."""
 
     def __init__(
         self, number: int, loop: asyncio.AbstractEventLoop, find_blocker: Callable[[FrameType | None], Blocker]
     ) -> None:
-        """`find_blocker` is given the innermost frame of the loop's thread. `number` is the worker's."""
+        """`find_blocker` gets the innermost frame of the loop's thread. `number` is the worker's."""
         self._number = number
         self._loop = loop
         self._find_blocker = find_blocker
@@ -55,11 +54,11 @@ class Watchdog:
         self._thread.start()
 
     def stop(self) -> None:
-        """Watch no more; of a block that goes on nothing more is told."""
+        """Stop watching. A block that goes on is not logged any more."""
         self._is_stopped = True
 
     def _watch(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's to interrupt
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # signals interrupt the main thread only
         try:
             time.sleep(LOOK_EVERY_S)
             while not self._is_stopped and not self._loop.is_closed():
@@ -126,7 +125,7 @@ class Watchdog:
 
 
 def _open_accounts(thread_id: int) -> int | None:
-    """Return a descriptor of the kernel's accounts of a thread; None where it has none."""
+    """Return a descriptor of the kernel's accounting of a thread; None where there is none."""
     try:
         fd = os.open(f"/proc/self/task/{thread_id}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
         if len(os.pread(fd, _ACCOUNTS_BYTES, 0).split()) == _ACCOUNTS:
