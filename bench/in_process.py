@@ -30,7 +30,7 @@ from mxworker.amqp.connecting.transport import DataPlane
 from mxworker.amqp.consuming.byte_budget import ByteBudget
 from mxworker.amqp.consuming.subscription import Subscription
 from mxworker.amqp.protocol.frames import BASIC_DELIVER, FRAME_BODY, FRAME_HEADER, FRAME_METHOD
-from mxworker.api.handlers import Handlers
+from mxworker.api.handlers import Handlers, compile_handlers
 from tests.harness.runners import at_work
 
 SCENARIOS = ("handlers", "typed", "batches")
@@ -76,7 +76,7 @@ class Broker:
 
     def __init__(self, registry: Handlers, concurrency: int, prefetch: int) -> None:
         loop = asyncio.get_running_loop()
-        (handler,) = registry.compile()
+        (handler,) = compile_handlers(registry)
         if handler.batch is None:
             handler = dataclasses.replace(handler, concurrency=concurrency, prefetch=prefetch)
         runner = at_work([handler], process_concurrency=concurrency).runner

@@ -118,8 +118,7 @@ class Context:
         Its connection is not the one that consumes, and publishes on it are confirmed: one that is returned or refused
         raises. It goes back at the end of the block, also when the handler is cancelled; in a drain it lives as long as
         its handler. Do not use it after the block or in other tasks; in a `def` handler it is a RuntimeError. Waiting
-        for one takes 5 s at most; then raises PoolExhausted, or ConnectionLost or ChannelLost (see
-        `mxworker.amqp.connecting.pool.Pool.channel`).
+        for one takes 5 s at most; then raises PoolExhausted, or ConnectionLost or ChannelLost.
         """
         return self._resources.pool.channel()
 

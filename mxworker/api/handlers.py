@@ -1,7 +1,7 @@
 """The registry: which function consumes which queue, and how.
 
-A `Handlers` object is what `mxworker run app:handlers` names. Registering only notes what was said; `compile` checks it
-all at once, when the worker starts, and says what cannot work with file and line (see `compilation`).
+A `Handlers` object is what `mxworker run app:handlers` names. Registering only notes what was said; `compile_handlers`
+checks it all at once, when the worker starts, and says what cannot work with file and line (see `compilation`).
 
 Pure: no I/O, no event loop, no global state.
 """
@@ -45,12 +45,12 @@ class Handlers:
 
     def __init__(self) -> None:
         """Start with no handlers."""
-        self._registrations: dict[str, Registration] = {}
-        self._declared: dict[str, Queue] = {}
-        self._included: list[Handlers] = []
-        self._codecs: dict[str, ContentCodec] = {}
-        self._middleware: list[Middleware] = []
-        self._lifespan: Lifespan | None = None
+        self._own_registrations: dict[str, Registration] = {}
+        self._own_declared: dict[str, Queue] = {}
+        self._others: list[Handlers] = []
+        self._own_codecs: dict[str, ContentCodec] = {}
+        self._own_layers: list[Middleware] = []
+        self._own_lifespan: Lifespan | None = None
 
     # ---- handlers
 
@@ -158,7 +158,7 @@ class Handlers:
             _refuse_uncallable(function, "handler")
             registration = describe(bare_function(function), site_of(function, caller()))
             self._refuse_taken(registration.queue.name)
-            self._registrations[registration.queue.name] = registration
+            self._own_registrations[registration.queue.name] = registration
             return function
 
         return register
@@ -174,9 +174,9 @@ class Handlers:
         as a queue that is consumed, with its dead-letter queue, so that a handler for it can come later.
         """
         declared = _as_queue(queue, "declare")
-        if declared.name in self._declared:
+        if declared.name in self._own_declared:
             raise ValueError(f"queue '{declared.name}' is declared already")
-        self._declared[declared.name] = declared
+        self._own_declared[declared.name] = declared
         return declared
 
     # ---- what is around them
@@ -187,11 +187,11 @@ class Handlers:
         `function` is an async generator function that yields once, or returns an async context manager. What it yields
         is `ctx.state`. It is entered before the first delivery and left after the last handler.
         """
-        if self._lifespan is not None:
+        if self._own_lifespan is not None:
             raise ValueError("there is a lifespan already; one registry has one")
         _refuse_uncallable(function, "lifespan")
         taken = bare_function(function)
-        self._lifespan = Lifespan(taken, site_of(taken, caller()))
+        self._own_lifespan = Lifespan(taken, site_of(taken, caller()))
         return function
 
     def middleware(self, function: Function) -> Function:
@@ -208,7 +208,7 @@ class Handlers:
             raise ValueError(f"middleware '{name_of(taken)}' is a generator; it awaits call_next and yields nothing")
         if not can_be_called_with(taken, 3):
             raise ValueError(f"middleware '{name_of(taken)}' must take three parameters: payload, ctx, call_next")
-        self._middleware.append(taken)
+        self._own_layers.append(taken)
         return function
 
     def codec(self, content_type: str, decode: Callable[[bytes], Any], *, encode: Serializer | None = None) -> None:
@@ -222,9 +222,9 @@ class Handlers:
         ValueError for a second codec of one type, and for pickle and its like.
         """
         codec = ContentCodec(content_type, decode, encode)
-        if codec.media_type in self._codecs:
+        if codec.media_type in self._own_codecs:
             raise ValueError(f"{content_type!r} has a codec already; one content type has one codec")
-        self._codecs[codec.media_type] = codec
+        self._own_codecs[codec.media_type] = codec
 
     def include(self, other: Handlers) -> None:
         """Take in all handlers of another registry, what it will register later too.
@@ -238,11 +238,11 @@ class Handlers:
             raise ValueError("a registry cannot include itself")
         for queue in other.queues:
             self._refuse_taken(queue)
-        self._included.append(other)
+        self._others.append(other)
 
     def _family(self) -> list[Handlers]:
         """Return this registry and all that it includes."""
-        return [self, *(member for included in self._included for member in included._family())]
+        return [self, *(member for included in self._others for member in included._family())]
 
     # ---- what came of it
 
@@ -252,40 +252,44 @@ class Handlers:
     @property
     def queues(self) -> tuple[str, ...]:
         """The names of the queues, in the order of registration, our own first."""
-        return tuple(queue for member in self._family() for queue in member._registrations)
+        return tuple(queue for member in self._family() for queue in member._own_registrations)
 
     @property
     def declared_queues(self) -> tuple[Queue, ...]:
         """The queues that are declared and not consumed; of two of one name, the outer registry's."""
-        declared = {name: queue for member in reversed(self._family()) for name, queue in member._declared.items()}
+        declared = {name: queue for member in reversed(self._family()) for name, queue in member._own_declared.items()}
         return tuple(queue for name, queue in declared.items() if name not in self.queues)
 
     @property
     def serializers(self) -> Mapping[str, Serializer]:
         """What makes bodies, by content type: the codecs that have an `encode`. Of two, the outer registry's counts."""
-        codecs = [codec for member in reversed(self._family()) for codec in member._codecs.values()]
+        codecs = [codec for member in reversed(self._family()) for codec in member._own_codecs.values()]
         return {codec.content_type: codec.encode for codec in codecs if codec.encode is not None}
-
-    def compile(self, overrides: Overrides = AS_IN_CODE) -> tuple[Handler, ...]:
-        """Return the handlers, checked. Raises AppLoadError that names file and line."""
-        twice = [queue for queue, count in Counter(self.queues).items() if count > 1]
-        if twice:
-            raise AppLoadError(f"queue '{twice[0]}' has two handlers, in registries that include each other.")
-        for member in self._family():
-            if member._lifespan is not None:
-                member._lifespan.check()
-        return tuple(self._compile(overrides, Around((), (), NO_CODECS)))
 
     def _compile(self, overrides: Overrides, outer: Around) -> list[Handler]:
         around = Around(
-            middleware=(*outer.middleware, *self._middleware),
-            lifespans=outer.lifespans if self._lifespan is None else (*outer.lifespans, self._lifespan),
-            codecs={**outer.codecs, **self._codecs},
+            middleware=(*outer.middleware, *self._own_layers),
+            lifespans=outer.lifespans if self._own_lifespan is None else (*outer.lifespans, self._own_lifespan),
+            codecs={**outer.codecs, **self._own_codecs},
         )
-        handlers = [compiled(said, overrides, around) for said in self._registrations.values()]
-        for included in self._included:
+        handlers = [compiled(said, overrides, around) for said in self._own_registrations.values()]
+        for included in self._others:
             handlers += included._compile(overrides, around)
         return handlers
+
+
+def compile_handlers(handlers: Handlers, overrides: Overrides = AS_IN_CODE) -> tuple[Handler, ...]:
+    """Return the handlers of a registry and of those it includes, checked.
+
+    Raises AppLoadError that names file and line.
+    """
+    twice = [queue for queue, count in Counter(handlers.queues).items() if count > 1]
+    if twice:
+        raise AppLoadError(f"queue '{twice[0]}' has two handlers, in registries that include each other.")
+    for member in handlers._family():
+        if member._own_lifespan is not None:
+            member._own_lifespan.check()
+    return tuple(handlers._compile(overrides, Around((), (), NO_CODECS)))
 
 
 def _as_queue(queue: str | Queue, decorator: str) -> Queue:

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from mxworker.api.compilation import Handler, Overrides
-from mxworker.api.handlers import Handlers
+from mxworker.api.handlers import Handlers, compile_handlers
 from mxworker.errors import AppLoadError, ConfigError
 from mxworker.system.foreign_errors import type_name
 from mxworker.system.printable import foreign
@@ -59,7 +59,7 @@ def load(app: str, app_dir: str | None, may_be_insecure: bool = False) -> Handle
 
 def select(handlers: Handlers, queues: tuple[str, ...], overrides: Overrides) -> tuple[Handler, ...]:
     """Return the compiled handlers of `queues`, or all when it is empty. Raises ConfigError for an unknown queue."""
-    compiled = handlers.compile(overrides)
+    compiled = compile_handlers(handlers, overrides)
     unknown = [queue for queue in queues if queue not in handlers.queues]
     if unknown:
         raise ConfigError(

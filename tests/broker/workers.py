@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from mxworker import Handlers
-from mxworker.api.handlers import Overrides
+from mxworker.api.handlers import compile_handlers
 from mxworker.board.layout import Word
 from mxworker.board.lifecycle import WorkerState
 from mxworker.board.page import Board
@@ -48,7 +48,7 @@ async def running(
     board = board or Board(1)
     board.slot(1).write_state(WorkerState.BOOTING)
     consumption = Consumption(app="test", brokers=Brokers.parse([url]), **settings)
-    service = assemble(consumption, handlers.compile(Overrides()), board.slot(1), lambda: True, lambda state: None)
+    service = assemble(consumption, compile_handlers(handlers), board.slot(1), lambda: True, lambda state: None)
     task = asyncio.create_task(service.run())
     if wait_until_ready:
         await until(lambda: service.state is WorkerState.READY or task.done(), 15, "the worker to be ready")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mxworker import Delivery, Handlers, Publisher
 from mxworker.api.compilation import Handler
+from mxworker.api.handlers import compile_handlers
 from mxworker.api.settlement import Settlement
 from mxworker.brokers import Brokers
 from mxworker.config import Consumption
@@ -35,7 +36,7 @@ class Cpu:
         self.seen: set[Process] = set()
 
     def handler(self, queue: str) -> Handler:
-        return next(handler for handler in self.handlers.compile() if handler.queue.name == queue)
+        return next(handler for handler in compile_handlers(self.handlers) if handler.queue.name == queue)
 
     async def execute(self, queue: str, body: bytes = b"", raw_properties: bytes = b"\0\0") -> Settlement:
         """Execute one delivery, as a worker would."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from mxworker import Delivery, Handlers
 from mxworker.api.compilation import Handler
 from mxworker.api.context import WorkerResources
+from mxworker.api.handlers import compile_handlers
 from mxworker.board.layout import Given, Word
 from mxworker.board.page import Board
 from mxworker.board.slot import BoardSlot
@@ -142,6 +143,6 @@ def at_work(
         quarantine_after=quarantine_after,
         decode_budget=decode_budget or unlimited(),
     )
-    compiled = handlers.compile() if isinstance(handlers, Handlers) else handlers
+    compiled = compile_handlers(handlers) if isinstance(handlers, Handlers) else handlers
     bench.runners += [runner_of(index, handler, process) for index, handler in enumerate(compiled)]
     return bench

@@ -160,7 +160,7 @@ class LargePayloads:
 
     async def decoded(self, delivery: Delivery) -> Any:
         """Return the payload of a delivery. Raises DecodeError, OverBudget too, or Unprocessed when it is stale."""
-        if delivery.source.is_lost:
+        if delivery.is_stale:
             raise Unprocessed
         decode = self._handler.decode
         raw_properties, body = delivery.raw_properties, delivery.body

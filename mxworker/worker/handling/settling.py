@@ -27,7 +27,7 @@ from functools import partial
 from mxworker.amqp.publishing.publisher import Publisher
 from mxworker.api.attempts import attempt_of
 from mxworker.api.compilation import Handler
-from mxworker.api.delivery import Delivery
+from mxworker.api.delivery import Delivery, source_of
 from mxworker.api.failures import Failure, FailureKind
 from mxworker.api.message import Content
 from mxworker.api.settlement import Settlement
@@ -111,16 +111,16 @@ class Settling:
             case Again() if self._handler.keeps_order:
                 self._in_place(delivery)
             case Again() if self._publisher is None:
-                self._count(Word.REQUEUED, delivery.source.reject(delivery, requeue=True))
+                self._count(Word.REQUEUED, source_of(delivery).reject(delivery, requeue=True))
             case Again() | Later() | Dead():
                 if not delivery.is_stale:
                     return ends
-                self._count(Word.STALE, delivery.source.give_back(delivery))
+                self._count(Word.STALE, source_of(delivery).give_back(delivery))
         return None
 
     def acked(self, delivery: Delivery) -> None:
         """Settle as done; `settle` with an `Ack`, without the choice."""
-        was_sent = delivery.source.ack(delivery)
+        was_sent = source_of(delivery).ack(delivery)
         self._words[_ACKED if was_sent else _STALE] += 1
         if log.isEnabledFor(logging.DEBUG):
             self._tell(delivery, "acked" if was_sent else "settled too late, so the broker delivers it again")
@@ -140,9 +140,9 @@ class Settling:
                 await self._return(delivery, f"it kills workers, and no queue took a copy ({error})")
                 return False
             kept_in = f"{queue.dead_letter_name}, without the facts ({error})"
-            was_sent = delivery.source.reject(delivery, requeue=False)
+            was_sent = source_of(delivery).reject(delivery, requeue=False)
         else:
-            was_sent = delivery.source.ack(delivery)
+            was_sent = source_of(delivery).ack(delivery)
         self._say(self._quarantined, f"{facts.summary}; it is kept in queue {kept_in}", delivery, logging.ERROR)
         self._count(Word.QUARANTINED, was_sent)
         return True
@@ -165,8 +165,8 @@ class Settling:
         In a pause it goes back: another worker may have its queue by then. In a drain it waits, and goes back in its
         place when the channel is closed.
         """
-        if not delivery.source.is_consumed:
-            self._count(Word.REQUEUED, delivery.source.give_back(delivery))
+        if not source_of(delivery).is_consumed:
+            self._count(Word.REQUEUED, source_of(delivery).give_back(delivery))
             return
         delivery.executed += 1
         self._words[Word.REQUEUED] += 1
@@ -201,7 +201,7 @@ class Settling:
         back to its queue after a pause; and if it cannot even be given back, its channel is given up, so that the
         broker delivers it again. A cancellation that `is_cut` knows leaves the original unsettled.
         """
-        source = delivery.source
+        source = source_of(delivery)
         for remedy in (self._bury, self._give_back_later):
             self._tell_of_fault(delivery, error)
             if not source.holds(delivery):
@@ -227,7 +227,7 @@ class Settling:
 
     async def _give_back_later(self, delivery: Delivery, error: BaseException) -> None:
         if delivery.is_stale:
-            self._count(Word.STALE, delivery.source.give_back(delivery))
+            self._count(Word.STALE, source_of(delivery).give_back(delivery))
         else:
             await self._return(delivery, f"it could not be settled ({error_in_words(error)})")
 
@@ -247,24 +247,24 @@ class Settling:
             await self._dead_letter(delivery, Dead(ends.failure))
         else:
             self._refusals = 0
-            self._count(word, delivery.source.ack(delivery))
+            self._count(word, source_of(delivery).ack(delivery))
 
     async def _dead_letter(self, delivery: Delivery, ends: Dead) -> None:
         attempt = attempt_of(delivery, self._max_attempts)
         queue = self._handler.queue
         if not queue.dead_letter:
-            self._count(Word.REJECTED, delivery.source.reject(delivery, requeue=False))
+            self._count(Word.REJECTED, source_of(delivery).reject(delivery, requeue=False))
             return
         try:
             await self._publish_dead_letter(delivery, self._facts(attempt, ends))
         except (DecodeError, PublishError, BrokerError) as error:
             if queue.dead_letters_itself:
                 self._say(self._refused, f"is dead-lettered by the broker, without the facts ({error})", delivery)
-                self._count(Word.REJECTED, delivery.source.reject(delivery, requeue=False))
+                self._count(Word.REJECTED, source_of(delivery).reject(delivery, requeue=False))
             else:
                 await self._return(delivery, f"the dead-letter queue took no copy ({error})")
         else:
-            self._count(Word.REJECTED, delivery.source.ack(delivery))
+            self._count(Word.REJECTED, source_of(delivery).ack(delivery))
 
     async def _publish_dead_letter(self, delivery: Delivery, facts: Facts) -> None:
         """Publish a copy with the facts; where nothing else dead-letters, at least body and facts."""
@@ -288,7 +288,7 @@ class Settling:
         self._say(self._refused, f"goes back to its queue: {why}", delivery)
         self._refusals += 1
         await asyncio.sleep(COPY.delay_s(self._refusals, self._rng))
-        self._count(Word.REQUEUED, delivery.source.give_back(delivery))
+        self._count(Word.REQUEUED, source_of(delivery).give_back(delivery))
 
     def _facts(self, attempt: int, ends: Dead) -> Facts:
         return Facts(

@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 from mxworker.api.attempts import attempt_of
 from mxworker.api.compilation import Handler
-from mxworker.api.delivery import Delivery
+from mxworker.api.delivery import Delivery, source_of
 from mxworker.api.settlement import Ack, Settlement
 from mxworker.board.layout import Word
 from mxworker.board.slot import NO_ENTRY, BoardSlot
@@ -127,7 +127,7 @@ class Record:
 
     def give_back(self, delivery: Delivery) -> None:
         """Settle a delivery as not processed, and count it when it was stale."""
-        if not delivery.source.give_back(delivery):
+        if not source_of(delivery).give_back(delivery):
             self.words[Word.STALE] += 1
 
     # ---- suspects
@@ -183,7 +183,7 @@ class Rescue:
 
     async def one(self, delivery: Delivery, error: BaseException) -> None:
         """Settle a delivery whose execution or settlement raised `error`; raises nothing but a cut's cancellation."""
-        if is_a(error, GeneratorExit) and delivery.source.holds(delivery):
+        if is_a(error, GeneratorExit) and source_of(delivery).holds(delivery):
             # It came out of something that the handler awaited, and has closed all that was to settle the delivery.
             try:
                 ends = self._settling.settle(delivery, self._report.failed(error))
@@ -269,7 +269,7 @@ class SingleWork:
 
     def is_stale(self, delivery: Delivery) -> bool:
         """Whether its channel has ended."""
-        return delivery.source.is_lost
+        return delivery.is_stale
 
 
 class BatchWork:
@@ -345,7 +345,7 @@ class BatchWork:
         self._running.settle(gathered)
         if self._running.is_cut_short:
             return
-        left = [delivery for delivery in gathered.deliveries if delivery.source.holds(delivery)]
+        left = [delivery for delivery in gathered.deliveries if source_of(delivery).holds(delivery)]
         with self._record.entered(left) as entries:
             if is_a(error, GeneratorExit):
                 await self._settle(gathered, left, [self._report.failed(error)] * len(left), entries)
@@ -354,12 +354,12 @@ class BatchWork:
 
     def _alive(self, gathered: Gathered) -> list[Delivery]:
         """Return what is not stale; one that waited while its channel was lost is on its way to somebody again."""
-        if not any(delivery.source.is_lost for delivery in gathered.deliveries):
+        if not any(delivery.is_stale for delivery in gathered.deliveries):
             return gathered.deliveries
         for delivery in gathered.deliveries:
-            if delivery.source.is_lost:
+            if delivery.is_stale:
                 self._record.give_back(delivery)
-        return [delivery for delivery in gathered.deliveries if not delivery.source.is_lost]
+        return [delivery for delivery in gathered.deliveries if not delivery.is_stale]
 
     async def _settle(
         self,
@@ -411,7 +411,7 @@ class BatchWork:
 
     def is_stale(self, gathered: Gathered) -> bool:
         """Whether the channels of all of it have ended."""
-        return all(delivery.source.is_lost for delivery in gathered.deliveries)
+        return all(delivery.is_stale for delivery in gathered.deliveries)
 
     def key(self, gathered: Gathered) -> int:
         """Return the key of the one message in it."""

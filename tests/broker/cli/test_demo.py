@@ -17,6 +17,7 @@ from handlers_example import shop
 from handlers_example.demo.accounts import expected
 from handlers_example.demo.broker import connected
 from handlers_example.demo.orders import samples
+from mxworker.api.handlers import compile_handlers
 from mxworker.brokers import BrokerUrl
 from tests.harness.processes import Process, children
 from tests.harness.service import Service
@@ -78,7 +79,7 @@ def prefix_of(folder: Path) -> str:
 
 def assert_nothing_is_left(demo: Service, folder: Path, admin: Client) -> None:
     assert demo.survivors() == []
-    for handler in shop.handlers.compile():
+    for handler in compile_handlers(shop.handlers):
         queue = handler.queue
         for name in (queue.name, queue.dead_letter_name, *map(queue.retry_name, handler.retry_steps_ms)):
             assert not admin.exists(prefix_of(folder) + name)

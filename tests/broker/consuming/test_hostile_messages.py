@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from mxworker import Context, Delivery, Handlers, Queue
+from mxworker.api.handlers import compile_handlers
 from mxworker.board.layout import Word
 from mxworker.board.page import Board
 from mxworker.brokers import Brokers
@@ -111,7 +112,7 @@ async def serve(url: str, handlers: Handlers, done: Callable[[Board], bool]) -> 
     board = Board(1)
     service = assemble(
         Consumption("hostile", Brokers.parse([url])),
-        handlers.compile(),
+        compile_handlers(handlers),
         board.slot(1),
         must_start=lambda: False,
         show=lambda state: None,

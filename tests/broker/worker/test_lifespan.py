@@ -12,6 +12,7 @@ from signal import SIGHUP, SIGTERM
 import pytest
 
 from mxworker import Context, Handlers
+from mxworker.api.handlers import compile_handlers
 from mxworker.board.page import Board
 from mxworker.brokers import Brokers
 from mxworker.config import Consumption
@@ -298,6 +299,6 @@ async def test_what_was_entered_is_left_when_the_next_one(how: str, code: ExitCo
     async def never(body: bytes) -> None: ...
 
     settings = Consumption(app="test", brokers=Brokers.parse(["amqp://127.0.0.1:1/"]))
-    service = assemble(settings, outer.compile(), Board(1).slot(1), lambda: True, lambda state: None)
+    service = assemble(settings, compile_handlers(outer), Board(1).slot(1), lambda: True, lambda state: None)
     assert await asyncio.wait_for(service.run(), SOON_S) is code
     assert events == ["enter", "leave"]

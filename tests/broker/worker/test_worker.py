@@ -11,6 +11,7 @@ import pytest
 from pamqp import commands
 
 from mxworker import Ack, Context, Delivery, Handlers, Queue, Reject, Requeue
+from mxworker.api.handlers import compile_handlers
 from mxworker.board.layout import Word
 from mxworker.board.lifecycle import WorkerState
 from mxworker.board.page import Board
@@ -277,7 +278,7 @@ async def test_stop_before_anything_is_connected_ends_at_once(queue_name: str) -
 
     board = Board(1)
     settings = Consumption(app="test", brokers=Brokers.parse(["amqp://127.0.0.1:1/"]))
-    service = assemble(settings, handlers.compile(), board.slot(1), lambda: True, lambda state: None)
+    service = assemble(settings, compile_handlers(handlers), board.slot(1), lambda: True, lambda state: None)
     task = asyncio.create_task(service.run())
     await asyncio.sleep(0)
     asked_at = time.monotonic()

@@ -69,7 +69,8 @@ def test_app_and_file_may_be_called_anything_and_are_told_on_one_line(tmp_path: 
     empty = loading(tmp_path, {odd: "from mxworker import Handlers\nhandlers = Handlers()\n"}, odd)
     other = loading(tmp_path, {odd: HANDLERS}, f"{odd}:no\n\x1bsuch")
     unfit = f"{HANDLERS}\nasync def bad(): ...\nbad.__name__ = 'x\\n\\x1bError: forged'\nhandlers.consume('a')(bad)\n"
-    handler = loading(tmp_path, {odd: f"{unfit}handlers.compile()\n"}, f"{odd}:handlers")
+    compiling = f"{unfit}from mxworker.api.handlers import compile_handlers\ncompile_handlers(handlers)\n"
+    handler = loading(tmp_path, {odd: compiling}, f"{odd}:handlers")
     module = loading(tmp_path, {}, "a\n\x1bb:handlers")
     path = loading(tmp_path, {}, "a/\n\x1bb:handlers")
     for told in (missing, broken, raising, empty, other, handler, module, path):

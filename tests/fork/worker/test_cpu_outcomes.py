@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mxworker import Ack, Handlers, Reject, Retry
+from mxworker.api.handlers import compile_handlers
 from mxworker.api.settlement import Settlement
 from mxworker.worker.handling.delivery_log import DeliveryLog
 from mxworker.worker.handling.endings import Dead
@@ -120,7 +121,7 @@ async def test_traceback_comes_with_the_settlement_and_is_the_applications(
     assert "mxworker/worker" not in trace
     handlers = Handlers()
     handlers.consume("cpu", cpu=True)(end)
-    (handler,) = handlers.compile()
+    (handler,) = compile_handlers(handlers)
     DeliveryLog(handler).tell(received(), settlement, Dead(settlement.failure), 4)
     assert trace in caplog.text
 

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 
 from mxworker import Handlers
+from mxworker.api.handlers import compile_handlers
 from mxworker.board.directives import DIRECTIVES_BYTES, Directives
 from mxworker.board.layout import Word
 from mxworker.board.page import Board
@@ -59,7 +60,7 @@ async def starting(orders: Directives) -> AsyncIterator[BoardSlot]:
 
     slot = Board(1).slot(1)
     settings = Consumption(app="test", brokers=Brokers.parse(["amqp://127.0.0.1:1/"]))
-    service = assemble(settings, handlers.compile(), slot, lambda: True, lambda state: None, orders=orders)
+    service = assemble(settings, compile_handlers(handlers), slot, lambda: True, lambda state: None, orders=orders)
     task = asyncio.create_task(service.run())
     try:
         await until(lambda: slot.words[Word.RSS_BYTES], SOON_S, "the first beat")

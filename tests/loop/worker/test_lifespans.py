@@ -15,6 +15,7 @@ from types import TracebackType
 import pytest
 
 from mxworker import Handlers
+from mxworker.api.handlers import compile_handlers
 from mxworker.errors import AppLoadError
 from mxworker.system.task_stacks import task_stack
 from mxworker.worker import lifespans
@@ -123,7 +124,7 @@ def app(tmp_path: Path) -> Iterator[App]:
 async def refusal(handlers: Handlers, timeout_s: float | None = None) -> str:
     """Return why a lifespan is not entered."""
     with pytest.raises(AppLoadError) as caught:
-        await asyncio.wait_for(Lifespans(handlers.compile()).enter(timeout_s), 20)
+        await asyncio.wait_for(Lifespans(compile_handlers(handlers)).enter(timeout_s), 20)
     return str(caught.value)
 
 
@@ -154,7 +155,7 @@ async def test_one_that_cannot_be_cancelled_is_known_by_that(app: App, monkeypat
                     tries.append(1)
             yield
     """)
-    opening = Lifespans(handlers.compile())
+    opening = Lifespans(compile_handlers(handlers))
     entering = asyncio.create_task(opening.enter(0.1))
     await asyncio.wait_for(opening.has_stuck.wait(), 20)
     headline, line = str(opening.not_entered).splitlines()
@@ -286,7 +287,7 @@ def test_mistake_is_told_before_anything_is_entered(case: str, app: App) -> None
     source, text = MISTAKES[case]
     handlers = app.load(source)
     with pytest.raises(AppLoadError) as caught:
-        handlers.compile()
+        compile_handlers(handlers)
     assert str(caught.value).startswith(f"{app.path}:{app.here}  lifespan 'shop' {text}")
 
 
@@ -308,7 +309,7 @@ def test_mistake_is_told_before_anything_is_entered(case: str, app: App) -> None
 )
 async def test_every_form_of_one_is_entered_and_left(source: str, app: App, caplog: pytest.LogCaptureFixture) -> None:
     handlers = app.load(source)
-    (handler,) = handlers.compile()
+    (handler,) = compile_handlers(handlers)
     lifespans = Lifespans([handler])
     await lifespans.enter(60)
     assert lifespans.state_of(handler) == 1
@@ -334,7 +335,7 @@ async def test_second_yield_that_nobody_could_see_is_told_at_the_end(
     app: App, caplog: pytest.LogCaptureFixture
 ) -> None:
     handlers = app.load("@handlers.lifespan  # here\nasync def shop():\n    for till in (1, 2):\n        yield till")
-    lifespans = Lifespans(handlers.compile())
+    lifespans = Lifespans(compile_handlers(handlers))
     await lifespans.enter()
     await lifespans.leave(0)
     (record,) = caplog.records

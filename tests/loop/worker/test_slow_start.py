@@ -10,6 +10,7 @@ from pamqp import commands
 
 from mxworker import Handlers
 from mxworker.amqp.consuming import consumer
+from mxworker.api.handlers import compile_handlers
 from mxworker.api.queues import Queue
 from mxworker.board.lifecycle import WorkerState
 from mxworker.board.page import Board
@@ -54,7 +55,7 @@ def service_at(url: str, handlers: Handlers, connect_wait_s: float) -> Service:
     settings = Consumption(app="test", brokers=Brokers.parse([url]), connect_wait_s=connect_wait_s)
     slot = Board(1).slot(1)
     slot.write_state(WorkerState.BOOTING)
-    return assemble(settings, handlers.compile(), slot, lambda: True, lambda state: None)
+    return assemble(settings, compile_handlers(handlers), slot, lambda: True, lambda state: None)
 
 
 def queues(count: int) -> Handlers:

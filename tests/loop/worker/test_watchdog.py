@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from mxworker import Context, Handlers
+from mxworker.api.handlers import compile_handlers
 from mxworker.api.middleware import CallNext
 from mxworker.worker import blocking
 from mxworker.worker.block_clock import BLOCKED_AFTER_S, LOOK_EVERY_S
@@ -237,7 +238,7 @@ async def test_lifespan_that_blocks_is_told_as_such(caplog: Caplog) -> None:
     @handlers.consume("orders")
     async def order(body: bytes) -> None: ...
 
-    lifespans = Lifespans(handlers.compile())
+    lifespans = Lifespans(compile_handlers(handlers))
     with watching([]):
         await lifespans.enter()
         await lifespans.leave(0.0)

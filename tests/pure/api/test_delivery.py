@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pamqp import commands
 
-from mxworker.api.delivery import Delivery
+from mxworker.api.delivery import Delivery, source_of
 from tests.harness.nowhere import Nowhere
 from tests.rabbit.raw import NOT_UTF_8, field, raw_properties, table
 
@@ -41,7 +41,7 @@ def test_properties_are_decoded_once_and_only_when_asked_for() -> None:
 def test_delivery_is_stale_when_its_channel_is_lost() -> None:
     read = delivery()
     assert not read.is_stale
-    read.source.is_lost = True
+    source_of(read).is_lost = True
     assert read.is_stale
 
 

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from mxworker import Context, Delivery, Handlers, Queue
 from mxworker.api.compilation import Handler, HandlerKind, Overrides
+from mxworker.api.handlers import compile_handlers
 from mxworker.api.registration import Batch
 from mxworker.errors import AppLoadError, DecodeError
 from mxworker.payloads.typed_payloads import TAKEN
@@ -32,7 +33,7 @@ def compiled(function: Callable[..., Any], overrides: Overrides = AS_IN_CODE, **
     """Register `function` for one queue and compile it."""
     handlers = Handlers()
     handlers.consume("orders", **said)(function)
-    (handler,) = handlers.compile(overrides)
+    (handler,) = compile_handlers(handlers, overrides)
     return handler
 
 
@@ -116,7 +117,7 @@ def test_handlers_keep_the_order_of_registration() -> None:
     for name in ("b", "a", "c"):
         handlers.consume(name)(take)
     assert handlers.queues == ("b", "a", "c")
-    assert [handler.queue.name for handler in handlers.compile()] == ["b", "a", "c"]
+    assert [handler.queue.name for handler in compile_handlers(handlers)] == ["b", "a", "c"]
     assert len(handlers) == 3
 
 
@@ -140,7 +141,7 @@ def test_plain_function_runs_in_a_thread_or_a_process() -> None:
 def batch_of(function: Callable[..., Any], **said: Any) -> Handler:
     handlers = Handlers()
     handlers.consume_batch("events", **said)(function)
-    (handler,) = handlers.compile()
+    (handler,) = compile_handlers(handlers)
     return handler
 
 
@@ -182,7 +183,7 @@ def test_batch_is_a_list() -> None:
 def test_longest_hold_is_the_timeout_as_often_as_one_waits_for_another(said: dict[str, Any], hold_s: float) -> None:
     handlers = Handlers()
     handlers.consume("a", **said)(take)
-    (handler,) = handlers.compile()
+    (handler,) = compile_handlers(handlers)
     assert handler.longest_hold_s == hold_s
 
 
@@ -192,7 +193,7 @@ def test_longest_hold_of_a_batch_counts_batches_and_the_wait_for_one() -> None:
     @handlers.consume_batch("a", size=10, wait=2, prefetch=35, concurrency=2, timeout=60)
     async def batch(payloads: list[dict]) -> None: ...  # type: ignore[type-arg]
 
-    (handler,) = handlers.compile()
+    (handler,) = compile_handlers(handlers)
     assert handler.longest_hold_s == 2 * 60 + 2
 
 
@@ -224,13 +225,13 @@ def test_included_registry_keeps_its_own_inside_ours() -> None:
     ours.consume("a")(take)
     theirs.consume("b")(take)
     assert ours.queues == ("a", "b")
-    first, second = ours.compile()
+    first, second = compile_handlers(ours)
     assert (first.middleware, second.middleware) == ((outer,), (outer, inner))
     assert first.lifespans == second.lifespans
     assert len(first.lifespans) == 1
-    assert theirs.compile()[0].lifespans == ()
+    assert compile_handlers(theirs)[0].lifespans == ()
     theirs.lifespan(lifespan)
-    first, second = ours.compile()
+    first, second = compile_handlers(ours)
     assert (len(first.lifespans), len(second.lifespans)) == (1, 2)
     assert second.lifespans[0] is first.lifespans[0]
 
@@ -244,7 +245,7 @@ def test_queue_has_one_handler_over_all_registries() -> None:
         ours.consume("b")(take)
     theirs.consume("a")(take)
     with pytest.raises(AppLoadError, match="queue 'a' has two handlers"):
-        ours.compile()
+        compile_handlers(ours)
 
 
 def test_registry_does_not_include_itself() -> None:
@@ -287,10 +288,10 @@ def test_name_of_the_longest_retry_queue_has_to_fit() -> None:
     handlers = Handlers()
     handlers.consume("q" * 245)(take)
     with pytest.raises(AppLoadError, match="the name of its queue is too long"):
-        handlers.compile()
+        compile_handlers(handlers)
     shorter = Handlers()
     shorter.consume("q" * 245, retry=None)(take)
-    assert shorter.compile()[0].retry_steps_ms == ()
+    assert compile_handlers(shorter)[0].retry_steps_ms == ()
 
 
 async def takes_exception(payload: Exception) -> None: ...
@@ -393,7 +394,7 @@ def test_codec_serves_all_handlers_whatever_was_registered_first() -> None:
     handlers.consume("second")(take)
     included.consume("third")(take)
     handlers.include(included)
-    for handler in handlers.compile():
+    for handler in compile_handlers(handlers):
         assert handler.decode(delivery(raw_properties(content_type=b"application/x")), b"1") == {"read": b"1"}
 
 

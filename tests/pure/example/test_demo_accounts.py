@@ -17,6 +17,7 @@ from handlers_example.demo.times import Execution, Times
 from handlers_example.pricing import InvalidOrder, Order, price
 from mxworker import Delivery
 from mxworker.api.decoder import decoder_for
+from mxworker.api.handlers import compile_handlers
 from mxworker.errors import DecodeError
 from tests.harness.nowhere import Nowhere
 
@@ -99,7 +100,7 @@ def test_one_order_too_many_is_told() -> None:
 
 
 def test_the_attempts_in_the_accounts_are_those_of_the_shop() -> None:
-    most = {handler.queue.name: handler.max_attempts for handler in shop.handlers.compile()}
+    most = {handler.queue.name: handler.max_attempts for handler in compile_handlers(shop.handlers)}
     assert ATTEMPTS["payments"] == most["payments"]
 
 

@@ -28,6 +28,7 @@ from mxworker import Context, Delivery, Reject, Retry
 from mxworker.api.compilation import HandlerKind
 from mxworker.api.context import HandlerScope, WorkerResources
 from mxworker.api.decoder import decoder_for
+from mxworker.api.handlers import compile_handlers
 from mxworker.errors import DecodeError
 from tests.harness.nowhere import Nowhere
 
@@ -357,7 +358,7 @@ async def test_the_lifespan_opens_what_the_handlers_share(tmp_path: Path, monkey
 
 
 def test_the_shop_has_a_handler_of_each_kind() -> None:
-    handlers = {handler.queue.name: handler for handler in shop.handlers.compile()}
+    handlers = {handler.queue.name: handler for handler in compile_handlers(shop.handlers)}
     assert {queue: handler.kind for queue, handler in handlers.items()} == {
         "orders": HandlerKind.ASYNC,
         "payments": HandlerKind.ASYNC,

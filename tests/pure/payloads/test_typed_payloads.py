@@ -23,6 +23,7 @@ from typing_extensions import TypeAliasType
 from mxworker import Handlers
 from mxworker.api.content_codec import ContentCodec
 from mxworker.api.decoder import decoder_for
+from mxworker.api.handlers import compile_handlers
 from mxworker.errors import AppLoadError, DecodeError
 from mxworker.payloads.typed_payloads import TAKEN, typed_form
 from tests.pure.api.test_delivery import delivery
@@ -364,7 +365,7 @@ def test_missing_library_is_told_at_the_start(
     handlers = Handlers()
     handlers.consume("orders")(function)
     with pytest.raises(AppLoadError) as caught:
-        handlers.compile()
+        compile_handlers(handlers)
     line = function.__code__.co_firstlineno
     assert str(caught.value) == f"{__file__}:{line}  handler '{function.__name__}' {text}"
 
@@ -378,6 +379,7 @@ WITHOUT_TYPES = """
 import sys
 import mxworker, mxworker.cli, mxworker.worker.main
 from mxworker import Context, Delivery, Handlers
+from mxworker.api.handlers import compile_handlers
 from typing import Any
 handlers = Handlers()
 handlers.codec("application/x", len)
@@ -385,7 +387,7 @@ for number, kind in enumerate((bytes, str, dict, dict[str, Any], list, list[Any]
     async def take(payload, ctx: Context): ...
     take.__annotations__["payload"] = kind
     handlers.consume(str(number))(take)
-handlers.compile()
+compile_handlers(handlers)
 print(sorted({"msgspec", "pydantic", "pydantic_core"} & sys.modules.keys()))
 """
 

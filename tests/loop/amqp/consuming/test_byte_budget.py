@@ -11,7 +11,7 @@ from pamqp import commands
 
 from mxworker.amqp.consuming.byte_budget import LARGE_BODY_BYTES, ByteBudget
 from mxworker.amqp.consuming.subscription import Subscription
-from mxworker.api.delivery import Delivery
+from mxworker.api.delivery import Delivery, source_of
 from mxworker.errors import InvariantError
 from tests.harness.waiting import until
 from tests.loop.amqp.consuming.consuming import QUEUE, SOON_S, Consuming, answer, consuming, open_soon, sent
@@ -43,7 +43,7 @@ def settle(taken: list[Delivery]) -> None:
     """Ack all that was taken."""
     while taken:
         one = taken.pop()
-        one.source.ack(one)
+        source_of(one).ack(one)
 
 
 def tags(taken: list[Delivery]) -> list[int]:
@@ -85,11 +85,11 @@ async def test_body_without_room_goes_back_after_cancel_ok_and_what_waits_stays(
         confirm.set()
         await until(lambda: len(given_back(lent.peer)) == 3, SOON_S)
         assert given_back(lent.peer) == [4, 5, 6]
-        taken[0].source.ack(taken[0])
+        source_of(taken[0]).ack(taken[0])
         await until(lambda: sent(lent.peer, commands.Basic.Ack) == 1, SOON_S)
         assert budget.held_bytes == 60
         assert sent(lent.peer, commands.Basic.Consume) == 1, "not before half is free"
-        taken[1].source.ack(taken[1])
+        source_of(taken[1]).ack(taken[1])
         await until(lambda: lent.consumer.is_consuming, SOON_S)
         assert sent(lent.peer, commands.Basic.Consume) == 2
     assert not paused

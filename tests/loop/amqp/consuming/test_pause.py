@@ -9,7 +9,7 @@ import pytest
 from pamqp import commands
 
 from mxworker.amqp.consuming.consumer import UNPROVEN
-from mxworker.api.delivery import Delivery
+from mxworker.api.delivery import Delivery, source_of
 from tests.harness.waiting import until
 from tests.loop.amqp.consuming.consuming import QUEUE, SOON_S, answer, consuming, sent
 from tests.loop.amqp.fake_broker import Peer, delivery
@@ -43,12 +43,12 @@ async def test_paused_consumer_is_cancelled_and_consumes_again_on_the_same_chann
         await until(lambda: paused, SOON_S)
         assert lent.consumer.is_as_wanted
         assert lent.consumer.consumer_tag is None
-        assert admitted[0].source.ack(admitted[0])
+        assert source_of(admitted[0]).ack(admitted[0])
         await until(lambda: sent(lent.peer, commands.Basic.Ack), SOON_S)
         lent.consumer.resume("lunch")
         lent.consumer.resume("lunch")
         await until(lambda: lent.consumer.is_consuming, SOON_S)
-        assert admitted[1].source.ack(admitted[1]), "it is not stale: its channel is still the same"
+        assert source_of(admitted[1]).ack(admitted[1]), "it is not stale: its channel is still the same"
         await until(lambda: sent(lent.peer, commands.Basic.Ack) == 2, SOON_S)
         assert channels(lent.peer, commands.Basic.Consume) == [1, 1]
         assert len(set(tags(lent.peer))) == 2
@@ -72,7 +72,7 @@ async def test_what_is_given_back_when_paused_is_given_back_after_cancel_ok() ->
 
     def give_back() -> None:
         for waiting in admitted:
-            waiting.source.give_back(waiting)
+            source_of(waiting).give_back(waiting)
 
     async with consuming(admitted.append, script, on_paused=give_back) as lent:
         lent.start()

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from pamqp import commands
 
-from mxworker.api.delivery import Delivery
+from mxworker.api.delivery import Delivery, source_of
 from tests.harness.waiting import until
 from tests.loop.amqp.consuming.consuming import QUEUE, SOON_S, Consuming, consuming, sent
 from tests.loop.amqp.fake_broker import Peer
@@ -44,7 +44,7 @@ async def test_limit_comes_with_the_end_of_a_pause_and_is_lifted_without_giving_
         lent.consumer.limit_prefetch(None)
         await consumes(lent, 3)
         assert prefetches(lent.peer) == [10, 2, 10]
-        assert admitted[0].source.ack(admitted[0])
+        assert source_of(admitted[0]).ack(admitted[0])
         await until(lambda: sent(lent.peer, commands.Basic.Ack), SOON_S)
         assert not sent(lent.peer, commands.Basic.Nack)
 
@@ -118,7 +118,7 @@ async def test_single_active_consumer_takes_nothing_new_and_settles_all_it_has_b
         lent.consumer.limit_prefetch(None)
         await asyncio.sleep(0.1)  # for what must not happen
         assert not sent(lent.peer, commands.Basic.Cancel)
-        admitted[0].source.ack(admitted[0])
+        source_of(admitted[0]).ack(admitted[0])
         lent.peer.deliver(2, b"for the next one")
         await consumes(lent, 2)
         assert prefetches(lent.peer) == [1, 10]
@@ -142,6 +142,6 @@ async def test_limit_of_a_single_active_consumer_is_lifted_when_nothing_more_com
         lent.consumer.limit_prefetch(None)
         await asyncio.sleep(0.1)  # for what must not happen
         assert not sent(lent.peer, commands.Basic.Cancel)
-        admitted[0].source.ack(admitted[0])
+        source_of(admitted[0]).ack(admitted[0])
         await consumes(lent, 2)
         assert prefetches(lent.peer) == [1, 10]

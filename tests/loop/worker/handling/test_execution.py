@@ -14,6 +14,7 @@ import pytest
 
 from mxworker import Ack, Context, Delivery, Handlers, Reject
 from mxworker.api.context import HandlerScope
+from mxworker.api.handlers import compile_handlers
 from mxworker.api.settlement import Settlement
 from mxworker.worker.handling.execution import Execute, Undecodable, batch_pipeline, pipeline
 from mxworker.worker.handling.report import Report
@@ -43,7 +44,7 @@ def handling(annotation: object, taken: list[Any]) -> Execute:
 
     take.__annotations__["payload"] = annotation
     handlers.consume("queue")(take)
-    (handler,) = handlers.compile()
+    (handler,) = compile_handlers(handlers)
     return pipeline(handler, Report(handler), HandlerScope("queue", "take"))
 
 
@@ -79,7 +80,7 @@ async def test_handler_of_bytes_gets_what_nobody_can_undo_as_it_was_sent(body: b
         shown.append(ctx.delivery.properties.content_encoding)
         assert payload == body
 
-    (handler,) = handlers.compile()
+    (handler,) = compile_handlers(handlers)
     settlement = await pipeline(handler, Report(handler), HandlerScope("queue", "take"))(encoded(body, encoding))
     assert isinstance(settlement, Ack)
     assert shown == [encoding.decode("utf-8", "surrogateescape")]
@@ -93,7 +94,7 @@ async def test_batch_of_bytes_gets_what_nobody_can_undo_beside_what_was_undone()
     async def take(payloads: list[bytes]) -> None:
         taken.extend(payloads)
 
-    (handler,) = handlers.compile()
+    (handler,) = compile_handlers(handlers)
     execute = batch_pipeline(handler, Report(handler), HandlerScope("queue", "take"))
     batch = [encoded(SMALL, b"br"), encoded(gzip.compress(SMALL), b"x-gzip"), encoded(gzip.compress(LARGE)[:-9])]
     undecodable: Undecodable = {}
@@ -121,7 +122,7 @@ async def test_body_that_is_not_compressed_is_taken_as_it_is(encoding: bytes | N
 async def test_plain_delivery_has_no_properties_made() -> None:
     delivery = encoded(SMALL, None)
     await settlement_of(delivery)
-    assert delivery._properties is None
+    assert delivery._decoded is None
 
 
 @pytest.mark.parametrize(

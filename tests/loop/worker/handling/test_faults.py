@@ -18,6 +18,7 @@ from mxworker import Context, Delivery, Handlers, RetryPolicy
 from mxworker.amqp.publishing.unawaited import unawaited
 from mxworker.api.compilation import Handler
 from mxworker.api.context import WorkerResources
+from mxworker.api.handlers import compile_handlers
 from mxworker.api.middleware import CallNext
 from mxworker.api.receipts import Receipt
 from mxworker.errors import (
@@ -158,7 +159,7 @@ def handler_with(fault: Fault, is_batch: bool, counts: list[int]) -> Handler:
     else:
         take.__annotations__["payload"] = bytes
         handlers.consume("queue", **settings)(take)
-    (handler,) = handlers.compile()
+    (handler,) = compile_handlers(handlers)
 
     def decode(delivery: Delivery, body: bytes) -> Any:
         if body == BAD:

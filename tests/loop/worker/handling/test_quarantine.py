@@ -10,6 +10,7 @@ import pytest
 
 from mxworker import Delivery, Handlers, Queue
 from mxworker.api.context import WorkerResources
+from mxworker.api.handlers import compile_handlers
 from mxworker.api.message import Content
 from mxworker.board.layout import Word
 from mxworker.board.page import Board
@@ -54,7 +55,7 @@ class Ward:
         async def order(body: bytes) -> None:
             pass
 
-        (handler,) = handlers.compile()
+        (handler,) = compile_handlers(handlers)
         self.slot = Board(1).slot(1)
         publisher: Any = self.publishing
         self.settling = Settling(handler, self.slot, publisher, None, Hasty(), self.declare)

@@ -12,6 +12,7 @@ import pytest
 
 from mxworker import Ack, Delivery, Handlers, Queue, Reject, Requeue, Retry, RetryPolicy
 from mxworker.api.attempts import attempt_of
+from mxworker.api.handlers import compile_handlers
 from mxworker.api.settlement import Settlement
 from mxworker.board.layout import Word
 from mxworker.board.page import Board
@@ -63,7 +64,7 @@ class WorkerControls:
         async def order(body: bytes) -> None:
             pass
 
-        (handler,) = handlers.compile()
+        (handler,) = compile_handlers(handlers)
         self.slot = Board(1).slot(1)
         publisher: Any = self.publishing
         self.settling = Settling(handler, self.slot, publisher, self.repair, self.rng, run_next=self.next.append)

@@ -418,7 +418,7 @@ def test_delivery_without_an_attempt_costs_nothing() -> None:
     for _ in range(10_000):
         attempt_of(plain, 4)
     assert time.thread_time() - started_at < 0.5  # 50 us each; it takes a hundredth of that
-    assert plain._properties is None
+    assert plain._decoded is None
 
 
 def test_executions_in_place_are_attempts_and_returns_are_none() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mxworker import Ack, Delivery, Reject, Requeue, Retry, RetryPolicy
 from mxworker.api.attempts import attempt_of
+from mxworker.api.delivery import source_of
 from mxworker.api.failures import Failure, FailureKind
 from mxworker.api.settlement import Settlement
 from mxworker.wire.field_table import encode
@@ -107,7 +108,7 @@ def copied(delivery: Delivery, attempt: int) -> Delivery:
     """Deliver a copy, that waited or did not: to its queue it is a new message."""
     content = retry_copy(delivery, attempt)
     raw = content.head + b"\x02id" + content.tail
-    return Delivery(content.body, raw, delivery.raw_route, False, 1, delivery.source)
+    return Delivery(content.body, raw, delivery.raw_route, False, 1, source_of(delivery))
 
 
 def in_place(delivery: Delivery, attempt: int) -> Delivery:

@@ -8,6 +8,7 @@ import pytest
 
 from mxworker import Ack, Handlers, Reject, Requeue, Retry, RetryPolicy
 from mxworker.api.failures import Failure, FailureKind
+from mxworker.api.handlers import compile_handlers
 from mxworker.api.registration import OnError
 from mxworker.api.settlement import Settlement
 from mxworker.errors import DecodeError
@@ -44,7 +45,7 @@ def reporting(
     async def order(payload: dict) -> None:  # type: ignore[type-arg]
         pass
 
-    (handler,) = handlers.compile()
+    (handler,) = compile_handlers(handlers)
     return Report(handler)
 
 
