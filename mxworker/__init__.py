@@ -9,7 +9,9 @@
         if payload["total"] < 0:
             raise Reject("negative total")
 
-The names in `__all__` and the exceptions in `mxworker.errors` are the public interface; everything else may change.
+What is named here, and the exceptions in `mxworker.errors`, is the public interface; everything else may change. All
+that the signature of a public name mentions is public, too, but for the constructors of what only mxworker makes:
+`Context`, `Delivery`, `Publisher`.
 """
 
 from __future__ import annotations
@@ -18,40 +20,95 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mxworker.api.circuit_breaker import CircuitBreaker
-from mxworker.api.context import Context
+from mxworker.api.context import Context, WorkerStats
 from mxworker.api.delivery import Delivery
+from mxworker.api.failures import Failure, FailureKind
 from mxworker.api.handlers import Handlers
-from mxworker.api.message import Message
+from mxworker.api.message import Content, Message, MessageOptions
+from mxworker.api.middleware import CallNext
 from mxworker.api.queues import Queue
+from mxworker.api.registration import OnError
 from mxworker.api.retry_policy import RetryPolicy
-from mxworker.api.settlement import Ack, Reject, Requeue, Retry
-from mxworker.config import PublisherSettings
+from mxworker.api.settlement import Ack, Reject, Requeue, Retry, Settlement
+from mxworker.config import PublisherOptions, PublisherSettings
+from mxworker.payloads.compression import Compression
+from mxworker.payloads.serializers import Serializer
 from mxworker.wire.origins import Origin
-
-if TYPE_CHECKING:
-    from mxworker.amqp.publishing.publisher import Publisher
+from mxworker.wire.properties import Properties
 
 __version__ = "0.1.0"
 __all__ = [
     "Ack",
+    "BorrowedChannel",
+    "CallNext",
     "CircuitBreaker",
+    "Compression",
+    "Confirmed",
+    "Content",
     "Context",
     "Delivery",
+    "Failure",
+    "FailureKind",
     "Handlers",
     "Message",
+    "MessageOptions",
+    "OnError",
     "Origin",
+    "Properties",
+    "PublishOutcome",
     "Publisher",
+    "PublisherOptions",
     "PublisherSettings",
+    "PublisherStats",
     "Queue",
+    "Receipt",
     "Reject",
     "Requeue",
     "Retry",
     "RetryPolicy",
+    "Serializer",
+    "Settlement",
+    "WorkerStats",
+    "all_confirmed",
+    "any_failed",
+    "drain",
+    "results",
+    "wait_all",
+    "wait_any",
 ]
 
+if TYPE_CHECKING:
+    from mxworker.amqp.connecting.pool import BorrowedChannel
+    from mxworker.amqp.publishing.publisher import Publisher
+    from mxworker.amqp.publishing.stats import PublisherStats
+    from mxworker.api.receipts import (
+        Confirmed,
+        PublishOutcome,
+        Receipt,
+        all_confirmed,
+        any_failed,
+        drain,
+        results,
+        wait_all,
+        wait_any,
+    )
+else:  # a type checker that saw `__getattr__` would take every misspelt name for one of ours
+    # asyncio takes longer than all the rest together, and the AMQP library longer than that.
+    _IMPORTED_LATE = (
+        "mxworker.api.receipts",
+        "mxworker.amqp.publishing.publisher",
+        "mxworker.amqp.publishing.stats",
+        "mxworker.amqp.connecting.pool",
+    )
 
-def __getattr__(name: str) -> Any:
-    """Import `Publisher` on first use: with the AMQP library it takes longer than everything else here together."""
-    if name == "Publisher":
-        return import_module("mxworker.amqp.publishing.publisher").Publisher
-    raise AttributeError(f"module 'mxworker' has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        """Import what is asked for, and costs more than those should pay who do not use it."""
+        if name in __all__:
+            for module in map(import_module, _IMPORTED_LATE):
+                if hasattr(module, name):
+                    return getattr(module, name)
+        raise AttributeError(f"module 'mxworker' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        """Name what comes late, too: for completion, and for the hint at a name that was misspelt."""
+        return sorted({*globals(), *__all__})

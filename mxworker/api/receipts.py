@@ -113,10 +113,11 @@ class Receipt:
         return f"<Receipt {self.message_id!r} {state}>"
 
 
-Outcome = Confirmed | PublishError
+PublishOutcome = Confirmed | PublishError
+"""How a publish ended: what `publish_many` and the tools below return, where `publish` would raise."""
 
 
-async def wait_all(receipts: Iterable[Receipt], timeout_s: float = WAIT_S) -> list[Outcome]:
+async def wait_all(receipts: Iterable[Receipt], timeout_s: float = WAIT_S) -> list[PublishOutcome]:
     """Wait for all receipts and return their outcomes in the same order; TimeoutError when one is still open then."""
     waited = list(receipts)
     still_open = await drain(waited, timeout_s)
@@ -157,7 +158,7 @@ async def drain(receipts: Iterable[Receipt], timeout_s: float = WAIT_S) -> list[
     return [receipt for receipt in waited if not receipt.done()]
 
 
-def results(receipts: Iterable[Receipt]) -> list[Outcome | None]:
+def results(receipts: Iterable[Receipt]) -> list[PublishOutcome | None]:
     """Return what is known now, in the same order; None for a receipt that is still open."""
     return [_outcome(receipt) if receipt.done() else None for receipt in receipts]
 
@@ -172,7 +173,7 @@ def any_failed(receipts: Sequence[Receipt]) -> bool:
     return any(receipt.done() and receipt.exception() is not None for receipt in receipts)
 
 
-def _outcome(receipt: Receipt) -> Outcome:
+def _outcome(receipt: Receipt) -> PublishOutcome:
     error = receipt.exception()
     return receipt.result() if error is None else error
 

@@ -65,7 +65,7 @@ class Properties:
     """
 
     __slots__ = (
-        "_headers",
+        "_table_read",
         "app_id",
         "content_encoding",
         "content_type",
@@ -111,7 +111,7 @@ class Properties:
         self.type = reader.text(FLAG_TYPE)
         self.user_id = reader.text(FLAG_USER_ID)
         self.app_id = reader.text(FLAG_APP_ID)
-        self._headers: dict[str, Any] | None = None
+        self._table_read: dict[str, Any] | None = None
 
     @property
     def headers(self) -> dict[str, Any]:
@@ -119,9 +119,9 @@ class Properties:
 
         Raises DecodeError when they are broken, or larger than anything in good faith.
         """
-        if self._headers is None:
-            self._headers = field_table.decode(self.headers_raw or b"")
-        return self._headers
+        if self._table_read is None:
+            self._table_read = field_table.decode(self.headers_raw or b"")
+        return self._table_read
 
 
 class _PropertyReader:

@@ -49,7 +49,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 # application imports, and what a handler gets from its context.
 ANNOTATION_ONLY = frozenset(
     {
+        ("mxworker", "mxworker.amqp.connecting.pool"),
         ("mxworker", "mxworker.amqp.publishing.publisher"),
+        ("mxworker", "mxworker.amqp.publishing.stats"),
         ("mxworker.api.context", "mxworker.amqp.connecting.pool"),
         ("mxworker.api.context", "mxworker.amqp.publishing.publisher"),
     }

@@ -21,7 +21,7 @@ import threading
 from asyncio import _get_running_loop  # None without one: cheaper, and asked for each publish
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import Any, Unpack
 
@@ -36,7 +36,7 @@ from mxworker.amqp.publishing.routes import Routes
 from mxworker.amqp.publishing.stats import PublisherStats
 from mxworker.amqp.publishing.unawaited import Begun, begin, unawaited
 from mxworker.api.message import Content, Encoder, MessageOptions
-from mxworker.api.receipts import Confirmed, Outcome, Receipt
+from mxworker.api.receipts import Confirmed, PublishOutcome, Receipt
 from mxworker.brokers import Brokers, Tls
 from mxworker.config import PublisherOptions, PublisherSettings
 from mxworker.errors import EncodeError, PublishError, PublishOverflow, PublishUnconfirmed
@@ -76,8 +76,7 @@ class Publisher:
         self._routes = Routes(settings.channels)
 
     @classmethod
-    @asynccontextmanager
-    async def connect(
+    def connect(
         cls,
         *urls: str,
         settings: PublisherSettings | None = None,
@@ -90,7 +89,7 @@ class Publisher:
         name: str = "mxworker publisher",
         connect_wait_s: float = 30.0,
         **options: Unpack[PublisherOptions],
-    ) -> AsyncIterator[Publisher]:
+    ) -> AbstractAsyncContextManager[Publisher]:
         """Connect to a broker, lend a publisher, and close it: up to 30 s for what has no outcome yet.
 
         `urls` are tried in order, or `shuffled`; one that fails is left alone for a while. For amqps:// `tls_ca` names
@@ -103,12 +102,20 @@ class Publisher:
         `connect_wait_s` seconds; CredentialsRefused or TlsRefused, at once, when every broker refused us.
         """
         settings = replace(settings or PublisherSettings(), **options)
+        brokers = Brokers.parse(urls, shuffled, Tls(tls_ca, tls_cert, tls_key))
+        encoder = Encoder(compression, serializers, settings.max_body_bytes)
+        return cls._lent(brokers, settings, encoder, name, connect_wait_s)
+
+    @classmethod
+    @asynccontextmanager
+    async def _lent(
+        cls, brokers: Brokers, settings: PublisherSettings, encoder: Encoder, name: str, connect_wait_s: float
+    ) -> AsyncIterator[Publisher]:
+        check_files(brokers.tls)
         rng = random.Random()  # noqa: S311  not for secrets; seeded by the system
         attempted = asyncio.Event()
-        brokers = Brokers.parse(urls, shuffled, Tls(tls_ca, tls_cert, tls_key))
-        check_files(brokers.tls)
         link = Link(Dialler(brokers, rng), name, attempted.set)
-        publisher = cls(link, settings, Encoder(compression, serializers, settings.max_body_bytes), rng)
+        publisher = cls(link, settings, encoder, rng)
         duties = [asyncio.create_task(link.run()), asyncio.create_task(publisher.run())]
         try:
             await until_up(link, attempted, connect_wait_s)
@@ -150,12 +157,12 @@ class Publisher:
         handler one that is never awaited fails the delivery, and one that runs in a task is waited for before the ack.
         """
         begun = begin("publish")
-        coroutine = self._publish(begun, body, (exchange, routing_key, mandatory, timeout_s), options)
+        coroutine = self._confirmed(begun, body, (exchange, routing_key, mandatory, timeout_s), options)
         if begun is not None:
             begun.by(coroutine)
         return coroutine
 
-    async def _publish(self, begun: Begun | None, body: Any, how: _How, options: MessageOptions) -> Confirmed:
+    async def _confirmed(self, begun: Begun | None, body: Any, how: _How, options: MessageOptions) -> Confirmed:
         try:
             self._check_loop("publish")
             publishing = self._accept(body, how, options, may_wait=True)
@@ -213,21 +220,21 @@ class Publisher:
         mandatory: bool = True,
         timeout_s: float | None = None,
         **options: Unpack[MessageOptions],
-    ) -> Coroutine[Any, Any, list[Outcome]]:
+    ) -> Coroutine[Any, Any, list[PublishOutcome]]:
         """Publish each body as `publish` does and return an outcome for each, in the same order; to be awaited, too.
 
         One that fails does not stop the others, and each has its own timeout. At a full window the next one waits for
         those before it; when others have filled it, `overflow` decides.
         """
         begun = begin("publish_many")
-        coroutine = self._publish_many(begun, bodies, (exchange, routing_key, mandatory, timeout_s), options)
+        coroutine = self._all_ended(begun, bodies, (exchange, routing_key, mandatory, timeout_s), options)
         if begun is not None:
             begun.by(coroutine)
         return coroutine
 
-    async def _publish_many(
+    async def _all_ended(
         self, begun: Begun | None, bodies: Iterable[Any], how: _How, options: MessageOptions
-    ) -> list[Outcome]:
+    ) -> list[PublishOutcome]:
         try:
             self._check_loop("publish_many")
             outcomes = await self._outcomes(bodies, how, options)
@@ -239,7 +246,7 @@ class Publisher:
             begun.end_all(outcomes)
         return outcomes
 
-    async def _outcomes(self, bodies: Iterable[Any], how: _How, options: MessageOptions) -> list[Outcome]:
+    async def _outcomes(self, bodies: Iterable[Any], how: _How, options: MessageOptions) -> list[PublishOutcome]:
         outcomes: list[Receipt | PublishError] = []
         still_open: deque[Receipt] = deque()
         for number, body in enumerate(bodies, 1):
@@ -278,7 +285,7 @@ class Publisher:
         if self._outbox.is_closed:  # its loop may have ended too, and would then never run what follows
             raise PublishOverflow("not sent: the publisher is closed")
         begun = begin("publish_sync")
-        publishing = self._publish(begun, body, (exchange, routing_key, mandatory, timeout_s), options)
+        publishing = self._confirmed(begun, body, (exchange, routing_key, mandatory, timeout_s), options)
         outcome = asyncio.run_coroutine_threadsafe(publishing, self._loop)
         wait_s = (self._settings.timeout_s if timeout_s is None else timeout_s) + _SYNC_GRACE_S
         try:
@@ -358,7 +365,7 @@ class Publisher:
         self._outbox.end_all("the publisher was closed")
 
 
-async def _outcome(receipt: Receipt | PublishError) -> Outcome:
+async def _outcome(receipt: Receipt | PublishError) -> PublishOutcome:
     try:
         return receipt if isinstance(receipt, PublishError) else await receipt
     except PublishError as error:
