@@ -447,6 +447,10 @@ GARBAGE = {
     "two headers": DELIVER_METHOD + CONTENT_HEADER + CONTENT_HEADER,
     "deliver inside a content": DELIVER_METHOD + CONTENT_HEADER + DELIVER_METHOD,
     "deliver after deliver": DELIVER_METHOD + DELIVER_METHOD,
+    "whole delivery after deliver": DELIVER_METHOD + deliver(1, (CANARY,)),
+    "header of another channel": DELIVER_METHOD
+    + frames.marshal(header.ContentHeader(0, 10, PROPERTIES), 2)
+    + body_frame(b"0123456789"),
     "body without a method": body_frame(CANARY),
     "body without a header": DELIVER_METHOD + body_frame(CANARY),
     "body after a whole body": deliver(1, (b"0123456789",)) + body_frame(CANARY),
