@@ -1,1 +1,1 @@
-"""From the bytes of a body to a value, and back. Pure; knows nothing about deliveries."""
+"""Decode the bytes of a body to a value, and encode a value. Pure; knows nothing about deliveries."""

@@ -1,4 +1,4 @@
-"""Annotations taken apart, without importing the libraries that they may name."""
+"""Inspect annotations without importing the libraries that they may name."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _SHOWN_CHARACTERS = 100
 
 
 def bare(annotation: Any) -> Any:
-    """Return what `annotation` is another name for: of a NewType, a `type` statement, an Annotated with notes alone.
+    """Return the type behind a NewType, a `type` statement, or an Annotated without constraints.
 
-    Constraints in an Annotated stay, for somebody has to check them.
+    An Annotated with constraints is returned as it is, because somebody has to check the constraints.
     """
     while (inner := _another_name_of(annotation)) is not annotation:
         annotation = inner
@@ -23,7 +23,7 @@ def bare(annotation: Any) -> Any:
 
 
 def needs_pydantic(annotation: Any) -> bool:
-    """Say whether pydantic alone can check `annotation`: a model, a dataclass or a constraint of its is in it."""
+    """Tell whether only pydantic can check `annotation`: it contains a pydantic model, dataclass or constraint."""
     return any(_is_for_pydantic(part) for part in _parts(annotation))
 
 
@@ -37,7 +37,7 @@ def _another_name_of(annotation: Any) -> Any:
     if isinstance(annotation, NewType):
         return annotation.__supertype__
     if type(annotation).__name__ == "TypeAliasType":  # the `type` statement of Python 3.12, or typing_extensions'
-        with suppress(Exception):  # what it names may not be there; the library that is asked next says so
+        with suppress(Exception):  # the type that it names may be missing; the library that is asked next says so
             return annotation.__value__
     if get_origin(annotation) is Annotated and not any(map(_is_constraint, annotation.__metadata__)):
         return annotation.__origin__
@@ -58,7 +58,7 @@ def _library_of(part: Any) -> str:
 
 
 def _parts(annotation: Any) -> Iterator[Any]:
-    """Yield `annotation` and everything written inside it, of Annotated the metadata, too."""
+    """Yield `annotation` and everything inside it, with the metadata of Annotated."""
     seen: list[Any] = []  # a `type` statement may name itself
     rest = [annotation]
     while rest:

@@ -1,12 +1,12 @@
-"""Bodies made smaller, as their content-encoding says: gzip, and zstd with the extra of that name.
+"""Compress and decompress bodies by their content-encoding: gzip, and zstd with the extra of that name.
 
-What others send is read as well: `x-gzip`, which is gzip (RFC 9110, 8.4.1.3), and `deflate`, which ought to be zlib's
-format and is raw deflate from some senders (8.4.1.2). A list is read when all but one of its names say nothing: Spring
-AMQP writes `gzip, UTF-8`, and once wrote `gzip:UTF-8`.
+Codings that only others write are read too: `x-gzip`, which is gzip (RFC 9110, 8.4.1.3), and `deflate`, which is zlib's
+format by the standard and raw deflate from some senders (8.4.1.2). A list of names is read when only one of them is a
+compression: Spring AMQP writes `gzip, UTF-8`, and once wrote `gzip:UTF-8`.
 
-Decompressing is bounded, for anybody may have compressed the body: the output is at most 64 MiB, and at most 100 times
-the input once it is above 1 MiB. What goes over is measured in small steps that are thrown away, so a body that claims
-to be a gigabyte costs a megabyte and a tenth of a second.
+Decompression is bounded, because anybody may have compressed the body: the output is at most 64 MiB, and above 1 MiB at
+most 100 times the input. The size of a larger output is measured first, in small steps that are thrown away. So a bomb
+of a gigabyte costs a megabyte and a tenth of a second.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from mxworker.payloads.content_types import shown
 MAX_OUTPUT_BYTES = 64 * 1024 * 1024
 MAX_RATIO = 100
 FREE_OUTPUT_BYTES = 1024 * 1024
-"""Up to here any ratio is in good faith: a log of one line repeated compresses a thousandfold."""
+"""Up to this output any ratio is allowed: a log with one repeated line compresses a thousandfold."""
 
 _PLAIN = frozenset({"", "identity", "binary", "7bit", "8bit", "utf-8", "utf8", "us-ascii", "ascii"})
-"""What says nothing about compression. kombu writes the character set of the body there."""
+"""The names that mean no compression. kombu writes the character set of the body there."""
 _SEPARATORS = re.compile("[,:]")
 _KNOWN = "gzip, deflate, zstd and identity"
 _LEVELS: Mapping[str, range] = MappingProxyType({"gzip": range(1, 10), "zstd": range(1, 20)})
-# https://zlib.net/manual.html, inflateInit2: 15, with 16 more for the gzip format, negative for raw deflate
+# https://zlib.net/manual.html, inflateInit2: 15 bits; 16 more mean the gzip format, a negative number raw deflate
 _GZIP_WINDOW_BITS = 31
 _ZLIB_WINDOW_BITS = 15
 _RAW_WINDOW_BITS = -15
-_ZSTD_WINDOW_BYTES = 8 * 1024 * 1024  # what RFC 8878, 3.1.1.1.2, asks of every decoder; levels above 19 want more
+_ZSTD_WINDOW_BYTES = 8 * 1024 * 1024  # RFC 8878, 3.1.1.1.2, asks this of every decoder; levels above 19 need more
 _INPUT_STEP_BYTES = 16 * 1024
 _OUTPUT_STEP_BYTES = 256 * 1024
-_MAX_GZIP_MEMBERS = 4096  # each costs a decompressor; bgzip, the one tool that writes many, puts 64 KiB into each
+_MAX_GZIP_MEMBERS = 4096  # each costs a decompressor; only bgzip writes many, with 64 KiB in each
 
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """How bodies are compressed: `encoding` is gzip or zstd, `level` 1 to 9 or 1 to 19.
+    """How bodies are compressed: `encoding` is gzip with a `level` from 1 to 9, or zstd with one from 1 to 19.
 
-    Bodies of up to `threshold_bytes` are left as they are. Raises ConfigError when made with what cannot work.
+    Bodies of up to `threshold_bytes` are not compressed. Raises ConfigError when a value cannot work.
     """
 
     encoding: str = "gzip"
@@ -53,7 +53,7 @@ class Compression:
     threshold_bytes: int = 1024
 
     def __post_init__(self) -> None:
-        """Refuse what could only fail later, at a publish."""
+        """Refuse values that would fail later, at a publish."""
         levels = _LEVELS.get(self.encoding)
         if levels is None:
             raise ConfigError(f"compression is gzip or zstd, not {self.encoding!r}")
@@ -63,9 +63,9 @@ class Compression:
             _zstandard()
 
     def compress(self, body: bytes) -> bytes | None:
-        """Return the compressed body; None when it is better sent as it is.
+        """Return the compressed body; None when the body should be sent as it is.
 
-        That is when it is small, when it would not get smaller, and when `decompress` would take it for a bomb.
+        That is so when it is small, when it would not get smaller, and when `decompress` would refuse it as a bomb.
         """
         if len(body) <= self.threshold_bytes:
             return None
@@ -75,9 +75,9 @@ class Compression:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a compressed body holds: how much that is, and `read`, which returns it and may raise DecodeError.
+    """The content of a compressed body: its size, and `read`, which returns the content and may raise DecodeError.
 
-    Of what is large only the size is in memory before `read` is called.
+    A large content is not in memory before `read` is called.
     """
 
     size_bytes: int
@@ -85,19 +85,19 @@ class Measured:
 
 
 class UnknownCoding(DecodeError):
-    """The body is in a coding that is not known here, or in several: nobody has looked at it."""
+    """The body has an unknown coding, or several codings, and was not read."""
 
 
 def decompress(body: bytes, content_encoding: str) -> bytes:
-    """Return what `body` holds. Raises as `measured` does, and DecodeError."""
+    """Return the content of `body`. Raises as `measured` does, and DecodeError."""
     return measured(body, content_encoding).read()
 
 
 def measured(body: bytes, content_encoding: str) -> Measured:
-    """Return how much `body` holds, in the one coding that its content-encoding names, and what reads it.
+    """Return the size of the content of `body`, and its reader, by the one coding that the content-encoding names.
 
-    Raises UnknownCoding when there are several, or one that is not known; DecodeError when the body is broken, cut
-    short, followed by something else, or above the limits. A zstd body is a single frame.
+    Raises UnknownCoding for several codings or an unknown one. Raises DecodeError when the body is broken, cut short,
+    followed by something else, or above the limits. A zstd body must be a single frame.
     """
     codings = _codings(content_encoding)
     if not codings:
@@ -110,13 +110,13 @@ def measured(body: bytes, content_encoding: str) -> Measured:
 
 
 def is_compressed(content_encoding: str) -> bool:
-    """Say whether `decompress` has something to do for this encoding, rather than returning or refusing at once."""
+    """Tell whether `decompress` would decompress this encoding, rather than return or refuse the body at once."""
     codings = _codings(content_encoding)
     return len(codings) == 1 and codings[0] in _DECOMPRESSORS
 
 
 def _codings(content_encoding: str) -> list[str]:
-    """Return the names in a content-encoding, in lower case, without those that say nothing about compression."""
+    """Return the names in a content-encoding, in lower case, without those that mean no compression."""
     names = [name.strip() for name in _SEPARATORS.split(content_encoding.lower())]
     return [name for name in names if name not in _PLAIN]
 
@@ -130,7 +130,7 @@ def _gzip(body: bytes, level: int) -> bytes:
 
 
 def _zstd(body: bytes, level: int) -> bytes:
-    # A compressor must not be used by two threads at once; making one is quick beside compressing.
+    # Two threads must not use one compressor at once, and making one is quick beside compressing.
     compressed: bytes = _zstandard().ZstdCompressor(level=level).compress(body)
     return compressed
 
@@ -154,7 +154,7 @@ def _inflate(body: bytes, limit_bytes: int) -> Measured:
 
 
 def _bounded(decompressed: Callable[[], Iterator[bytes]], limit_bytes: int) -> Measured:
-    """Return all chunks as one. What is large is counted first and decompressed again: a bomb is never in memory."""
+    """Measure all chunks. Large content is not kept but decompressed again by `read`, so no bomb is ever in memory."""
     kept: list[bytes] = []
     size = 0
     for chunk in decompressed():
@@ -170,7 +170,7 @@ def _bounded(decompressed: Callable[[], Iterator[bytes]], limit_bytes: int) -> M
 
 
 def _joined(chunks: Iterator[bytes]) -> bytes:
-    """Return all chunks as one, without the second copy of them that `join` would make."""
+    """Join chunks without the second copy of them that `bytes.join` would make."""
     content = BytesIO()
     for chunk in chunks:
         content.write(chunk)
@@ -178,7 +178,7 @@ def _joined(chunks: Iterator[bytes]) -> bytes:
 
 
 def _gunzipped(body: bytes) -> Iterator[bytes]:
-    """Yield the content of all members in steps. What is left over is copied at each, so input goes in steps, too."""
+    """Yield the content of all members in steps. Each step copies the unused input, so input goes in pieces too."""
     member = zlib.decompressobj(_GZIP_WINDOW_BITS)
     members = 1
     for piece in _pieces(body):
@@ -214,7 +214,7 @@ def _pieces(body: bytes) -> Iterator[bytes]:
 
 
 def _last_output(stream: zlib._Decompress) -> Iterator[bytes]:
-    """Yield what is left when all input is taken."""
+    """Yield the output that is left after all input."""
     while chunk := stream.decompress(b"", _OUTPUT_STEP_BYTES):
         yield chunk
 
@@ -222,11 +222,11 @@ def _last_output(stream: zlib._Decompress) -> Iterator[bytes]:
 def _unzstd(body: bytes, limit_bytes: int) -> Measured:
     try:
         zstandard = _zstandard()
-    except ConfigError as error:  # the operator's fault, but the delivery has to end somewhere it can be kept
+    except ConfigError as error:  # the operator's fault, but the delivery must be settled as a dead letter
         raise DecodeError(f"the body cannot be read, {error}") from error
     decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
     try:
-        # Only the stream can be read in steps, and only the object tells whether the end was reached.
+        # Only a stream can be read in steps. Only a decompressobj, in `_zstd_frame`, tells whether the end was reached.
         with decompressor.stream_reader(body) as stream:
             size = 0
             while chunk := stream.read(_OUTPUT_STEP_BYTES):
@@ -261,7 +261,7 @@ def _within(size: int, limit_bytes: int) -> int:
 
 
 def _zstandard() -> ModuleType:
-    """Return the package of the extra. Imported when it is used: it takes 10 ms, and most do without."""
+    """Import the package of the extra `zstd` on first use: it takes 10 ms, and most applications do not need it."""
     try:
         import zstandard
     except ImportError:

@@ -1,7 +1,7 @@
-"""What a content-type says of a body, and the text of a body that is text (RFC 9110, 8.3).
+"""Read content-types, and decode bodies that are text (RFC 9110, 8.3).
 
-Anybody may have written it, so it is read tolerantly, and a character set must be one of a list: for a name that it
-does not know Python looks for a module, and remembers for ever that there is none.
+Anybody may have written a content-type, so it is read tolerantly, and only listed character sets are accepted: for an
+unknown name Python looks for a module, and remembers for ever that there is none.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ TEXT = "text/plain"
 BYTES = "application/octet-stream"
 
 PRESENT = FLAG_CONTENT_TYPE >> 8
-"""The flag in the first octet of the raw properties that says a content-type is there."""
+"""The flag of the content-type in the first octet of the raw properties."""
 JSON_ON_WIRE = b"\x10application/json"
-"""The usual content-type as a short string. The first property, it starts at octet 2 of the raw properties."""
+"""The usual content-type as a short string. It is the first property, and starts at octet 2 of the raw properties."""
 TEXT_ON_WIRE = b"\x0atext/plain"
 JSON_ENDS_AT = 2 + len(JSON_ON_WIRE)
 TEXT_ENDS_AT = 2 + len(TEXT_ON_WIRE)
 
 _SHOWN_CHARACTERS = 60
 _UTF_8 = frozenset({"utf-8", "utf8"})
-_CHARSETS = frozenset(  # with hyphens, where some write an underscore
+_CHARSETS = frozenset(  # written with hyphens; an underscore is read as a hyphen
     _UTF_8
     | {"us-ascii", "ascii", "latin1", "latin-1", "utf-16", "utf-16le", "utf-16be", "utf-32", "utf-32le", "utf-32be"}
     | {f"{name}-{part}" for name in ("iso-8859", "iso8859") for part in (*range(1, 12), *range(13, 17))}
@@ -36,7 +36,7 @@ _PYTHON_NAMES = {"windows-874": "cp874"}
 
 
 class ContentType(NamedTuple):
-    """`media_type` is in lower case, without parameters, '' when there is none; `charset` is the one parameter read."""
+    """`media_type` is in lower case without parameters, or ''. `charset` is the only parameter that is read."""
 
     media_type: str
     charset: str | None
@@ -46,7 +46,7 @@ NO_CONTENT_TYPE = ContentType("", None)
 
 
 def content_type_of(raw: bytes) -> ContentType:
-    """Return the content-type in raw properties. Never raises; one that cannot be reached counts as none."""
+    """Return the content-type in raw properties. Never raises: one that cannot be reached counts as missing."""
     if len(raw) < 3 or not raw[0] & PRESENT:
         return NO_CONTENT_TYPE
     end = 3 + raw[2]
@@ -54,7 +54,7 @@ def content_type_of(raw: bytes) -> ContentType:
 
 
 def parse(content_type: str) -> ContentType:
-    """Split `content_type` into what matters here."""
+    """Split `content_type` into media type and charset."""
     if ";" not in content_type:
         return ContentType(content_type.strip().lower(), None)
     media_type, *parameters = content_type.split(";")
@@ -67,18 +67,18 @@ def parse(content_type: str) -> ContentType:
 
 
 def is_json(content_type: str) -> bool:
-    """Say whether `content_type` is JSON by name, parameters aside (RFC 6839, 3.1, for the suffix)."""
+    """Tell whether `content_type`, which may have parameters, names JSON (RFC 6839, 3.1, for the suffix)."""
     media_type = content_type.partition(";")[0].strip().lower()
     return media_type in (JSON, "text/json") or media_type.endswith("+json")
 
 
 def is_text(media_type: str) -> bool:
-    """Say whether `media_type`, in lower case, is text by name."""
+    """Tell whether `media_type`, in lower case, names text."""
     return media_type.startswith("text/")
 
 
 def text(body: bytes, charset: str | None = None) -> str:
-    """Return the text that `body` is in `charset`, in UTF-8 when that is None. Raises DecodeError."""
+    """Decode `body` as text in `charset`, by default UTF-8. Raises DecodeError."""
     name = "utf-8" if charset is None else charset.replace("_", "-")
     if name not in _CHARSETS:
         raise DecodeError(f"the content-type names the charset {shown(charset or name)}, which is not supported")
@@ -89,9 +89,9 @@ def text(body: bytes, charset: str | None = None) -> str:
 
 
 def utf_8(body: bytes, charset: str | None) -> bytes:
-    """Return a body that is JSON in UTF-8: as it is, unless it is not UTF-8 and `charset` says what it is.
+    """Return a JSON body in UTF-8. It is recoded only when it is no UTF-8 and `charset` names another encoding.
 
-    Raises DecodeError. JSON in UTF-16 or UTF-32 is full of zeros, which UTF-8 might have and JSON has not.
+    Raises DecodeError. A zero octet means UTF-16 or UTF-32: it would be valid in UTF-8, but JSON has none.
     """
     if charset is None or charset.replace("_", "-") in _UTF_8:
         return body
@@ -105,5 +105,5 @@ def utf_8(body: bytes, charset: str | None) -> bytes:
 
 
 def shown(name: str) -> str:
-    """Return what a publisher wrote in a form that is short and safe to log."""
+    """Return a publisher's text in a form that is short and safe to log."""
     return repr(name if len(name) <= _SHOWN_CHARACTERS else name[:_SHOWN_CHARACTERS] + "...")

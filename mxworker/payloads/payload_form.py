@@ -1,4 +1,4 @@
-"""A form that payloads take, as an annotation asks for it: how to get there, and how to say why that failed."""
+"""A payload form: how a body is decoded to the type of an annotation, and how a failure is explained."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _TAIL_CHARACTERS = 90
 
 @dataclass(frozen=True, slots=True)
 class PayloadForm:
-    """What reads a payload of this form from JSON, and what makes one of a value that a codec has read.
+    """`from_json` reads a payload from JSON; `from_value` makes one from a value that an application's codec has read.
 
-    Both raise DecodeError, or one of `refusals`, of which `explain` makes the text of a DecodeError. That way the usual
-    delivery costs a single call, which may be a library's own.
+    Both raise DecodeError or one of `refusals`; `explain` turns those into the text of a DecodeError. So the usual
+    delivery costs a single call, which may be a function of a library.
     """
 
     from_json: Callable[[bytes], Any]
@@ -25,9 +25,9 @@ class PayloadForm:
 
 
 def bounded(text: str) -> str:
-    """Return a text that may quote a body, on one line and of about 300 characters at most, cut in the middle.
+    """Return a text that may quote a body on one line, cut in the middle to about 300 characters.
 
-    Libraries put the place last, and what they quote before it.
+    The end is kept because libraries put the place of an error there, after the quoted text.
     """
     if len(text) > _HEAD_CHARACTERS + _TAIL_CHARACTERS:
         text = f"{text[:_HEAD_CHARACTERS]} [...] {text[-_TAIL_CHARACTERS:]}"

@@ -1,7 +1,7 @@
-"""From a Python value to the bytes of a body.
+"""Serialize a Python value to the bytes of a body.
 
-JSON is the only built-in form of objects. Others are the application's to register: nothing that could run code when it
-is read, pickle above all, is ever chosen for it.
+JSON is the only built-in format of objects; an application can register others. A format that could run code when it is
+read, such as pickle, is never chosen by default.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mxworker.errors import EncodeError
 Serializer = Callable[[Any], bytes]
 NO_SERIALIZERS: Mapping[str, Serializer] = MappingProxyType({})
 
-_TOO_LONG = "Integer exceeds 64-bit range"  # what orjson says of it
+_TOO_LONG = "Integer exceeds 64-bit range"  # the error text of orjson
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1
 
 BUFFERS = (bytes, bytearray, memoryview)
@@ -28,8 +28,8 @@ BUFFERS = (bytes, bytearray, memoryview)
 def to_json(value: Any) -> bytes:
     """Return `value` as JSON.
 
-    Takes what orjson takes (dataclasses, datetimes, UUIDs and enums among it), msgspec structs and pydantic models.
-    Whole numbers may have any size. NaN and infinity, for which JSON has no form, become null.
+    Takes all types of orjson (with dataclasses, datetimes, UUIDs and enums), msgspec structs and pydantic models. Whole
+    numbers may have any size. NaN and infinity, which JSON does not have, become null.
     """
     try:
         raw = orjson.dumps(value, default=_of_a_library)
@@ -37,15 +37,15 @@ def to_json(value: Any) -> bytes:
         if _TOO_LONG not in str(error):
             raise
         raw = orjson.dumps(_with_long_numbers(value), default=_of_a_library)
-    # A copy, for what orjson returns keeps the buffer it was built in: 10,000 small messages in flight held 40 MB.
+    # The bytes are copied, because those of orjson keep its buffer alive: 10,000 small messages in flight held 40 MB.
     return memoryview(raw).tobytes()
 
 
 def serialize(serializer: Serializer, value: Any, content_type: str) -> bytes:
-    """Return what `serializer` makes of `value`; whatever it raises becomes an EncodeError."""
+    """Return the bytes of `value` from `serializer`. Any exception of the serializer becomes an EncodeError."""
     try:
         body = serializer(value)
-    except Exception as error:  # a serializer, and the value it asks, are the application's code
+    except Exception as error:  # the serializer, and methods of the value, are the application's code
         raise EncodeError(f"a {type(value).__name__} cannot be sent as {content_type}: {error}") from error
     if not isinstance(body, BUFFERS):
         raise EncodeError(f"the serializer for {content_type} returned a {type(body).__name__} instead of bytes")
@@ -53,7 +53,7 @@ def serialize(serializer: Serializer, value: Any, content_type: str) -> bytes:
 
 
 def _with_long_numbers(value: Any) -> Any:
-    """Return a copy of `value` with the text of each whole number that orjson does not take."""
+    """Return a copy of `value` with each whole number that orjson refuses as a fragment of JSON text."""
     match value:
         case int() if not _SMALLEST <= value <= _LARGEST:
             return orjson.Fragment(str(int(value)))
@@ -61,7 +61,7 @@ def _with_long_numbers(value: Any) -> Any:
             return {key: _with_long_numbers(one) for key, one in value.items()}
         case list() | tuple():
             return [_with_long_numbers(one) for one in value]
-    if is_dataclass(value) and not isinstance(value, type):  # without what orjson takes for private
+    if is_dataclass(value) and not isinstance(value, type):  # orjson leaves private fields out, and so does this
         names = (field.name for field in fields(value) if not field.name.startswith("_"))
         return {name: _with_long_numbers(getattr(value, name)) for name in names}
     try:
@@ -71,7 +71,7 @@ def _with_long_numbers(value: Any) -> Any:
 
 
 def _of_a_library(value: Any) -> Any:
-    """Take apart what orjson does not know, without importing the library it would be of."""
+    """Convert a msgspec struct or pydantic model for orjson, without importing either library."""
     kind = type(value)
     if hasattr(kind, "__struct_fields__"):
         return sys.modules["msgspec"].to_builtins(value)

@@ -1,16 +1,16 @@
-"""Payloads checked by a library: dataclasses, TypedDicts, structs and whatever else msgspec reads, and pydantic models.
+"""Payloads checked by a library: msgspec reads dataclasses, TypedDicts, structs and more, pydantic reads its models.
 
-Neither library is imported before an annotation asks for it: msgspec takes 20 ms, pydantic 50 ms. Everything
-that can be known of an annotation is checked at start; per delivery there is one call into the library.
+Neither library is imported before an annotation needs it: msgspec takes 20 ms, pydantic 50 ms. Annotations are checked
+at start; each delivery costs one call into the library.
 
-What a library says of a body is shown without the values it found there, as far as it keeps them apart, and never at
-length. Of what a `__post_init__` or a validator raises, a ValueError means a bad body, to both libraries; most other
-exceptions pass through: the application has failed, not the body. pydantic takes NaN and Infinity for numbers unless
-the model says `allow_inf_nan=False`; JSON has neither, and all others here refuse them.
+A library's error about a body is shown without the values of the body, where the library keeps them apart, and always
+shortened. A ValueError from a `__post_init__` or a validator means a bad body to both libraries. Most other exceptions
+pass through, because then the application has failed. pydantic accepts NaN and Infinity as numbers unless the model
+says `allow_inf_nan=False`; JSON has neither, and all other forms refuse them.
 
-A number arrives as it was sent, or not at all. msgspec sees to that itself. pydantic makes a double of each number with
-a fraction or an exponent, so a Decimal would lose digits, an int might become another one, and a number that is too
-large would be infinite; see `_exactly`.
+A number arrives exactly as it was sent, or the body is refused. msgspec does that itself. pydantic makes a double of
+each number with a fraction or an exponent, so that a Decimal would lose digits, an int could change, and a number that
+is too large would become infinite; see `_exactly`.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ TAKEN = (
 )
 _MOST_ERRORS_NAMED = 3
 _MOST_ERRORS_LISTED = 1000
-"""pydantic lists all errors or none; a million of them, in a body of 2 MB, would take seconds and a gigabyte."""
+"""pydantic lists all errors or none. A million errors, from a body of 2 MB, would take seconds and a gigabyte."""
 _TOO_DEEP = "it is nested too deeply"
-# msgspec quotes what it found after these; pydantic does only here.
+# msgspec quotes values of the body after these texts; pydantic quotes them in this one type of error.
 _MSGSPEC_QUOTES_AFTER = ("Invalid enum value", "Invalid value")
 _PYDANTIC_QUOTES_IN = "union_tag_invalid"
 
-# What a double may not hold: 16 digits, dot included, or an exponent of three digits. The look for it takes all digits
-# for the same one.
+# A double may not hold a number with 16 digits, counting the dot, or with an exponent of three digits. For the search,
+# all digits and dots are replaced by 0.
 _DIGITS_ALIKE = bytes(
     ord("0") if chr(octet) in "0123456789." else ord("e") if octet == ord("E") else octet for octet in range(256)
 )
@@ -56,8 +56,8 @@ _NO_WHOLE_NUMBER = re.compile(rb"-?[0-9]+[.eE]")
 def typed_form(annotation: Any) -> PayloadForm:
     """Return the form that `annotation` asks for.
 
-    Raises AppLoadError when no library can read it, or the one that could is not installed; its text goes on where "the
-    handler" begins.
+    Raises AppLoadError when no library can read it, or the library for it is not installed. The text of the error
+    continues a sentence that begins with "the handler".
     """
     if needs_pydantic(annotation):
         return _of_pydantic(annotation)
@@ -68,7 +68,7 @@ def typed_form(annotation: Any) -> PayloadForm:
     try:
         decoder = msgspec.json.Decoder(annotation)
         strangers = tuple(_unknown_classes(msgspec.inspect.type_info(annotation)))
-    except Exception as error:  # the annotation is the user's code, and may do anything when it is resolved
+    except Exception as error:  # the annotation is the user's code, and may raise anything when it is resolved
         raise unusable(annotation, f"msgspec: {error}") from error
     if any(map(needs_pydantic, strangers)):
         return _of_pydantic(annotation)
@@ -78,7 +78,7 @@ def typed_form(annotation: Any) -> PayloadForm:
 
 
 def unusable(annotation: Any, why: str) -> AppLoadError:
-    """Return the error for an annotation that cannot be honoured."""
+    """Return the error for an annotation that cannot be decoded."""
     return AppLoadError(
         f"takes its payload as {shown(annotation)}, which nothing can decode ({bounded(why)}); use {TAKEN}"
     )
@@ -99,7 +99,7 @@ def _of_msgspec(annotation: Any, decoder: msgspec.json.Decoder[Any]) -> PayloadF
     name = shown(annotation)
 
     def from_value(value: Any) -> Any:
-        return msgspec.convert(value, annotation, str_keys=True)  # many forms have no other keys than text
+        return msgspec.convert(value, annotation, str_keys=True)  # many formats have only string keys
 
     def explain(error: Exception) -> str:
         match error:
@@ -116,7 +116,7 @@ def _of_msgspec(annotation: Any, decoder: msgspec.json.Decoder[Any]) -> PayloadF
 
 
 def _without_value(text: str) -> str:
-    """Return what msgspec says of a body, without the value it found there: what is wrong, and where."""
+    """Return the error text of msgspec without the value from the body: what is wrong, and where."""
     for opening in _MSGSPEC_QUOTES_AFTER:
         if text.startswith(opening):
             _, separator, place = text.rpartition(" - at `$")
@@ -125,7 +125,7 @@ def _without_value(text: str) -> str:
 
 
 def _unknown_classes(info: Any) -> Iterator[type]:
-    """Yield the classes that msgspec takes in an annotation, but cannot make of any body."""
+    """Yield the classes that msgspec accepts in an annotation, but cannot make from any body."""
     import msgspec.inspect
 
     seen: set[int] = set()
@@ -151,7 +151,7 @@ def _unknown_classes(info: Any) -> Iterator[type]:
 def _of_pydantic(annotation: Any) -> PayloadForm:
     try:
         import pydantic
-    except ImportError:  # a type may be made for pydantic without needing it
+    except ImportError:  # a type may support pydantic while pydantic is not installed
         raise _needs(annotation, "pydantic", "pydantic") from None
     try:
         from_json, from_value = _validators(annotation)
@@ -170,17 +170,17 @@ def _validators(annotation: Any) -> tuple[Callable[[bytes], Any], Callable[[Any]
     import pydantic
 
     if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
-        annotation.model_rebuild()  # a name in it that cannot be resolved is a fault now, not at the first delivery
+        annotation.model_rebuild()  # raises now, not at the first delivery, for a name that cannot be resolved
         return _exactly(annotation.model_validate_json, annotation.model_validate), annotation.model_validate
     adapter = pydantic.TypeAdapter(annotation)
     return _exactly(adapter.validate_json, adapter.validate_python), adapter.validate_python
 
 
 def _exactly(from_json: Callable[[bytes], Any], from_value: Callable[[Any], Any]) -> Callable[[bytes], Any]:
-    """Return `from_json`, but for bodies with a number that is no double: those are read here, and checked as values.
+    """Return `from_json`, but parse a body with a number that is no double here, and check it with `from_value`.
 
-    pydantic gets such a number as a Decimal. It makes of it an exact Decimal or int, or refuses it, and rounds it to a
-    float where the annotation says float. A strict model may refuse such a body: values of Python are not JSON to it.
+    pydantic gets such a number as a Decimal. It makes an exact Decimal or int of it, or refuses it, and rounds it to a
+    float where the annotation says float. A strict model may refuse such a body, because it gets Python values.
     """
 
     def read(body: bytes) -> Any:
@@ -195,14 +195,14 @@ def _exactly(from_json: Callable[[bytes], Any], from_value: Callable[[Any], Any]
 
 
 def _may_exceed_a_double(body: bytes) -> bool:
-    """Whether there may be a number with a fraction or an exponent in `body` that a double does not hold exactly."""
+    """Tell whether `body` may have a number with a fraction or an exponent that a double does not hold exactly."""
     alike = body.translate(_DIGITS_ALIKE)
     for sign in _SIGNS:
         at = alike.find(sign)
         while at != -1:
             before = alike[max(0, at - _LONGEST_LOOKED_BACK) : at + 1]
             rest = before.rstrip(b"0-")
-            is_number = not rest or rest[-1] in _BEFORE_A_NUMBER  # and no part of a text
+            is_number = not rest or rest[-1] in _BEFORE_A_NUMBER  # else it is part of a text
             if is_number and _NO_WHOLE_NUMBER.match(body, at + 1 - len(before) + len(rest)):
                 return True
             at = alike.find(sign, at + len(sign))
@@ -210,7 +210,7 @@ def _may_exceed_a_double(body: bytes) -> bool:
 
 
 def _with_exact_numbers(body: bytes, found: list[Decimal]) -> Any:
-    """Return the value of a JSON body, None when it is none, and add each number that is no double to `found`."""
+    """Parse a JSON body, and add each number that is no double to `found`. Return None for a body that is no JSON."""
 
     def number(text: str) -> float | Decimal:
         double, exact = float(text), Decimal(text)
@@ -226,7 +226,7 @@ def _with_exact_numbers(body: bytes, found: list[Decimal]) -> Any:
     try:
         pydantic_core.from_json(body)  # stricter than the standard library
         return json.loads(body.decode(), parse_float=number)
-    except ValueError:  # pydantic says what is wrong with it
+    except ValueError:  # pydantic will say what is wrong with the body
         found.clear()
         return None
 
@@ -247,6 +247,6 @@ def _message(error: Any) -> str:
 
 
 def _place(location: tuple[int | str, ...]) -> str:
-    """Return where in the body, in the notation of msgspec."""
+    """Return the place of an error in the body, in the notation of msgspec."""
     path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in location)
     return f" - at `${bounded(path)}`" if path else ""

@@ -1,1 +1,1 @@
-"""AMQP's values: properties, headers and what identifies a message. Pure."""
+"""AMQP's values: properties, headers and message keys. Pure."""

@@ -3,10 +3,10 @@
     decode(encode(headers)) == headers
 
 The type octets are those that RabbitMQ reads (https://www.rabbitmq.com/amqp-0-9-1-errata.html#section_3, and its
-rabbit_binary_parser). Reading is bounded, for anybody may have written the table. Writing refuses what would come back
-as something else, what could not be read here, and what makes RabbitMQ close the connection.
+rabbit_binary_parser). Reading is bounded, because anybody may have written the table. Writing refuses a value that
+would be read back as another one, that could not be read here, or that makes RabbitMQ close the connection.
 
-| Python                                   | octet                  | read from, too |
+| Python                                   | octet                  | also read from |
 |------------------------------------------|------------------------|----------------|
 | None                                     | V                      |                |
 | bool                                     | t                      |                |
@@ -20,8 +20,8 @@ as something else, what could not be read here, and what makes RabbitMQ close th
 | list, tuple                              | A                      |                |
 | dict                                     | F                      |                |
 
-Names and strings are UTF-8; other bytes survive as surrogates (PEP 383). Of two entries of one name the last counts,
-but for `integer`.
+Names and strings are UTF-8; other bytes survive as surrogates (PEP 383). Of two entries with one name the last counts,
+except in `integer`.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from typing import Any, NoReturn
 from mxworker.errors import DecodeError, EncodeError
 
 MAX_DEPTH = 32
-"""Tables and arrays inside each other, the outermost included. Far from Python's recursion limit."""
+"""The most levels of nested tables and arrays, with the outermost. Python's recursion limit is far higher."""
 MAX_ENTRIES = 4096
-"""Values in a table and all tables and arrays inside it: a few milliseconds of reading."""
+"""The most values in a table with its nested tables and arrays. Reading them takes a few milliseconds."""
 MAX_NAME_BYTES = 255
 MAX_SPLIT = MAX_ENTRIES + 64
-"""Entries of a table that is split, those inside of them not counted: a millisecond or two.
+"""The most entries of a table that is split, without nested ones. Splitting them takes a millisecond or two.
 
-The most that is read, and room for what copies and the broker add to it.
+The number is `MAX_ENTRIES` plus the entries that copies and the broker may add.
 """
 
 _STEPS_SHOWN = 6
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_SECOND = (datetime.max.replace(tzinfo=UTC, microsecond=0) - _EPOCH) // timedelta(seconds=1)
-# The scale is an octet. The unscaled number is unsigned to RabbitMQ and signed to other clients: what both read alike.
+# The scale is an octet. RabbitMQ reads the unscaled number as unsigned, other clients as signed: both agree up to here.
 _MAX_SCALE = 255
 _MAX_UNSCALED = 2**31 - 1
 
@@ -91,9 +91,9 @@ _tagged_size = struct.Struct(">cI").pack
 
 
 class Timestamp(int):
-    """A number in a timestamp field that no datetime can hold: milliseconds, or finer, where the standard has seconds.
+    """A number in a timestamp field that no datetime can hold: milliseconds or finer, where the standard has seconds.
 
-    A number that a datetime can hold is read back as one.
+    A number that a datetime can hold is read back as a datetime.
     """
 
     __slots__ = ()
@@ -103,7 +103,7 @@ class Timestamp(int):
 
 
 def decode(raw: bytes) -> dict[str, Any]:
-    """Return the table in `raw`, which is without its own size.
+    """Return the table in `raw`, which does not include the size of the table.
 
     Takes time proportional to the size. Raises DecodeError, which never shows a name or a value, when the table is cut
     short, has a type octet that RabbitMQ does not know, more than 4096 entries, or more than 32 levels.
@@ -114,7 +114,8 @@ def decode(raw: bytes) -> dict[str, Any]:
 def encode(table: Mapping[str, Any]) -> bytes:
     """Return `table` as on the wire, without its size.
 
-    Raises EncodeError, which names the key and no value, for what would not survive the way: see the module.
+    Raises EncodeError, which names the key but no value, for a table that could not be sent and read back; see the
+    module.
     """
     writer = _Writer()
     writer.table(table)
@@ -122,20 +123,20 @@ def encode(table: Mapping[str, Any]) -> bytes:
 
 
 def entries(raw: bytes) -> list[tuple[bytes, bytes]]:
-    """Return the entries of the table in `raw`, in its order: each a name and a value as on the wire, its type first.
+    """Return the entries of the table in `raw`, in order: each a name and a value as on the wire with its type first.
 
-    `encode(decode(raw))` is another table where a value has a type that we only read; `entry` of each of these, joined,
-    is `raw` again. Inner tables and arrays are not looked into, so they may be of any depth and number. Raises
-    DecodeError, which never shows a name or a value, when the table is cut short, has a type octet that RabbitMQ does
-    not know, or more than `MAX_SPLIT` entries.
+    `entry` of each of them, joined, is `raw` again. `encode(decode(raw))` is not when a value has a type that we only
+    read. Nested tables and arrays are not read, so their depth and number have no bound. Raises DecodeError, which
+    never shows a name or a value, when the table is cut short, has a type octet that RabbitMQ does not know, or more
+    than `MAX_SPLIT` entries.
     """
     return [(raw[at + 1 : value_at], raw[value_at:end]) for at, value_at, end in _spans(raw)]
 
 
 def in_order_of_names(raw: bytes, but: Set[bytes]) -> bytes:
-    """Return the table in `raw` with its entries in the order of their names, without those of the names in `but`.
+    """Return the table in `raw` with its entries sorted by name, without those whose names are in `but`.
 
-    Entries of one name stay in their order. Raises DecodeError as `entries` does.
+    Entries with one name keep their order. Raises DecodeError as `entries` does.
     """
     spans = list(_spans(raw))
     names = [raw[at + 1 : value_at] for at, value_at, _ in spans]
@@ -147,10 +148,10 @@ def in_order_of_names(raw: bytes, but: Set[bytes]) -> bytes:
 
 
 def integer(raw: bytes, name: bytes) -> int | None:
-    """Return the first entry of this name in the table in `raw`; None when there is none, or it is no integer.
+    """Return the value of the first entry with this name in the table in `raw`; None when it is missing or no integer.
 
-    The first one, for that is where RabbitMQ writes a count of its own when there are two. What follows the last place
-    where the name could be is not looked at. Raises DecodeError as `entries` does, for what comes before.
+    When there are two, RabbitMQ writes its own count into the first. The table is read only up to the last place where
+    the name could be, and up to there a broken table raises DecodeError as in `entries`.
     """
     key = bytes((len(name),)) + name
     last = raw.rfind(key)
@@ -164,7 +165,7 @@ def integer(raw: bytes, name: bytes) -> int | None:
 
 
 def _spans(raw: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield where each entry of a table begins, where its value does, and where it ends."""
+    """Yield the offsets of each entry of a table: its start, the start of its value, and its end."""
     at = 0
     count = 0
     whole = len(raw)
@@ -203,7 +204,7 @@ def _refuse_cut_short(at: int) -> NoReturn:
 
 
 class _Reader:
-    """Walks over the bytes once. `end` is where the innermost table or array ends."""
+    """Reads the bytes once, in order. `end` is the end of the innermost table or array."""
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
@@ -328,7 +329,7 @@ class _Writer:
                 self._refuse(f"a {type(value).__name__} has no form in AMQP headers")
 
     def _inside(self, value: Sequence[Any] | Mapping[Any, Any]) -> None:
-        """Write a table or an array, its size when it is known."""
+        """Write a table or an array, and fill in its size afterwards."""
         if len(self._path) == MAX_DEPTH:
             self._refuse(f"more than {MAX_DEPTH} tables and arrays inside each other")
         start = len(self.out)
@@ -359,7 +360,7 @@ class _Writer:
             self._refuse("the number has more than 64 bits")
 
     def _float(self, number: float) -> None:
-        if not math.isfinite(number):  # RabbitMQ's parser has no clause for it, and closes the connection
+        if not math.isfinite(number):  # RabbitMQ's parser has no clause for such a number, and closes the connection
             self._refuse("NaN and infinity have no form that RabbitMQ reads")
         self.out += _tagged_double(b"d", number)
 

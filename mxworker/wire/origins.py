@@ -1,10 +1,10 @@
-"""Where a copied message came from: what must not ride along with a copy, kept under names that do nothing.
+"""The origin of a copied message: properties that a copy must not keep, under names that the broker ignores.
 
-A copy of a delivery goes through a retry or a dead-letter queue, or to the end of its own. What the broker would act on
-there moves to a header of its own (tried, with RabbitMQ 3.10; x-acquired-count is of 4.3, x-deduplication-header of the
-plugin rabbitmq-message-deduplication):
+A copy of a delivery goes to a retry queue, a dead-letter queue or a quarantine. Properties and headers that the broker
+would act on there move to headers of our own (tried with RabbitMQ 3.10; x-acquired-count comes from 4.3, and
+x-deduplication-header from the plugin rabbitmq-message-deduplication):
 
-| of the original                        | kept in the copy as               | where it was, it would             |
+| of the original                        | kept in the copy as               | under its own name it would        |
 |----------------------------------------|-----------------------------------|------------------------------------|
 | exchange, routing key                  | mx-origin-exchange, -routing-key  | be that of the copy                |
 | headers x-death, x-first-death-*, ...  | mx-origin-x-death, ...            | let cycle detection drop the copy  |
@@ -14,17 +14,17 @@ plugin rabbitmq-message-deduplication):
 | expiration                             | mx-origin-expiration              | cut the delay short                |
 | user_id                                | mx-origin-user-id                 | close the channel: 406             |
 
-All else stays as it was delivered, byte for byte. A copy of a copy keeps the origin of the first, and loses what the
-broker added on the way: x-death would grow with each round.
+All other properties and headers stay as they were delivered, byte for byte. A copy of a copy keeps the origin of the
+first, and loses the headers that the broker added on the way, because x-death would grow with each round.
 
-A delivery is taken for a copy when it has a readable origin and came through the default exchange, as copies do.
-That proves nothing. Whoever may publish to the queue, or to its retry queue, through the default exchange can write the
-same headers, and there is no key that all services and hosts share, with which copies could be signed. So an origin is
-a claim: `Origin` shows it under names of its own, beside what the broker delivered, and nothing is decided by it. Only
-user_id is validated by RabbitMQ (https://www.rabbitmq.com/docs/validated-user-id). It is never set from a header, and
-when a delivery that says it is a copy has one, the next copy records that one in place of the claim.
+A delivery counts as a copy when it has a readable origin and came through the default exchange, as copies do. That
+proves nothing: a publisher with access to the queue or its retry queue through the default exchange can write the same
+headers, and services and hosts share no key with which copies could be signed. So an origin is a claim: `Origin` shows
+it under separate names, beside what the broker delivered, and nothing is decided by it. Only user_id is validated by
+RabbitMQ (https://www.rabbitmq.com/docs/validated-user-id). It is never set from a header, and when a delivery that
+claims to be a copy has one, the next copy records that user_id in place of the claimed one.
 
-Pure: bytes as on the wire.
+Pure: it works on bytes as on the wire.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from mxworker.wire.field_table import MAX_NAME_BYTES, decode, entries, entry, in
 from mxworker.wire.properties import FLAG_EXPIRATION, FLAG_HEADERS, FLAG_USER_ID, join, split
 
 ATTEMPT_HEADER = "mx-attempt"
-"""Which attempt the execution of a retry copy is. Never shown among the headers."""
+"""The header with the number of the attempt that a retry copy starts. Never shown among the headers."""
 
 _PREFIX = b"mx-origin-"
 _EXCHANGE = _PREFIX + b"exchange"
@@ -63,11 +63,11 @@ Headers = list[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a copy, tried again or taken from a dead-letter queue, says of the message that was copied first.
+    """What a retried or replayed copy says about the message that was copied first.
 
-    A claim, not a fact: anyone who may publish to the queue can write it. Route by it, and show it to people, but grant
-    nothing for it. `exchange` and `routing_key` are where the message was published to first; `expiration` and
-    `claimed_user_id` are the properties expiration and user_id that it had, None when it had none.
+    An origin is a claim and no fact: anyone who may publish to the queue can write it. You may route by it and show it
+    to people, but grant nothing for it. `exchange` and `routing_key` are those of the first publish. `expiration` and
+    `claimed_user_id` are the properties expiration and user_id of the first message, None when it had none.
     """
 
     exchange: str
@@ -79,7 +79,7 @@ class Origin:
 
     @property
     def headers(self) -> dict[str, Any]:
-        """The headers that the copy had to move out of the broker's way: x-death, CC ... Decoded at each call.
+        """The headers that the broker would have acted on: x-death, CC ... They are decoded at each call.
 
         Raises DecodeError when they cannot be read.
         """
@@ -87,12 +87,12 @@ class Origin:
 
 
 def headers_of(values: Mapping[int, bytes]) -> Headers:
-    """Return the headers among split properties. Raises DecodeError when they cannot be split, or are too many."""
+    """Return the headers among split properties. Raises DecodeError when they are broken or too many."""
     return entries(_table(values))
 
 
 def integer_header(values: Mapping[int, bytes], name: bytes) -> int | None:
-    """Return a header among split properties, see `field_table.integer`; raises DecodeError as that does."""
+    """Return an integer header among split properties, see `field_table.integer`. Raises DecodeError as that does."""
     return integer(_table(values), name)
 
 
@@ -101,17 +101,17 @@ def _table(values: Mapping[int, bytes]) -> bytes:
 
 
 def with_headers(values: Mapping[int, bytes], headers: Headers) -> dict[int, bytes]:
-    """Return split properties with these headers in place of theirs; no headers at all are no property."""
+    """Return split properties with their headers replaced; without any headers, the property is left out."""
     rest = {flag: value for flag, value in values.items() if flag != FLAG_HEADERS}
     table = b"".join(entry(name, value) for name, value in headers)
     return {**rest, FLAG_HEADERS: _size.pack(len(table)) + table} if table else rest
 
 
 def moved_away(raw_properties: bytes, route: bytes) -> tuple[dict[int, bytes], Headers]:
-    """Return the properties and headers that a copy of the message has, split, without its own attempt.
+    """Return the properties and headers for a copy of the message, split, without the attempt header.
 
-    The headers among the properties are still the original's. `route` is exchange and routing key, two short strings.
-    Raises DecodeError when properties or headers cannot be split.
+    The headers among the properties are still those of the original. `route` is the exchange and the routing key, as
+    two short strings. Raises DecodeError when properties or headers cannot be split.
     """
     values = split(raw_properties)
     headers = [(name, value) for name, value in headers_of(values) if name != _ATTEMPT]
@@ -130,9 +130,9 @@ def moved_away(raw_properties: bytes, route: bytes) -> tuple[dict[int, bytes], H
 
 
 def as_delivered(raw_properties: bytes) -> bytes:
-    """Return properties without the bookkeeping of copies among their headers; broken ones as they are.
+    """Return raw properties without the attempt and origin headers of copies. Broken properties are left as they are.
 
-    An application that publishes the headers of a delivery again passes on neither the attempt nor the origin.
+    So an application that publishes the headers of a delivery again passes on neither the attempt nor the origin.
     """
     if _ATTEMPT not in raw_properties and _PREFIX not in raw_properties:
         return raw_properties
@@ -145,7 +145,7 @@ def as_delivered(raw_properties: bytes) -> bytes:
 
 
 def origin_of(raw_properties: bytes, route: bytes) -> Origin | None:
-    """Return what a delivery says of the message it is a copy of; None when it says nothing that can be read."""
+    """Return the origin that a delivery claims, None when it claims none or one that cannot be read."""
     if _EXCHANGE not in raw_properties:
         return None
     try:
@@ -166,7 +166,7 @@ def origin_of(raw_properties: bytes, route: bytes) -> Origin | None:
 
 
 def _origin(headers: Headers, route: bytes) -> dict[bytes, bytes] | None:
-    """Return what a copy says of its original, as short strings by their names; None when it is no copy."""
+    """Return the origin headers of a copy, as short strings by name; None when the delivery is no copy."""
     if route[:1] != _NO_EXCHANGE:
         return None
     origin = {name: short for name, value in headers if name in _ORIGIN and (short := _short(value)) is not None}
@@ -174,7 +174,7 @@ def _origin(headers: Headers, route: bytes) -> dict[bytes, bytes] | None:
 
 
 def _is_moved(name: bytes) -> bool:
-    """Whether a header moves. One of those families whose name leaves no room for ours is no broker's."""
+    """Tell whether a header moves. The broker writes none whose name is too long for our prefix, so those stay."""
     return name in _HEADERS or (name.startswith(_HEADER_FAMILIES) and len(_PREFIX + name) <= MAX_NAME_BYTES)
 
 
@@ -187,12 +187,12 @@ def _text(short: bytes) -> str:
 
 
 def _long(short: bytes) -> bytes:
-    """Return a short string as a value in a table; one that is missing is ''."""
+    """Return a short string as a value of a table, a missing one as ''."""
     text = short[1:]
     return b"S" + _size.pack(len(text)) + text
 
 
 def _short(value: bytes) -> bytes | None:
-    """Return a value in a table as a short string; None when it is none."""
+    """Return a value of a table as a short string, None when it is not one."""
     text = value[1 + _TABLE_SIZE_BYTES :]
     return bytes((len(text),)) + text if value[:1] == b"S" and len(text) <= _LONGEST_SHORT else None

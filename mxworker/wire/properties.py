@@ -1,9 +1,9 @@
-"""The properties of a message as they stand on the wire, in front of its body (AMQP 0-9-1, 4.2.6.1).
+"""The properties of a message as on the wire, in the content header (AMQP 0-9-1, 4.2.6.1).
 
 Reading is tolerant: text that is not UTF-8 survives as surrogates (PEP 383), a number is what the publisher wrote, and
-a property section that is cut short loses what follows the cut, never the delivery.
+a truncated property section loses the properties after the cut, but never the delivery.
 
-A word of flags says which properties are there; their values follow in the order of the flags, the highest first.
+A word of flags says which properties are present. Their values follow in the order of the flags, the highest first.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ FLAG_TIMESTAMP = 1 << 6
 FLAG_TYPE = 1 << 5
 FLAG_USER_ID = 1 << 4
 FLAG_APP_ID = 1 << 3
-_FLAG_CLUSTER_ID = 1 << 2  # of AMQP 0-9; nobody reads it, RabbitMQ carries it
+_FLAG_CLUSTER_ID = 1 << 2  # a property of AMQP 0-9 that nobody reads, but RabbitMQ carries
 
-# The size in bytes of each value, in wire order; two kinds say theirs themselves.
+# The size in bytes of each value, in wire order. Short strings and tables carry their own size.
 _SHORT_STRING, _TABLE = -1, -2
 _SIZES = (
     (FLAG_CONTENT_TYPE, _SHORT_STRING),
@@ -58,10 +58,10 @@ _timestamp = struct.Struct(">Q").unpack_from
 
 
 class Properties:
-    """The properties of a message (AMQP 0-9-1, 1.8); what was not sent, or cannot be read, is None.
+    """The properties of a message (AMQP 0-9-1, 1.8). A property that was not sent, or cannot be read, is None.
 
-    `timestamp` is the publisher's number as it stands: seconds by the standard, but not checked. `expiration` is text,
-    as the standard has it. `headers_raw` is the header table as on the wire, without its length.
+    `timestamp` is the publisher's number unchecked; by the standard it counts seconds. `expiration` is text, as in the
+    standard. `headers_raw` is the header table as on the wire, without its length.
     """
 
     __slots__ = (
@@ -115,9 +115,9 @@ class Properties:
 
     @property
     def headers(self) -> dict[str, Any]:
-        """The headers, decoded at the first use (see `field_table`); {} when none were sent.
+        """The headers, decoded at first use (see `field_table`); {} when none were sent.
 
-        Raises DecodeError when they are broken, or larger than anything in good faith.
+        Raises DecodeError when they are broken, or above the limits of `field_table`.
         """
         if self._table_read is None:
             self._table_read = field_table.decode(self.headers_raw or b"")
@@ -125,12 +125,12 @@ class Properties:
 
 
 class _PropertyReader:
-    """Reads the values in wire order. Once a value runs past the end, it and all later ones are None."""
+    """Reads the values in wire order. A value that runs past the end is None, and so are all later ones."""
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
         self._flags = _flags(raw)[0] if len(raw) >= 2 else 0
-        # The lowest bit announces another flag word; no such property is defined, so a claim of one is not believed.
+        # The lowest bit announces another flag word. It is ignored, because no property with such a flag is defined.
         self._at = 2
 
     def _take(self, flag: int, prefix: int, size: int) -> bytes | None:
@@ -162,10 +162,10 @@ class _PropertyReader:
 
 
 def split(raw: bytes) -> dict[int, bytes]:
-    """Return the values of raw properties by their flags, in wire order, each as on the wire, its size included.
+    """Return the values of raw properties by their flags, in wire order, each as on the wire with its size.
 
-    Raises DecodeError when they are cut short: such properties must not be published again, for the broker would close
-    the connection.
+    Raises DecodeError when the properties are truncated. They must not be published again then, because the broker
+    would close the connection.
     """
     values = {}
     at = 2
@@ -184,7 +184,7 @@ def split(raw: bytes) -> dict[int, bytes]:
 
 
 def join(values: Mapping[int, bytes]) -> bytes:
-    """Return raw properties made of the values that `split` returns, in any order."""
+    """Return raw properties made of values as `split` returns them, in any order."""
     return _pack_flags(sum(values)) + b"".join(values[flag] for flag in sorted(values, reverse=True))
 
 
@@ -195,9 +195,9 @@ def _value_bytes(raw: bytes, at: int, size: int) -> int:
 
 
 def headers_span(raw: bytes) -> tuple[int, int]:
-    """Return where the header table begins in raw properties, its size included, and where it ends.
+    """Return the start and the end of the header table in raw properties, with its size.
 
-    That is at the end for both when it is not there, or cannot be reached.
+    Both are the end of `raw` when the table is missing or cannot be reached.
     """
     try:
         (flags,) = _flags(raw)
@@ -214,9 +214,9 @@ def headers_span(raw: bytes) -> tuple[int, int]:
 
 
 def message_id_bytes(raw: bytes) -> bytes:
-    """Return the message id in raw properties, as sent; b"" when there is none or it cannot be reached.
+    """Return the message id in raw properties, as sent; b"" when it is missing or cannot be reached.
 
-    The hot path records it for every started delivery, so it walks the flags without building `Properties`.
+    The hot path calls this for every started delivery, so it walks the flags without building `Properties`.
     """
     try:
         (flags,) = _flags(raw)
