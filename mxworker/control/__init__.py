@@ -1,1 +1,1 @@
-"""Requests to a running service: their form, the socket they go over, and its status."""
+"""Requests to a running service: their format, the control socket, and the status of the service."""

@@ -1,6 +1,6 @@
-"""Asking a running service over its control socket: blocking, one connection a request.
+"""Send requests to a running service over its control socket: blocking, with one connection for each request.
 
-The names of files, what stands in a lock and what is answered may be anybody's; in our texts they are `foreign`.
+File names, the content of a lock and answers may come from anybody, so our texts show them through `foreign`.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ _CHUNK_BYTES = 65536
 
 
 class NoAnswer(MxWorkerError):
-    """No service answers at the address; the text says what to do."""
+    """No service answers at the address. The text says what to do."""
 
 
 def find(places: Sequence[Path], name: str | None, here: str = "") -> Path:
-    """Return the socket of the service `name` in one of the places; without a name, of the one of directory `here`.
+    """Return the socket of the service `name` in one of the places, or without a name of the service of `here`.
 
-    When none of that directory runs, it is the only one that is there, if that belongs to no other directory. "There"
-    is the first of the places in which a service runs: a user's own comes before that of all.
-    Raises ConfigError when it is not clear which is meant, NoAnswer when there is none.
+    When no service of the directory `here` runs, the first place in which any service runs decides, where a user's own
+    place comes before the system's. If only one service runs there, and it belongs to no other directory, it is taken.
+    Raises ConfigError when it is not clear which service is meant, NoAnswer when there is none.
     """
     if name is not None:
         found = _named(places, name, here)
@@ -72,7 +72,7 @@ def find(places: Sequence[Path], name: str | None, here: str = "") -> Path:
 
 
 def _named(places: Sequence[Path], name: str, here: str) -> list[Path]:
-    """Return the sockets of the services `name`: the one of that name alone, the one of `here`, or those of others."""
+    """Return the sockets of the services `name`: the one with exactly that name, or that of `here`, or all others."""
     for place in dict.fromkeys(places):
         if (path := place / file_name(name)).exists():
             return [path]
@@ -90,7 +90,7 @@ def _of_directory(places: Sequence[Path], here: str) -> list[Path]:
 
 
 def _identity(path: Path) -> Identity:
-    """Return which service the socket is of, as the lock beside it says; by the file's name when that says nothing."""
+    """Return the service of a socket, by the lock beside it, or by the file name when the lock is unreadable."""
     with suppress(OSError), path.with_name(f"{path.name}.lock").open("rb") as lock:
         if (found := parse_lock(lock.read(LOCK_BYTES))) is not None:
             return found[0]
@@ -104,7 +104,7 @@ def _shown(path: Path) -> str:
 
 
 def _first_in_use(places: Sequence[Path]) -> list[Path]:
-    """Return the sockets of the first place where one is in use, or else all: one that was killed leaves its behind."""
+    """Return the sockets in use of the first place that has any, or else all: a killed service leaves its behind."""
     all_found = [_sockets_in(place) for place in dict.fromkeys(places)]
     in_use = ([path for path in found if _is_in_use(path)] for found in all_found)
     return next(filter(None, in_use), [path for found in all_found for path in found])
@@ -121,16 +121,16 @@ def _is_in_use(path: Path) -> bool:
         try:
             connection.connect(os.fspath(path))
         except BlockingIOError:
-            return True  # so many others wait to be let in
+            return True  # the backlog is full
         except OSError:
             return False
         return True
 
 
 def ask(path: Path, request: Request, deadline: float) -> dict[str, Any]:
-    """Return the answer to `request`; a service that is busy is asked again.
+    """Send `request` and return the answer; retry while the service is busy.
 
-    `deadline` is an instant of time.monotonic(). Raises RequestRefused with the service's text, and NoAnswer.
+    `deadline` is a time of time.monotonic(). Raises RequestRefused with the text of the service, and NoAnswer.
     """
     while True:
         answer = _exchange(path, request, deadline)
@@ -147,7 +147,7 @@ def _exchange(path: Path, request: Request, deadline: float) -> dict[str, Any]:
             connection.settimeout(_left_s(deadline))
             connection.connect(os.fspath(path))
             _check_peer(connection, path)
-            with suppress(BrokenPipeError):  # one that turns us away may have said why
+            with suppress(BrokenPipeError):  # a service that refused the connection may have sent the reason
                 connection.sendall(line_of(request))
             line = _read_line(connection, deadline)
     except TimeoutError:
@@ -166,7 +166,7 @@ def _exchange(path: Path, request: Request, deadline: float) -> dict[str, Any]:
 
 
 def _read_line(connection: socket.socket, deadline: float) -> bytes:
-    """Return what comes until the end of the line, or as much of it as came before the connection ended."""
+    """Read until the end of the line, or until the connection ends."""
     received = bytearray()
     while not received.endswith(b"\n") and len(received) <= ANSWER_BYTES:
         connection.settimeout(_left_s(deadline))
@@ -181,9 +181,10 @@ def _read_line(connection: socket.socket, deadline: float) -> bytes:
 
 
 def _check_peer(connection: socket.socket, path: Path) -> None:
-    """Believe a service of our own user, or of root: in a directory of others anybody could have put a socket.
+    """Accept only a service of our own user or of root, because others may have put a socket into their directory.
 
-    Root believes that of another user in a directory that was given to that user, such as /run/mxworker by systemd.
+    Root also accepts the service of another user in a directory that was given to that user, such as /run/mxworker
+    from systemd.
     """
     _, uid, _ = PEER_CREDENTIALS.unpack(
         connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size)

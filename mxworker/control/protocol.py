@@ -1,9 +1,10 @@
 """Requests over the control socket, their answers, and where the socket is.
 
-One request is one JSON object on one line: `{"do": "scale", "workers": 4}`. So is its answer: `{"ok": true, ...}`, or
-`{"ok": false, "error": "..."}` with a text for the operator. What a request does not know is refused, never ignored.
+A request is one JSON object on one line: `{"do": "scale", "workers": 4}`. So is its answer: `{"ok": true, ...}`, or
+`{"ok": false, "error": "..."}` with a text for the operator. A request with an unknown field is refused.
 
-Pure: `master.control` serves, `remote` asks. Both find the socket by the same rule, from the same environment.
+Pure: `master.control_server` answers requests, `client` sends them. Both find the socket by the same rule, from the
+same environment.
 """
 
 from __future__ import annotations
@@ -26,67 +27,67 @@ from mxworker.system.printable import well_formed
 REQUEST_BYTES = 4096
 ANSWER_BYTES = 1024 * 1024
 LOCK_BYTES = 32 * 1024
-"""What is read of a lock: more than two paths and a name take."""
+"""The most that is read of a lock, which is more than two paths and a name."""
 ADDRESS_BYTES = 107  # unix(7): sun_path has 108 bytes, the last of which is NUL
-PEER_CREDENTIALS = struct.Struct("3i")  # unix(7), SO_PEERCRED: pid, uid and gid of who is at the other end
+PEER_CREDENTIALS = struct.Struct("3i")  # unix(7), SO_PEERCRED: pid, uid and gid of the peer
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]")
-_NAME_CHARACTERS = 60  # so that, in its usual directory, the address stays short enough
+_NAME_CHARACTERS = 60  # so that the address fits into ADDRESS_BYTES in its usual directory
 _HASHED = r"\.[0-9a-f]{8}"
 _HASHED_CHARACTERS = 9
 SYSTEM_DIRECTORY = Path("/run/mxworker")
-"""Where a system unit with RuntimeDirectory=mxworker has its socket, for an operator whose shell is not told so."""
+"""The directory with the socket of a system unit with RuntimeDirectory=mxworker, which a shell is not told."""
 
 
 class RequestRefused(MxWorkerError):
-    """A request cannot be understood, or cannot be done; the text says why and what to do."""
+    """A request is invalid or cannot be done. The text says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Tell how the service is."""
+    """Return the status of the service."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """Replace all workers, one by one, by ones that load the code anew."""
+    """Replace all workers one by one, so that they load new code."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Consume `queue` no more, or no queue."""
+    """Stop consuming `queue`, or all queues."""
 
     queue: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Take back a `Pause` of the same `queue`, or the one of all."""
+    """Undo a `Pause` of the same `queue`, or of all queues."""
 
     queue: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Have so many workers."""
+    """Change the number of workers."""
 
     workers: int
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Drain and end, as SIGTERM does."""
+    """Drain and exit, as on SIGTERM."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dump:
-    """Have each worker log what it runs, with stacks."""
+    """Make each worker log its running handlers with their stacks."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogLevel:
-    """Log from `level` on, master and workers."""
+    """Change the log level of the master and the workers."""
 
     level: str
 
@@ -106,16 +107,16 @@ _KINDS: Mapping[str, type[Request]] = {
 
 
 def parse(line: bytes) -> Request:
-    """Return the request that `line` is; raise RequestRefused for anything else."""
+    """Parse a request. Raises RequestRefused."""
     try:
         fields = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raise RequestRefused(f"a request is a JSON object on one line; this is none: {error}.") from None
+        raise RequestRefused(f"a request is a JSON object on one line; this one is not JSON: {error}.") from None
     if not isinstance(fields, dict) or not isinstance(fields.get("do"), str):
         raise RequestRefused('a request is a JSON object that says what to "do", such as {"do": "status"}.')
     do = fields.pop("do")
     if do not in _KINDS:
-        raise RequestRefused(f"nobody here knows how to do {_shown(do)}. Known are: {', '.join(_KINDS)}.")
+        raise RequestRefused(f"{_shown(do)} is not a known request. Known are: {', '.join(_KINDS)}.")
     known = _FIELDS.get(do, {})
     for name in fields:
         if name not in known:
@@ -144,7 +145,7 @@ def _is_log_level(value: object) -> bool:
 
 _QUEUE = {"queue": (False, _is_queue, "the name of a queue")}
 
-# By request: its fields; for each, whether it is needed, which values fit, and how to say that.
+# The fields of each request. For each field: whether it is needed, a check of its value, and the values in words.
 _FIELDS: Mapping[str, Mapping[str, tuple[bool, Callable[[object], bool], str]]] = {
     "pause": _QUEUE,
     "resume": _QUEUE,
@@ -154,19 +155,19 @@ _FIELDS: Mapping[str, Mapping[str, tuple[bool, Callable[[object], bool], str]]] 
 
 
 def line_of(request: Request) -> bytes:
-    """Return the line that `parse` turns into `request`, with its end."""
+    """Return the line that `parse` turns into `request`, with its line end."""
     do = next(name for name, kind in _KINDS.items() if type(request) is kind)
     fields = {name: getattr(request, name) for name in _FIELDS.get(do, {})}
     return orjson.dumps({"do": do, **fields}) + b"\n"
 
 
 def refusal(text: str) -> dict[str, Any]:
-    """Return the answer to a request that was refused."""
+    """Return the answer that refuses a request."""
     return {"ok": False, "error": text}
 
 
 def answer_line(answer: Mapping[str, Any]) -> bytes:
-    """Return `answer` as a line of at most ANSWER_BYTES bytes; one that would be longer becomes a refusal."""
+    """Return `answer` as a line of at most ANSWER_BYTES bytes; a longer answer becomes a refusal."""
     line = orjson.dumps(answer) + b"\n"
     if len(line) > ANSWER_BYTES:
         return orjson.dumps(refusal(f"the answer would be longer than {ANSWER_BYTES} bytes.")) + b"\n"
@@ -182,24 +183,24 @@ def _listed(fields: Mapping[str, object]) -> str:
     return f"It has: {', '.join(fields)}." if fields else "It has none."
 
 
-# ---- where the socket is
+# ---- the place of the socket
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a service is called, and the directories in which somebody who gives no name means it."""
+    """The name of a service, and the directories in which a command without a name finds it."""
 
     name: str
     home: str = ""
-    """The directory of the application, when the name was made of it: those of two directories may be the same."""
+    """The directory of the application when the name was derived from it. Two directories may give the same name."""
     start: str = ""
-    """The directory that the service was started in."""
+    """The directory in which the service was started."""
 
     @classmethod
     def of_app(cls, app: str, home: Path, start: Path) -> Identity:
-        """Return that of a service without a name of its own: `directory/app`. Both paths are absolute.
+        """Return the identity of a service that was given no name: `directory/app`. Both paths must be absolute.
 
-        The root directory has no name, and what is started there is called as the application alone.
+        The root directory has no name, so a service there is named after the application alone.
         """
         target, colon, attribute = app.partition(":")
         short = f"{Path(target).name if target.endswith('.py') else target}{colon}{attribute}"
@@ -207,33 +208,33 @@ class Identity:
 
     @property
     def file_name(self) -> str:
-        """The file name of its socket, which no two directories share."""
+        """The file name of the socket, which differs for each directory."""
         return file_name(self.name, self.home)
 
     @property
     def as_option(self) -> str:
-        """How to name it on a command line."""
+        """The option that names this service on a command line."""
         return f"--name {shlex.quote(self.name)}"
 
     def is_of(self, directory: str) -> bool:
-        """Whether it belongs to `directory`."""
+        """Tell whether the service belongs to `directory`."""
         return bool(self.home) and directory in (self.home, self.start)
 
 
 def as_text(directory: Path) -> str:
-    """Return a directory as an `Identity` has it; one whose name is no UTF-8 is written with escapes."""
+    """Return a directory in the form of an `Identity`, where bytes that are no UTF-8 are escaped."""
     return well_formed(str(directory))
 
 
 def lock_line(identity: Identity, pid: int) -> bytes:
-    """Return what stands in the lock beside the socket of a service, for who asks whose it is."""
+    """Return the content of the lock beside a socket, which tells other processes whose socket it is."""
     return orjson.dumps(
         {"pid": pid, "name": well_formed(identity.name), "home": identity.home, "start": identity.start}
     )
 
 
 def parse_lock(line: bytes) -> tuple[Identity, int] | None:
-    """Return the service and the process that a lock is of; None when it does not say."""
+    """Return the service and the pid in a lock, None when the lock cannot be parsed."""
     try:
         fields = orjson.loads(line)
         return Identity(str(fields["name"]), str(fields["home"]), str(fields["start"])), int(fields["pid"])
@@ -242,9 +243,9 @@ def parse_lock(line: bytes) -> tuple[Identity, int] | None:
 
 
 def file_name(name: str, home: str = "") -> str:
-    """Return the file name of the socket of the service `name`; what does not fit into one becomes `-`.
+    """Return the file name of the socket of the service `name`; characters that do not fit become `-`.
 
-    With `home`, a directory of which the name is one of many, the file is that directory's alone.
+    `home` is the directory that the name was derived from; the file name then differs for each directory.
     """
     stem = _UNFIT.sub("-", name)[:_NAME_CHARACTERS].lstrip(".")
     if not home:
@@ -254,16 +255,16 @@ def file_name(name: str, home: str = "") -> str:
 
 
 def may_be_of(file: str, name: str) -> bool:
-    """Whether `file` is that of the socket of a service `name` in some directory."""
+    """Tell whether `file` may be the file name for a service `name` derived from some directory."""
     stem = re.escape(file_name(name).removesuffix(".sock")[: _NAME_CHARACTERS - _HASHED_CHARACTERS])
     return re.fullmatch(f"{stem}{_HASHED}\\.sock", file) is not None
 
 
 def directories(environment: Mapping[str, str], uid: int) -> tuple[Path, ...]:
-    """Return where sockets may be; a service puts its own into the first one that it can use.
+    """Return the directories for sockets. A service uses the first one that it can use.
 
-    That is what systemd made for the unit (systemd.exec(5): several are separated by colons), what the session has for
-    its user, or a directory in /tmp with the number of the user.
+    They are the runtime directory of the systemd unit (systemd.exec(5): several are separated by colons), that of the
+    user's session, and a directory in /tmp with the user ID.
     """
     unit = environment.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     session = environment.get("XDG_RUNTIME_DIR", "")

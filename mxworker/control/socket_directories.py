@@ -1,7 +1,7 @@
-"""Directories for control sockets: which of them can be believed, and one that takes the place of a name taken in /tmp.
+"""Directories for control sockets: which of them can be trusted, and a spare one when our name in /tmp is taken.
 
-In a directory that is there for all, anybody can make the name that we would use. A service then takes one with a name
-that nobody can know before, and those who ask find it by its beginning and its owner.
+In a directory that all users share, anybody can create the name that we would use. A service then creates a directory
+with a name that nobody can predict, and clients find it by the beginning of its name and by its owner.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from mxworker.system.file_access import is_given_directory
 
 
 def spare_for(place: Path) -> Path:
-    """Return a directory of ours beside `place`, as the last one that was made, or a new one. Raises OSError."""
+    """Return a spare directory of ours beside `place`, an existing one or a new one. Raises OSError."""
     found = spares_of(place)
     return found[0] if found else Path(tempfile.mkdtemp(prefix=f"{place.name}-", dir=place.parent))
 
 
 def spares_of(place: Path) -> list[Path]:
-    """Return the directories that `spare_for` has made; none where others cannot make names."""
+    """Return the directories that `spare_for` has made. There are none where others cannot create names."""
     if not is_for_all(place.parent):
         return []
     return sorted(path for path in place.parent.glob(f"{place.name}-*") if _is_ours(path))
 
 
 def is_for_all(directory: Path) -> bool:
-    """Whether everybody can make a name in it, and nobody can move another's."""
+    """Tell whether everybody can create a name in a directory, and nobody can move the names of others."""
     try:
         mode = directory.stat().st_mode
     except OSError:
@@ -38,9 +38,9 @@ def is_for_all(directory: Path) -> bool:
 
 
 def to_look_in(places: Sequence[Path]) -> Iterator[Path]:
-    """Yield the places in which a socket can be believed, and after each its spares. One that is missing is among them.
+    """Yield the places in which a socket can be trusted, each followed by its spares. A missing place is yielded too.
 
-    Not yielded is what another user has made: a service that was asked there might be theirs.
+    A place that another user made is left out, because a service that answers there might be theirs.
     """
     for place in places:
         if not place.exists() or is_given_directory(place):

@@ -1,6 +1,6 @@
-"""How a service is, as it tells it itself: the answer to `status`, and what is read from it.
+"""The status of a service: the answer to the request `status`, and whether the service is healthy and ready.
 
-Pure. The fields are a public interface: they go out as JSON under these names, and later versions only add to them.
+Pure. The fields are a public interface: they appear in JSON under these names, and later versions only add fields.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """One slot. What a process has is None while there is none; counts are the slot's, over all its processes."""
+    """One slot. Values of a process are None while the slot has none; counts cover all processes of the slot."""
 
     slot: int
     pid: int | None
     state: str
-    """The slot's: empty, starting, running, stopping, aborting, killing, backoff."""
+    """The state of the slot: empty, starting, running, stopping, aborting, killing or backoff."""
     consuming: str
-    """The worker's: vacant, booting, connecting, ready, degraded, draining, stopped."""
+    """The state of the worker: vacant, booting, connecting, ready, degraded, draining or stopped."""
     reason: str
     """Why the slot is in its state."""
     generation: int
     uptime_s: float | None
     heartbeat_late_s: float | None
-    """How long ago the worker should have given a sign of life; 0 when it is in time."""
+    """The seconds by which the worker's heartbeat is late; 0 when it is not late."""
     rss_bytes: int | None
     in_flight: int
     acked: int
@@ -33,14 +33,15 @@ class WorkerStatus:
     stale: int
     restarts: int
     last_exit: str
-    """How the last process here ended, and why; empty when none did."""
+    """How and why the last process of the slot ended; empty when none has ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReloadStatus:
     """The last reload. `state` is none, rolling, done or refused.
 
-    `why` tells why it was refused, `note` what the worker said that could not start; both are empty otherwise.
+    For a refused reload, `why` is the reason and `note` the error of the worker that could not start; otherwise both
+    are empty.
     """
 
     state: str
@@ -51,7 +52,7 @@ class ReloadStatus:
 
 @dataclass(frozen=True, slots=True)
 class PausedStatus:
-    """What the operator has paused."""
+    """The queues that the operator has paused."""
 
     all: bool
     queues: tuple[str, ...]
@@ -65,7 +66,7 @@ class ServiceStatus:
     version: str
     pid: int
     state: str
-    """starting (nothing ever consumed yet), running, or stopping."""
+    """starting (no worker has consumed yet), running, or stopping."""
     started_at_unix_s: float
     uptime_s: float
     generation: int
@@ -78,18 +79,18 @@ class ServiceStatus:
     reload: ReloadStatus
     paused: PausedStatus
     run_alone: tuple[str, ...]
-    """The queues whose messages run alone, because they kill workers."""
+    """The queues whose messages run alone, because those messages kill workers."""
     log_level: str
     workers: tuple[WorkerStatus, ...]
 
 
 def why_unhealthy(is_beyond_repair: bool) -> str:
-    """Return why the service needs a restart; empty when it does not: what hangs is replaced, as long as it can be."""
-    return "a worker that hangs was killed, and does not end" if is_beyond_repair else ""
+    """Return why the service must be restarted; empty as long as the master can replace the workers that hang."""
+    return "a hung worker was killed, but its process does not end" if is_beyond_repair else ""
 
 
 def why_unready(state: str, wanted: int, ready: int, all_paused: bool) -> str:
-    """Return why no work should be expected of the service; empty when it is ready: all its workers but one consume."""
+    """Return why the service is not ready, empty when it is ready: at most one of its workers does not consume."""
     if state != "running":
         return f"the service is {state}"
     if all_paused:

@@ -1,4 +1,4 @@
-"""A service's status as a table for people. Pure; what it is given came over a socket, so nothing of it is trusted."""
+"""The status of a service as a table for people. Pure. The status came over a socket, so its text is not trusted."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
 def render(status: Mapping[str, Any]) -> str:
-    """Return the status on a few lines, and one for each worker.
+    """Return a few lines about the service, and one line for each worker.
 
-    Raises LookupError, ValueError, TypeError, AttributeError or ArithmeticError when it is no status.
+    Raises LookupError, ValueError, TypeError, AttributeError or ArithmeticError when `status` is no status.
     """
     rows = [_HEADINGS, *(_row(worker) for worker in status["workers"] if worker["pid"] or worker["state"] != "empty")]
     return "\n".join(foreign(line).rstrip() for line in [*_summary(status), "", *_aligned(rows)])
@@ -59,7 +59,7 @@ def _state(status: Mapping[str, Any]) -> str:
 
 
 def paused_text(paused: Mapping[str, Any]) -> str:
-    """Return what is paused; empty when nothing is."""
+    """Return the paused queues as text, empty when none is paused."""
     named = ", ".join(paused["queues"])
     if paused["all"]:
         return f"all queues; by name: {named}" if named else "all queues"

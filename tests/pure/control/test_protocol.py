@@ -54,7 +54,7 @@ REFUSED = [
     (b'["status"]', 'what to "do"'),
     (b"{}", 'what to "do"'),
     (b'{"do": 1}', 'what to "do"'),
-    (b'{"do": "shutdown"}', "nobody here knows how to do 'shutdown'. Known are: status, reload,"),
+    (b'{"do": "shutdown"}', "'shutdown' is not a known request. Known are: status, reload,"),
     (b'{"do": "status", "verbose": true}', "status has no field 'verbose'. It has none."),
     (b'{"do": "pause", "queues": []}', "pause has no field 'queues'. It has: queue."),
     (b'{"do": "pause", "queue": 7}', "pause: 'queue' is 7, but must be the name of a queue."),
