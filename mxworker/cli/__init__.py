@@ -1,6 +1,6 @@
-"""The command line, and the one place that puts the parts together: a module for each command, or few that are alike.
+"""The command line, which puts the parts of a service together. A module holds one command, or a few that are alike.
 
-Everything heavy is imported inside the commands: `mxworker --help` must stay quick.
+Heavy modules are imported inside the commands, so that `mxworker --help` is quick.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from mxworker.system.stderr import open_closed_streams
 
 
 class _Commands(Group):
-    """Our commands, with the standard streams they need."""
+    """The top-level commands. They open missing standard streams first."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Open streams that are closed (`2>&-`) before anything else, since click's own output needs them."""
+        """Open closed standard streams (`2>&-`) before anything else, since the output of click needs them."""
         open_closed_streams()
         return super().main(*args, **kwargs)
 

@@ -1,8 +1,8 @@
-"""How many CPUs this process may use: the scheduler's affinity, cut down by the cgroup's quota.
+"""How many CPUs this process may use: the CPUs of its affinity, but no more than the quota of its cgroup.
 
-A container with `--cpus 1.5` sees all CPUs of its host; only the quota tells (cgroups(7), proc_pid_mountinfo(5), the
-kernel's pages on `cpu.max` of cgroup v2 and `cpu.cfs_quota_us` of v1). The smallest quota on the way from the process's
-cgroup up to the top of what is mounted counts. What cannot be read or understood is no quota.
+A container with `--cpus 1.5` sees all CPUs of its host; only the quota shows the limit (cgroups(7),
+proc_pid_mountinfo(5), the kernel's pages on `cpu.max` of cgroup v2 and `cpu.cfs_quota_us` of v1). The smallest quota
+counts, from the process's cgroup up to the top of the mount. A quota that cannot be read or parsed is ignored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 @dataclass(frozen=True, slots=True)
 class Cpus:
-    """A number of CPUs, and where it comes from, in words."""
+    """A number of CPUs, and a text that says where the number comes from."""
 
     count: int
     origin: str
@@ -24,7 +24,7 @@ class Cpus:
 
 @dataclass(frozen=True, slots=True)
 class _Mount:
-    """A cgroup file system: the cgroup `root` is visible at the folder `point`."""
+    """A mounted cgroup file system: the cgroup `root` is visible at the directory `point`."""
 
     root: PurePosixPath
     point: Path
@@ -32,12 +32,12 @@ class _Mount:
 
 
 def usable() -> Cpus:
-    """Return the CPUs that this process may use: at least one, and a part of a CPU counts as one."""
+    """Return the CPUs that this process may use, rounded up and at least one."""
     return fewer(len(os.sched_getaffinity(0)), quota_cpus())
 
 
 def fewer(affinity: int, quota_cpus: float | None) -> Cpus:
-    """Return what an affinity of so many CPUs and a quota above 0, None for no quota, leave."""
+    """Return the CPUs that an affinity and a quota above 0, or None for no quota, leave."""
     if quota_cpus is None or quota_cpus >= affinity:
         return Cpus(affinity, f"{affinity} usable CPU{'s' if affinity > 1 else ''}")
     count = math.ceil(quota_cpus)
@@ -45,7 +45,7 @@ def fewer(affinity: int, quota_cpus: float | None) -> Cpus:
 
 
 def quota_cpus(proc: Path = Path("/proc/self")) -> float | None:
-    """Return the quota of the process whose proc folder this is, in CPUs; None when there is none."""
+    """Return the quota of the process with this /proc directory in CPUs, None when it has none."""
     try:
         mounts = list(_cgroup_mounts((proc / "mountinfo").read_text("utf-8", "replace")))
         groups = (proc / "cgroup").read_text("utf-8", "replace")
@@ -56,13 +56,13 @@ def quota_cpus(proc: Path = Path("/proc/self")) -> float | None:
 
 
 def parse_cpu_max(text: str) -> float | None:
-    """Return the CPUs that a `cpu.max` of cgroup v2 grants: `150000 100000` is 1.5, `max 100000` is None."""
+    """Return the CPUs of a `cpu.max` of cgroup v2: `150000 100000` is 1.5, `max 100000` is None."""
     quota_us, _, period_us = text.partition(" ")
     return parse_cfs(quota_us, period_us)
 
 
 def parse_cfs(quota_us: str, period_us: str) -> float | None:
-    """Return the CPUs that quota and period of cgroup v1 grant; a quota of -1 is None."""
+    """Return the CPUs of the quota and the period of cgroup v1; a quota of -1 is None."""
     try:
         quota, period = int(quota_us), int(period_us)
     except ValueError:
@@ -91,10 +91,10 @@ def _cgroup_mounts(mountinfo: str) -> Iterator[_Mount]:
 
 
 def _folders(mount: _Mount, groups: str) -> Iterator[Path]:
-    """Yield the folder of the process's cgroup in `mount`, and those above it.
+    """Yield the directory of the process's cgroup in `mount`, and the directories above it.
 
-    In a container without a cgroup namespace the path in `groups` is the host's, as the root of the mount is; a path
-    that is not below that root means that we see only the root.
+    In a container without a cgroup namespace, the path in `groups` and the root of the mount are those of the host. A
+    path that is not below that root means that only the root is visible here.
     """
     for line in groups.splitlines():
         _, _, rest = line.partition(":")

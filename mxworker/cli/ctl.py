@@ -1,8 +1,8 @@
-"""The commands that ask a running service: `status` and `ctl`.
+"""The commands that send requests to a running service: `status` and `ctl`.
 
-Exit codes: 0 done, 1 refused, not so, or nobody answers, 2 it is not clear which service is meant.
+Exit codes: 0 done; 1 refused, not healthy or ready, or no answer; 2 it is not clear which service is meant.
 
-Whoever made the socket may answer anything: what is shown of an answer is `foreign` text.
+Another program may own the socket and answer anything, so answers are shown through `foreign`.
 """
 
 from __future__ import annotations
@@ -31,13 +31,11 @@ _NOTE_LINES = 100
 
 
 def _of_service(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that say which service is meant."""
-    by_path = option(
-        "--control-socket", metavar="PATH", help="The socket on which the service takes requests, instead of a name."
-    )
+    """Give a command the options that choose the service."""
+    by_path = option("--control-socket", metavar="PATH", help="The control socket of the service, instead of its name.")
     by_name = option(
         "--name",
-        show_default="the one of the present directory",
+        show_default="the service of the current directory",
         help="The name of the service.",
     )
     named: Callable[..., Any] = by_name(by_path(command))
@@ -47,16 +45,16 @@ def _of_service(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command(
     cls=Command,
     exit_codes={
-        ExitCode.OK: "it is as asked",
-        ExitCode.RUNTIME: "it is not healthy, or not ready, or no service answers",
-        ExitCode.USAGE: "usage, or it is not clear which service is meant",
+        ExitCode.OK: "the status was shown, or the service is healthy or ready",
+        ExitCode.RUNTIME: "the service is not healthy or not ready, or does not answer",
+        ExitCode.USAGE: "a usage error, or it is not clear which service is meant",
     },
     examples=("mxworker status", "mxworker status --name shop/app:handlers --json"),
 )
 @_of_service
 @click.option("--json", "as_json", is_flag=True, help="Show the status as one JSON object.")
-@click.option("--healthy", is_flag=True, help="Say only whether the service is healthy, also by the exit code.")
-@click.option("--ready", is_flag=True, help="Say only whether the service is healthy and enough workers consume.")
+@click.option("--healthy", is_flag=True, help="Only check that the service is healthy; see the exit codes.")
+@click.option("--ready", is_flag=True, help="Only check that the service is healthy and enough workers consume.")
 def status(name: str | None, control_socket: str | None, as_json: bool, healthy: bool, ready: bool) -> None:
     """Show the state of a running service and of its workers."""
     from mxworker.control.status_table import render
@@ -77,29 +75,29 @@ def status(name: str | None, control_socket: str | None, as_json: bool, healthy:
 )
 @_of_service
 def ctl(name: str | None, control_socket: str | None) -> None:
-    """Steer a running service."""
+    """Control a running service."""
 
 
 @ctl.command(examples=("mxworker ctl reload",))
 @_of_service
-@click.option("--no-wait", is_flag=True, help="Do not wait until the new workers serve.")
+@click.option("--no-wait", is_flag=True, help="Do not wait until the new workers consume.")
 def reload(name: str | None, control_socket: str | None, no_wait: bool) -> None:
     """Replace the workers one by one to load new code."""
     answer = _asked(protocol.Reload(), name, control_socket)
     with _understood():
         if no_wait:
-            click.echo(f"Generation {foreign(answer['generation'])} is on its way.")
+            click.echo(f"The reload to generation {foreign(answer['generation'])} has begun.")
             return
         while (outcome := _asked(protocol.Status(), name, control_socket)["status"]["reload"])["state"] == "rolling":
             time.sleep(_LOOK_AGAIN_S)
         generation = foreign(outcome["generation"])
         if outcome["state"] == "refused":
-            # What a worker said has lines of its own; indented, none of them looks like one of ours.
+            # The error of a worker may have several lines. They are indented, so that none looks like one of ours.
             note = "".join(f"  {foreign(line)}\n" for line in outcome["note"].split("\n")[:_NOTE_LINES] if line)
             _fail(
-                f"generation {generation} was refused: {foreign(outcome['why'])}\n{note}  What served before goes on."
+                f"generation {generation} was refused: {foreign(outcome['why'])}\n{note}  The previous workers go on."
             )
-        click.echo(f"Generation {generation} serves.")
+        click.echo(f"All workers run generation {generation} now.")
 
 
 @ctl.command(examples=("mxworker ctl pause orders",))
@@ -134,17 +132,17 @@ def scale(workers: int, name: str | None, control_socket: str | None) -> None:
 @ctl.command(examples=("mxworker ctl stop",))
 @_of_service
 def stop(name: str | None, control_socket: str | None) -> None:
-    """Drain the service: running handlers finish, then it ends."""
+    """Drain the service: running handlers finish, then it exits."""
     _asked(protocol.Stop(), name, control_socket)
-    click.echo("The service drains.")
+    click.echo("The service is draining.")
 
 
 @ctl.command(examples=("mxworker ctl dump",))
 @_of_service
 def dump(name: str | None, control_socket: str | None) -> None:
-    """Log the handlers that run now, with their stacks."""
+    """Log the running handlers with their stacks."""
     _asked(protocol.Dump(), name, control_socket)
-    click.echo("The workers write it to the log of the service.")
+    click.echo("The workers write their handlers and stacks to the log of the service.")
 
 
 @ctl.command("log-level", examples=("mxworker ctl log-level debug",))
@@ -153,7 +151,7 @@ def dump(name: str | None, control_socket: str | None) -> None:
 def log_level(level: str, name: str | None, control_socket: str | None) -> None:
     """Change the log level to debug, info, warning or error."""
     _asked(protocol.LogLevel(level), name, control_socket)
-    click.echo(f"Logs from {level} on.")
+    click.echo(f"The log level is {level} now.")
 
 
 def _say_paused(answer: dict[str, Any]) -> None:
@@ -164,23 +162,23 @@ def _say_paused(answer: dict[str, Any]) -> None:
 
 
 def _as_json(found: Any) -> str:
-    """Return JSON in ASCII, without the one control character that JSON itself lets stand there."""
+    """Return JSON in ASCII, with DEL escaped too, the only control character that JSON leaves as it is."""
     return json.dumps(found, indent=2).replace("\x7f", "\\u007f")
 
 
 @contextmanager
 def _understood() -> Iterator[None]:
-    """End the command when an answer is not what a service of this version says."""
+    """Exit with an error when an answer is not one of a service of this version."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
-        _fail("what answers is no service of mxworker, or one of another version: its answer makes no sense.")
+        _fail("the answer cannot be understood: it comes from another program, or from another version of mxworker.")
 
 
 def _asked(
     request: protocol.Request, name: str | None, control_socket: str | None, within_s: float = _ANSWER_WITHIN_S
 ) -> dict[str, Any]:
-    """Return the service's answer; end the command when there is none, or a refusal."""
+    """Return the answer of the service; exit with an error when it refuses or does not answer."""
     from mxworker.control.client import ask, find
     from mxworker.control.socket_directories import to_look_in
 
@@ -200,7 +198,7 @@ def _asked(
 
 
 def _said(option: str, value: str | None) -> str | None:
-    """Return what an option says, here or before the command; what was typed counts more than a variable."""
+    """Return the value of an option of the command or of its group. A typed value wins over an environment variable."""
     here = click.get_current_context()
     for context in filter(None, (here, here.parent)):
         if context.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE:

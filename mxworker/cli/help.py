@@ -1,6 +1,6 @@
-"""How `--help` looks: options in sections, with defaults and environment variables; exit codes and examples at the end.
+"""The format of `--help`: options in sections with defaults and environment variables, then exit codes and examples.
 
-It fits a terminal of 80 columns.
+Help texts fit a terminal of 80 columns.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ WIDTH = 80
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": WIDTH}
 
 EXIT_CODES: Mapping[int, str] = {
-    ExitCode.OK: "it drained, or with --burst the queues are empty",
-    ExitCode.RUNTIME: "an error while it was running",
-    ExitCode.USAGE: "usage or configuration, a missing broker URL included",
+    ExitCode.OK: "the service drained, or with --burst its queues are empty",
+    ExitCode.RUNTIME: "an error at run time",
+    ExitCode.USAGE: "a usage or configuration error, such as a missing broker URL",
     ExitCode.APP_LOAD: "the application cannot be loaded",
-    ExitCode.BROKER: "the broker refused it, or could not be reached at the start",
+    ExitCode.BROKER: "the broker refused the service or was unreachable at start",
     ExitCode.NEVER_READY: "no worker ever became ready",
     ExitCode.DRAIN_TIMEOUT: "handlers were still running when the drain timed out",
     ExitCode.FORCED: "forced by Ctrl-C",
 }
 ASKING_EXIT_CODES: Mapping[int, str] = {
     ExitCode.OK: "done",
-    ExitCode.RUNTIME: "refused, or no service answers",
-    ExitCode.USAGE: "usage, or it is not clear which service is meant",
+    ExitCode.RUNTIME: "the request was refused, or no service answers",
+    ExitCode.USAGE: "a usage error, or it is not clear which service is meant",
 }
 
 _OTHER = "Other options"
 
 
 class Option(click.Option):
-    """An option that has a section of the help."""
+    """An option with a section of the help."""
 
     def __init__(self, *args: Any, section: str = _OTHER, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -43,7 +43,7 @@ class Option(click.Option):
 
 
 class Command(click.Command):
-    """A command whose options are shown in sections, in the order in which those come first."""
+    """A command whose help shows the options in sections, in the order of the first option of each."""
 
     def __init__(
         self,
@@ -62,13 +62,13 @@ class Command(click.Command):
         _write_options(self, ctx, formatter)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write what goes for all options, the exit codes and the examples."""
+        """Write the epilog, the exit codes and the examples."""
         super().format_epilog(ctx, formatter)
         _write_end(formatter, self.exit_codes, self.examples)
 
 
 class Group(click.Group):
-    """A group of commands, whose help looks as theirs does."""
+    """A group of commands with the same format of help."""
 
     command_class = Command
 
@@ -101,7 +101,7 @@ def _write_options(command: click.Command, ctx: click.Context, formatter: click.
         record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
         if record is not None:
             sections.setdefault(getattr(parameter, "section", _OTHER), []).append(record)
-    if _OTHER in sections:  # --help among them
+    if _OTHER in sections:  # the section with --help comes last
         sections[_OTHER] = sections.pop(_OTHER)
     for section, records in sections.items():
         with formatter.section("Options" if len(sections) == 1 else section):
@@ -117,6 +117,6 @@ def _write_end(formatter: click.HelpFormatter, exit_codes: Mapping[int, str], ex
 
 
 def option(flag: str, *short: str, section: str = _OTHER, **settings: Any) -> Callable[[Any], Any]:
-    """Return an option whose environment variable is MXWORKER_<FLAG>, shown in --help."""
+    """Return an option with the environment variable MXWORKER_<FLAG>, which --help shows."""
     variable = "MXWORKER_" + flag.removeprefix("--").replace("-", "_").upper()
     return click.option(*short, flag, cls=Option, section=section, envvar=variable, show_envvar=True, **settings)

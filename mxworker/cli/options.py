@@ -1,4 +1,4 @@
-"""The types of the options."""
+"""The parameter types of the options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Duration(click.ParamType[float]):
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the seconds, or fail with the parser's text."""
+        """Return the seconds, or fail with the text of the ConfigError."""
         if isinstance(value, float):
             return value
         try:
@@ -32,7 +32,7 @@ class Size(click.ParamType[int]):
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the bytes, or fail with the parser's text."""
+        """Return the bytes, or fail with the text of the ConfigError."""
         if isinstance(value, int):
             return value
         try:
@@ -42,12 +42,12 @@ class Size(click.ParamType[int]):
 
 
 class Workers(click.ParamType["int | None"]):
-    """A number of workers, or `auto`: one per CPU that this process may use."""
+    """A number of workers, or `auto`: one for each CPU that this process may use."""
 
     name = "n|auto"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
-        """Return the number, None for auto."""
+        """Return the number, or None for auto."""
         if value is None or value == "auto":
             return None
         if not str(value).isdigit() or not 1 <= int(value) <= MAX_WORKERS:
@@ -56,7 +56,7 @@ class Workers(click.ParamType["int | None"]):
 
 
 def present_directory() -> Path:
-    """Return the present directory; the root directory when it was removed."""
+    """Return the current directory, or the root directory when the current one was removed."""
     try:
         return Path.cwd()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""`mxworker run`: it sets up logging, maps the board and hands the master a function that lives as a worker."""
+"""`mxworker run`: set up logging, map the board, and start the master with a function that runs a worker."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ _LOGGING = "Logging"
     section=_BROKER,
     metavar="URL",
     help="The address of RabbitMQ: amqp[s]://user:password@host/vhost. Repeat the option to name brokers to fail over "
-    f"to. {URL_FILE} names a file with one URL a line.",
+    f"to. {URL_FILE} names a file with one URL on each line.",
 )
-@option("--broker-shuffle", is_flag=True, section=_BROKER, help="Try the brokers in random order, in each worker.")
+@option("--broker-shuffle", is_flag=True, section=_BROKER, help="Try the brokers in a random order in each worker.")
 @option(
     "--tls-ca",
     type=click.Path(),
     section=_BROKER,
     metavar="FILE",
-    show_default="those of the system",
+    show_default="the system's authorities",
     help="The certificate authorities to trust for amqps://, in PEM format.",
 )
 @option(
@@ -70,7 +70,7 @@ _LOGGING = "Logging"
     type=click.Path(),
     section=_BROKER,
     metavar="FILE",
-    help="The certificate to show to the broker, in PEM format.",
+    help="The client certificate for the broker, in PEM format.",
 )
 @option(
     "--tls-key",
@@ -78,7 +78,7 @@ _LOGGING = "Logging"
     section=_BROKER,
     metavar="FILE",
     show_default="in the file of --tls-cert",
-    help="The key of that certificate, in PEM format.",
+    help="The key of the client certificate, in PEM format.",
 )
 @option(
     "--connect-wait",
@@ -101,14 +101,14 @@ _LOGGING = "Logging"
     type=click.Path(exists=True, file_okay=False),
     section=_APPLICATION,
     metavar="DIRECTORY",
-    show_default="the present directory, after all others",
-    help="The first directory to import APP from.",
+    show_default="the current directory, after all others",
+    help="The directory to import APP from, before all others.",
 )
 @option(
     "--insecure-app-dir",
     is_flag=True,
     section=_APPLICATION,
-    help="Run code that other users may change: whoever can write to it acts as the user of the service.",
+    help="Run APP even if other users may change its code, and so act as the user of the service.",
 )
 @option("--burst", is_flag=True, section=_APPLICATION, help="Exit with code 0 when the queues are empty.")
 @option(
@@ -154,8 +154,8 @@ _LOGGING = "Logging"
     section=_CONCURRENCY,
     metavar="SIZE",
     show_default=True,
-    help="How much memory the bodies of unsettled messages, and what they are decoded to, may take in each worker. A "
-    "message that alone would take more becomes a dead letter.",
+    help="How much memory unsettled messages, with their decoded payloads, may take in each worker. A message that "
+    "would take more by itself becomes a dead letter.",
 )
 @option(
     "--max-body-size",
@@ -164,7 +164,8 @@ _LOGGING = "Logging"
     section=_LIMITS,
     metavar="SIZE",
     show_default=True,
-    help="Read no larger body. Its message becomes a dead letter, or stops its queue where that would lose it.",
+    help="The largest body to read. A message with a larger body becomes a dead letter. If its queue has no "
+    "dead-letter target, the queue is not consumed any more, so that the message is not lost.",
 )
 @option(
     "--max-publish-size",
@@ -173,7 +174,7 @@ _LOGGING = "Logging"
     section=_LIMITS,
     metavar="SIZE",
     show_default=True,
-    help="Publish no larger body. Keep it at or below the broker's max_message_size.",
+    help="The largest body to publish. Keep it at or below the broker's max_message_size.",
 )
 @option(
     "--handler-timeout",
@@ -204,7 +205,7 @@ _LOGGING = "Logging"
     section=_LIMITS,
     metavar="SIZE",
     show_default="no limit",
-    help="Replace a worker that takes more memory than this. Jittered by 10 %.",
+    help="Replace a worker that uses more memory than this. Jittered by 10 %.",
 )
 @option(
     "--max-age",
@@ -220,7 +221,7 @@ _LOGGING = "Logging"
     section=_LIMITS,
     metavar="N",
     show_default=True,
-    help="Move a message to the quarantine queue after it has killed this many workers. With 0, never.",
+    help="Move a message to the quarantine queue after it has killed this many workers. 0 turns that off.",
 )
 @option(
     "--heartbeat-timeout",
@@ -250,7 +251,7 @@ _LOGGING = "Logging"
     section=_SUPERVISION,
     metavar="PATH",
     show_default="in a runtime directory",
-    help="Where this service takes the requests of 'mxworker status' and 'mxworker ctl'.",
+    help="The socket for requests of 'mxworker status' and 'mxworker ctl'.",
 )
 @option(
     "--log-level",
@@ -259,7 +260,7 @@ _LOGGING = "Logging"
     section=_LOGGING,
     metavar="LEVEL",
     show_default=True,
-    help="The least important lines to log: debug, info, warning or error.",
+    help="The lowest level to log: debug, info, warning or error.",
 )
 @option(
     "--log-format",
@@ -270,7 +271,7 @@ _LOGGING = "Logging"
     show_default=True,
     help="The format of the log: text, json, or auto, which is text on a terminal and json elsewhere.",
 )
-@click.option("--dies-with", type=int, hidden=True, help="The parent process; this one dies with it.")
+@click.option("--dies-with", type=int, hidden=True, help="The pid of the parent process, with which this one dies.")
 @click.pass_context
 def run(ctx: click.Context, /, app: str, log_level: str, log_format: str, dies_with: int | None, **flags: Any) -> None:
     """Consume the queues of APP with worker processes.
@@ -281,7 +282,7 @@ def run(ctx: click.Context, /, app: str, log_level: str, log_format: str, dies_w
     from mxworker.system.log import is_text, set_up
     from mxworker.system.terminal import Terminal
 
-    terminal = None if dies_with is not None else Terminal()  # the parent sees to its own, and tells this process
+    terminal = None if dies_with is not None else Terminal()  # the parent watches its terminal and signals this process
     hide_urls(f"mxworker: run {foreign(app)}")
     set_up(log_level, log_format)
     if dies_with is not None:
@@ -297,7 +298,7 @@ def run(ctx: click.Context, /, app: str, log_level: str, log_format: str, dies_w
 
 
 def _supervise(app: str, brokers: Brokers, flags: dict[str, Any], as_text: bool, terminal: Terminal | None) -> int:
-    """Put board, master and workers together; return the exit code of the service."""
+    """Create the board, and run the master with the workers; return the exit code of the service."""
     from mxworker.board.page import Board
     from mxworker.cli.cpus import usable
     from mxworker.master import loop
@@ -310,7 +311,7 @@ def _supervise(app: str, brokers: Brokers, flags: dict[str, Any], as_text: bool,
     identity = settings.identity(app, flags)
     consumption = settings.consumption(app, brokers, flags)
     listener = _listener(identity, flags["control_socket"])
-    board = Board(MAX_WORKERS + 1)  # one slot more, in which a replacement starts
+    board = Board(MAX_WORKERS + 1)  # a replacement starts in the spare slot
     control = "none" if listener is None else str(listener.path)
     greeting = _Greeting(identity.name, app, brokers, f"{workers} ({origin})", control, as_text)
     try:
@@ -333,7 +334,7 @@ def _supervise(app: str, brokers: Brokers, flags: dict[str, Any], as_text: bool,
 
 
 def _listener(identity: Identity, asked: str | None) -> Listener | None:
-    """Return where requests come in."""
+    """Return the listener for requests, None when none can be made."""
     from mxworker.control.protocol import directories
     from mxworker.master.listener import listen, listen_at
 
@@ -342,10 +343,10 @@ def _listener(identity: Identity, asked: str | None) -> Listener | None:
 
 
 class _Greeting:
-    """What is said at the start: a fact a line for people, one event with all facts in a JSON log."""
+    """The start-up facts: one fact a line for people, or one event with all facts in a JSON log."""
 
     def __init__(self, name: str, app: str, brokers: Brokers, workers: str, control: str, as_text: bool) -> None:
-        """Say to people what is known before the first worker."""
+        """In a text log, show the facts that are known before the first worker starts."""
         python = ".".join(str(part) for part in sys.version_info[:3])
         self._facts = {
             "mxworker": f"{__version__}, Python {python}, aio-pika {version('aio-pika')}",
@@ -363,7 +364,7 @@ class _Greeting:
             say("\n".join(f"{name:<11} {fact}" for name, fact in self._facts.items()))
 
     def ready(self, seconds: float, consuming: str) -> None:
-        """Say that the service is ready, and what it consumes."""
+        """Log that the service is ready, and which queues it consumes."""
         ready = f"Ready in {seconds:.2f} s. Ctrl-C drains."
         if self._as_text and self._is_wanted:
             from mxworker.system.log import say
@@ -374,7 +375,7 @@ class _Greeting:
 
 
 def _tally(board: Board) -> dict[str, int]:
-    """Return what all workers of this run did, those that died included."""
+    """Return the counts of all workers of this run, with those that died."""
     from mxworker.board.check import COUNTERS
 
     words = [board.told(slot.number).words for slot in board.used]

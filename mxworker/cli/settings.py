@@ -1,4 +1,4 @@
-"""From what was typed, and what stands in the environment, to settings that are known to be usable."""
+"""Turn the options and the environment into settings that were checked."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ URL_FILE = f"{URL}_FILE"
 
 
 def hide_urls(title: str) -> None:
-    """Wipe the URLs, for the passwords in them, from where others read them, and from what handlers' subprocesses get.
+    """Hide the URLs, which hold passwords, from other users and from the subprocesses of handlers.
 
-    The title overwrites the command line and the environment where the kernel shows them. It does so up to the first
-    gap, so that the variable is taken out after it. From now on neither this process nor a child of it leaves a core.
+    The process title overwrites the command line and the environment that the kernel shows, up to the first gap, so
+    the variable is removed after that. From now on neither this process nor a child of it dumps a core.
     """
     from setproctitle import setproctitle
 
@@ -42,7 +42,7 @@ def hide_urls(title: str) -> None:
 
 @contextmanager
 def errors_told() -> Iterator[None]:
-    """Say what is wrong with a setting, without a traceback, and exit."""
+    """Report a ConfigError without a traceback, and exit with its code."""
     try:
         yield
     except ConfigError as error:
@@ -53,7 +53,7 @@ def errors_told() -> Iterator[None]:
 
 
 def checked(ctx: click.Context, flags: dict[str, Any]) -> Brokers:
-    """Return the brokers, with all settings found to be usable. Raises ConfigError."""
+    """Check all settings and return the brokers. Raises ConfigError."""
     brokers = _brokers(flags, ctx.info_name or "run")
     _check(flags)
     _check_code(ctx.params["app"], flags)
@@ -64,21 +64,21 @@ def checked(ctx: click.Context, flags: dict[str, Any]) -> Brokers:
 
 
 def warn_of_root() -> None:
-    """Warn of a service as root, unless a service manager started it so: that was written down by somebody.
+    """Warn about a service that runs as root, unless a service manager started it: then somebody configured that.
 
-    In a user namespace root is an ordinary user. In a container without one it is not, PID 1 or not.
+    In a user namespace root is an ordinary user. In a container without a user namespace it is not, PID 1 or not.
     """
     is_managed = os.getppid() == 1 or "NOTIFY_SOCKET" in os.environ
     if os.geteuid() == 0 and not is_managed and _is_root_outside():
         log.warning(
-            "this runs as root, which handlers seldom need: a fault in one of them costs the machine. Run it as a "
-            "user of its own: User= or DynamicUser= in a systemd unit, USER in an image, or from a shell "
+            "this runs as root, which handlers seldom need: a fault in a handler can damage the whole machine. Run the "
+            "service as its own user: User= or DynamicUser= in a systemd unit, USER in an image, or from a shell "
             "'runuser -u NAME -- mxworker run ...'"
         )
 
 
 def _is_root_outside() -> bool:
-    """Whether root is root for the kernel, too: user_namespaces(7), a line says inside, outside, length."""
+    """Tell whether root here is root outside too: each line is inside, outside, length (user_namespaces(7))."""
     try:
         first = Path("/proc/self/uid_map").read_text("ascii").split()[:2]
     except OSError:
@@ -87,7 +87,7 @@ def _is_root_outside() -> bool:
 
 
 def _brokers(flags: dict[str, Any], command: str) -> Brokers:
-    """Return the brokers, with every file that TLS needs found to be usable."""
+    """Return the brokers, after checking the files for TLS."""
     urls = flags["broker_url"] or _urls_from_file()
     if not urls:
         raise ConfigError(
@@ -136,7 +136,7 @@ def _check(flags: dict[str, Any]) -> None:
 
 
 def _check_code(app: str, flags: dict[str, Any]) -> None:
-    """Refuse code that others could change; the operator may say that it is meant, which is told."""
+    """Refuse code that others could change, or with --insecure-app-dir log a warning."""
     from mxworker.worker.code_access import ALL_THE_SAME, CodeNotOurs, check_places
 
     try:
@@ -148,7 +148,7 @@ def _check_code(app: str, flags: dict[str, Any]) -> None:
 
 
 def identity(app: str, flags: dict[str, Any]) -> Identity:
-    """Return what the service is called: as the operator says, or by the app and the directory that it is in."""
+    """Return the identity of the service: the operator's name for it, or one derived from the app and its directory."""
     if flags["name"]:
         return Identity(flags["name"])
     start = present_directory()
@@ -158,7 +158,7 @@ def identity(app: str, flags: dict[str, Any]) -> Identity:
 
 
 def supervision(name: str, workers: int, flags: dict[str, Any]) -> Supervision:
-    """Return what the master has to know."""
+    """Return the settings of the master."""
     return Supervision(
         name=name,
         workers=workers,
@@ -171,7 +171,7 @@ def supervision(name: str, workers: int, flags: dict[str, Any]) -> Supervision:
 
 
 def consumption(app: str, brokers: Brokers, flags: dict[str, Any]) -> Consumption:
-    """Return what a worker has to know."""
+    """Return the settings of a worker."""
     return Consumption(
         app=app,
         brokers=brokers,

@@ -1,1 +1,1 @@
-"""`mxworker dev`: a service that reloads when its code changes."""
+"""`mxworker dev`: run a service that reloads when its code changes."""

@@ -1,4 +1,4 @@
-"""`mxworker dev`: it keeps a `run` going and has it reload; what it makes of the options of that."""
+"""The command `mxworker dev`: how it turns its options into the command line of a `run` that it keeps going."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SECRET = "broker_url"  # noqa: S105 - the name of the option
 
 
 def parameters(run: click.Command) -> list[click.Parameter]:
-    """Return the parameters of `run`, with the defaults that they have for `dev`."""
+    """Return the parameters of `run`, with the defaults of `dev`."""
     return [_for_dev(parameter) for parameter in run.params if parameter.name != _OWN_TO_RUN]
 
 
@@ -46,11 +46,11 @@ def _for_dev(parameter: click.Parameter) -> click.Parameter:
     type=click.Path(exists=True, file_okay=False),
     section="Application",
     metavar="DIRECTORY",
-    help="Watch this directory as well. Repeat the option to watch several.",
+    help="Watch this directory too. Repeat the option to watch several.",
 )
 @click.pass_context
 def dev(ctx: click.Context, /, app: str, reload_dir: tuple[str, ...], **flags: Any) -> None:
-    """Do as `run` does, and reload APP when a file is saved."""
+    """Run APP as `run` does, and reload it when a file is saved."""
     from mxworker.cli.dev import outer, sources
     from mxworker.system.log import set_up
     from mxworker.system.terminal import Terminal
@@ -67,10 +67,10 @@ def dev(ctx: click.Context, /, app: str, reload_dir: tuple[str, ...], **flags: A
 
 
 def service_command(run: click.Command, values: Mapping[str, Any]) -> list[str]:
-    """Return the command line of a `run` with these values: everything is said, but for the brokers and passwords.
+    """Return the command line of a `run` with these values, except for the broker URLs, which hold passwords.
 
-    The interpreter gets our own options. With -m the current directory is on the import path, unless -P says no: the
-    service finds what we find.
+    The interpreter gets our own options. With -m the current directory is on the import path, unless -P is given, so
+    that the service finds the modules that we find.
     """
     safely = [] if str(Path.cwd()) in sys.path else ["-P"]
     options = [option for option in run.params if isinstance(option, click.Option) and option.name in values]
@@ -80,10 +80,10 @@ def service_command(run: click.Command, values: Mapping[str, Any]) -> list[str]:
 
 
 def service_environment(run: click.Command, values: Mapping[str, Any]) -> dict[str, str]:
-    """Return the environment of that `run`: the brokers are in it, and what other variables say is on its command line.
+    """Return the environment of that `run`, with the broker URLs. Values of other variables are on its command line.
 
-    Without bytecode: a cached file is known by size and by mtime in whole seconds (PEP 3147), so that an edit of equal
-    size within the second would not be seen.
+    No bytecode is written: a cached file is known by size and by mtime in whole seconds (PEP 3147), so that an edit of
+    equal size within the same second would go unnoticed.
     """
     variables = {option.name: str(option.envvar) for option in run.params if option.envvar is not None}
     kept = {name: value for name, value in os.environ.items() if name not in variables.values()}
@@ -92,7 +92,7 @@ def service_environment(run: click.Command, values: Mapping[str, Any]) -> dict[s
 
 
 def _said(option: click.Option, value: Any) -> list[str]:
-    """Return the option as it is written, or nothing where that means the same."""
+    """Return the option as it is typed, or nothing when leaving it out means the same."""
     flag = max(option.opts, key=len)
     match value:
         case None | False:

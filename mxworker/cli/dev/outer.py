@@ -1,20 +1,20 @@
-"""The outer process of `mxworker dev`: it keeps the service running and has it reload when a file changes.
+"""The outer process of `mxworker dev`: it keeps the service running and makes it reload when a file changes.
 
-The service is a process of its own, so that the threads of the watcher stay away from its forks.
+The service runs in a separate process, so that the threads of the file watcher stay away from its forks.
 
-    what happens                   what is done
-    ------------                   ------------
-    a file changed                 HUP to the service, which replaces its workers; no service: a start
-    the service ended              it is said, and the next change starts it again
-    TERM, INT or QUIT              the same to the service, and this process ends as the service does
-    INT or QUIT from a terminal    as above, but the service has it already: a terminal tells the whole process group
+    event                          action
+    -----                          ------
+    a file changed                 HUP to the service, which replaces its workers; without a service, start it
+    the service ended              log that; the next change starts it again
+    TERM, INT or QUIT              the same signal to the service; this process exits with the service's exit code
+    INT or QUIT from a terminal    as above, but no signal: the terminal has sent it to the whole process group
     HUP, and the terminal has gone TERM to the service, as above
-    HUP otherwise, USR1, USR2      the same to the service
+    HUP otherwise, USR1, USR2      the same signal to the service
 
-Must not know: RabbitMQ, the board, user code. Invariants: there is at most one service, and it does not outlive this
-process (that is its own doing, `child.bind_to_parent`). Signals are blocked and taken between two looks at the files;
-the service inherits the blocking and lifts it when it can answer, so that a signal neither gets lost nor ends it on its
-way up. A change that comes while a service fails to start is not forgotten: it starts the next one.
+This module must not know RabbitMQ, the board or user code. There is at most one service, and it does not outlive this
+process (the service sees to that itself, with `child.bind_to_parent`). Signals are blocked, and taken between two looks
+at the files. The service inherits the blocked signals and unblocks them when it can handle them, so that no signal is
+lost or kills it while it starts. A change that comes while a service fails to start starts the next one.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _STOPS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 _TAKEN = _STOPS | {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 _KEYS = frozenset({signal.SIGINT, signal.SIGQUIT})
 _NEVER_SERVED = frozenset({ExitCode.USAGE, ExitCode.APP_LOAD, ExitCode.BROKER, ExitCode.NEVER_READY})
-_SI_KERNEL = 0x80  # sigaction(2): sent by no process, so by the terminal
+_SI_KERNEL = 0x80  # sigaction(2): sent by the kernel, so here by the terminal
 
 
 def run(command: Sequence[str], environment: Mapping[str, str], watched: Sequence[Path], terminal: Terminal) -> int:
-    """Keep `command` running and reloading until told to stop; return its exit code, 128 + N when signal N ended it.
+    """Keep `command` running and reloading until a signal stops it; return its exit code, 128 + N after signal N.
 
-    Call from the main thread, which must live as long as the service. The process keeps its signals blocked. Raises
-    ConfigError when the directories cannot be watched.
+    Call this from the main thread, which must live as long as the service. The signals of this process stay blocked.
+    Raises ConfigError when the directories cannot be watched.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
     log.info("watching %s", ", ".join(map(foreign, watched)))
@@ -57,11 +57,11 @@ def run(command: Sequence[str], environment: Mapping[str, str], watched: Sequenc
         code = outer.turn(changed)
         if code is not None:
             return code
-    raise AssertionError("the watching of files has ended")  # it does so only for a stop event, which it has not got
+    raise AssertionError("the watching of files has ended")  # only a stop event could end it, and it has none
 
 
 class _Outer:
-    """One run: the service, or how the last one ended."""
+    """The service that runs now, or the exit code of the last one."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], terminal: Terminal) -> None:
         """Start the service."""
@@ -75,7 +75,7 @@ class _Outer:
         self._service: subprocess.Popen[bytes] | None = self._start()
 
     def turn(self, changed: Sequence[str]) -> int | None:
-        """Take in signals, the end of the service and changed files, in this order; return the exit code at the end."""
+        """Handle signals, the end of the service and changed files, in this order; return the exit code when done."""
         while (sent := signal.sigtimedwait(_TAKEN, 0)) is not None:
             self._obey(signal.Signals(sent.si_signo), is_by_terminal=sent.si_code == _SI_KERNEL)
         self._tell_hang_up_from_reload()
@@ -99,7 +99,7 @@ class _Outer:
             self._pass_on(signum)
 
     def _tell_hang_up_from_reload(self) -> None:
-        """Stop when the SIGHUP came because the terminal has gone; pass it on when the terminal is still there."""
+        """Stop when the SIGHUP came because the terminal has gone; otherwise pass the signal on."""
         if self._hang_up_until is None:
             return
         if self._terminal.has_gone:
@@ -116,7 +116,7 @@ class _Outer:
             self._service.send_signal(signum)
 
     def _notice_end(self) -> None:
-        """See whether the service has ended, and start it again at once when a change may be what it lacked."""
+        """Notice that the service has ended; start it again at once when a file changed before it could serve."""
         if self._service is None or (ended := self._service.poll()) is None:
             return
         self._service = None
@@ -124,7 +124,7 @@ class _Outer:
         if self._is_stopping:
             return
         if self._has_changed and ended in _NEVER_SERVED:
-            log.info("the service ended with exit code %d, perhaps of what was changed; starting it again", self._code)
+            log.info("the service ended with exit code %d after a file changed; starting it again", self._code)
             self._service = self._start()
         else:
             log.warning("the service ended with exit code %d; the next change starts it again", self._code)

@@ -1,7 +1,7 @@
-"""The files that belong to an application under development, and the news that they changed.
+"""The source files of an application under development, and how their changes are noticed.
 
-Watched are Python files and the configuration, in the directories that the application is imported from. Not watched
-are version control, caches, virtual environments and what editors put beside the file they save.
+Python files and configuration files are watched, in the directories that the application is imported from. Version
+control, caches, virtual environments and temporary files of editors are not watched.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from mxworker.errors import ConfigError
 from mxworker.system.printable import foreign
 
 LOOK_MS = 100
-"""How often `changes` comes back with nothing, which is how soon a signal or the end of the service is noticed."""
+"""How often `changes` yields an empty list. Signals and the end of the service are noticed that soon."""
 
 _CONFIGURATION = frozenset({"mxworker.toml", "pyproject.toml"})
 _IGNORED_FOLDERS = (*DefaultFilter.ignore_dirs, ".ruff_cache", "venv", "site-packages")
-_QUIET_MS = 50  # nothing more for this long, and a save of several files is taken to be complete
-_ONE_SAVE_MS = 500  # what goes on longer, a checkout of another branch for one, is told in parts
+_QUIET_MS = 50  # after this long without another change, the save of several files counts as complete
+_ONE_SAVE_MS = 500  # changes that go on longer, such as the checkout of another branch, are yielded in parts
 
 
 def folders(app: str, app_dir: str | None, more: Sequence[str]) -> tuple[Path, ...]:
-    """Return the directories to watch: where `app` and its modules are looked for, and `more`.
+    """Return the directories to watch: those from which `app` and its modules are imported, and `more`.
 
-    That is `app_dir` or the current directory, as in `worker.loading`, and the directory of an app that is a file. One
-    that lies in another is left out: it is watched with that.
+    `app` is imported from `app_dir` or the current directory, as in `worker.loading`, or from the directory of an app
+    that is a file. A directory inside another one is left out, because it is watched with that one.
     """
     wanted = [Path(app_dir or "."), *map(Path, more)]
     target = app.partition(":")[0]
@@ -38,14 +38,13 @@ def folders(app: str, app_dir: str | None, more: Sequence[str]) -> tuple[Path, .
 
 
 def changes(watched: Sequence[Path]) -> Iterator[list[str]]:
-    """Yield the files that changed, as a person writes them; nothing every `LOOK_MS`. Never ends by itself.
+    """Yield the files that changed, as relative paths where possible; an empty list every `LOOK_MS`. Never ends.
 
-    From the first time that it yields on, no change is missed. Raises ConfigError when the directories cannot be
-    watched.
+    No change after the first yield is missed. Raises ConfigError when the directories cannot be watched.
     """
     try:
         yield from _watch(watched)
-    except PermissionError:  # what we may not read is not imported; but then the kernel's limit is not told, either
+    except PermissionError:  # unreadable files are not imported; but this also hides an error about the kernel's limit
         yield from _watch(watched, passes_over_errors=True)
     except OSError as error:
         raise ConfigError(
@@ -73,7 +72,7 @@ def _is_source(path: str) -> bool:
 
 
 def _from_root(path: str, watched: Sequence[Path]) -> str:
-    """Return the path below its watched directory: what lies above is no reason to ignore it."""
+    """Return the path relative to its watched directory: a name above that directory is no reason to ignore a file."""
     root = next((root for root in watched if Path(path).is_relative_to(root)), None)
     return path if root is None else str(Path(path).relative_to(root))
 

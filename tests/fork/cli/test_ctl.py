@@ -164,7 +164,7 @@ def test_stop_ends_the_service(operator: Operator, service: Service) -> None:
 def test_reload_waits_until_the_new_code_serves(operator: Operator, runtime: Path) -> None:
     script = [{"ok": True, "generation": 2}, reloading("rolling"), reloading("rolling"), reloading("done")]
     with answering(runtime / "mxworker" / "shop.sock", script) as asked:
-        assert operator.done("ctl", "reload") == "Generation 2 serves.\n"
+        assert operator.done("ctl", "reload") == "All workers run generation 2 now.\n"
     assert asked == ["reload", "status", "status", "status"]
 
 
@@ -174,7 +174,7 @@ def test_reload_that_is_refused_says_why_and_fails(operator: Operator, runtime: 
         ended = operator("ctl", "reload")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr == (
-        "Error: generation 2 was refused: exit code 3\\x0a\\x1b[2J\n  What served before goes on.\n"
+        "Error: generation 2 was refused: exit code 3\\x0a\\x1b[2J\n  The previous workers go on.\n"
     )
 
 
@@ -234,7 +234,7 @@ def test_answer_that_makes_no_sense_is_told_as_such(
         ended = operator(*command.split())
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr == (
-        "Error: what answers is no service of mxworker, or one of another version: its answer makes no sense.\n"
+        "Error: the answer cannot be understood: it comes from another program, or from another version of mxworker.\n"
     )
 
 
@@ -260,7 +260,7 @@ def test_names_of_other_services_and_their_places_are_printable(runtime: Path, o
 
 def test_reload_without_waiting_asks_once(operator: Operator, runtime: Path) -> None:
     with answering(runtime / "mxworker" / "shop.sock", [{"ok": True, "generation": 2}]):
-        assert operator.done("ctl", "reload", "--no-wait") == "Generation 2 is on its way.\n"
+        assert operator.done("ctl", "reload", "--no-wait") == "The reload to generation 2 has begun.\n"
 
 
 def test_busy_service_is_asked_again(operator: Operator, runtime: Path) -> None:
@@ -321,7 +321,7 @@ def test_socket_that_a_dead_master_left_is_told_as_such(operator: Operator, serv
 
 def test_reload_replaces_every_worker(operator: Operator, service: Service) -> None:
     before = {service.worker(slot) for slot in (1, 2)}
-    assert operator.done("ctl", "reload") == "Generation 2 serves.\n"
+    assert operator.done("ctl", "reload") == "All workers run generation 2 now.\n"
     told = json.loads(operator.done("status", "--json"))
     live = {worker["pid"]: worker["generation"] for worker in told["workers"] if worker["pid"]}
     assert set(live.values()) == {2}
