@@ -41,7 +41,7 @@ class MessageKeys:
     """
 
     def __init__(self, secret: bytes, queue: str) -> None:
-        """Processes make the same keys when they have the same random `secret` and were forked from one process."""
+        """Use a random `secret`. Processes make the same keys only if they share it and were forked from one process."""
         name = queue.encode("utf-8", "surrogateescape")
         self._secret = secret
         self._start = secret + len(name).to_bytes(4, "big") + name
