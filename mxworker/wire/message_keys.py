@@ -41,7 +41,7 @@ class MessageKeys:
     """
 
     def __init__(self, secret: bytes, queue: str) -> None:
-        """Use a random `secret`. Processes make the same keys only if they share it and were forked from one process."""
+        """Use a random `secret`. Keys agree only between processes that share it and were forked from one process."""
         name = queue.encode("utf-8", "surrogateescape")
         self._secret = secret
         self._start = secret + len(name).to_bytes(4, "big") + name
