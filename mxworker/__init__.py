@@ -23,11 +23,11 @@ from mxworker.api.circuit_breaker import CircuitBreaker
 from mxworker.api.context import Context, WorkerStats
 from mxworker.api.delivery import Delivery
 from mxworker.api.failures import Failure, FailureKind
+from mxworker.api.handler_options import BatchOptions, HandlerOptions, OnError, SingleOptions
 from mxworker.api.handlers import Handlers
 from mxworker.api.message import Content, Message, MessageOptions
 from mxworker.api.middleware import CallNext
 from mxworker.api.queues import Queue
-from mxworker.api.registration import OnError
 from mxworker.api.retry_policy import RetryPolicy
 from mxworker.api.settlement import Ack, Reject, Requeue, Retry, Settlement
 from mxworker.config import PublisherOptions, PublisherSettings
@@ -39,6 +39,7 @@ from mxworker.wire.properties import Properties
 __version__ = "0.1.0"
 __all__ = [
     "Ack",
+    "BatchOptions",
     "BorrowedChannel",
     "CallNext",
     "CircuitBreaker",
@@ -49,6 +50,7 @@ __all__ = [
     "Delivery",
     "Failure",
     "FailureKind",
+    "HandlerOptions",
     "Handlers",
     "Message",
     "MessageOptions",
@@ -68,6 +70,7 @@ __all__ = [
     "RetryPolicy",
     "Serializer",
     "Settlement",
+    "SingleOptions",
     "WorkerStats",
     "all_confirmed",
     "any_failed",

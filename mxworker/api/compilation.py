@@ -25,6 +25,7 @@ from mxworker.api.callables import (
 from mxworker.api.circuit_breaker import CircuitBreaker
 from mxworker.api.content_codec import ContentCodec
 from mxworker.api.decoder import Decoder, decoder_for
+from mxworker.api.handler_options import OnError
 from mxworker.api.lifespan import Lifespan
 from mxworker.api.message import Message
 from mxworker.api.middleware import Middleware
@@ -32,7 +33,6 @@ from mxworker.api.parameters import parameters
 from mxworker.api.queues import Queue
 from mxworker.api.registration import (
     Batch,
-    OnError,
     Registration,
     check_cpu,
     check_failure_policy,
@@ -158,7 +158,7 @@ def fault(what: str, function: object, site: Site, text: str) -> AppLoadError:
 
 
 def _compiled(said: Registration, overrides: Overrides, around: Around) -> Handler:
-    function = said.function
+    function, options = said.function, said.options
     check_cpu(said)
     kind = _kind(said)
     payload, wants_context = parameters(function, said.site)
@@ -167,10 +167,10 @@ def _compiled(said: Registration, overrides: Overrides, around: Around) -> Handl
     _check_payload(payload)
     decode = decoder_for(payload, around.codecs)
     default = 1 if said.batch is not None else _DEFAULT_CONCURRENCY.get(kind, 1)
-    concurrency = whole("concurrency", _first(overrides.concurrency, said.concurrency, default), MAX_PREFETCH)
+    concurrency = whole("concurrency", _first(overrides.concurrency, options["concurrency"], default), MAX_PREFETCH)
     batch = checked_batch(said)
     size = batch.size if batch is not None else 1
-    prefetch = _first(overrides.prefetch, said.prefetch, min(2 * size * concurrency, MAX_PREFETCH))
+    prefetch = _first(overrides.prefetch, options["prefetch"], min(2 * size * concurrency, MAX_PREFETCH))
     prefetch = whole("prefetch", prefetch, MAX_PREFETCH)
     check_failure_policy(said)
     return Handler(
@@ -182,13 +182,13 @@ def _compiled(said: Registration, overrides: Overrides, around: Around) -> Handl
         wants_context=wants_context,
         concurrency=concurrency,
         prefetch=prefetch,
-        timeout_s=timeout_s(_first(overrides.timeout_s, said.timeout_s, DEFAULT_HANDLER_TIMEOUT_S)),
+        timeout_s=timeout_s(_first(overrides.timeout_s, options["timeout"], DEFAULT_HANDLER_TIMEOUT_S)),
         # No larger than what the broker sends at once: it would only ever be complete by its age.
         batch=None if batch is None else replace(batch, size=min(batch.size, prefetch)),
-        retry=said.retry,
-        on_error=said.on_error,
+        retry=options["retry"],
+        on_error=options["on_error"],
         reject_on=checked_reject_on(said),
-        circuit_breaker=said.circuit_breaker,
+        circuit_breaker=options["circuit_breaker"],
         middleware=around.middleware,
         lifespans=around.lifespans,
     )

@@ -9,8 +9,8 @@ Pure: no I/O, no event loop, no global state.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, Unpack
 
 from mxworker.api.callables import (
     AnyCallable,
@@ -22,22 +22,17 @@ from mxworker.api.callables import (
     name_of,
     site_of,
 )
-from mxworker.api.circuit_breaker import CircuitBreaker
 from mxworker.api.compilation import AS_IN_CODE, Around, Handler, Overrides, compiled
 from mxworker.api.content_codec import NO_CODECS, ContentCodec
+from mxworker.api.handler_options import BatchOptions, SingleOptions, batch_options, single_options
 from mxworker.api.lifespan import Lifespan
 from mxworker.api.middleware import Middleware
 from mxworker.api.queues import Queue
-from mxworker.api.registration import Batch, OnError, Registration
-from mxworker.api.retry_policy import DEFAULT_RETRY, RetryPolicy
+from mxworker.api.registration import Batch, Registration
 from mxworker.errors import AppLoadError
 from mxworker.payloads.serializers import Serializer
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-DEFAULT_BATCH_SIZE = 100
-DEFAULT_BATCH_WAIT_S = 0.1
-DEFAULT_BATCH_BYTES = 16 * 1024 * 1024
 
 
 class Handlers:
@@ -54,102 +49,44 @@ class Handlers:
 
     # ---- handlers
 
-    def consume(
-        self,
-        queue: str | Queue,
-        *,
-        concurrency: int | None = None,
-        prefetch: int | None = None,
-        timeout: float | None = None,
-        retry: RetryPolicy | None = DEFAULT_RETRY,
-        on_error: OnError = "retry",
-        reject_on: type[BaseException] | Sequence[type[BaseException]] = (),
-        circuit_breaker: CircuitBreaker | None = None,
-        cpu: bool = False,
-    ) -> Callable[[Function], Function]:
-        """Register a function as the handler of `queue`.
+    def consume(self, queue: str | Queue, **options: Unpack[SingleOptions]) -> Callable[[Function], Function]:
+        """Register a function as the handler of `queue`. For the options see `HandlerOptions`.
 
-        An `async def` runs on the event loop, a `def` in a thread; with `cpu` a `def` runs in a process of its own, to
-        compute without holding up others. Such a process is killed when the time is up, and what a handler does to it,
-        a crash included, costs one attempt of its own message. It loads the application and enters the lifespan anew;
-        of its context, `publisher.publish_sync` works there, while `channel`, `pause`, `resume` and `stats` do not.
+        An `async def` runs on the event loop, a `def` in a thread; with `cpu=True` a `def` runs in a process of its
+        own, to compute without holding up others. Such a process is killed when the time is up, and what a handler does
+        to it, a crash included, costs one attempt of its own message. It loads the application and enters the lifespan
+        anew; of its context, `publisher.publish_sync` works there, while `channel`, `pause`, `resume` and `stats` do
+        not.
 
         Its first parameter is the payload, decoded as its annotation says (see `codec`); an optional second one is a
         `Context`, with a default or without. Objects with a `__call__`, bound methods, static methods and
         `functools.partial` are taken as well; a wrapper made with `functools.wraps` takes what it wraps.
 
         It returns or raises a settlement; returning None acks. What it returns is awaited if it can be, and anything
-        else is a failure. For a failure, that is any other exception as well, and for running longer than `timeout`,
-        `on_error` decides: "retry" later as `retry` says and then "reject", "reject" into the
-        dead-letter queue at once, "requeue" for an immediate redelivery, or "ack". Exceptions in `reject_on` are always
-        rejected. With `retry` None there are no retries with delay, and no retry queues. A `circuit_breaker` leaves the
-        queue alone for a while when too many deliveries fail.
+        else is a failure.
 
-        `concurrency`: handlers running at once in each process, default 32, with `cpu` 1. `prefetch`: unsettled
-        deliveries the broker may send to each process ahead, default 2 x concurrency; fewer than `concurrency` limits
-        that too. `timeout`: seconds, default 30.
-
-        The function is returned as it is and stays callable.
+        The function is returned as it is and stays callable. Raises TypeError for an option that there is not.
         """
         taken = _as_queue(queue, "consume")
+        chosen = single_options(options)
         return self._registering(
-            lambda function, site: Registration(
-                taken,
-                function,
-                concurrency,
-                prefetch,
-                timeout,
-                retry,
-                on_error,
-                reject_on,
-                circuit_breaker,
-                cpu,
-                site=site,
-            )
+            lambda function, site: Registration(taken, function, chosen, cpu=chosen["cpu"], site=site)
         )
 
-    def consume_batch(
-        self,
-        queue: str | Queue,
-        *,
-        size: int = DEFAULT_BATCH_SIZE,
-        wait: float = DEFAULT_BATCH_WAIT_S,
-        max_bytes: int = DEFAULT_BATCH_BYTES,
-        concurrency: int | None = None,
-        prefetch: int | None = None,
-        timeout: float | None = None,
-        retry: RetryPolicy | None = DEFAULT_RETRY,
-        on_error: OnError = "retry",
-        reject_on: type[BaseException] | Sequence[type[BaseException]] = (),
-        circuit_breaker: CircuitBreaker | None = None,
-    ) -> Callable[[Function], Function]:
+    def consume_batch(self, queue: str | Queue, **options: Unpack[BatchOptions]) -> Callable[[Function], Function]:
         """Register a function that takes the deliveries of `queue` in batches: a list of payloads.
 
-        A batch is handled when it has `size` deliveries, when their bodies have `max_bytes`, or `wait` seconds after
-        its first one came; while others are handled it grows. The function returns None when all are done, one
-        settlement for all, or one for each, in which None means done and an exception a failure; what it raises is for
-        all. One for each is any iterable of as many, in their order, or a mapping with all positions from 0 on as keys.
-        A body that cannot be decoded is a dead letter at once and never in the list; `ctx.deliveries` matches the list.
-
-        `concurrency`: batches running at once in each process, default 1. `prefetch`: default 2 x size x concurrency; a
-        batch is never larger. Everything else is as in `consume`; `timeout` is for the whole batch.
+        For the options see `BatchOptions` and `HandlerOptions`. A batch is handled when it has `size` deliveries, when
+        their bodies have `max_bytes`, or `wait` seconds after its first one came; while others are handled it grows.
+        The function returns None when all are done, one settlement for all, or one for each, in which None means done
+        and an exception a failure; what it raises is for all. One for each is any iterable of as many, in their order,
+        or a mapping with all positions from 0 on as keys. A body that cannot be decoded is a dead letter at once and
+        never in the list; `ctx.deliveries` matches the list. Everything else is as in `consume`.
         """
         taken = _as_queue(queue, "consume_batch")
-        return self._registering(
-            lambda function, site: Registration(
-                taken,
-                function,
-                concurrency,
-                prefetch,
-                timeout,
-                retry,
-                on_error,
-                reject_on,
-                circuit_breaker,
-                batch=Batch(size, wait, max_bytes),
-                site=site,
-            )
-        )
+        chosen = batch_options(options)
+        batch = Batch(chosen["size"], chosen["wait"], chosen["max_bytes"])
+        return self._registering(lambda function, site: Registration(taken, function, chosen, batch=batch, site=site))
 
     def _registering(self, describe: Callable[[AnyCallable, Site], Registration]) -> Callable[[Function], Function]:
         """Return the decorator that registers what `describe` makes of a function, and leaves that as it is."""

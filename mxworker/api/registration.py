@@ -11,17 +11,16 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 from mxworker.api.callables import NOWHERE, AnyCallable, Site
 from mxworker.api.circuit_breaker import CircuitBreaker
+from mxworker.api.handler_options import HandlerOptions, OnError
 from mxworker.api.queues import Queue
 from mxworker.api.retry_policy import RetryPolicy
 from mxworker.config import MAX_PREFETCH
 from mxworker.errors import AppLoadError
 from mxworker.wire.properties import SHORT_STRING_BYTES
-
-OnError = Literal["retry", "reject", "requeue", "ack"]
 
 MAX_TIMEOUT_S = 365 * 24 * 3600
 """A year: more than anything runs, and a number that every event loop can wait for."""
@@ -46,13 +45,8 @@ class Registration:
 
     queue: Queue
     function: AnyCallable
-    concurrency: int | None
-    prefetch: int | None
-    timeout_s: float | None
-    retry: RetryPolicy | None
-    on_error: OnError
-    reject_on: type[BaseException] | Sequence[type[BaseException]]
-    circuit_breaker: CircuitBreaker | None
+    options: HandlerOptions
+    """With a value for each."""
     cpu: bool = False
     batch: Batch | None = None
     site: Site = NOWHERE
@@ -112,7 +106,7 @@ def checked_batch(said: Registration) -> Batch | None:
 
 def checked_reject_on(said: Registration) -> tuple[type[BaseException], ...]:
     """Return the exceptions of `reject_on`; one alone stands for itself, as in `except`. Raises AppLoadError."""
-    kinds: Any = said.reject_on
+    kinds: Any = said.options["reject_on"]
     if isinstance(kinds, type):
         kinds = (kinds,)
     if isinstance(kinds, Sequence | set | frozenset) and not isinstance(kinds, str):
@@ -124,17 +118,17 @@ def checked_reject_on(said: Registration) -> tuple[type[BaseException], ...]:
 
 def check_failure_policy(said: Registration) -> None:
     """Raise AppLoadError when what is to become of failures means nothing."""
-    if said.on_error not in _ON_ERROR:
-        raise AppLoadError(f"has on_error={_shown(said.on_error)}; it must be one of {', '.join(map(repr, _ON_ERROR))}")
-    if said.retry is not None and not isinstance(said.retry, RetryPolicy):
-        raise AppLoadError(f"has retry={_shown(said.retry)}; it must be a RetryPolicy, or None for no retries")
-    if said.circuit_breaker is not None and not isinstance(said.circuit_breaker, CircuitBreaker):
+    on_error, retry, breaker = said.options["on_error"], said.options["retry"], said.options["circuit_breaker"]
+    if on_error not in _ON_ERROR:
+        raise AppLoadError(f"has on_error={_shown(on_error)}; it must be one of {', '.join(map(repr, _ON_ERROR))}")
+    if retry is not None and not isinstance(retry, RetryPolicy):
+        raise AppLoadError(f"has retry={_shown(retry)}; it must be a RetryPolicy, or None for no retries")
+    if breaker is not None and not isinstance(breaker, CircuitBreaker):
         raise AppLoadError(
-            f"has circuit_breaker={_shown(said.circuit_breaker)}; "
-            "it must be a CircuitBreaker, such as CircuitBreaker(), or None"
+            f"has circuit_breaker={_shown(breaker)}; it must be a CircuitBreaker, such as CircuitBreaker(), or None"
         )
-    if said.retry is not None:
-        longest = said.queue.retry_name(said.retry.steps_ms[-1])
+    if retry is not None:
+        longest = said.queue.retry_name(retry.steps_ms[-1])
         if len(longest.encode()) > SHORT_STRING_BYTES:
             raise AppLoadError(f"has retries, for which the name of its queue is too long: '{longest}'")
 

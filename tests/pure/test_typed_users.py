@@ -17,11 +17,12 @@ from tests.pure.test_public_interface import is_ours, public_names
 WRONG = "# wrong"
 PROGRAM = """
 from mxworker import CallNext, Context, Handlers, Message, Publisher, Queue, Reject, RetryPolicy, Retry, Settlement
-from mxworker import Receipt, PublishOutcome, wait_all, drain
+from mxworker import HandlerOptions, Receipt, PublishOutcome, wait_all, drain
 from mxworker import Reciept  # wrong
 import mxworker
 
 handlers = Handlers()
+usual: HandlerOptions = {"timeout": 5, "retry": None}
 
 
 @handlers.consume("orders", concurrency=3)
@@ -32,6 +33,10 @@ async def order(payload: dict[str, object], ctx: Context) -> Settlement | None:
     async with ctx.channel() as channel:
         await channel.declare_queue("x")
     return Reject("no")
+
+
+@handlers.consume("labels", cpu=True, **usual)
+def label(payload: bytes) -> None: ...
 
 
 @handlers.middleware

@@ -379,7 +379,18 @@ MISTAKES = {
         'async def read(body): ...\nhandlers.codec("text/csv", read)  # here',
         "the codec of 'text/csv' must be plain functions: 'read' is async",
     ),
-    "misspelt option": (f'@handlers.consume("q", retries=3)  # here\n{ORDER}', "unexpected keyword argument 'retries'"),
+    "misspelt option": (
+        f'@handlers.consume("q", retries=3)  # here\n{ORDER}',
+        "consume() got an unexpected keyword argument 'retries'; did you mean 'retry'?",
+    ),
+    "option of batches": (
+        f'@handlers.consume("q", size=3)  # here\n{ORDER}',
+        "consume() got an unexpected keyword argument 'size'; it takes circuit_breaker, concurrency, cpu, on_error",
+    ),
+    "option of single deliveries": (
+        f'@handlers.consume_batch("q", cpu=True)  # here\n{ORDER}',
+        "consume_batch() got an unexpected keyword argument 'cpu'; it takes circuit_breaker, concurrency, max_bytes",
+    ),
 }  # fmt: skip
 
 

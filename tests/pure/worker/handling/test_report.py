@@ -8,8 +8,8 @@ import pytest
 
 from mxworker import Ack, Handlers, Reject, Requeue, Retry, RetryPolicy
 from mxworker.api.failures import Failure, FailureKind
+from mxworker.api.handler_options import OnError
 from mxworker.api.handlers import compile_handlers
-from mxworker.api.registration import OnError
 from mxworker.api.settlement import Settlement
 from mxworker.errors import DecodeError
 from mxworker.worker.handling.report import ACK, Report
