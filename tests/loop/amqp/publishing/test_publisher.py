@@ -275,12 +275,44 @@ async def test_only_what_the_broker_certainly_refused_ends_refused(
         assert await outcome(neighbour) is PublishUnconfirmed
 
 
-async def _confirms_again(confirming: Confirming, publisher: Publisher) -> None:
+@on_both_loops
+async def test_nothing_is_certain_of_a_channel_on_which_a_publish_was_given_up() -> None:
+    confirming = Confirming()
+    async with publishing(confirming) as publisher:
+        given_up = publisher.publish_nowait("first", exchange="e", routing_key="q", timeout_s=1.0)
+        later = publisher.publish_nowait("later", exchange="e", routing_key="q", timeout_s=60.0)
+        published = await confirming.until(2)
+        assert await outcome(given_up) is PublishUnconfirmed
+        published[0].close_channel(404, "NOT_FOUND - no exchange 'e' in vhost '/'")
+        assert await outcome(later) is PublishUnconfirmed, "it may have been the first that was refused"
+
+
+@on_both_loops
+async def test_retired_channel_is_closed_after_its_last_confirm() -> None:
+    confirming = Confirming()
+    async with publishing(confirming, timeout_s=60.0) as publisher:
+        late = publisher.publish_nowait("late", routing_key="q", timeout_s=SHORT_S)
+        beside = publisher.publish_nowait("beside", routing_key="q")
+        published = await confirming.until(2)
+        assert await outcome(late) is PublishUnconfirmed
+        peer, retired = published[1].peer, published[1].channel
+        await _confirms_again(confirming, publisher, in_flight=1)
+        assert (retired, commands.Channel.Close) not in _requests(peer)
+        published[1].ack()
+        assert await outcome(beside) is None
+        await until(lambda: (retired, commands.Channel.Close) in _requests(peer), what="the end of the retired channel")
+
+
+def _requests(peer: Peer) -> list[tuple[int, type[Any]]]:
+    return [(channel, type(frame)) for channel, frame in peer.received]
+
+
+async def _confirms_again(confirming: Confirming, publisher: Publisher, in_flight: int = 0) -> None:
     before = len(confirming.published)
     (receipt,) = publish(publisher, 1)
     (await confirming.until(before + 1))[-1].ack()
     assert await outcome(receipt) is None
-    assert publisher.stats.in_flight == 0
+    assert publisher.stats.in_flight == in_flight
 
 
 # ---- exchanges
@@ -329,6 +361,41 @@ async def test_exchange_is_looked_for_once_for_each_connection() -> None:
             if number == 2:
                 sent.peer.hang_up()
                 await until(lambda: publisher._outbox._link.live is None)
+
+
+@on_both_loops
+async def test_exchange_that_is_deleted_meanwhile_is_looked_for_again() -> None:
+    looks = 0
+
+    async def on_look(peer: Peer, channel: int, frame: base.Frame) -> None:
+        nonlocal looks
+        looks += isinstance(frame, commands.Exchange.Declare)
+        is_close = isinstance(frame, commands.Channel.Close)
+        peer.send(commands.Channel.CloseOk() if is_close else commands.Exchange.DeclareOk(), channel)
+
+    confirming = Confirming(on_look=on_look)
+    async with publishing(confirming, timeout_s=60.0) as publisher:
+        (first,) = publish(publisher, 1, exchange="e")
+        (sent,) = await confirming.until(1)
+        sent.close_channel(404, "NOT_FOUND - no exchange 'e' in vhost '/'")
+        assert await outcome(first) is Unroutable
+        (second,) = publish(publisher, 1, exchange="e")
+        (await confirming.until(2))[1].ack()
+        assert await outcome(second) is None
+        assert looks == 2
+
+
+@on_both_loops
+async def test_exchange_that_may_not_be_written_to_is_left_alone_for_a_while() -> None:
+    confirming = Confirming()
+    async with publishing(confirming, timeout_s=60.0) as publisher:
+        (first,) = publish(publisher, 1, exchange="e")
+        (sent,) = await confirming.until(1)
+        sent.close_channel(403, "ACCESS_REFUSED - access to exchange 'e' in vhost '/' refused for user 'u'")
+        assert await outcome(first) is PublishNacked
+        (second,) = publish(publisher, 1, exchange="e")
+        assert await outcome(second) is PublishNacked
+        assert len(confirming.published) == 1
 
 
 async def test_look_that_is_never_answered_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:

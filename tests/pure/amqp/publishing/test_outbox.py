@@ -384,6 +384,18 @@ def test_answer_after_the_deadline_changes_nothing_twice() -> None:
     assert office.outbox.failed == 1
 
 
+@pytest.mark.parametrize("timeout_s", [None, TIMEOUT_S], ids=["the publisher's", "its own"])
+def test_confirm_that_waited_while_the_loop_was_blocked_is_not_too_late(timeout_s: float | None) -> None:
+    office = Office()
+    confirmed, silent = office.publish(timeout_s), office.publish(timeout_s)
+    office.clock.oversleep(TIMEOUT_S + 1.0)
+    office.clock.advance(0.0)
+    assert not confirmed.receipt.done(), "its confirm may be in the socket"
+    office.confirm(confirmed)
+    office.clock.advance(0.1)
+    assert (outcome(confirmed), outcome(silent)) == (None, PublishUnconfirmed)
+
+
 # ---- the window
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import mxworker.amqp.publishing
 from mxworker import Publisher
-from tests.loop.confirming import Confirming
-from tests.loop.fake_broker import FakeBroker
+from tests.loop.amqp.fake_broker import FakeBroker
+from tests.loop.amqp.publishing.confirming import Confirming
 
 
 @contextmanager
