@@ -67,32 +67,15 @@ class Command(click.Command):
         _write_end(formatter, self.exit_codes, self.examples)
 
 
-class Group(click.Group):
-    """A group of commands with the same format of help."""
+class Group(Command, click.Group):
+    """A group of commands, whose help looks as theirs does."""
 
     command_class = Command
 
-    def __init__(
-        self,
-        *args: Any,
-        exit_codes: Mapping[int, str] = ASKING_EXIT_CODES,
-        examples: Sequence[str] = (),
-        **settings: Any,
-    ) -> None:
-        super().__init__(*args, **settings)
-        self.context_settings = {**CONTEXT, **self.context_settings}
-        self.exit_codes = exit_codes
-        self.examples = examples
-
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, section by section, and the commands."""
-        _write_options(self, ctx, formatter)
+        super().format_options(ctx, formatter)
         self.format_commands(ctx, formatter)
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the exit codes and the examples."""
-        super().format_epilog(ctx, formatter)
-        _write_end(formatter, self.exit_codes, self.examples)
 
 
 def _write_options(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
