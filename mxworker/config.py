@@ -187,17 +187,28 @@ class PublisherOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
+class Overrides:
+    """What the operator says instead of the code, for all handlers; None leaves the code's word."""
+
+    concurrency: int | None = None
+    prefetch: int | None = None
+    timeout_s: float | None = None
+
+
+AS_IN_CODE = Overrides()
+
+
+@dataclass(frozen=True, slots=True)
 class Consumption:
     """The settings of a worker. Durations are in seconds.
 
-    `concurrency`, `prefetch` and `handler_timeout_s`, when not None, override the values of the handlers in the code.
-    `queues` limits the worker to the handlers of those queues; empty means all. `process_concurrency` bounds the
-    handlers that run at once in the process, over all queues. `prefetch_budget_bytes` bounds the unsettled bodies of
-    the process with their decoded payloads; one body for each queue may come on top. A body above `max_body_bytes` is
-    not read: its message becomes a dead letter, or, if the broker would drop a rejected message, its queue is not
-    consumed any more. A message that has killed `quarantine_after` workers is taken out of its queue; 0 turns that off.
-    `boot_timeout_s` is the time to enter the lifespans. With `may_be_insecure`, code that other users could change is
-    loaded too.
+    `overrides` replace the values of the handlers in the code. `queues` limits the worker to the handlers of those
+    queues; empty means all. `process_concurrency` bounds the handlers that run at once in the process, over all queues.
+    `prefetch_budget_bytes` bounds the unsettled bodies of the process with their decoded payloads; one body for each
+    queue may come on top. A body above `max_body_bytes` is not read: its message becomes a dead letter, or, if the
+    broker would drop a rejected message, its queue is not consumed any more. A message that has killed
+    `quarantine_after` workers is taken out of its queue; 0 turns that off. `boot_timeout_s` is the time to enter the
+    lifespans. With `may_be_insecure`, code that other users could change is loaded too.
     """
 
     app: str
@@ -205,11 +216,9 @@ class Consumption:
     app_dir: str | None = None
     may_be_insecure: bool = False
     queues: tuple[str, ...] = ()
-    concurrency: int | None = None
-    prefetch: int | None = None
+    overrides: Overrides = AS_IN_CODE
     prefetch_budget_bytes: int = 256 * 1024 * 1024
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
-    handler_timeout_s: float | None = None
     process_concurrency: int = DEFAULT_PROCESS_CONCURRENCY
     drain_timeout_s: float = 30.0
     heartbeat_timeout_s: float = 30.0

@@ -42,7 +42,7 @@ from mxworker.api.registration import (
     whole,
 )
 from mxworker.api.retry_policy import DEFAULT_RETRY, RetryPolicy
-from mxworker.config import DEFAULT_CONCURRENCY, DEFAULT_HANDLER_TIMEOUT_S, MAX_PREFETCH
+from mxworker.config import DEFAULT_CONCURRENCY, DEFAULT_HANDLER_TIMEOUT_S, MAX_PREFETCH, Overrides
 from mxworker.errors import AppLoadError
 from mxworker.payloads.annotations import bare, shown
 from mxworker.payloads.typed_payloads import TAKEN
@@ -117,18 +117,6 @@ class Handler:
         """
         size, wait_s = (self.batch.size, self.batch.wait_s) if self.batch is not None else (1, 0.0)
         return self.timeout_s * math.ceil(self.prefetch / (size * self.concurrency)) + wait_s
-
-
-@dataclass(frozen=True, slots=True)
-class Overrides:
-    """What the operator says instead of the code; None leaves the code's word."""
-
-    concurrency: int | None = None
-    prefetch: int | None = None
-    timeout_s: float | None = None
-
-
-AS_IN_CODE = Overrides()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,13 +22,14 @@ from mxworker.api.callables import (
     name_of,
     site_of,
 )
-from mxworker.api.compilation import AS_IN_CODE, Around, Handler, Overrides, compiled
+from mxworker.api.compilation import Around, Handler, compiled
 from mxworker.api.content_codec import NO_CODECS, ContentCodec
 from mxworker.api.handler_options import BatchOptions, SingleOptions, batch_options, single_options
 from mxworker.api.lifespan import Lifespan
 from mxworker.api.middleware import Middleware
 from mxworker.api.queues import Queue
 from mxworker.api.registration import Batch, Registration
+from mxworker.config import AS_IN_CODE, Overrides
 from mxworker.errors import AppLoadError
 from mxworker.payloads.serializers import Serializer
 

@@ -15,7 +15,7 @@ import click
 
 from mxworker.brokers import Brokers, Tls
 from mxworker.cli.options import present_directory
-from mxworker.config import Consumption, PublisherSettings, Supervision
+from mxworker.config import Consumption, Overrides, PublisherSettings, Supervision
 from mxworker.control.protocol import Identity
 from mxworker.errors import ConfigError
 from mxworker.limits import Limits
@@ -178,11 +178,9 @@ def consumption(app: str, brokers: Brokers, flags: dict[str, Any]) -> Consumptio
         app_dir=flags["app_dir"],
         may_be_insecure=flags["insecure_app_dir"],
         queues=tuple(name.strip() for name in (flags["queues"] or "").split(",") if name.strip()),
-        concurrency=flags["concurrency"],
-        prefetch=flags["prefetch"],
+        overrides=Overrides(flags["concurrency"], flags["prefetch"], flags["handler_timeout"]),
         prefetch_budget_bytes=flags["prefetch_budget"],
         max_body_bytes=flags["max_body_size"],
-        handler_timeout_s=flags["handler_timeout"],
         process_concurrency=flags["process_concurrency"],
         drain_timeout_s=flags["drain_timeout"],
         heartbeat_timeout_s=flags["heartbeat_timeout"],

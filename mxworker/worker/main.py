@@ -23,7 +23,7 @@ from types import FrameType
 
 from setproctitle import setproctitle
 
-from mxworker.api.compilation import Handler, Overrides
+from mxworker.api.compilation import Handler
 from mxworker.api.handlers import Handlers
 from mxworker.board.layout import Word
 from mxworker.board.lifecycle import WorkerState
@@ -93,8 +93,7 @@ def _live(settings: Consumption, board: Board, number: int, end: _End) -> int:
     try:
         with faults_told(settings.app):
             application = load(settings.app, settings.app_dir, settings.may_be_insecure)
-            overrides = Overrides(settings.concurrency, settings.prefetch, settings.handler_timeout_s)
-            handlers = select(application, settings.queues, overrides)
+            handlers = select(application, settings.queues, settings.overrides)
     except MxWorkerError as error:
         slot.write_note(f"Error: {error}")
         slot.write_state(WorkerState.STOPPED)

@@ -23,13 +23,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from mxworker.api.compilation import Overrides
 from mxworker.api.delivery import Delivery, Source
 from mxworker.api.failures import Failure, FailureKind
 from mxworker.api.message import Content
 from mxworker.api.receipts import Confirmed
 from mxworker.api.settlement import Ack, Reject, Requeue, Retry, Settlement
-from mxworker.config import Consumption
+from mxworker.config import Consumption, Overrides
 from mxworker.errors import (
     EncodeError,
     MessageTooLarge,
@@ -153,60 +152,42 @@ def _frame(data: memoryview, parts_at: int) -> Frame:
 
 @dataclass(frozen=True, slots=True)
 class MemberSettings:
-    """All that a member has to know to load the same application as its worker, and to log as it does."""
+    """All that a member has to know to load the same application as its worker, and to log as it does.
+
+    Anybody on the machine can read it: never add what may hold a password, as the URLs of the brokers do.
+    """
 
     worker: int
     worker_pid: int
+    log_level: str
+    log_style: str
+    max_publish_bytes: int
+
+    # The worker's own, by the names that they have in `Consumption`.
     app: str
     app_dir: str | None
     may_be_insecure: bool
     queues: tuple[str, ...]
-    concurrency: int | None
-    prefetch: int | None
-    handler_timeout_s: float | None
+    overrides: Overrides
     boot_timeout_s: float
     max_body_bytes: int
-    """Of what is consumed."""
-    max_publish_bytes: int
     prefetch_budget_bytes: int
-    log_level: str
-    log_style: str
 
     @classmethod
     def of(cls, settings: Consumption, worker: int, worker_pid: int, log_as: tuple[str, str]) -> MemberSettings:
         """Return those of the members of worker number `worker`; `log_as` is level and style, see `log.set_up`."""
-        return cls(
-            worker=worker,
-            worker_pid=worker_pid,
-            app=settings.app,
-            app_dir=settings.app_dir,
-            may_be_insecure=settings.may_be_insecure,
-            queues=settings.queues,
-            concurrency=settings.concurrency,
-            prefetch=settings.prefetch,
-            handler_timeout_s=settings.handler_timeout_s,
-            boot_timeout_s=settings.boot_timeout_s,
-            max_body_bytes=settings.max_body_bytes,
-            max_publish_bytes=settings.publisher.max_body_bytes,
-            prefetch_budget_bytes=settings.prefetch_budget_bytes,
-            log_level=log_as[0],
-            log_style=log_as[1],
-        )
+        own = {name: getattr(settings, name) for name in cls.__slots__ if hasattr(settings, name)}
+        return cls(worker, worker_pid, *log_as, settings.publisher.max_body_bytes, **own)
 
     @classmethod
     def from_json(cls, text: str) -> MemberSettings:
         """Return what `to_json` has made text of."""
         facts = json.loads(text)
-        return cls(**facts | {"queues": tuple(facts["queues"])})
+        return cls(**facts | {"queues": tuple(facts["queues"]), "overrides": Overrides(**facts["overrides"])})
 
     def to_json(self) -> str:
         """Return the settings as an argument of a command."""
         return json.dumps(asdict(self))
-
-    @property
-    def overrides(self) -> Overrides:
-        """What the operator says instead of the code."""
-        return Overrides(self.concurrency, self.prefetch, self.handler_timeout_s)
 
 
 # ---- how a member's start ends

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from mxworker.api.compilation import Handler, HandlerKind, Overrides
+from mxworker.api.compilation import Handler, HandlerKind
+from mxworker.config import Overrides
 from mxworker.errors import AppLoadError
 from mxworker.worker.loading import load, select
 

@@ -16,7 +16,7 @@ from mxworker.api.message import Content
 from mxworker.api.receipts import Confirmed
 from mxworker.api.settlement import Settlement
 from mxworker.brokers import Brokers
-from mxworker.config import Consumption
+from mxworker.config import Consumption, Overrides
 from mxworker.errors import PublishError, PublishUnconfirmed, Unroutable
 from mxworker.system.foreign_errors import TEXT_CHARACTERS, text_of, type_name
 from mxworker.worker.cpu.protocol import (
@@ -266,9 +266,15 @@ def test_answer_that_means_nothing_is_found_out(facts: dict[str, object]) -> Non
 
 def test_settings_arrive_as_they_were() -> None:
     consumption = Consumption(
-        app="app:handlers", app_dir="/srv", brokers=Brokers.parse(["amqp://nowhere"]), queues=("a", "b"), concurrency=3
+        app="app:handlers",
+        app_dir="/srv",
+        brokers=Brokers.parse(["amqp://nowhere"]),
+        queues=("a", "b"),
+        overrides=Overrides(concurrency=3),
     )
     settings = MemberSettings.of(consumption, 4, 1234, ("debug", "json"))
     assert MemberSettings.from_json(settings.to_json()) == settings
-    assert settings.overrides.concurrency == 3
+    assert (settings.worker, settings.worker_pid, settings.log_level, settings.log_style) == (4, 1234, "debug", "json")
+    for name in ("app", "app_dir", "queues", "overrides", "max_body_bytes"):
+        assert getattr(settings, name) == getattr(consumption, name)
     assert "nowhere" not in settings.to_json(), "the broker's URL, which may hold a password, is not in the arguments"
