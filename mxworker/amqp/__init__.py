@@ -1,4 +1,4 @@
-"""Everything that speaks AMQP 0-9-1. The only place that imports aio_pika and aiormq.
+"""Everything that speaks AMQP 0-9-1, and the only package that imports aio_pika and aiormq.
 
-`frames` and `acks` are pure. Knows nothing about handlers, processes or the board.
+The modules of `protocol` are pure. This package knows nothing about handlers, processes or the board.
 """

@@ -1,1 +1,1 @@
-"""The frames of AMQP 0-9-1 that are on the hot path, and the ledgers over them. Sans-IO and pure."""
+"""The AMQP 0-9-1 frames of the hot path, and the ledgers of acks and confirms. Sans-IO and pure."""

@@ -1,14 +1,14 @@
-"""The ack ledger of one channel: which deliveries are unsettled, and the fewest frames that settle the finished ones.
+"""The ack ledger of one channel: its unsettled deliveries, and the fewest frames that settle the finished ones.
 
-Sans-IO and pure. Handlers finish in any order; the ledger gathers their settlements and `flush` writes them, once per
-loop turn: first rejects and give-backs, then one basic.ack(multiple) for the finished contiguous prefix, then single
-acks. The order matters: a multiple ack also covers tags that a later reject names, and a reject of a settled tag is a
-406 that ends the channel (https://www.rabbitmq.com/docs/confirms#consumer-acks-double-acking).
+Sans-IO and pure. Handlers finish in any order. The ledger collects their settlements, and `flush` returns the frames
+once per loop turn: first rejects and nacks, then one basic.ack(multiple) for the finished contiguous prefix, then
+single acks. The order matters: a multiple ack also covers tags that a later reject would name, and a reject of a
+settled tag is a 406 that ends the channel (https://www.rabbitmq.com/docs/confirms#consumer-acks-double-acking).
 
 Invariants:
 - Every tag is settled at most once; a second settlement raises InvariantError before anything is written.
-- The tag of a multiple ack is one that the same flush acks, so the broker never sees a tag it has forgotten.
-- A finished delivery is never held back behind an unfinished one: that would stall the prefetch window.
+- The tag of a multiple ack is one that the same flush acks, so the broker never gets a tag that is settled already.
+- A finished delivery never waits for an unfinished one, because that would stall the prefetch window.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from mxworker.errors import InvariantError
 
 
 class AckLedger:
-    """The unsettled deliveries of one channel. At most `prefetch` of them, as the broker sends no more."""
+    """The unsettled deliveries of one channel: at most `prefetch`, because the broker sends no more."""
 
     __slots__ = ("_acked", "_channel", "_negative", "_oldest", "_unsettled")
 
     def __init__(self, channel: int) -> None:
         self._channel = channel
-        self._unsettled: dict[int, int] = {}  # with the bytes that each holds
+        self._unsettled: dict[int, int] = {}  # delivery tag -> the bytes that the delivery holds
         self._acked: list[int] = []
         self._negative: list[bytes] = []
         self._oldest = 1  # no unsettled tag is below it; tags count up from 1 on each channel
 
     @property
     def unsettled(self) -> int:
-        """How many deliveries await their settlement; those awaiting the flush are settled."""
+        """How many deliveries are unsettled. A delivery that waits only for the flush counts as settled."""
         return len(self._unsettled)
 
     def deliver(self, tag: int, size_bytes: int = 0) -> None:
-        """Note that the broker delivered `tag`, and how many bytes it holds until it is settled."""
+        """Record the delivery `tag`, which holds `size_bytes` until it is settled."""
         self._unsettled[tag] = size_bytes
 
     def holds(self, tag: int) -> bool:
-        """Whether `tag` awaits its settlement."""
+        """Tell whether `tag` is unsettled."""
         return tag in self._unsettled
 
     def ack(self, tag: int) -> int:
-        """Settle `tag` as done; return the bytes it held, as every settlement does."""
+        """Settle `tag` as processed. Like every settlement, return the bytes that the delivery held."""
         try:
             size_bytes = self._unsettled.pop(tag)
         except KeyError:
@@ -52,23 +52,23 @@ class AckLedger:
         return size_bytes
 
     def reject(self, tag: int, requeue: bool) -> int:
-        """Settle `tag` as failed: to the dead-letter exchange, or with `requeue` back to the queue."""
+        """Settle `tag` as failed: the message goes to the dead-letter exchange, or with `requeue` back to the queue."""
         size_bytes = self._settle(tag)
         self._negative.append(encode_reject(self._channel, tag, requeue))
         return size_bytes
 
     def give_back(self, tag: int) -> int:
-        """Settle `tag` as not processed: back to the queue."""
+        """Settle `tag` as not processed: the message goes back to the queue."""
         size_bytes = self._settle(tag)
         self._negative.append(encode_give_back(self._channel, tag))
         return size_bytes
 
     def drop(self, tag: int) -> int:
-        """Settle `tag` on a channel that has ended: nothing is written for it."""
+        """Settle `tag` on a channel that has ended, without a frame."""
         return self._settle(tag)
 
     def flush(self) -> bytes:
-        """Return the frames for all that was settled since the last flush; b"" when nothing was."""
+        """Return the frames for all settlements since the last flush, b"" when there were none."""
         frames = self._negative
         self._negative = []
         if self._acked:
@@ -99,7 +99,7 @@ class AckLedger:
         return frames
 
     def _first_unsettled(self, newest: int) -> int:
-        """Return the lowest unsettled tag, or one past `newest`. Each tag is passed over once in the channel's life."""
+        """Return the lowest unsettled tag, or `newest` + 1. Each tag is skipped only once in a channel's life."""
         oldest = self._oldest
         unsettled = self._unsettled
         while oldest <= newest and oldest not in unsettled:

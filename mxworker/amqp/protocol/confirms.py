@@ -1,11 +1,11 @@
-"""The confirm ledger of one channel: which publishes await their confirm, and whom an answer of the broker concerns.
+"""The confirm ledger of one channel: its unconfirmed publishes, and which of them a confirm or return concerns.
 
-Sans-IO and pure. On a channel in confirm mode the broker counts publishes from 1 and answers with that number, one by
-one or `multiple`: all up to it (https://www.rabbitmq.com/docs/confirms#publisher-confirms). A message it cannot route
-it returns before it confirms it; a return carries no number, so it is told apart by the message id.
+Sans-IO and pure. On a channel in confirm mode the broker counts publishes from 1 and confirms them by that number, one
+by one, or with `multiple` all up to it (https://www.rabbitmq.com/docs/confirms#publisher-confirms). The broker returns
+an unroutable message before it confirms that message. A return has no number, so it is matched by the message id.
 
 Invariants:
-- The tags in flight are the broker's own: one `add` for each publish that is written, in the order of writing.
+- The tags equal the broker's numbers: there is one `add` for each publish that is written, in the order of writing.
 - No two publishes in flight have the same message id, or a return could end the wrong one.
 - Every publish leaves the ledger exactly once: settled, dropped, or at the end of the channel.
 """
@@ -19,20 +19,20 @@ from mxworker.errors import InvariantError
 
 
 class Confirmable(Protocol):
-    """What the ledger asks of a publish, and notes on it."""
+    """The fields of a publish that the ledger reads and writes."""
 
     message_id: bytes
     tag: int
-    """The delivery tag of its last attempt."""
+    """The delivery tag of the last attempt."""
     return_reason: str | None
-    """Why the broker returned it, once it did; its confirm follows."""
+    """Why the broker returned the message, None until it does. The confirm follows the return."""
 
 
 P = TypeVar("P", bound=Confirmable)
 
 
 class ConfirmLedger(Generic[P]):
-    """The unconfirmed publishes of one channel. Bound: the publisher's window."""
+    """The unconfirmed publishes of one channel, bounded by the window of the publisher."""
 
     __slots__ = ("_by_id", "_by_tag", "_last", "_oldest")
 
@@ -46,11 +46,11 @@ class ConfirmLedger(Generic[P]):
         return len(self._by_tag)
 
     def has_id(self, message_id: bytes) -> bool:
-        """Whether a publish with this message id is in flight."""
+        """Tell whether a publish with this message id is in flight."""
         return message_id in self._by_id
 
     def add(self, publishing: P) -> None:
-        """Note a publish that is written now."""
+        """Record a publish that is written now."""
         if publishing.message_id in self._by_id:
             raise InvariantError(f"the message id {publishing.message_id!r} is in flight already")
         self._last = publishing.tag = self._last + 1
@@ -58,15 +58,15 @@ class ConfirmLedger(Generic[P]):
         self._by_id[publishing.message_id] = publishing
 
     def settle(self, tag: int, multiple: bool) -> list[P]:
-        """Take the publishes that a confirm concerns, oldest first. A tag that is not in flight concerns none.
+        """Remove and return the publishes that a confirm concerns, oldest first; none for a tag that is not in flight.
 
-        With `multiple` the tag 0 means all so far (AMQP 0-9-1, basic.ack.multiple).
+        With `multiple`, the tag 0 means all publishes so far (AMQP 0-9-1, basic.ack.multiple).
         """
         newest = min(tag or self._last, self._last)
         tags: Iterable[int] = (tag,)
         if multiple:
             tags = range(self._oldest, newest + 1)
-            # When most of them were confirmed one by one: what is left stands in the dict, in the order of tags.
+            # Most tags of the range were confirmed one by one. The dict holds the others in the order of tags.
             if len(tags) > len(self._by_tag):
                 tags = [number for number in self._by_tag if number <= newest]
         settled = []
@@ -80,7 +80,7 @@ class ConfirmLedger(Generic[P]):
         return settled
 
     def returned(self, message_id: bytes, why: str) -> bool:
-        """Mark the publish that the broker returned; False when none with that id is in flight."""
+        """Mark the publish that the broker returned; return False when none with this id is in flight."""
         publishing = self._by_id.get(message_id)
         if publishing is None:
             return False
@@ -88,13 +88,13 @@ class ConfirmLedger(Generic[P]):
         return True
 
     def drop(self, publishing: P) -> None:
-        """Forget a publish whose confirm is no longer waited for."""
+        """Remove a publish whose confirm nobody waits for any more."""
         if self._by_tag.get(publishing.tag) is publishing:
             del self._by_tag[publishing.tag]
             del self._by_id[publishing.message_id]
 
     def end(self) -> list[P]:
-        """Take all that is still in flight, oldest first: the channel has ended and nothing more will be confirmed."""
+        """Remove and return all publishes in flight, oldest first, because the channel has ended."""
         rest = list(self._by_tag.values())
         self._by_tag.clear()
         self._by_id.clear()

@@ -1,10 +1,10 @@
-"""The hot frames of AMQP 0-9-1, as numbers and as bytes: what is written for every delivery and every publish.
+"""The AMQP 0-9-1 frames of the hot path: their numbers, and the encoding of settlements and publishes.
 
-Pure. `reader` cuts the inbound bytes; here is what both directions share, and what we send. Everything that is not
-listed here stays with the AMQP library.
+Pure. `reader` decodes inbound bytes; this module has the constants of both directions and the frames that we send. The
+AMQP library encodes and decodes all other frames.
 
-Frame (AMQP 0-9-1, 4.2.3): type octet, channel short, size long, `size` octets of payload, end octet 0xCE.
-A content is a method frame, a content header frame and as many body frames as its body size asks for.
+A frame (AMQP 0-9-1, 4.2.3) is a type octet, a channel short, a size long, `size` octets of payload, and the end octet
+0xCE. A content is a method frame, a content header frame, and as many body frames as its body size needs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FRAME_HEARTBEAT = 8
 FRAME_END = 0xCE
 FRAME_OVERHEAD = 8
 
-DEFAULT_FRAME_MAX = 131_072  # RabbitMQ's default; what 0, "no limit", is read as
+DEFAULT_FRAME_MAX = 131_072  # RabbitMQ's default; 0, "no limit", is read as this
 MIN_FRAME_MAX = 4_096  # AMQP 0-9-1, 4.2.3: frame-min-size
 
 CONNECTION_START = 10 << 16 | 10
@@ -46,7 +46,7 @@ END = bytes((FRAME_END,))
 
 _settlement = struct.Struct(">BHIIQBB").pack
 _content_header = struct.Struct(">BHIHHQ").pack
-_body_head = struct.Struct(">BBHI").pack  # with the end octet of the frame before it
+_body_head = struct.Struct(">BBHI").pack  # with the end octet of the previous frame
 _frame_head = struct.Struct(">BHI").pack
 _SETTLEMENT_SIZE = 13
 _CONTENT_HEADER_BYTES = 12  # class, weight and body size, before the properties
@@ -58,32 +58,32 @@ def encode_ack(channel: int, tag: int, multiple: bool) -> bytes:
 
 
 def encode_reject(channel: int, tag: int, requeue: bool) -> bytes:
-    """Return basic.reject: the delivery failed (a delivery attempt, for a quorum queue)."""
+    """Return basic.reject: the delivery failed, which a quorum queue counts as a delivery attempt."""
     return _settlement(FRAME_METHOD, channel, _SETTLEMENT_SIZE, BASIC_REJECT, tag, requeue, FRAME_END)
 
 
 def encode_give_back(channel: int, tag: int) -> bytes:
-    """Return basic.nack(requeue): the delivery was not processed (since RabbitMQ 4.3 no attempt for a quorum queue)."""
+    """Return basic.nack(requeue): the delivery was not processed. Quorum queues since 4.3 do not count an attempt."""
     requeue_bit = 2
     return _settlement(FRAME_METHOD, channel, _SETTLEMENT_SIZE, BASIC_NACK, tag, requeue_bit, FRAME_END)
 
 
 def encode_get(channel: int, queue: str) -> bytes:
-    """Return basic.get, to be acknowledged."""
+    """Return basic.get without no-ack: the message must be settled."""
     name = queue.encode("utf-8")
     payload = struct.pack(">IHB", BASIC_GET, 0, len(name)) + name + b"\x00"
     return struct.pack(">BHI", FRAME_METHOD, channel, len(payload)) + payload + END
 
 
 def encode_publish(channel: int, exchange: bytes, routing_key: bytes, mandatory: bool) -> bytes:
-    """Return the method frame of a basic.publish, which a content follows; both names are short strings."""
+    """Return the method frame of basic.publish; a content must follow. Both names have at most 255 bytes."""
     route = bytes((len(exchange),)) + exchange + bytes((len(routing_key),)) + routing_key
     payload = struct.pack(">IH", BASIC_PUBLISH, 0) + route + bytes((mandatory,))
     return struct.pack(">BHI", FRAME_METHOD, channel, len(payload)) + payload + END
 
 
 def content_pieces(channel: int, properties: bytes, body: bytes, frame_max: int) -> tuple[bytes, ...]:
-    """Return a content header frame and the body frames, in pieces to be joined; `properties` must fit a frame."""
+    """Return the content header frame and the body frames in pieces to join; `properties` must fit into one frame."""
     size = len(body)
     header = _content_header(FRAME_HEADER, channel, len(properties) + _CONTENT_HEADER_BYTES, BASIC_CLASS, 0, size)
     if 0 < size <= frame_max - FRAME_OVERHEAD:
@@ -96,5 +96,5 @@ def content_pieces(channel: int, properties: bytes, body: bytes, frame_max: int)
 
 
 def max_properties_bytes(frame_max: int) -> int:
-    """Return how long properties may be, so that their content header frame is no longer than `frame_max`."""
+    """Return the most bytes of properties with which the content header frame fits into `frame_max`."""
     return frame_max - FRAME_OVERHEAD - _CONTENT_HEADER_BYTES

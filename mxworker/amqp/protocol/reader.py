@@ -1,13 +1,13 @@
-"""Cut a connection's inbound bytes into frames and take out what is ours: deliveries, confirms, returns.
+"""Cut the inbound bytes of a connection into frames, and take out deliveries, confirms and returns.
 
-Sans-IO and pure: bytes in, calls on the sinks of registered channels, the rest out again, whole and untouched, for the
-AMQP library. Knows nothing of sockets, tasks or what a delivery is for.
+Sans-IO and pure: the reader gets bytes, calls the sinks of registered channels, and returns all other frames whole and
+untouched for the AMQP library. It knows nothing about sockets, tasks or handlers.
 
 Invariants:
-- What comes out, diverted or passed on, is whole frames in the order they came.
-- A frame that breaks the rules raises ProtocolViolation; the reader must not be fed again.
-- Properties are never decoded here, so that a hostile one costs nothing.
-- The body of a content above the cap, or that its sink does not take, is counted, never kept.
+- Only whole frames are diverted or returned, in the order in which they came.
+- A frame that breaks the rules raises ProtocolViolation; after that the reader must not be fed again.
+- Properties are never decoded here, so that a hostile property costs nothing.
+- A body above the cap, or one that its sink does not take, is counted but never kept.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _SHOWN_BYTES = 16
 _frame_head = struct.Struct(">BHI").unpack_from
 _method_id = struct.Struct(">I").unpack_from
 _tag_and_bit = struct.Struct(">QB").unpack_from
-_content_head = struct.Struct(">BHIxxxxQ").unpack_from  # a frame's head, and after class and weight the body size
+_content_head = struct.Struct(">BHIxxxxQ").unpack_from  # the frame head, class and weight skipped, the body size
 _CONTENT_HEAD_BYTES = 19
 _DELIVER = BASIC_DELIVER.to_bytes(4, "big")
 _body_size = struct.Struct(">Q").unpack_from
@@ -57,45 +57,45 @@ _tune = struct.Struct(">HIH")
 
 
 class ConsumerSink(Protocol):
-    """Who takes what is diverted on a consuming channel. Called from inside `feed`: return fast, never raise."""
+    """Gets the deliveries of a consuming channel. Its methods are called inside `feed`: return fast, never raise."""
 
     def takes(self, size_bytes: int) -> bool:
-        """Say whether a body of this size, which is about to come, shall be kept. Asked once for each delivery."""
+        """Tell whether to keep the body of this size that follows. Called once for each delivery."""
 
     def on_deliver(self, tag: int, redelivered: bool, route: bytes, properties: bytes, body: bytes) -> None:
-        """Take a delivery. `route` is exchange and routing key, `properties` flags and values, both as on the wire."""
+        """Handle a delivery. `route` (exchange, routing key) and `properties` (flags, values) are as on the wire."""
 
     def on_too_large(self, tag: int, size_bytes: int, properties: bytes) -> None:
-        """Take the news that the body of delivery `tag` is above the cap; its bytes are gone."""
+        """Handle a delivery whose body is above the cap and was not kept."""
 
     def on_unread(self, tag: int, size_bytes: int) -> None:
-        """Take the news that delivery `tag` has come, whose body was not to be kept; its bytes are gone."""
+        """Handle a delivery whose body was not kept, because `takes` said so."""
 
     def on_get(self, tag: int | None) -> None:
-        """Take the answer to our basic.get: the delivery tag of the message it brought, or None for an empty queue."""
+        """Handle the answer to basic.get: the delivery tag of the message, or None for an empty queue."""
 
     def on_cancel(self) -> None:
-        """Take the broker's own basic.cancel (https://www.rabbitmq.com/docs/consumer-cancel)."""
+        """Handle a server-sent basic.cancel (https://www.rabbitmq.com/docs/consumer-cancel)."""
 
     def on_end(self, error: ChannelLost | ConnectionLost) -> None:
-        """Take the end of the channel, or of the whole connection; the sink is unregistered already."""
+        """Handle the end of the channel or of its connection. The sink is already unregistered."""
 
 
 class PublisherSink(Protocol):
-    """Who takes what is diverted on a channel in confirm mode. Called from inside `feed`: return fast, never raise."""
+    """Gets the confirms and returns of a channel in confirm mode, inside `feed`: return fast, never raise."""
 
     def on_confirm(self, tag: int, multiple: bool, is_ack: bool) -> None:
-        """Take a publisher confirm: basic.ack or basic.nack of `tag`, or with `multiple` of all up to it."""
+        """Handle a publisher confirm: basic.ack or basic.nack of `tag`, or with `multiple` of all tags up to it."""
 
     def on_return(self, reply: tuple[int, str], properties: bytes) -> None:
-        """Take a returned message: why, as reply code and text, and the properties it was published with."""
+        """Handle a returned message: `reply` is the reply code and text, `properties` are those of the publish."""
 
     def on_end(self, error: ChannelLost | ConnectionLost) -> None:
-        """Take the end of the channel, or of the whole connection; the sink is unregistered already."""
+        """Handle the end of the channel or of its connection. The sink is already unregistered."""
 
 
 class _Channel:
-    """The content under way on one registered channel."""
+    """A registered channel, and the content that is arriving on it."""
 
     __slots__ = (
         "body_size",
@@ -134,41 +134,41 @@ class _Channel:
 
 
 class FrameReader:
-    """Cut a connection's inbound bytes into frames; divert what belongs to registered channels.
+    """Cuts inbound bytes into frames, and diverts those of registered channels.
 
-    `frame_max` is learnt from connection.tune. A broker that offers "no limit" is answered with our default: the tune
-    frame that is passed on says so, and the AMQP library agrees to what it says.
+    `frame_max` comes from connection.tune. When the broker offers "no limit", the tune frame that is passed on says our
+    default instead, and the AMQP library agrees to that.
     """
 
     def __init__(self, body_cap_bytes: int) -> None:
-        """Start before the first byte of a connection. Bodies above `body_cap_bytes` are not kept."""
+        """Make one for each connection, before its first byte. Bodies above `body_cap_bytes` are not kept."""
         self.frame_max = DEFAULT_FRAME_MAX
         self.started = False
         self.close_reason: tuple[int, str] | None = None
-        """The broker's connection.close, as reply code and text, once it came."""
+        """The reply code and text of the broker's connection.close, None until it came."""
         self.blocked_reason: str | None = None
-        """Why the broker takes no publishes from this connection now (https://www.rabbitmq.com/docs/connection-blocked)."""
+        """Why the broker blocks publishes now, or None (https://www.rabbitmq.com/docs/connection-blocked)."""
         self.body_cap_bytes = body_cap_bytes
         self._channels: dict[int, _Channel] = {}
-        self._partial = bytearray()  # one incomplete frame and what came with it; at most frame_max + one read
+        self._partial = bytearray()  # one incomplete frame; at most frame_max plus one read
         self._needed = 0
 
     def register(self, channel: int, sink: ConsumerSink) -> None:
-        """Divert the deliveries of `channel` to `sink`, until its close or close-ok is seen."""
+        """Divert the deliveries of `channel` to `sink`, until channel.close or close-ok comes."""
         self._channels[channel] = _Channel(sink, None)
 
     def register_publisher(self, channel: int, sink: PublisherSink) -> None:
-        """Divert the confirms and returns of `channel` to `sink`, until its close or close-ok is seen."""
+        """Divert the confirms and returns of `channel` to `sink`, until channel.close or close-ok comes."""
         self._channels[channel] = _Channel(None, sink)
 
     def end(self, error: ConnectionLost) -> None:
-        """Tell every registered channel that the connection has ended, and unregister it."""
+        """Unregister all channels and tell their sinks that the connection has ended."""
         channels, self._channels = self._channels, {}
         for channel in channels.values():
             channel.end(error)
 
     def feed(self, data: bytes) -> bytes:
-        """Take the next bytes; return the whole frames that are not ours, joined, to be passed on."""
+        """Process the next bytes; return the whole frames for the AMQP library, joined."""
         if self._partial:
             self._partial += data
             if len(self._partial) < self._needed:
@@ -210,7 +210,7 @@ class FrameReader:
         return b"".join(passed)
 
     def _keep(self, data: bytes, at: int) -> None:
-        """Keep an incomplete frame; nothing is looked at again before the bytes it needs are there."""
+        """Keep an incomplete frame, and do not parse it again before all its bytes have come."""
         rest = len(data) - at
         if rest >= FRAME_OVERHEAD:
             self._needed = _frame_head(data, at)[2] + FRAME_OVERHEAD
@@ -220,10 +220,10 @@ class FrameReader:
                 raise self._violation("no connection.start", data, at)
         self._partial += data[at:]
 
-    # ---- frames of the connection and of channels that are not ours
+    # ---- frames of the connection and of channels that are not registered
 
     def _pass_on(self, number: int, frame: bytes) -> bytes:
-        """Look at a frame that goes to the AMQP library; return what it shall see."""
+        """Inspect a frame for the AMQP library; return it, changed if necessary."""
         if number != 0 or frame[0] != FRAME_METHOD or len(frame) < FRAME_OVERHEAD + 4:
             return frame
         (method,) = _method_id(frame, 7)
@@ -251,10 +251,10 @@ class FrameReader:
     # ---- frames of registered channels
 
     def _whole_delivery(self, channel: _Channel, number: int, data: bytes, at: int, last: int) -> int:
-        """Take a basic.deliver whose content follows in one header and one body frame; return where that ends.
+        """Take a basic.deliver with a content of one header and one body frame; return the end of that.
 
-        Nearly all deliveries are such, and take 0.45 us less than frame by frame: 1.2 in place of 1.65.
-        Returns 0, and has done nothing, for whatever else it is, faults included: `_cut` goes on with that.
+        Nearly all deliveries are like that, and take 1.2 us here in place of 1.65 us frame by frame. For anything else,
+        faults included, this returns 0 and does nothing, and `_cut` goes on with the frame.
         """
         header_at = last + 1
         if data[at + 7 : at + 11] != _DELIVER or channel.method or header_at + _CONTENT_HEAD_BYTES > len(data):
@@ -288,7 +288,7 @@ class FrameReader:
         return body_last + 1
 
     def _divert_method(self, channel: _Channel, number: int, data: bytes, at: int, last: int) -> bool:
-        """Take a method frame if it is ours; return False when it must be passed on."""
+        """Handle a method frame of a registered channel; return False when it must be passed on."""
         if last - at < 11:
             raise self._violation("a short method frame", data, at)
         (method,) = _method_id(data, at + 7)
@@ -320,9 +320,9 @@ class FrameReader:
         channel.method = method
 
     def _divert_rare(self, channel: _Channel, number: int, method: int, data: bytes, at: int, last: int) -> bool:
-        """Take or watch a method that comes once in a channel's life, or nearly so."""
+        """Handle a rare method, such as the close of the channel; return False when it must be passed on."""
         if method == CHANNEL_CLOSE:
-            # The library uses the number again at once, so it must be free before it sees the frame.
+            # The library reuses the number at once, so the number must be free before the library gets the frame.
             del self._channels[number]
             code, text = _reply(data, at + 11, last)
             channel.end(ChannelLost(f"the broker closed the channel: {code} {text}", code))
@@ -391,12 +391,12 @@ class FrameReader:
     def _violation(self, what: str, data: bytes, at: int) -> ProtocolViolation:
         if not self.started:
             return ProtocolViolation(f"the peer does not speak AMQP 0-9-1: it answered {data[:_SHOWN_BYTES]!r}")
-        head = data[at : at + 7]  # never the payload: it may be a piece of a message
+        head = data[at : at + 7]  # never the payload, which may be part of a message
         return ProtocolViolation(f"the peer sent {what}; frame head {head.hex(' ')}")
 
 
 def _reply(data: bytes, at: int, last: int) -> tuple[int, str]:
-    """Read the reply code and text of a close method, as far as they are there."""
+    """Read the reply code and text of a close method, as far as the frame has them."""
     if last - at < 3:
         return 0, ""
     (code,) = _short(data, at)
@@ -404,6 +404,6 @@ def _reply(data: bytes, at: int, last: int) -> tuple[int, str]:
 
 
 def _short_text(data: bytes, at: int, last: int) -> str:
-    """Read a short string that is for people, as far as it is there, and make it printable."""
+    """Read a short string for people, as far as the frame has it, and make it printable."""
     size = data[at] if at < last else 0
     return foreign(data[at + 1 : min(at + 1 + size, last)].decode("utf-8", "backslashreplace"))
