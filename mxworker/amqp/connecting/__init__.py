@@ -1,1 +1,1 @@
-"""Connections to a broker: made, watched, pooled and made anew."""
+"""Connections to a broker: connecting, watching, pooling and replacing them."""

@@ -1,4 +1,4 @@
-"""What a pool does next for those who wait for a channel. Pure: it is told what there is, and returns what to do."""
+"""Decides what a pool does next for the borrowers that wait for a channel. Pure."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ class Supply:
     has_idle: bool
     """Whether a channel could be lent at once."""
     opening: int
-    """How many channels are being opened; each is for one who waits."""
+    """How many channels are being opened, each for one waiting borrower."""
     room: int
-    """How many more could be opened now."""
+    """How many more channels could be opened now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lend:
-    """Lend an idle channel of the connection with this index to the one who has waited longest."""
+    """Lend an idle channel of the connection with this index to the borrower that has waited longest."""
 
     connection: int
 
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Begin to open so many channels on the connection with this index."""
+    """Start to open this many channels on the connection with this index."""
 
     connection: int
     channels: int
@@ -36,7 +36,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """Make one more connection."""
+    """Open one more connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +48,20 @@ Step = Lend | Open | Connect | Wait
 
 
 def next_step(waiting: int, supplies: Sequence[Supply], max_channels: int, may_connect: bool) -> Step:
-    """Return what to do next while so many wait; ask again when it is done, until it is to wait.
+    """Return the next step while `waiting` borrowers wait. Do the step and ask again, until the step is to wait.
 
-    `supplies` are the connections, the one to be used first at the front, each with up to `max_channels` channels;
-    `may_connect` is whether there may be one more.
+    `supplies` are the connections in the order of their use, each with up to `max_channels` channels. `may_connect`
+    tells whether one more connection may be opened.
     """
-    # There are five cases, in the order of what they cost:
+    # There are five cases, in the order of their cost:
     #
     # 1. A channel is idle. It is lent.
-    # 2. For each who waits a channel is being opened already. There is nothing to do but to wait for them.
-    # 3. A connection that is up may have more channels. They are opened.
-    # 4. Connections that are not up yet, or not any more, will have enough of them. They are waited for.
-    # 5. There may be one more connection. It is made.
+    # 2. A channel is being opened for each waiting borrower. The borrowers wait for those.
+    # 3. A live connection may have more channels. They are opened.
+    # 4. Connections that are not up will have enough channels. The borrowers wait for those.
+    # 5. One more connection may be opened. It is opened.
     #
-    # Otherwise all that there may be is lent: who waits gets what comes back, or is refused when the time is up.
+    # Otherwise all channels are lent: a borrower gets one that is put back, or is refused after its time.
     for index, supply in enumerate(supplies):
         if supply.has_idle and waiting:
             return Lend(index)

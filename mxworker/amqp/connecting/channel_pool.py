@@ -1,13 +1,13 @@
-"""The channels of one connection that handlers borrow: opened, lent, judged when they come back, closed.
+"""The channels of one connection that handlers borrow.
 
-A pool ends with its connection; a new connection gets a new pool.
+A channel pool ends with its connection; a new connection gets a new pool.
 
-Must not know: who waits for a channel, other connections, handlers.
+This module must not know who waits for a channel, other connections, or handlers.
 
 Invariants:
-- A channel is lent to one borrower at a time, and lent again only if the next one finds it as if it were new.
-- Channel numbers are ours to choose, from 1 to the limit. One is free again when the broker has confirmed its close, so
-  there are never more channels than the broker allows, whatever is being closed.
+- A channel is lent to one borrower at a time. It is lent again only when the next borrower finds it as if it were new.
+- We choose the channel numbers, from 1 to the limit. A number is free again when the broker has confirmed its close, so
+  the connection never has more channels than the broker allows, even while some are closing.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from mxworker.errors import BrokerError, ChannelLost
 Spawn = Callable[[Coroutine[Any, Any, None]], None]
 
 PROBE_DEADLINE_S = 5.0
-# Requests that change the broker, but not the channel they were made on. All others do (basic.qos, tx.select), or can
-# leave something behind (basic.consume a consumer, basic.get an unsettled delivery): such a channel is not lent again.
+# Requests that do not change their channel. All others change it (basic.qos, tx.select), or can leave something behind
+# (basic.consume a consumer, basic.get an unsettled delivery): after such a request a channel is not lent again.
 _WITHOUT_TRACE = ("Exchange.", "Queue.")
 
 
 class PooledChannel:
-    """A channel that can be lent, and what speaks against lending it again."""
+    """A channel that can be lent, with a count of the reasons not to lend it again."""
 
     __slots__ = ("_ask", "_doubts", "_underlay", "channel", "channels", "idle_since", "number")
 
@@ -46,10 +46,10 @@ class PooledChannel:
         self._underlay = underlay
         self._ask: Callable[..., Awaitable[Any]] = underlay.rpc
         self._doubts = 0
-        underlay.rpc = self._watched  # type: ignore[assignment]  # the library makes each of its requests through it
+        underlay.rpc = self._watched  # type: ignore[assignment]  # the library makes all its requests through `rpc`
 
     async def _watched(self, request: base.Frame, timeout: Any = None) -> Any:
-        """Make a request; whatever is under way, has failed, or may have left a trace, stays a doubt."""
+        """Make a request. It counts as a doubt while it runs, and for good if it fails or may change the channel."""
         self._doubts += 1
         answer = await self._ask(request, timeout=timeout)
         if request.name.startswith(_WITHOUT_TRACE):
@@ -58,17 +58,17 @@ class PooledChannel:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the channel has ended, by itself or with its connection."""
+        """Whether the channel has ended, alone or with its connection."""
         return self.channel.is_closed or self.channels.is_lost
 
     @property
     def is_fit(self) -> bool:
         """Whether a borrower would find the channel as if it were new."""
-        is_settled = not self._underlay.confirmations  # what is published is confirmed; later it is nobody's
+        is_settled = not self._underlay.confirmations  # nobody would wait for a confirm that comes later
         return not self.is_lost and self._doubts == 0 and is_settled and not self.channel.return_callbacks
 
     async def answers(self) -> bool:
-        """Say whether the broker answers on this channel within 5 s; it is asked for the qos that a new one has."""
+        """Tell whether the broker answers within 5 s to a basic.qos that sets the defaults of a new channel."""
         try:
             async with asyncio.timeout(PROBE_DEADLINE_S):
                 with library_errors():
@@ -79,15 +79,15 @@ class PooledChannel:
 
 
 class ChannelPool:
-    """The channels of one connection, for borrowers. Belongs to one event loop."""
+    """The channels of one connection for borrowers. Belongs to one event loop."""
 
     def __init__(
         self, connection: BrokerConnection, settings: PoolSettings, spawn: Spawn, on_room: Callable[[], None]
     ) -> None:
-        """`spawn` runs what nobody waits for; `on_room` is called when a channel was closed or found to be well."""
+        """`spawn` runs a coroutine as a task; `on_room` is called after a channel was closed or a check has ended."""
         self.connection = connection
         self.limit = min(settings.max_channels, connection.channel_max)
-        """How many channels there may be."""
+        """The most channels of the connection."""
         self.borrowed = 0
         self.opening = 0
         self.used_at = asyncio.get_running_loop().time()
@@ -95,7 +95,7 @@ class ChannelPool:
         self._spawn = spawn
         self._on_room = on_room
         self._loop = asyncio.get_running_loop()
-        self._idle: list[PooledChannel] = []  # at most `limit`; what was used last is lent first, the rest may age
+        self._idle: list[PooledChannel] = []  # at most `limit`; the last used is lent first, so that the others age
         self._numbers: set[int] = set()
 
     @property
@@ -120,14 +120,14 @@ class ChannelPool:
         return any(pooled.is_fit for pooled in reversed(self._idle))
 
     def take(self) -> PooledChannel:
-        """Lend an idle channel. Call when there is one."""
+        """Lend an idle channel. Call this only when `has_idle`."""
         while not (pooled := self._idle.pop()).is_fit:
             self._discard(pooled)
         self.borrowed += 1
         return pooled
 
     def put(self, pooled: PooledChannel) -> None:
-        """Take a channel back, and keep it if it is fit to be lent again."""
+        """Take a channel back, and keep it if it can be lent again."""
         self.borrowed -= 1
         self.used_at = pooled.idle_since = self._loop.time()
         if pooled.is_fit:
@@ -136,14 +136,14 @@ class ChannelPool:
             self._discard(pooled)
 
     def reserve(self) -> int:
-        """Return a free number for `open`, which must follow. Call when there is room."""
+        """Return a free number for `open`, which must follow. Call this only when there is `room`."""
         number = self._free_numbers()[0]
         self._numbers.add(number)
         self.opening += 1
         return number
 
     async def open(self, number: int) -> None:
-        """Open one more channel, which is idle then. Raises ChannelLost or ConnectionLost."""
+        """Open one more channel, which is idle at first. Raises ChannelLost or ConnectionLost."""
         timeout_s = self._settings.connect_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
@@ -170,10 +170,10 @@ class ChannelPool:
         self._numbers.discard(pooled.number)
         self._on_room()
 
-    # ---- the periodic look
+    # ---- the periodic check
 
     async def check(self) -> None:
-        """Ask every idle channel for an answer within 5 s, and throw away those that give none."""
+        """Probe every idle channel, and discard those that do not answer within 5 s."""
         asked, self._idle = self._idle, []
         answered = await asyncio.gather(*(pooled.answers() for pooled in asked))
         well = [pooled for pooled, is_well in zip(asked, answered, strict=True) if is_well]
@@ -183,7 +183,7 @@ class ChannelPool:
         self._on_room()
 
     def trim(self, now: float) -> None:
-        """Close what was idle for long, but for those that stay warm. `now` is a loop time."""
+        """Close channels that were idle for long, except for `warm_channels` of them. `now` is a loop time."""
         spare = max(0, len(self._idle) - self._settings.warm_channels)
         long_ago = now - self._settings.idle_trim_s
         old = [pooled for pooled in self._idle[:spare] if pooled.idle_since <= long_ago]

@@ -1,16 +1,16 @@
 """One broker connection, and the link that keeps one up.
 
-`BrokerConnection` is one connection from its handshake to its end; it is replaced, never repaired. `Link` owns the
-replacing, with jittered backoff between attempts. `Dialler` makes the attempts of all links of a process: one at a
-time, each under a deadline, each at the broker whose turn it is.
+`BrokerConnection` is one connection from its handshake to its end; it is replaced, never repaired. `Link` replaces it,
+with jittered backoff between attempts. `Dialler` makes the attempts of all links of a process: one at a time, each
+under a deadline, each to the broker that `Rotation` names.
 
-Must not know: queues, handlers, what the connection is used for.
+This module must not know queues, handlers, or what a connection is used for.
 """
 
 from __future__ import annotations
 
 import asyncio
-import encodings.idna  # noqa: F401 - what resolving a host name needs: here it is there before the fork, and shared
+import encodings.idna  # noqa: F401 - name resolution imports it; here it is imported before the fork, and shared
 import logging
 import random
 from collections.abc import Callable
@@ -53,7 +53,7 @@ class BrokerConnection:
         self.url = url
         self.plane = plane
         self._control = control
-        self._closing: set[asyncio.Task[None]] = set()  # channels that await their close-ok; gone with the connection
+        self._closing: set[asyncio.Task[None]] = set()  # one task for each channel that waits for its close-ok
 
     @classmethod
     async def open(
@@ -66,8 +66,8 @@ class BrokerConnection:
     ) -> BrokerConnection:
         """Connect, encrypt for amqps://, authenticate and tune before the loop time `deadline`.
 
-        `name` is what the broker's operator sees; bodies above `max_body_bytes` are not read. Raises ConnectionLost,
-        CredentialsRefused or TlsRefused.
+        The broker's operator sees the connection under `name`; bodies above `max_body_bytes` are not read. Raises
+        ConnectionLost, CredentialsRefused or TlsRefused.
         """
         factory = DataPlaneFactory(max_body_bytes, url.heartbeat_s, tls)
         control = _ControlConnection(url.dsn, factory, name)
@@ -78,7 +78,7 @@ class BrokerConnection:
             if factory.plane is not None:
                 factory.plane.abort(ConnectionLost("given up"))
             raise_own_cancellation()
-            if asyncio.get_running_loop().time() >= deadline:  # whatever the library made of our cancellation
+            if asyncio.get_running_loop().time() >= deadline:  # the library may have turned our timeout into any error
                 raise ConnectionLost(f"no answer from {url.place} in time") from None
             raise handshake_error(error, factory.plane.frames.close_reason if factory.plane else None) from error
         assert factory.plane is not None
@@ -87,7 +87,7 @@ class BrokerConnection:
 
     @property
     def server(self) -> str:
-        """The broker's product and version, as it introduced itself; at most 100 characters of each."""
+        """The product and version that the broker sent, at most 100 characters of each."""
         transport = self._control.transport
         properties: dict[str, Any] = dict(transport.connection.server_properties or {}) if transport else {}
         said = (properties.get("product", "unknown broker"), properties.get("version", ""))
@@ -95,21 +95,21 @@ class BrokerConnection:
 
     @property
     def channel_max(self) -> int:
-        """The highest channel number that was agreed on; the broker ends a connection that goes beyond (530)."""
+        """The negotiated highest channel number. The broker ends a connection that uses a higher one (530)."""
         transport = self._control.transport
         return (transport.connection.connection_tune.channel_max if transport else 0) or MAX_CHANNELS
 
     @property
     def channel_numbers(self) -> frozenset[int]:
-        """The numbers of all channels that are open, being opened, or still being closed."""
+        """The numbers of all channels that are open, opening or closing."""
         transport = self._control.transport
         return frozenset(transport.connection.channels) if transport else frozenset()
 
     async def channel(self, number: int | None = None, *, confirms: bool = False) -> AbstractChannel:
-        """Open a plain aio-pika channel. The caller closes it. Raises ConnectionLost or ChannelLost.
+        """Open a plain aio-pika channel, which the caller must close. Raises ConnectionLost or ChannelLost.
 
-        `number` is one that is free; None leaves it to the library, which knows no `channel_max` and uses a number
-        again only after all above it are gone. With `confirms`, a publish raises what the broker says against it.
+        `number` must be free. With None the library chooses one; it ignores `channel_max`, and reuses a number only
+        after all higher ones are gone. With `confirms`, a publish that the broker nacks or returns raises.
         """
         with library_errors():
             channel = self._control.channel(number, publisher_confirms=confirms, on_return_raises=confirms)
@@ -117,10 +117,10 @@ class BrokerConnection:
         return channel
 
     async def close_channel(self, channel: AbstractChannel) -> None:
-        """Close a channel and wait up to 2 s for the broker's word; never raises for one that has ended.
+        """Close a channel and wait up to 2 s for its close-ok. Never raises, even when the channel has ended.
 
-        Never cancelled, whatever happens to the caller: the library would send a second channel.close, which the broker
-        answers by closing the whole connection (504).
+        The close is not cancelled with its caller: the library would send a second channel.close, and the broker would
+        answer that by closing the whole connection (504).
         """
         closing = asyncio.create_task(_close_quietly(channel))
         self._closing.add(closing)
@@ -128,8 +128,8 @@ class BrokerConnection:
         await asyncio.wait({closing}, timeout=CLOSE_DEADLINE_S)
 
     async def close(self) -> None:
-        """Say good-bye to the broker, within 2 s; never raises for a peer that does not answer."""
-        # Aborted, not cancelled: the library, when cancelled, still waits until the socket has taken its last bytes.
+        """Close the connection within 2 s. Never raises when the peer does not answer."""
+        # The close is aborted, not cancelled: on cancellation the library still waits until the socket is flushed.
         closed = ConnectionLost("closed")
         give_up = asyncio.get_running_loop().call_later(CLOSE_DEADLINE_S, self.plane.abort, closed)
         try:
@@ -146,10 +146,10 @@ async def _close_quietly(channel: AbstractChannel) -> None:
 
 
 class Dialler:
-    """Makes the connections of a process, for all its links.
+    """Makes the connections of a process for all its links, one attempt at a time.
 
-    One attempt at a time: what the first finds out about a broker, the next ones know, and a broker that comes back
-    gets one handshake from each process, not one from each link.
+    So later attempts know what the first one has learnt about a broker, and a broker that comes back gets one handshake
+    at a time from each process, not one from each link.
     """
 
     def __init__(
@@ -160,14 +160,14 @@ class Dialler:
         level_of: Callable[[BrokerError], int] = lambda _: logging.WARNING,
         max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
     ) -> None:
-        """`connect_timeout_s` is the time for one attempt: TCP, TLS and the AMQP handshake.
+        """`connect_timeout_s` bounds one attempt: TCP, TLS and the AMQP handshake.
 
-        `level_of` an error is that of the line which tells of it. Bodies above `max_body_bytes` are not read.
+        `level_of` returns the log level for an error. Bodies above `max_body_bytes` are not read.
         """
         self._max_body_bytes = max_body_bytes
         self.rotation = Rotation(brokers, rng)
         self.gives_up_at: float | None = None
-        """The loop time at which whoever needs a connection gives up; None while there is none. For the log."""
+        """The loop time at which the process stops trying, for the log; None when it never does."""
         self._tls = brokers.tls
         self._connect_timeout_s = connect_timeout_s
         self._attempt = asyncio.Lock()
@@ -175,7 +175,7 @@ class Dialler:
         self._level_of = level_of
 
     async def dial(self, name: str) -> BrokerConnection:
-        """Connect to the broker whose turn it is; waits before one that has just refused us. Raises BrokerError."""
+        """Connect to the next broker; wait first if that broker has just refused us. Raises BrokerError."""
         loop = asyncio.get_running_loop()
         async with self._attempt:
             url = await self._turn()
@@ -191,7 +191,7 @@ class Dialler:
             return connection
 
     def note_loss(self, connection: BrokerConnection, loss: ConnectionLost) -> None:
-        """Take the news that an established connection has ended."""
+        """Record and log that an established connection has ended."""
         now = asyncio.get_running_loop().time()
         self.rotation.note_failed(connection.url, loss, now)
         level = self._level_of(loss) if self._outage.is_news(str(connection.url), _LOST, now) else logging.DEBUG
@@ -214,7 +214,7 @@ class Dialler:
         )
 
     def _tell_connected(self, url: BrokerUrl, connection: BrokerConnection) -> None:
-        """Tell of the end of an outage; that each link is up is no news."""
+        """Log the end of an outage; a connection without an outage is logged at DEBUG only."""
         since = self._outage.end()
         facts = {"broker": str(url), "server": connection.server}
         if since is None:
@@ -236,20 +236,20 @@ class Link:
     """Keeps one connection to a broker up while `run` runs."""
 
     def __init__(self, dialler: Dialler, name: str, on_change: Callable[[], None]) -> None:
-        """Prepare; nothing is connected before `run`. `on_change` is called whenever `last_error` has changed."""
+        """Connect nothing before `run`. `on_change` is called whenever `last_error` has changed."""
         self.last_error: BrokerError | None = None
-        """Why there is no connection, or why the last one ended: permanent only when every broker has refused us."""
+        """Why there is no connection, or why the last one ended. Permanent only when every broker has refused us."""
         self.was_up = False
-        """Whether there has been a connection."""
+        """Whether a connection was ever up."""
         self._dialler = dialler
         self._name = name
         self._on_change = on_change
         self._up: asyncio.Future[BrokerConnection] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
-        """Connect, wait for the loss, connect again; ends only by cancellation."""
+        """Connect, wait for the loss, and connect again, until cancelled."""
         loop = asyncio.get_running_loop()
-        attempt = -1  # the last one that failed, or led to what was lost; none yet
+        attempt = -1  # the number of the last attempt; none yet
         while True:
             try:
                 connection = await self._dialler.dial(self._name)
@@ -277,12 +277,12 @@ class Link:
         await asyncio.sleep(self._dialler.rotation.rest_s(attempt, asyncio.get_running_loop().time()))
 
     async def connection(self) -> BrokerConnection:
-        """Return the live connection; waits, for as long as it takes, while there is none."""
+        """Return the live connection. While there is none, wait without a deadline."""
         while True:
             connection = await asyncio.shield(self._up)
             if not connection.plane.lost.done():
                 return connection
-            await asyncio.sleep(0)  # the loss is known to the plane one turn before `run` notices it
+            await asyncio.sleep(0)  # the plane knows of the loss one loop turn before `run` notices it
 
     @property
     def live(self) -> BrokerConnection | None:
@@ -290,15 +290,15 @@ class Link:
         return self._up.result() if self._up.done() and not self._up.result().plane.lost.done() else None
 
     async def close(self) -> None:
-        """Close the live connection, if there is one. Call after `run` was cancelled."""
+        """Close the live connection, if there is one. Call this after `run` was cancelled."""
         if self._up.done():
             await self._up.result().close()
 
 
 async def until_up(link: Link, changed: asyncio.Event, wait_s: float) -> None:
-    """Return when the link is up; raise why it is not after `wait_s` seconds, or once a human has to change something.
+    """Wait until the link is up. Raise its last error after `wait_s` seconds, or at once when that error is permanent.
 
-    `changed` must be set by the link's `on_change`, and belongs to this call.
+    The link's `on_change` must set `changed`, which nobody else may clear.
     """
     connecting = asyncio.create_task(link.connection())
     connecting.add_done_callback(lambda _: changed.set())

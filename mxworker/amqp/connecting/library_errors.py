@@ -1,9 +1,9 @@
-"""What aio-pika and aiormq raise, turned into our own exceptions, once and in one place.
+"""Translate the exceptions of aio-pika and aiormq into our own, once and in one place.
 
-The library reports a lost connection as almost anything: its own classes, RuntimeError, a bare Exception, even a
+The library reports a lost connection by almost any exception: its own classes, RuntimeError, a bare Exception, even a
 CancelledError that nobody asked for (aiormq sets the reader's cancellation on every pending request). A cancellation
-of our own task stays one; everything else becomes a BrokerError that says what to do. The broker's words in it are
-made `foreign` here: on one line, printable and bounded.
+of our own task stays one; every other exception becomes a BrokerError that says what to do. Text from the broker goes
+through `foreign` here, so that it is on one line, printable and bounded.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ NOT_FOUND = 404
 _PRECONDITION_FAILED = 406
 _NOT_ALLOWED = 530
 
-# What RabbitMQ 3.10 to 4.x answers to a declaration with other arguments than the queue has.
+# The answer of RabbitMQ 3.10 to 4.x to a declaration with other arguments than those of the queue.
 _INEQUIVALENT = re.compile(r"inequivalent arg '(?P<key>[^']+)'.*?received (?P<ours>.+?) but current is (?P<theirs>.+)")
-# And to an argument that a type of queue does not know.
+# The answer to an argument that this type of queue does not have.
 _UNKNOWN_ARGUMENT = re.compile(r"invalid arg '(?P<key>[^']+)' for queue .* of queue type rabbit_(?P<type>\w+)_queue")
 _TYPED_VALUE = re.compile(r"(?:the value )?'(?P<value>[^']*)'.*")
-# Refusals that pass by themselves: the queue's node comes back, or its exclusive consumer leaves.
+# Refusals that end without us: the node of the queue comes back, or its exclusive consumer leaves.
 _PASSING = ("is down or inaccessible", "in exclusive use")
 _NO_QUEUE = 'Create what is missing, or let mxworker declare the queue with declare="ensure".'
 _NO_SIDE_QUEUE = (
@@ -56,9 +56,10 @@ _NAMED_CODE = re.compile(r"(?P<name>[A-Z_]+) - (?P<text>.*)", re.DOTALL)
 
 @contextmanager
 def library_errors(queue: str | None = None) -> Iterator[None]:
-    """Translate what the library raises inside the block, a request about `queue`, or about none.
+    """Translate the exceptions of the library inside the block, which makes a request about `queue` or about none.
 
-    Raises TopologyRefused when a human has to change something, ChannelLost or ConnectionLost when trying again may do.
+    Raises TopologyRefused when a human has to change something, RequestFault when the request could not be sent, and
+    ChannelLost or ConnectionLost when another attempt may work.
     """
     try:
         yield
@@ -68,14 +69,14 @@ def library_errors(queue: str | None = None) -> Iterator[None]:
 
 
 def handshake_error(error: BaseException, close_reason: tuple[int, str] | None) -> BrokerError:
-    """Return our own exception for a failed handshake; `close_reason` is the broker's connection.close, if it came."""
+    """Return our exception for a failed handshake; `close_reason` is from the broker's connection.close, if any."""
     if close_reason is not None:
         code, text = close_reason[0], foreign(close_reason[1])
         if code in (ACCESS_REFUSED, _NOT_ALLOWED):
             return CredentialsRefused(f"the broker refused us: {code} {text}")
         return ConnectionLost(f"the broker closed the connection: {code} {text}")
     if isinstance(error.__cause__, ssl.SSLError) and isinstance(error, ConnectionLost):
-        return tls_error(error.__cause__)  # in TLS 1.3 a broker refuses our certificate after our last word
+        return tls_error(error.__cause__)  # in TLS 1.3 a broker refuses our certificate after our end of the handshake
     if isinstance(error, ProtocolViolation) and answered_in_tls(error):
         return TlsRefused("the broker speaks TLS on this port; write amqps:// instead of amqp://.")
     if isinstance(error, BrokerError):
@@ -110,16 +111,16 @@ def _translate(error: BaseException, queue: str | None) -> BrokerError:
 
 
 def _remedy(queue: str | None, text: str) -> str:
-    """Return what to do about what does not exist."""
+    """Return what to do about the missing queue or exchange."""
     if "no exchange" in text:
         return _NO_EXCHANGE
     return _NO_SIDE_QUEUE if queue is not None and _SIDE_QUEUE.search(queue) else _NO_QUEUE
 
 
 def _is_local(error: BaseException) -> bool:
-    """Whether it is what encoding raises for a value that it cannot encode.
+    """Tell whether `error` comes from a value that cannot be encoded.
 
-    A lost connection, a refused certificate or bytes of the peer that cannot be read are not.
+    A lost connection, a refused certificate and unreadable bytes of the peer are other errors.
     """
     is_from_outside = isinstance(error, OSError | UnicodeDecodeError)
     return isinstance(error, TypeError | ValueError | OverflowError) and not is_from_outside

@@ -1,9 +1,10 @@
-"""What is told of attempts to connect that fail.
+"""Which failed attempts to connect are logged.
 
-Told are the first one, each new reason once, and one every 10 s, after a minute one every minute. Reasons may take
-turns, as those of a proxy do that has no broker behind it: of one broker, ten are told at most.
+For each broker these are the first failure, each new reason once, and one failure every 10 s, or every minute after the
+first minute. Reasons may alternate, as they do with a proxy that has no broker behind it, so at most ten reasons of a
+broker are logged as new.
 
-Pure; instants are loop times.
+Pure; times are loop times.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ class Outage:
 
     def __init__(self) -> None:
         self.since: float | None = None
-        """When the first failure was; None while there is no outage."""
-        self._told: dict[str, tuple[set[str], float]] = {}  # by broker, of which there are few: the reasons, and when
+        """The time of the first failure, None while there is no outage."""
+        self._told: dict[str, tuple[set[str], float]] = {}  # broker -> its reasons, and the time of the last log line
 
     def is_news(self, broker: str, why: str, now: float) -> bool:
-        """Take in that `broker` failed because of `why`, and say whether that is to be told."""
+        """Record that `broker` failed because of `why`, and return whether to log that."""
         if self.since is None:
             self.since = now
         reasons, told_at = self._told.get(broker, (set(), now))
@@ -36,7 +37,7 @@ class Outage:
         return True
 
     def end(self) -> float | None:
-        """Take in that a broker lets us in; return since when there was an outage, None when there was none."""
+        """Record that a connection is up; return the start of the outage, None when there was none."""
         since, self.since = self.since, None
         self._told.clear()
         return since

@@ -1,15 +1,15 @@
 """The connections of one process, by role, and the channels that its handlers borrow.
 
 - `consume_link` carries the consumers, `publish_link` the publisher: an alarm that blocks publishes must not stop acks.
-- Borrowed channels have connections of their own, opened on demand. Their frames all go through the library, and one
-  message that it cannot read ends the whole connection it came on: that must never be the one that consumes.
+- Borrowed channels have separate connections, which are opened on demand. All their frames go through the library, and
+  a message that the library cannot read ends the whole connection, which must never be the one that consumes.
 
-Must not know: queues, handlers, what a borrower does.
+This module must not know queues, handlers, or what a borrower does.
 
 Invariants:
-- Channels are lent in the order in which they were asked for: while anybody waits, none is idle.
-- Nobody waits for another's request to the broker: channels are opened and closed by tasks of the pool, so a borrower
-  that is cancelled or gives up leaves a channel for the next one, not one in the making.
+- Channels are lent in the order of the requests: while a borrower waits, no channel is idle.
+- Tasks of the pool open and close the channels, so a borrower that is cancelled or gives up leaves a usable channel for
+  the next one, and never a half-opened one.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ log = logging.getLogger(__name__)
 
 BorrowedChannel = AbstractAsyncContextManager[AbstractChannel]
 
-_OWN_ROLES = 2  # consume and publish; what is above that is for handlers
+_OWN_ROLES = 2  # consume and publish; the other connections are for handlers
 _NEARLY_EXHAUSTED = 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class PoolStats:
-    """What a pool holds now. A connection is active when it consumes, publishes, or has a borrowed channel."""
+    """The present counts of a pool. A connection is active when it consumes, publishes, or has a borrowed channel."""
 
     active_connections: int
     idle_connections: int
@@ -59,7 +59,7 @@ class PoolStats:
 
 
 class _PooledConnection:
-    """One connection for borrowed channels: the link that keeps it up, and its channels while it is up."""
+    """One connection for borrowed channels: its link, and its channels while it is up."""
 
     __slots__ = ("channels", "keeping", "link", "made_at")
 
@@ -71,7 +71,7 @@ class _PooledConnection:
 
     @property
     def supply(self) -> Supply:
-        """What it has for borrowers now."""
+        """What this connection has for borrowers now."""
         channels = self.channels
         if channels is None:
             return Supply(is_up=False, has_idle=False, opening=0, room=0)
@@ -79,11 +79,11 @@ class _PooledConnection:
 
     @property
     def is_lending(self) -> bool:
-        """Whether a channel of it is borrowed."""
+        """Whether a channel of this connection is borrowed."""
         return self.channels is not None and self.channels.borrowed > 0
 
     def is_unused_since(self, instant: float) -> bool:
-        """Whether nothing was borrowed since a loop time, and nothing is now."""
+        """Tell whether no channel is borrowed or opening, and none was borrowed since the loop time `instant`."""
         used_at = self.made_at if self.channels is None else self.channels.used_at
         return used_at <= instant and not self.is_lending and not self.supply.opening
 
@@ -101,10 +101,10 @@ class Pool:
         level_of: Callable[[BrokerError], int] = lambda _: logging.WARNING,
         max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
     ) -> None:
-        """Prepare; nothing is connected before `run`.
+        """Connect nothing before `run`.
 
-        `name` is what the broker's operator sees, with the role behind it; `on_change` is called whenever the last
-        error of `consume_link` has changed. `level_of` and `max_body_bytes`: see `Dialler`.
+        The broker's operator sees each connection under `name` followed by its role. `on_change` is called whenever the
+        last error of `consume_link` has changed. For `level_of` and `max_body_bytes` see `Dialler`.
         """
         self._settings = settings
         self._dialler = Dialler(brokers, rng, settings.connect_timeout_s, level_of, max_body_bytes)
@@ -114,8 +114,8 @@ class Pool:
         self.publish_link = self._new_link("publish")
         self._lines: list[
             _PooledConnection
-        ] = []  # at most max_connections - 2; the first is used first, the others may idle
-        self._waiting: deque[asyncio.Future[PooledChannel]] = deque()  # at most one per running handler's request
+        ] = []  # at most max_connections - 2; the first is used first, so that the others can idle
+        self._waiting: deque[asyncio.Future[PooledChannel]] = deque()  # one for each waiting borrower
         self._tasks: asyncio.TaskGroup | None = None
         self._borrowed = 0
         self._told: PoolStats | None = None
@@ -125,15 +125,15 @@ class Pool:
         return Link(self._dialler, f"{self._name} {role}", on_change)
 
     def expect_until(self, gives_up_at: float | None) -> None:
-        """Say in the log until which loop time a connection is waited for; None: for as long as it takes."""
+        """Log failures with the loop time at which the process stops trying; None means that it never does."""
         self._dialler.gives_up_at = gives_up_at
 
     # ---- life
 
     async def run(self) -> None:
-        """Keep the connections up and look at them every `health_check_s`; ends only by cancellation.
+        """Keep the connections up, and check them every `health_check_s`, until cancelled.
 
-        Then nothing is lent any more, and what is up stays up until `close`.
+        After that no channel is lent, and live connections stay up until `close`.
         """
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
@@ -152,7 +152,7 @@ class Pool:
                     place.set_exception(_closed())
 
     async def close(self) -> None:
-        """Close the connections within 2 s. Call after `run` was cancelled."""
+        """Close the connections within 2 s. Call this after `run` was cancelled."""
         await asyncio.gather(*(link.close() for link in self._links))
 
     @property
@@ -160,7 +160,7 @@ class Pool:
         return [self.consume_link, self.publish_link, *(line.link for line in self._lines)]
 
     def _spawn(self, duty: Coroutine[Any, Any, None]) -> None:
-        """Run a duty that nobody waits for; when the pool has ended, there is nothing left to do."""
+        """Run a coroutine as a task of the pool, or drop it when the pool has ended."""
         if self._tasks is None:
             duty.close()
         else:
@@ -170,14 +170,13 @@ class Pool:
 
     @asynccontextmanager
     async def channel(self) -> AsyncIterator[AbstractChannel]:
-        """Lend a plain aio-pika channel for the length of the block, with publisher confirms on.
+        """Lend a plain aio-pika channel, with publisher confirms on, for the length of the block.
 
-        A publish that is returned or refused raises. The channel is the block's alone: use it nowhere else and not
-        after the block. It may have been used before; one that broke, consumed, got messages, or had its qos changed
-        is not lent again. Waits up to `borrow_timeout_s`, then raises PoolExhausted, or ConnectionLost or ChannelLost
-        when it is the broker that does not answer. A channel that is lost raises the library's exceptions inside the
-        block; where the library reports that as a cancellation which nobody asked for, the block raises ChannelLost.
-        RuntimeError in another event loop than the pool's.
+        A publish that is returned or refused raises. Use the channel only inside the block. It may have been used
+        before; a channel that broke, consumed, got messages, or had its qos changed is not lent again. Waits up to
+        `borrow_timeout_s`, then raises PoolExhausted, or ConnectionLost or ChannelLost when the broker does not answer.
+        When the channel is lost, the library raises its own exceptions inside the block. If the library reports the
+        loss as a cancellation, the block raises ChannelLost. Raises RuntimeError in another event loop than the pool's.
         """
         if asyncio.get_running_loop() is not self._loop:
             raise RuntimeError(
@@ -211,7 +210,7 @@ class Pool:
                 return await place
         except BaseException as error:
             if place.done() and not place.cancelled() and place.exception() is None:
-                self._put(place.result())  # it came in the same turn as the cancellation
+                self._put(place.result())  # the channel came in the same loop turn as the cancellation
             if isinstance(error, TimeoutError):
                 raise self._refusal() from None
             raise
@@ -229,7 +228,7 @@ class Pool:
         return self._waiting[0] if self._waiting else None
 
     def _serve(self) -> None:
-        """Do for those who wait what can be done now: see `borrowing.next_step` for the cases."""
+        """Lend channels to the waiting borrowers as far as possible; see `borrowing.next_step` for the cases."""
         while self._tasks is not None and (place := self._first_waiting()) is not None:
             may_connect = len(self._lines) < self._settings.max_connections - _OWN_ROLES
             supplies = [line.supply for line in self._lines]
@@ -255,11 +254,11 @@ class Pool:
         try:
             await channels.open(number)
         except ConnectionLost as error:
-            # The library is done with it, so it is over; its link makes a new one.
+            # The library has given the connection up. The abort makes its link open a new one.
             channels.connection.plane.abort(error)
             return
         except BrokerError as error:
-            if (place := self._first_waiting()) is not None:  # told to one of them each time: no endless attempts
+            if (place := self._first_waiting()) is not None:  # each failure ends one wait, so attempts are bounded
                 self._waiting.popleft()
                 place.set_exception(error)
         self._serve()
@@ -267,13 +266,13 @@ class Pool:
     def _refusal(self) -> BrokerError:
         """Return why no channel came in time."""
         late = f"no channel within {self._settings.borrow_timeout_s:g} s"
-        stocks = [line.channels for line in self._lines if line.channels is not None]
-        if not stocks:
+        pools = [line.channels for line in self._lines if line.channels is not None]
+        if not pools:
             reasons = [line.link.last_error for line in self._lines if line.link.last_error is not None]
             return ConnectionLost(f"{late}: no connection to the broker: {reasons[0] if reasons else 'no answer yet'}")
-        if any(channels.opening or channels.room for channels in stocks):
+        if any(channels.opening or channels.room for channels in pools):
             return ChannelLost(f"{late}: the broker does not open one; is it blocked by an alarm?")
-        limits = " + ".join(str(channels.limit) for channels in stocks)
+        limits = " + ".join(str(channels.limit) for channels in pools)
         return PoolExhausted(
             f"{late}: {self._borrowed} are borrowed, and there may be {limits} on the connections for handlers.\n"
             "  Hold channels for a shorter time, lower the concurrency of the handlers, or raise the pool's "
@@ -289,7 +288,7 @@ class Pool:
             line.keeping = self._tasks.create_task(self._keep(line))
 
     async def _keep(self, line: _PooledConnection) -> None:
-        """Keep a connection up, with a pool of channels for each time it is; when it is trimmed, close it."""
+        """Keep a connection up, with a new channel pool for each connect, and close it when it is trimmed."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(line.link.run())
@@ -301,10 +300,10 @@ class Pool:
                     line.channels = None
         finally:
             line.channels = None
-            if self._tasks is not None:  # else it is the pool that ends, and `close` closes all at the same time
+            if self._tasks is not None:  # else the pool ends, and `close` closes all connections at the same time
                 await line.link.close()
 
-    # ---- the periodic look
+    # ---- the periodic check
 
     async def _look(self) -> None:
         await asyncio.gather(*(line.channels.check() for line in self._lines if line.channels is not None))
@@ -332,7 +331,7 @@ class Pool:
             self._has_warned = False
 
     def _watch_exhaustion(self) -> None:
-        """Warn when all but a tenth of the connections are active: once until a look finds that it is over."""
+        """Warn when all but a tenth of the connections are active, but only once until a check finds that over."""
         if self._has_warned:
             return
         stats = self.stats()
@@ -344,7 +343,7 @@ class Pool:
         return stats.active_connections >= stats.max_connections * _NEARLY_EXHAUSTED
 
     def stats(self) -> PoolStats:
-        """Count the connections that are up, the channels on them, and those that are borrowed."""
+        """Count the live connections, their channels, and the borrowed channels."""
         connections = [connection for link in self._links if (connection := link.live) is not None]
         idle = sum(line.link.live is not None and not line.is_lending for line in self._lines)
         return PoolStats(

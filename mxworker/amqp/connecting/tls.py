@@ -1,8 +1,8 @@
-"""TLS towards the broker: our own context, and what its failures mean to an operator.
+"""TLS to the broker: our SSL context, and its errors in an operator's words.
 
-The library's own context is never asked for: what it verifies depends on the text of the URL.
+The library's own context is never used, because the text of the URL decides what that one verifies.
 
-Invariants: the certificate and the host name are verified, always; nothing below TLS 1.2 is spoken.
+Invariants: the certificate and the host name are always verified, and TLS below 1.2 is never used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mxworker.system.secret_files import check_change, check_secret
 
 _TLS_ALERT = repr(b"\x15\x03")[:-1]  # RFC 8446, 5.1: an alert, in any version of TLS
 
-# X509_V_ERR_* of OpenSSL's x509_vfy.h, by what has to be done about them
+# X509_V_ERR_* of OpenSSL's x509_vfy.h, by the remedy
 _UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
 _NOT_NOW = frozenset({9, 10})
 _OTHER_HOST = frozenset({62, 64})
@@ -41,9 +41,9 @@ _ALERTS = {
 
 
 def client_context(tls: Tls) -> ssl.SSLContext:
-    """Return a new context for connecting. Reads the files, so that a renewed certificate is taken.
+    """Return a new context for connecting. The files are read each time, so that a renewed certificate is used.
 
-    Raises ConfigError, which names the flag, the file and what is wrong with it.
+    Raises ConfigError, which names the flag, the file and its fault.
     """
     for flag, path in (("--tls-ca", tls.ca_file), ("--tls-cert", tls.certificate_file), ("--tls-key", tls.key_file)):
         if path is not None:
@@ -61,7 +61,7 @@ def client_context(tls: Tls) -> ssl.SSLContext:
 
 
 def check_files(tls: Tls) -> None:
-    """Raise what `client_context` would raise, and ConfigError when others may read the key or change any file."""
+    """Check the files as `client_context` does. Raise ConfigError too when others may read the key or change a file."""
     client_context(tls)
     key = ("--tls-key", tls.key_file) if tls.key_file is not None else ("--tls-cert", tls.certificate_file)
     for flag, path in (("--tls-ca", tls.ca_file), ("--tls-cert", tls.certificate_file), ("--tls-key", tls.key_file)):
@@ -100,7 +100,7 @@ def _load_own_certificate(context: ssl.SSLContext, certificate_file: str, key_fi
 
 
 def verification_error(error: ssl.SSLCertVerificationError, host: str) -> TlsRefused:
-    """Return our own exception for a certificate of `host` that did not pass."""
+    """Return our exception for a certificate of `host` that was not accepted."""
     text = f"the broker's certificate is not accepted: {foreign(error.verify_message).rstrip('.')}."
     if error.verify_code in _UNKNOWN_AUTHORITY:
         return TlsRefused(f"{text}\n  Name the authority that signed it with --tls-ca FILE.")
@@ -112,7 +112,7 @@ def verification_error(error: ssl.SSLCertVerificationError, host: str) -> TlsRef
 
 
 def tls_error(error: ssl.SSLError) -> BrokerError:
-    """Return our own exception for what else ended a TLS handshake, or the connection right after it."""
+    """Return our exception for any other error in a TLS handshake, or right after it."""
     reason = error.reason or ""
     if reason in _NOT_TLS:
         return TlsRefused(
@@ -127,5 +127,5 @@ def tls_error(error: ssl.SSLError) -> BrokerError:
 
 
 def answered_in_tls(error: ProtocolViolation) -> bool:
-    """Say whether the first bytes of the peer, which `error` shows, were TLS."""
+    """Tell whether the first bytes of the peer, which `error` shows, were TLS."""
     return _TLS_ALERT in str(error)

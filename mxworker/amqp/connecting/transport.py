@@ -1,18 +1,18 @@
-"""The data plane: the protocol object of a broker connection, owned by us under aiormq's control plane.
+"""The data plane: our protocol object of a broker connection, under aiormq's control plane.
 
 aiormq connects through a `TransportFactory`. Ours puts a `DataPlane` on the socket: it takes the deliveries out of the
-inbound bytes (`reader.FrameReader`) and feeds everything else, whole frames at a time, to the `StreamReader` that
-aiormq reads. Settlements and publishes are encoded by us and written to the same transport, joined once per loop turn.
+inbound bytes (`reader.FrameReader`) and feeds all other frames, whole, to the `StreamReader` that aiormq reads. We
+encode settlements and publishes ourselves, and write them to the same transport, joined once per loop turn.
 
-Publishes ask for room first: `room_bytes` counts down what may still be written in this turn, and is nothing while the
-socket or the broker takes no more. So what is not sent waits with its publisher, never without a bound in a buffer.
+Publishes are bounded by `room_bytes`: the bytes that publishers may still write in this loop turn, 0 while the socket
+or the broker takes no more. So unsent publishes wait in their publisher, and never in a buffer without a bound.
 
-Must not know: queues, handlers, topology, reconnection.
+This module must not know queues, handlers, topology or reconnection.
 
 Invariants:
-- aiormq sees only whole frames, in order, and a heartbeat whenever any bytes came: it times the silence of the peer.
-- Our writes overtake aiormq's, whose writer task runs a loop turn or more later. Who needs an order waits for the
-  answer of the library's request first, or flushes before making it.
+- aiormq gets only whole frames, in order, and a heartbeat whenever any bytes came, because it times the peer's silence.
+- Our writes overtake aiormq's, whose writer task runs a loop turn or more later. A caller that needs an order must wait
+  for the answer to the library's request, or flush before it makes the request.
 - The end of the connection reaches every registered channel exactly once, with a typed reason.
 """
 
@@ -38,24 +38,24 @@ from mxworker.system.printable import foreign
 
 log = logging.getLogger(__name__)
 
-# A paused transport would hide deliveries behind what aiormq has not read yet, so its reader never asks for a pause.
+# A paused transport would hold deliveries back until aiormq reads, so the reader of aiormq must never ask for a pause.
 _NEVER_PAUSE_BYTES = 2**40
 _HEARTBEAT_FEED_S = 1.0
 _SHORTEST_LOOK_S = 0.05
 _USER_TIMEOUT_FACTOR = 2
-_ROOM_BYTES = 256 * 1024  # what publishers may write in one loop turn; then the socket is asked whether it keeps up
+_ROOM_BYTES = 256 * 1024  # publishers may write this much in one loop turn, before the socket shows if it keeps up
 
 
 class DataPlane(asyncio.StreamReaderProtocol):
-    """The protocol of one broker connection. Lives from connect to connection_lost and is never used again."""
+    """The asyncio protocol of one broker connection. It is used once, from connect to connection_lost."""
 
     def __init__(self, reader: asyncio.StreamReader, loop: asyncio.AbstractEventLoop, body_cap_bytes: int) -> None:
         super().__init__(reader, loop=loop)
         self.frames = FrameReader(body_cap_bytes)
         self.lost: asyncio.Future[ConnectionLost] = loop.create_future()
-        """Resolves, never raises, when the connection has ended."""
+        """Resolves to the error when the connection has ended; never raises."""
         self.room_bytes = _ROOM_BYTES
-        """How much publishers may still write in this turn; who writes takes it off, and at 0 nobody does."""
+        """The bytes that publishers may still write in this loop turn. A publisher subtracts what it writes."""
         self._on_room: Callable[[], None] | None = None
         self._is_congested = False
         self._blocked_reason: str | None = None
@@ -73,15 +73,15 @@ class DataPlane(asyncio.StreamReaderProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport of the new connection."""
-        self._wire = cast(asyncio.Transport, transport)  # uvloop's is one in all but its bases
+        self._wire = cast(asyncio.Transport, transport)  # uvloop's transport does not inherit from it
         sock = transport.get_extra_info("socket")
         if sock is not None:
             self._fd = sock.fileno()
-            claim(self._fd)  # a process that a handler forks would hold the connection open after our end
+            claim(self._fd)  # a process that a handler forks would keep the connection open after we exit
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        """Divert what is ours and pass the rest on. The one function every inbound byte goes through."""
+        """Divert the frames of our channels and pass the others on. Every inbound byte goes through here."""
         if self._error is not None:
             return
         try:
@@ -100,19 +100,19 @@ class DataPlane(asyncio.StreamReaderProtocol):
             self._change_block()
 
     def pause_writing(self) -> None:
-        """Take no more publishes: the transport's buffer is full."""
+        """Take no more publishes, because the buffer of the transport is full."""
         super().pause_writing()
         self._is_congested = True
         self.room_bytes = 0
 
     def resume_writing(self) -> None:
-        """Go on: the buffer has drained."""
+        """Take publishes again, because the buffer has drained."""
         super().resume_writing()
         self._is_congested = False
         self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell aiormq and every registered channel, once."""
+        """Tell aiormq and every registered channel, exactly once."""
         error = self._error or self._reason(exc)
         self._error = error
         release(self._fd)
@@ -134,7 +134,7 @@ class DataPlane(asyncio.StreamReaderProtocol):
     # ---- called by the connection and its channels
 
     def register(self, number: int, sink: ConsumerSink) -> None:
-        """Divert the contents of channel `number` to `sink` until it ends; it may have ended already."""
+        """Divert the deliveries of channel `number` to `sink` until it ends; it may have ended already."""
         if self._error is not None:
             sink.on_end(self._error)
         else:
@@ -143,7 +143,7 @@ class DataPlane(asyncio.StreamReaderProtocol):
     def register_publisher(self, number: int, sink: PublisherSink, on_room: Callable[[], None]) -> None:
         """Divert the confirms and returns of channel `number` to `sink` until it ends; it may have ended already.
 
-        `on_room` is called whenever there is room again, and is the same for all publishers of a connection.
+        `on_room` is called whenever `room_bytes` is above 0 again. It must be the same for all channels.
         """
         if self._error is not None:
             sink.on_end(self._error)
@@ -153,26 +153,26 @@ class DataPlane(asyncio.StreamReaderProtocol):
 
     @property
     def blocked_reason(self) -> str | None:
-        """Why the broker takes no publishes now, or None (https://www.rabbitmq.com/docs/connection-blocked)."""
+        """Why the broker blocks publishes now, or None (https://www.rabbitmq.com/docs/connection-blocked)."""
         return self._blocked_reason
 
     def write_soon(self, take: Callable[[], bytes]) -> None:
-        """Write what `take` returns at the end of this loop turn, joined with the others' writes.
+        """Write what `take` returns at the end of this loop turn, joined with the writes of other channels.
 
-        A channel calls this once per turn. Bound: one entry per channel.
+        A channel may call this once per loop turn, which bounds the list to one entry for each channel.
         """
         if not self._dirty:
             self._loop.call_soon(self._write_dirty)
         self._dirty.append(take)
 
     def write(self, data: bytes) -> None:
-        """Write whole frames now. What is written after the connection ended is dropped, as on a broken wire."""
+        """Write whole frames now. After the end of the connection, writes are dropped."""
         if data and self._error is None and self._wire is not None:
             self._wire.write(data)
 
     def _write_dirty(self) -> None:
         dirty, self._dirty = self._dirty, []
-        if self._error is None:  # what is not taken is known to be unwritten
+        if self._error is None:  # else `take` is not called, so that its owner knows that nothing was written
             self.write(b"".join([take() for take in dirty]))
             self._make_room()
 
@@ -185,10 +185,11 @@ class DataPlane(asyncio.StreamReaderProtocol):
             self._on_room()
 
     def _change_block(self) -> None:
-        """Stop or go on, as the broker said in connection.blocked or connection.unblocked.
+        """Stop or resume publishes after connection.blocked or connection.unblocked.
 
-        A blocked broker reads nothing, and the kernel would end the connection when what is written stays in its buffer
-        for TCP_USER_TIMEOUT (tcp(7): "buffered data may remain untransmitted due to zero window size"); so that is off.
+        A blocked broker reads nothing, and the kernel would end the connection when written bytes stay in its buffer
+        for TCP_USER_TIMEOUT (tcp(7): "buffered data may remain untransmitted due to zero window size"). So that timeout
+        is off while the broker blocks.
         """
         sock = self._wire.get_extra_info("socket") if self._wire is not None else None
         was_blocked = self._blocked_reason is not None
@@ -206,10 +207,10 @@ class DataPlane(asyncio.StreamReaderProtocol):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
 
     def watch_peer(self, heartbeat_s: float) -> None:
-        """From now on, end the connection when nothing was heard for twice `heartbeat_s` seconds.
+        """From now on, end the connection when no byte came for twice `heartbeat_s` seconds.
 
-        Call when the handshake is over: from then on aiormq is fed heartbeats too, which a handshake would not take.
-        aiormq alone would wait 3 * (heartbeat + 1) s (https://www.rabbitmq.com/docs/heartbeats).
+        Call this after the handshake: from then on aiormq also gets heartbeats, which would break a handshake. aiormq
+        alone would wait 3 * (heartbeat + 1) s (https://www.rabbitmq.com/docs/heartbeats).
         """
         now = self._loop.time()
         silent_at = self._heard_at + 2 * heartbeat_s
@@ -218,14 +219,14 @@ class DataPlane(asyncio.StreamReaderProtocol):
 
     def _check_peer(self, heartbeat_s: float, armed_at: float) -> None:
         now = self._loop.time()
-        overslept = now - armed_at > heartbeat_s  # the loop was blocked: bytes may be waiting unread in the socket
+        overslept = now - armed_at > heartbeat_s  # the loop was blocked, so unread bytes may wait in the socket
         if not overslept and now - self._heard_at >= 2 * heartbeat_s:
             self.abort(ConnectionLost(f"the broker was silent for {now - self._heard_at:.0f} s"))
             return
         self.watch_peer(heartbeat_s)
 
     def abort(self, error: ConnectionLost) -> None:
-        """End the connection now, without a word to the peer; `error` is what everybody is told."""
+        """End the connection now, without closing it in AMQP. Everybody who uses it gets `error`."""
         if self._error is None:
             self._error = error
             if self._wire is not None:
@@ -233,9 +234,10 @@ class DataPlane(asyncio.StreamReaderProtocol):
 
 
 class DataPlaneFactory(TransportFactory):
-    """aiormq's transport hook: connect a socket with a `DataPlane` on it. Makes one connection.
+    """aiormq's transport hook: it connects a socket with a `DataPlane` on it. It makes one connection.
 
-    The scheme of the URL alone decides about TLS, and `tls` how; what the library brings for it is left unused.
+    Only the scheme of the URL decides whether TLS is used, with the files of `tls`. The library's own TLS context is
+    not used.
     """
 
     def __init__(self, body_cap_bytes: int, heartbeat_s: int, tls: Tls = DEFAULT_TLS) -> None:
@@ -245,7 +247,7 @@ class DataPlaneFactory(TransportFactory):
         self._tls = tls
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Connect to `url`; raises ConnectionLost or TlsRefused. Only amqp:// is connected to in plain text."""
+        """Connect to `url`, in plain text only for amqp://. Raises ConnectionLost or TlsRefused."""
         kwargs.pop("ssl_context_provider", None)
         host = url.host or ""
         encryption = {} if url.scheme == "amqp" else self._encryption(host)
@@ -267,18 +269,18 @@ class DataPlaneFactory(TransportFactory):
     def _encryption(self, host: str) -> dict[str, Any]:
         try:
             return {"ssl": client_context(self._tls), "server_hostname": host}
-        except ConfigError as error:  # the files were good at the start: somebody is renewing them
+        except ConfigError as error:  # the files were valid at the start, so somebody is renewing them
             raise TlsRefused(str(error)) from error
 
     def _tune_socket(self, sock: socket.socket) -> None:
-        """Let the kernel give up on unacknowledged writes as early as the heartbeat would (tcp(7))."""
+        """Let the kernel give up on unacknowledged writes as early as our heartbeat check does (tcp(7))."""
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         timeout_ms = int(_USER_TIMEOUT_FACTOR * self._heartbeat_s * 1000)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
 
 
 def _plain(error: OSError) -> str:
-    """Return what went wrong, as an operator says it."""
+    """Return the text of an error in an operator's words."""
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
     return error.strerror or str(error)
