@@ -1,1 +1,1 @@
-"""Consumers: the queues they need, what is delivered, and what is settled."""
+"""Consumers: declaring their queues, receiving deliveries, and settling them."""

@@ -1,25 +1,26 @@
-"""Keeping one queue consumed, by replacing its subscription; and not consuming it, while there is a reason not to.
+"""Keep one queue consumed by replacing its subscription, and do not consume it while there is a reason to pause.
 
-Whatever ends a subscription (the connection, a 404 or 406, a server-sent basic.cancel), a new one is opened, with
-backoff. Replace, never repair. A pause is no loss: the channel stays, for the running handlers settle on it, and when
-it is lost it is replaced by one that consumes nothing.
+When a subscription ends (by the end of the connection, a 404 or 406, or a server-sent basic.cancel), a new one is
+opened, with backoff. A subscription is replaced, never repaired. A pause does not end it: the channel stays open,
+because running handlers settle on it, and a channel that is lost during a pause is replaced by one that does not
+consume.
 
-A consumer whose bodies find no room in the byte budget is paused, too, but what waits for a handler is kept. It goes on
-when there is room, with a prefetch of so many bodies, of the size that the last ones had, as will fit: otherwise the
-same messages would be given back again and again, and before RabbitMQ 4.3 each time counts toward the delivery limit of
-a quorum queue. A single active consumer that is cancelled hands over to another one, so it first settles all it has.
+A consumer whose bodies do not fit into the byte budget is paused, too, but deliveries that wait for a handler are kept.
+When there is room it goes on, with the prefetch that fits bodies of the size of the last ones. Otherwise the same
+messages would be given back again and again, which before RabbitMQ 4.3 counts toward the delivery limit of a quorum
+queue. A single active consumer that is cancelled hands over to another one, so it first settles all its deliveries.
 
-Two things stop a queue until somebody has looked at them, see `try_again`: a message whose body is above the cap, where
-the broker would drop what is rejected, and a queue over which the broker ends the whole connection (`faulty_queues`);
-the latter is tried again by itself after some minutes.
+Two faults stop a queue until somebody acts, see `try_again`. One is a message with a body above the cap on a queue
+where the broker would drop a rejected message. The other is a queue that makes the broker end the whole connection
+(`faulty_queues`); that queue is also tried again after some minutes.
 
-A prefetch holds for the consume that it was set for. When another is wanted in the middle, that is a cancel and a
-consume, and nothing that was read is given back for it.
+A prefetch belongs to one basic.consume. Changing it takes a cancel and a new consume, and gives back no delivery whose
+body was read.
 
-Must not know: handlers, concurrency, processes.
+This module must not know handlers, concurrency or processes.
 
-Invariant: one request to the broker at a time, in a task of its own. Cancelled in the middle of one, the library closes
-the channel, and the deliveries that are still to be settled on it would be done twice.
+Invariant: there is one request to the broker at a time, in a separate task. If the task were cancelled during a
+request, the library would close the channel, and its unsettled deliveries would be processed twice.
 """
 
 from __future__ import annotations
@@ -46,13 +47,13 @@ log = logging.getLogger(__name__)
 REPLY_DEADLINE_S = 30.0
 _BYTES = "byte budget"
 _TOO_LARGE = "a message is too large"
-# How long a reduced prefetch is kept before the bodies that came meanwhile are looked at: a raise is a cancel and a
-# consume, so not for every change of the weather.
+# A reduced prefetch is kept for this long before the size of the later bodies is checked. Raising it takes a cancel and
+# a consume, so it is not raised for every small change.
 _CALM_S = 10.0
 
 
 UNPROVEN = "until all queues are checked"
-"""Why a worker with new code does not consume yet. That belongs to each start, and is no news."""
+"""The reason why a worker with new code does not consume yet. Each start has it, so it is logged at DEBUG only."""
 
 
 class Consumer:
@@ -77,19 +78,19 @@ class Consumer:
         declared: DeclaredQueues | None = None,
         faulty_queues: FaultyQueues | None = None,
     ) -> None:
-        """Prepare. Made inside a running loop.
+        """Make it inside a running loop. Nothing is consumed before `run`.
 
-        `on_change` is called whenever `is_as_wanted` or `last_error` may have changed; `on_paused` whenever a pause is
-        in force, so that no delivery follows: what is given back then does not come right back to us. Without `budget`
-        there is no bound to the bytes. `opening` is shared by the consumers of a process, as many as may declare their
-        queues at once. `calm_s`: seconds until a prefetch that was reduced is looked at. `level_of` an error is that of
-        the line which tells of it. `declared` are there before the queue is consumed. `faulty_queues` are shared by
-        all consumers of the link.
+        `on_change` is called whenever `is_as_wanted` or `last_error` may have changed. `on_paused` is called whenever a
+        pause has taken effect: no delivery follows, so messages that are given back then do not come right back to us.
+        Without `budget` the bytes have no bound. `opening`, shared by the consumers of a process, bounds how many of
+        them declare their queues at once. `calm_s` is the seconds after which a reduced prefetch is checked. `level_of`
+        returns the log level for an error. `declared` are declared before the queue is consumed. `faulty_queues` is
+        shared by all consumers of the link.
         """
         self.queue = queue
         self.prefetch = prefetch
         self.last_error: BrokerError | None = None
-        """Why the queue is not consumed, or was not the last time; None before the first failure."""
+        """The last reason why the queue was not consumed, None before the first failure."""
         self.subscription: Subscription | None = None
         self._link = link
         self._admit = admit
@@ -100,64 +101,64 @@ class Consumer:
         self._loop = asyncio.get_running_loop()
         self._request: asyncio.Task[None] | None = None
         self._reasons: set[str] = set()
-        self._paused_for: frozenset[str] = frozenset()  # the reasons of which the broker knows, so to say
+        self._paused_for: frozenset[str] = frozenset()  # the reasons of the pause that is in effect at the broker
         self._turned: asyncio.Future[None] = self._loop.create_future()
         self._budget = budget or ByteBudget(sys.maxsize)
         self._growth = growth
         self._opening = opening or asyncio.Semaphore()
         self._body_bytes = 0
-        self._most = prefetch  # while it is limited, less
+        self._most = prefetch  # lower while the prefetch is limited
         self._fitting_prefetch = prefetch
         self._calm_s = calm_s
         self._look: asyncio.TimerHandle | None = None
         self._level_of = level_of
         self._declared = declared or DeclaredQueues()
-        self._has_news = False  # whether it was told last that the queue is not consumed
+        self._has_news = False  # whether the last log line said that the queue is not consumed
         self._faulty_queues = faulty_queues or FaultyQueues()
-        self._trouble: BrokerError | None = None  # while it is stopped for it
+        self._trouble: BrokerError | None = None  # the fault that stops the queue now
         self._retry: asyncio.Future[None] | None = None
 
-    # ---- what is
+    # ---- the present state
 
     @property
     def is_as_wanted(self) -> bool:
-        """Whether its channel is up and consumes, or is paused. One that is stopped by a fault is not."""
+        """Whether the channel is up, and consumes or is paused. False for a queue that a fault has stopped."""
         if self.subscription is None or self.subscription.is_lost or self._trouble is not None:
             return False
         return self.consumer_tag is not None or bool(self._reasons)
 
     @property
     def is_consuming(self) -> bool:
-        """Whether the queue is consumed, and shall be."""
+        """Whether the queue is consumed, and no pause was asked for."""
         return self.is_as_wanted and self.consumer_tag is not None and not self._reasons
 
     @property
     def consumer_tag(self) -> str | None:
-        """The broker's name for what consumes the queue now, never used twice; None when nothing does."""
+        """The tag of the present consumer, which is never used twice; None while the queue is not consumed."""
         return self.subscription.consumer_tag if self.subscription is not None else None
 
     @property
     def delivered(self) -> int:
-        """How many deliveries have come on the present channel."""
+        """How many deliveries came on the present channel."""
         return self.subscription.delivered if self.subscription is not None else 0
 
     # ---- pausing
 
     def pause(self, reason: str) -> None:
-        """Consume no more for as long as `reason` is not taken back. Comes into force soon; asking again does nothing.
+        """Stop consuming until `reason` is resumed. The pause takes effect soon; a repeated call does nothing.
 
-        May be called at any time from the loop. `reason` is a few words for the log, and the key for `resume`.
+        May be called at any time from the loop. `reason` is a short text for the log, and the key for `resume`.
         """
         self._reasons.add(reason)
         self._turn()
 
     def resume(self, reason: str) -> None:
-        """Take `reason` back; when no other is left, consume again. Asking again does nothing."""
+        """Remove `reason`, and consume again when no other reason is left. A repeated call does nothing."""
         self._reasons.discard(reason)
         self._turn()
 
     def try_again(self) -> None:
-        """Consume again what was stopped by a fault. Nothing when it was not."""
+        """Consume a queue again that a fault has stopped. Does nothing for others."""
         if self._retry is not None and not self._retry.done():
             self._retry.set_result(None)
         if _TOO_LARGE in self._reasons:
@@ -165,10 +166,10 @@ class Consumer:
             self.resume(_TOO_LARGE)
 
     def limit_prefetch(self, most: int | None) -> None:
-        """Have at most `most` deliveries unsettled, beside those of before; with None, `prefetch` again.
+        """Limit the prefetch to `most`, not counting deliveries that came before; None removes the limit.
 
-        May be called at any time from the loop, and comes into force soon, or with the end of a pause. A single active
-        consumer takes nothing new until then, so that it can hand over when all it has is settled.
+        May be called at any time from the loop. The limit takes effect soon, or at the end of a pause. Until then a
+        single active consumer takes no new delivery, so that it can hand over when all its deliveries are settled.
         """
         self._most = self.prefetch if most is None else min(most, self.prefetch)
         wanted = self._fit()
@@ -184,10 +185,10 @@ class Consumer:
             self._turned.set_result(None)
 
     def _on_too_large(self, what: str) -> None:
-        """Stop: the message cannot be read, and must not be rejected."""
+        """Stop consuming, because the message cannot be read and must not be rejected."""
         if self._trouble is None:
             self._trouble = self.last_error = BodyTooLarge(
-                f"{what}; the broker may drop it if it were rejected, so it is given back and the queue is not "
+                f"{what}; the broker might drop a rejected message, so it is given back and the queue is not "
                 f"consumed any more.\n  Take the message out, raise --max-body-size, or let mxworker declare the queue "
                 f"with a dead-letter queue. Then reload, or 'mxworker ctl pause {self.queue.name}' and 'resume' it."
             )
@@ -198,16 +199,16 @@ class Consumer:
     # ---- the byte budget
 
     def _on_full(self) -> None:
-        """Pause, as there is no room for a body."""
+        """Pause, because the budget has no room for a body."""
         if _BYTES not in self._reasons:
             self._budget.wait(self._on_room)
             if self.queue.single_active_consumer:
-                self._on_room()  # what was held may have been settled while the body came in
+                self._on_room()  # all deliveries may have been settled while the body came in
             else:
                 self.pause(_BYTES)
 
     def _on_room(self) -> None:
-        """Go on if there is room enough, or nothing held whose settlement would tell us later."""
+        """Resume if there is enough room, or if no delivery is held whose settlement would call this again."""
         subscription = self.subscription
         has_recovered = self._budget.has_recovered and not self.queue.single_active_consumer
         if has_recovered or subscription is None or not subscription.holds_bodies:
@@ -218,7 +219,7 @@ class Consumer:
         self.resume(_BYTES)
 
     def _fit(self) -> int:
-        """Return the prefetch that fits the bodies that came last, and keep it in mind."""
+        """Return and remember the prefetch that fits the size of the last bodies."""
         if self.subscription is not None:
             self._body_bytes = self.subscription.take_body_bytes() or self._body_bytes
         self._fitting_prefetch = self._budget.fitting_prefetch(self._body_bytes, self._most)
@@ -230,7 +231,7 @@ class Consumer:
         self._look = self._loop.call_later(self._calm_s, self._look_at_bodies)
 
     def _look_at_bodies(self) -> None:
-        """Raise a reduced prefetch, if that is worth it."""
+        """Raise a reduced prefetch if it can be doubled or be full again."""
         self._look = None
         if not self.is_consuming:
             return
@@ -247,7 +248,7 @@ class Consumer:
     # ---- consuming
 
     async def run(self) -> None:
-        """Subscribe, wait for the loss, subscribe again; ends only by cancellation. The last subscription stays."""
+        """Subscribe, wait for the loss, and subscribe again, until cancelled. The last subscription stays open."""
         attempt = 0
         while True:
             connection = await self._link.connection()
@@ -268,8 +269,8 @@ class Consumer:
             await self._give_up_or_rest(loss, connection, attempt)
 
     async def _carry_out(self, request: Coroutine[Any, Any, None], connection: BrokerConnection) -> None:
-        """Make a request to the end, whatever happens to the caller; `cancel` waits for it."""
-        if connection.plane.frames.close_reason is None:  # else it is not what ended the connection
+        """Make a request in a task that runs on when the caller is cancelled; `cancel` waits for that task."""
+        if connection.plane.frames.close_reason is None:  # else another request has ended the connection
             self._faulty_queues.begin(self.queue.name, connection)
         self._request = self._loop.create_task(request)
         await asyncio.shield(self._request)
@@ -298,7 +299,7 @@ class Consumer:
             self._note_consuming(self.subscription)
 
     async def _steer(self, subscription: Subscription, connection: BrokerConnection) -> BrokerError:
-        """Consume or pause, as is wanted at the time, until the subscription is lost; return why it was."""
+        """Consume or pause, as is wanted at the time, until the subscription is lost; return the reason of the loss."""
         while not subscription.is_lost:
             self._turned = self._loop.create_future()
             if self._has_to_adjust(subscription):
@@ -315,11 +316,11 @@ class Consumer:
         return subscription.has_unread or subscription.prefetch != self._fitting_prefetch
 
     def _would_hand_over(self, subscription: Subscription) -> bool:
-        """Whether, cancelled now, another consumer would work on what follows beside us, who are not done yet."""
+        """Tell whether a cancel now would activate another consumer while we still hold deliveries."""
         return self.queue.single_active_consumer and subscription.holds_bodies
 
     async def _adjust(self, subscription: Subscription) -> None:
-        """Come a step closer to what is wanted, which may change meanwhile."""
+        """Make one request toward the wanted state, which may change meanwhile."""
         try:
             async with asyncio.timeout(REPLY_DEADLINE_S):
                 if self._reasons or subscription.consumer_tag is not None:
@@ -357,7 +358,7 @@ class Consumer:
         if not is_brief:
             self._on_paused()
         if _BYTES in self._reasons:
-            self._on_room()  # what was held may have been settled before the last body was left unread
+            self._on_room()  # all deliveries may have been settled before the last body was left unread
 
     async def _give_up_or_rest(self, error: BrokerError, connection: BrokerConnection, attempt: int) -> None:
         reason = connection.plane.frames.close_reason
@@ -367,12 +368,12 @@ class Consumer:
             await self._rest(error, connection, attempt)
 
     async def _give_up(self, reason: tuple[int, str]) -> None:
-        """Leave the queue alone for some minutes, or until `try_again`."""
+        """Do not consume the queue for some minutes, or until `try_again`."""
         code, text = reason
         self._trouble = self.last_error = QueueGivenUp(
-            f"queue '{self.queue.name}' is not consumed any more: over it the broker ended the connection "
-            f"again: {code} {text}.\n  The others go on. It is tried again in {GIVEN_UP_S / 60:g} min, after a reload, "
-            f"and after 'mxworker ctl pause {self.queue.name}' and 'resume'."
+            f"queue '{self.queue.name}' is not consumed any more, because it made the broker end the connection "
+            f"again: {code} {text}.\n  Other queues go on. This one is tried again in {GIVEN_UP_S / 60:g} min, after a "
+            f"reload, and after 'mxworker ctl pause {self.queue.name}' and 'resume'."
         )
         self._tell_trouble(self._trouble)
         self._on_change()
@@ -381,7 +382,7 @@ class Consumer:
         self._retry = self._trouble = None
 
     def _tell_trouble(self, error: BrokerError) -> None:
-        """Log why the queue is stopped; what ends a first start is told at its end."""
+        """Log why the queue is stopped, as an error unless `level_of` says less."""
         self._has_news = True
         level = self._level_of(error)
         log.log(logging.ERROR if level >= logging.WARNING else level, "%s", one_line(error))
@@ -390,7 +391,7 @@ class Consumer:
         self.last_error = error
         self._on_change()
         if connection.plane.lost.done():
-            return  # the link says so and backs off; here waiting for the next connection is enough
+            return  # the link logs the loss and backs off; `run` waits for its next connection
         delay_s = RECONNECT.delay_s(attempt, self._rng)
         log.log(
             self._level_of(error),
@@ -406,29 +407,29 @@ class Consumer:
     # ---- ending
 
     async def cancel(self) -> None:
-        """Stop the deliveries for good: returns once none will follow. Call after `run` was cancelled.
+        """Stop the deliveries for good; return when none will follow. Call this after `run` was cancelled.
 
-        A request may have been under way then. It may have brought deliveries already, and only a subscription that is
-        known can be cancelled and drained, so its end is waited for, up to 30 s.
+        A request that was under way then may have brought deliveries already. This waits up to 30 s for the request to
+        end, because only an open subscription can be cancelled and drained.
         """
         await self.end_request()
         if self.subscription is not None:
             await self.subscription.cancel()
 
     async def end_request(self) -> None:
-        """Wait, up to 30 s, for the end of a request that was under way when `run` was cancelled."""
+        """Wait up to 30 s for the end of a request that was under way when `run` was cancelled."""
         if self._request is not None:
             await asyncio.wait({self._request})
             if not self._request.cancelled():
-                self._request.exception()  # nobody else takes it any more
+                self._request.exception()  # marks the exception as retrieved
 
     async def abandon(self) -> None:
-        """Give up a request that is still under way. Call at the very end."""
+        """Cancel a request that is still under way. Call this last."""
         if self._request is not None:
             self._request.cancel()
             await asyncio.wait({self._request})
 
     def rebuild(self, why: str) -> None:
-        """Replace the subscription although nothing said that it ended; `run` does it."""
+        """End the subscription although its channel is open, so that `run` replaces it."""
         if self.subscription is not None:
             self.subscription.give_up(why)

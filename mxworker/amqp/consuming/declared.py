@@ -1,6 +1,6 @@
-"""The queues that an application declares without consuming them: what its handlers publish to.
+"""The queues that an application declares without consuming them, because its handlers publish to them.
 
-They are there before anything is consumed, again on each connection: a broker may have come back without them.
+They are declared before any queue is consumed, and again on each connection, because a broker may have lost them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mxworker.api.queues import Queue
 
 
 class DeclaredQueues:
-    """Declares them once on each connection, for whoever comes first."""
+    """Declares the queues once on each connection, for the first consumer that needs them."""
 
     def __init__(self, queues: Sequence[Queue] = ()) -> None:
         self._queues = queues
@@ -22,7 +22,7 @@ class DeclaredQueues:
         self._declaring = asyncio.Lock()
 
     async def ensure(self, connection: BrokerConnection) -> None:
-        """Return when all are declared on `connection`. Raises TopologyRefused, ChannelLost or ConnectionLost."""
+        """Declare all queues once on `connection`. Raises TopologyRefused, ChannelLost or ConnectionLost."""
         async with self._declaring:
             if not self._queues or connection is self._done_on:
                 return

@@ -1,13 +1,13 @@
-"""Which queue makes the broker end the whole connection, with all other queues on it.
+"""Find the queue that makes the broker end the whole connection, with all other queues on it.
 
-Some requests are answered by connection.close, not by channel.close: a hard error (AMQP 0-9-1, 1.2.1), 501 to 541.
-The queue over which that happens again and again must not have the messages of the others delivered again each time.
+The broker answers some requests by connection.close instead of channel.close: a hard error (AMQP 0-9-1, 1.2.1), 501 to
+541. A queue that causes this again and again would get the messages of all other queues redelivered each time.
 
-There are three cases. The broker names the queue in its text: that one is to blame. It names none, and one queue had a
-request under way: that one is. It names none, and several had: nobody is, and for a minute they take turns, so that
-the next time it is known.
+There are three cases. If the broker names a queue in its text, that queue is the cause. If the broker names none, and
+one queue had a request under way, that queue is the cause. If several had, the cause is unknown, and for a minute only
+one queue at a time makes requests, so that the next time the cause is known.
 
-Pure but for the lock of the turns. Belongs to one event loop, and to all consumers of one link.
+Pure, except for a lock. Shared by all consumers of one link, in one event loop.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ GIVEN_UP_S = 300.0
 
 
 class FaultyQueues:
-    """What is known of the queues on one link."""
+    """What is known about the queues of one link."""
 
     def __init__(self) -> None:
-        """Suspect nobody."""
+        """Start without a suspect."""
         self._under_way: dict[str, object] = {}  # queue -> the connection on which it has a request under way
         self._suspects: frozenset[str] = frozenset()
-        self._judged: object = None  # the connection whose end the suspects are for
+        self._judged: object = None  # the connection to whose end the suspects belong
         self._blamed_at: dict[str, float] = {}
         self._given_up_at: dict[str, float] = {}
         self._turns_until = 0.0
@@ -39,7 +39,7 @@ class FaultyQueues:
 
     @asynccontextmanager
     async def turn(self, now: float) -> AsyncIterator[None]:
-        """Wait until nobody else opens a channel, if turns are taken now."""
+        """Wait until no other queue makes a request, if only one may at a time now."""
         if now >= self._turns_until:
             yield
             return
@@ -47,17 +47,17 @@ class FaultyQueues:
             yield
 
     def begin(self, queue: str, connection: object) -> None:
-        """Note that a queue has a request under way. It stays so until `succeeded`, or the next one."""
+        """Record that a queue has a request under way, until `succeeded` or the next request."""
         self._under_way[queue] = connection
 
     def succeeded(self, queue: str) -> None:
-        """Note that it was answered."""
+        """Record that the request of a queue was answered."""
         self._under_way.pop(queue, None)
 
     def blame(self, queue: str, connection: object, close_reason: tuple[int, str], now: float) -> bool:
-        """Take the end of a connection, and say whether a queue is to be given up for it.
+        """Record the end of a connection, and return whether to give `queue` up.
 
-        That is when it is to blame for the second time within a minute, or again after it was given up.
+        A queue is given up when it was the cause twice within a minute, or again after it was given up.
         """
         code, text = close_reason
         if code not in _HARD_ERRORS or not self._is_to_blame(queue, connection, text, now):

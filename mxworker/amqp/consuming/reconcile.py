@@ -1,18 +1,18 @@
-"""Find the consumer that is connected but does not consume, and have it replaced.
+"""Find a consumer that is connected but gets no deliveries, and replace it.
 
-Losses that the broker tells us of are handled by `consumer.Consumer` at once. This is for the silent ones: every few
-seconds, on a channel of its own, the queue of each consumer that has been quiet is looked at. A paused one is left
-alone, and one that consumes again is a new one.
+`consumer.Consumer` handles the losses that the broker reports at once. This module finds the silent ones: every few
+seconds, on a separate channel, it checks the queue of each consumer that got no delivery since the last check. A paused
+consumer is left alone, and a consumer that was resumed counts as a new one.
 
-A false alarm would be a new fault, so a consumer is only replaced when two looks in a row found that the broker knows
-no consumer at all, or found messages ready while nothing was delivered, fewer than `prefetch` deliveries are unsettled,
-and the messages cannot be meant for others: where there are others, a single active consumer may be one of them, and
-so may one of a higher priority, when ours is below 0. If that did not bring a delivery, the next time needs twice the
-patience. One look is not enough for the former either: while a quorum queue elects its leader, RabbitMQ answers that it
-has no messages and no consumers (rabbit_quorum_queue.erl, stat/2).
+A false alarm would be a new fault, so a consumer is replaced only when two checks in a row found one of two states.
+Either the broker knows no consumer of the queue, or messages are ready, none was delivered, and fewer than `prefetch`
+are unsettled. The second does not count when the messages may be meant for another consumer: a single active consumer,
+or one with a higher priority when ours is below 0. If the replacement gets no delivery, the next one needs twice as
+many checks. One check is not enough for the first state either: while a quorum queue elects its leader, RabbitMQ
+answers that the queue has no messages and no consumers (rabbit_quorum_queue.erl, stat/2).
 
-It cannot see a consumer that the broker has moved, unasked, to a queue of the same name: there is a consumer then and,
-up to its prefetch, nothing is ready. `subscription` prevents that one.
+This check cannot find a consumer that the broker has silently moved to a new queue with the same name: that queue has a
+consumer, and up to its prefetch no message is ready. `subscription` prevents that.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _MOST_PATIENCE_LOOKS = 200
 
 @dataclass(slots=True)
 class _Watch:
-    """What the last looks at one consumer found."""
+    """The results of the last checks of one consumer."""
 
     consumer_tag: str | None = None
     delivered: int = 0
@@ -47,7 +47,7 @@ class _Watch:
     patience: int = _SUSPICIOUS_LOOKS
 
     def is_quiet(self, consumer: Consumer) -> bool:
-        """Note the present and say whether nothing was delivered since the last look."""
+        """Record the present counts, and return whether nothing was delivered since the last check."""
         tag, delivered = consumer.consumer_tag, consumer.delivered
         if tag == self.consumer_tag and delivered == self.delivered:
             return True
@@ -66,10 +66,10 @@ class Reconciler:
         self._look_every_s = look_every_s
 
     async def run(self) -> None:
-        """Look every few seconds; ends only by cancellation."""
+        """Check every few seconds, until cancelled."""
         while True:
             await asyncio.sleep(self._look_every_s)
-            with suppress(BrokerError, TimeoutError):  # the link and the consumers notice and report it themselves
+            with suppress(BrokerError, TimeoutError):  # the link and the consumers report such errors themselves
                 async with asyncio.timeout(_REPLY_DEADLINE_S):
                     await self._look()
 
@@ -106,8 +106,8 @@ class Reconciler:
 
 
 def _yields(queue: Queue) -> bool:
-    """Whether what is ready may be meant for another consumer of the queue, which has not come to take it yet.
+    """Tell whether ready messages may be meant for another consumer of the queue, which has not taken them yet.
 
-    A priority above 0 is no reason: who gives one wants to be served first, so being passed over is suspicious.
+    A priority above 0 is no reason: such a consumer should be served first, so it is suspicious when it is not.
     """
     return queue.single_active_consumer or queue.consumer_priority < 0

@@ -1,16 +1,17 @@
-"""One channel consuming one queue, from its opening to its end.
+"""One channel that consumes one queue, from its opening to its end.
 
-A subscription's identity is the *epoch* of the deliveries that came through it. A delivery is settled through the
-subscription it came from, and a settlement that comes after the end is dropped: the broker delivers the message again.
-Its consumer may be cancelled and made anew meanwhile; what was delivered before is settled on the same channel.
+The subscription object is the *epoch* of its deliveries. A delivery is settled through the subscription that it came
+from. A settlement after the end of the subscription is dropped, because the broker delivers the message again. The
+consumer may be cancelled and consume again meanwhile; earlier deliveries are settled on the same channel.
 
-Must not know: handlers, concurrency, what replaces it.
+This module must not know handlers, concurrency, or what replaces a subscription.
 
 Invariants:
-- Every delivery is in the ledger, and its bytes in the budget, until it is settled, also after the end.
-- Once a body was left unread, all after it are, so that their order stays. They are given back after the next `cancel`.
+- Every delivery is in the ledger, and its bytes are in the budget, until it is settled, even after the end.
+- After a body was left unread, all later ones are left unread too, which keeps their order. They are given back after
+  the next `cancel`.
 - Settlements of one loop turn are written together, at its end (see `acks`).
-- Nothing is written after the end: the number may belong to another channel by then.
+- Nothing is written after the end, because the number may belong to another channel by then.
 """
 
 from __future__ import annotations
@@ -36,16 +37,16 @@ from mxworker.wire.properties import message_id_bytes
 
 log = logging.getLogger(__name__)
 
-# basic.get is refused on a queue with a single active consumer; there a pause has to stand for the barrier.
+# A queue with a single active consumer refuses basic.get; there a pause replaces the barrier.
 _PAUSE_INSTEAD_OF_BARRIER_S = 0.1
 
-_LARGEST_PREFETCH = 65_535  # a short, on the wire
+_LARGEST_PREFETCH = 65_535  # the prefetch is a short on the wire
 
 Admit = Callable[[Delivery], None]
 
 
 class Subscription:
-    """One channel for consuming one queue. Made by `open`; `lost` resolves once, when the channel has ended."""
+    """One channel that consumes one queue. Make it with `open`; `lost` resolves once, when the channel has ended."""
 
     def __init__(
         self,
@@ -65,11 +66,11 @@ class Subscription:
         self.opened_at = loop.time()
         self.delivered = 0
         self.prefetch = 0
-        """How many unsettled deliveries the present consumer may have; without one, what the last one had."""
+        """How many unsettled deliveries the present consumer may have, or the last one could have."""
         self.consumer_tag: str | None = None
-        """The broker's name for the present consumer; None while nothing is consumed."""
+        """The tag of the present consumer, None while the queue is not consumed."""
         self.is_consumed = False
-        """Whether deliveries may come; from before the first one, which comes before the consumer tag is known."""
+        """Whether deliveries may come. The first may come before the consumer tag is known."""
         self._connection = connection
         self._plane = connection.plane
         self._channel = channel
@@ -104,12 +105,12 @@ class Subscription:
         on_too_large: Callable[[str], None] = lambda what: None,
         growth: int = 1,
     ) -> Subscription:
-        """Open a channel, ensure the topology and consume. Every delivery goes to `admit`, from inside the read.
+        """Open a channel, ensure the topology and consume. Each delivery goes to `admit`, called inside the read.
 
-        With None for `prefetch` nothing is consumed yet. When `budget` has no room for a delivery, `on_full` is called
-        instead, from inside the read too: call `cancel` soon. Without a budget there is no bound. `on_too_large` is
-        called in the same way, with what is wrong, for a body that cannot be taken and must not be rejected. A large
-        body counts as `growth` times its size.
+        With None for `prefetch`, the queue is not consumed yet. When `budget` has no room for a delivery, `on_full` is
+        called inside the read instead; the caller must `cancel` soon. Without a budget the bytes have no bound.
+        `on_too_large` is called inside the read with a description of a message whose body is above the cap and that
+        must not be rejected. A large body counts as `growth` times its size.
         Raises TopologyRefused, ChannelLost or ConnectionLost.
         """
         budget = budget or ByteBudget(sys.maxsize)
@@ -121,7 +122,7 @@ class Subscription:
             connection.plane.register(underlay.number, subscription)
             if prefetch is not None:
                 await subscription._consume(prefetch)
-        except (BrokerError, asyncio.CancelledError):  # cancelled, it would go on to take deliveries, known to nobody
+        except (BrokerError, asyncio.CancelledError):  # an open channel would go on to get deliveries for nobody
             await subscription.close()
             raise
         return subscription
@@ -129,7 +130,7 @@ class Subscription:
     # ---- consuming
 
     async def consume(self, prefetch: int) -> None:
-        """Consume again after `cancel`, with another consumer tag; a refusal ends the subscription."""
+        """Consume again after `cancel`, with a new consumer tag. A refusal ends the subscription."""
         try:
             await self._consume(prefetch)
         except BrokerError as error:
@@ -139,8 +140,9 @@ class Subscription:
         underlay = await self._channel.get_underlay_channel()
         self.is_consumed = True
         with library_errors(self._queue.name):
-            # It also lifts a global prefetch (rabbit_channel.erl, handle_method of basic.qos), which _refuse_successor
-            # may have left: with one, a quorum queue refuses the consumer, and the whole connection ends (540).
+            # This also removes a global prefetch (rabbit_channel.erl, handle_method of basic.qos), which
+            # _refuse_successor may have set: with one, a quorum queue refuses the consumer, and the whole connection
+            # ends (540).
             await underlay.basic_qos(prefetch_count=prefetch)
             consumed = await underlay.basic_consume(
                 self._queue.name, _never_called, arguments=self._queue.consumer_arguments()
@@ -150,13 +152,13 @@ class Subscription:
                 await _refuse_successor(self._channel)
 
     def leave_unread(self) -> None:
-        """Read no more bodies, as if there were no room for them. Call while it consumes, and `cancel` later."""
+        """Leave all further bodies unread, as if the budget had no room. Call this while consuming; `cancel` later."""
         self._takes_none = True
 
     def take_body_bytes(self) -> int:
-        """Return what the bodies that came since the last call take on average; 0 when none came.
+        """Return the average size of the bodies that came since the last call, 0 when none came.
 
-        Where bodies were left unread it is theirs: they came last.
+        If bodies were left unread, only those count, because they came last.
         """
         count, size_bytes = self.delivered - self._received_from, self._received_bytes
         if self._unread_count:
@@ -166,9 +168,9 @@ class Subscription:
         return size_bytes // count if count else 0
 
     async def cancel(self) -> None:
-        """Stop the deliveries: returns once the broker has confirmed that none will follow, or the channel is lost.
+        """Stop the deliveries; return when the broker has confirmed that none will follow, or the channel is lost.
 
-        What was left unread is given back then.
+        Then the deliveries that were left unread are given back.
         """
         if self.is_lost or self.consumer_tag is None:
             return
@@ -187,10 +189,10 @@ class Subscription:
             self._unread.clear()
             self._write_soon()
 
-    # ---- called from inside the read, see reader.ConsumerSink
+    # ---- called inside the read, see reader.ConsumerSink
 
     def takes(self, size_bytes: int) -> bool:
-        """Say whether the budget has room for a body; one has always room where nothing is held."""
+        """Tell whether the budget has room for a body. There is always room for one when nothing is held."""
         if self._takes_none:
             return False
         budget = self._budget
@@ -200,7 +202,7 @@ class Subscription:
         return has_room or not self._ledger.unsettled
 
     def on_deliver(self, tag: int, redelivered: bool, route: bytes, properties: bytes, body: bytes) -> None:
-        """Take a delivery; what comes after the end is delivered again elsewhere, and dropped here."""
+        """Admit a delivery. After the end it is dropped, because the broker delivers it again elsewhere."""
         if self.is_lost:
             return
         size_bytes = len(body)
@@ -213,7 +215,7 @@ class Subscription:
         self._admit(Delivery(body, properties, route, redelivered, tag, self))
 
     def on_too_large(self, tag: int, size_bytes: int, properties: bytes) -> None:
-        """Refuse a body above the cap: to the dead-letter queue, unseen; where the broker may drop it, back."""
+        """Reject a message above the cap to the dead-letter queue, or give it back when the broker might drop it."""
         if self.is_lost:
             return
         message_id = foreign(message_id_bytes(properties).decode("utf-8", "backslashreplace"))
@@ -223,10 +225,10 @@ class Subscription:
         )
         self._ledger.deliver(tag)
         self.delivered += 1
-        self._received_from += 1  # no body that a prefetch has to fit
+        self._received_from += 1  # the prefetch need not fit this body
         if self._queue.dead_letters_itself:
-            how = "" if self._queue.type == "quorum" else ", at most once, as a classic queue does that"
-            log.error("%s; it is rejected unseen, to queue %s%s", what, self._queue.dead_letter_name, how)
+            how = "" if self._queue.type == "quorum" else ", at most once, because the queue is classic"
+            log.error("%s; the message is rejected unread to queue %s%s", what, self._queue.dead_letter_name, how)
             self._ledger.reject(tag, requeue=False)
             self._write_soon()
         else:
@@ -234,7 +236,7 @@ class Subscription:
             self._on_too_large(what)
 
     def on_unread(self, tag: int, size_bytes: int) -> None:
-        """Keep a delivery without its body, to be given back."""
+        """Record a delivery without its body, to be given back later."""
         if self.is_lost:
             return
         self._ledger.deliver(tag)
@@ -245,7 +247,7 @@ class Subscription:
         self._on_full()
 
     def on_get(self, tag: int | None) -> None:
-        """Take the barrier's answer; a message it brought goes back at once."""
+        """Handle the answer to the barrier's basic.get, and give its message back at once."""
         if tag is not None:
             self._ledger.deliver(tag)
             self._ledger.give_back(tag)
@@ -254,11 +256,11 @@ class Subscription:
             self._got.set_result(tag)
 
     def on_cancel(self) -> None:
-        """Take the broker's basic.cancel: nothing more will come, so this subscription is over."""
+        """End the subscription, because the broker has cancelled its consumer."""
         self._end(ChannelLost(f"the broker cancelled the consumer of queue '{self._queue.name}'"))
 
     def on_end(self, error: ChannelLost | ConnectionLost) -> None:
-        """Take the end of the channel."""
+        """End the subscription, because its channel has ended."""
         self._end(error)
 
     def _end(self, error: BrokerError) -> None:
@@ -271,21 +273,21 @@ class Subscription:
 
     @property
     def unsettled(self) -> int:
-        """How many deliveries await their settlement."""
+        """How many deliveries are unsettled."""
         return self._ledger.unsettled
 
     @property
     def has_unread(self) -> bool:
-        """Whether deliveries were left unread, and are to be given back by `cancel`."""
+        """Whether deliveries were left unread, which `cancel` will give back."""
         return bool(self._unread)
 
     @property
     def holds_bodies(self) -> bool:
-        """Whether a delivery that was read awaits its settlement."""
+        """Whether a delivery whose body was read is unsettled."""
         return self._ledger.unsettled > len(self._unread)
 
     def ack(self, delivery: Delivery) -> bool:
-        """Settle a delivery as done; False when it was stale and nothing was sent."""
+        """Settle a delivery as processed; return False when it was stale and nothing was sent."""
         if self.is_lost:
             return self._drop(delivery)
         self._budget.give_back(self._ledger.ack(delivery.delivery_tag))
@@ -294,7 +296,7 @@ class Subscription:
         return True
 
     def reject(self, delivery: Delivery, requeue: bool) -> bool:
-        """Settle a delivery as failed; False when it was stale and nothing was sent."""
+        """Settle a delivery as failed; return False when it was stale and nothing was sent."""
         if self.is_lost:
             return self._drop(delivery)
         self._budget.give_back(self._ledger.reject(delivery.delivery_tag, requeue))
@@ -302,7 +304,7 @@ class Subscription:
         return True
 
     def give_back(self, delivery: Delivery) -> bool:
-        """Return a delivery unprocessed. Before `cancel` has returned, the broker would send it right back to us."""
+        """Give a delivery back unprocessed. Before `cancel` has returned, the broker may send it right back to us."""
         if self.is_lost:
             return self._drop(delivery)
         self._budget.give_back(self._ledger.give_back(delivery.delivery_tag))
@@ -310,11 +312,11 @@ class Subscription:
         return True
 
     def holds(self, delivery: Delivery) -> bool:
-        """Whether a delivery awaits its settlement."""
+        """Tell whether a delivery is unsettled."""
         return self._ledger.holds(delivery.delivery_tag)
 
     def _drop(self, delivery: Delivery) -> bool:
-        """Settle a stale delivery, for ourselves alone."""
+        """Settle a stale delivery in the ledger and the budget, without telling the broker."""
         self._budget.give_back(self._ledger.drop(delivery.delivery_tag))
         return False
 
@@ -332,8 +334,9 @@ class Subscription:
     async def barrier(self) -> None:
         """Wait until the broker has processed every settlement written so far, or the channel is lost.
 
-        A channel close discards settlements that are still on their way inside a quorum queue; a basic.get on the same
-        queue and channel is answered after them. Call after `cancel`, when nothing is left to settle, under a deadline.
+        A channel close discards settlements that are still on their way inside a quorum queue. A basic.get on the same
+        queue and channel is answered after them. Call this after `cancel`, when all deliveries are settled, with a
+        deadline.
         """
         if self.is_lost:
             return
@@ -346,7 +349,7 @@ class Subscription:
         await asyncio.wait((self._got, self.lost), return_when=asyncio.FIRST_COMPLETED)
 
     def give_up(self, why: str) -> None:
-        """Write what is settled and be lost from now on, although nothing said that the channel has ended."""
+        """Write all settlements, and count as lost from now on, although the channel is open."""
         try:
             if not self.is_lost:
                 self._plane.write(self._take_writes())
@@ -354,25 +357,25 @@ class Subscription:
             self._end(ChannelLost(why))
 
     async def close(self) -> None:
-        """Write what is settled, close the channel within 2 s; the rest of its deliveries goes back to the queue.
+        """Write all settlements and close the channel within 2 s. The broker requeues the unsettled deliveries.
 
-        Without an answer the channel stays registered, so that what still comes is dropped here: the library would wait
-        for ever for a reader of it, and read nothing more of the whole connection.
+        Without an answer the channel stays registered, so that later deliveries are dropped here. In the library they
+        would wait for ever for a reader, and block the whole connection.
         """
         self.give_up("closed")
         await self._connection.close_channel(self._channel)
 
 
 async def _refuse_successor(channel: AbstractChannel) -> None:
-    """Have the broker cancel the consumer of a deleted quorum queue even when the queue is made again at once.
+    """Make the broker cancel the consumer of a deleted quorum queue, even when the queue is created again at once.
 
-    Before 4.0, RabbitMQ first tries for 30 ms to consume, unasked, whatever has the queue's name by then
-    (rabbit_channel.erl, handle_consuming_queue_down_or_eol). On a quorum queue that succeeds in vain: the new queue
-    counts a consumer and hands messages to it, none of which leaves the broker, and no basic.cancel tells of it. But a
-    quorum queue refuses the consumers of a channel with a global prefetch, so one that is set after our own consume
-    makes the attempt fail. It limits nothing, since quorum queues do not know it
-    (https://www.rabbitmq.com/docs/quorum-queues). It does nothing where an operator has forbidden it, from 3.12 on,
-    nor in the one round trip after the consume. The argument made for this, x-cancel-on-ha-failover, is a 406 there.
+    Before 4.0, RabbitMQ first tries for 30 ms to consume any new queue with the same name
+    (rabbit_channel.erl, handle_consuming_queue_down_or_eol). With a quorum queue that leaves a dead consumer: the new
+    queue hands messages to it, which never leave the broker, and no basic.cancel is sent. But a quorum queue refuses
+    the consumers of a channel with a global prefetch, so a global prefetch after our own consume makes that attempt
+    fail. It limits nothing, because quorum queues do not support it (https://www.rabbitmq.com/docs/quorum-queues). It
+    has no effect where an operator has forbidden it (from 3.12 on), or in the one round trip after the consume.
+    x-cancel-on-ha-failover, the argument made for this, is a 406 on a quorum queue.
     """
     underlay = await channel.get_underlay_channel()
     await underlay.basic_qos(prefetch_count=_LARGEST_PREFETCH, global_=True)

@@ -1,9 +1,9 @@
-"""Make sure that a queue is what the code says, before it is consumed.
+"""Declare or check a queue, and the queues beside it, before it is consumed.
 
 The arguments are frozen: they never depend on the broker's version, or an upgrade would be answered with a 406 (see
-`queues.Queue`). Around a queue `q` stand `q.dlq`, for dead letters, and a `q.retry.<ms>` for each delay of its retries,
-whose messages the broker moves back to `q` when their time is up. `q` is consumed when all of them are there, so that
-there is no moment in which a failed message has nowhere to go.
+`api.queues.Queue`). A queue `q` has `q.dlq` beside it for dead letters, and one `q.retry.<ms>` for each delay of its
+retries, from which the broker moves messages back to `q` after that delay. `q` is consumed only when all of them exist,
+so that a failed message always has a queue to go to.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from mxworker.api.queues import AT_LEAST_ONCE, KEEPS_RETURNED, Queue
 from mxworker.errors import ChannelLost, ConnectionLost
 
 _REPAIR_DEADLINE_S = 10.0
-# Dead letters and quarantined messages wait for people, who may look at one often and give it back.
+# Dead letters and quarantined messages wait for people, who may get a message and give it back many times.
 _WAITING_ARGUMENTS: Mapping[str, Any] = MappingProxyType({"x-queue-type": "quorum", **KEEPS_RETURNED})
 
 
 async def ensure(channel: AbstractChannel, queue: Queue, retry_steps_ms: Sequence[int] = ()) -> None:
     """Declare or check `queue` and the queues beside it, as `queue.declare` asks.
 
-    Raises TopologyRefused, ChannelLost or ConnectionLost; the channel is of no use afterwards.
+    Raises TopologyRefused, ChannelLost or ConnectionLost; the channel cannot be used afterwards.
     """
     if queue.dead_letter:
         await _declare(channel, queue.dead_letter_name, queue, _WAITING_ARGUMENTS)
@@ -44,15 +44,15 @@ async def ensure(channel: AbstractChannel, queue: Queue, retry_steps_ms: Sequenc
 
 
 async def repair(link: Link, queue: Queue, retry_steps_ms: Sequence[int]) -> None:
-    """Declare or check `queue` and the queues beside it once more, on a channel of its own, within 10 s.
+    """Declare or check `queue` and the queues beside it again, on a separate channel, within 10 s.
 
-    Raises BrokerError when that is not possible now.
+    Raises BrokerError.
     """
     await _on_a_channel(link, queue, lambda channel: ensure(channel, queue, retry_steps_ms))
 
 
 async def declare_quarantine(link: Link, queue: Queue) -> None:
-    """Declare the quarantine of `queue`, or check that it is there, as `repair` does the others. Raises BrokerError."""
+    """Declare or check the quarantine queue of `queue`, as `repair` does for the other queues. Raises BrokerError."""
     await _on_a_channel(
         link, queue, lambda channel: _declare(channel, queue.quarantine_name, queue, _WAITING_ARGUMENTS)
     )
@@ -85,7 +85,7 @@ def _retry_arguments(queue: Queue, step_ms: int) -> dict[str, Any]:
 
 
 async def depth(channel: AbstractChannel, name: str) -> tuple[int, int]:
-    """Return how many messages of queue `name` await delivery, and how many consumers it has. Raises as `ensure`."""
+    """Return the numbers of ready messages and of consumers of queue `name`. Raises as `ensure`."""
     underlay = await channel.get_underlay_channel()
     with library_errors(name):
         declared = await underlay.queue_declare(name, passive=True)
