@@ -1,1 +1,1 @@
-"""Benchmarks against rivals, in the same run. They need a broker: `make bench`."""
+"""Benchmarks of mxworker and its rivals in one run. They need a broker, which `make bench` starts."""

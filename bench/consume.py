@@ -1,11 +1,11 @@
-"""How fast a preloaded queue is drained: mxworker against raw aio-pika, in turn, in one run.
+"""Measure how fast mxworker and plain aio-pika drain a preloaded queue, in turn, in one run.
 
     python -m bench.consume [--messages 50000] [--rounds 3] [--type classic|quorum] [--rival aio-pika ...]
 
-Every round fills the queue anew and lets each rival drain it in one process: 256-byte JSON bodies, prefetch 1000, a
-no-op handler, an ack after it. mxworker does it in three ways: with objects, with a dataclass and a middleware, and in
-batches of 100. Printed are messages per second and the client's own CPU time per message, between its
-first and its last message, and the ratios of the medians. Absolute figures move with the machine; the ratios count.
+In every round each rival drains a freshly filled queue in one process: 256-byte JSON bodies, prefetch 1000, a no-op
+handler, and an ack after it. mxworker runs three ways: with objects, with a dataclass and a middleware, and in batches
+of 100. The benchmark prints messages per second and the client's CPU time per message, from its first to its last
+message, and the ratios of the medians. Absolute figures depend on the machine; compare the ratios.
 
 The broker is the one in MXWORKER_BROKER_URL; `make bench` starts a private one.
 """
@@ -51,7 +51,7 @@ COMMANDS = {
 
 
 def fill(url: str, messages: int, queue_type: str) -> None:
-    """Make the queue anew and publish `messages` confirmed messages to it."""
+    """Recreate the queue and publish `messages` confirmed messages to it."""
     with Client(url) as client:
         client.delete(QUEUE)
         client.declare(QUEUE, arguments={"x-queue-type": queue_type})
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--type", choices=["classic", "quorum"], default="classic")
     parser.add_argument(
-        "--rival", action="append", default=[], help="NAME=COMMAND, to measure one more in the same run"
+        "--rival", action="append", default=[], help="measure one more rival, given as NAME=COMMAND, in the same run"
     )
     options = parser.parse_args()
     url = os.environ.get("MXWORKER_BROKER_URL") or sys.exit("set MXWORKER_BROKER_URL, or use `make bench`")

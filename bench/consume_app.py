@@ -1,6 +1,7 @@
-"""The applications that `bench/consume.py` drains a queue with: no-op handlers, timed from inside.
+"""The applications with which `bench/consume.py` drains a queue: no-op handlers that time themselves.
 
-`handlers` takes JSON objects, `typed` dataclasses through one middleware, `batches` JSON objects by the hundred.
+`handlers` takes JSON objects, `typed` takes dataclasses through one middleware, and `batches` takes lists of up to 100
+JSON objects.
 """
 
 import os
@@ -22,7 +23,7 @@ queue = Queue(os.environ["BENCH_QUEUE"], type=os.environ["BENCH_TYPE"], dead_let
 
 @dataclass(slots=True)
 class Order:
-    """What `bench.consume.fill` publishes."""
+    """The payload that `bench.consume.fill` publishes."""
 
     id: int
     customer: str

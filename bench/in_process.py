@@ -1,13 +1,13 @@
-"""What a delivery costs the worker alone: bytes into the transport, acks out of it, in one process without a socket.
+"""Measure the cost of a delivery in the worker alone: bytes into the transport and acks out of it, without a socket.
 
     python -m bench.in_process [--messages 20000] [--concurrency 32 --prefetch 64] [--instructions] [SCENARIO ...]
 
-The scenarios are those of `bench/consume.py`. Each read brings up to 50 deliveries of 256 bytes, as far as the prefetch
-lets them come; the handlers do nothing. Printed is the CPU time per message, the least of the rounds. Concurrency and
-prefetch are 1000 unless you say otherwise; batches keep theirs.
+The scenarios are those of `bench/consume.py`. Each read brings up to 50 deliveries of 256 bytes, within the prefetch,
+to handlers that do nothing. The benchmark prints the lowest CPU time per message of all rounds. Concurrency and
+prefetch default to 1000; batches keep their own.
 
-With `--instructions` it is the instructions per message, counted by valgrind, which must be installed. They are the
-same whatever else the machine does, so a small change can be judged by them.
+`--instructions` counts the instructions per message instead, by valgrind, which must be installed. Their number does
+not depend on the load of the machine, so it shows the effect of a small change.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _frame(kind: int, payload: bytes) -> bytes:
 
 
 def _around_tag() -> tuple[bytes, bytes]:
-    """Return what stands before and after the delivery tag in the frames of a delivery."""
+    """Return the bytes before and after the delivery tag in the frames of a delivery."""
     tag = bytes(8)
     body = json.dumps({"id": 1, "customer": "c-1042", "total": 19.9}).encode().ljust(BODY_BYTES)
     consumer_tag, exchange, routing_key = b"\x1eamq.ctag-0123456789abcdefghijk", b"\0", b"\x0emxworker-bench"
@@ -59,20 +59,20 @@ def _around_tag() -> tuple[bytes, bytes]:
 
 
 class Wire:
-    """Where the transport writes."""
+    """Stands in for the transport, and counts the bytes written."""
 
     written_bytes = 0
 
     def write(self, data: bytes) -> None:
-        """Take the acks."""
+        """Count the bytes of acks."""
         self.written_bytes += len(data)
 
     def get_extra_info(self, name: str) -> None:
-        """There is no socket."""
+        """Return None, because there is no socket."""
 
 
 class Broker:
-    """Brings deliveries into the transport, one read in each turn of the loop."""
+    """Feeds deliveries into the transport, one read in each loop turn."""
 
     def __init__(self, registry: Handlers, concurrency: int, prefetch: int) -> None:
         loop = asyncio.get_running_loop()
@@ -99,7 +99,7 @@ class Broker:
         self._tag = 0
 
     async def deliver(self, messages: int) -> float:
-        """Deliver so many, wait until all are settled, and return the CPU seconds that it took."""
+        """Deliver `messages` messages, wait until all are settled, and return the CPU seconds used."""
         subscription = self._subscription
         last = self._tag + messages
         begun = time.thread_time()
@@ -120,19 +120,19 @@ class Broker:
 def _broker(scenario: str, concurrency: int, prefetch: int) -> Broker:
     os.environ |= {"BENCH_QUEUE": "bench", "BENCH_TYPE": "classic", "BENCH_REPORT": os.devnull}
     os.environ["BENCH_MESSAGES"] = str(sys.maxsize)
-    from bench import consume_app  # it reads these
+    from bench import consume_app  # it reads these variables at its import
 
     return Broker(getattr(consume_app, scenario), concurrency, prefetch)
 
 
 async def cpu_us(scenario: str, messages: int, rounds: int, concurrency: int, prefetch: int) -> float:
-    """Return the CPU microseconds per message, the least of the rounds."""
+    """Return the lowest CPU microseconds per message of all rounds."""
     broker = _broker(scenario, concurrency, prefetch)
     return min([await broker.deliver(messages) for _ in range(rounds)]) / messages * 1e6
 
 
 async def under_valgrind(scenario: str, concurrency: int, prefetch: int) -> None:
-    """Deliver with the instructions counted, after as many that are not."""
+    """Deliver messages to warm up, then as many with their instructions counted."""
     broker = _broker(scenario, concurrency, prefetch)
     await broker.deliver(COUNTED)
     _switch_counting("on")

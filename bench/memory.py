@@ -1,10 +1,11 @@
-"""How much memory a service takes, and how much of it its processes share.
+"""Measure how much memory a service uses, and how much of that its processes share.
 
     python -m bench.memory [--workers 1,2,4] [--messages 20000] [--rounds 3]
 
-Weighed are the master and its workers, once they are ready and again after they consumed, with and without
-`gc.freeze()`. RSS counts a shared page in every process that has it, PSS divides it among them, so that the sum of PSS
-is what the service takes; USS is what one process has for itself (proc_pid_smaps(5)). Printed are medians in MB.
+The memory of the master and its workers is measured when they are ready and again after they have consumed, with and
+without `gc.freeze()`. RSS counts a shared page in every process that has it. PSS divides a shared page among them, so
+that the sum of PSS is the memory of the service. USS is the memory of one process alone (proc_pid_smaps(5)). The
+benchmark prints medians in MB.
 
 The broker is the one in MXWORKER_BROKER_URL; `make bench` starts a private one.
 """
@@ -44,7 +45,7 @@ class Weight:
 
     @classmethod
     def of(cls, pid: int) -> Weight:
-        """Weigh a process that is there."""
+        """Measure a running process."""
         sizes: dict[str, int] = {}
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]:
             name, size, _ = line.split()
@@ -54,24 +55,24 @@ class Weight:
 
 @dataclass(frozen=True)
 class Sample:
-    """A service weighed once: its master and its workers."""
+    """One measurement of a service: its master and its workers."""
 
     master: Weight
     workers: tuple[Weight, ...]
 
     @property
     def pss_bytes(self) -> int:
-        """What the whole service takes."""
+        """The memory of the whole service."""
         return self.master.pss_bytes + sum(worker.pss_bytes for worker in self.workers)
 
 
 def weigh(service: Service) -> Sample:
-    """Weigh all processes of a service now."""
+    """Measure all processes of a service now."""
     return Sample(Weight.of(service.pid), tuple(Weight.of(pid) for pid in service.worker_pids()))
 
 
 def measure(url: str, way: str, workers: int, messages: int, folder: Path) -> tuple[Sample, Sample]:
-    """Run a service until it has consumed the messages; return what it weighed when ready, and after that."""
+    """Run a service until it has consumed the messages; return its memory when ready, and at the end."""
     with Client(url) as client:
         client.delete(QUEUE)
     program = f"{WAYS[way]}from mxworker.cli import main; main()"
@@ -100,7 +101,7 @@ def row(title: str, samples: Sequence[Sample]) -> str:
 
 def main() -> None:
     """Run the rounds and print the table."""
-    parser = argparse.ArgumentParser(description="Weigh a service idle and after work.")
+    parser = argparse.ArgumentParser(description="Measure the memory of a service, idle and after work.")
     parser.add_argument("--workers", default="1,2,4")
     parser.add_argument("--messages", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)

@@ -1,4 +1,4 @@
-"""The application that `bench/memory.py` weighs: one handler that does nothing."""
+"""The application whose memory `bench/memory.py` measures: one handler that does nothing."""
 
 import os
 

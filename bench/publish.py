@@ -1,11 +1,11 @@
-"""How fast confirmed messages are published: mxworker against raw aio-pika, in turn, in one run.
+"""Measure how fast mxworker and plain aio-pika publish confirmed messages, in turn, in one run.
 
     python -m bench.publish [--messages 30000] [--rounds 3] [--windows 1,100,1000,10000] [--rate 1667]
                             [--type classic|quorum] [--rival go=COMMAND ...]
 
-Every message is 256 bytes, persistent, mandatory, and confirmed. First closed loops: never more than a *window* of
-messages unconfirmed. Then an open loop: one message every 1/RATE s whatever happens, and how long its confirm takes,
-counted from the instant it was due. Last the memory that 10,000 unconfirmed publishes take.
+Every message has 256 bytes and is persistent, mandatory and confirmed. The closed loops come first: at most a *window*
+of messages is unconfirmed. In the open loop, one message is due every 1/RATE s, whatever happens, and the time to its
+confirm counts from then. At the end the memory of 10,000 unconfirmed publishes is measured.
 
 The broker is the one in MXWORKER_BROKER_URL; `make bench` starts a private one.
 """
@@ -54,7 +54,7 @@ def compare(
 
 
 def memory(url: str) -> tuple[int, int]:
-    """Return how many publishes were unconfirmed at once, and by how many bytes our process had grown then."""
+    """Return how many publishes were unconfirmed at once, and by how many bytes the process had grown."""
     parts = urlsplit(url)
     command = [sys.executable, "-m", "bench.publish_memory"]
     with Proxy(parts.hostname or "localhost", parts.port or 5672) as proxy:
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--windows", default="1,100,1000,10000")
     parser.add_argument("--rate", type=float, default=1667.0, help="messages per second of the open loop")
     parser.add_argument("--type", choices=["classic", "quorum"], default="classic")
-    parser.add_argument("--rival", action="append", default=[], help="NAME=COMMAND, to measure one more")
+    parser.add_argument("--rival", action="append", default=[], help="measure one more rival, given as NAME=COMMAND")
     options = parser.parse_args()
     url = os.environ.get("MXWORKER_BROKER_URL") or sys.exit("set MXWORKER_BROKER_URL, or use `make bench`")
     rivals = COMMANDS | {

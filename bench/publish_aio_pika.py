@@ -1,4 +1,4 @@
-"""The rival: plain aio-pika with publisher confirms, one task per message, as its documentation has it."""
+"""The rival: plain aio-pika with publisher confirms and one task per message, as in its documentation."""
 
 import asyncio
 import os

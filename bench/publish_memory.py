@@ -1,8 +1,9 @@
-"""How much memory N unconfirmed publishes take in the process that publishes.
+"""Measure the memory of N unconfirmed publishes in the process that publishes.
 
     BENCH_UNCONFIRMED=10000 python -m bench.publish_memory
 
-Publishes some to warm up and says so; the benchmark then silences the link, so that no confirm comes back, and answers.
+The process publishes some messages to warm up, and prints a line. The benchmark then blocks the connection, so that no
+confirm comes back, and writes a line to stdin.
 """
 
 import asyncio
@@ -34,7 +35,7 @@ async def main() -> None:
         sys.stdin.readline()
         before = resident_bytes()
         receipts = [publisher.publish_nowait(BODY, routing_key=queue) for _ in range(unconfirmed)]
-        await asyncio.sleep(SETTLE_S)  # all are written and lie with the broker or on the way
+        await asyncio.sleep(SETTLE_S)  # now all messages are written
         still_open = sum(not receipt.done() for receipt in receipts)
         print(json.dumps({"unconfirmed": still_open, "grown_bytes": resident_bytes() - before}), flush=True)
         sys.stdin.readline()

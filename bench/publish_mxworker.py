@@ -1,4 +1,4 @@
-"""mxworker's publisher: JSON encoded, an id made and a receipt given for each message."""
+"""mxworker's publisher: each message is encoded as JSON, and gets an id and a receipt."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""The two ways a rival publishes, the same for all: a closed loop with a window, or an open loop with a rate."""
+"""The two loops in which every rival publishes: a closed loop with a window, or an open loop with a rate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Publish = Callable[[], Awaitable[object]]
 
 
 async def run(publish: Publish) -> dict[str, float]:
-    """Publish as the environment asks, and return the report; `publish` returns what to await for its confirm."""
+    """Publish as the environment asks, and return the report. `publish` returns an awaitable of the confirm."""
     messages, window, rate = (float(os.environ[f"BENCH_{name}"]) for name in ("MESSAGES", "WINDOW", "RATE"))
     wall_s, cpu_s = time.monotonic(), _cpu_s()
     late_ms = await (_open(publish, int(messages), rate) if rate else _closed(publish, int(messages), int(window)))
@@ -28,7 +28,7 @@ async def run(publish: Publish) -> dict[str, float]:
 
 
 def write(report: dict[str, float]) -> None:
-    """Hand the report to the benchmark."""
+    """Write the report for the benchmark."""
     Path(os.environ["BENCH_REPORT"]).write_text(json.dumps(report), encoding="utf-8")
 
 

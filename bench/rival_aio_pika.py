@@ -1,4 +1,4 @@
-"""The rival: plain aio-pika, the way its documentation consumes, with the same JSON handler."""
+"""The rival: plain aio-pika, consuming as in its documentation, with the same JSON handler."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ stopwatch = Stopwatch.from_environment()
 
 
 async def consume(message: AbstractIncomingMessage) -> None:
-    """Decode, count, ack."""
+    """Decode, count and ack a message."""
     orjson.loads(message.body)
     stopwatch.count()
     await message.ack()

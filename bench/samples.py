@@ -1,4 +1,4 @@
-"""What a benchmark measured, and the table it ends in. Figures move with the machine; the ratios of one run count."""
+"""The samples of a benchmark, and its table. Figures depend on the machine; compare the ratios of one run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOOK_S = 0.05
 
 @dataclass(frozen=True)
 class Sample:
-    """One run of one rival: wall clock and CPU time of its process from its first to its last message."""
+    """One run of one rival: the wall clock and CPU time of its process from its first to its last message."""
 
     messages: int
     wall_s: float
@@ -38,7 +38,7 @@ class Sample:
 
 
 def measure(command: Sequence[str], settings: Mapping[str, str], messages: int, folder: Path) -> Sample:
-    """Run one rival until it has written its report; it finds `settings` in its environment, as BENCH_<NAME>."""
+    """Run one rival until it has written its report. Its environment has each of `settings` as BENCH_<NAME>."""
     report = folder / "report.json"
     report.unlink(missing_ok=True)
     bench = {f"BENCH_{name}": value for name, value in settings.items()}
@@ -55,7 +55,7 @@ def measure(command: Sequence[str], settings: Mapping[str, str], messages: int, 
 
 
 def table(samples: Mapping[str, Sequence[Sample]]) -> str:
-    """Return the medians, and the ratios of ours to each rival's."""
+    """Return a table with the medians, and the ratio of our rate to that of each rival."""
     rates = {name: statistics.median(sample.rate for sample in taken) for name, taken in samples.items()}
     lines = [f"{'median':<12} {'msg/s':>9}  {'us CPU/msg':>10}  {'CPU busy':>8}  {'p95 ms':>7}  {'ours : it':>9}"]
     for name, taken in samples.items():

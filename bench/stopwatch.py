@@ -1,4 +1,4 @@
-"""Times the draining of a queue from inside the process that drains it."""
+"""Measure the draining of a queue inside the process that drains it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Self
 
 
 class Stopwatch:
-    """Counts messages; from the first to the last it takes the wall clock and the CPU time of this process."""
+    """Counts messages, and measures the wall clock and CPU time of this process from the first to the last."""
 
     def __init__(self, expected: int, report: Path) -> None:
         """Write the result to `report` when `expected` messages were counted."""
@@ -23,7 +23,7 @@ class Stopwatch:
 
     @classmethod
     def from_environment(cls) -> Self:
-        """Read what the benchmark has set for its rivals."""
+        """Read the settings of the benchmark from the environment."""
         return cls(int(os.environ["BENCH_MESSAGES"]), Path(os.environ["BENCH_REPORT"]))
 
     def count(self) -> None:

@@ -1,4 +1,4 @@
-"""A small shop to copy from: `shop` has a handler of each kind; the rest is the business, which knows no queue.
+"""A small shop to copy from: `shop` has a handler of each kind; the other modules are business code without queues.
 
-`python -m handlers_example.demo` shows it at work.
+`python -m handlers_example.demo` runs it.
 """

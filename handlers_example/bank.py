@@ -1,6 +1,6 @@
-"""A bank as a shop sees it: mostly quick, sometimes busy, and now and then not there. It is pretended.
+"""A simulated bank: mostly quick, sometimes busy, and now and then unreachable.
 
-What it answers depends on the order's id alone, so that every run is the same.
+Its answer depends only on the id of the order, so that every run is the same.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _ANSWERS_AFTER_S = 0.002
 
 
 class Busy(Exception):
-    """The bank asks us to come again `after_s` seconds later."""
+    """The bank asks for another attempt `after_s` seconds later."""
 
     def __init__(self, after_s: float) -> None:
         super().__init__(f"come again in {after_s:g} s")
@@ -24,9 +24,9 @@ class Unreachable(Exception):
 
 
 async def charge(order_id: str, cents: int, attempt: int) -> None:
-    """Take the money for an order; a second time it changes nothing. Raises Busy or Unreachable.
+    """Charge an order; a second call for it changes nothing. Raises Busy or Unreachable.
 
-    A real bank takes the order's id as the idempotency key, and is not told the attempt.
+    A real bank would use the order's id as the idempotency key, and would not get the attempt.
     """
     await asyncio.sleep(_ANSWERS_AFTER_S)
     if is_unreachable_for(order_id):
@@ -36,5 +36,5 @@ async def charge(order_id: str, cents: int, attempt: int) -> None:
 
 
 def is_unreachable_for(order_id: str) -> bool:
-    """Say whether this order's bank will never answer: one in two hundred."""
+    """Tell whether the bank never answers for this order, which is one in two hundred."""
     return crc32(order_id.encode()) % 200 == 0

@@ -1,6 +1,6 @@
-"""What an order means and what it costs. Plain code about the business: no queue, no file, no clock.
+"""Orders and their prices. Plain business code without queues, files or clocks.
 
-Money is whole cents, so nothing is ever lost to a binary fraction.
+Money is counted in whole cents, so that no binary fraction loses any.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import dataclass
 
 MAX_LINES = 100
 MAX_QUANTITY = 1_000
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")  # it names a file later: no dots, no slashes
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")  # an id becomes a file name, so no dots and no slashes
 
 
 class InvalidOrder(Exception):
-    """The order cannot be priced, now or ever; the text says why."""
+    """The order can never be priced. The text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Article:
-    """What the shop sells. Prices are net; `vat_percent` is the rate of the article."""
+    """An article that the shop sells. Prices are net; `vat_percent` is the VAT rate of the article."""
 
     name: str
     net_cents: int
@@ -39,7 +39,7 @@ CATALOGUE = {
 
 @dataclass(frozen=True, slots=True)
 class OrderLine:
-    """One article of an order, and how many of it."""
+    """One article of an order, and its quantity."""
 
     article: str
     quantity: int
@@ -47,7 +47,7 @@ class OrderLine:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a customer wants, as the queue `orders` has it."""
+    """An order of a customer, as in the messages of the queue `orders`."""
 
     id: str
     customer: str
@@ -65,7 +65,7 @@ class InvoiceLine:
 
 @dataclass(frozen=True, slots=True)
 class Invoice:
-    """What the customer owes."""
+    """The invoice of an order."""
 
     order_id: str
     customer: str
@@ -76,7 +76,7 @@ class Invoice:
 
 
 def price(order: Order) -> Invoice:
-    """Return the invoice of `order`; VAT is computed per rate, on the sum of that rate's lines. Raises InvalidOrder."""
+    """Return the invoice of `order`, with VAT on the sum of the lines of each rate. Raises InvalidOrder."""
     _check(order)
     lines = [_priced(line) for line in order.lines]
     net_by_rate: dict[int, int] = defaultdict(int)
@@ -113,5 +113,5 @@ def _priced(line: OrderLine) -> InvoiceLine:
 
 
 def vat_of(net_cents: int, percent: int) -> int:
-    """Return the VAT on an amount that is not negative, half a cent rounded up."""
+    """Return the VAT on an amount that is not negative; half a cent is rounded up."""
     return (net_cents * percent + 50) // 100

@@ -1,1 +1,1 @@
-"""The shop at work: a service on two workers, ten thousand orders, and a summary. `python -m handlers_example.demo`."""
+"""A demo of the shop: two workers, ten thousand orders, and a summary. Run it as `python -m handlers_example.demo`."""

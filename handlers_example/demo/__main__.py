@@ -1,8 +1,8 @@
-"""Start the shop on two workers, send it orders, wait until every one is accounted for, stop it, sum up.
+"""Start the shop on two workers, send it orders, wait until every order is accounted for, stop it, and sum up.
 
     MXWORKER_BROKER_URL=amqp://guest:guest@localhost/ python -m handlers_example.demo
 
-Queues of its own are made and deleted. Exit codes: 0 every order has met its right end, 1 not so, 2 usage,
+The demo creates and deletes its own queues. Exit codes: 0 every order has met its right end, 1 some have not, 2 usage,
 130 interrupted.
 """
 
@@ -54,14 +54,14 @@ def _new_folder(_context: click.Context, _option: click.Parameter, path: Path | 
     "--out",
     type=click.Path(path_type=Path),
     callback=_new_folder,
-    help="A new or empty folder for what the shop writes; default: a temporary one, deleted at the end.",
+    help="A new or empty folder for the files of the shop; default: a temporary one, deleted at the end.",
 )
 @click.option(
     "--patience",
     type=click.FloatRange(1),
     default=30.0,
     show_default=True,
-    help="Give up after so many seconds without any progress.",
+    help="Give up after this many seconds without any progress.",
 )
 @click.option(
     "--broker-url",
@@ -69,11 +69,11 @@ def _new_folder(_context: click.Context, _option: click.Parameter, path: Path | 
     show_envvar=True,
     required=True,
     callback=_read_url,
-    help="Where RabbitMQ is.  'make demo' starts one.",
+    help="The address of RabbitMQ.  'make demo' starts one.",
 )
 def main(orders: int, out: Path | None, patience: float, broker_url: BrokerUrl) -> None:
-    """Show a shop's worker on two processes: send it orders, some of them bad, and account for every one."""
-    for library in ("aio_pika", "aiormq", "mxworker"):  # they report a lost broker beside us
+    """Run a shop on two workers: send it orders, some of them bad, and account for every order."""
+    for library in ("aio_pika", "aiormq", "mxworker"):  # they would report a lost broker a second time
         logging.getLogger(library).addHandler(logging.NullHandler())
     folder = out or Path(tempfile.mkdtemp(prefix="mxworker-demo-"))
     code = asyncio.run(_run(Plan(broker_url, orders, folder, patience)))
@@ -92,7 +92,7 @@ async def _run(plan: Plan) -> int:
     try:
         summary = await demonstrate(plan)
     except asyncio.CancelledError:
-        click.echo("Interrupted. The service has finished what it had begun, and left.", err=True)
+        click.echo("Interrupted. The service has finished its running handlers and stopped.", err=True)
         return _INTERRUPTED
     except (DemoFailed, ServiceFailed, BrokerError, PublishError) as error:
         click.echo(f"Error: {error}", err=True)
@@ -102,10 +102,11 @@ async def _run(plan: Plan) -> int:
 
 
 def cancel_on_first_signal() -> None:
-    """Let the first of INT, TERM and HUP cancel the running task.
+    """Let the first of INT, TERM and HUP cancel the running task; ignore later ones.
 
-    A second one is left to the service, which hears a terminal's Ctrl-C too: it hurries, and so our wait for it ends.
-    `Task.cancelling()` would not tell the first one: a timeout that ends in the same turn of the loop counts there too.
+    The service gets a terminal's Ctrl-C too: a second one makes it stop sooner, which ends our wait for it.
+    `Task.cancelling()` cannot tell whether a signal is the first one, because a timeout that ends in the same loop turn
+    counts there too.
     """
     task, loop = _task(), asyncio.get_running_loop()
 
@@ -119,13 +120,13 @@ def cancel_on_first_signal() -> None:
 
 
 def _how_to_go_on() -> str:
-    """Return what to try next, as commands that work where the demo was started."""
+    """Return the next steps, with commands that work in the directory where the demo was started."""
     command = Path(sys.executable).with_name("mxworker")
     mxworker = os.path.relpath(command) if command.exists() else "mxworker"
     return (
         "\n"
-        "The handlers are in handlers_example/shop.py, and README.md tells the rest.\n"
-        "To run them on a RabbitMQ of yours:\n"
+        "The handlers are in handlers_example/shop.py. README.md explains how they work.\n"
+        "To run them on your own RabbitMQ:\n"
         "  export MXWORKER_BROKER_URL=amqp://guest:guest@localhost/\n"
         f"  {mxworker} run handlers_example.shop"
     )

@@ -1,6 +1,7 @@
-"""What must have become of every order, what has, and where the two differ. Pure.
+"""The expected and the actual end of every order, and their differences. Pure.
 
-Ids are sets: at least once means that a worker's death may double a message, and the shop writes nothing twice.
+Ids are kept in sets: with at-least-once delivery the death of a worker may duplicate a message, but the shop writes
+each result once.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from handlers_example import bank
 from handlers_example.demo.orders import Kind, Sample
 
 ATTEMPTS = {"orders": 1, "payments": 4, "stock": 1}
-"""How often a dead letter of each queue must have been tried."""
+"""The number of attempts that a dead letter of each queue must have had."""
 
 _NAMED = 3
 
 
 class Count(NamedTuple):
-    """How many orders have come where, so far; see `Ends`."""
+    """How many orders have met which end so far; see `Ends`."""
 
     sent: int
     invoiced: int
@@ -30,24 +31,24 @@ class Count(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """Orders, by id: where each has come to."""
+    """The ids of the orders that have met each end."""
 
     invoiced: frozenset[str]
     labelled: frozenset[str]
     booked: frozenset[str]
     refused: frozenset[str]
-    """Bad ones: dead letters of `orders`."""
+    """Bad orders: dead letters of `orders`."""
     unpaid: frozenset[str]
-    """Those whose bank was never reached: dead letters of `payments`."""
+    """Orders whose bank was never reached: dead letters of `payments`."""
     by_truck: frozenset[str]
-    """Those too large for one person: dead letters of `stock`."""
+    """Orders too large for one person: dead letters of `stock`."""
 
     def covers(self, other: Ends) -> bool:
-        """Say whether every order that has come to an end in `other` has come to it here."""
+        """Tell whether every order that has met an end in `other` has met it here too."""
         return all(getattr(self, field.name) >= getattr(other, field.name) for field in fields(Ends))
 
     def count(self, sent: int) -> Count:
-        """Return how many have come where, of `sent` orders."""
+        """Return how many of the `sent` orders have met which end."""
         dead_letters = len(self.refused) + len(self.unpaid) + len(self.by_truck)
         return Count(sent, len(self.invoiced), len(self.labelled), len(self.booked), dead_letters)
 
@@ -57,7 +58,7 @@ NOWHERE = Ends(*(frozenset[str]() for _ in fields(Ends)))
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A message of a dead-letter queue; `queue` is the one it came from, without the prefix."""
+    """A message of a dead-letter queue; `queue` is the queue that it came from, without the prefix."""
 
     queue: str
     id: str
@@ -66,7 +67,7 @@ class DeadLetter:
 
 
 def expected(samples: Iterable[Sample]) -> Ends:
-    """Return the right end of each order."""
+    """Return the expected end of each order."""
     orders = list(samples)
     good = frozenset(order.id for order in orders if order.kind is not Kind.BAD)
     by_truck = frozenset(order.id for order in orders if order.kind is Kind.BULK)
@@ -82,7 +83,7 @@ def expected(samples: Iterable[Sample]) -> Ends:
 
 
 def differences(right: Ends, found: Ends, dead_letters: Iterable[DeadLetter]) -> list[str]:
-    """Return all that is not as it must be, each as a line for people; [] when the accounts balance."""
+    """Return each difference as a line for people; [] when the accounts balance."""
     return [*_misplaced(right, found), *_wrong_facts(dead_letters)]
 
 

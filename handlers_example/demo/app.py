@@ -1,4 +1,4 @@
-"""What the demo's service runs: the shop as it is, with a stopwatch around every handler."""
+"""The application of the demo's service: the shop, with a stopwatch around every handler."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mxworker.api.middleware import CallNext
 handlers = Handlers()
 handlers.include(shop.handlers)
 
-# One file for all processes: a line is one write with O_APPEND, so lines never mix.
+# All processes share one file. Each line is one write with O_APPEND, so lines never mix.
 _times = os.open(os.environ["DEMO_TIMES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
 
 @handlers.middleware
 async def timed(payload: Any, ctx: Context, call_next: CallNext) -> Any:
-    """Note when each execution began and ended, and how many messages it was good for."""
+    """Record the start and the end of each execution, and how many messages it acked."""
     began_at, done = time.monotonic(), 0
     try:
         outcome = await call_next(payload, ctx)

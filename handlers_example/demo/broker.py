@@ -1,4 +1,4 @@
-"""The demo's own way to the broker: it sends the orders, reads the dead letters, and tidies up."""
+"""The demo's own connection to the broker: it sends the orders, reads the dead letters, and deletes the queues."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mxworker.amqp.connecting.library_errors import library_errors
 from mxworker.brokers import BrokerUrl
 from mxworker.errors import BrokerError, PublishError
 
-_AT_ONCE = 500  # orders without a confirm; twice as many bring no more speed
+_AT_ONCE = 500  # unconfirmed orders at once; twice as many are not faster
 _CONNECT_DEADLINE_S = 10.0
 _CLOSE_DEADLINE_S = 5.0
 
@@ -26,7 +26,7 @@ _CLOSE_DEADLINE_S = 5.0
 class Broker:
     """The queues of this run; the service declares them.
 
-    Every method raises BrokerError when the broker is lost. `prefix` goes before the names of all queues.
+    Every method raises BrokerError when the broker is lost. `prefix` is put before the names of all queues.
     """
 
     def __init__(self, publisher: Publisher, channel: AbstractChannel, prefix: str) -> None:
@@ -37,7 +37,7 @@ class Broker:
         self._prefix = prefix
 
     async def send(self, samples: Iterable[Sample], queue: str) -> None:
-        """Publish `samples`, each confirmed. Raises the PublishError of the first that was not."""
+        """Publish `samples` with confirms. Raises the first PublishError."""
         remaining = iter(samples)
         while window := list(islice(remaining, _AT_ONCE)):
             messages = [Message(sample.body, "application/json", message_id=sample.id) for sample in window]
@@ -47,9 +47,9 @@ class Broker:
                 self.sent += 1
 
     async def take_dead_letters(self, queue: str) -> list[DeadLetter]:
-        """Take all that died in `queue` out of its dead-letter queue.
+        """Take all messages out of the dead-letter queue of `queue`.
 
-        A cancellation waits for the broker's answer: a request that is cancelled costs the library its channel.
+        A cancellation waits for the broker's answer, because a cancelled request costs the library its channel.
         """
         taking = asyncio.create_task(self._take_dead_letters(queue))
         try:
@@ -77,19 +77,19 @@ def _queues() -> Iterator[str]:
 
 @asynccontextmanager
 async def connected(url: BrokerUrl, prefix: str) -> AsyncIterator[Broker]:
-    """Lend a `Broker`; afterwards the queues are gone. Raises BrokerError."""
+    """Lend a `Broker`, and delete the queues afterwards. Raises BrokerError."""
     async with _channel(url) as channel, Publisher.connect(url.dsn, name="mxworker demo") as publisher:
         try:
             yield Broker(publisher, channel, prefix)
         finally:
-            with suppress(BrokerError):  # a broker that is gone needs no tidying
+            with suppress(BrokerError):  # a broker that has gone has no queues to delete
                 await _delete_queues(url, prefix)
 
 
 async def _delete_queues(url: BrokerUrl, prefix: str) -> None:
-    """Delete the queues of the shop and those beside them, with all they hold.
+    """Delete the queues of the shop, and the queues beside them, with their messages.
 
-    The connection is a new one: whatever ended the demo may have closed the other.
+    This takes a new connection, because the fault that ended the demo may have closed the first one.
     """
     async with _channel(url) as channel:
         for name in _queues():

@@ -1,6 +1,6 @@
-"""Made-up orders, the same in every run.
+"""Generated orders, the same in every run.
 
-One in fifty is bad, in one of the ways that really happen; one in two hundred is too large to be booked by hand.
+One in fifty is bad in a way that happens in practice. One in two hundred is too large for one person.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ARTICLES = tuple(CATALOGUE)
 
 
 class Kind(Enum):
-    """What the shop must make of an order."""
+    """How the shop must treat an order."""
 
     PLAIN = auto()
     BULK = auto()
@@ -31,7 +31,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A message body, and the id it is sent under."""
+    """The body and the id of a message."""
 
     id: str
     body: bytes
@@ -39,7 +39,7 @@ class Sample:
 
 
 def samples(count: int) -> Iterator[Sample]:
-    """Yield `count` orders; the kinds of bad ones take turns."""
+    """Yield `count` orders, with the kinds of bad orders in rotation."""
     rng = random.Random(count)
     for number in range(1, count + 1):
         order = _order(f"order-{number:06d}", rng)

@@ -1,4 +1,4 @@
-"""How far the demo is, on stderr: one line that changes on a terminal, a line per quarter elsewhere."""
+"""The progress of the demo on stderr: one changing line on a terminal, elsewhere one line for each quarter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CLEAR_LINE = "\r\x1b[K"
 
 
 class Progress:
-    """Shows counts as they grow towards `goal`."""
+    """Shows counts as they grow toward `goal`."""
 
     def __init__(self, goal: Count) -> None:
         self._goal = goal
@@ -19,7 +19,7 @@ class Progress:
         self._quarters_shown = 0
 
     def show(self, count: Count) -> None:
-        """Show `count`, where there is something new to say."""
+        """Show `count` if the line would be a new one."""
         share = min(1.0, sum(count) / sum(self._goal))
         line = (
             f"sent {count.sent:,}  invoices {count.invoiced:,}  labels {count.labelled:,}  "
@@ -34,6 +34,6 @@ class Progress:
         self._quarters_shown = int(4 * share)
 
     def close(self) -> None:
-        """Leave the changing line as it stands."""
+        """End the changing line."""
         if self._is_terminal:
             print(file=sys.stderr)

@@ -17,13 +17,13 @@ REPOSITORY = Path(__file__).parents[2]
 _READY = "Ready in"
 _READY_WITHIN_S = 60.0
 _LOOK_EVERY_S = 0.05
-_DRAIN_WITHIN_S = 40.0  # its own deadline is 30 s
+_DRAIN_WITHIN_S = 40.0  # the service's own deadline is 30 s
 _SHOWN_LINES = 15
-_SOCKETS = "/tmp"  # the address of a socket has to be short, which TMPDIR may not be
+_SOCKETS = "/tmp"  # the address of a socket must be short, and TMPDIR may be long
 
 
 class ServiceFailed(Exception):
-    """The service ended by itself, or was not ready or did not stop in time; the text holds the end of its log."""
+    """The service ended too early, or was not ready or did not stop in time. The text holds the end of its log."""
 
 
 class Service:
@@ -34,7 +34,7 @@ class Service:
         self._log = log
 
     async def wait_ready(self) -> None:
-        """Return when every worker consumes. Raises ServiceFailed."""
+        """Wait until every worker consumes. Raises ServiceFailed."""
         give_up_at = asyncio.get_running_loop().time() + _READY_WITHIN_S
         while _READY not in self._log_text():
             if asyncio.get_running_loop().time() > give_up_at:
@@ -50,9 +50,9 @@ class Service:
         raise self._failure(f"ended with {code}")
 
     async def stop(self) -> None:
-        """Let the service finish what it has begun and leave; may be called again.
+        """Drain and stop the service; may be called again.
 
-        Raises ServiceFailed when it does not end, or has not ended, with 0.
+        Raises ServiceFailed when the service does not end in time, or not with exit code 0.
         """
         self._terminate()
         try:
@@ -68,7 +68,7 @@ class Service:
         try:
             self._process.terminate()
         except ProcessLookupError:
-            pass  # it has ended, by itself or by the same Ctrl-C that ends us
+            pass  # the service has ended, perhaps by the same Ctrl-C that ends us
 
     def _failure(self, what: str) -> ServiceFailed:
         end_of_log = "\n".join(f"  {line}" for line in self._log_text().splitlines()[-_SHOWN_LINES:])
@@ -80,10 +80,10 @@ class Service:
 
 @asynccontextmanager
 async def running(app: str, workers: int, env: Mapping[str, str], log: Path) -> AsyncIterator[Service]:
-    """Start `mxworker run APP` with `env` on top of our environment; afterwards it has stopped, in order."""
+    """Start `mxworker run APP` with `env` added to our environment, and drain it afterwards."""
     arguments = ["run", app, f"--workers={workers}", f"--app-dir={REPOSITORY}", "--log-level=info", "--log-format=text"]
     arguments.append(f"--name=demo-{os.getpid()}")  # two demos may run at once
-    arguments.append("--insecure-app-dir")  # this process is of the same files: who can change them has it already
+    arguments.append("--insecure-app-dir")  # this process runs the same files, so the option adds no risk
     print(f"$ mxworker {shlex.join(arguments[:3])}\n  its log: {log}", file=sys.stderr)
     with TemporaryDirectory(prefix="mxworker-", dir=_SOCKETS) as sockets:
         with log.open("wb") as output:

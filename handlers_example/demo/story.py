@@ -1,4 +1,4 @@
-"""What the demo does, from the first process to the summary."""
+"""The steps of the demo, from the first process to the summary."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _SHOWN_DIFFERENCES = 12
 
 
 class DemoFailed(Exception):
-    """The promise was not kept, or could not be seen to be kept."""
+    """An order has not met its right end, or the demo could not find out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is asked of the demo.
+    """The settings of the demo.
 
-    `folder` takes what the shop writes, and the service's log. `patience_s`: without any progress; a slow machine may
-    take as long as it likes.
+    `folder` gets the files of the shop and the log of the service. `patience_s` bounds the time without any progress,
+    and not the whole run, which may take long on a slow machine.
     """
 
     url: BrokerUrl
@@ -48,8 +48,8 @@ class Plan:
 async def demonstrate(plan: Plan) -> Summary:
     """Run the demo.
 
-    Raises DemoFailed, ServiceFailed, PublishError or BrokerError. In any case the service is stopped and the queues are
-    deleted.
+    The service is always stopped, and the queues are deleted. Raises DemoFailed, ServiceFailed, PublishError or
+    BrokerError.
     """
     prefix, times = f"mxworker-demo-{uuid.uuid4().hex[:8]}-", plan.folder / "times.txt"
     env = {"SHOP_PREFIX": prefix, "SHOP_FOLDER": str(plan.folder), "DEMO_TIMES": str(times)}
@@ -69,9 +69,9 @@ async def demonstrate(plan: Plan) -> Summary:
 
 
 class _Feeding:
-    """Sends the orders, and waits until each has come to its end.
+    """Sends the orders, and waits until each has met its end.
 
-    `right` are the ends that they must meet, `found` those that they have met at the last look.
+    `right` holds the expected ends, `found` the ends at the last look.
     """
 
     def __init__(self, plan: Plan, broker: Broker, service: Service) -> None:
@@ -83,7 +83,7 @@ class _Feeding:
         self._service = service
 
     async def run(self) -> float:
-        """Return the seconds from the first order sent to the last one done."""
+        """Run to the end, and return the seconds from the first order sent to the last one done."""
         began_at = time.monotonic()
         sending = asyncio.create_task(self._broker.send(samples(self._plan.orders), "orders"))
         try:
@@ -97,7 +97,7 @@ class _Feeding:
     async def _watch(self, sending: asyncio.Task[None]) -> None:
         last, moved_at = None, time.monotonic()
         with closing(Progress(self.right.count(self._plan.orders))) as progress:
-            while not (sending.done() and self.found.covers(self.right)):  # the last confirm may be the last to come
+            while not (sending.done() and self.found.covers(self.right)):  # the last confirm may come after the ends
                 await self._service.pause(_LOOK_EVERY_S)
                 if sending.done():
                     sending.result()
@@ -110,7 +110,7 @@ class _Feeding:
                     raise _failure(f"nothing has moved for {self._plan.patience_s:g} s.", self.wrong())
 
     async def look(self) -> None:
-        """See where the orders are."""
+        """Find the ends that the orders have met."""
         for queue in ATTEMPTS:
             self.dead_letters += await self._broker.take_dead_letters(queue)
         folder = self._plan.folder
@@ -124,7 +124,7 @@ class _Feeding:
         )
 
     def wrong(self) -> list[str]:
-        """Return what was not as it must be, at the last look; see `accounts.differences`."""
+        """Return the differences at the last look; see `accounts.differences`."""
         return differences(self.right, self.found, self.dead_letters)
 
     def _died_in(self, queue: str) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""What a whole run came to, for a person at a glance. Pure."""
+"""The summary of a run for people. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NAME_COLUMNS = 23
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The ends that all orders have met, and what it took."""
+    """The ends that all orders have met, and the measured times."""
 
     ends: Ends
     took_s: float
@@ -47,17 +47,17 @@ class Summary:
         orders = len(ends.invoiced) + len(ends.unpaid) + len(ends.refused)
         yield f"  {orders:>7,}  orders in {self.took_s:.1f} s, {orders / self.took_s:,.0f} per second"
         yield f"  {len(ends.invoiced):>7,}  paid, each with one invoice and one label"
-        yield f"  {len(ends.refused):>7,}  refused, for no second attempt would help: in orders.dlq"
+        yield f"  {len(ends.refused):>7,}  refused, because no second attempt would help: in orders.dlq"
         yield f"  {len(ends.unpaid):>7,}  not paid after 4 attempts: in payments.dlq"
         yield f"  {len(ends.booked):>7,}  booked in stock, but {len(ends.by_truck):,} too large for it: in stock.dlq"
 
     def _example(self) -> DeadLetter:
-        """Return the dead letter that was tried most often."""
+        """Return the dead letter with the most attempts."""
         return max(self.dead_letters, key=lambda letter: letter.headers["mx-attempts"])
 
 
 def _facts(letter: DeadLetter) -> Iterator[str]:
-    yield f"  One of the dead letters, as it lay in {letter.queue}.dlq:"
+    yield f"  One of the dead letters in {letter.queue}.dlq:"
     body = letter.body.decode("utf-8", "backslashreplace")
     for name, value in [("message id", letter.id), ("body", body), *sorted(letter.headers.items())]:
         line = f"    {name:<{_NAME_COLUMNS}}{value}"

@@ -1,4 +1,4 @@
-"""What the stopwatch noted, and what it comes to. Pure."""
+"""The recorded executions of handlers, and their statistics. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Execution(NamedTuple):
-    """One run of a handler. `done`: how many messages it dealt with. Instants are monotonic, in seconds."""
+    """One run of a handler. `done` is the number of messages that it acked. Times are monotonic seconds."""
 
     queue: str
     attempt: int
@@ -18,19 +18,19 @@ class Execution(NamedTuple):
     ended_at: float
 
     def line(self) -> bytes:
-        """Return it as a line of the file."""
+        """Return this execution as a line of the file."""
         return f"{self.queue} {self.attempt} {self.done} {self.began_at:.6f} {self.ended_at:.6f}\n".encode()
 
     @classmethod
     def parse(cls, line: str) -> Execution:
-        """Return what `line` made a line of."""
+        """Parse a line that `line` has made."""
         queue, attempt, done, began_at, ended_at = line.split()
         return cls(queue, int(attempt), int(done), float(began_at), float(ended_at))
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """What the executions of one queue come to. `rate`: messages per second, from the first to the last."""
+    """The statistics of one queue. `rate` is in messages per second, from the first start to the last end."""
 
     handled: int
     retried: int
@@ -40,7 +40,7 @@ class Times:
 
     @classmethod
     def of(cls, executions: Iterable[Execution]) -> Times:
-        """Sum up; what ran no more than once has no quantiles, and counts as nothing."""
+        """Compute the statistics; with fewer than two executions, all but `handled` is 0."""
         runs = list(executions)
         if len(runs) < 2:
             return cls(sum(run.done for run in runs), 0, 0.0, 0.0, 0.0)
