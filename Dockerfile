@@ -4,8 +4,8 @@
 #   COPY shop /app/shop
 #   CMD ["run", "shop.orders:handlers"]
 #
-# It runs without root and on a read-only file system, and as PID 1 without an init. A stop drains: give it more time
-# than --drain-timeout, as in `docker run --stop-timeout 45`.
+# The image runs without root, on a read-only file system, and as PID 1 without an init. A stop drains the service: give
+# it more time than --drain-timeout, as in `docker run --stop-timeout 45`.
 
 FROM python:3.13-slim AS build
 WORKDIR /src
@@ -26,7 +26,7 @@ ENV PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     MXWORKER_APP_DIR=/app \
     RUNTIME_DIRECTORY=/run/mxworker
-# Where the control socket lies, which the health check asks. A volume stays writable when the root is not.
+# The health check uses the control socket in this directory. A volume stays writable when the root is read-only.
 VOLUME ["/run/mxworker"]
 WORKDIR /app
 USER 10001:10001

@@ -1,4 +1,4 @@
-# `make` lists what can be done. Every target prepares what it needs; a second run is quick.
+# `make` lists the targets. Every target prepares what it needs; a second run is quick.
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test chaos bench lint clean rabbitmq systemd
@@ -9,13 +9,14 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-# BROKER=4 (or 3) runs everything on that RabbitMQ, from a Debian tree in a cache folder if this machine has another one.
+# BROKER=4 (or 3) runs everything on that version of RabbitMQ. If this machine has another version, a Debian tree in a
+# cache folder is used.
 export MXWORKER_TEST_RABBITMQ := $(or $(BROKER),$(MXWORKER_TEST_RABBITMQ))
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: $(READY) rabbitmq ## Start a broker and two workers, send them 10,000 orders, show what came of it
+demo: $(READY) rabbitmq ## Start a broker and two workers, send them 10,000 orders, show a summary
 	@$(BIN)/python -m tests.rabbit -- $(BIN)/python -m handlers_example.demo
 
 test: $(READY) rabbitmq systemd ## Run all tests, those of guarantees at a tenth of their size (BROKER=4: on RabbitMQ 4)
@@ -35,12 +36,12 @@ lint: $(READY) ## Check style, formatting and types
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 
-clean: ## Remove what the other targets made, in this folder
+clean: ## Remove the files that other targets made in this folder
 	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A virtual environment with mxworker (editable) and its tools; made anew only when pyproject.toml changes.
-# Debian keeps ensurepip in a package of its own. pip reads dependency groups since 25.1.
+# A virtual environment with mxworker (editable) and its tools. It is remade only when pyproject.toml changes.
+# Debian has ensurepip in a separate package. pip reads dependency groups since 25.1.
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "mxworker needs Python 3.11 or newer; name one with 'make PYTHON=...'." >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
@@ -51,8 +52,8 @@ $(READY): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
 	@touch $@
 
-# Where it may not be installed, `test` and `chaos` say what they skip; `demo` and `bench` say what is missing. A version
-# that was asked for is never skipped: without it they fail.
+# If RabbitMQ may not be installed, `test` and `chaos` say which tests they skip, and `demo` and `bench` say what is
+# missing. A version that BROKER asks for is never skipped: without it they fail.
 rabbitmq:
 ifneq ($(MXWORKER_TEST_RABBITMQ),)
 	@tests/debian-tree.sh $(MXWORKER_TEST_RABBITMQ)
@@ -61,6 +62,6 @@ else
 		tests/apt-install.sh rabbitmq-server rabbitmq-server.service epmd.socket epmd.service || true
 endif
 
-# For systemd-analyze, which judges the units. Nothing of systemd runs; without it those tests are skipped.
+# The tests check the units with systemd-analyze. No part of systemd runs; without it those tests are skipped.
 systemd:
 	@command -v systemd-analyze >/dev/null || tests/apt-install.sh systemd || true
