@@ -39,20 +39,23 @@ from mxworker.worker.controls import Controls
 from mxworker.worker.cpu.pool import CpuPool
 from mxworker.worker.cpu.protocol import MemberSettings
 from mxworker.worker.directives import DirectiveFollower
+from mxworker.worker.handling.batch_execution import batch_pipeline
+from mxworker.worker.handling.batch_work import BatchWork
 from mxworker.worker.handling.batching import Gatherer
 from mxworker.worker.handling.breaker_driver import HandlerBreaker
 from mxworker.worker.handling.decode_budget import DecodeBudget
 from mxworker.worker.handling.dispatcher import Dispatcher
-from mxworker.worker.handling.execution import Execute, batch_pipeline, pipeline
+from mxworker.worker.handling.execution import Execute, pipeline
 from mxworker.worker.handling.handler_runner import HandlerRunner, ProcessScope
 from mxworker.worker.handling.isolation import Isolation
 from mxworker.worker.handling.limiter import Limiter
 from mxworker.worker.handling.payload_size import expected_growth
+from mxworker.worker.handling.record import Record
 from mxworker.worker.handling.report import Report
 from mxworker.worker.handling.running import Running
 from mxworker.worker.handling.settling import Settling
 from mxworker.worker.handling.threads import Threads
-from mxworker.worker.handling.work import BatchWork, Record, SingleWork
+from mxworker.worker.handling.work import SingleWork
 from mxworker.worker.heartbeat import Heartbeat
 from mxworker.worker.lifespans import Lifespans
 from mxworker.worker.lost_places import LostPlaces

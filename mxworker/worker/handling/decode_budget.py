@@ -33,10 +33,9 @@ from mxworker.api.delivery import Delivery
 from mxworker.errors import DecodeError
 from mxworker.payloads.compression import UnknownCoding, decompress, is_compressed, measured
 from mxworker.system.memory import resident_bytes
-from mxworker.wire.properties import FLAG_CONTENT_ENCODING
+from mxworker.worker.handling.bodies import ENCODED
 from mxworker.worker.handling.payload_size import expected_growth, payload_size
 
-_ENCODED = FLAG_CONTENT_ENCODING >> 8  # in the first octet of the raw properties
 _WORTH_A_LOOK_BYTES = 1024 * 1024  # of a body: then the memory of the process is looked at, too, which is not exact
 
 Suspended = Callable[[], AbstractContextManager[object]]
@@ -169,7 +168,7 @@ class LargePayloads:
         free_bytes = charged_bytes - reserved_bytes(len(body), self._growth) + len(body)
         content_bytes = 0
         try:
-            if raw_properties[0] & _ENCODED and decode is not whole_delivery:
+            if raw_properties[0] & ENCODED and decode is not whole_delivery:
                 body = await self._decompressed(delivery, free_bytes)
                 content_bytes = len(body) if body is not delivery.body else 0
             size = payload_size(decode, raw_properties, body)

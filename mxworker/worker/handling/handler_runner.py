@@ -31,10 +31,10 @@ from mxworker.worker.handling.dispatcher import Dispatcher
 from mxworker.worker.handling.execution import Execute
 from mxworker.worker.handling.isolation import Isolation
 from mxworker.worker.handling.limiter import Limiter
+from mxworker.worker.handling.record import Record, Standing
 from mxworker.worker.handling.report import Report
 from mxworker.worker.handling.running import GRACE_S, Running
 from mxworker.worker.handling.threads import Threads
-from mxworker.worker.handling.work import Record, Standing
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from mxworker import Ack, Context, Delivery, Handlers, Reject
 from mxworker.api.context import HandlerScope
 from mxworker.api.handlers import compile_handlers
 from mxworker.api.settlement import Settlement
-from mxworker.worker.handling.execution import Execute, Undecodable, batch_pipeline, pipeline
+from mxworker.worker.handling.batch_execution import Undecodable, batch_pipeline
+from mxworker.worker.handling.execution import Execute, pipeline
 from mxworker.worker.handling.report import Report
 from tests.harness.bombs import gzip_bomb
 from tests.harness.nowhere import Nowhere

@@ -1,0 +1,53 @@
+"""How a handler is called: through its middleware, in the event loop or in a thread, with a context or without."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from mxworker.api.compilation import Handler, HandlerKind
+from mxworker.api.middleware import CallNext
+from mxworker.worker.handling.middleware_chain import compose
+from mxworker.worker.handling.outcomes import awaited, listed
+from mxworker.worker.handling.threads import Threads
+
+
+def call_of(handler: Handler, threads: Threads | None) -> tuple[Callable[..., Awaitable[Any]], bool]:
+    """Return how to call the handler through its middleware, and whether that takes a context beside the payload."""
+    function = handler.function if handler.batch is None else _listing(handler)
+    if handler.kind is not HandlerKind.ASYNC:
+        function = _in_thread(function, threads)
+    if not handler.middleware:
+        return function, handler.wants_context
+    innermost: CallNext = function if handler.wants_context else lambda payload, ctx: function(payload)
+    return compose(handler.middleware, innermost), True
+
+
+def _listing(handler: Handler) -> Callable[..., Any]:
+    """Return the function of a batch handler, such that a generator which it returns runs where the handler does."""
+    function = handler.function
+    if handler.kind is not HandlerKind.ASYNC:
+        return lambda payloads, *context: listed(function(payloads, *context), len(payloads))
+
+    async def call(payloads: Sequence[Any], *context: Any) -> Any:
+        return listed(await awaited(function(payloads, *context)), len(payloads))
+
+    return call
+
+
+def _in_thread(function: Callable[..., Any], threads: Threads | None) -> Callable[..., Awaitable[Any]]:
+    async def call(*arguments: Any) -> Any:
+        return await threads.call(function, *arguments) if threads is not None else _called(function, *arguments)
+
+    return call
+
+
+def _called(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a `def` handler in the thread of the loop as in one without a loop: `asyncio.run` works there."""
+    loop = asyncio.get_running_loop()
+    asyncio._set_running_loop(None)
+    try:
+        return function(*arguments)
+    finally:
+        asyncio._set_running_loop(loop)
