@@ -1,8 +1,7 @@
-"""Puts a worker together: makes its parts, each with those that it works with, from the ground up.
+"""The composition of a worker: every part is made here, and gets the parts that it uses.
 
-The one place that knows which part has which. Where two parts know each other, one of them gets a function that calls
-the other, which is made later. Runners and consumers are made when the lifespans are entered, into lists that other
-parts have already.
+Where two parts call each other, the first one gets a function that calls the second, which is made later. Runners and
+consumers are made when the lifespans are entered, and are appended to lists that other parts already have.
 """
 
 from __future__ import annotations
@@ -65,8 +64,8 @@ from mxworker.worker.service import Parts, Service
 from mxworker.worker.shutdown import Shutdown
 from mxworker.worker.start import Start, level_of
 
-# Of many queues, so many are declared at a time: the broker takes its time (21 s were seen for 300 of them), and a
-# queue's time for an answer must not be spent in waiting behind all others.
+# The number of queues that are declared at a time. The broker is slow (21 s were measured for 300 queues), and the time
+# that a queue has for its answer must not pass while its declaration waits behind all others.
 OPEN_AT_ONCE = 32
 
 
@@ -82,9 +81,9 @@ def assemble(
 ) -> Service:
     """Return the service of one worker. Call inside a running loop.
 
-    `must_start` says whether a start may fail for good; `show` is told every state, for the process title.
-    `serializers` make the bodies of what handlers publish, by content type; `declared` are the queues that are declared
-    and not consumed; `orders` are those of the master.
+    `must_start` returns whether a start may fail; `show` gets every state, for the process title. `serializers`, by
+    content type, make the bodies that handlers publish; `declared` are the queues that are declared and not consumed;
+    `orders` are the directives of the master.
     """
     for index, handler in enumerate(handlers):
         slot.name_handler(index, handler.name, handler.queue.name)
@@ -101,14 +100,14 @@ def assemble(
     encoder = Encoder(None, serializers, settings.publisher.max_body_bytes)
     publisher = Publisher(pool.publish_link, settings.publisher, encoder, rng)
 
-    # how far the worker is, and when it leaves
+    # the state of the worker, and the requests to leave
     shutdown = Shutdown(slot.number)
     readiness = Readiness(slot, handlers, link, consumers, show)
     start = Start(settings, slot.number, pool, consumers, readiness, shutdown, must_start)
     recycling = Recycling(settings.limits, slot, rng)
     lost_places = LostPlaces(slot.number, runners, recycling, shutdown, settings.burst)
 
-    # what handlers run in
+    # the lifespans, limits, threads and processes of the handlers
     lifespans = Lifespans(handlers)
     limiter = Limiter(settings.process_concurrency)
     isolation = Isolation(slot, limiter, loop)
@@ -132,7 +131,7 @@ def assemble(
         decode_budget=DecodeBudget(budget),
     )
 
-    # the handlers, each with what brings its deliveries
+    # the runners, each with the consumer that brings its deliveries
     def make_handlers() -> None:
         shared = _Shared(link, readiness.look, rng, budget, tell_at, DeclaredQueues(declared))
         for index, handler in enumerate(handlers):
@@ -144,7 +143,7 @@ def assemble(
             runners.append(runner)
             consumers.append(consumer)
 
-    # what follows the master
+    # the exchange with the master
     directives = DirectiveFollower(orders or no_directives(), consumers, runners)
     heartbeat = Heartbeat(settings, slot, recycling, lambda: service.look_at_board())
     service = Service(
@@ -174,7 +173,7 @@ def assemble(
 
 
 def _places_for(kind: HandlerKind, handlers: Sequence[Handler], most: int) -> int:
-    """Return how many threads, or processes, handlers of one kind may use: a place for each that may run."""
+    """Return how many threads or processes the handlers of one kind need: one for each delivery that may run."""
     wanted = sum(handler.concurrency for handler in handlers if handler.kind is kind)
     return max(1, min(wanted, most))
 
@@ -182,10 +181,10 @@ def _places_for(kind: HandlerKind, handlers: Sequence[Handler], most: int) -> in
 def runner_of(
     index: int, handler: Handler, process: ProcessScope, link: Link | None = None, state: Any = None
 ) -> HandlerRunner:
-    """Return one handler at work.
+    """Return the runner of one handler.
 
-    `index` is the handler's place in the board's directory, `state` what its lifespan yielded. Without `link` no queue
-    is declared anew when it is found missing.
+    `index` is the handler's place in the board's directory, `state` the value that its lifespan yielded. Without
+    `link`, queues that are found missing are not declared again.
     """
     queue = handler.queue
     scope = HandlerScope(queue.name, handler.name, handler.max_attempts, state, process.resources)
@@ -222,7 +221,7 @@ def runner_of(
         process.isolation,
         process.loop,
         process.on_broken,
-        queue.consumer_timeout_s / 3,  # so that there is time to run it, too
+        queue.consumer_timeout_s / 3,  # the rest of the time is for running the delivery
         in_order=queue.single_active_consumer,
     )
     gatherer = Gatherer(handler.batch, process.loop, dispatcher.admit) if handler.batch is not None else None
@@ -233,7 +232,7 @@ def runner_of(
 def _execute_of(
     handler: Handler, report: Report, scope: HandlerScope, running: Running[Any], process: ProcessScope
 ) -> Execute:
-    """Return what takes a delivery to its settlement: here, or in a process of a `cpu=True` handler."""
+    """Return the function that takes a delivery to its settlement: here, or in a process of a `cpu=True` handler."""
     if handler.kind is not HandlerKind.PROCESS:
         return pipeline(handler, report, scope, process.threads, process.decode_budget, running.suspended)
     assert process.execute_in_process is not None, "a cpu=True handler needs a pool of processes"
@@ -242,7 +241,7 @@ def _execute_of(
 
 @dataclass(frozen=True, slots=True)
 class _Shared:
-    """What the consumers of a process share."""
+    """The parts that the consumers of a process share."""
 
     link: Link
     on_change: Callable[[], None]
@@ -255,7 +254,7 @@ class _Shared:
 
 
 def _consumer_of(handler: Handler, runner: HandlerRunner, shared: _Shared) -> Consumer:
-    """Return what brings the deliveries of a handler to its runner."""
+    """Return the consumer that brings the deliveries of a handler to its runner."""
     return Consumer(
         shared.link,
         handler.queue,

@@ -1,4 +1,4 @@
-"""What a handler may ask about its worker process and do with it, through its context."""
+"""The worker's counts, and the pausing of queues, that a handler reaches through its context."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _COUNTED = (Word.ACKED, *_FAILED)
 
 
 class Controls:
-    """The `context.WorkerControls` of one process. Made inside a running loop, before anything is handled."""
+    """The `context.WorkerControls` of one process. Make it inside a running loop, before anything is handled."""
 
     def __init__(self, slot: BoardSlot, consumers: Sequence[Consumer], runners: Sequence[HandlerRunner]) -> None:
-        """Count from now on. The sequences may be filled later."""
+        """Start the counts at zero now. The sequences may be filled later."""
         self._words = slot.words
         self._counted_before = {word: slot.words[word] for word in _COUNTED}
         self._consumers = consumers
@@ -30,7 +30,7 @@ class Controls:
 
     @property
     def stats(self) -> WorkerStats:
-        """What this process did since its start, and what it does."""
+        """The counts of this process since its start, and what runs and waits in it now."""
         counts = {word: self._words[word] - before for word, before in self._counted_before.items()}
         return WorkerStats(
             messages_processed=counts[Word.ACKED],
@@ -48,7 +48,7 @@ class Controls:
         self._on_loop(self._consumer(queue).resume)
 
     def _on_loop(self, turn: Callable[[str], None]) -> None:
-        """Pause or resume a consumer, now or, for a handler in a thread, as soon as the loop turns."""
+        """Pause or resume a consumer: at once on the loop, and in its next turn for a handler in a thread."""
         if _get_running_loop() is self._loop:
             turn(_ASKED)
         else:

@@ -1,20 +1,21 @@
-"""The end of a worker's service, in the order that loses nothing and does nothing twice.
+"""The end of a worker's service, in an order that loses no message and handles none twice.
 
-1. start nothing more;
-2. basic.cancel on every channel, and wait for cancel-ok: given back earlier, deliveries would be sent right back to us;
-3. give back what waits and what still arrived;
-4. let the running handlers finish, with heartbeats and acks going on;
-5. at the deadline, or when asked to cut it short, cancel the rest and leave it unacked, for the broker to redeliver;
-6. wait for the confirms of what was published;
-7. write what is settled and wait until the broker has processed it, then close the channels, but for those whose
-   handlers did not leave: a closed channel's deliveries are redelivered at once, beside a handler that is at work on
-   them. There the end of the process is the end of the channel.
+1. start no further delivery;
+2. send basic.cancel on every channel, and wait for cancel-ok: deliveries given back earlier would be sent to us again;
+3. give back the deliveries that wait, and those that still arrived;
+4. let the running handlers finish, while heartbeats and acks go on;
+5. at the deadline, or when the drain is cut short, cancel the rest and leave it unacked, for the broker to redeliver;
+6. wait for the confirms of published messages;
+7. write the settlements, wait until the broker has processed them, and close the channels.
 
-A single active consumer is not cancelled, and nothing of it is given back. At cancel-ok another one would be active at
-once: it would get what is behind that which waits here, and beside that which runs. When nothing runs any more, the
-close of the channel gives all back in its order, and only then is another one active.
+A channel whose handlers did not leave stays open until the process ends: the broker would redeliver its deliveries at
+once, while a handler still runs them.
 
-The deadline is absolute, over all of it; a request to cut moves it to now.
+A single active consumer is not cancelled, and its deliveries are not given back. At cancel-ok another consumer would be
+active at once, and would get the messages behind those that wait or run here. When nothing runs any more, the close of
+the channel gives all of them back in order, and only then another consumer becomes active.
+
+The deadline is absolute and holds for the whole drain. A request to cut the drain short moves the deadline to now.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from mxworker.worker.handling.handler_runner import HandlerRunner
 from mxworker.worker.handling.isolation import Isolation
 from mxworker.worker.tasks import end
 
-# How long after the deadline the broker may still answer basic.cancel, cancelled handlers get to leave, confirms may
-# come, and the broker may answer the barrier. The master's own bound is one second after the deadline (see
-# fleet.DRAIN_SLACK_NS).
+# Seconds after the deadline for the broker to answer basic.cancel, for cancelled handlers to leave, for confirms to
+# arrive, and for the broker to answer the barrier. The master's own bound is one second after the deadline (see
+# slots.DRAIN_SLACK_NS).
 _CANCEL_GRACE_S = 0.2
 _LEAVE_GRACE_S = 0.4
 _CONFIRM_GRACE_S = 0.5
@@ -52,11 +53,10 @@ class Drain:
         deadline: float,
         waits_for_stuck: bool = True,
     ) -> None:
-        """Prepare; the consumers' `run` has been cancelled. Each has its runner at the same place in the sequence.
+        """Prepare. You must have cancelled the consumers' `run`. The runner of each has the same index in `runners`.
 
-        `deadline` is a loop time, `cut` may be set at any time.
-
-        Without `waits_for_stuck`, handlers that are stuck are not given the time until the deadline.
+        `deadline` is a loop time, and `cut` may be set at any time. Without `waits_for_stuck`, the drain does not wait
+        for stuck handlers until the deadline.
         """
         self._publisher = publisher
         self._consumers = consumers
@@ -68,10 +68,10 @@ class Drain:
         self._loop = asyncio.get_running_loop()
 
     async def run(self) -> bool:
-        """Drain, and say whether every running handler has finished."""
+        """Drain. Return whether every running handler has finished."""
         for runner in self._runners:
             runner.hold()
-        self._isolation.stop()  # after that: it lets go on what had to wait for a suspect
+        self._isolation.stop()  # after `hold`, since it releases the deliveries that wait for a suspect
         await self._within(_CANCEL_GRACE_S, *map(_stop_deliveries, self._consumers))
         for consumer, runner in zip(self._consumers, self._runners, strict=True):
             if not consumer.queue.single_active_consumer:
@@ -79,7 +79,7 @@ class Drain:
         await self._within(0.0, *(runner.finished(not self._waits_for_stuck) for runner in self._runners))
         has_finished = not any(runner.running for runner in self._runners)
         if not has_finished:
-            self._deadline = min(self._deadline, self._loop.time())  # what is left is stuck, and gets no more time
+            self._deadline = min(self._deadline, self._loop.time())  # stuck handlers get no more time
             for runner in self._runners:
                 runner.cut_short()
             await self._within(_LEAVE_GRACE_S, *(runner.finished() for runner in self._runners))
@@ -99,7 +99,7 @@ class Drain:
         ]
 
     async def _within(self, grace_s: float, *duties: Coroutine[Any, Any, object]) -> bool:
-        """Do the duties until `grace_s` after the deadline, then cancel the rest; say whether all were done."""
+        """Await the duties until `grace_s` after the deadline, then cancel the rest. Return whether all were done."""
         working = self._loop.create_task(_all(duties))
         cutting = self._loop.create_task(self._cut.wait())
         try:

@@ -1,4 +1,4 @@
-"""The heartbeat: every second of its loop the worker promises the master the next one, and looks at the board."""
+"""The heartbeat: once a second the worker's loop writes a deadline for the next one, and looks at the board."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _NS_PER_S = 1_000_000_000
 
 
 class Heartbeat:
-    """Beats from `beat` on, for as long as the loop runs: a thread would still answer for a loop that is blocked."""
+    """Beats from the first `beat` on, on the event loop: a thread would still beat while the loop is blocked."""
 
     def __init__(
         self, settings: Consumption, slot: BoardSlot, recycling: Recycling, look_at_board: Callable[[], None]
     ) -> None:
-        """`look_at_board` is called with each beat, so that a signal which came before its handler costs a second."""
+        """`look_at_board` is called at each beat, since a signal can come before its handler is installed."""
         self._timeout_ns = int(settings.heartbeat_timeout_s * _NS_PER_S)
         self._timeouts_s = (settings.heartbeat_timeout_s, settings.boot_timeout_s, settings.drain_timeout_s)
         self._slot = slot
@@ -31,10 +31,10 @@ class Heartbeat:
         self._loop = asyncio.get_running_loop()
 
     def beat(self) -> None:
-        """Promise the next heartbeat, and beat again by then."""
-        self._loop.call_later(EVERY_S, self.beat)  # first: no fault of what follows is to look like a hang
+        """Write the deadline of the next heartbeat, and schedule it."""
+        self._loop.call_later(EVERY_S, self.beat)  # first: an error in what follows must not look like a hang
         self._slot.beat(time.monotonic_ns() + self._timeout_ns)
         self._recycling.beat()
         self._look_at_board()
         if self._slot.look(latest_deadline_ns(time.monotonic_ns(), *self._timeouts_s)) is not None:
-            ring()  # some code has damaged it: the master looks, too, and replaces this process
+            ring()  # the slot was overwritten: the master checks it, too, and replaces this process

@@ -1,4 +1,4 @@
-"""The application's lifespans: entered before the first delivery, left after the last handler, once per process."""
+"""The application's lifespans: a process enters them before its first delivery, and leaves them after its last."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from mxworker.worker.app_errors import failure_in_app, place_in_app
 
 log = logging.getLogger(__name__)
 
-_ENTER_GRACE_S = 5.0  # as a handler has that was cancelled
-_LEAVE_GRACE_S = 0.5  # beyond the drain's deadline; the master's own bound is a second beyond it
-# What contextlib says of a generator that does not yield once.
+_ENTER_GRACE_S = 5.0  # the same as for a handler that was cancelled
+_LEAVE_GRACE_S = 0.5  # after the drain's deadline; the master's own bound is one second after it
+# The beginnings of contextlib's errors for a generator that does not yield exactly once.
 _NO_YIELD = "generator didn't yield"
 _SECOND_YIELD = "generator didn't stop"
 
 
 class Lifespans:
-    """The lifespans of all handlers. Entered and left in one task, as what they hold may need."""
+    """The lifespans of all handlers. Enter and leave them in one task, since cancel scopes and task groups need it."""
 
     def __init__(self, handlers: Sequence[Handler]) -> None:
         self._lifespans = list(dict.fromkeys(lifespan for handler in handlers for lifespan in handler.lifespans))
@@ -41,13 +41,13 @@ class Lifespans:
         self._waited_at: list[FrameSummary] | None = None
         self._grace: asyncio.TimerHandle | None = None
         self.has_stuck = asyncio.Event()
-        """Set when `enter` was to end and does not: what it waits for catches the cancellation and goes on."""
+        """Set when `enter` was cancelled and goes on, since the lifespan catches the cancellation."""
 
     async def enter(self, timeout_s: float | None = None, time_for: str = "that --boot-timeout gives it") -> None:
-        """Enter all in order. Raises AppLoadError, having left those it had entered.
+        """Enter all lifespans in order. On a failure, leaves those that were entered and raises AppLoadError.
 
-        That is also raised when `timeout_s` seconds are over before all are entered; with None it may take for ever.
-        `time_for` goes on where "the time" begins, in the text of that.
+        It is a failure, too, when `timeout_s` seconds pass before all are entered; None sets no limit. `time_for`
+        continues the words "the time" in the text of that error.
         """
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
@@ -76,7 +76,7 @@ class Lifespans:
 
     @property
     def not_entered(self) -> AppLoadError:
-        """The error for one that was not entered in time, with the line where it waited then."""
+        """The error for a lifespan that was not entered in time, with the line at which it waited."""
         lifespan = self._which_enters
         catches = ", and goes on though cancelled (catch Exception, not all)" if self.has_stuck.is_set() else ""
         headline = f"lifespan '{lifespan.name}' of '{lifespan.module}' is not entered {self._time}{catches}:"
@@ -87,19 +87,20 @@ class Lifespans:
         return self._is_given_up or self._waited_at is not None
 
     def _be_late(self, task: asyncio.Task[Any]) -> None:
-        """End an `enter` whose time is over, and note where it waits now: its traceback does not tell in Python 3.11.2.
+        """End an `enter` whose time is over, and note where it waits now.
 
-        There, what `asyncio.timeout` raises has lost the cancellation that led to it.
+        The traceback does not show that place in Python 3.11.2: the TimeoutError of `asyncio.timeout` has lost the
+        cancellation that led to it.
         """
         self._waited_at = task_frames(task)
         self._end_entering()
 
     def state_of(self, handler: Handler) -> Any:
-        """Return what the innermost lifespan around `handler` yielded; None without one. Call after `enter`."""
+        """Return the value of the innermost lifespan around `handler`; None without one. Call after `enter`."""
         return self._states[handler.lifespans[-1]] if handler.lifespans else None
 
     def give_up_entering(self) -> None:
-        """End an `enter` that is under way, by a TimeoutError where the application waits, now or next."""
+        """End an `enter` that is under way: its next wait, or the present one, raises TimeoutError."""
         self._is_given_up = True
         self._end_entering()
 
@@ -107,20 +108,20 @@ class Lifespans:
         if self._entering is None:
             return
         loop = asyncio.get_running_loop()
-        if not self._entering.expired():  # else it has been told already
+        if not self._entering.expired():  # otherwise it is being cancelled already
             self._entering.reschedule(loop.time())
         if self._grace is None:
             self._grace = loop.call_later(_ENTER_GRACE_S, self.has_stuck.set)
 
     async def leave(self, deadline: float) -> None:
-        """Leave what was entered, the last first, until the loop time `deadline` and a little longer."""
+        """Leave the lifespans that were entered, the last first, by the loop time `deadline` and half a second."""
         leave_until = max(deadline, asyncio.get_running_loop().time()) + _LEAVE_GRACE_S
         try:
             async with asyncio.timeout_at(leave_until):
                 await self._entered.aclose()
         except TimeoutError:
             log.error("a lifespan did not end in time and is left as it is%s", self._which)
-        except BaseException as error:  # as above
+        except BaseException as error:  # the application's code: SystemExit, or a cancellation of its own
             raise_own_cancellation()
             if isinstance(error, RuntimeError) and str(error) == _SECOND_YIELD and self._leaving is not None:
                 log.error("a lifespan failed at the end: %s", self._leaving.second_yield)

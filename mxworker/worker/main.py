@@ -1,11 +1,11 @@
 """The whole life of a worker process, from the fork to its exit code.
 
-The master calls `run` in the child, with signals reset and one thread. Loads the application, runs the service on an
-event loop, answers signals. Exit codes: see `errors.ExitCode`. What the operator must read when it cannot start is left
-in the board's note: the master says it once for all workers.
+The master calls `run` in the child, with signals reset and one thread. `run` loads the application, runs the service on
+an event loop, and answers signals. The exit codes are in `errors.ExitCode`. When the worker cannot start, it writes the
+reason to the board's note, and the master reports it once for all workers.
 
-Signals: TERM drains; RTMAX drains without waiting for handlers; USR1 says what runs now, from inside a blocked loop
-too; URG has it look at the board.
+Signals: TERM drains; RTMAX drains without waiting for handlers; USR1 logs what runs now, also in a blocked loop; URG
+makes the worker look at the board.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ from mxworker.worker.watchdog import Watchdog
 log = logging.getLogger(__name__)
 
 _WIND_DOWN_S = 0.5
-_EXIT_GRACE_S = 0.3  # for what the application does at its end, when the drain has left it no time
+_EXIT_GRACE_S = 0.3  # for the application's exit functions, when the drain has left them no time
 _UNDRAINED_EXIT_GRACE_S = 5.0  # the same after a start that failed
-_LONG_AFTER_S = 60.0  # who is not gone by its deadline is killed by the master long before, when it asked for the drain
+_LONG_AFTER_S = 60.0  # a worker that the master asked to drain is killed by the master long before this
 
 
 @dataclass(slots=True)
 class _End:
-    """How the process may end: how long that may take, an instant of the monotonic clock, and whether threads stop."""
+    """How the process may end: by which instant of the monotonic clock, and whether its threads stop."""
 
     deadline: float | None = None
     """None until a drain has begun."""
@@ -63,7 +63,7 @@ class _End:
 
 
 def run(settings: Consumption, board: Board, number: int) -> int:
-    """Live as worker `number` of `board`; return the process's exit code, with nothing left to do but to exit."""
+    """Run as worker `number` of `board`. Return the process's exit code; the process has only to exit then."""
     pid = os.getpid()
     end = _End()
     code: int = ExitCode.RUNTIME
@@ -75,7 +75,7 @@ def run(settings: Consumption, board: Board, number: int) -> int:
             end_fork(sys.exception())
         grace_s = _UNDRAINED_EXIT_GRACE_S if end.deadline is None else _EXIT_GRACE_S
         deadline = max(end.deadline or 0.0, time.monotonic() + grace_s)
-        board.slot(number).beat(int((deadline + _LONG_AFTER_S) * 1e9))  # the loop, which beats, does not turn any more
+        board.slot(number).beat(int((deadline + _LONG_AFTER_S) * 1e9))  # the loop, which kept the heartbeat, has ended
         finish(code, deadline, waits_for_executors=not end.has_stuck_threads)
     return code
 
@@ -99,15 +99,15 @@ def _live(settings: Consumption, board: Board, number: int, end: _End) -> int:
         slot.write_state(WorkerState.STOPPED)
         return error.exit_code
     slot.write_note(_described(handlers))
-    if number == 1 and not slot.ever_ready:  # once for all workers, and for all that follow them
+    if number == 1 and not slot.ever_ready:  # one worker warns for all of them, and for their replacements
         _warn_of_long_holds(handlers)
     gc.collect()
-    gc.freeze()  # what the import made lives as long as the process: no collection has to look at it again
+    gc.freeze()  # objects that the import made live as long as the process: no collection needs to visit them
     return forks.run(new_loop, _serve(settings, handlers, application, board, slot, forks, end))
 
 
 def _described(handlers: Sequence[Handler]) -> str:
-    """Return what a worker consumes, one handler a line."""
+    """Return the text of what a worker consumes, one line for each handler."""
     width = max((len(handler.queue.name) for handler in handlers), default=0)
     return "\n".join(
         f"consuming   {handler.queue.name:<{width}}  {handler.name}()  concurrency {handler.concurrency}, "
@@ -117,13 +117,13 @@ def _described(handlers: Sequence[Handler]) -> str:
 
 
 def _warn_of_long_holds(handlers: Sequence[Handler]) -> None:
-    """Warn of each handler whose deliveries the broker may take back, and its channel with them, while they wait."""
+    """Warn of each handler whose waiting deliveries may exceed the consumer timeout: the broker closes the channel."""
     for handler in handlers:
         limit_s = handler.queue.consumer_timeout_s
         if handler.longest_hold_s >= limit_s:
             log.warning(
                 "handler %s may hold a delivery of queue %s for %g s: prefetch %d, concurrency %d, timeout %g s; after "
-                "%g s (consumer_timeout) RabbitMQ closes the channel and delivers all that is unsettled again. "
+                "%g s (consumer_timeout) RabbitMQ closes the channel and redelivers all that is unsettled. "
                 "Lower the prefetch or the timeout, or raise the concurrency",
                 handler.name,
                 handler.queue.name,
@@ -166,7 +166,7 @@ async def _serve(
         code = await service.run_or_give_up()
     finally:
         watchdog.stop()
-        if not service.has_running_handlers:  # else every moment is one more in which they are at work
+        if not service.has_running_handlers:  # a handler that still runs gets no more time
             await _wind_down()
         end.deadline, end.has_stuck_threads = service.drain_deadline, service.has_running_handlers
     if service.failure is not None:
@@ -177,14 +177,14 @@ async def _serve(
 def _tell_what_runs(
     settings: Consumption, slot: BoardSlot, runners: Sequence[HandlerRunner], frame: FrameType | None
 ) -> None:
-    """Log what runs now, and first what blocks the event loop, if that is why the master asks."""
+    """Log what runs now. When the heartbeat is late, first log what blocks the event loop."""
     if time.monotonic_ns() > slot.deadline_ns:
         tell_blocked(slot.number, runners, frame, settings.heartbeat_timeout_s)
     dump(slot.number, runners, frame)
 
 
 async def _wind_down() -> None:
-    """Cancel what the application left running, and give it half a second to leave."""
+    """Cancel the tasks that the application left running, and give them half a second to end."""
     left = asyncio.all_tasks() - {asyncio.current_task()}
     for task in left:
         task.cancel()
@@ -193,7 +193,7 @@ async def _wind_down() -> None:
 
 
 def _explain(settings: Consumption, failure: BrokerError | AppLoadError, was_connected: bool) -> str:
-    """Return the text of a start that failed, after it `was_connected` or not."""
+    """Return the text for a start that failed. `was_connected` is whether there was ever a connection."""
     brokers = foreign(settings.brokers)
     waited = f"(tried for {format_duration(settings.connect_wait_s)})"
     match failure:

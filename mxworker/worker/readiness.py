@@ -1,7 +1,7 @@
-"""How far a worker is: its state, which follows from how many of its queues are consumed, shown on the board.
+"""The state of a worker: it follows from how many of its queues are consumed, and is written to the board.
 
-Code on trial consumes nothing before all queues are checked: had one of them been refused, code that cannot start would
-have served another.
+Code on trial consumes nothing before all its queues are checked. Otherwise code that cannot start, since one queue is
+refused, would already have handled deliveries of another.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ log = logging.getLogger(__name__)
 
 
 class Trial(Enum):
-    """How much the code of this process has shown."""
+    """How far the code of this process has proved that it can start."""
 
     CHECKING = auto()
-    """Its queues are declared, and none is consumed before all are."""
+    """Its queues are being declared, and none is consumed until all are."""
     STARTING = auto()
     SERVED = auto()
     """All its queues were consumed at the same time, at least once."""
@@ -44,7 +44,7 @@ TRIAL_TRANSITIONS: Mapping[Trial, frozenset[Trial]] = MappingProxyType(
 
 
 class Readiness:
-    """The state of one worker. `move` sets it where it does not follow from the queues. Belongs to one event loop."""
+    """The state of one worker. `move` sets a state that does not follow from the queues. Belongs to one event loop."""
 
     def __init__(
         self,
@@ -54,10 +54,10 @@ class Readiness:
         consumers: Sequence[Consumer],
         show: Callable[[WorkerState], None],
     ) -> None:
-        """`consumers`, those of the `link`, may be filled later; `show` is told every state, for the process title."""
+        """`consumers`, those of the `link`, may be filled later; `show` gets every state, for the process title."""
         self.state = WorkerState.BOOTING
         self.changed = asyncio.Event()
-        """Set with each `look`; for one who waits to clear."""
+        """Set by each `look`; the task that waits for it clears it."""
         self._trial = Trial.CHECKING if slot.is_on_trial and len(handlers) > 1 else Trial.STARTING
         self._slot = slot
         self._handlers = handlers
@@ -67,11 +67,11 @@ class Readiness:
 
     @property
     def is_checking(self) -> bool:
-        """Whether no queue is to be consumed yet; a consumer then pauses as UNPROVEN."""
+        """Whether no queue may be consumed yet. Consumers are then paused as UNPROVEN."""
         return self._trial is Trial.CHECKING
 
     def look(self) -> None:
-        """Show how many of the queues are consumed now; one that is paused is as it shall be, too."""
+        """Set the state by how many queues are consumed now. A queue that is paused counts as consumed."""
         self.changed.set()
         if self.state is WorkerState.DRAINING or self.state is WorkerState.STOPPED:
             return
@@ -80,7 +80,7 @@ class Readiness:
         as_wanted = sum(consumer.is_as_wanted for consumer in self._consumers)
         if as_wanted == len(self._consumers):
             self._tell_ready()
-            self._slot.words[Word.EVER_READY] = 1  # before the state, with which the master is rung
+            self._slot.words[Word.EVER_READY] = 1  # before the state, since the master reads both at the ring
             self.move(WorkerState.READY)
         elif as_wanted:
             self.move(WorkerState.DEGRADED)
@@ -88,7 +88,10 @@ class Readiness:
             self.move(WorkerState.CONNECTING)
 
     def move(self, state: WorkerState) -> None:
-        """Go to a state and show it; to stay where it is changes nothing. Raises InvariantError for a wrong one."""
+        """Go to a state and write it to the board; the present state changes nothing.
+
+        Raises InvariantError when the present state does not lead to it.
+        """
         if state is self.state:
             return
         former, self.state = self.state, next_worker_state(self.state, state)
@@ -109,7 +112,7 @@ class Readiness:
             consumer.resume(UNPROVEN)
 
     def _tell_ready(self) -> None:
-        """Say that all queues are consumed. Call before the master can know, so that its own line follows."""
+        """Log that all queues are consumed. Call before the master can know, so that its own line follows."""
         number, connection = self._slot.number, self._link.live
         if self.state is WorkerState.READY or connection is None:
             return
@@ -122,7 +125,7 @@ class Readiness:
         self._pass(Trial.SERVED)
 
     def _warn_of_limits(self, server: str) -> None:
-        """Warn of queues that may drop what is given back. One worker does it for all, and for all that follow them."""
+        """Warn of queues that may drop deliveries that are given back. Worker 1 warns, once for all workers."""
         if self._slot.number > 1 or self._slot.ever_ready:
             return
         for handler in self._handlers:

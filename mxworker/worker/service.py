@@ -1,15 +1,15 @@
 """The life of a worker: start, serve, drain.
 
 Its duties, in order:
-1. keep the heartbeat: every second of its loop it promises the master the next one;
-2. enter the application's lifespans, which its handlers stand on;
-3. connect and consume every queue, and say on the board how far that is;
-4. tell the master when it should be replaced: it has reached a limit of its life, or too many handlers are stuck;
-5. on request, or when a burst is over, drain: stop the deliveries, finish what runs, settle, leave.
+1. keep the heartbeat: once a second the loop writes the deadline of its next heartbeat to the board;
+2. enter the application's lifespans, whose values the handlers use;
+3. connect, consume every queue, and write its state to the board;
+4. ask the master for a replacement when it has reached a limit of its life, or when too many handlers are stuck;
+5. on request, or when a burst is over, drain: stop the deliveries, finish the running handlers, settle, leave.
 
-What it does them with is made by `assembly`.
+`assembly` makes its parts.
 
-Must not know: how it was forked, other workers, the command line.
+This module knows nothing about forking, other workers and the command line.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ from mxworker.worker.tasks import end, first_of
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a service works with."""
+    """The parts of a service."""
 
     pool: Pool
     publisher: Publisher
     lifespans: Lifespans
     make_handlers: Callable[[], None]
-    """Fills `runners` and `consumers`, one of each for a handler; called when the lifespans are entered."""
+    """Fills `runners` and `consumers`, one of each for a handler. Call it when the lifespans are entered."""
     runners: list[HandlerRunner]
     consumers: list[Consumer]
     reconciler: Reconciler
@@ -70,7 +70,7 @@ class Parts:
 
 
 class Service:
-    """One worker's service. Made inside a running loop by `assembly.assemble`; `run` is called once."""
+    """One worker's service. `assembly.assemble` makes it inside a running loop; `run` is called once."""
 
     def __init__(self, settings: Consumption, slot: BoardSlot, parts: Parts) -> None:
         """Prepare; nothing runs before `run`."""
@@ -85,43 +85,43 @@ class Service:
     # ---- requests from outside, from a signal handler of the loop
 
     def request_stop(self) -> None:
-        """Drain and leave. Asking again changes nothing."""
+        """Drain and leave. A repeated request changes nothing."""
         self.parts.lifespans.give_up_entering()
         self.parts.shutdown.request()
 
     def request_cut(self) -> None:
-        """Drain and leave, but cancel what runs at once."""
+        """Cancel running handlers at once, drain and leave."""
         self.request_stop()
         self.parts.shutdown.cut()
 
     def look_at_board(self) -> None:
-        """See what the master wants of this worker now."""
+        """Follow the directives that the master has written to the board."""
         self.parts.directives.look()
         self.parts.isolation.look()
 
-    # ---- what is
+    # ---- state
 
     @property
     def state(self) -> WorkerState:
-        """How far the worker is."""
+        """The state of the worker."""
         return self.parts.readiness.state
 
     @property
     def runners(self) -> list[HandlerRunner]:
-        """The handlers at work; none before the lifespans are entered."""
+        """The runners of the handlers; empty before the lifespans are entered."""
         return self.parts.runners
 
     @property
     def has_running_handlers(self) -> bool:
-        """Whether a handler runs. One that still does after `run` is at work until the process ends.
+        """Whether a handler runs. A handler that still runs after `run` runs until the process ends.
 
-        The connections are left open then, for the kernel to close: when the broker sees their end it redelivers.
+        The connections are then left open for the kernel to close: the broker redelivers when it sees their end.
         """
         return any(runner.running for runner in self.runners)
 
     @property
     def drain_deadline(self) -> float | None:
-        """The loop time until which leaving may take; None before the drain, 0.0 when it is cut short."""
+        """The loop time by which the worker has to leave; None before the drain, 0.0 when the drain is cut short."""
         return 0.0 if self.parts.shutdown.cut_short.is_set() else self._deadline
 
     @property
@@ -132,7 +132,7 @@ class Service:
     # ---- start, serve, drain
 
     async def run_or_give_up(self) -> ExitCode:
-        """Do as `run` does, but leave a lifespan behind that is to be entered no longer and cannot be cancelled."""
+        """Do as `run` does, but return without a lifespan whose entering was given up and that cannot be cancelled."""
         lifespans = self.parts.lifespans
         running = self._loop.create_task(self.run())
         sticking = self._loop.create_task(lifespans.has_stuck.wait())
@@ -176,7 +176,7 @@ class Service:
             await asked.wait()
 
     async def _drain(self, consuming: list[asyncio.Task[None]]) -> ExitCode:
-        """Drain, and return with what to end; `consuming` are the tasks that bring deliveries."""
+        """Drain, and return the exit code; `consuming` are the tasks that bring deliveries."""
         parts = self.parts
         self._deadline = self._loop.time() + self._settings.drain_timeout_s
         parts.readiness.move(WorkerState.DRAINING)
@@ -197,7 +197,7 @@ class Service:
         return ExitCode.OK if has_finished else ExitCode.DRAIN_TIMEOUT
 
     async def _close(self, duties: tuple[asyncio.Task[None], ...]) -> None:
-        """Leave what was entered and close what was opened, however far the service came."""
+        """Leave the lifespans that were entered, and close what was opened, however far the service came."""
         parts = self.parts
         deadline = self._deadline or 0.0
         await end(duties)
@@ -211,7 +211,7 @@ class Service:
             await parts.pool.close()
 
     def _start_duties(self, *duties: Coroutine[Any, Any, None]) -> list[asyncio.Task[None]]:
-        """Start what runs as long as the service does; one that ends before is a bug of ours."""
+        """Start tasks that run as long as the service does. A duty that ends before is a bug of ours."""
         tasks = [self._loop.create_task(duty) for duty in duties]
         for task in tasks:
             task.add_done_callback(self._on_duty_ended)

@@ -1,7 +1,7 @@
-"""Whether a worker is to leave, how soon, and with which exit code if its drain goes well.
+"""The requests for a worker to leave: whether, how soon, and with which exit code if its drain goes well.
 
-There are two requests: to drain, and to cut the drain short. Each may be made again, which changes nothing. Neither is
-taken back.
+There are two requests: to drain, and to cut the drain short. A repeated request changes nothing. No request can be
+withdrawn.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ class Shutdown:
         """`worker` is the number of the slot."""
         self.requested = asyncio.Event()
         self.cut_short = asyncio.Event()
-        """Set when handlers that run are not waited for."""
+        """Set when the drain is not to wait for running handlers."""
         self.exit_code = ExitCode.OK
-        """With what the process ends when its drain goes well."""
+        """The exit code of the process when its drain goes well."""
         self._worker = worker
 
     def request(self, exit_code: ExitCode = ExitCode.OK) -> None:
-        """Have the worker drain and leave. An exit code that is not OK replaces the one that there was."""
+        """Have the worker drain and leave. An exit code other than OK replaces the former one."""
         if exit_code is not ExitCode.OK:
             self.exit_code = exit_code
         self.requested.set()
 
     def cut(self) -> None:
-        """Have the worker drain and leave, but cancel what runs at once."""
+        """Have the worker cancel running handlers at once, drain and leave."""
         self.request()
         self.cut_short.set()
 
     def break_down(self, error: BaseException | None) -> None:
-        """Have the worker drain and leave, for it has a bug of ours: the master starts a new one."""
+        """Have the worker drain and leave because of a bug of ours. The master starts a new worker."""
         log.error("worker %d is broken and ends", self._worker, exc_info=error)
         self.request(ExitCode.RUNTIME)
