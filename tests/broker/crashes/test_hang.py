@@ -58,19 +58,21 @@ def _service(url: str, queue: str, folder: Path, *flags: str) -> Iterator[Servic
 def test_blocked_loop_is_replaced_and_the_log_names_handler_and_message(
     broker_url: str, queue_name: str, tmp_path: Path
 ) -> None:
-    with _service(broker_url, queue_name, tmp_path, "--workers=2") as service, Client(broker_url) as client:
+    timeout_s = 12  # on a busy machine it takes seconds of it until a loop that has its CPU counts as blocked
+    flags = ("--workers=2", f"--heartbeat-timeout={timeout_s}s")
+    with _service(broker_url, queue_name, tmp_path, *flags) as service, Client(broker_url) as client:
         before = service.workers()
         client.publish(queue_name, [b"block"], commands.Basic.Properties(message_id="the-culprit", delivery_mode=2))
         wait_until((tmp_path / "blocked").exists, 10, "the block")
         blocked_at = time.monotonic()
         wait_until(lambda: any(not worker.is_alive for worker in before), 30, "the end of the blocked worker")
         service.wait_workers(2)
-        assert time.monotonic() - blocked_at < REPLACED_WITHIN_S
+        assert time.monotonic() - blocked_at < timeout_s + 20
         assert sum(worker.is_alive for worker in before) == 1, "the other worker was left alone"
         log = service.log_text()
         assert "inside handler digest with message the-culprit" in log
         assert "handler digest (message the-culprit) has blocked the event loop for " in log, "told at once"
-        assert "has blocked the event loop for longer than --heartbeat-timeout (4s) at " in log
+        assert "has blocked the event loop for longer than --heartbeat-timeout (12s) at " in log
         assert "blocked its event loop and ended after" in log
         told = next(record for record in service.log_records() if record.get("blocked_s"))
         assert told["level"] == "warning"
