@@ -51,7 +51,7 @@ class Handlers:
     # ---- handlers
 
     def consume(self, queue: str | Queue, **options: Unpack[SingleOptions]) -> Callable[[Function], Function]:
-        """Register a function as the handler of `queue`. For the options see `HandlerOptions`.
+        """Register a function as the handler of `queue`. For the options see `SingleOptions`, `HandlerOptions`.
 
         An `async def` runs on the event loop, a `def` in a thread; with `cpu=True` a `def` runs in a process of its
         own, to compute without holding up others. Such a process is killed when the time is up, and what a handler does
