@@ -33,6 +33,15 @@ class Intake(Enum):
     RETURNED = auto()
 
 
+class Alone(Enum):
+    """Which units run alone in the process."""
+
+    SUSPECTS = auto()
+    ALL = auto()
+    RESTING = auto()
+    """All of them, and none is started for now."""
+
+
 # Asked for every unit: on Python 3.11 the enumeration takes 0.1 us to find its member.
 _OPEN, _RETURNED = Intake.OPEN, Intake.RETURNED
 
@@ -69,8 +78,7 @@ class Dispatcher(Generic[Unit]):
         self._context = copy_context()
         self._waiting: deque[Unit] = deque()  # at most prefetch: what a lost channel left goes before more comes
         self._apart: dict[Unit, asyncio.TimerHandle] = {}  # as many at most, in their order
-        self._all_alone = False
-        self._rests = False
+        self._alone = Alone.SUSPECTS
         self._longest_apart_s = longest_apart_s
         self._come_next = 0  # how many of those that wait were put there by what runs
         self._intake = Intake.OPEN
@@ -95,7 +103,7 @@ class Dispatcher(Generic[Unit]):
 
     def run_next(self, unit: Unit) -> None:
         """Let a unit wait before all others. Call while the one that it comes from runs, in their order."""
-        if self._all_alone and self._intake is _OPEN:
+        if self.runs_all_alone and self._intake is _OPEN:
             self.set_apart(unit)
             for behind in list(self._apart)[self._come_next : -1]:
                 self._apart[behind] = self._apart.pop(behind)
@@ -175,7 +183,7 @@ class Dispatcher(Generic[Unit]):
                 await self._rescue(unit, error)
         finally:
             self.running.end(unit)
-            if self._apart and self._intake is _OPEN and not self._rests:
+            if self._apart and self._intake is _OPEN and self._alone is not Alone.RESTING:
                 self._isolation.ask(self)
             if not (self._waiting and self._limiter.is_uncontended and self._start_next()):
                 if self._waiting and self._has_place():
@@ -206,24 +214,26 @@ class Dispatcher(Generic[Unit]):
 
     # ---- what runs alone
 
-    def rest(self, is_wanted: bool) -> None:
-        """Start nothing alone for now, or again."""
-        if is_wanted == self._rests:
-            return
-        self._rests = is_wanted
-        if is_wanted:
-            self._isolation.withdraw(self)
-        elif self._apart and self._intake is _OPEN:
-            self._isolation.ask(self)
+    @property
+    def runs_all_alone(self) -> bool:
+        """Whether units run alone that are not suspect, too."""
+        return self._alone is not Alone.SUSPECTS
 
-    def run_alone(self, is_wanted: bool) -> list[Unit]:
-        """Let go what is set apart only when it is suspect, or with `is_wanted` nothing any more.
+    def run_alone(self, alone: Alone) -> list[Unit]:
+        """Change which units run alone; what was set apart and is not among them any more is let go.
 
-        Returns what waited for a place, then, for you to set apart, each message on its own.
+        Returns what waited for a place when all begin to run alone, for you to set apart, each message on its own.
         """
-        self._all_alone = is_wanted
-        if not is_wanted:
+        former, self._alone = self._alone, alone
+        if former is alone:
+            return []
+        if alone is Alone.RESTING:
+            self._isolation.withdraw(self)
+        elif former is Alone.RESTING and self._apart and self._intake is _OPEN:
+            self._isolation.ask(self)
+        if alone is Alone.SUSPECTS:
             self.let_go_innocent()
+        if former is not Alone.SUSPECTS:
             return []
         waiting = list(self._waiting)
         self._waiting.clear()
@@ -236,7 +246,7 @@ class Dispatcher(Generic[Unit]):
             return
         self._drop_stale_apart()
         self._apart[unit] = self._loop.call_later(self._longest_apart_s, self._give_up_waiting, unit)
-        if not self._rests:
+        if self._alone is not Alone.RESTING:
             self._isolation.ask(self)
 
     def _drop_stale_apart(self) -> None:
@@ -265,7 +275,7 @@ class Dispatcher(Generic[Unit]):
 
     def let_go_innocent(self) -> None:
         """Treat as all others what was set apart for a doubt that the master does not share."""
-        innocent = [] if self._all_alone else [unit for unit in self._apart if not self._work.is_suspect(unit)]
+        innocent = [] if self.runs_all_alone else [unit for unit in self._apart if not self._work.is_suspect(unit)]
         if not innocent:
             return
         for unit in innocent:

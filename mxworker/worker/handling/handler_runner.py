@@ -27,7 +27,7 @@ from mxworker.system.task_stacks import task_stack
 from mxworker.worker.handling.batching import Gathered, Gatherer
 from mxworker.worker.handling.breaker_driver import HandlerBreaker
 from mxworker.worker.handling.decode_budget import DecodeBudget, unlimited
-from mxworker.worker.handling.dispatcher import Dispatcher
+from mxworker.worker.handling.dispatcher import Alone, Dispatcher
 from mxworker.worker.handling.execution import Execute
 from mxworker.worker.handling.isolation import Isolation
 from mxworker.worker.handling.limiter import Limiter
@@ -99,7 +99,6 @@ class HandlerRunner:
         self._gatherer = gatherer
         self._give_back = give_back
         self._process = process
-        self._runs_alone = False
         self._admit_innocent: Callable[[Delivery], None] = self._in_company
 
     def admit(self, delivery: Delivery) -> None:
@@ -120,11 +119,11 @@ class HandlerRunner:
 
         While `rests`, none of those that run alone is started.
         """
-        self._dispatcher.rest(is_wanted and rests)
-        if is_wanted == self._runs_alone:
+        ran_alone = self._dispatcher.runs_all_alone
+        alone = Alone.RESTING if rests else Alone.ALL
+        waiting = self._dispatcher.run_alone(alone if is_wanted else Alone.SUSPECTS)
+        if is_wanted == ran_alone:
             return
-        self._runs_alone = is_wanted
-        waiting = self._dispatcher.run_alone(is_wanted)
         if not is_wanted:
             self._admit_innocent = self._in_company
             return
