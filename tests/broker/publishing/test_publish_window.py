@@ -169,7 +169,7 @@ async def test_real_cancellation_stays_one_and_empties_the_window(broker_url: st
             await until(lambda: proxy.open_connections == 0)
             with pytest.raises(PublishError):  # so that the loss is known
                 await publisher.publish("", routing_key=queue_name, timeout_s=0.2)
-            await _cancel_all(publisher, queue_name, in_flight_after=0)  # parked, and ten that wait for room
+            await _cancel_all(publisher, queue_name, in_flight_after=0)  # some wait for a channel, and ten for room
             proxy.heal()
             await until(lambda: publisher.stats.in_flight == 0)
             assert (await publisher.publish("last", routing_key=queue_name, timeout_s=10.0)).message_id
