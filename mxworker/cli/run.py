@@ -17,6 +17,7 @@ from mxworker.cli.help import EXIT_CODES, Command, option
 from mxworker.cli.options import Duration, Size, Workers
 from mxworker.cli.settings import URL_FILE, checked, errors_told, hide_urls
 from mxworker.config import DEFAULT_PROCESS_CONCURRENCY, DEFAULT_QUARANTINE_AFTER, MAX_WORKERS
+from mxworker.system.log_events import log_event
 from mxworker.system.printable import foreign
 
 if TYPE_CHECKING:
@@ -291,7 +292,8 @@ def run(ctx: click.Context, /, app: str, log_level: str, log_format: str, dies_w
         brokers = checked(ctx, flags)
         if brokers.exposed_places:
             places = ", ".join(brokers.exposed_places)
-            log.warning("password and messages go to %s in plain text; write amqps:// for TLS", places)
+            facts = log_event("plain_text_connection", brokers=list(brokers.exposed_places))
+            log.warning("password and messages go to %s in plain text; write amqps:// for TLS", places, extra=facts)
         settings.warn_of_root()
         code = _supervise(app, brokers, flags, is_text(log_format), terminal)
     sys.exit(code)
@@ -329,7 +331,9 @@ def _supervise(app: str, brokers: Brokers, flags: dict[str, Any], as_text: bool,
     if board.ever_ready:
         tally = _tally(board)
         done = ", ".join(f"{count:,} {name}" for name, count in tally.items())
-        log.info("stopped with exit code %d: %s", code, done, extra={"exit_code": code, **tally})
+        log.info(
+            "stopped with exit code %d: %s", code, done, extra=log_event("service_stopped", exit_code=code, **tally)
+        )
     return code
 
 
@@ -371,7 +375,7 @@ class _Greeting:
 
             say(f"{consuming}\n{ready}")
         else:
-            log.info(ready, extra={**self._facts, "consuming": consuming.splitlines()})
+            log.info(ready, extra=log_event("service_ready", **self._facts, consuming=consuming.splitlines()))
 
 
 def _tally(board: Board) -> dict[str, int]:

@@ -19,6 +19,7 @@ from mxworker.config import Consumption, Overrides, PublisherSettings, Supervisi
 from mxworker.control.protocol import Identity
 from mxworker.errors import ConfigError
 from mxworker.limits import Limits
+from mxworker.system.log_events import log_event
 from mxworker.system.printable import foreign
 
 log = logging.getLogger("mxworker")
@@ -48,7 +49,7 @@ def errors_told() -> Iterator[None]:
     except ConfigError as error:
         from mxworker.system.log import tell_error
 
-        tell_error(f"Error: {error}", exit_code=error.exit_code)
+        tell_error(f"Error: {error}", log_event("command_refused", exit_code=error.exit_code))
         sys.exit(error.exit_code)
 
 
@@ -59,7 +60,8 @@ def checked(ctx: click.Context, flags: dict[str, Any]) -> Brokers:
     _check_code(ctx.params["app"], flags)
     is_typed = ctx.get_parameter_source("broker_url") is click.core.ParameterSource.COMMANDLINE
     if is_typed and any(map(_has_password, flags["broker_url"])):
-        log.warning("a password on the command line is visible to others; %s names a file to read it from", URL_FILE)
+        text = "a password on the command line is visible to others; %s names a file to read it from"
+        log.warning(text, URL_FILE, extra=log_event("password_on_command_line"))
     return brokers
 
 
@@ -73,7 +75,8 @@ def warn_of_root() -> None:
         log.warning(
             "this runs as root, which handlers seldom need: a fault in a handler can damage the whole machine. Run the "
             "service as its own user: User= or DynamicUser= in a systemd unit, USER in an image, or from a shell "
-            "'runuser -u NAME -- mxworker run ...'"
+            "'runuser -u NAME -- mxworker run ...'",
+            extra=log_event("running_as_root"),
         )
 
 
@@ -144,7 +147,8 @@ def _check_code(app: str, flags: dict[str, Any]) -> None:
     except CodeNotOurs as error:
         if not flags["insecure_app_dir"]:
             raise
-        log.warning("%s: %s", ALL_THE_SAME, str(error).partition("\n")[0])
+        facts = log_event("insecure_code_accepted")
+        log.warning("%s: %s", ALL_THE_SAME, str(error).partition("\n")[0], extra=facts)
 
 
 def identity(app: str, flags: dict[str, Any]) -> Identity:

@@ -43,6 +43,7 @@ from mxworker.master.service_status import StatusReport
 from mxworker.master.slot import NS_PER_S, Order
 from mxworker.master.slots import DRAIN_SLACK_NS
 from mxworker.system.log import set_level
+from mxworker.system.log_events import log_event
 from mxworker.system.printable import foreign
 from mxworker.system.terminal import SETTLES_S, Terminal
 
@@ -103,7 +104,7 @@ class Commands:
             case signal.SIGTTOU:
                 self._scale_by(-1, now_ns)
             case signal.SIGUSR1:
-                _LOG.info("SIGUSR1: asking the workers what they run")
+                _LOG.info("SIGUSR1: asking the workers what they run", extra=log_event("dump_requested"))
                 self._dump()
             case signal.SIGUSR2:
                 self._toggle_pause()
@@ -124,7 +125,7 @@ class Commands:
             return
         if self._terminal is not None and self._terminal.has_gone:
             self._hang_up_until_ns = None
-            _LOG.info("the terminal has gone")
+            _LOG.info("the terminal has gone", extra=log_event("terminal_lost"))
             self._fleet.stop(now_ns)
         elif now_ns >= self._hang_up_until_ns:
             self._hang_up_until_ns = None
@@ -134,7 +135,7 @@ class Commands:
         try:
             self._fleet.scale(self._fleet.wanted + more, now_ns)
         except ValueError as error:
-            _LOG.warning("no change: %s", error)
+            _LOG.warning("no change: %s", error, extra=log_event("scale_refused", why=str(error)))
 
     # ---- requests
 
@@ -216,7 +217,7 @@ class Commands:
         return self._changed("resumed", queue)
 
     def _changed(self, what: str, queue: str | None) -> Mapping[str, Any]:
-        facts = {"queue": queue}
+        facts = log_event("pause_changed", change=what, queue=queue)
         _LOG.info("%s: %s", what, "all queues" if queue is None else f"queue {foreign(queue)}", extra=facts)
         self._tell_all(Order.LOOK)
         return {"paused": self._status.paused()}
@@ -270,7 +271,7 @@ class Commands:
         return +(named + Counter(other=sum(each.in_flight_count for each in told) - named.total()))
 
     def _tell(self, text: str, running: Counter[str]) -> None:
-        _LOG.info("%s", text, extra={"handlers": dict(running)})
+        _LOG.info("%s", text, extra=log_event("drain_progress", handlers=dict(running)))
 
 
 def _earlier(one: int | None, other: int | None) -> int | None:

@@ -35,6 +35,7 @@ from mxworker.control.protocol import (
 from mxworker.master.listener import Listener
 from mxworker.master.slot import NS_PER_S
 from mxworker.system.log import LineBudget
+from mxworker.system.log_events import log_event
 
 _LOG = logging.getLogger("mxworker.master")
 
@@ -129,7 +130,11 @@ class ControlServer:
             except (BlockingIOError, ConnectionError, InterruptedError):
                 return
             except OSError as error:
-                _LOG.warning("control socket: cannot take a connection: %s", error)
+                _LOG.warning(
+                    "control socket: cannot take a connection: %s",
+                    error,
+                    extra=log_event("control_accept_failed", error=str(error)),
+                )
                 self._deaf_until_ns = now_ns + DEAF_NS
                 self._poll.modify(self._listening_fd, 0)
                 return
@@ -194,12 +199,12 @@ class ControlServer:
         try:
             request = parse(line)
             if not isinstance(request, Status):
-                self._say(self._asked, logging.INFO, f"control socket: {request}, asked by {client.who}", now_ns)
+                self._tell_request(request, client.who, now_ns)
             return answer_line({"ok": True, **self._answer(request, now_ns)})
         except RequestRefused as error:
             return answer_line(refusal(str(error)))
         except Exception:  # a bug of ours; no request may end the supervision of the workers
-            self._say(self._failed, logging.ERROR, "control socket: a request failed", now_ns, exc_info=True)
+            self._tell_failure(now_ns)
             return _FAILED
 
     def _send(self, client: _Client, now_ns: int) -> None:
@@ -216,10 +221,16 @@ class ControlServer:
         else:
             self._poll.modify(client.fd, select.POLLIN)
 
-    def _say(self, budget: LineBudget, level: int, text: str, now_ns: int, exc_info: bool = False) -> None:
-        more = budget.spend(now_ns / NS_PER_S)
+    def _tell_request(self, request: Request, who: str, now_ns: int) -> None:
+        more = self._asked.spend(now_ns / NS_PER_S)
         if more is not None:
-            _LOG.log(level, "%s%s", text, more, exc_info=exc_info)
+            facts = log_event("control_request", request=str(request), asked_by=who)
+            _LOG.info("control socket: %s, asked by %s%s", request, who, more, extra=facts)
+
+    def _tell_failure(self, now_ns: int) -> None:
+        more = self._failed.spend(now_ns / NS_PER_S)
+        if more is not None:
+            _LOG.exception("control socket: a request failed%s", more, extra=log_event("control_request_failed"))
 
     # ---- disconnecting
 

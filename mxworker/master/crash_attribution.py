@@ -17,6 +17,7 @@ from mxworker.board.suspects import Death
 from mxworker.master.deadly_queues import DeadlyQueues
 from mxworker.master.plan import Exit
 from mxworker.master.slot_states import Reason
+from mxworker.system.log_events import log_event
 from mxworker.system.stacks import readable
 
 _LOG = logging.getLogger("mxworker.master")
@@ -62,11 +63,12 @@ class CrashAttribution:
         before = self._ordered
         is_found = bool(deadly - self._told)
         for queue in sorted(deadly - self._told):
-            _LOG.warning(_DEADLY, queue, extra={"queue": queue})
+            _LOG.warning(_DEADLY, queue, extra=log_event("deadly_queue_found", queue=queue))
         for queue in sorted(queues - deadly - before):
-            _LOG.warning(_TRIED, queue, extra={"queue": queue})
+            _LOG.warning(_TRIED, queue, extra=log_event("deadly_queue_suspected", queue=queue))
         for queue in sorted(before - queues):
-            _LOG.info("the messages of queue %s run beside others again", queue, extra={"queue": queue})
+            facts = log_event("deadly_queue_cleared", queue=queue)
+            _LOG.info("the messages of queue %s run beside others again", queue, extra=facts)
         self._told = deadly
         rests = self._queues.rests(now_ns)
         if queues == before and rests == self._board.orders.alone_rests:
@@ -104,7 +106,9 @@ class CrashAttribution:
             "message" if count == 1 else "messages",
             known,
             ", one of them alone" if told.alone_key in keys else "",
-            extra={"worker": ended.slot, "worker_pid": ended.pid, "suspects": count, "known_suspects": known},
+            extra=log_event(
+                "suspects_entered", worker=ended.slot, worker_pid=ended.pid, suspects=count, known_suspects=known
+            ),
         )
 
 

@@ -19,6 +19,7 @@ from mxworker.master.plan import Exit
 from mxworker.master.slot import NS_PER_S
 from mxworker.master.slot_states import Reason
 from mxworker.system.log import LineBudget, is_json, say, tell_error
+from mxworker.system.log_events import log_event
 from mxworker.system.printable import head
 from mxworker.system.stacks import readable
 
@@ -69,7 +70,8 @@ class ExitReport:
             f"; {_messages(in_flight)} back to the broker" if in_flight else "",
             "" if ended.retry_in_s is None else f"; the next one starts in {ended.retry_in_s:.2f} s",
             unsaid,
-            extra=_facts(ended, in_flight) | ({"stack": shown} if shown and is_json() else {}),
+            extra=log_event("worker_ended", **_facts(ended, in_flight))
+            | ({"stack": shown} if shown and is_json() else {}),
         )
         if shown and not is_json():
             say(shown)
@@ -80,7 +82,7 @@ class ExitReport:
         """Log the notes that were held back, and from now on log each at once."""
         self._keeps_notes = False
         for note in self._unsaid:
-            tell_error(note, exit_code=self._notes[note])
+            tell_error(note, log_event("start_failed", exit_code=self._notes[note]))
         self._unsaid.clear()
 
     def _take_note(self, note: str, status: int, generation: int) -> None:
@@ -152,15 +154,17 @@ def _tell_what_it_held(ended: Exit, told: Told, count: int, now_ns: int) -> None
             held.message_id,
             held.delivery_tag,
             held_s,
-            extra={
-                "worker": ended.slot,
-                "worker_pid": ended.pid,
-                "handler": held.handler,
-                "queue": held.queue,
-                "message_id": held.message_id,
-                "delivery_tag": held.delivery_tag,
-                "held_s": round(held_s, 3),
-            },
+            extra=log_event(
+                "worker_held_delivery",
+                worker=ended.slot,
+                worker_pid=ended.pid,
+                handler=held.handler,
+                queue=held.queue,
+                message_id=held.message_id,
+                delivery_tag=held.delivery_tag,
+                held_s=round(held_s, 3),
+            ),
         )
     if count > len(shown):
-        _LOG.warning("worker %d held %d more", ended.slot, count - len(shown))
+        facts = log_event("worker_held_more", worker=ended.slot, worker_pid=ended.pid, deliveries=count - len(shown))
+        _LOG.warning("worker %d held %d more", ended.slot, count - len(shown), extra=facts)

@@ -30,6 +30,7 @@ from mxworker.master.replacing import START_ATTEMPTS, Replacing
 from mxworker.master.slot import NS_PER_S, Slot
 from mxworker.master.slot_states import Reason, SlotEvent, SlotState
 from mxworker.master.slots import Slots
+from mxworker.system.log_events import log_event
 
 _LOG = logging.getLogger("mxworker.master")
 
@@ -196,7 +197,8 @@ class Fleet:
         if self._stop_deadline_ns is not None:
             return
         if self._burst:
-            _LOG.warning("no reload: with --burst, workers leave when the queues are empty")
+            text = "no reload: with --burst, workers leave when the queues are empty"
+            _LOG.warning(text, extra=log_event("reload_ignored"))
             return
         self._replacing.begin_roll(now_ns)
         for slot in self.slots:  # it may have been the old code that failed
@@ -213,7 +215,7 @@ class Fleet:
         leaving = sum(slot.is_leaving for slot in self.slots)
         if workers + leaving > MAX_WORKERS:
             raise ValueError(f"there is no room for {workers} workers yet: {leaving} others are still leaving")
-        facts = {"workers_before": self.wanted, "workers": workers}
+        facts = log_event("scale_changed", workers_before=self.wanted, workers=workers)
         _LOG.info("scale: from %d to %d workers", self.wanted, workers, extra=facts)
         if workers > self.wanted:
             self._grow(workers - self.wanted, Reason.SCALE, now_ns)

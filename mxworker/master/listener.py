@@ -22,6 +22,7 @@ from mxworker.control.protocol import ADDRESS_BYTES, LOCK_BYTES, Identity, lock_
 from mxworker.control.socket_directories import is_for_all, spare_for
 from mxworker.errors import ConfigError
 from mxworker.system.file_access import changer_of, end_of_change, may_change
+from mxworker.system.log_events import log_event
 from mxworker.system.printable import foreign
 
 _LOG = logging.getLogger("mxworker.master")
@@ -121,13 +122,18 @@ def listen(identity: Identity, places: Sequence[Path]) -> Listener | None:
             if place.parent.stat().st_uid in (0, os.geteuid()):  # after su(1), XDG_RUNTIME_DIR is another user's
                 return Listener(_own_or_spare(place) / identity.file_name, identity)
         except NotOurs as error:
-            _LOG.warning("not used for the control socket: %s", error)
+            _LOG.warning(
+                "not used for the control socket: %s",
+                error,
+                extra=log_event("control_socket_skipped", error=str(error)),
+            )
         except OSError:
             continue  # a read-only root, for one
     _LOG.warning(
         "no control socket: nothing can be written to %s. 'mxworker ctl' and 'mxworker status' will not reach this "
         "service. Name a place for it with --control-socket",
         " or ".join(map(foreign, places)),
+        extra=log_event("control_socket_missing", places=[str(place) for place in places]),
     )
     return None
 
@@ -140,7 +146,9 @@ def _own_or_spare(place: Path) -> Path:
         if not is_for_all(place.parent):
             raise
         spare = spare_for(place)
-        _LOG.warning("the control socket is in %s instead: %s", spare, str(error).partition("\n")[0])
+        why = str(error).partition("\n")[0]
+        facts = log_event("control_socket_moved", place=str(spare), why=why)
+        _LOG.warning("the control socket is in %s instead: %s", spare, why, extra=facts)
         return spare
     return place
 

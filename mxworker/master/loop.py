@@ -39,6 +39,7 @@ from mxworker.master.service_status import StatusReport
 from mxworker.master.signals import SignalInbox
 from mxworker.master.slot import NS_PER_S, Order
 from mxworker.system.log import tell_error
+from mxworker.system.log_events import log_event
 from mxworker.system.terminal import Terminal
 
 _LOG = logging.getLogger("mxworker.master")
@@ -82,13 +83,13 @@ def run(
     inbox = SignalInbox()
     children = Children(run_worker)
     if board.weakness:
-        _LOG.warning(_WEAK, board.weakness)
+        _LOG.warning(_WEAK, board.weakness, extra=log_event("board_unsealed", why=str(board.weakness)))
     gc.collect()
     gc.freeze()  # no collection touches the pages that the workers share
     try:
         return _Master(supervision, board, children, inbox, announce, notifier, listener, terminal).supervise()
     except Exception:
-        _LOG.exception("the master failed; it ends its workers and gives up")
+        _LOG.exception("the master failed; it ends its workers and gives up", extra=log_event("master_failed"))
         children.end_all(supervision.drain_timeout_s)
         return ExitCode.RUNTIME
     finally:
@@ -145,7 +146,7 @@ class _Master:
             events = self._sleep(_earliest(self._next_wakeup(now_ns), self._notify(now_ns)))
         self._exit_report.say_notes()
         if code is ExitCode.NEVER_READY:
-            tell_error(_NEVER_READY_TEXT, exit_code=code)
+            tell_error(_NEVER_READY_TEXT, log_event("never_ready", exit_code=code))
         return code
 
     # ---- wait
@@ -173,7 +174,9 @@ class _Master:
         events = self._poll.poll(min(wait_ms, LONGEST_SLEEP_MS))
         now_ns = time.monotonic_ns()
         if now_ns - until_ns > OVERSLEPT_NS:
-            _LOG.warning("the master overslept by %.1f s; it judges no heartbeat now", (now_ns - until_ns) / NS_PER_S)
+            late_s = (now_ns - until_ns) / NS_PER_S
+            facts = log_event("master_overslept", late_s=round(late_s, 3))
+            _LOG.warning("the master overslept by %.1f s; it judges no heartbeat now", late_s, extra=facts)
             self._fleet.overslept(now_ns)
         return events
 
@@ -281,7 +284,8 @@ class _Master:
         try:
             pid = self._children.spawn(spawn.slot)
         except OSError as error:
-            _LOG.warning("worker %d cannot be started: %s", spawn.slot, error, extra={"worker": spawn.slot})
+            facts = log_event("spawn_failed", worker=spawn.slot, error=str(error))
+            _LOG.warning("worker %d cannot be started: %s", spawn.slot, error, extra=facts)
             self._fleet.spawn_failed(spawn, now_ns)
         else:
             self._fleet.spawned(spawn, pid, now_ns)

@@ -26,6 +26,7 @@ from enum import Enum
 
 from mxworker.errors import InvariantError
 from mxworker.master.slot import NS_PER_S
+from mxworker.system.log_events import log_event
 
 _LOG = logging.getLogger("mxworker.master")
 
@@ -149,7 +150,8 @@ class Notifier:
 
     def _note_repair(self, condition: Condition) -> None:
         if condition.is_beyond_repair and not self._is_beyond_repair:
-            _LOG.error("a worker that was killed does not end; the service manager gets no sign of life any more")
+            text = "a worker that was killed does not end; the service manager gets no sign of life any more"
+            _LOG.error(text, extra=log_event("worker_unkillable"))
         self._is_beyond_repair = condition.is_beyond_repair
 
     def _send(self, text: str) -> bool:

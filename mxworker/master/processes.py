@@ -29,6 +29,7 @@ from mxworker.master.stack_files import StackFiles
 from mxworker.system.at_exit import forget_inherited
 from mxworker.system.child import bind_to_parent, do_nothing, exit_code_of, flush
 from mxworker.system.descriptors import claim
+from mxworker.system.log_events import log_event
 
 _LOG = logging.getLogger("mxworker.master")
 _WORKER_LOG = logging.getLogger("mxworker.worker")
@@ -156,7 +157,7 @@ def _live_as_worker(
     except SystemExit as request:
         code = exit_code_of(request)
     except BaseException:
-        _WORKER_LOG.exception("slot %d: the worker failed", slot)
+        _WORKER_LOG.exception("slot %d: the worker failed", slot, extra=log_event("worker_failed", worker=slot))
     finally:
         try:
             flush()

@@ -21,6 +21,7 @@ from mxworker.master.plan import Roll, RollState
 from mxworker.master.slot import NS_PER_S, Replacement, Slot
 from mxworker.master.slot_states import Reason, SlotEvent
 from mxworker.master.slots import Slots
+from mxworker.system.log_events import log_event
 
 _LOG = logging.getLogger("mxworker.master")
 
@@ -46,7 +47,8 @@ class Replacing:
     def begin_roll(self, now_ns: int) -> None:
         """Replace all workers by new ones of the next generation."""
         self.roll = Roll(RollState.ROLLING, self.roll.generation + 1)
-        _LOG.info("reload: generation %d", self.roll.generation, extra={"generation": self.roll.generation})
+        facts = log_event("reload_started", generation=self.roll.generation)
+        _LOG.info("reload: generation %d", self.roll.generation, extra=facts)
         self.end_trial(Reason.RELOAD, now_ns)
 
     def plan(self, now_ns: int) -> None:
@@ -75,7 +77,8 @@ class Replacing:
         old = [slot for slot in self._slots.wanted if slot.pid and slot.generation < generation]
         if not old:
             self.roll = Roll(RollState.DONE, generation)
-            _LOG.info("reload: all workers are of generation %d", generation, extra={"generation": generation})
+            facts = log_event("reload_finished", generation=generation)
+            _LOG.info("reload: all workers are of generation %d", generation, extra=facts)
             return
         if any(slot.failures >= START_ATTEMPTS for slot in self._renewed()):
             self._refuse("its workers start, but die")
@@ -97,7 +100,7 @@ class Replacing:
 
     def _refuse(self, why: str) -> None:
         self.roll = Roll(RollState.REFUSED, self.roll.generation, why)
-        facts = {"generation": self.roll.generation, "why": why}
+        facts = log_event("reload_refused", generation=self.roll.generation, why=why)
         text = "reload refused: generation %d does not serve: %s; the workers go on"
         _LOG.error(text, self.roll.generation, why, extra=facts)
 
@@ -145,4 +148,4 @@ class Replacing:
         else:
             self._recycle_from_ns = now_ns + RECYCLE_AGAIN_NS
             text = "worker %d cannot be recycled: its replacement does not start: %s; it goes on"
-            _LOG.error(text, relief.of, why, extra={"worker": relief.of, "why": why})
+            _LOG.error(text, relief.of, why, extra=log_event("recycle_refused", worker=relief.of, why=why))

@@ -16,6 +16,7 @@ from enum import Enum
 from mxworker.board.lifecycle import Wish
 from mxworker.errors import ExitCode
 from mxworker.master.slot_states import Reason, SlotEvent, SlotState, next_slot_state
+from mxworker.system.log_events import LogEvent, log_event
 
 _LOG = logging.getLogger("mxworker.master")
 
@@ -108,7 +109,8 @@ class Slot:
         """Change the state as the table says. This is the only setter of `state`."""
         former, self.state, self.reason = self.state, next_slot_state(self.state, event), reason
         if former is not self.state:
-            _LOG.debug("slot %d %s -> %s (%s)", self.number, former.name, self.state.name, reason.value)
+            facts = log_event("slot_state", slot=self.number, state=self.state.name.lower(), reason=reason.value)
+            _LOG.debug("slot %d %s -> %s (%s)", self.number, former.name, self.state.name, reason.value, extra=facts)
 
     # ---- how it is
 
@@ -207,7 +209,7 @@ class Slot:
 
     def abort(self, now_ns: int) -> None:
         """Send SIGUSR1, SIGABRT and SIGKILL, half a second apart, and within the deadline of a stop if there is one."""
-        self._warn("has missed its heartbeat; it is asked where it is, then it is ended")
+        self._warn(log_event("worker_late"), "has missed its heartbeat; it is asked where it is, then it is ended")
         self.move(SlotEvent.LATE, Reason.HANG)
         kill_ns = now_ns + 2 * ABORT_STEP_NS
         if self.kill_ns is not None:
@@ -220,7 +222,10 @@ class Slot:
 
     def break_off(self, fault: str, now_ns: int) -> None:
         """Kill the process, for what it has written to its slot of the board makes no sense."""
-        self._warn(f"has written to its slot of the board what makes no sense: {fault}; it is killed")
+        self._warn(
+            log_event("board_damaged", fault=fault),
+            f"has written to its slot of the board what makes no sense: {fault}; it is killed",
+        )
         self.is_ready = False
         self.steps = [Step(now_ns, Order.KILL, Reason.BROKEN)]
 
@@ -235,17 +240,20 @@ class Slot:
             step = self.steps.pop(0)
             if step.order is Order.KILL:
                 if step.reason in _KILLED_BECAUSE:
-                    self._warn(f"{_KILLED_BECAUSE[step.reason]}; it is killed")
+                    self._warn(
+                        log_event("worker_killed", reason=step.reason.value),
+                        f"{_KILLED_BECAUSE[step.reason]}; it is killed",
+                    )
                 self.move(SlotEvent.KILL, step.reason)
                 self.killed_ns = now_ns
             orders.append(step.order)
         return orders
 
-    def _warn(self, what: str) -> None:
+    def _warn(self, event: LogEvent, what: str) -> None:
         _LOG.warning(
             "worker %d (process %s) %s",
             self.number,
             self.pid,
             what,
-            extra={"worker": self.number, "worker_pid": self.pid},
+            extra=event | {"worker": self.number, "worker_pid": self.pid},
         )

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from mxworker.system.child import flush
+from mxworker.system.log_events import log_event
 from mxworker.system.printable import foreign
 
 log = logging.getLogger("mxworker.worker")
@@ -63,6 +64,7 @@ def _leave_at(deadline: float, code: int, is_done: threading.Event) -> None:
     log.error(
         "the exit callbacks of the application were not done in time, and are cut off at: %s",
         " < ".join(places[: -_SHOWN_FRAMES - 1 : -1]),
+        extra=log_event("exit_callbacks_cut", place=places[-1]),
     )
     try:
         _kill_children()
@@ -85,7 +87,11 @@ def _end_executors(within_s: float) -> None:
     ending.start()
     ending.join(max(0.0, within_s))
     if ending.is_alive():
-        log.warning("an executor has not finished within %.1f s at exit, and is abandoned", within_s)
+        log.warning(
+            "an executor has not finished within %.1f s at exit, and is abandoned",
+            within_s,
+            extra=log_event("executor_abandoned"),
+        )
 
 
 def _run_threading_callbacks() -> None:
@@ -93,7 +99,7 @@ def _run_threading_callbacks() -> None:
         try:
             callback()
         except Exception:
-            log.exception("an executor failed at exit")
+            log.exception("an executor failed at exit", extra=log_event("executor_failed"))
 
 
 def _flush_files() -> None:

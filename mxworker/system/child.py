@@ -16,6 +16,7 @@ import sys
 from types import FrameType
 
 from mxworker.errors import ExitCode
+from mxworker.system.log_events import log_event
 
 log = logging.getLogger("mxworker.worker")
 
@@ -68,5 +69,5 @@ def exit_code_of(request: SystemExit) -> int:
         case int(code):
             return code & 0xFF
         case text:
-            log.error("%s", text)
+            log.error("%s", text, extra=log_event("exit_text"))
             return ExitCode.RUNTIME

@@ -36,6 +36,7 @@ from setproctitle import setproctitle
 from mxworker.errors import ExitCode
 from mxworker.system import descriptors
 from mxworker.system.child import exit_code_of, flush
+from mxworker.system.log_events import log_event
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +133,8 @@ def end_fork(error: BaseException | None) -> NoReturn:
     if isinstance(error, SystemExit):
         code = exit_code_of(error)
     elif error is not None:
-        log.error("process %d, which a handler forked, failed", os.getpid(), exc_info=error)
+        facts = log_event("forked_process_failed")
+        log.error("process %d, which a handler forked, failed", os.getpid(), exc_info=error, extra=facts)
         code = ExitCode.RUNTIME
     try:
         flush()

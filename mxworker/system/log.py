@@ -18,6 +18,7 @@ from collections.abc import Mapping
 import orjson
 
 from mxworker.system.foreign_errors import traceback_of
+from mxworker.system.log_events import LogEvent, log_event
 from mxworker.system.printable import CUT, by_line, escaped, head, printable, tail, well_formed
 from mxworker.system.stderr import LINE_BYTES, make_room, pieces, put
 
@@ -43,7 +44,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object: time (RFC 3339, UTC), level, logger, pid, message, the fields of `extra`, and the traceback.
+    """One JSON object: time (RFC 3339, UTC), level, logger, pid, message, event, traceback, and the fields of `extra`.
 
     The fields of an object that would be longer than a line are shortened until it fits, so that it stays valid JSON.
     """
@@ -57,6 +58,8 @@ class JsonFormatter(logging.Formatter):
             "pid": record.process,
             "message": record.getMessage(),
         }
+        if "event" in record.__dict__:
+            entry["event"] = record.__dict__["event"]
         if trace := _trace(self, record):
             entry["traceback"] = by_line(trace)  # the error may quote text from a publisher
         extra = {str(key): value for key, value in record.__dict__.items() if key not in _STANDARD}
@@ -152,7 +155,9 @@ def _apology(record: logging.LogRecord, error: BaseException) -> logging.LogReco
 
 def _confession(lost_lines: int) -> logging.LogRecord:
     text = f"lost {lost_lines} lines of this process before this one: the reader of this log did not keep up"
-    return logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, None, None)
+    record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, None, None)
+    record.__dict__.update(log_event("log_lines_lost", lines=lost_lines))
+    return record
 
 
 def is_text(style: str) -> bool:
@@ -224,10 +229,10 @@ def say(text: str) -> None:
     _last_resort().say(text)
 
 
-def tell_error(text: str, **fields: object) -> None:
+def tell_error(text: str, event: LogEvent) -> None:
     """Report an error whose text has several lines: unchanged in a text log, as one record in a JSON log."""
     if is_json():
-        logging.getLogger("mxworker").error("%s", text.removeprefix("Error: "), extra=fields)
+        logging.getLogger("mxworker").error("%s", text.removeprefix("Error: "), extra=event)
     else:
         say(text)
 

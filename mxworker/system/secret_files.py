@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mxworker.errors import ConfigError
 from mxworker.system.file_access import changer_of, end_of_change, may_change, may_read, reader_of, user_name, way_to
+from mxworker.system.log_events import log_event
 from mxworker.system.permissions import Entry, Who
 from mxworker.system.printable import foreign
 
@@ -47,7 +48,7 @@ def check_secret(what: str, path: str) -> None:
     mend = _end_of_reading(way[-1], access.who)
     if access.who is Who.EVERYBODY:
         raise ConfigError(f"{text}\n  Try:  {mend}")
-    log.warning("%s If you do not want that, try:  %s", text, mend)
+    log.warning("%s If you do not want that, try:  %s", text, mend, extra=log_event("secret_readable"))
 
 
 def _end_of_reading(file: Entry, who: Who) -> str:

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 from mxworker.config import format_duration
+from mxworker.system.log_events import log_event
 from mxworker.system.stacks import frames_of, places_of, telling
 from mxworker.worker.blocking import blocker_of
 from mxworker.worker.handling.handler_runner import SHOWN_FRAMES, AtWork, HandlerRunner
@@ -31,7 +32,9 @@ def dump(number: int, runners: Sequence[HandlerRunner], frame: FrameType | None)
     """
     running = sum(runner.running for runner in runners)
     waiting = sum(runner.waiting for runner in runners)
-    log.warning("worker %d: handlers that run: %d; deliveries that wait for one: %d", number, running, waiting)
+    facts = log_event("dump", worker=number, running=running, waiting=waiting)
+    text = "worker %d: handlers that run: %d; deliveries that wait for one: %d"
+    log.warning(text, number, running, waiting, extra=facts)
     current = _current_task()
     stack = _telling_stack(frame)
     at_work = ((runner, one) for runner in runners for one in runner.at_work())
@@ -39,7 +42,8 @@ def dump(number: int, runners: Sequence[HandlerRunner], frame: FrameType | None)
         is_inside = one.task is current
         _tell(number, runner, one, "is inside" if is_inside else "runs", stack if is_inside else one.stack)
     if running > HANDLERS_SHOWN:
-        log.warning("worker %d runs %d more", number, running - HANDLERS_SHOWN)
+        facts = log_event("dump_more", worker=number, running=running - HANDLERS_SHOWN)
+        log.warning("worker %d runs %d more", number, running - HANDLERS_SHOWN, extra=facts)
     dump_stack(number, frame)
 
 
@@ -53,13 +57,14 @@ def tell_blocked(number: int, runners: Sequence[HandlerRunner], frame: FrameType
         format_duration(timeout_s),
         blocker.where,
         blocker.advice,
-        extra=dict(blocker.fields),
+        extra=log_event("worker_hung", **blocker.fields) | {"worker": number},
     )
 
 
 def dump_stack(number: int, frame: FrameType | None) -> None:
     """Log where the main thread is; `frame` is its innermost frame."""
-    log.warning("worker %d is at %s", number, _shown(_telling_stack(frame)))
+    shown = _shown(_telling_stack(frame))
+    log.warning("worker %d is at %s", number, shown, extra=log_event("dump_stack", worker=number, stack=shown))
 
 
 def _telling_stack(frame: FrameType | None) -> list[str]:
@@ -80,6 +85,16 @@ def _tell(number: int, runner: HandlerRunner, one: AtWork, how: str, stack: Sequ
         runner.handler.queue.name,
         one.age_s,
         _shown(stack),
+        extra=log_event(
+            "dump_handler",
+            worker=number,
+            handler=runner.handler.name,
+            queue=runner.handler.queue.name,
+            message_id=first.shown_id,
+            delivery_tag=first.delivery_tag,
+            age_s=round(one.age_s, 3),
+            stack=_shown(stack),
+        ),
     )
 
 

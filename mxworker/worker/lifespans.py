@@ -14,6 +14,7 @@ from mxworker.api.lifespan import Lifespan
 from mxworker.config import format_duration
 from mxworker.errors import AppLoadError
 from mxworker.system.cancellation import raise_own_cancellation
+from mxworker.system.log_events import log_event
 from mxworker.system.task_stacks import task_frames
 from mxworker.worker.app_errors import failure_in_app, place_in_app
 
@@ -120,13 +121,18 @@ class Lifespans:
             async with asyncio.timeout_at(leave_until):
                 await self._entered.aclose()
         except TimeoutError:
-            log.error("a lifespan did not end in time and is left as it is%s", self._which)
+            log.error(
+                "a lifespan did not end in time and is left as it is%s",
+                self._which,
+                extra=log_event("lifespan_timeout"),
+            )
         except BaseException as error:  # the application's code: SystemExit, or a cancellation of its own
             raise_own_cancellation()
             if isinstance(error, RuntimeError) and str(error) == _SECOND_YIELD and self._leaving is not None:
-                log.error("a lifespan failed at the end: %s", self._leaving.second_yield)
+                facts = log_event("lifespan_failed")
+                log.error("a lifespan failed at the end: %s", self._leaving.second_yield, extra=facts)
             else:
-                log.exception("a lifespan failed at the end%s", self._which)
+                log.exception("a lifespan failed at the end%s", self._which, extra=log_event("lifespan_failed"))
 
     def _begin_to_leave(self, lifespan: Lifespan) -> None:
         self._leaving = lifespan

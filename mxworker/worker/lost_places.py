@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from mxworker.board.lifecycle import Wish
 from mxworker.errors import ExitCode
+from mxworker.system.log_events import log_event
 from mxworker.worker.handling.handler_runner import HandlerRunner
 from mxworker.worker.recycling import Recycling
 from mxworker.worker.shutdown import Shutdown
@@ -40,6 +41,7 @@ class LostPlaces:
             lost.stuck,
             lost.handler.concurrency,
             lost.handler.name,
+            extra=log_event("handler_places_lost", worker=self._worker, handler=lost.handler.name, stuck=lost.stuck),
         )
         self.lost_to = lost
         if self._is_burst:  # a burst replaces no worker, but a worker that exits with an error is started again

@@ -34,6 +34,7 @@ from mxworker.errors import AppLoadError, BrokerError, ConnectionLost, Credentia
 from mxworker.system.at_exit import finish
 from mxworker.system.forks import Forks, end_fork
 from mxworker.system.log import keep_telling
+from mxworker.system.log_events import log_event
 from mxworker.system.printable import foreign
 from mxworker.worker.app_errors import faults_told
 from mxworker.worker.assembly import assemble
@@ -132,6 +133,7 @@ def _warn_of_long_holds(handlers: Sequence[Handler]) -> None:
                 handler.concurrency,
                 handler.timeout_s,
                 limit_s,
+                extra=log_event("consumer_timeout_near", handler=handler.name, queue=handler.queue.name),
             )
 
 

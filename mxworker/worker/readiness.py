@@ -20,6 +20,7 @@ from mxworker.board.lifecycle import WorkerState, next_worker_state
 from mxworker.board.slot import BoardSlot
 from mxworker.errors import InvariantError
 from mxworker.system.child import ring
+from mxworker.system.log_events import log_event
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ class Readiness:
         self._slot.write_state(state)
         ring()
         self._show(state)
-        facts = {"worker": self._slot.number, "state": state.name.lower()}
+        facts = log_event("worker_state", worker=self._slot.number, state=state.name.lower())
         log.debug("worker %d %s -> %s", self._slot.number, former.name, state.name, extra=facts)
 
     def _pass(self, trial: Trial) -> None:
@@ -118,9 +119,12 @@ class Readiness:
             return
         facts = {"worker": number, "server": connection.server, "broker": str(connection.url)}
         if self._trial is Trial.SERVED:
-            log.info("worker %d consumes all its queues again", number, extra=facts)
+            log.info("worker %d consumes all its queues again", number, extra=log_event("worker_recovered", **facts))
             return
-        log.info("worker %d is ready: %s at %s", number, connection.server, connection.url.place, extra=facts)
+        place = connection.url.place
+        log.info(
+            "worker %d is ready: %s at %s", number, connection.server, place, extra=log_event("worker_ready", **facts)
+        )
         self._warn_of_limits(connection.server)
         self._pass(Trial.SERVED)
 
@@ -131,4 +135,4 @@ class Readiness:
         for handler in self._handlers:
             doubt = handler.queue.doubt_of_limit(server)
             if doubt is not None:
-                log.warning(doubt)
+                log.warning(doubt, extra=log_event("delivery_limit_unset", queue=handler.queue.name))

@@ -17,6 +17,7 @@ from mxworker.board.lifecycle import Wish
 from mxworker.board.slot import BoardSlot
 from mxworker.limits import Limits
 from mxworker.system.child import ring
+from mxworker.system.log_events import log_event
 from mxworker.system.memory import resident_bytes
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class Recycling:
                 settled,
                 rss_bytes / 1e6,
                 age_s,
+                extra=log_event("recycle_wished", worker=self._slot.number, why=wish.name.lower()),
             )
             self.wish(wish)
 

@@ -10,6 +10,7 @@ import asyncio
 import logging
 
 from mxworker.errors import ExitCode
+from mxworker.system.log_events import log_event
 
 log = logging.getLogger(__name__)
 
@@ -39,5 +40,10 @@ class Shutdown:
 
     def break_down(self, error: BaseException | None) -> None:
         """Have the worker drain and leave because of a bug of ours. The master starts a new worker."""
-        log.error("worker %d is broken and ends", self._worker, exc_info=error)
+        log.error(
+            "worker %d is broken and ends",
+            self._worker,
+            exc_info=error,
+            extra=log_event("worker_broken", worker=self._worker),
+        )
         self.request(ExitCode.RUNTIME)

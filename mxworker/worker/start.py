@@ -16,6 +16,7 @@ from mxworker.amqp.consuming.consumer import REPLY_DEADLINE_S, Consumer
 from mxworker.board.lifecycle import WorkerState
 from mxworker.config import Consumption
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost, TopologyRefused
+from mxworker.system.log_events import log_event
 from mxworker.worker.readiness import Readiness
 from mxworker.worker.shutdown import Shutdown
 from mxworker.worker.start_deadline import StartDeadline
@@ -107,7 +108,7 @@ class Start:
         number, total = self._worker, len(self._consumers)
         done = sum(consumer.is_as_wanted for consumer in self._consumers)
         level = logging.DEBUG if number > 1 and self._must_succeed() else logging.INFO
-        facts = {"worker": number, "queues": total, "consumed": done}
+        facts = log_event("start_progress", worker=number, queues=total, consumed=done)
         log.log(level, "worker %d: %d of %d queues declared and consumed", number, done, total, extra=facts)
 
 

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
+from mxworker.system.log_events import log_event
+
 log = logging.getLogger(__name__)
 
 
@@ -30,4 +32,4 @@ async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
         task.cancel()
     for outcome in await asyncio.gather(*ending, return_exceptions=True):
         if isinstance(outcome, Exception):
-            log.error("a background task failed", exc_info=outcome)
+            log.error("a background task failed", exc_info=outcome, extra=log_event("background_task_failed"))

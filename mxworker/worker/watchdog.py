@@ -18,6 +18,7 @@ from types import FrameType
 
 from mxworker.system import descriptors
 from mxworker.system.log import LineBudget
+from mxworker.system.log_events import log_event
 from mxworker.worker.block_clock import LOOK_EVERY_S, BlockClock, Spent
 from mxworker.worker.blocking import Blocker
 
@@ -66,7 +67,8 @@ class Watchdog:
                 time.sleep(LOOK_EVERY_S)
         except Exception:  # as far out as this thread has a frame
             if not self._loop.is_closed():
-                log.exception("worker %d does not watch its event loop any more", self._number)
+                facts = log_event("watchdog_failed", worker=self._number)
+                log.exception("worker %d does not watch its event loop any more", self._number, extra=facts)
         finally:
             if self._accounts is not None:
                 descriptors.release(self._accounts)
@@ -110,7 +112,7 @@ class Watchdog:
             blocker.where,
             blocker.advice,
             unsaid,
-            extra={**blocker.fields, "blocked_s": round(self._clock.blocked_s, 1)},
+            extra=log_event("event_loop_blocked", **blocker.fields, blocked_s=round(self._clock.blocked_s, 1)),
         )
 
     def _tell_end(self, blocker: Blocker) -> None:
@@ -120,7 +122,7 @@ class Watchdog:
                 self._number,
                 blocker.what,
                 self._clock.blocked_s,
-                extra={**blocker.fields, "blocked_s": round(self._clock.blocked_s, 1)},
+                extra=log_event("event_loop_freed", **blocker.fields, blocked_s=round(self._clock.blocked_s, 1)),
             )
 
 

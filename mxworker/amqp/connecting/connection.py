@@ -28,6 +28,7 @@ from mxworker.brokers import DEFAULT_TLS, Brokers, BrokerUrl, Rotation, Tls
 from mxworker.config import DEFAULT_MAX_BODY_BYTES, MAX_CHANNELS
 from mxworker.errors import BrokerError, ConnectionLost
 from mxworker.system.cancellation import raise_own_cancellation
+from mxworker.system.log_events import log_event
 from mxworker.system.printable import foreign, one_line
 
 log = logging.getLogger(__name__)
@@ -195,7 +196,7 @@ class Dialler:
         now = asyncio.get_running_loop().time()
         self.rotation.note_failed(connection.url, loss, now)
         level = self._level_of(loss) if self._outage.is_news(str(connection.url), _LOST, now) else logging.DEBUG
-        facts = {"broker": str(connection.url), "error": str(loss)}
+        facts = log_event("connection_lost", broker=str(connection.url), error=str(loss))
         log.log(level, "lost the connection to %s: %s; connecting again", connection.url, one_line(loss), extra=facts)
 
     def _tell_failure(self, url: BrokerUrl, error: BrokerError) -> None:
@@ -210,13 +211,13 @@ class Dialler:
             url,
             one_line(error),
             "again until it is there" if left_s is None else f"for {left_s:.0f} s more",
-            extra={"broker": str(url), "error": str(error), "gives_up_in_s": left_s},
+            extra=log_event("connection_failed", broker=str(url), error=str(error), gives_up_in_s=left_s),
         )
 
     def _tell_connected(self, url: BrokerUrl, connection: BrokerConnection) -> None:
         """Log the end of an outage; a connection without an outage is logged at DEBUG only."""
         since = self._outage.end()
-        facts = {"broker": str(url), "server": connection.server}
+        facts = log_event("connection_opened", broker=str(url), server=connection.server)
         if since is None:
             log.debug("connected to %s, %s", url, connection.server, extra=facts)
         else:

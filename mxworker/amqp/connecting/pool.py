@@ -32,6 +32,7 @@ from mxworker.brokers import Brokers
 from mxworker.config import DEFAULT_MAX_BODY_BYTES, PoolSettings
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost, PoolExhausted
 from mxworker.system.cancellation import raise_own_cancellation
+from mxworker.system.log_events import log_event
 
 log = logging.getLogger(__name__)
 
@@ -326,7 +327,7 @@ class Pool:
         stats = self.stats()
         level = logging.DEBUG if stats == self._told else logging.INFO
         self._told = stats
-        log.log(level, "Pool health: %s", stats, extra=asdict(stats))
+        log.log(level, "Pool health: %s", stats, extra=log_event("pool_health", **asdict(stats)))
         if not self._is_nearly_exhausted(stats):
             self._has_warned = False
 
@@ -337,7 +338,9 @@ class Pool:
         stats = self.stats()
         if self._is_nearly_exhausted(stats):
             self._has_warned = True
-            log.warning("Connection pool nearly exhausted: %s", stats, extra=asdict(stats))
+            log.warning(
+                "Connection pool nearly exhausted: %s", stats, extra=log_event("pool_nearly_exhausted", **asdict(stats))
+            )
 
     def _is_nearly_exhausted(self, stats: PoolStats) -> bool:
         return stats.active_connections >= stats.max_connections * _NEARLY_EXHAUSTED

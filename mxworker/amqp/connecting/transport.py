@@ -34,6 +34,7 @@ from mxworker.amqp.protocol.reader import ConsumerSink, FrameReader, PublisherSi
 from mxworker.brokers import DEFAULT_TLS, Tls
 from mxworker.errors import ConfigError, ConnectionLost, ProtocolViolation, TlsRefused
 from mxworker.system.descriptors import claim, release
+from mxworker.system.log_events import log_event
 from mxworker.system.printable import foreign
 
 log = logging.getLogger(__name__)
@@ -195,13 +196,14 @@ class DataPlane(asyncio.StreamReaderProtocol):
         was_blocked = self._blocked_reason is not None
         self._blocked_reason = self.frames.blocked_reason
         if self._blocked_reason is None:
-            log.warning("the broker takes publishes again")
+            log.warning("the broker takes publishes again", extra=log_event("publishing_unblocked"))
             if sock is not None:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._user_timeout_ms)
             self._make_room()
             return
         self.room_bytes = 0
-        log.warning("the broker takes no publishes: %s", self._blocked_reason)
+        facts = log_event("publishing_blocked", why=self._blocked_reason)
+        log.warning("the broker takes no publishes: %s", self._blocked_reason, extra=facts)
         if sock is not None and not was_blocked:
             self._user_timeout_ms = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)

@@ -40,6 +40,7 @@ from mxworker.amqp.consuming.subscription import Admit, Subscription
 from mxworker.api.queues import Queue
 from mxworker.backoff import RECONNECT, next_attempt
 from mxworker.errors import BodyTooLarge, BrokerError, ChannelLost, QueueGivenUp
+from mxworker.system.log_events import log_event
 from mxworker.system.printable import one_line
 
 log = logging.getLogger(__name__)
@@ -340,7 +341,7 @@ class Consumer:
         self._paused_for = frozenset()
         level = logging.INFO if self._has_news else logging.DEBUG
         self._has_news = False
-        facts = {"queue": self.queue.name, "prefetch": subscription.prefetch}
+        facts = log_event("queue_consumed", queue=self.queue.name, prefetch=subscription.prefetch)
         log.log(level, "consuming queue %s, prefetch %d", self.queue.name, subscription.prefetch, extra=facts)
         self._on_change()
         if subscription.prefetch < self._most:
@@ -351,7 +352,7 @@ class Consumer:
         is_brief = self._paused_for == {_BYTES}
         is_news = not self._paused_for <= {_BYTES, UNPROVEN}
         reasons = sorted(self._reasons)
-        facts = {"queue": self.queue.name, "reasons": reasons}
+        facts = log_event("queue_paused", queue=self.queue.name, reasons=reasons)
         level = logging.INFO if is_news else logging.DEBUG
         log.log(level, "queue %s is paused: %s", self.queue.name, ", ".join(reasons), extra=facts)
         self._has_news |= is_news
@@ -385,7 +386,8 @@ class Consumer:
         """Log why the queue is stopped, as an error unless `level_of` says less."""
         self._has_news = True
         level = self._level_of(error)
-        log.log(logging.ERROR if level >= logging.WARNING else level, "%s", one_line(error))
+        facts = log_event("queue_stopped", queue=self.queue.name, error=str(error))
+        log.log(logging.ERROR if level >= logging.WARNING else level, "%s", one_line(error), extra=facts)
 
     async def _rest(self, error: BrokerError, connection: BrokerConnection, attempt: int) -> None:
         self.last_error = error
@@ -399,7 +401,9 @@ class Consumer:
             self.queue.name,
             one_line(error),
             delay_s,
-            extra={"queue": self.queue.name, "error": str(error), "next_attempt_s": round(delay_s, 3)},
+            extra=log_event(
+                "queue_not_consumed", queue=self.queue.name, error=str(error), next_attempt_s=round(delay_s, 3)
+            ),
         )
         self._has_news = True
         await asyncio.sleep(delay_s)

@@ -32,6 +32,7 @@ from mxworker.amqp.protocol.frames import encode_get
 from mxworker.api.delivery import Delivery
 from mxworker.api.queues import Queue
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost
+from mxworker.system.log_events import log_event
 from mxworker.system.printable import foreign
 from mxworker.wire.properties import message_id_bytes
 
@@ -228,7 +229,10 @@ class Subscription:
         self._received_from += 1  # the prefetch need not fit this body
         if self._queue.dead_letters_itself:
             how = "" if self._queue.type == "quorum" else ", at most once, because the queue is classic"
-            log.error("%s; the message is rejected unread to queue %s%s", what, self._queue.dead_letter_name, how)
+            facts = log_event("body_too_large", queue=self._queue.name, message_id=message_id, body_bytes=size_bytes)
+            log.error(
+                "%s; the message is rejected unread to queue %s%s", what, self._queue.dead_letter_name, how, extra=facts
+            )
             self._ledger.reject(tag, requeue=False)
             self._write_soon()
         else:

@@ -21,6 +21,7 @@ from mxworker.amqp.publishing.outbox import Outbox
 from mxworker.amqp.publishing.publisher_channel import PublisherChannel
 from mxworker.backoff import NACKING, RECONNECT, next_attempt
 from mxworker.errors import BrokerError, ConnectionLost
+from mxworker.system.log_events import log_event
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,11 @@ class Channels:
             why = await asyncio.shield(channel.over)
             self._outbox.use(number, None)
             if not connection.plane.lost.done():
-                log.warning("a publisher channel is replaced: %s", why)
+                log.warning(
+                    "a publisher channel is replaced: %s",
+                    why,
+                    extra=log_event("publisher_channel_replaced", why=str(why)),
+                )
                 self._own(_close_when_emptied(channel))
             lived_s = loop.time() - channel.opened_at
             attempt = next_attempt(attempt, lived_s)
@@ -74,7 +79,8 @@ class Channels:
                 channel = await PublisherChannel.open(connection)
         except BrokerError as error:
             if not connection.plane.lost.done():
-                log.warning("no publisher channel: %s", error)
+                facts = log_event("publisher_channel_failed", error=str(error))
+                log.warning("no publisher channel: %s", error, extra=facts)
             return None
         except TimeoutError:
             if connection.plane.blocked_reason is None:  # one that is low on memory reads nothing, and is to be kept

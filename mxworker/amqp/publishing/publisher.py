@@ -42,6 +42,7 @@ from mxworker.config import PublisherOptions, PublisherSettings
 from mxworker.errors import EncodeError, PublishError, PublishOverflow, PublishUnconfirmed
 from mxworker.payloads.compression import Compression
 from mxworker.payloads.serializers import Serializer
+from mxworker.system.log_events import log_event
 
 log = logging.getLogger(__name__)
 
@@ -359,7 +360,9 @@ class Publisher:
         """
         self._outbox.is_closed = True
         if self._outbox.in_flight:
-            log.warning("the publisher is closed with %d publishes without an outcome", self._outbox.in_flight)
+            facts = log_event("publisher_closed_early", in_flight=self._outbox.in_flight)
+            text = "the publisher is closed with %d publishes without an outcome"
+            log.warning(text, self._outbox.in_flight, extra=facts)
         await self._channels.close()
         await self._exchanges.close()
         self._outbox.end_all("the publisher was closed")

@@ -28,6 +28,7 @@ from pathlib import Path
 
 from mxworker.cli.dev.sources import changes
 from mxworker.errors import ExitCode
+from mxworker.system.log_events import log_event
 from mxworker.system.printable import foreign
 from mxworker.system.terminal import SETTLES_S, Terminal
 
@@ -49,7 +50,7 @@ def run(command: Sequence[str], environment: Mapping[str, str], watched: Sequenc
     Raises ConfigError when the directories cannot be watched.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
-    log.info("watching %s", ", ".join(map(foreign, watched)))
+    log.info("watching %s", ", ".join(map(foreign, watched)), extra=log_event("dev_watching"))
     news = changes(watched)
     next(news)  # from here on every change is noticed
     outer = _Outer(command, environment, terminal)
@@ -85,7 +86,7 @@ class _Outer:
         if self._service is not None and changed:
             self._reload(changed)
         elif changed:
-            log.info("%s; starting the service", in_words(changed))
+            log.info("%s; starting the service", in_words(changed), extra=log_event("dev_start"))
             self._service = self._start()
         return None
 
@@ -104,7 +105,7 @@ class _Outer:
             return
         if self._terminal.has_gone:
             self._hang_up_until = None
-            log.info("the terminal has gone")
+            log.info("the terminal has gone", extra=log_event("dev_terminal_lost"))
             self._is_stopping = True
             self._pass_on(signal.SIGTERM)
         elif time.monotonic() >= self._hang_up_until:
@@ -123,18 +124,20 @@ class _Outer:
         self._code = ended if ended >= 0 else 128 - ended
         if self._is_stopping:
             return
+        facts = log_event("dev_service_ended", exit_code=self._code)
         if self._has_changed and ended in _NEVER_SERVED:
-            log.info("the service ended with exit code %d after a file changed; starting it again", self._code)
+            text = "the service ended with exit code %d, after a file changed; starting it again"
+            log.info(text, self._code, extra=facts)
             self._service = self._start()
         else:
-            log.warning("the service ended with exit code %d; the next change starts it again", self._code)
+            log.warning("the service ended with exit code %d; the next change starts it again", self._code, extra=facts)
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._has_changed = False
         return subprocess.Popen(self._command, env=self._environment)  # noqa: S603 - our own command
 
     def _reload(self, changed: Sequence[str]) -> None:
-        log.info("%s; reloading", in_words(changed))
+        log.info("%s; reloading", in_words(changed), extra=log_event("dev_reload"))
         self._has_changed = True
         if self._service is not None:
             self._service.send_signal(signal.SIGHUP)

@@ -39,6 +39,7 @@ from mxworker.system.child import bind_to_parent, do_nothing, flush
 from mxworker.system.descriptors import claim
 from mxworker.system.forks import Forks, end_fork
 from mxworker.system.log import keep_telling, set_up
+from mxworker.system.log_events import log_event
 from mxworker.worker.app_errors import faults_told
 from mxworker.worker.cpu.pipe import Pipe
 from mxworker.worker.cpu.protocol import READY, Frame, MemberSettings, failed, requested, settled
@@ -90,7 +91,11 @@ def main() -> None:
     try:
         code = _live(settings, Pipe(end, settings.max_body_bytes), forks)
     except BaseException:
-        log.exception("a process for cpu handlers of worker %d failed", settings.worker)
+        log.exception(
+            "a process for cpu handlers of worker %d failed",
+            settings.worker,
+            extra=log_event("cpu_process_failed", worker=settings.worker),
+        )
     finally:
         if os.getpid() != pid:
             end_fork(sys.exception())

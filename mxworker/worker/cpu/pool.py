@@ -30,6 +30,7 @@ from mxworker.api.receipts import Confirmed
 from mxworker.api.settlement import Settlement
 from mxworker.backoff import CPU_START
 from mxworker.errors import PublishError, PublishOverflow
+from mxworker.system.log_events import log_event
 from mxworker.worker.cpu.process import CpuProcess, in_words
 from mxworker.worker.cpu.protocol import (
     PUBLISH,
@@ -221,7 +222,8 @@ class CpuPool:
             member = await self._started()
         except Lost as loss:
             self._failed_starts += 1
-            log.error("a process for cpu handlers of worker %d cannot start: %s", self._settings.worker, loss)
+            facts = log_event("cpu_process_start_failed", worker=self._settings.worker, error=str(loss))
+            log.error("a process for cpu handlers of worker %d cannot start: %s", facts["worker"], loss, extra=facts)
             waiter = self._next_waiter()
             if waiter is not None:
                 waiter.set_exception(Lost(f"no process could start for it: {' '.join(str(loss).split())}"))
@@ -236,6 +238,7 @@ class CpuPool:
             self._loop.time() - began_at,
             len(self._members),
             self._size,
+            extra=log_event("cpu_process_ready", worker=self._settings.worker, process=member.pid),
         )
         self._hand_on(member)
 
@@ -271,9 +274,9 @@ class CpuPool:
             self._idle.remove(member)
             member.pipe.close()
             if not self._is_closed:
-                log.warning(
-                    "process %d for cpu handlers ended while idle: %s", member.pid, in_words(member.ended.result())
-                )
+                how = in_words(member.ended.result())
+                facts = log_event("cpu_process_ended", process=member.pid, how=how)
+                log.warning("process %d for cpu handlers ended while idle: %s", member.pid, how, extra=facts)
         self._start_enough()
 
     # ---- the end
@@ -296,5 +299,6 @@ class CpuPool:
                 await asyncio.gather(*(asyncio.shield(member.ended) for member in members))
         for member in members:
             if not member.ended.done():
-                log.error("process %d for cpu handlers has not left by the deadline of the drain: killed", member.pid)
+                text = "process %d for cpu handlers has not left by the deadline of the drain: killed"
+                log.error(text, member.pid, extra=log_event("cpu_process_killed", process=member.pid))
         await asyncio.gather(*(member.kill() for member in members))

@@ -19,6 +19,7 @@ from mxworker.api.compilation import Handler
 from mxworker.api.failures import FailureKind
 from mxworker.api.settlement import Ack, Reject, Settlement
 from mxworker.system.log import LineBudget, say_safely
+from mxworker.system.log_events import log_event
 
 log = logging.getLogger(__name__)
 
@@ -80,16 +81,21 @@ class BreakerDriver:
                     "circuit breaker of queue %s: too many deliveries fail; it is left alone for %.0f s",
                     self._queue,
                     until - self._loop.time(),
+                    extra=log_event("circuit_breaker_opened", queue=self._queue),
                 )
                 self._pause(REASON)
                 self._rest = self._loop.call_at(until, self._rested)
             case Try(deliveries):
-                log.warning("circuit breaker of queue %s: trying again, %d at a time", self._queue, deliveries)
+                facts = log_event("circuit_breaker_trial", queue=self._queue, deliveries=deliveries)
+                log.warning(
+                    "circuit breaker of queue %s: trying again, %d at a time", self._queue, deliveries, extra=facts
+                )
                 self._limit(deliveries)
                 self._limit_prefetch(deliveries)  # what would wait for the trial is given back if that fails
                 self._resume(REASON)
             case Close():
-                log.warning("circuit breaker of queue %s: the trial has passed", self._queue)
+                facts = log_event("circuit_breaker_closed", queue=self._queue)
+                log.warning("circuit breaker of queue %s: the trial has passed", self._queue, extra=facts)
                 self._limit(None)
                 self._limit_prefetch(None)
             case _:
@@ -140,9 +146,9 @@ class HandlerBreaker:
         except Exception as error:
             more = self._faults.spend(time.monotonic())
             if more is not None:
-                say_safely(
-                    log, logging.ERROR, "the circuit breaker of queue %s failed%s", self._queue, more, error=error
-                )
+                fields = log_event("circuit_breaker_failed", queue=self._queue)
+                text = "the circuit breaker of queue %s failed%s"
+                say_safely(log, logging.ERROR, text, self._queue, more, error=error, fields=fields)
 
     def note_stuck(self, started_at: float) -> None:
         """Take in that a delivery is stuck which was started at the loop time `started_at`."""

@@ -18,6 +18,7 @@ from mxworker.api.failures import FailureKind
 from mxworker.api.settlement import Ack, Reject, Requeue, Settlement
 from mxworker.system.foreign_errors import traceback_of
 from mxworker.system.log import LineBudget, say_safely
+from mxworker.system.log_events import log_event
 from mxworker.system.tracebacks import trace_of
 from mxworker.worker.handling.endings import Again, Dead, Done, Ending, Later
 
@@ -89,7 +90,8 @@ class DeliveryLog:
             more,
             error=error,
             trace=trace_of(error) if error is not None else failure.trace if failure is not None else "",
-            fields={
+            fields=log_event("delivery_ended")
+            | {
                 "handler": self._handler.name,
                 "queue": self._handler.queue.name,
                 "message_id": delivery.shown_id,

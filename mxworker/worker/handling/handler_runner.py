@@ -23,6 +23,7 @@ from mxworker.api.delivery import Delivery
 from mxworker.board.slot import BoardSlot
 from mxworker.config import DEFAULT_QUARANTINE_AFTER
 from mxworker.system.log import say_safely
+from mxworker.system.log_events import log_event
 from mxworker.system.task_stacks import task_stack
 from mxworker.worker.handling.batching import Gathered, Gatherer
 from mxworker.worker.handling.breaker_driver import HandlerBreaker
@@ -237,13 +238,14 @@ class HandlerRunner:
             self.stuck,
             handler.concurrency,
             " > ".join(self._stack_of(task)[-SHOWN_FRAMES:]),
-            fields={
-                "handler": handler.name,
-                "queue": handler.queue.name,
-                "message_id": first.shown_id,
-                "stuck": self.stuck,
-                "concurrency": handler.concurrency,
-            },
+            fields=log_event(
+                "handler_stuck",
+                handler=handler.name,
+                queue=handler.queue.name,
+                message_id=first.shown_id,
+                stuck=self.stuck,
+                concurrency=handler.concurrency,
+            ),
         )
         self.breaker.note_stuck(self._process.loop.time() - handler.timeout_s - self._process.grace_s)
         self._process.loop.call_soon(self._dispatcher.look)  # not now: `Running` may have more to report

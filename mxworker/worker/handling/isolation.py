@@ -29,6 +29,7 @@ from mxworker.board.layout import Given, Word
 from mxworker.board.slot import BoardSlot
 from mxworker.errors import InvariantError
 from mxworker.system.child import ring
+from mxworker.system.log_events import log_event
 from mxworker.worker.handling.limiter import Limiter
 from mxworker.worker.handling.running import Running
 
@@ -197,5 +198,6 @@ class Isolation:
     def _move(self, stage: IsolationStage) -> None:
         if stage not in _NEXT[self._stage]:
             raise InvariantError(f"isolation does not go from {self._stage.name} to {stage.name}")
-        log.debug("isolation %s -> %s", self._stage.name, stage.name)
+        facts = log_event("isolation_state", state=stage.name.lower())
+        log.debug("isolation %s -> %s", self._stage.name, stage.name, extra=facts)
         self._stage = stage

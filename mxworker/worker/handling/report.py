@@ -14,6 +14,7 @@ from mxworker.api.settlement import Ack, Reject, Requeue, Retry, Settlement
 from mxworker.errors import DecodeError
 from mxworker.system.foreign_errors import errors_in, text_of, type_name
 from mxworker.system.log import say_safely
+from mxworker.system.log_events import log_event
 from mxworker.worker.handling.outcomes import UnknownOutcome, alone_in, by_position, is_for_all, unknown
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class Report:
                 self._handler.name,
                 retry.after_s,
                 longest_s,
+                fields=log_event("retry_delay_capped", handler=self._handler.name, longest_s=longest_s),
             )
 
     # ---- what went wrong

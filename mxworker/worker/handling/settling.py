@@ -47,6 +47,7 @@ from mxworker.errors import (
 )
 from mxworker.system.foreign_errors import error_in_words, text_of, type_name
 from mxworker.system.log import LineBudget, say_safely
+from mxworker.system.log_events import LogEvent, log_event
 from mxworker.worker.handling.copies import Facts, KillFacts, bare_facts, copy_with_facts, retry_copy
 from mxworker.worker.handling.delivery_log import GONE, DeliveryLog
 from mxworker.worker.handling.endings import Again, Dead, Done, Later, ending
@@ -143,7 +144,13 @@ class Settling:
             was_sent = source_of(delivery).reject(delivery, requeue=False)
         else:
             was_sent = source_of(delivery).ack(delivery)
-        self._say(self._quarantined, f"{facts.summary}; it is kept in queue {kept_in}", delivery, logging.ERROR)
+        self._say(
+            log_event("delivery_quarantined"),
+            self._quarantined,
+            f"{facts.summary}; it is kept in queue {kept_in}",
+            delivery,
+            logging.ERROR,
+        )
         self._count(Word.QUARANTINED, was_sent)
         return True
 
@@ -243,7 +250,12 @@ class Settling:
             await self._publish(retry_copy(delivery, ends.attempt), queue, self._repair)
         except _NO_COPY as error:
             becomes = "it is a dead letter now" if self._handler.queue.dead_letter else GONE
-            self._say(self._refused, f"cannot be copied for another attempt ({error}): {becomes}", delivery)
+            self._say(
+                log_event("retry_not_copied"),
+                self._refused,
+                f"cannot be copied for another attempt ({error}): {becomes}",
+                delivery,
+            )
             await self._dead_letter(delivery, Dead(ends.failure))
         else:
             self._refusals = 0
@@ -259,7 +271,12 @@ class Settling:
             await self._publish_dead_letter(delivery, self._facts(attempt, ends))
         except (DecodeError, PublishError, BrokerError) as error:
             if queue.dead_letters_itself:
-                self._say(self._refused, f"is dead-lettered by the broker, without the facts ({error})", delivery)
+                self._say(
+                    log_event("dead_letter_not_copied"),
+                    self._refused,
+                    f"is dead-lettered by the broker, without the facts ({error})",
+                    delivery,
+                )
                 self._count(Word.REJECTED, source_of(delivery).reject(delivery, requeue=False))
             else:
                 await self._return(delivery, f"the dead-letter queue took no copy ({error})")
@@ -285,7 +302,7 @@ class Settling:
 
     async def _return(self, delivery: Delivery, why: str) -> None:
         """Give a delivery back after a pause, without which it would come straight back."""
-        self._say(self._refused, f"goes back to its queue: {why}", delivery)
+        self._say(log_event("delivery_returned"), self._refused, f"goes back to its queue: {why}", delivery)
         self._refusals += 1
         await asyncio.sleep(COPY.delay_s(self._refusals, self._rng))
         self._count(Word.REQUEUED, source_of(delivery).give_back(delivery))
@@ -335,10 +352,12 @@ class Settling:
         )
 
     def _tell_of_fault(self, delivery: Delivery, error: BaseException) -> None:
-        self._say(self._unsettled, f"could not be settled: {error_in_words(error)}", delivery, logging.ERROR, error)
+        what = f"could not be settled: {error_in_words(error)}"
+        self._say(log_event("delivery_unsettled"), self._unsettled, what, delivery, logging.ERROR, error)
 
     def _say(
         self,
+        event: LogEvent,
         budget: LineBudget,
         what: str,
         delivery: Delivery,
@@ -357,5 +376,5 @@ class Settling:
                 what,
                 more,
                 error=error,
-                fields={"handler": self._handler.name, "queue": queue, "message_id": delivery.shown_id},
+                fields=event | {"handler": self._handler.name, "queue": queue, "message_id": delivery.shown_id},
             )
