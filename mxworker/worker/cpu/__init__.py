@@ -1,1 +1,1 @@
-"""The processes of `cpu=True` handlers: a `pool` of them in the worker, each a `process` that lives as a `member`."""
+"""The processes of `cpu=True` handlers: the worker has a `pool` of them, and each `process` runs `member`."""

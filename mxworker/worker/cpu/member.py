@@ -1,14 +1,14 @@
 """The whole life of a process that executes `cpu=True` handlers: load, enter the lifespans, answer requests, leave.
 
-It runs the same pipeline as its worker does, so decoding, middleware, `reject_on` and `on_error` mean the same here.
-The handler is called right on the event loop of this process, in its main thread: there is nothing else for the loop to
-do, and a process that is stuck is killed from outside.
+The process runs the same pipeline as its worker, so decoding, middleware, `reject_on` and `on_error` mean the same
+here. The handler is called on the event loop of this process, in its main thread: the loop has nothing else to do, and
+the worker kills a process that is stuck.
 
-Requests and answers have a socket of their own; stdin is empty, stdout and stderr are the worker's. Signals that reach
-the whole process group do nothing: the worker decides, and ends this process by the end of the stream, or by SIGKILL.
-What the application reads off `sys.argv` is not there.
+Requests and answers have a socket of their own; stdin is empty, stdout and stderr are the worker's. Signals to the
+whole process group do nothing here: the worker ends this process by the end of the stream, or by SIGKILL. `sys.argv`
+has no arguments.
 
-Must not know: AMQP, channels, deadlines.
+This module knows nothing about AMQP, channels and deadlines.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ DEAF_TO = frozenset(
         signal.SIGTTOU,
     }
 )
-"""What a terminal, or a service manager, sends to all processes at once: all that means something to the master."""
+"""The signals that mean something to the master: a terminal or service manager sends them to all processes at once."""
 
-_ENTER_S = 50.0  # less than the pool's patience, so that a lifespan that hangs can be told from here
-_LONG_S = 24 * 3600.0  # for leaving the lifespans: the worker knows how long that may take, and kills
+_ENTER_S = 50.0  # less than the pool waits for a start, so that this process can report a lifespan that hangs
+_LONG_S = 24 * 3600.0  # no limit for leaving the lifespans here: the worker kills this process when its time is up
 
 
 def main() -> None:
-    """Live as a member; the command line holds the number of the socket and the settings. Never returns."""
+    """Run as a member. The command line has the descriptor of the socket and the settings. Never returns."""
     number, text = sys.argv[1:]
     settings = MemberSettings.from_json(text)
     bind_to_parent(settings.worker_pid)
@@ -100,10 +100,10 @@ def main() -> None:
         if os.getpid() != pid:
             end_fork(sys.exception())
         try:
-            finish(code, None)  # the worker knows how long that may take, and kills
+            finish(code, None)  # without a limit: the worker kills this process when its time is up
             flush()
         finally:
-            os._exit(code)  # threads that the application left behind do not hold it up
+            os._exit(code)  # does not wait for threads that the application left running
 
 
 def _live(settings: MemberSettings, pipe: Pipe, forks: Forks) -> ExitCode:
@@ -111,12 +111,12 @@ def _live(settings: MemberSettings, pipe: Pipe, forks: Forks) -> ExitCode:
         with faults_told(settings.app):
             path = sys.path.copy()
             application = load(settings.app, settings.app_dir, settings.may_be_insecure)
-            sys.path[:] = path  # the worker's, whose own loading has done to it what is done here
+            sys.path[:] = path  # the path came from the worker, whose loading has changed it in the same way
             publisher = CpuPublisher(pipe, Encoder(None, application.serializers, settings.max_publish_bytes))
             chosen = select(application, settings.queues, settings.overrides)
         handlers = [handler for handler in chosen if handler.kind is HandlerKind.PROCESS]
         gc.collect()
-        gc.freeze()  # as in the worker: what the import made is not looked at again
+        gc.freeze()  # as in the worker: no collection needs to visit the objects that the import made
         forks.run(new_loop, _serve(handlers, pipe, publisher, settings))
     except MxWorkerError as error:
         pipe.send_now(failed(error))
@@ -149,27 +149,27 @@ async def _serve(handlers: Sequence[Handler], pipe: Pipe, publisher: CpuPublishe
 
 
 class _Place:
-    """Where the deliveries of one handler are executed."""
+    """Executes the deliveries of one handler."""
 
     def __init__(self, handler: Handler, state: Any, resources: WorkerResources, budget: DecodeBudget) -> None:
-        """`state` is what the lifespan around it yielded."""
+        """`state` is the value that the handler's lifespan yielded."""
         self._report = Report(handler)
         scope = HandlerScope(handler.queue.name, handler.name, handler.max_attempts, state, resources)
         self._execute: Execute = pipeline(handler, self._report, scope, budget=budget)
         self._context = copy_context()
 
     async def settlement_of(self, delivery: Delivery) -> Settlement:
-        """Execute a delivery, in a context of its own: what one sets is not seen by the next."""
+        """Execute a delivery in a context of its own: context variables that it sets do not reach the next delivery."""
         try:
             return await asyncio.create_task(self._execute(delivery), context=self._context.copy())
-        except asyncio.CancelledError:  # raised by the handler: nobody cancels here
+        except asyncio.CancelledError:  # raised by the handler, since this process cancels nothing
             return self._report.cancelled(timed_out=False)
         except BaseException as error:
             return self._report.failed(error)
 
 
 class _Elsewhere:
-    """The source of deliveries that are settled by the worker."""
+    """The source of deliveries here. It does nothing, since the worker settles them."""
 
     is_lost = False
     is_consumed = True
@@ -187,7 +187,7 @@ class _Elsewhere:
         return False
 
     def holds(self, delivery: Delivery) -> bool:
-        """Say no."""
+        """Return False."""
         return False
 
     def give_up(self, why: str) -> None:

@@ -1,4 +1,4 @@
-"""Frames over one socket, for either side: from an event loop, or blocking."""
+"""Frames over one socket, for both sides, with calls that await and calls that block."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Pipe:
     """One end of a stream of frames. One side speaks at a time, so nothing is ever read ahead."""
 
     def __init__(self, end: socket.socket, max_body_bytes: int) -> None:
-        """Take over `end`, one of a socket pair; no frame comes with a body of more than `max_body_bytes`."""
+        """Take over `end`, one of a socket pair. A frame with a body of more than `max_body_bytes` is refused."""
         end.setblocking(False)
         self._socket = end
         self._max_body_bytes = max_body_bytes
@@ -22,7 +22,7 @@ class Pipe:
     # ---- from the event loop
 
     async def send(self, frame: Frame) -> None:
-        """Write a frame; waits while the other side does not read. Raises OSError."""
+        """Write a frame, and wait while the other side does not read. Raises OSError."""
         loop = asyncio.get_running_loop()
         for piece in frame.pieces():
             await loop.sock_sendall(self._socket, piece)
@@ -30,7 +30,7 @@ class Pipe:
     async def receive(self) -> Frame | None:
         """Return the next frame, None at the end. Raises OSError, EOFError inside a frame, ProtocolBroken.
 
-        Cancelled, it may have taken a part of a frame: the pipe is of no use then.
+        A call that is cancelled may have read a part of a frame: do not use the pipe any more.
         """
         loop = asyncio.get_running_loop()
         unpacker = Unpacker(self._max_body_bytes)
@@ -42,7 +42,7 @@ class Pipe:
             if (frame := unpacker.feed(data)) is not None:
                 return frame
 
-    # ---- blocking, from any thread, while nobody awaits
+    # ---- blocking, from any thread, while no other call awaits
 
     def send_now(self, frame: Frame) -> None:
         """Do as `send` does. Raises OSError."""
@@ -71,19 +71,19 @@ class Pipe:
     # ---- the end
 
     def end_sending(self) -> None:
-        """Let the other side see the end of the stream."""
+        """End the stream for the other side."""
         self._shut(socket.SHUT_WR)
 
     def end(self) -> None:
-        """Let both sides see the end of the stream."""
+        """End the stream for both sides."""
         self._shut(socket.SHUT_RDWR)
 
     def end_receiving(self) -> None:
-        """Return from `receive` at the end of what has come, although somebody may still hold the other end open."""
+        """Let `receive` end after the bytes that have come, although some process may still hold the other end open."""
         self._shut(socket.SHUT_RD)
 
     def close(self) -> None:
-        """Close this end. You must call it when nobody reads or writes any more."""
+        """Close this end. You must call it when no other call reads or writes any more."""
         self._socket.close()
 
     def _shut(self, how: int) -> None:

@@ -1,16 +1,17 @@
-r"""The processes in which `cpu=True` handlers run: bounded, kept, and killed when their time is up.
+r"""The processes in which `cpu=True` handlers run: bounded, reused, and killed when their time is up.
 
     STARTING -> idle <-> executing one delivery
         \          \          \-> killed, because its delivery was cancelled
          \          \-----------> dead, by a fault of its own
-          \-> cannot start: a pause before the next one
+          \-> start failed: a pause before the next start
 
-Every process serves every `cpu=True` handler of the worker. One that dies costs the delivery that it executes, and
-nothing else. An execution that is cancelled kills its process and returns when the kernel says that it is gone: only
-then is its place free, so a retry never runs beside it. A handler's time begins when it has a process: a start may take
-longer than it, and costs no attempt. A start belongs to the pool, and goes on when who waited for it is cancelled.
+Every process serves every `cpu=True` handler of the worker. When a process dies, only the delivery that it executes is
+lost. When an execution is cancelled, the pool kills its process, and waits for the process to end before the execution
+returns and its place is free: a retry never runs beside it. A handler's time begins when it has a process: a start may
+take longer than that time, and costs no attempt. A start belongs to the pool, and goes on when the delivery that waited
+for it is cancelled.
 
-Must not know: deadlines, channels, what a settlement means.
+This module knows nothing about deadlines, channels and the meaning of settlements.
 """
 
 from __future__ import annotations
@@ -52,33 +53,33 @@ from mxworker.worker.handling.report import Report
 log = logging.getLogger(__name__)
 
 _START_PATIENCE_S = 60.0  # as long as a worker may take to boot by default
-_LEAVE_GRACE_S = 0.5  # beyond the drain's deadline, as for the worker's own lifespans
+_LEAVE_GRACE_S = 0.5  # after the drain's deadline, as for the worker's own lifespans
 
 Suspended = Callable[[Delivery], AbstractContextManager[object]]
 
 
 class Lost(Exception):
-    """A delivery was not executed to its end; the text says why."""
+    """A delivery was not executed to its end. The text has the reason."""
 
 
 class Unread(Lost):
-    """Its process died before it had read all of the request: the kernel resets a socket with unread data (unix(7))."""
+    """The process died before it had read the whole request: the kernel resets a socket with unread data (unix(7))."""
 
 
 class CpuPool:
-    """At most `size` processes, started when they are needed. Belongs to one event loop."""
+    """At most `size` processes, which are started when they are needed. Belongs to one event loop."""
 
     def __init__(
         self, settings: MemberSettings, size: int, rng: random.Random, publisher: Publisher | None = None
     ) -> None:
-        """Start none yet. `publisher` is for what handlers publish."""
+        """Start no process yet. `publisher` publishes the messages of handlers."""
         self._settings = settings
         self._size = size
         self._rng = rng
         self._publisher = publisher
         self._loop = asyncio.get_running_loop()
-        self._members: set[CpuProcess] = set()  # all that are ready and have not ended
-        self._idle: list[CpuProcess] = []  # the one that was used last is at the end, and warm
+        self._members: set[CpuProcess] = set()  # the processes that are ready and have not ended
+        self._idle: list[CpuProcess] = []  # the most recently used process, whose caches are warm, is the last
         self._starting: set[asyncio.Task[None]] = set()
         self._waiters: deque[asyncio.Future[CpuProcess]] = deque()  # at most one for each delivery that runs
         self._failed_starts = 0
@@ -86,7 +87,7 @@ class CpuPool:
 
     @property
     def pids(self) -> list[int]:
-        """The process ids of all that are ready."""
+        """The process ids of the processes that are ready."""
         return sorted(member.pid for member in self._members)
 
     # ---- executing
@@ -94,7 +95,7 @@ class CpuPool:
     def executing(self, handler: Handler, report: Report, suspended: Suspended = nullcontext) -> Execute:
         """Return the coroutine function that takes a delivery of `handler` to its settlement; see `execution`.
 
-        `suspended` is entered while a delivery waits for a process: that is no time of its handler.
+        `suspended` is entered while a delivery waits for a process: that time does not count for its handler.
         """
         queue = handler.queue.name
 
@@ -110,11 +111,11 @@ class CpuPool:
         """Have a process execute a delivery. Raises Lost."""
         try:
             return await self._executed_by(await self._taken(suspended), asked)
-        except Unread:  # it died idle, and nobody knew: that is not the delivery's fault
+        except Unread:  # the process died while idle, unnoticed: the delivery did not cause it
             return await self._executed_by(await self._taken(suspended), asked)
 
     async def _executed_by(self, member: CpuProcess, asked: Frame) -> Settlement:
-        """Have `member` execute a delivery. Raises Lost, when it has ended. Cancelled, it kills the process first."""
+        """Have `member` execute a delivery. Raises Lost when the process ended. Kills the process when cancelled."""
         try:
             settlement = await self._answer(member, asked)
         except ProtocolBroken as error:
@@ -124,16 +125,16 @@ class CpuPool:
             raise Unread(in_words(await member.kill())) from error
         except EOFError as error:
             raise Lost(in_words(await member.kill())) from error
-        except BaseException:  # cancelled, or the publisher fails at what the process wants published
+        except BaseException:  # cancelled, or the publisher failed at a message of the handler
             await member.kill()
             raise
         self._hand_on(member)
         return settlement
 
     async def _answer(self, member: CpuProcess, asked: Frame) -> Settlement:
-        """Ask, publish what the handler publishes, and return its settlement.
+        """Send the request, publish the handler's messages, and return its settlement.
 
-        Raises OSError when the process had ended before; EOFError when it ends now, ProtocolBroken.
+        Raises OSError when the process had ended before, EOFError when it ends now, and ProtocolBroken.
         """
         await member.pipe.send(asked)
         frame = await member.pipe.receive()
@@ -163,12 +164,12 @@ class CpuPool:
         except PublishError as error:
             return error
 
-    # ---- who is free, who waits
+    # ---- idle processes and waiting deliveries
 
     async def _taken(self, suspended: Callable[[], AbstractContextManager[object]]) -> CpuProcess:
         """Wait for a free process; the caller gives it back with `_hand_on`, or kills it. Raises Lost."""
         for member in reversed(self._idle):
-            if member.is_alive:  # else the loop will hear of its end soon
+            if member.is_alive:  # otherwise the loop will reap it soon
                 self._idle.remove(member)
                 return member
         waiter: asyncio.Future[CpuProcess] = self._loop.create_future()
@@ -183,8 +184,8 @@ class CpuPool:
             raise
 
     def _hand_on(self, member: CpuProcess) -> None:
-        """Give a free process to who has waited longest, or keep it."""
-        if member not in self._members:  # it has ended since it answered
+        """Give a free process to the delivery that has waited longest, or keep it."""
+        if member not in self._members:  # the process has ended since it answered
             member.pipe.close()
         elif (waiter := self._next_waiter()) is not None:
             waiter.set_result(member)
@@ -201,7 +202,7 @@ class CpuPool:
     # ---- starting
 
     def _start_enough(self) -> None:
-        """Start a process for each who waits, as far as there may be more."""
+        """Start a process for each delivery that waits, up to the size of the pool."""
         waiting = sum(not waiter.done() for waiter in self._waiters)
         room = self._size - len(self._members) - len(self._starting)
         for _ in range(0 if self._is_closed else min(waiting - len(self._starting), room)):
@@ -214,8 +215,8 @@ class CpuPool:
         self._start_enough()
 
     async def _start(self) -> None:
-        """Start a process and hand it on; what went wrong is told to who has waited longest."""
-        if self._failed_starts:  # at least half of the longest wait: what failed must not be tried again at once
+        """Start a process and hand it on. When that fails, the delivery that has waited longest gets the error."""
+        if self._failed_starts:  # waits at least half of the backoff, so that no start follows a failed one at once
             await asyncio.sleep(CPU_START.ceiling_s(self._failed_starts - 1) * self._rng.uniform(0.5, 1.0))
         began_at = self._loop.time()
         try:
@@ -243,7 +244,7 @@ class CpuPool:
         self._hand_on(member)
 
     async def _started(self) -> CpuProcess:
-        """Return a process that is ready. Raises Lost."""
+        """Start a process, and return it when it is ready. Raises Lost."""
         try:
             member = CpuProcess(self._settings)
         except OSError as error:
@@ -282,7 +283,7 @@ class CpuPool:
     # ---- the end
 
     async def close(self, deadline: float) -> None:
-        """End all processes; those that do not leave until the loop time `deadline`, and a little longer, are killed.
+        """End all processes, and kill those that have not left half a second after the loop time `deadline`.
 
         Call it when nothing is executed any more.
         """

@@ -1,8 +1,8 @@
-"""One process of the pool for `cpu=True` handlers, as its worker sees it: started, asked, killed, reaped.
+"""One process of the pool for `cpu=True` handlers, from the worker's side: it is started, asked, killed and reaped.
 
-It is a clean subprocess, not a fork of the worker: nothing of a worker with connections and threads is inherited. That
-it ended is told by a pidfd (pidfd_open(2), Linux 5.3), so that a process which its handler left behind, with our socket
-open, does not hide its death.
+The process is a clean subprocess, not a fork of the worker: it inherits no connections and threads of the worker. A
+pidfd (pidfd_open(2), Linux 5.3) reports its end, since a subprocess that its handler left running may hold our socket
+open.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from mxworker.worker.cpu.member import DEAF_TO
 from mxworker.worker.cpu.pipe import Pipe
 from mxworker.worker.cpu.protocol import MemberSettings
 
-# The import path is the worker's, which has been told where the application is. With `-m`, and without -P, the current
-# directory would come first on it, and a file there would take the place of a module of Python's own.
+# The import path is the worker's, which has the directory of the application. With `-m`, and without -P, the current
+# directory would come first on it, and a file there could hide a module of Python's own.
 _BOOT = """\
 import json, sys
 sys.path[:] = json.loads(sys.argv.pop())
@@ -35,13 +35,13 @@ class CpuProcess:
     """A process that executes one delivery at a time. Belongs to one event loop."""
 
     def __init__(self, settings: MemberSettings) -> None:
-        """Start it; returns when it has begun, long before it is ready. Raises OSError.
+        """Start the process, and return long before it is ready. Raises OSError.
 
-        You must call this in the main thread: it dies with the thread that started it.
+        You must call this in the main thread: the process dies with the thread that started it.
         """
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[int] = self._loop.create_future()
-        """Resolved with its exit code, or minus the signal that killed it, when it is reaped."""
+        """The exit code, or minus the signal that killed the process; set when the process is reaped."""
         ours, theirs = socket.socketpair()
         with ExitStack() as undoing:
             self.pipe = Pipe(ours, settings.max_publish_bytes)
@@ -56,18 +56,18 @@ class CpuProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self._popen.pid
 
     @property
     def is_alive(self) -> bool:
-        """Whether it still runs, asked of the kernel now."""
+        """Whether the process still runs, by the kernel's answer now."""
         return self._popen.poll() is None
 
     async def kill(self) -> int:
-        """Kill it at once, wait until it has ended, and return how; one that has ended already stays as it ended.
+        """Kill the process, wait for its end, and return its exit code, see `ended`.
 
-        Nobody may use the pipe any more.
+        A process that has ended already keeps its exit code. The pipe is closed: do not use it any more.
         """
         self._popen.kill()
         try:
@@ -84,7 +84,7 @@ class CpuProcess:
 
 
 def in_words(code: int) -> str:
-    """Return how a process ended, for people."""
+    """Return how a process ended, as text."""
     if code >= 0:
         return f"its process exited with code {code}"
     try:
@@ -95,8 +95,8 @@ def in_words(code: int) -> str:
 
 
 def _start(settings: MemberSettings, theirs: socket.socket) -> subprocess.Popen[bytes]:
-    """Start the command with one end of a socket pair. Signals to the whole group wait until it is deaf to them."""
-    path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])  # others mean nothing to an import
+    """Start the command with one end of a socket pair. Signals to the process group wait until it ignores them."""
+    path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])  # imports ignore other entries
     command = [
         sys.executable,
         *interpreter.options(),

@@ -1,4 +1,4 @@
-"""What a worker and the process of its `cpu=True` handlers say to each other, as values and as bytes.
+"""The messages between a worker and a process of its `cpu=True` handlers, as values and as bytes.
 
     worker -> member   MemberSettings, as an argument of the command
     member -> worker   ready, or failed with a text
@@ -8,9 +8,9 @@
     member -> worker   a settlement                           /
     worker -> member   the end of the stream: leave
 
-One side speaks at a time. A frame is a head in JSON and raw parts; nothing is pickled, and nothing that comes from a
-publisher is interpreted on the way. Neither side trusts the lengths that the other one announces: a frame that is
-longer than any of ours, or does not add up, is ProtocolBroken, and whoever raises it ends the process of the handler.
+One side writes at a time. A frame is a head in JSON and raw parts. Nothing is pickled, and the bytes of a publisher are
+not interpreted on the way. Neither side trusts the lengths that the other side announces: a frame that is too long, or
+whose lengths do not add up, raises ProtocolBroken, and the process of the handler is ended.
 
 Pure: no I/O, no event loop.
 """
@@ -55,9 +55,9 @@ _MAX_HEAD_BYTES = 256 * 1024
 """All texts in a head are bounded, see `failures.TEXT_CHARACTERS`, and a character takes up to 12 bytes in JSON."""
 _BESIDE_BODY_BYTES = 1024 * 1024  # for properties and route: a frame of AMQP holds them, of 128 KiB by default
 _MAX_PARTS = 8
-_FAULT_BYTES = 16 * 1024  # of the text that says why a member cannot start
-_JOINED_BYTES = 128 * 1024  # a frame up to here is copied together for one write; a larger part is not copied
-_TRACE_BYTES = 3000  # of a traceback: no log line has room for more
+_FAULT_BYTES = 16 * 1024  # of the error text of a member that cannot start
+_JOINED_BYTES = 128 * 1024  # a frame up to this size is joined for one write; larger frames are not copied
+_TRACE_BYTES = 3000  # of a traceback, since a log line has room for no more
 _KINDS: Mapping[str, type[Settlement]] = {kind.__name__: kind for kind in (Ack, Requeue, Retry, Reject)}
 _PUBLISH_ERRORS: Mapping[str, type[PublishError]] = {
     error.__name__: error
@@ -66,12 +66,12 @@ _PUBLISH_ERRORS: Mapping[str, type[PublishError]] = {
 
 
 class ProtocolBroken(Exception):
-    """What came over the pipe is no frame of ours: somebody else wrote into it."""
+    """The bytes from the pipe are no frame of ours: some other code wrote into it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One thing said: `kind` is a word of the list above."""
+    """One message; `kind` is one of the constants above."""
 
     kind: str
     facts: dict[str, Any]
@@ -79,11 +79,11 @@ class Frame:
 
     @property
     def parts_bytes(self) -> int:
-        """How long the parts are together."""
+        """The total length of the parts."""
         return sum(map(len, self.parts))
 
     def pieces(self) -> list[bytes]:
-        """Return the bytes to be written, in as few pieces as copying little allows."""
+        """Return the bytes to write: one piece for a small frame, and uncopied parts for a large one."""
         sizes = [len(part) for part in self.parts]
         head = json.dumps([self.kind, self.facts, sizes], default=str).encode()
         start = _PREFIX.pack(len(head), sum(sizes)) + head
@@ -93,39 +93,39 @@ class Frame:
 
 
 class Unpacker:
-    """Makes a frame of bytes as they come. Holds one frame at most, for the other side then waits."""
+    """Makes a frame from bytes as they arrive. Holds at most one frame, since the other side then waits."""
 
     def __init__(self, max_body_bytes: int) -> None:
-        """Take no frame that is longer than one with a body of `max_body_bytes` can be."""
+        """Refuse frames that are longer than a frame with a body of `max_body_bytes` can be."""
         self._max_parts_bytes = max_parts_bytes(max_body_bytes)
         self._data = bytearray()
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing of a frame has come yet."""
+        """Whether no byte of a frame has arrived yet."""
         return not self._data
 
     def feed(self, data: bytes) -> Frame | None:
-        """Take more bytes, and return the frame once it is whole. Raises ProtocolBroken."""
+        """Add bytes, and return the frame when it is complete. Raises ProtocolBroken."""
         self._data += data
         if len(self._data) < _PREFIX.size:
             return None
         head_bytes, parts_bytes = _PREFIX.unpack_from(self._data)
         if head_bytes > _MAX_HEAD_BYTES:
-            raise ProtocolBroken(f"a head of {head_bytes} bytes, where {_MAX_HEAD_BYTES} are the most")
+            raise ProtocolBroken(f"a head of {head_bytes} bytes, the limit is {_MAX_HEAD_BYTES}")
         if parts_bytes > self._max_parts_bytes:
-            raise ProtocolBroken(f"parts of {parts_bytes} bytes, where {self._max_parts_bytes} are the most")
+            raise ProtocolBroken(f"parts of {parts_bytes} bytes, the limit is {self._max_parts_bytes}")
         end = _PREFIX.size + head_bytes + parts_bytes
         if len(self._data) < end:
             return None
         if len(self._data) > end:
-            raise ProtocolBroken("more than a frame")
+            raise ProtocolBroken("bytes after the end of a frame")
         whole, self._data = self._data, bytearray()
         return _frame(memoryview(whole), _PREFIX.size + head_bytes)
 
 
 def max_parts_bytes(max_body_bytes: int) -> int:
-    """Return how long the parts of a frame may be together, where a body may have `max_body_bytes`."""
+    """Return the longest total length of a frame's parts, where a body may have `max_body_bytes`."""
     return max_body_bytes + _BESIDE_BODY_BYTES
 
 
@@ -137,7 +137,7 @@ def _frame(data: memoryview, parts_at: int) -> Frame:
     if type(kind) is not str or type(facts) is not dict or type(sizes) is not list:
         raise ProtocolBroken("a head that is not a kind, facts and sizes")
     if len(sizes) > _MAX_PARTS or not all(type(size) is int and size >= 0 for size in sizes):
-        raise ProtocolBroken(f"sizes that are none: {sizes!r:.200}")
+        raise ProtocolBroken(f"sizes that are not valid: {sizes!r:.200}")
     if sum(sizes) != len(data) - parts_at:
         raise ProtocolBroken(f"parts of {len(data) - parts_at} bytes, where the head says {sum(sizes)}")
     parts = []
@@ -147,14 +147,14 @@ def _frame(data: memoryview, parts_at: int) -> Frame:
     return Frame(kind, facts, tuple(parts))
 
 
-# ---- what a member is told at its start
+# ---- the settings of a member
 
 
 @dataclass(frozen=True, slots=True)
 class MemberSettings:
-    """All that a member has to know to load the same application as its worker, and to log as it does.
+    """The settings by which a member loads the same application as its worker, and logs in the same way.
 
-    Anybody on the machine can read it: never add what may hold a password, as the URLs of the brokers do.
+    Every user of the machine can read them: never add a value that may hold a password, as the URLs of brokers do.
     """
 
     worker: int
@@ -163,7 +163,7 @@ class MemberSettings:
     log_style: str
     max_publish_bytes: int
 
-    # The worker's own, by the names that they have in `Consumption`.
+    # The worker's own settings, by their names in `Consumption`.
     app: str
     app_dir: str | None
     may_be_insecure: bool
@@ -175,13 +175,13 @@ class MemberSettings:
 
     @classmethod
     def of(cls, settings: Consumption, worker: int, worker_pid: int, log_as: tuple[str, str]) -> MemberSettings:
-        """Return those of the members of worker number `worker`; `log_as` is level and style, see `log.set_up`."""
+        """Return the settings for members of worker `worker`; `log_as` is level and style, see `log.set_up`."""
         own = {name: getattr(settings, name) for name in cls.__slots__ if hasattr(settings, name)}
         return cls(worker, worker_pid, *log_as, settings.publisher.max_body_bytes, **own)
 
     @classmethod
     def from_json(cls, text: str) -> MemberSettings:
-        """Return what `to_json` has made text of."""
+        """Return the settings in a text that `to_json` made."""
         facts = json.loads(text)
         return cls(**facts | {"queues": tuple(facts["queues"]), "overrides": Overrides(**facts["overrides"])})
 
@@ -190,11 +190,11 @@ class MemberSettings:
         return json.dumps(asdict(self))
 
 
-# ---- how a member's start ends
+# ---- the failed start of a member
 
 
 def failed(error: BaseException) -> Frame:
-    """Return what a member says that cannot start."""
+    """Return the frame of a member that cannot start."""
     return Frame(FAILED, {"text": beginning(well_formed(str(error)), _FAULT_BYTES)})
 
 
@@ -202,7 +202,7 @@ def fault_of(frame: Frame) -> str:
     """Return why a member cannot start. Raises ProtocolBroken."""
     text = frame.facts.get("text")
     if frame.kind != FAILED or not isinstance(text, str):
-        raise ProtocolBroken(f"'{frame.kind:.20}' where a member says that it is ready")
+        raise ProtocolBroken(f"'{frame.kind:.20}' instead of '{READY}' or '{FAILED}'")
     return text
 
 
@@ -229,7 +229,7 @@ def requested(frame: Frame, source: Source) -> tuple[str, Delivery]:
         delivery.executed = facts["executed"]
         return facts["queue"], delivery
     except (KeyError, ValueError) as error:
-        raise ProtocolBroken(f"'{frame.kind:.20}' where a request is due: {facts!r:.200}") from error
+        raise ProtocolBroken(f"'{frame.kind:.20}' instead of a request: {facts!r:.200}") from error
 
 
 def settled(settlement: Settlement) -> Frame:
@@ -248,7 +248,7 @@ def settled(settlement: Settlement) -> Frame:
 
 
 def settlement_of(frame: Frame) -> Settlement:
-    """Return what an answer says. Raises ProtocolBroken."""
+    """Return the settlement in an answer. Raises ProtocolBroken."""
     facts = frame.facts
     try:
         settlement = _settlement(facts)
@@ -257,7 +257,7 @@ def settlement_of(frame: Frame) -> Settlement:
             kind = FailureKind(failure["kind"])
             settlement.failure = Failure(kind, *(_text(failure, name) for name in ("error_type", "text", "trace")))
     except (KeyError, TypeError, ValueError) as error:
-        raise ProtocolBroken(f"an answer that means nothing: {facts!r:.200}") from error
+        raise ProtocolBroken(f"an answer without a settlement: {facts!r:.200}") from error
     return settlement
 
 
@@ -271,19 +271,19 @@ def _settlement(facts: Mapping[str, Any]) -> Settlement:
 
 
 def _text(facts: Mapping[str, Any], name: str) -> str:
-    """Return a fact that is text. Raises KeyError, TypeError."""
+    """Return the text of a fact. Raises KeyError, TypeError."""
     text = facts[name]
     if not isinstance(text, str):
         raise TypeError(f"{name} is no text")
     return text
 
 
-# ---- what a handler publishes
+# ---- the messages that a handler publishes
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message that a handler publishes, encoded, and the route it shall take; `timeout_s` None: the publisher's."""
+    """An encoded message of a handler, and its route. With `timeout_s` None the publisher's timeout holds."""
 
     content: Content
     exchange: str
@@ -306,7 +306,7 @@ def publish(outgoing: Outgoing) -> Frame:
 
 
 def outgoing(frame: Frame) -> Outgoing:
-    """Return what a request to publish asks for. Raises ProtocolBroken."""
+    """Return the message in a request to publish. Raises ProtocolBroken."""
     facts = frame.facts
     try:
         head, message_id, tail, body = frame.parts
@@ -315,7 +315,7 @@ def outgoing(frame: Frame) -> Outgoing:
         route = _text(facts, "exchange"), _text(facts, "routing_key")
         return Outgoing(content, *route, bool(facts["mandatory"]), timeout_s)
     except (KeyError, TypeError, ValueError) as error:
-        raise ProtocolBroken(f"a publish that means nothing: {facts!r:.200}") from error
+        raise ProtocolBroken(f"a request to publish without a message: {facts!r:.200}") from error
 
 
 def published(outcome: Confirmed | PublishError) -> Frame:
@@ -327,11 +327,11 @@ def published(outcome: Confirmed | PublishError) -> Frame:
 
 
 def outcome_of(frame: Frame) -> Confirmed | PublishError:
-    """Return what the answer to a request to publish says. Raises ProtocolBroken."""
+    """Return the outcome in the answer to a request to publish. Raises ProtocolBroken."""
     facts = frame.facts
     try:
         if frame.kind == CONFIRMED:
             return Confirmed(_text(facts, "message_id"), bool(facts["may_be_unrouted"]))
         return _PUBLISH_ERRORS.get(_text(facts, "error"), PublishUnconfirmed)(_text(facts, "text"))
     except (KeyError, TypeError) as error:
-        raise ProtocolBroken(f"'{frame.kind:.20}' where the outcome of a publish is due: {facts!r:.200}") from error
+        raise ProtocolBroken(f"'{frame.kind:.20}' instead of the outcome of a publish: {facts!r:.200}") from error

@@ -1,6 +1,6 @@
-"""`ctx.publisher` of a `cpu=True` handler: it encodes here, and the worker publishes.
+"""`ctx.publisher` of a `cpu=True` handler: it encodes messages here, and the worker publishes them.
 
-Of a worker's resources there is only this: connections stay in the worker.
+A `cpu=True` handler has no other resource of its worker, which keeps the connections.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ if TYPE_CHECKING:  # importing it would import the AMQP library, which these pro
 
 
 class CpuPublisher:
-    """Publishes by way of the worker, while a request is open. Its methods are those of `Publisher`, as far as it goes.
+    """Publishes through the worker while a request is open. Its methods are a part of those of `Publisher`.
 
-    Publishes of several threads take turns.
+    Several threads publish one after the other.
     """
 
     def __init__(self, pipe: Pipe, encoder: Encoder) -> None:
@@ -46,11 +46,11 @@ class CpuPublisher:
         self._is_open = False
 
     def open(self) -> None:
-        """Let the handler that begins now publish."""
+        """Allow publishing for the handler that begins now."""
         self._is_open = True
 
     def close(self) -> None:
-        """Wait for what a thread of the handler publishes just now, and let it publish no more."""
+        """Wait for the publish of a thread that is under way, and refuse further ones."""
         with self._turn:
             self._is_open = False
 
@@ -64,9 +64,9 @@ class CpuPublisher:
         timeout_s: float | None = None,
         **options: Unpack[MessageOptions],
     ) -> Confirmed:
-        """Publish and wait for the confirm; see `Publisher.publish`. Raises the PublishError that it ended in.
+        """Publish and wait for the confirm; see `Publisher.publish`. Raises the PublishError of a failed publish.
 
-        RuntimeError in a process that the handler has forked: the pipe to the worker is its parent's.
+        Raises RuntimeError in a process that the handler has forked: the pipe to the worker belongs to its parent.
         """
         if os.getpid() != self._pid:
             raise RuntimeError(
@@ -89,7 +89,7 @@ class CpuPublisher:
             except (OSError, EOFError):
                 outcome = None
             except ProtocolBroken as error:
-                self._pipe.end()  # nobody knows where the next frame begins: the worker sees the end, and kills
+                self._pipe.end()  # the start of the next frame is unknown: the worker sees the end, and kills us
                 raise PublishUnconfirmed(f"the worker's answer makes no sense: {error}") from error
         if outcome is None:
             raise PublishUnconfirmed("the worker ended before the confirm came")
@@ -98,7 +98,7 @@ class CpuPublisher:
         return outcome
 
     def publish(self, body: Any, **how: Any) -> Coroutine[Any, Any, Confirmed]:
-        """Do as `publish_sync` does, for a middleware, which awaits it. RuntimeError in the handler, which cannot."""
+        """Do as `publish_sync` does, for middleware. Raises RuntimeError in the handler, which cannot await."""
         if self._in_handler:
             raise RuntimeError(
                 "publish(...) has to be awaited, and a cpu=True handler cannot await; use publish_sync(...)."
@@ -121,7 +121,7 @@ class CpuPublisher:
         return confirmed
 
     def without_await(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `function` as a handler in which `publish` is refused."""
+        """Return a function that calls `function`, and refuses `publish` meanwhile."""
 
         def call(*arguments: Any) -> Any:
             self._in_handler = True
@@ -137,20 +137,20 @@ class CpuPublisher:
         return self._encoder.encode(body, options)
 
     def __getattr__(self, name: str) -> NoReturn:
-        """Say what there is instead."""
+        """Raise an error that names what a cpu=True handler has."""
         raise MxWorkerError(f"a cpu=True handler has no ctx.publisher.{name}; it has publish_sync")
 
 
 class _NotHere:
-    """What only a worker has."""
+    """Stands for the resources that only a worker has."""
 
     def __getattr__(self, name: str) -> NoReturn:
         raise MxWorkerError(f"a cpu=True handler has no connection and no worker around it, so it has no ctx.{name}")
 
 
 def resources(publisher: CpuPublisher) -> WorkerResources:
-    """Return what a context gives to handlers here: a publisher, and clear errors for all else."""
-    # A context hands them on as they are. A protocol for each would be there for this one place.
+    """Return the resources for a context here: a publisher, and objects that raise a clear error for all else."""
+    # Casts, since protocols for these types would have no other use.
     return WorkerResources(
         pool=cast("Any", _NotHere()), publisher=cast("Publisher", publisher), controls=cast("Any", _NotHere())
     )
