@@ -34,6 +34,9 @@ from mxworker.board.reading import NO_KEY, Told
 from mxworker.board.suspects import Suspects
 
 NO_ENTRY = -1
+"""The place of a delivery that is counted, and for which the slot had no place."""
+NOT_ENTERED = -2
+"""The place of a delivery that is not on the board at all."""
 
 _pack_entry = ENTRY.pack_into  # once: CPython looks up methods of imported names the slow way
 
@@ -190,8 +193,9 @@ class BoardSlot:
 
     def leave(self, place: int) -> None:
         """Record that a delivery has finished; `place` is what `enter` returned."""
-        if place == NO_ENTRY:
-            self.words[Word.UNPLACED] -= 1
+        if place < 0:
+            if place == NO_ENTRY:
+                self.words[Word.UNPLACED] -= 1
             return
         self._keys[place] = 0
         self._free.append(place)

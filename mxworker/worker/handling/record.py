@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from enum import Enum, auto
 
 from mxworker.api.attempts import attempt_of
 from mxworker.api.compilation import Handler
 from mxworker.api.delivery import Delivery, source_of
 from mxworker.board.layout import Word
-from mxworker.board.slot import NO_ENTRY, BoardSlot
+from mxworker.board.slot import NOT_ENTERED, BoardSlot
 from mxworker.board.suspects import Suspect
 from mxworker.config import DEFAULT_QUARANTINE_AFTER
 from mxworker.system.child import ring
@@ -64,15 +64,17 @@ class Record:
 
     @contextmanager
     def entered(self, deliveries: Sequence[Delivery]) -> Iterator[dict[Delivery, int]]:
-        """Have deliveries on record, with their entries by delivery; one that is taken out there has left already.
+        """Keep deliveries on record inside the block, which gets their entries; one that it takes out has left already.
 
-        What cannot be put on record is let through all the same.
+        A delivery that cannot be put on record, by a fault of ours, is handled all the same.
         """
-        entries = dict.fromkeys(deliveries, NO_ENTRY)
+        entries = dict.fromkeys(deliveries, NOT_ENTERED)
         try:
-            with suppress(Exception):
-                for delivery in deliveries:
+            for delivery in deliveries:
+                try:
                     entries[delivery] = self.enter(delivery)
+                except Exception:  # noqa: S112 - a fault of ours, which must not keep the batch from being handled
+                    continue
             yield entries
         finally:
             for entry in entries.values():
