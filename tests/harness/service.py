@@ -34,7 +34,7 @@ from tests.rabbit.processes import DIES_WITH_PARENT
 
 WITHOUT_UVLOOP = Path(__file__).parent / "without_uvloop"
 
-_STOP_PATIENCE_S = 15.0
+_STOP_PATIENCE_S = 60.0
 _KILL_PATIENCE_S = 10.0
 
 

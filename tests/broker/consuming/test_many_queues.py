@@ -28,7 +28,7 @@ def test_start_goes_on_while_queues_are_declared(
     broker_url: str, queue_name: str, tmp_path: Path, admin: Client
 ) -> None:
     app = write_app(tmp_path, APP.replace("QUEUES", str(QUEUES)).replace("NAME", queue_name))
-    command = mxworker_run(app, "--workers=1", "--connect-wait=100ms", "--burst", app_dir=tmp_path)
+    command = mxworker_run(app, "--workers=1", "--connect-wait=1500ms", "--burst", app_dir=tmp_path)
     try:
         with Service(command, tmp_path, env={"MXWORKER_BROKER_URL": broker_url}) as service:
             assert service.wait_exit(120) == 0, service.log_text()

@@ -94,7 +94,7 @@ async def test_handler_past_its_deadline_is_cancelled_and_rejected(
     handlers = Handlers()
     cancelled = []
 
-    @handlers.consume(queue_name, timeout=0.2, retry=None)
+    @handlers.consume(queue_name, timeout=1, retry=None)
     async def slow(body: str) -> None:
         try:
             await asyncio.sleep(0.01 if body == "quick" else 3600)

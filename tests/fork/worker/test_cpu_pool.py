@@ -393,7 +393,7 @@ CONDITIONAL = """
         raise Reject(str(os.getpid()))
 
 
-    @handlers.consume("quick", cpu=True, concurrency=2, timeout=0.5, on_error="reject")
+    @handlers.consume("quick", cpu=True, concurrency=2, timeout=2, on_error="reject")
     def quick(payload: bytes) -> None:
         while payload == b"stuck":
             pass
@@ -435,7 +435,7 @@ async def test_start_that_takes_longer_than_a_handler_may_comes_to_its_end(tmp_p
 
 
 async def test_start_takes_nothing_from_the_time_of_a_handler(tmp_path: Path) -> None:
-    async with cpu(tmp_path, conditional(import_s=1.0), size=2) as app:
+    async with cpu(tmp_path, conditional(import_s=3.0), size=2) as app:
         bench = at_work(app.handlers, cpu=app.pool)
         runner = next(runner for runner in bench.runners if runner.handler.name == "quick")
         channel = Channel()

@@ -155,10 +155,11 @@ async def test_failure_after_the_deadline_is_its_own() -> None:
 
 async def test_report_of_a_stuck_thread_names_its_line(caplog: pytest.LogCaptureFixture) -> None:
     handlers = Handlers()
+    release = threading.Event()
 
     @handlers.consume("queue", timeout=0.03)
     def sleepy(body: bytes) -> None:
-        time.sleep(0.3)
+        release.wait(FOR_EVER_S)
 
     bench, channel = at_work(handlers, grace_s=0.02), Channel()
     bench.runner.admit(*deliveries(channel, 1))
@@ -166,6 +167,7 @@ async def test_report_of_a_stuck_thread_names_its_line(caplog: pytest.LogCapture
     _, first = inspect.getsourcelines(sleepy)
     assert f"{__file__}:{first + 2} sleepy" in caplog.text
     assert "handler sleepy is stuck on message" in caplog.text
+    release.set()
     await asyncio.wait_for(bench.runner.finished(), SOON_S)
     assert channel.acked == [1]
 
