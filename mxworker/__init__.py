@@ -95,8 +95,8 @@ if TYPE_CHECKING:
         wait_all,
         wait_any,
     )
-else:  # a type checker that saw `__getattr__` would take every misspelt name for one of ours
-    # asyncio takes longer than all the rest together, and the AMQP library longer than that.
+else:  # a type checker that saw `__getattr__` would accept every misspelt name
+    # Importing asyncio takes longer than all other imports together, and the AMQP library takes longer than asyncio.
     _IMPORTED_LATE = (
         "mxworker.api.receipts",
         "mxworker.amqp.publishing.publisher",
@@ -105,7 +105,7 @@ else:  # a type checker that saw `__getattr__` would take every misspelt name fo
     )
 
     def __getattr__(name: str) -> Any:
-        """Import what is asked for, and costs more than those should pay who do not use it."""
+        """Import a name on first use when its import is slow."""
         if name in __all__:
             for module in map(import_module, _IMPORTED_LATE):
                 if hasattr(module, name):
@@ -113,5 +113,5 @@ else:  # a type checker that saw `__getattr__` would take every misspelt name fo
         raise AttributeError(f"module 'mxworker' has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        """Name what comes late, too: for completion, and for the hint at a name that was misspelt."""
+        """List the names that are imported late too, for completion and for hints about misspelt names."""
         return sorted({*globals(), *__all__})

@@ -132,7 +132,7 @@ class PoolSettings:
 
 @dataclass(frozen=True, slots=True)
 class PublisherSettings:
-    """The settings of a publisher: that of a worker, and those made by `Publisher.connect`.
+    """The settings of a publisher, in a worker or from `Publisher.connect`.
 
     Raises ConfigError when a value cannot work.
     """
@@ -143,8 +143,8 @@ class PublisherSettings:
     max_in_flight: int = 10_000
     """The window: how many publishes may be without an outcome."""
     overflow: Literal["wait", "raise", "drop"] = "wait"
-    """What happens to a publish at a full window: "wait" lets it wait for room; "raise" raises PublishOverflow; "drop"
-    drops it, which has its own counter, and `publish_nowait` does not raise."""
+    """How a publish at a full window is treated: "wait" lets it wait; "raise" raises PublishOverflow; "drop" drops it,
+    which has its own counter, and `publish_nowait` does not raise."""
     when_blocked: Literal["wait", "raise"] = "wait"
     """Whether publishes wait or raise PublishOverflow while the broker blocks the connection."""
     timeout_s: float = 5.0
@@ -174,7 +174,7 @@ class PublisherSettings:
 
 
 class PublisherOptions(TypedDict, total=False):
-    """The fields of `PublisherSettings`, as keyword arguments; they are explained there."""
+    """The fields of `PublisherSettings` as keyword arguments."""
 
     channels: int
     max_in_flight: int
@@ -188,7 +188,7 @@ class PublisherOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What the operator says instead of the code, for all handlers; None leaves the code's word."""
+    """The operator's values for all handlers, which override those in the code; None keeps the value in the code."""
 
     concurrency: int | None = None
     prefetch: int | None = None
