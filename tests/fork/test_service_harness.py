@@ -199,7 +199,7 @@ def test_a_process_that_was_reaped_is_neither_alive_nor_signalled() -> None:
     assert process
     assert process in children(os.getpid())
     assert process.signal(SIGKILL)
-    popen.wait(10)
+    popen.wait(60)
     assert not process.is_alive
     assert not process.signal(SIGKILL)
     assert Process.find(popen.pid) is None

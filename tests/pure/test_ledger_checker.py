@@ -103,7 +103,7 @@ def test_what_was_written_survives_the_kill_of_its_writer(tmp_path: Path) -> Non
         time.sleep(0.005)
     seen = count(path)
     process.send_signal(signal.SIGKILL)
-    process.wait(10)
+    process.wait(60)
     records = read(path)
     assert len(records) >= seen
     assert [record.id for record in records[::2]] == [f"victim-{number}" for number in range((len(records) + 1) // 2)]
