@@ -19,7 +19,9 @@ help: ## List the targets
 demo: $(READY) rabbitmq ## Start a broker and two workers, send them 10,000 orders, show a summary
 	@$(BIN)/python -m tests.rabbit -- $(BIN)/python -m handlers_example.demo
 
-test: $(READY) rabbitmq systemd ## Run all tests, those of guarantees at a tenth of their size (BROKER=4: on RabbitMQ 4)
+test: $(READY) ## Check style and types, then run all tests, those of guarantees at a tenth of their size (BROKER=4: on RabbitMQ 4)
+	@$(MAKE) lint || { echo "make test: style or types are wrong, see above; no test was run ('make lint' repeats this)." >&2; exit 1; }
+	@$(MAKE) rabbitmq systemd
 	@$(BIN)/python -m pytest -n 3 --dist loadfile -m "not alone"; code=$$?; \
 		$(BIN)/python -m pytest -m alone && exit $$code
 
