@@ -206,7 +206,7 @@ class _Master:
         for child in ended:
             if child.pid not in leaving:
                 self._take_in_end(child, now_ns)
-        self._heed_inquest(now_ns)
+        self._heed_crashes(now_ns)
         if self._board.ever_ready:
             self._exit_report.say_notes()
         if not self._announced:
@@ -250,7 +250,7 @@ class _Master:
         self._status.note_exit(ended, describe(ended), note_of(ended, told))
         self._exit_report.tell(ended, told, stack, self._fleet.generation, now_ns)
 
-    def _heed_inquest(self, now_ns: int) -> None:
+    def _heed_crashes(self, now_ns: int) -> None:
         """Have the queues run alone whose messages kill, and lay that to no worker's charge."""
         change = self._crash_attribution.look([slot.number for slot in self._fleet.slots if slot.is_ready], now_ns)
         if change.has_orders:

@@ -363,7 +363,7 @@ class Consumer:
 
     async def _give_up_or_rest(self, error: BrokerError, connection: BrokerConnection, attempt: int) -> None:
         reason = connection.plane.frames.close_reason
-        if reason is not None and self._faulty_queues.blame(self.queue.name, connection, reason, self._loop.time()):
+        if reason is not None and self._faulty_queues.note_loss(self.queue.name, connection, reason, self._loop.time()):
             await self._give_up(reason)
         else:
             await self._rest(error, connection, attempt)

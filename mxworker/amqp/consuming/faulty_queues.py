@@ -32,15 +32,15 @@ class FaultyQueues:
         self._under_way: dict[str, object] = {}  # queue -> the connection on which it has a request under way
         self._suspects: frozenset[str] = frozenset()
         self._judged: object = None  # the connection to whose end the suspects belong
-        self._blamed_at: dict[str, float] = {}
+        self._caused_at: dict[str, float] = {}
         self._given_up_at: dict[str, float] = {}
-        self._turns_until = 0.0
+        self._one_by_one_until = 0.0
         self._turn = asyncio.Lock()
 
     @asynccontextmanager
     async def turn(self, now: float) -> AsyncIterator[None]:
         """Wait until no other queue makes a request, if only one may at a time now."""
-        if now >= self._turns_until:
+        if now >= self._one_by_one_until:
             yield
             return
         async with self._turn:
@@ -54,17 +54,17 @@ class FaultyQueues:
         """Record that the request of a queue was answered."""
         self._under_way.pop(queue, None)
 
-    def blame(self, queue: str, connection: object, close_reason: tuple[int, str], now: float) -> bool:
+    def note_loss(self, queue: str, connection: object, close_reason: tuple[int, str], now: float) -> bool:
         """Record the end of a connection, and return whether to give `queue` up.
 
         A queue is given up when it was the cause twice within a minute, or again after it was given up.
         """
         code, text = close_reason
-        if code not in _HARD_ERRORS or not self._is_to_blame(queue, connection, text, now):
+        if code not in _HARD_ERRORS or not self._is_cause(queue, connection, text, now):
             return False
-        before = self._blamed_at.get(queue)
+        before = self._caused_at.get(queue)
         given_up_at = self._given_up_at.get(queue)
-        self._blamed_at[queue] = now
+        self._caused_at[queue] = now
         if (before is not None and now - before <= _AGAIN_S) or (
             given_up_at is not None and now - given_up_at <= GIVEN_UP_S + _AGAIN_S
         ):
@@ -72,7 +72,7 @@ class FaultyQueues:
             return True
         return False
 
-    def _is_to_blame(self, queue: str, connection: object, text: str, now: float) -> bool:
+    def _is_cause(self, queue: str, connection: object, text: str, now: float) -> bool:
         named = _NAMED.search(text)
         if named is not None:
             beside = named["queue"].removeprefix(queue)
@@ -81,5 +81,5 @@ class FaultyQueues:
             self._judged = connection
             self._suspects = frozenset(name for name, where in self._under_way.items() if where is connection)
             if len(self._suspects) > 1:
-                self._turns_until = now + _AGAIN_S
+                self._one_by_one_until = now + _AGAIN_S
         return self._suspects == {queue}
