@@ -15,6 +15,7 @@ from handlers_example.demo.accounts import DeadLetter
 from handlers_example.demo.orders import Sample
 from mxworker import Message, Publisher
 from mxworker.amqp.connecting.library_errors import library_errors
+from mxworker.api.handlers import compile_handlers
 from mxworker.brokers import BrokerUrl
 from mxworker.errors import BrokerError, PublishError
 
@@ -69,7 +70,7 @@ class Broker:
 
 def _queues() -> Iterator[str]:
     """Yield the names of all queues of the shop, without the prefix."""
-    for handler in shop.handlers.compile():
+    for handler in compile_handlers(shop.handlers):
         queue = handler.queue
         for name in (queue.name, queue.dead_letter_name, *map(queue.retry_name, handler.retry_steps_ms)):
             yield name.removeprefix(shop.PREFIX)
