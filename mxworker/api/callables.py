@@ -1,9 +1,9 @@
-"""What the application registers, seen from outside: its name, its place in the code, what runs when it is called.
+"""The callables that the application registers: the name, the place in the code, and the function that a call runs.
 
 Functions, bound methods, `functools.partial`, static methods, wrappers made with `functools.wraps` and objects with a
-`__call__` are all called alike; here they are looked at alike.
+`__call__` are all treated alike.
 
-Pure: nothing of the application is called.
+Pure: no code of the application is called.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MOST_LAYERS = 100  # one may wrap itself
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where something was registered, and which local names its annotations may mean."""
+    """The place of a registration, and the local names that annotations may use there."""
 
     place: str = ""
     names: Mapping[str, Any] | None = None
@@ -40,7 +40,7 @@ def site_of(function: object, frame: FrameType | None) -> Site:
     place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
     if frame.f_locals is frame.f_globals:
         return Site(place)
-    # Of a frame's locals only what is named: the registry lives as long as the process.
+    # Only the locals that an annotation names, since the registry lives as long as the process.
     annotations = " ".join(map(str, _annotations_of(function)))
     return Site(place, {name: value for name, value in frame.f_locals.items() if name in annotations})
 
@@ -56,7 +56,7 @@ def bare_function(function: Any) -> Any:
 
 
 def name_of(function: object) -> str:
-    """Return the name of a callable: of a bound method with its class, of an object that of its class."""
+    """Return the name of a callable. A bound method has its class before it; an object has the name of its class."""
     if isinstance(function, functools.partial):
         return name_of(function.func)
     if inspect.ismethod(function):
@@ -68,7 +68,7 @@ def name_of(function: object) -> str:
 
 
 def place_of(function: object, site: Site = NOWHERE) -> str:
-    """Return `file:line` of a function; of anything else, where it was registered. Empty when neither is known."""
+    """Return `file:line` of a function, or of the registration of another callable. Empty when neither is known."""
     function = bare_function(function)
     inner = innermost(function) if isinstance(function, FunctionType) else None
     if isinstance(inner, FunctionType):
@@ -77,7 +77,7 @@ def place_of(function: object, site: Site = NOWHERE) -> str:
 
 
 def first_called(function: Any) -> Any:
-    """Return what runs when `function` is called: the function inside partials, methods and objects with `__call__`."""
+    """Return the function that a call of `function` runs, inside partials, methods and objects with `__call__`."""
     for _ in range(_MOST_LAYERS):
         if isinstance(function, functools.partial):
             function = function.func
@@ -91,7 +91,7 @@ def first_called(function: Any) -> Any:
 
 
 def innermost(function: Any) -> Any:
-    """Return what `first_called` does, and below that, what `functools.wraps` says is wrapped."""
+    """Return the innermost function: that of `first_called`, without the layers of `functools.wraps`."""
     for _ in range(_MOST_LAYERS):
         function = first_called(function)
         wrapped = vars(function).get("__wrapped__") if isinstance(function, FunctionType) else None
@@ -102,18 +102,18 @@ def innermost(function: Any) -> Any:
 
 
 def is_coroutine_function(function: Any) -> bool:
-    """Whether calling it makes a coroutine, as far as can be known without calling it."""
+    """Whether a call makes a coroutine, as far as can be known without the call."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(first_called(function))
 
 
 def is_generator_function(function: Any) -> bool:
-    """Whether calling it makes a generator, an asynchronous one included."""
+    """Whether a call makes a generator or an asynchronous generator."""
     called = first_called(function)
     return inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called)
 
 
 def is_method_of_a_class(function: Any) -> bool:
-    """Whether `function` stands in the body of a class and waits for its `self` or `cls`."""
+    """Whether `function` is defined in the body of a class and needs its `self` or `cls`."""
     if not isinstance(function, FunctionType):
         return False
     owner, _, _ = function.__qualname__.rpartition(".")
@@ -122,7 +122,7 @@ def is_method_of_a_class(function: Any) -> bool:
 
 
 def can_be_called_with(function: Any, arguments: int) -> bool:
-    """Whether it takes so many arguments, by position; what does not tell its parameters may."""
+    """Whether `function` takes this number of positional arguments; True when it has no readable signature."""
     try:
         inspect.signature(function, follow_wrapped=False).bind(*range(arguments))
     except TypeError:
@@ -133,9 +133,9 @@ def can_be_called_with(function: Any, arguments: int) -> bool:
 
 
 def own_signature(function: Any) -> inspect.Signature:
-    """Return the signature by which it is called: its own, or that of what it wraps where its own is `*args`.
+    """Return the signature of `function`, or of the function that it wraps when its own has `*args`.
 
-    Annotations stay as they are written. Raises TypeError or ValueError when it has none.
+    Annotations are not evaluated. Raises TypeError or ValueError when there is no signature.
     """
     own = inspect.signature(function, follow_wrapped=False)
     while _takes_anything(own) and isinstance(function, FunctionType) and "__wrapped__" in vars(function):
@@ -145,7 +145,7 @@ def own_signature(function: Any) -> inspect.Signature:
 
 
 def names_around(function: Any, site: Site) -> dict[str, Any]:
-    """Return what a name in an annotation of `function` may mean: global, in the place of registration, or enclosed."""
+    """Return the names that annotations of `function` may use: global, local where it was registered, or enclosed."""
     names: dict[str, Any] = {}
     for layer in _layers(function):
         if isinstance(layer, FunctionType):
@@ -159,7 +159,7 @@ def names_around(function: Any, site: Site) -> dict[str, Any]:
 
 
 def _layers(function: Any) -> Iterator[Any]:
-    """Yield what is called first, and what it wraps, down to the innermost."""
+    """Yield the function that is called first, and those that it wraps, down to the innermost."""
     for _ in range(_MOST_LAYERS):
         function = first_called(function)
         yield function
@@ -178,7 +178,7 @@ def _annotations_of(function: object) -> list[Any]:
 
 
 def _enclosed(function: FunctionType) -> dict[str, Any]:
-    """Return the variables of the functions around it that it uses, as far as they have a value by now."""
+    """Return the variables of enclosing functions that `function` uses, if they have a value by now."""
     enclosed = {}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         with suppress(ValueError):

@@ -1,22 +1,23 @@
-"""The circuit breaker of a handler: when too many of its deliveries fail, its queue is left alone for a while.
+"""The circuit breaker of a handler: when too many of its deliveries fail, its queue is paused for a while.
 
-Theory of operation. While CLOSED, the last `window` seconds are kept in mind; when at least `min_deliveries` ended in
-them, and `failure_ratio` of those failed, it opens, and the queue is to be paused. When `pause` seconds are over it is
-HALF_OPEN: a trial of few deliveries is let in. All succeeded: CLOSED, with nothing kept in mind. One failed: OPEN
-again, for twice as long as the last time, up to ten times `pause`.
+Theory of operation. While CLOSED, the breaker counts the deliveries of the last `window` seconds. When at least
+`min_deliveries` ended in that time, and `failure_ratio` of them failed, the breaker opens, and the queue is paused.
+After `pause` seconds the breaker is HALF_OPEN, and a few deliveries are tried. When all of them succeed, the breaker is
+CLOSED and its counts are zero. When one fails, the breaker is OPEN again, for twice as long as the last time, up to ten
+times `pause`.
 
     CLOSED --tripped--> OPEN --rested--> HALF_OPEN --passed--> CLOSED
                          ^                   |
                          +------failed-------+
 
-What was started before the trial and ends while OPEN or HALF_OPEN changes nothing: it is no news. In the table a
-missing key *is* the error.
+Deliveries that started before the trial and end while OPEN or HALF_OPEN change nothing. A missing key of the table *is*
+the error.
 
-The last seconds are kept in a fixed number of buckets, so the window moves by a tenth of its length at a time.
+The window has a fixed number of buckets, so it moves by a tenth of its length at a time.
 
-Pure: every method takes `now`, a monotonic instant in seconds, and returns what to do. The caller pauses the
-queue on `PauseUntil`, and calls `rested` at its end; resumes it on `Try`, with no more concurrency and prefetch than
-that says; and gives it all of both back on `Close`.
+Pure: every method takes `now`, a monotonic instant in seconds, and returns what to do. On `PauseUntil` the caller
+pauses the queue, and calls `rested` at the end of the pause. On `Try` the caller resumes the queue, with concurrency
+and prefetch limited to `Try.deliveries`. On `Close` the caller removes those limits.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ _LONGEST_PAUSES = 10
 
 @dataclass(frozen=True, slots=True)
 class CircuitBreaker:
-    """When to leave a queue alone, and for how long. Durations in seconds.
+    """When to pause a queue, and for how long. Durations are in seconds.
 
     When at least `min_deliveries` ended in the last `window`, and `failure_ratio` of them failed, the queue is paused
-    for `pause`; then `trial` deliveries are tried. If one of those fails, too, it is paused for twice as long, up to
-    ten times `pause`. Messages that are refused, or cannot be decoded, do not count. Raises ValueError when a value
-    cannot work.
+    for `pause`. Then `trial` deliveries are tried. If one of them fails, the queue is paused for twice as long as
+    before, up to ten times `pause`. Messages that are refused, or cannot be decoded, do not count. Raises ValueError
+    when a value is out of range, and TypeError when it has the wrong type.
     """
 
     failure_ratio: float = 0.5
@@ -50,7 +51,7 @@ class CircuitBreaker:
     trial: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse what could not work; written so that NaN is refused too."""
+        """Refuse values out of range. The comparisons refuse NaN, too."""
         for name in ("failure_ratio", "window", "pause"):
             self._check_type(name, int | float, "a number")
         for name in ("min_deliveries", "trial"):
@@ -73,7 +74,7 @@ class CircuitBreaker:
 
 
 class BreakerState(Enum):
-    """What the switch lets through: all, nothing, or a trial."""
+    """Which deliveries run: all, none, or those of a trial."""
 
     CLOSED = auto()
     OPEN = auto()
@@ -99,21 +100,21 @@ _TRANSITIONS: Mapping[tuple[BreakerState, _Event], BreakerState] = MappingProxyT
 
 @dataclass(frozen=True, slots=True)
 class PauseUntil:
-    """Pause the queue, and call `rested` when the instant `until` has come."""
+    """Pause the queue, and call `rested` at the instant `until`."""
 
     until: float
 
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """Consume again, with at most `deliveries` unsettled at once, until the switch says what to do next."""
+    """Consume again, with at most `deliveries` unsettled at once, until the breaker returns another action."""
 
     deliveries: int
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Let everything run again: the trial has passed."""
+    """Remove all limits: the trial has passed."""
 
 
 Action = PauseUntil | Try | Close
@@ -135,10 +136,10 @@ class Breaker:
         self._trial_left = 0
 
     def succeeded(self, now: float, started_at: float) -> Action | None:
-        """Take the news that a delivery was handled; return what to do, None for nothing."""
+        """Count a delivery that succeeded. Return what to do; None for nothing."""
         if self.state is BreakerState.CLOSED:
             self._window.note(now, has_failed=False)
-            return self._judge(now)  # it may be the one that makes them enough
+            return self._judge(now)  # this delivery may complete `min_deliveries`
         if self.state is BreakerState.HALF_OPEN and started_at >= self._tried_from:
             self._trial_left -= 1
             if self._trial_left == 0:
@@ -146,7 +147,7 @@ class Breaker:
         return None
 
     def failed(self, now: float, started_at: float) -> Action | None:
-        """Take the news that a delivery has failed; return what to do, None for nothing."""
+        """Count a delivery that failed. Return what to do; None for nothing."""
         if self.state is BreakerState.CLOSED:
             self._window.note(now, has_failed=True)
             return self._judge(now)
@@ -155,7 +156,7 @@ class Breaker:
         return None
 
     def rested(self, now: float) -> Action:
-        """Take the news that the pause is over; called too early it says until when to go on."""
+        """Begin the trial, since the pause is over. A call that comes too early returns the pause again."""
         if self.state is BreakerState.OPEN and now < self._until:
             return PauseUntil(self._until)
         self._move(_Event.RESTED)
@@ -185,11 +186,11 @@ class Breaker:
         try:
             self.state = _TRANSITIONS[self.state, event]
         except KeyError:
-            raise InvariantError(f"a circuit breaker that is {self.state.name} does not know {event.name}") from None
+            raise InvariantError(f"a circuit breaker in state {self.state.name} cannot have {event.name}") from None
 
 
 class _Window:
-    """How many deliveries ended, and how many of them failed, in about the last `length_s` seconds."""
+    """The number of deliveries that ended, and that failed, in about the last `length_s` seconds."""
 
     __slots__ = ("_bucket_s", "_ended", "_failed", "_newest", "ended", "failed")
 
@@ -202,7 +203,7 @@ class _Window:
         self._failed = [0] * _BUCKETS
 
     def note(self, now: float, has_failed: bool) -> None:
-        """Count one more, and forget what is too old."""
+        """Count a delivery, and drop the counts that are too old."""
         number = int(now / self._bucket_s)
         if number > self._newest:
             self._advance(number)

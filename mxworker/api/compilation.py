@@ -1,6 +1,6 @@
-"""From what a decorator was told to a `Handler`: all of it checked, every number settled, once, at the start.
+"""Makes a `Handler` of each registration, once, at the start: options are checked, and every number gets its value.
 
-What cannot work is an AppLoadError that names file and line.
+A handler that cannot work is an AppLoadError that names file and line.
 
 Pure: no I/O, no event loop.
 """
@@ -51,7 +51,7 @@ from mxworker.system.printable import foreign
 
 Number = TypeVar("Number", int, float)
 
-# A parameter of a task elsewhere. Here each message of the usual kind, a document, would be a dead letter.
+# Usual parameters of tasks in other libraries. Here a message is one document, which none of these types can take.
 _SINGLE_VALUES = (int, float, complex, bool, NoneType)
 
 
@@ -89,11 +89,11 @@ class Handler:
     circuit_breaker: CircuitBreaker | None
     middleware: tuple[Middleware, ...]
     lifespans: tuple[Lifespan, ...]
-    """Those of its registry and of all that include it, the outermost first; the last one's value is `ctx.state`."""
+    """The lifespans of its registry and of all that include it, the outermost first. The last yields `ctx.state`."""
 
     @property
     def max_attempts(self) -> int:
-        """How often a message is executed at most, not counting what a worker's death cut off.
+        """The most executions of a message, not counting those that a worker's death cut off.
 
         Without retries only a `Requeue` makes it more than once.
         """
@@ -101,19 +101,19 @@ class Handler:
 
     @property
     def keeps_order(self) -> bool:
-        """Whether a message that is to be tried again at once must not be overtaken."""
+        """Whether no message may overtake one that is executed again at once."""
         return self.queue.single_active_consumer and self.concurrency == 1
 
     @property
     def retry_steps_ms(self) -> tuple[int, ...]:
-        """The delays of its retry queues; () when it has none."""
+        """The delays of the retry queues; () when there are none."""
         return self.retry.steps_ms if self.retry is not None else ()
 
     @property
     def longest_hold_s(self) -> float:
-        """How long a delivery may be unsettled when all that was sent ahead takes all the time it has.
+        """The longest time that a delivery may be unsettled: all those ahead of it run until their timeout.
 
-        A batch counts as full: one that is complete by its age leaves less for the next to wait behind.
+        Batches count as full: when one is complete by its age, fewer deliveries are ahead of the next.
         """
         size, wait_s = (self.batch.size, self.batch.wait_s) if self.batch is not None else (1, 0.0)
         return self.timeout_s * math.ceil(self.prefetch / (size * self.concurrency)) + wait_s
@@ -121,7 +121,7 @@ class Handler:
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """What a registry puts around its handlers, what includes it as well; codecs are by media type."""
+    """The middleware, lifespans and codecs, by media type, of a registry and of those that include it."""
 
     middleware: tuple[Middleware, ...]
     lifespans: tuple[Lifespan, ...]
@@ -134,13 +134,13 @@ def compiled(said: Registration, overrides: Overrides, around: Around) -> Handle
         return _compiled(said, overrides, around)
     except AppLoadError as error:
         raise fault("handler", said.function, said.site, f"{error}") from error
-    except Exception as error:  # a fault of ours, or a value that lies about what it is
+    except Exception as error:  # a bug of ours, or a value whose own code raises
         why = f"cannot be made ready: {foreign(type(error).__name__)}: {text_of(error)}"
         raise fault("handler", said.function, said.site, why) from error
 
 
 def fault(what: str, function: object, site: Site, text: str) -> AppLoadError:
-    """Return the error for a handler, or `what` else it is, that cannot work."""
+    """Return the error for a handler that cannot work, or for `what` else the function is."""
     place = place_of(function, site)
     return AppLoadError(f"{foreign(place)}{'  ' if place else ''}{what} '{foreign(name_of(function))}' {text}.")
 
@@ -171,7 +171,7 @@ def _compiled(said: Registration, overrides: Overrides, around: Around) -> Handl
         concurrency=concurrency,
         prefetch=prefetch,
         timeout_s=timeout_s(_first(overrides.timeout_s, options["timeout"], DEFAULT_HANDLER_TIMEOUT_S)),
-        # No larger than what the broker sends at once: it would only ever be complete by its age.
+        # No larger than the prefetch: the broker sends no more, and the batch would wait for its age each time.
         batch=None if batch is None else replace(batch, size=min(batch.size, prefetch)),
         retry=options["retry"],
         on_error=options["on_error"],
@@ -183,7 +183,7 @@ def _compiled(said: Registration, overrides: Overrides, around: Around) -> Handl
 
 
 def _check_payload(payload: Any) -> None:
-    """Refuse the annotation of one payload when it cannot be what was meant. Raises AppLoadError."""
+    """Raise AppLoadError for an annotation of a payload that is certainly a mistake."""
     if bare(payload) is Message:
         raise AppLoadError("takes its payload as a Message, which is what is published; what is received is a Delivery")
     if payload in _SINGLE_VALUES:
@@ -210,7 +210,7 @@ def _kind(said: Registration) -> HandlerKind:
 
 
 def _first(override: Number | None, registered: Number | None, default: Number) -> Number:
-    """Return the operator's word, else the code's, else ours."""
+    """Return the operator's value, else the code's, else our default."""
     if override is not None:
         return override
     return default if registered is None else registered

@@ -1,8 +1,8 @@
-"""How bodies of one further content type are read and made, as the application registers it.
+"""A codec that the application registers: it reads and makes the bodies of one further content type.
 
-What could run code when it is read is refused, pickle above all: whoever may publish to a queue would run code in its
-workers (kombu: ContentDisallowed). Only what shows its origin can be recognised; hiding it in a function of your own is
-your own decision.
+Formats that can run code when they are read, pickle above all, are refused: everyone who may publish to a queue could
+run code in its workers (kombu: ContentDisallowed). They are recognised by the content type and the module of the
+function. A function of your own that calls them is not, and is your own decision.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ _UNSAFE_MODULES = frozenset({"pickle", "_pickle", "cloudpickle", "dill", "jsonpi
 
 @dataclass(frozen=True, slots=True)
 class ContentCodec:
-    """What reads the bodies of `content_type`, and what makes them for the publisher, if anything does.
+    """The function that reads the bodies of `content_type`, and the one that makes them for the publisher, if any.
 
-    Raises ValueError when made with what could run code, with no media type, or with what cannot be called.
+    Raises ValueError for a format that can run code, for a text that is no media type, and for functions that cannot be
+    called or are async; TypeError for a content type that is no text.
     """
 
     content_type: str
@@ -36,7 +37,7 @@ class ContentCodec:
     encode: Serializer | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what must never be registered."""
+        """Refuse codecs that must never be registered."""
         if not isinstance(self.content_type, str):
             raise TypeError(f"a content type is text like 'application/msgpack', not {self.content_type!r:.80}")
         if not _MEDIA_TYPE.fullmatch(self.content_type.lower()):
@@ -62,7 +63,7 @@ class ContentCodec:
         return self.content_type.lower()
 
     def read(self, body: bytes) -> Any:
-        """Return what `body` holds; whatever the application's function raises becomes a DecodeError."""
+        """Return the value of `body`. Every exception of the application's function becomes a DecodeError."""
         try:
             return self.decode(body)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""What a handler may know beside its payload."""
+"""The context of a handler: facts of its delivery, and the resources of its worker."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mxworker.api.delivery import Delivery
 from mxworker.errors import MxWorkerError
 from mxworker.system.log import kept
 
-if TYPE_CHECKING:  # names of what handlers are given; this module is a word and uses none of it (see test_imports)
+if TYPE_CHECKING:  # only for annotations: this room imports nothing that does I/O (see test_imports)
     from mxworker.amqp.connecting.pool import BorrowedChannel, Pool
     from mxworker.amqp.publishing.publisher import Publisher
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerStats:
-    """What this worker process did and does, all handlers together. Counts since its start."""
+    """The counts of this worker process since its start, over all handlers."""
 
     messages_processed: int
     """Deliveries that were acked."""
@@ -32,22 +32,22 @@ class WorkerStats:
 
 
 class WorkerControls(Protocol):
-    """What of its worker process a handler may ask about and steer."""
+    """The calls of a context that reach its worker process."""
 
     @property
     def stats(self) -> WorkerStats:
-        """What the process did so far."""
+        """The counts of the process so far."""
 
     def pause(self, queue: str) -> None:
-        """Stop consuming a queue; KeyError when no handler here consumes it."""
+        """Stop consuming a queue. Raises KeyError when no handler here consumes it."""
 
     def resume(self, queue: str) -> None:
-        """Consume it again; KeyError when no handler here consumes it."""
+        """Consume a queue again. Raises KeyError when no handler here consumes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerResources:
-    """What a worker process has for all its handlers; the service makes it once."""
+    """The resources that all handlers of a worker process share. They are made once."""
 
     pool: Pool
     publisher: Publisher
@@ -56,7 +56,7 @@ class WorkerResources:
 
 @dataclass(frozen=True, slots=True)
 class HandlerScope:
-    """What is the same for all deliveries of one handler. Without `resources`, as in a test, there is no broker."""
+    """The facts that all deliveries of one handler share. Without `resources`, as in a test, there is no broker."""
 
     queue: str
     handler: str
@@ -66,22 +66,23 @@ class HandlerScope:
 
 
 class Context:
-    """What a handler may know of one delivery, or of a batch; made for it, and of no use after its handler returned.
+    """The context of one delivery or one batch. Do not use it after the handler has returned.
 
-    `delivery` is the raw message, of a batch the first one; `deliveries` are all of them, in the order of the payloads.
+    `delivery` is the raw message, in a batch the first one. `deliveries` are all messages, in the order of the
+    payloads.
     """
 
     __slots__ = ("_scope", "deliveries", "delivery")
 
     def __init__(self, delivery: Delivery, scope: HandlerScope, deliveries: Sequence[Delivery] | None = None) -> None:
-        """`deliveries` only for a batch."""
+        """`deliveries` is given for a batch only."""
         self.delivery = delivery
         self.deliveries = (delivery,) if deliveries is None else tuple(deliveries)
         self._scope = scope
 
     @property
     def queue(self) -> str:
-        """The queue that it was consumed from."""
+        """The queue that the delivery was consumed from."""
         return self._scope.queue
 
     @property
@@ -91,52 +92,53 @@ class Context:
 
     @property
     def attempt(self) -> int:
-        """Which execution of the message this is, counted from 1; of a batch, that of its first delivery.
+        """The number of this execution of the message, from 1 on; in a batch, that of its first delivery.
 
-        One that a worker's death or a lost connection cut off does not count.
+        Executions that a worker's death or a lost connection cut off do not count.
         """
         return attempt_of(self.delivery, self._scope.max_attempts)
 
     @property
     def state(self) -> Any:
-        """What the lifespan of the handler's registry yielded, once per process; None without one."""
+        """The value that the lifespan of the handler's registry yielded in this process; None without a lifespan."""
         return self._scope.state
 
     @property
     def publisher(self) -> Publisher:
         """The publisher of this process: `await ctx.publisher.publish(body, routing_key="queue")`.
 
-        Every publish is confirmed; a `def` handler uses `publish_sync`, and everything else is a RuntimeError there.
-        Receipts of `publish_nowait` that the handler does not await, and publishes that it runs in tasks, are awaited
-        before its delivery is acked; a `publish` that is never awaited fails the delivery.
+        Every publish is confirmed. A `def` handler uses `publish_sync`; every other method raises RuntimeError there.
+        Before a delivery is acked, mxworker awaits the receipts of `publish_nowait` that its handler did not await, and
+        the publishes that the handler runs in tasks. A `publish` that is never awaited fails the delivery.
         """
         return self._resources.publisher
 
     def channel(self) -> BorrowedChannel:
         """Borrow a plain aio-pika channel: `async with ctx.channel() as channel:`.
 
-        Its connection is not the one that consumes, and publishes on it are confirmed: one that is returned or refused
-        raises. It goes back at the end of the block, also when the handler is cancelled; in a drain it lives as long as
-        its handler. Do not use it after the block or in other tasks; in a `def` handler it is a RuntimeError. Waiting
-        for one takes 5 s at most; then raises PoolExhausted, or ConnectionLost or ChannelLost.
+        The channel's connection is not the one that consumes. Publishes on the channel are confirmed: a message that is
+        returned or refused raises. The channel goes back at the end of the block, also when the handler is cancelled;
+        in a drain it lives as long as its handler. Do not use it after the block or in other tasks. Waiting for a
+        channel takes 5 s at most, and then raises PoolExhausted, ConnectionLost or ChannelLost. Raises RuntimeError in
+        a `def` handler.
         """
         return self._resources.pool.channel()
 
     def pause(self, queue: str | None = None) -> None:
-        """Stop consuming a queue in this process, by default the handler's own; what runs goes on.
+        """Stop consuming a queue in this process, by default the handler's own. Running handlers go on.
 
-        What waits here goes back to the queue. `resume`, from another handler or a task that one made, ends it, and so
-        does a restart of the worker. KeyError when no handler of this process consumes it.
+        Deliveries that wait here go back to the queue. A call of `resume` in another handler or in a task ends the
+        pause, and so does a restart of the worker. Raises KeyError when no handler of this process consumes the queue.
         """
         self._resources.controls.pause(queue or self.queue)
 
     def resume(self, queue: str | None = None) -> None:
-        """Consume a queue again that `pause` stopped. KeyError when no handler of this process consumes it."""
+        """End a `pause` of a queue. Raises KeyError when no handler of this process consumes the queue."""
         self._resources.controls.resume(queue or self.queue)
 
     @property
     def stats(self) -> WorkerStats:
-        """What this process did so far."""
+        """The counts of this process so far."""
         return self._resources.controls.stats
 
     @property
@@ -148,12 +150,12 @@ class Context:
 
     @property
     def is_stale(self) -> bool:
-        """Whether the delivery's channel has ended: the broker will deliver it again whatever this handler does."""
+        """Whether the delivery's channel has ended: the broker redelivers the message, whatever the handler returns."""
         return self.delivery.is_stale
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
-        """A logger named after the handler, whose lines carry queue and message id."""
+        """A logger with the name of the handler; its records have the queue and the message id."""
         return _DeliveryLogger(
             kept(f"mxworker.handler.{self.handler}"),
             {"queue": self.queue, "message_id": self.delivery.shown_id},
@@ -161,7 +163,7 @@ class Context:
 
 
 class _DeliveryLogger(logging.LoggerAdapter[logging.Logger]):
-    """Adds the delivery's facts to `extra`, beside what the caller puts there."""
+    """Adds the delivery's facts to the caller's `extra`."""
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         """Merge the facts into the caller's `extra`."""

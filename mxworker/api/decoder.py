@@ -1,7 +1,7 @@
-"""From a body's bytes to what a handler takes, as the annotation of its first parameter and the content-type say.
+"""Decodes a body by the annotation of the handler's first parameter and the content-type of the delivery.
 
-`decoder_for` is asked once per handler, at start; what it returns runs for every delivery. The content-type is the
-first property on the wire, so comparing bytes is enough for the usual two, none and application/json.
+`decoder_for` is called once per handler, at the start; the decoder that it returns runs for every delivery. The
+content-type is the first property on the wire, so the usual two, none and application/json, need only compare bytes.
 
     annotation      JSON or none    text/*          octet-stream    a codec's            any other
     Delivery        the delivery, whatever it is
@@ -10,11 +10,11 @@ first property on the wire, so comparing bytes is enough for the usual two, none
     Any or none     JSON            str             bytes           its value            refused
     all else        JSON, checked   JSON, checked   JSON, checked   its value, checked   refused
 
-A body is decompressed before, as its content-encoding says. One that is in a coding that is not known here is refused,
-but for bytes, which get it as it was sent: the handler finds its name in the properties.
+A body is first decompressed by its content-encoding. A body in an unknown coding is refused, except for `bytes`: the
+handler gets the body as it was sent, and finds the name of the coding in the properties.
 
-Text is UTF-8 if no charset is named. JSON is UTF-8 whatever the charset says (RFC 8259, 8.1 and 11), unless the body is
-not UTF-8, as from a sender who means the charset.
+Text without a charset is UTF-8. JSON is UTF-8 whatever the charset is (RFC 8259, 8.1 and 11). Only a body that is not
+UTF-8 is decoded by its charset.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ from mxworker.payloads.typed_payloads import typed_form, unusable
 
 Entry = TypeVar("Entry")
 Decoder = Callable[[Delivery, bytes], Any]
-"""Takes a delivery and its body, decompressed; returns what the handler takes."""
+"""Takes a delivery and its decompressed body; returns the handler's payload."""
 
 
 def decoder_for(annotation: Any, codecs: Mapping[str, ContentCodec] = NO_CODECS) -> Decoder:
-    """Return the decoder for `annotation`; any type will do, the elements of a batch included.
+    """Return the decoder for `annotation`, by the table above. For a batch, pass the annotation of one element.
 
-    See the table above. `dict[str, Any]` and `list[Any]` mean the same as `dict` and `list`; `typed_payloads` is asked
-    for all else. `codecs` are by media type, in lower case; one for application/json takes the place of ours.
+    `dict[str, Any]` and `list[Any]` mean the same as `dict` and `list`. `typed_payloads` decides on all other types.
+    `codecs` are by media type, in lower case; one for application/json replaces ours.
 
     Raises AppLoadError, see `typed_form`. Decoders raise DecodeError.
     """
@@ -70,17 +70,17 @@ def decoder_for(annotation: Any, codecs: Mapping[str, ContentCodec] = NO_CODECS)
 
 
 def whole_delivery(delivery: Delivery, body: bytes) -> Delivery:
-    """Return the delivery itself. The one decoder that does not look at the body, so that none need be decompressed."""
+    """Return the delivery itself. Only this decoder ignores the body, so the body need not be decompressed."""
     return delivery
 
 
 def whole_body(delivery: Delivery, body: bytes) -> bytes:
-    """Return the body itself. The one decoder, beside `whole_delivery`, that takes a body in an unknown coding."""
+    """Return the body itself. Only this decoder and `whole_delivery` take a body in an unknown coding."""
     return body
 
 
 def whole_text(delivery: Delivery, body: bytes) -> str:
-    """Return the body as text, in its charset."""
+    """Return the body as text, decoded by its charset."""
     raw = delivery.raw_properties
     if raw[0] < PRESENT or raw[2:TEXT_ENDS_AT] == TEXT_ON_WIRE or raw[2:JSON_ENDS_AT] == JSON_ON_WIRE:
         return text(body)
@@ -91,14 +91,14 @@ def whole_text(delivery: Delivery, body: bytes) -> str:
 def _entry(table: Mapping[Any, Entry], annotation: Any) -> Entry | None:
     try:
         return table.get(annotation)
-    except TypeError:  # an annotation that cannot be hashed is none of ours
+    except TypeError:  # an annotation that cannot be hashed is not in the table
         return None
 
 
 def _by_content_type(form: PayloadForm, codecs: Mapping[str, ContentCodec]) -> Decoder:
-    """Return the decoder of all that is not taken as it came. It runs for every delivery.
+    """Return the decoder for annotations whose body is decoded by its content-type. It runs for every delivery.
 
-    What it adds to the library's call was measured: 0.05 us without a content-type, 0.09 us for application/json.
+    Measured cost beside the JSON library's call: 0.05 us without a content-type, 0.09 us for application/json.
     """
     readers = _readers(form, codecs)
     from_json = readers[JSON]
@@ -129,7 +129,7 @@ def _by_content_type(form: PayloadForm, codecs: Mapping[str, ContentCodec]) -> D
 
 
 def _readers(form: PayloadForm, codecs: Mapping[str, ContentCodec]) -> dict[str, Callable[[bytes], Any]]:
-    """Return what reads a body, by media type; '' is a delivery without one."""
+    """Return the functions that read a body, by media type; '' stands for no content-type."""
     registered = {media_type: _through(codec, form) for media_type, codec in codecs.items()}
     from_json = registered.get(JSON, form.from_json)
     return {"": from_json, JSON: from_json, BYTES: _same if form is ANYTHING else from_json, **registered}

@@ -1,4 +1,4 @@
-"""Why a delivery did not succeed, as a value: for the log, the dead letter's facts and the counters."""
+"""The reason why a delivery did not succeed, as a value for the log, the headers of a dead letter and the counters."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from enum import StrEnum
 
 
 class FailureKind(StrEnum):
-    """What went wrong. The text is what a dead letter says in `mx-reason`."""
+    """The kind of a failure. The text is in the header `mx-reason` of a dead letter."""
 
     FAILED = "failed"
-    """The handler raised, or returned what is no settlement."""
+    """The handler raised an exception, or returned a value that is no settlement."""
     TIMEOUT = "timeout"
     """The handler ran out of time."""
     CANCELLED = "cancelled"
@@ -18,18 +18,18 @@ class FailureKind(StrEnum):
     LOST = "lost"
     """The process that ran the handler died."""
     UNDECODABLE = "undecodable"
-    """The body is not what the handler takes."""
+    """The body does not match the handler's annotation."""
     REJECTED = "rejected"
     """The handler itself refused the delivery, or asked for another attempt."""
     UNSETTLED = "unsettled"
-    """The handler came to its end, and mxworker failed at what was to become of the delivery."""
+    """The handler ended, but mxworker failed to settle the delivery."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One failure. `error_type` is the exception's name, "" when there was none; `text` is for people.
+    """One failure. `error_type` is the name of the exception, "" when there was none; `text` is for people.
 
-    `trace` is the traceback of one that happened in another process, "" when there is none, or the exception is here.
+    `trace` is the traceback of an exception in another process, and "" otherwise.
     """
 
     kind: FailureKind

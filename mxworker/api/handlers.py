@@ -1,7 +1,7 @@
-"""The registry: which function consumes which queue, and how.
+"""The registry of handlers: each queue has one function and its options.
 
-A `Handlers` object is what `mxworker run app:handlers` names. Registering only notes what was said; `compile_handlers`
-checks it all at once, when the worker starts, and says what cannot work with file and line (see `compilation`).
+The argument of `mxworker run app:handlers` names a `Handlers` object. A decorator only records its arguments.
+`compile_handlers` checks all of them when the worker starts; its errors name file and line (see `compilation`).
 
 Pure: no I/O, no event loop, no global state.
 """
@@ -51,22 +51,23 @@ class Handlers:
     # ---- handlers
 
     def consume(self, queue: str | Queue, **options: Unpack[SingleOptions]) -> Callable[[Function], Function]:
-        """Register a function as the handler of `queue`. For the options see `SingleOptions`, `HandlerOptions`.
+        """Register a function as the handler of `queue`. The options are in `SingleOptions` and `HandlerOptions`.
 
-        An `async def` runs on the event loop, a `def` in a thread; with `cpu=True` a `def` runs in a process of its
-        own, to compute without holding up others. Such a process is killed when the time is up, and what a handler does
-        to it, a crash included, costs one attempt of its own message. It loads the application and enters the lifespan
-        anew; of its context, `publisher.publish_sync` works there, while `channel`, `pause`, `resume` and `stats` do
-        not.
+        An `async def` runs on the event loop, a `def` in a thread. With `cpu=True` a `def` runs in a process of its
+        own, so that its computing holds up no other handler. Such a process is killed when its time is up. A crash of
+        the process costs one attempt of the message that it executes. The process loads the application and enters the
+        lifespans itself. In its context `publisher.publish_sync` works, while `channel`, `pause`, `resume` and `stats`
+        do not.
 
-        Its first parameter is the payload, decoded as its annotation says (see `codec`); an optional second one is a
+        The first parameter is the payload, decoded by its annotation (see `codec`). An optional second parameter is a
         `Context`, with a default or without. Objects with a `__call__`, bound methods, static methods and
-        `functools.partial` are taken as well; a wrapper made with `functools.wraps` takes what it wraps.
+        `functools.partial` can be registered, too; a wrapper made with `functools.wraps` has the parameters of the
+        function that it wraps.
 
-        It returns or raises a settlement; returning None acks. What it returns is awaited if it can be, and anything
-        else is a failure.
+        The handler returns or raises a settlement. None acks. An awaitable result is awaited, and every other result is
+        a failure.
 
-        The function is returned as it is and stays callable. Raises TypeError for an option that there is not.
+        The function is returned unchanged and stays callable. Raises TypeError for an unknown option.
         """
         taken = _as_queue(queue, "consume")
         chosen = single_options(options)
@@ -77,12 +78,13 @@ class Handlers:
     def consume_batch(self, queue: str | Queue, **options: Unpack[BatchOptions]) -> Callable[[Function], Function]:
         """Register a function that takes the deliveries of `queue` in batches: a list of payloads.
 
-        For the options see `BatchOptions` and `HandlerOptions`. A batch is handled when it has `size` deliveries, when
-        their bodies have `max_bytes`, or `wait` seconds after its first one came; while others are handled it grows.
-        The function returns None when all are done, one settlement for all, or one for each, in which None means done
-        and an exception a failure; what it raises is for all. One for each is any iterable of as many, in their order,
-        or a mapping with all positions from 0 on as keys. A body that cannot be decoded is a dead letter at once and
-        never in the list; `ctx.deliveries` matches the list. Everything else is as in `consume`.
+        The options are in `BatchOptions` and `HandlerOptions`. A batch is handled when it has `size` deliveries, when
+        their bodies have `max_bytes`, or `wait` seconds after its first delivery came. While other batches run, it can
+        grow further. The function returns None when all are done, one settlement for all, or one for each; an exception
+        that it raises holds for all. One for each is an iterable of the same length, in the order of the list, or a
+        mapping with all positions from 0 on as keys; in it None means done, and an exception a failure. A body that
+        cannot be decoded is dead-lettered at once and is not in the list; `ctx.deliveries` matches the list. Everything
+        else is as in `consume`.
         """
         taken = _as_queue(queue, "consume_batch")
         chosen = batch_options(options)
@@ -90,7 +92,7 @@ class Handlers:
         return self._registering(lambda function, site: Registration(taken, function, chosen, batch=batch, site=site))
 
     def _registering(self, describe: Callable[[AnyCallable, Site], Registration]) -> Callable[[Function], Function]:
-        """Return the decorator that registers what `describe` makes of a function, and leaves that as it is."""
+        """Return the decorator that registers the registration of `describe`, and returns the function unchanged."""
 
         def register(function: Function) -> Function:
             _refuse_uncallable(function, "handler")
@@ -106,10 +108,10 @@ class Handlers:
             raise ValueError(f"queue '{queue}' has a handler already; one queue has one handler")
 
     def declare(self, queue: str | Queue) -> Queue:
-        """Have workers declare a queue that no handler here consumes, before they consume anything; return it.
+        """Have workers declare a queue that no handler here consumes, before they consume any queue. Return the queue.
 
-        That is for what handlers publish to: a message to a queue that does not exist is `Unroutable`. It is declared
-        as a queue that is consumed, with its dead-letter queue, so that a handler for it can come later.
+        Declare the queues that handlers publish to: a message to a queue that does not exist is `Unroutable`. The queue
+        is declared like one that is consumed, with its dead-letter queue, so that a handler for it can come later.
         """
         declared = _as_queue(queue, "declare")
         if declared.name in self._own_declared:
@@ -117,13 +119,13 @@ class Handlers:
         self._own_declared[declared.name] = declared
         return declared
 
-    # ---- what is around them
+    # ---- lifespan, middleware, codecs, included registries
 
     def lifespan(self, function: Function) -> Function:
-        """Register what runs around the whole service, once in each worker process, after the fork.
+        """Register the lifespan: it runs around the whole service, once in each worker process, after the fork.
 
-        `function` is an async generator function that yields once, or returns an async context manager. What it yields
-        is `ctx.state`. It is entered before the first delivery and left after the last handler.
+        `function` is an async generator function that yields once, or returns an async context manager. The value that
+        it yields is `ctx.state`. It is entered before the first delivery and left after the last handler.
         """
         if self._own_lifespan is not None:
             raise ValueError("there is a lifespan already; one registry has one")
@@ -135,8 +137,8 @@ class Handlers:
     def middleware(self, function: Function) -> Function:
         """Register a middleware around every handler of this registry and of those it includes; see `middleware`.
 
-        It is an `async def`, or any callable that returns an awaitable, and runs on the event loop. The first one
-        registered is the outermost.
+        A middleware is an `async def`, or any callable that returns an awaitable, and runs on the event loop. The first
+        middleware registered is the outermost.
         """
         _refuse_uncallable(function, "middleware")
         taken = bare_function(function)
@@ -150,14 +152,14 @@ class Handlers:
         return function
 
     def codec(self, content_type: str, decode: Callable[[bytes], Any], *, encode: Serializer | None = None) -> None:
-        """Register what reads the bodies of `content_type`, for all handlers here and those of included registries.
+        """Register the codec of `content_type`, for all handlers here and those of included registries.
 
-        What `decode` returns is checked against the handler's annotation, as JSON is; `bytes`, `str` and `Delivery`
-        take the body as it came. It runs on the event loop, and whatever it raises makes the delivery undecodable.
-        `encode` makes the bodies of messages with that `content_type`, see `serializers`.
+        `decode` runs on the event loop. The value that it returns is checked against the handler's annotation, as JSON
+        is; `bytes`, `str` and `Delivery` take the body as it came. Every exception that it raises makes the delivery
+        undecodable. `encode` makes the bodies of messages with that `content_type`, see `serializers`.
 
-        Content types are compared without parameters and case; "application/json" replaces the built-in one. Raises
-        ValueError for a second codec of one type, and for pickle and its like.
+        Content types are compared without parameters and case; "application/json" replaces the built-in codec. Raises
+        ValueError for a second codec of one type, and for pickle and similar formats.
         """
         codec = ContentCodec(content_type, decode, encode)
         if codec.media_type in self._own_codecs:
@@ -165,10 +167,10 @@ class Handlers:
         self._own_codecs[codec.media_type] = codec
 
     def include(self, other: Handlers) -> None:
-        """Take in all handlers of another registry, what it will register later too.
+        """Add all handlers of another registry, also those that it registers later.
 
-        Its own middleware stays inside ours, and so does its lifespan; its own codecs replace ours. `ctx.state` is what
-        its own lifespan yields, or ours when it has none.
+        For its handlers, its middleware and lifespan are inside ours, and its codecs replace ours. `ctx.state` is the
+        value of its lifespan, or of ours when it has none.
         """
         if not isinstance(other, Handlers):
             raise TypeError(f"include takes a Handlers object, not {other!r:.80}")
@@ -182,25 +184,25 @@ class Handlers:
         """Return this registry and all that it includes."""
         return [self, *(member for included in self._others for member in included._family())]
 
-    # ---- what came of it
+    # ---- the result
 
     def __len__(self) -> int:
         return len(self.queues)
 
     @property
     def queues(self) -> tuple[str, ...]:
-        """The names of the queues, in the order of registration, our own first."""
+        """The names of the consumed queues, in the order of registration; those of included registries follow."""
         return tuple(queue for member in self._family() for queue in member._own_registrations)
 
     @property
     def declared_queues(self) -> tuple[Queue, ...]:
-        """The queues that are declared and not consumed; of two of one name, the outer registry's."""
+        """The queues that are declared and not consumed. Of two with one name, that of the outer registry counts."""
         declared = {name: queue for member in reversed(self._family()) for name, queue in member._own_declared.items()}
         return tuple(queue for name, queue in declared.items() if name not in self.queues)
 
     @property
     def serializers(self) -> Mapping[str, Serializer]:
-        """What makes bodies, by content type: the codecs that have an `encode`. Of two, the outer registry's counts."""
+        """The `encode` functions of the codecs, by content type. Of two, that of the outer registry counts."""
         codecs = [codec for member in reversed(self._family()) for codec in member._own_codecs.values()]
         return {codec.content_type: codec.encode for codec in codecs if codec.encode is not None}
 
@@ -217,9 +219,9 @@ class Handlers:
 
 
 def compile_handlers(handlers: Handlers, overrides: Overrides = AS_IN_CODE) -> tuple[Handler, ...]:
-    """Return the handlers of a registry and of those it includes, checked.
+    """Check the handlers of a registry and of those that it includes, and return them.
 
-    Raises AppLoadError that names file and line.
+    Raises AppLoadError, which names file and line.
     """
     twice = [queue for queue, count in Counter(handlers.queues).items() if count > 1]
     if twice:
@@ -231,7 +233,7 @@ def compile_handlers(handlers: Handlers, overrides: Overrides = AS_IN_CODE) -> t
 
 
 def _as_queue(queue: str | Queue, decorator: str) -> Queue:
-    """Return the queue that a decorator was told. Raises TypeError, as for one that is used without parentheses."""
+    """Return the queue of a decorator. Raises TypeError, also for a decorator that is used without parentheses."""
     if isinstance(queue, Queue):
         return queue
     if isinstance(queue, str):
@@ -242,7 +244,7 @@ def _as_queue(queue: str | Queue, decorator: str) -> Queue:
 
 
 def _refuse_uncallable(function: object, what: str) -> None:
-    """Raise TypeError for what cannot be called, and so was registered by mistake."""
+    """Raise TypeError for an object that cannot be called, since its registration is a mistake."""
     if isinstance(function, classmethod):
         name = name_of(function.__func__)
         raise TypeError(

@@ -1,8 +1,8 @@
-"""A lifespan as the application registers it: an async generator function, or whatever makes a context manager.
+"""A lifespan that the application registers: an async generator function, or a callable that makes a context manager.
 
-What is known to be wrong with one before it is entered is an AppLoadError that names file and line (`check`).
+`check` finds the mistakes that show before a lifespan is entered; its AppLoadErrors name file and line.
 
-Pure: nothing of the application is called before `Lifespan` itself is.
+Pure: no code of the application is called before `Lifespan` itself is called.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _HOW = (
 
 
 class Lifespan:
-    """What runs around the handlers of a registry. Called, it returns a new asynchronous context manager."""
+    """The code that runs around the handlers of a registry. A call returns a new asynchronous context manager."""
 
     def __init__(self, function: AnyCallable, site: Site) -> None:
-        """`site` is where it was registered."""
+        """`site` is the place of the registration."""
         self.name = foreign(name_of(function))
         self.module = str(getattr(first_called(function), "__module__", None))
         self._function = function
@@ -48,7 +48,7 @@ class Lifespan:
         self._make = asynccontextmanager(function) if is_generator else function
 
     def __call__(self) -> Any:
-        """Return what is to be entered. Raises AppLoadError when that is no asynchronous context manager."""
+        """Return the context manager to enter. Raises AppLoadError when the function makes no asynchronous one."""
         made = self._make()
         if hasattr(type(made), "__aenter__") and hasattr(type(made), "__aexit__"):
             return made
@@ -62,7 +62,7 @@ class Lifespan:
         return AppLoadError(f"{foreign(place)}{'  ' if place else ''}lifespan '{self.name}' {text}.")
 
     def check(self) -> None:
-        """Raise AppLoadError when it cannot work, as far as can be known without calling it."""
+        """Raise AppLoadError when the lifespan cannot work, as far as can be known without calling it."""
         function = self._function
         if is_method_of_a_class(function):
             raise self.fault(
@@ -83,7 +83,7 @@ class Lifespan:
             raise self.second_yield
 
     def _check_parameters(self) -> None:
-        with suppress(ValueError):  # what does not tell its parameters may do
+        with suppress(ValueError):  # a callable without a readable signature may work
             signature = own_signature(self._function)
             try:
                 signature.bind()
@@ -92,12 +92,12 @@ class Lifespan:
 
     @property
     def second_yield(self) -> AppLoadError:
-        """The error for one that went on to another yield instead of coming to its end."""
+        """The error for a lifespan that yields a second time."""
         return self.fault(f"yields more than once. {_HOW}")
 
     @property
     def no_yield(self) -> AppLoadError:
-        """The error for one that came to its end instead of yielding."""
+        """The error for a lifespan that ends without a yield."""
         return self.fault(f"ended without a 'yield'. {_HOW}")
 
 
@@ -108,7 +108,7 @@ def _in_words(made: object) -> str:
 
 
 def _yields(function: Any) -> int:
-    """Return how often a function yields at least, one way or another, by its source; 0 when that is not there."""
+    """Return how often every way through a function yields at least, by its source; 0 when there is no source."""
     with suppress(OSError, TypeError, SyntaxError, ValueError):
         (definition,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
         if isinstance(definition, ast.AsyncFunctionDef):
@@ -134,10 +134,10 @@ def _yields_in(statements: Sequence[ast.stmt]) -> int:
 
 
 def _may_leave(statement: ast.stmt) -> bool:
-    """Whether a branch of `statement` may be where the function ends."""
+    """Whether the function may end in a branch of `statement`."""
     return any(isinstance(part, ast.Return | ast.Raise) for part in ast.walk(statement))
 
 
-# By their code, what `contextlib` makes of a function is known for what it is.
+# The functions that `contextlib` makes are recognised by their code objects.
 _SYNCHRONOUS: CodeType = contextmanager(_yields).__code__  # type: ignore[arg-type]
 _ASYNCHRONOUS: CodeType = asynccontextmanager(_yields).__code__  # type: ignore[arg-type]

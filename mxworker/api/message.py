@@ -1,11 +1,11 @@
-"""What is sent: a message as the application says it, and its encoded form.
+"""A message to publish, and its encoded form.
 
-    Message   what the application wants sent; any Python value as its body
-    Content   the bytes of it: made once by an `Encoder`, published any number of times
+    Message   the message of the application, with any Python value as its body
+    Content   its bytes: an `Encoder` makes them once, and they are published any number of times
 
-Everything that can be wrong with a message is found here, before a byte of it is sent. Bodies are never pickled.
+Every fault of a message is found here, before a byte of it is sent. Bodies are never pickled.
 
-Must not know: exchanges, routing keys, connections.
+This module knows nothing about exchanges, routing keys and connections.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from mxworker.wire.properties import (
 )
 
 DIRECT_REPLY_PREFIX = "amq.rabbitmq.reply-to."
-"""How the routing key of a direct reply begins: what a request that came with one has as its `reply_to`."""
+"""The beginning of a direct reply's routing key, which is the `reply_to` of the request."""
 
 _TRANSIENT, _PERSISTENT = 1, 2
 _MORE_ROUTES = ("CC", "BCC")
@@ -53,16 +53,16 @@ _timestamp = struct.Struct(">Q").pack
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message to be sent. What is None is not sent, or is chosen by the publisher.
+    """A message to publish. A property that is None is not sent, or is chosen by the publisher.
 
-    `body`: bytes and str are sent as they are, everything else as JSON, unless a serializer is registered for its
-    content type. `content_type` follows from the body when it is None. `headers`: see `field_table`. `message_id`:
-    one is made when it is None or empty. `persistent` messages survive a restart of the broker in a durable queue.
-    `priority`: 0 to 255. `expiration_ms`: milliseconds in the queue, after which the broker drops or dead-letters it.
-    `timestamp`: seconds since 1970; of a datetime, which needs a time zone, the whole seconds. `compression`: gzip,
-    zstd or none.
+    `body`: bytes and str are sent unchanged, all other values as JSON, unless a serializer is registered for the
+    content type. `content_type`: with None it follows from the body. `headers`: see `field_table`. `message_id`: one is
+    made when it is None or empty. `persistent` messages survive a restart of the broker in a durable queue. `priority`:
+    0 to 255. `expiration_ms`: milliseconds in the queue, after which the broker drops or dead-letters the message.
+    `timestamp`: seconds since 1970, or a datetime with a time zone, of which the whole seconds are sent. `compression`:
+    gzip, zstd or none.
 
-    Nothing is checked before it is encoded.
+    The values are checked when the message is encoded.
     """
 
     body: Any = None
@@ -81,7 +81,7 @@ class Message:
 
 
 class MessageOptions(TypedDict, total=False):
-    """What may be said of a message beside its body; see `Message`."""
+    """The properties of a message beside its body; see `Message`."""
 
     content_type: str | None
     headers: Mapping[str, Any] | None
@@ -98,10 +98,10 @@ class MessageOptions(TypedDict, total=False):
 
 
 class Content:
-    """A message in its encoded form, which may be published any number of times.
+    """An encoded message, which may be published any number of times.
 
-    Its properties on the wire are `head`, the message id as a short string, and `tail`; the flags in `head` promise the
-    id. You must put one there: `message_id`, or a fresh one for each publish when that is None.
+    Its properties on the wire are `head`, the message id as a short string, and `tail`. The flags in `head` announce
+    the id, so you must write one: `message_id`, or a new one for each publish when that is None.
     """
 
     __slots__ = ("body", "head", "message_id", "tail")
@@ -117,7 +117,7 @@ class Content:
 
 
 class Encoder:
-    """Makes contents of bodies and messages. Holds nothing that changes, so that threads may share it."""
+    """Encodes bodies and messages. It has no state that changes, so threads may share it."""
 
     def __init__(
         self,
@@ -127,9 +127,9 @@ class Encoder:
     ) -> None:
         """`compression` is for messages that name none.
 
-        `serializers` make the bodies of their content types, exactly as spelled, whatever the body is; one for
-        application/json serves bodies without a content type, too. `max_body_bytes` bounds what is sent, compressed or
-        not: above the broker's own limit it would close the channel.
+        `serializers` make the bodies of their content types, which are compared exactly, whatever the body is; one for
+        application/json is also used for bodies without a content type. `max_body_bytes` bounds the body as it is sent,
+        compressed or not: the broker closes the channel for a body above its own limit.
         """
         self._compression = compression
         self._serializers = dict(serializers or {})
@@ -144,7 +144,7 @@ class Encoder:
         """
         if options:
             if isinstance(message, Message | Content):
-                raise EncodeError("a Message has its options already; leave them away, or use dataclasses.replace")
+                raise EncodeError("a Message already has its options; leave them out, or use dataclasses.replace")
             return self._message(Message(message, **options))
         if isinstance(message, Message):
             return self._message(message)
@@ -179,7 +179,7 @@ class Encoder:
         return Content(_flags(properties.flags | FLAG_MESSAGE_ID) + head, message_id, tail, self._bounded(body))
 
     def _typed_body(self, message: Message) -> tuple[bytes, str]:
-        """Return the body as the message's own content type has it, and that type."""
+        """Return the body in the message's own content type, and that type."""
         content_type = message.content_type
         if content_type is None:
             return self._body(message.body)
@@ -192,7 +192,7 @@ class Encoder:
         return body, content_type
 
     def _body(self, value: Any) -> tuple[bytes, str]:
-        """Return the body that the type of `value` makes, and its content type."""
+        """Return the body and the content type that follow from the type of `value`."""
         if isinstance(value, bytes):
             return value, BYTES
         if isinstance(value, str):
@@ -226,14 +226,14 @@ class Encoder:
 
 
 class _PropertyWriter:
-    """Appends values in wire order, each with its flag; None is not sent."""
+    """Appends values in wire order, and sets their flags; None is not sent."""
 
     def __init__(self) -> None:
         self.flags = 0
         self._out = bytearray()
 
     def take(self) -> bytes:
-        """Return the values since the last time."""
+        """Return the values that were appended since the last call."""
         values = bytes(self._out)
         self._out.clear()
         return values
@@ -253,7 +253,7 @@ class _PropertyWriter:
             self._append(flag, bytes((_whole(name, number, 8),)))
 
     def milliseconds(self, flag: int, name: str, number: int | None) -> None:
-        """Write a number as text, as the standard has expirations; 32 bits are the most that RabbitMQ takes."""
+        """Write a number as text, as AMQP has expirations; RabbitMQ takes at most 32 bits."""
         if number is not None:
             value = b"%d" % _whole(name, number, 32)
             self._append(flag, bytes((len(value),)) + value)
@@ -272,7 +272,7 @@ class _PropertyWriter:
 
 
 def check_route_name(name: str, value: object) -> None:
-    """Refuse what is no name of an exchange or no routing key. Raises EncodeError; `name` says which it is."""
+    """Raise EncodeError for a value that cannot be a routing key or the name of an exchange; `name` is for the text."""
     try:
         size = len(value.encode())  # type: ignore[attr-defined]
     except (AttributeError, UnicodeEncodeError):
@@ -282,7 +282,7 @@ def check_route_name(name: str, value: object) -> None:
 
 
 def _short(name: str, text: str) -> bytes:
-    """Return `text` as the content of a short string. Surrogates become the bytes they were made of (PEP 383)."""
+    """Return `text` as the content of a short string. Surrogates become the bytes that they stand for (PEP 383)."""
     if not isinstance(text, str):
         _refuse(name, text, "it is not a str")
     try:
@@ -290,7 +290,7 @@ def _short(name: str, text: str) -> bytes:
     except UnicodeEncodeError as error:
         _refuse(name, text, f"it is not Unicode, {error.reason}")
     if len(value) > SHORT_STRING_BYTES:
-        _refuse(name, text, f"it has {len(value)} bytes, the most are {SHORT_STRING_BYTES}")
+        _refuse(name, text, f"it has {len(value)} bytes, the limit is {SHORT_STRING_BYTES}")
     return value
 
 
@@ -303,7 +303,7 @@ def _whole(name: str, number: int, bits: int) -> int:
 
 
 def _refuse_what_closes_the_channel(message: Message) -> None:
-    """Refuse what RabbitMQ answers with a 406, which would leave the fate of all neighbours unknown.
+    """Refuse messages for which RabbitMQ closes the channel with a 406: other publishes on it would end unconfirmed.
 
     https://www.rabbitmq.com/docs/sender-selected, https://www.rabbitmq.com/docs/direct-reply-to
     """
@@ -311,7 +311,7 @@ def _refuse_what_closes_the_channel(message: Message) -> None:
         keys = (message.headers or {}).get(name, [])
         if not isinstance(keys, list | tuple) or not all(isinstance(key, str) for key in keys):
             _refuse(f"headers[{name!r}]", keys, "it must be a list of routing keys")
-    if message.reply_to == _DIRECT_REPLY:  # what the broker makes of it for the receiver is a name like any other
+    if message.reply_to == _DIRECT_REPLY:  # the receiver gets another name, which is allowed
         _refuse("reply_to", message.reply_to, "a direct reply needs a consumer on the channel that publishes")
 
 
@@ -324,7 +324,7 @@ def _to_text(text: str) -> bytes:
 
 
 def _head(content_type: str, encoding: str | None = None) -> bytes:
-    """Return the head of a persistent message of which nothing else is said."""
+    """Return the head of a persistent message without further properties."""
     properties = _PropertyWriter()
     properties.short_string(FLAG_CONTENT_TYPE, "content_type", content_type)
     properties.short_string(FLAG_CONTENT_ENCODING, "content_encoding", encoding)

@@ -1,4 +1,4 @@
-"""What applications put around their handlers.
+"""Middleware: functions of the application that run around its handlers.
 
     @handlers.middleware
     async def audit(payload, ctx, call_next):
@@ -7,15 +7,15 @@
         ...                                          # after
         return outcome
 
-The first one registered is the outermost. What it returns or raises takes the place of what the handler did, but for
-None, which leaves that as it is:
+The first middleware registered is the outermost. Its result or exception replaces that of the handler. Only None keeps
+the handler's outcome:
 
-- A settlement that `call_next` returned or raised stands, so that a forgotten `return` turns no Reject into an ack. To
-  replace it a middleware returns another one, `Ack()` included.
-- An exception that `call_next` raised and the middleware caught is dealt with: its delivery is acked.
-- Of several calls of `call_next` the one that ended last counts.
-- Without any call, or while one has not ended, there is nothing to stand: that is a failure of the delivery, since its
-  handler did not run. To leave the handler out a middleware returns `Ack()`, or another settlement.
+- A settlement that `call_next` returned or raised holds, so that a forgotten `return` turns no Reject into an ack. To
+  replace it, the middleware returns another settlement, such as `Ack()`.
+- An exception that `call_next` raised and the middleware caught counts as handled: the delivery is acked.
+- When `call_next` was called several times, the call that ended last counts.
+- When `call_next` was not called, or has not ended, the delivery has failed, since its handler did not run. To skip the
+  handler, a middleware returns `Ack()` or another settlement.
 
 A middleware runs on the event loop. It is an `async def`, or any callable that returns an awaitable.
 """

@@ -1,7 +1,7 @@
-"""The parameters of a handler: what it takes as payload, and whether it wants a Context.
+"""The parameters of a handler: the annotation of its payload, and whether it takes a Context.
 
-Only the annotations of those two are evaluated: all others may name what is not there at run time. Errors are
-AppLoadErrors whose text goes on where "the handler" begins.
+Only the annotations of these two parameters are evaluated, since others may use names that do not exist at run time.
+The text of every AppLoadError here continues the words "the handler".
 
 Pure.
 """
@@ -20,7 +20,7 @@ from mxworker.errors import AppLoadError
 from mxworker.payloads.annotations import bare, shown
 from mxworker.system.foreign_errors import text_of
 
-# What an annotation may name although its module imports it for the type checker alone.
+# Names that annotations may use although their module imports them for the type checker only.
 _OURS = {"Context": Context, "Delivery": Delivery}
 _CALLED_CONTEXT = ("ctx", "context")
 _EMPTY = inspect.Parameter.empty
@@ -28,7 +28,7 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 
 def parameters(function: AnyCallable, site: Site) -> tuple[Any, bool]:
-    """Return the payload's annotation (Any when there is none), and whether a Context is wanted.
+    """Return the payload's annotation (Any when there is none), and whether the handler takes a Context.
 
     The payload is the first parameter. The second one is the Context when it has no default, when it is annotated with
     Context, or when it has no annotation and is called ctx or context. Raises AppLoadError.
@@ -61,7 +61,7 @@ def parameters(function: AnyCallable, site: Site) -> tuple[Any, bool]:
 
 
 def _payload(function: AnyCallable, parameter: inspect.Parameter, names: dict[str, Any]) -> Any:
-    """Return the annotation of the payload; a wrapper that has none passes on what it wraps takes."""
+    """Return the annotation of the payload; a wrapper without one has that of the function that it wraps."""
     if parameter.annotation is _EMPTY:
         with suppress(TypeError, ValueError):
             parameter = next(iter(inspect.signature(innermost(function)).parameters.values()), parameter)
@@ -69,7 +69,7 @@ def _payload(function: AnyCallable, parameter: inspect.Parameter, names: dict[st
 
 
 def _is_context(second: inspect.Parameter, names: dict[str, Any]) -> bool:
-    """Whether the second parameter is the Context. Raises AppLoadError for one without a default that is not."""
+    """Whether the second parameter is the Context. Raises AppLoadError when it is not and has no default."""
     has_default = second.default is not _EMPTY
     if second.annotation is _EMPTY:
         return not has_default or second.name in _CALLED_CONTEXT
@@ -81,12 +81,12 @@ def _is_context(second: inspect.Parameter, names: dict[str, Any]) -> bool:
 
 
 def _asks_for_context(parameter: inspect.Parameter, names: dict[str, Any]) -> bool:
-    """Whether a parameter that can do without is annotated with Context, and left None so far."""
+    """Whether a parameter is annotated with Context, and has no default or the default None."""
     if parameter.default not in (None, _EMPTY) or parameter.annotation is _EMPTY:
         return False
     try:
         return _means_context(_evaluated(parameter, names))
-    except AppLoadError:  # it names something else
+    except AppLoadError:  # the annotation has an unknown name, so it is not Context
         return False
 
 
@@ -98,7 +98,7 @@ def _means_context(annotation: Any) -> bool:
 
 
 def _evaluated(parameter: inspect.Parameter, names: dict[str, Any]) -> Any:
-    """Return what an annotation means. Raises AppLoadError when that cannot be found out."""
+    """Return the value of an annotation. Raises AppLoadError when it cannot be evaluated."""
     holder = SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
     try:
         return get_type_hints(holder, names, names, include_extras=True)[parameter.name]

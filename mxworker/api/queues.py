@@ -1,6 +1,6 @@
-"""A queue as the application wants it: its name, its arguments, and how far mxworker may shape it.
+"""A queue of the application: its name, its arguments, and what mxworker may declare of it.
 
-Pure. What is declared at the broker, and in which order, is `amqp.topology`'s.
+Pure. `amqp.consuming.topology` declares queues at the broker, and decides the order.
 """
 
 from __future__ import annotations
@@ -17,64 +17,64 @@ from mxworker.wire.field_table import encode
 from mxworker.wire.properties import SHORT_STRING_BYTES
 
 CONSUMER_TIMEOUT_S = 30 * 60.0
-"""How long RabbitMQ lets a delivery be unsettled before it takes it back, unless it is told otherwise
+"""The time for which RabbitMQ lets a delivery be unsettled by default, before it closes the channel
 (https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout)."""
-# What a quorum queue needs so that the broker moves its messages on without a loss. At-least-once loses them when the
-# target is missing, unless publishers are pushed back meanwhile
+# The arguments with which a quorum queue dead-letters its messages without a loss. At-least-once alone loses them when
+# the target is missing, unless the queue refuses publishes meanwhile
 # (https://www.rabbitmq.com/docs/quorum-queues#dead-lettering).
 AT_LEAST_ONCE: Mapping[str, str] = MappingProxyType(
     {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
 )
 KEEPS_RETURNED: Mapping[str, int] = MappingProxyType({"x-delivery-limit": 2**31 - 1})
-"""What each quorum queue needs so that the broker keeps a message however often it is given back.
+"""The argument with which a quorum queue keeps a message however often it is given back.
 
-From RabbitMQ 4.0 on the limit is 20 where nothing is said, and before 4.3 every return counts, whatever it was for: a
-pause, a drain, the death of a worker. Past the limit the message is dead-lettered, or deleted where there is no
-dead-letter target. Attempts are counted by us alone, see `copies`. The largest number is the way to say "none" to every
-version: -1 says so from 4.0 on, and means no redelivery at all before. With a limit a returned message goes back to the
-head of the queue, without one RabbitMQ before 4.0 puts it at the tail
-(https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling).
+From RabbitMQ 4.0 on the default limit is 20, and before 4.3 every return counts: a pause, a drain, the death of a
+worker. Above the limit the broker dead-letters the message, or deletes it if there is no dead-letter target. Only
+mxworker counts attempts, see `copies`. The largest number means "no limit" in every version: -1 means that from 4.0 on,
+and no redelivery at all before. With a limit, a returned message goes back to the head of the queue; without one,
+RabbitMQ before 4.0 puts it at the tail (https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling).
 """
 _RABBITMQ_VERSION = re.compile(r"RabbitMQ (?P<major>\d+)\.")
 _FIRST_WITH_LIMIT = 4
 _DEAD_LETTER_TARGET = frozenset({"x-dead-letter-exchange", "x-dead-letter-routing-key"})
 _MAX_PRIORITY = 255
 _CONSUMER_PRIORITIES = range(-(2**31), 2**31)
-# What pamqp takes as the name of a queue or an exchange; for others it raises, in the middle of a declaration.
+# The names of queues and exchanges that pamqp accepts. For others it raises in the middle of a declaration.
 SENDABLE_NAME = re.compile(r"[a-zA-Z0-9\-_.:@#,/+ ]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A queue to consume, and how far mxworker may shape it.
+    """A queue to consume, and what mxworker may declare of it.
 
-    `type` is quorum (replicated, the default) or classic. On a classic queue dead-lettering is at most once: a broker
-    that dies in the middle of it can lose the message (https://www.rabbitmq.com/docs/dlx#safety).
+    `type` is quorum (replicated, the default) or classic. A classic queue dead-letters at most once: when the broker
+    dies during dead-lettering, the message can be lost (https://www.rabbitmq.com/docs/dlx#safety).
 
     `bind` lists (exchange, routing key) pairs; the exchanges must exist. With `dead_letter` rejected messages go to
-    `<name>.dlq`; without it, where the queue's own policy sends them, or nowhere.
+    `<name>.dlq`; without it they go where the queue's own policy sends them, or nowhere.
 
-    `declare`: "ensure" declares the queue, its dead-letter queue and its retry queues, and binds it; "passive" checks
-    that they exist; "off" only consumes, and checks that the queues beside it exist.
+    `declare`: "ensure" declares the queue, its dead-letter queue and its retry queues, and binds the queue; "passive"
+    checks that they exist; "off" only consumes, and checks that the queues beside it exist.
 
     With `single_active_consumer` one of all workers gets the messages and the others stand by, so that with
-    `concurrency=1` they are handled in order (https://www.rabbitmq.com/docs/consumers#single-active-consumer). A
-    `Requeue` keeps the order: the message is executed again before the next one. So does a worker that is stopped,
-    reloaded or replaced, if its handlers end within the drain timeout. A `Retry` does not keep it: while the message
-    waits, those behind it are handled. Nor does a pause, which hands over to another worker at once.
+    `concurrency=1` messages are handled in order (https://www.rabbitmq.com/docs/consumers#single-active-consumer). A
+    `Requeue` keeps the order: the message is executed again before the next one. A worker that is stopped, reloaded or
+    replaced keeps the order, too, if its handlers end within the drain timeout. A `Retry` does not: while the message
+    waits, those behind it are handled. A pause does not either: another worker takes over at once.
 
-    `max_priority`, 1 to 255, has a classic queue deliver messages of a higher priority first; each level costs the
-    broker memory and CPU, so 10 are plenty (https://www.rabbitmq.com/docs/priority). A quorum queue takes no such
-    argument. Before RabbitMQ 4.0 it has no priorities. From 4.0 to 4.2 it has two, and delivers two messages with a
-    priority above 4 for each one of the rest. From 4.3 on it has 32, from 0 to 31, and the higher ones come first.
+    `max_priority`, 1 to 255, has a classic queue deliver messages of a higher priority first. Each level costs the
+    broker memory and CPU, so 10 levels are plenty (https://www.rabbitmq.com/docs/priority). A quorum queue takes no
+    such argument. Before RabbitMQ 4.0 it has no priorities. From 4.0 to 4.2 it has two, and delivers two messages with
+    a priority above 4 for each one of the rest. From 4.3 on it has 32, from 0 to 31, and delivers the higher ones
+    first.
 
-    `consumer_priority`: these workers get messages only while no consumer of a higher one can take more, whoever that
-    is; others have 0 (https://www.rabbitmq.com/docs/consumer-priority).
+    `consumer_priority`: these workers get messages only while no consumer of a higher priority can take more. The
+    default of all consumers is 0 (https://www.rabbitmq.com/docs/consumer-priority).
 
-    `arguments` are further queue arguments, such as `{"x-max-length": 1000}`. They replace ours where they name the
-    same key, `x-dead-letter-exchange` included; an `x-queue-type` counts as the `type`. An `x-delivery-limit` of your
-    own makes the broker end a message that was given back more often, also when it was never handled: see
-    `KEEPS_RETURNED`. With "passive" and "off" they are not sent, and only tell mxworker what the queue is like.
+    `arguments` are further queue arguments, such as `{"x-max-length": 1000}`. They replace ours of the same key,
+    `x-dead-letter-exchange` included; an `x-queue-type` counts as the `type`. With an `x-delivery-limit` of your own
+    the broker drops or dead-letters a message that was given back more often, also when it was never handled: see
+    `KEEPS_RETURNED`. With "passive" and "off" the arguments are not sent; they only describe the queue for mxworker.
     """
 
     name: str
@@ -88,10 +88,10 @@ class Queue:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what could only fail later, at the broker."""
+        """Refuse values that would fail later, at the broker."""
         if not isinstance(self.name, str):
             raise TypeError(f"the name of a queue is text, not {self.name!r:.80}")
-        object.__setattr__(self, "name", str.__str__(self.name))  # of an enum's member its value, in an f-string too
+        object.__setattr__(self, "name", str.__str__(self.name))  # the value of an enum's member, in f-strings too
         self._check_types()
         if not self.name or len(self.dead_letter_name.encode()) > SHORT_STRING_BYTES:
             raise ValueError(f"a queue name has 1 to 251 bytes, '{self.name}' does not")
@@ -106,7 +106,7 @@ class Queue:
             raise ValueError(f"queue '{self.name}': declare is 'ensure', 'passive' or 'off', not {self.declare!r}")
         if self.max_priority is not None:
             self._check_max_priority(self.max_priority)
-        # A range looks for what is no int one by one.
+        # The check of the type comes first, since a range compares values of other types one by one.
         is_number = isinstance(self.consumer_priority, int) and not isinstance(self.consumer_priority, bool)
         if not is_number or self.consumer_priority not in _CONSUMER_PRIORITIES:
             raise ValueError(f"queue '{self.name}': consumer_priority {self.consumer_priority!r} is no 32-bit integer")
@@ -118,7 +118,7 @@ class Queue:
             object.__setattr__(self, "single_active_consumer", True)
 
     def _check_types(self) -> None:
-        """Refuse what is not what the annotations say."""
+        """Refuse values of other types than the annotations."""
         for name in ("dead_letter", "single_active_consumer"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"queue '{self.name}': {name} is True or False, not {getattr(self, name)!r:.80}")
@@ -153,12 +153,12 @@ class Queue:
 
     @property
     def dead_letter_name(self) -> str:
-        """The queue that takes what was rejected."""
+        """The name of the queue for rejected messages."""
         return f"{self.name}.dlq"
 
     @property
     def quarantine_name(self) -> str:
-        """The queue that takes what kills workers. It is declared when it is first needed."""
+        """The name of the queue for messages that kill workers. The queue is declared when it is first needed."""
         return f"{self.name}.quarantine"
 
     def retry_name(self, step_ms: int) -> str:
@@ -167,18 +167,18 @@ class Queue:
 
     @property
     def dead_letters_itself(self) -> bool:
-        """Whether the queue is known to move what is rejected to a dead-letter queue; one of others may drop it."""
+        """Whether the queue is known to dead-letter rejected messages. A queue that others declared may drop them."""
         is_redirected = not _DEAD_LETTER_TARGET.isdisjoint(self.arguments)
         return self.dead_letter and self.declare == "ensure" and not is_redirected
 
     @property
     def consumer_timeout_s(self) -> float:
-        """How long the broker lets a delivery be unsettled, as far as can be known here."""
+        """The time for which the broker lets a delivery be unsettled, as far as can be known here."""
         timeout_ms = self.arguments.get("x-consumer-timeout")
         return timeout_ms / 1000 if isinstance(timeout_ms, int) else CONSUMER_TIMEOUT_S
 
     def declared_arguments(self) -> dict[str, Any]:
-        """Return the arguments the queue is declared with. Frozen: a change would be answered with a 406."""
+        """Return the arguments of the queue's declaration. Never change them: the broker would answer with a 406."""
         arguments: dict[str, Any] = {"x-queue-type": self.type}
         if self.type == "quorum":
             arguments |= KEEPS_RETURNED
@@ -194,10 +194,10 @@ class Queue:
         return arguments | dict(self.arguments)
 
     def doubt_of_limit(self, server: str) -> str | None:
-        """Return a warning when the broker may drop what is given back, and only its operator knows; else None.
+        """Return a warning when the broker may drop messages that are given back, and None otherwise.
 
-        `server` is the broker's product and version. What we declare ourselves keeps all, see `KEEPS_RETURNED`, and so
-        does a classic queue; who knows the limit of another says so in `arguments`.
+        `server` is the broker's product and version. Queues that mxworker declares keep all messages, see
+        `KEEPS_RETURNED`, and so do classic queues. For other queues the application gives the limit in `arguments`.
         """
         version = _RABBITMQ_VERSION.match(server)
         if version is None or int(version["major"]) < _FIRST_WITH_LIMIT:
@@ -217,10 +217,10 @@ class Queue:
         )
 
     def consumer_arguments(self) -> dict[str, Any]:
-        """Return the arguments the queue is consumed with.
+        """Return the arguments of the queue's consumer.
 
-        Nothing else tells of a queue that we do not declare that it is a stream: a stream takes no consumer with a
-        priority (rabbit_stream_queue.erl, capabilities/0; tried on 3.10 and 4.0). For the others 0 is what they have.
+        For a queue that we do not declare, a priority is the only way to detect a stream, which takes no consumer with
+        a priority (rabbit_stream_queue.erl, capabilities/0; tried on 3.10 and 4.0). For other queues 0 is the default.
         """
         if self.consumer_priority or self.declare != "ensure":
             return {"x-priority": self.consumer_priority}
@@ -237,7 +237,7 @@ def _is_binding(pair: object) -> bool:
 
 
 def stream_refusal(queue: str) -> str:
-    """Return why a stream is not consumed, and what to use instead."""
+    """Return the text of the error for a stream: why it is not consumed, and what to use instead."""
     return (
         f"queue '{queue}' is a stream, which mxworker does not consume: it keeps what was acked, refuses rejects, "
         "and leaves it to its consumers to know their offset.\n"

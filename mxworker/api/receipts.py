@@ -1,9 +1,9 @@
-"""What a publish promises: a receipt now, its outcome when the broker has confirmed, and ways to wait for many.
+"""The receipt of a publish, the outcomes that it can have, and functions that wait for many receipts.
 
-A receipt ends exactly once, in `Confirmed` or in a `PublishError`. Awaiting it never raises a CancelledError that was
-not a real cancellation of the waiting task.
+A receipt ends exactly once, in `Confirmed` or in a `PublishError`. Awaiting a receipt raises CancelledError only when
+the waiting task itself is cancelled.
 
-Must not know: connections, channels, how the outcome comes about. Belongs to one event loop.
+This module knows nothing about connections and channels. A receipt belongs to one event loop.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Confirmed:
     def __init__(self, message_id: str, may_be_unrouted: bool = False) -> None:
         self.message_id = message_id
         self.may_be_unrouted = may_be_unrouted
-        """Whether it may have gone to no queue: it was published with `mandatory=False`, or as a direct reply.
+        """Whether the message may have reached no queue: it was published with `mandatory=False`, or as a direct reply.
 
-        Otherwise a queue has it.
+        Otherwise it is in a queue.
         """
 
     def __repr__(self) -> str:
@@ -45,7 +45,7 @@ class Receipt:
         self.message_id = message_id
         self.may_be_unrouted = may_be_unrouted
         self.is_observed = False
-        """Whether somebody knows its outcome."""
+        """Whether a caller has read the outcome."""
         self._is_done = False
         self._error: PublishError | None = None
         self._loop = _get_running_loop()
@@ -56,14 +56,14 @@ class Receipt:
         return self._is_done
 
     def result(self) -> Confirmed:
-        """Return `Confirmed` or raise the PublishError; asyncio.InvalidStateError while it is not known."""
+        """Return `Confirmed` or raise the PublishError. Raises asyncio.InvalidStateError while it is open."""
         error = self.exception()
         if error is not None:
-            raise error.with_traceback(None)  # each who asks gets a traceback of his own
+            raise error.with_traceback(None)  # each call raises it with a traceback of its own
         return Confirmed(self.message_id, self.may_be_unrouted)
 
     def exception(self) -> PublishError | None:
-        """Return the PublishError, or None when it is confirmed; asyncio.InvalidStateError while it is not known."""
+        """Return the PublishError, or None for a confirm. Raises asyncio.InvalidStateError while it is open."""
         if not self._is_done:
             raise asyncio.InvalidStateError(f"the outcome of publish {self.message_id!r} is not known yet")
         self.is_observed = True
@@ -78,13 +78,13 @@ class Receipt:
 
     @property
     def is_unaccounted(self) -> bool:
-        """Whether nobody knows its outcome, and it has failed or still may."""
+        """Whether the publish has failed or still may fail, and no caller has read its outcome."""
         return not self.is_observed and not (self._is_done and self._error is None)
 
     def wake(self, waiter: asyncio.Future[None]) -> None:
-        """Resolve `waiter` when the outcome is known; it may be cancelled, and may wait for other receipts too.
+        """Resolve `waiter` when the outcome is known. The waiter may be cancelled, and may wait for other receipts too.
 
-        Raises RuntimeError when it belongs to another event loop than the publisher: it would never wake up.
+        Raises RuntimeError when the waiter belongs to another event loop than the publisher: it would never wake up.
         """
         if self._is_done:
             _resolve(waiter)
@@ -100,7 +100,7 @@ class Receipt:
             self._waiters.append(waiter)
 
     def end(self, error: PublishError | None) -> None:
-        """Make the outcome known: confirmed, or `error`. The publisher calls this, once."""
+        """Set the outcome: confirmed, or `error`. The publisher calls this once."""
         self._is_done = True
         self._error = error
         if self._waiters is not None:
@@ -114,11 +114,11 @@ class Receipt:
 
 
 PublishOutcome = Confirmed | PublishError
-"""How a publish ended: what `publish_many` and the tools below return, where `publish` would raise."""
+"""The outcome of a publish as a value: `publish_many` and the functions below return it where `publish` would raise."""
 
 
 async def wait_all(receipts: Iterable[Receipt], timeout_s: float = WAIT_S) -> list[PublishOutcome]:
-    """Wait for all receipts and return their outcomes in the same order; TimeoutError when one is still open then."""
+    """Wait for all receipts, and return their outcomes in the same order. Raises TimeoutError after `timeout_s`."""
     waited = list(receipts)
     still_open = await drain(waited, timeout_s)
     if still_open:
@@ -127,9 +127,9 @@ async def wait_all(receipts: Iterable[Receipt], timeout_s: float = WAIT_S) -> li
 
 
 async def wait_any(receipts: Iterable[Receipt], timeout_s: float = WAIT_S) -> Receipt:
-    """Wait for the first receipt whose outcome is known and return it.
+    """Wait for the first receipt whose outcome is known, and return it.
 
-    TimeoutError when there is none after `timeout_s` seconds, ValueError for no receipts.
+    Raises TimeoutError when there is none after `timeout_s` seconds, and ValueError for no receipts.
     """
     waited = list(receipts)
     if not waited:
@@ -146,7 +146,7 @@ async def wait_any(receipts: Iterable[Receipt], timeout_s: float = WAIT_S) -> Re
 
 
 async def drain(receipts: Iterable[Receipt], timeout_s: float = WAIT_S) -> list[Receipt]:
-    """Wait for all receipts, at most `timeout_s` seconds, and return those that are still open; raises nothing."""
+    """Wait for all receipts, at most `timeout_s` seconds, and return those that are still open. Raises nothing."""
     waited = list(receipts)
     try:
         async with asyncio.timeout(timeout_s):
@@ -159,7 +159,7 @@ async def drain(receipts: Iterable[Receipt], timeout_s: float = WAIT_S) -> list[
 
 
 def results(receipts: Iterable[Receipt]) -> list[PublishOutcome | None]:
-    """Return what is known now, in the same order; None for a receipt that is still open."""
+    """Return the outcomes that are known now, in the same order; None for a receipt that is still open."""
     return [_outcome(receipt) if receipt.done() else None for receipt in receipts]
 
 

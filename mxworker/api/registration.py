@@ -1,6 +1,6 @@
-"""What a decorator was told, and the values in it that must be right for anything to work.
+"""The arguments of a decorator, and the checks of their values.
 
-Errors are AppLoadErrors whose text goes on where "the handler" begins.
+The text of every AppLoadError here continues the words "the handler".
 
 Pure.
 """
@@ -23,7 +23,7 @@ from mxworker.errors import AppLoadError
 from mxworker.wire.properties import SHORT_STRING_BYTES
 
 MAX_TIMEOUT_S = 365 * 24 * 3600
-"""A year: more than anything runs, and a number that every event loop can wait for."""
+"""A year, in seconds: no handler needs more, and every event loop can wait for as long."""
 _ON_ERROR = get_args(OnError)
 _MAX_BATCH_WAIT_S = 3600
 _MAX_BATCH_BYTES = 64 * 1024 * 1024
@@ -41,12 +41,12 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What a decorator was told; of all but the queue nothing is checked yet, whatever the types say."""
+    """The arguments of a decorator. Only the queue is checked yet; other values may have any type."""
 
     queue: Queue
     function: AnyCallable
     options: HandlerOptions
-    """With a value for each."""
+    """All options, the defaults included."""
     cpu: bool = False
     batch: Batch | None = None
     site: Site = NOWHERE
@@ -83,7 +83,7 @@ def _wait_s(value: Any) -> float:
 
 
 def _seconds(name: str, value: Any) -> float:
-    """Return `value`, which is a number. Raises AppLoadError."""
+    """Return `value` if it is a number. Raises AppLoadError."""
     if isinstance(value, timedelta):
         seconds = f"{value.total_seconds():g}"
         raise AppLoadError(f"has {name}={value!r}; it must be a number of seconds: write {name}={seconds}")
@@ -93,7 +93,7 @@ def _seconds(name: str, value: Any) -> float:
 
 
 def checked_batch(said: Registration) -> Batch | None:
-    """Return when a batch is complete; None for a handler of single deliveries. Raises AppLoadError."""
+    """Return the bounds of a batch; None for a handler of single deliveries. Raises AppLoadError."""
     batch = said.batch
     if batch is None:
         return None
@@ -105,7 +105,7 @@ def checked_batch(said: Registration) -> Batch | None:
 
 
 def checked_reject_on(said: Registration) -> tuple[type[BaseException], ...]:
-    """Return the exceptions of `reject_on`; one alone stands for itself, as in `except`. Raises AppLoadError."""
+    """Return the exceptions of `reject_on`, which may be one class, as in `except`. Raises AppLoadError."""
     kinds: Any = said.options["reject_on"]
     if isinstance(kinds, type):
         kinds = (kinds,)
@@ -117,7 +117,7 @@ def checked_reject_on(said: Registration) -> tuple[type[BaseException], ...]:
 
 
 def check_failure_policy(said: Registration) -> None:
-    """Raise AppLoadError when what is to become of failures means nothing."""
+    """Raise AppLoadError when an option about failures is not valid."""
     on_error, retry, breaker = said.options["on_error"], said.options["retry"], said.options["circuit_breaker"]
     if on_error not in _ON_ERROR:
         raise AppLoadError(f"has on_error={_shown(on_error)}; it must be one of {', '.join(map(repr, _ON_ERROR))}")

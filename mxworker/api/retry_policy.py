@@ -1,7 +1,7 @@
-"""How often and when a failed delivery is tried again, as a value.
+"""The number and the delays of retries, as a value.
 
-The waiting is done by the broker, in one queue for each delay, so delays are a short ladder of fixed steps and not any
-number: see `queues.Queue.retry_name`.
+A message waits for its retry in a queue of the broker. Each delay has a queue of its own, so the delays are a short
+list of fixed steps: see `queues.Queue.retry_name`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ _MAX_DELAY_S = 2_000_000.0  # a queue's TTL is a timer of the Erlang VM, which h
 class RetryPolicy:
     """The retries of a handler's failed deliveries.
 
-    `max_retries`: after so many, the next failure makes a dead letter; each message is executed at most once more than
-    that, whether it was a `Retry` or a `Requeue`, not counting what a worker's death or a lost connection cut off.
-    `delays`: seconds before the first, the second ... retry, ascending; the last one serves all further ones. Each is a
-    queue beside the handler's own. With `jitter` a retry takes its own step or the next one, at random, so that what
-    failed together does not come back together. Raises ValueError when a value cannot work.
+    `max_retries`: after this many retries the next failure dead-letters the message. A `Retry` and a `Requeue` both
+    count. A message is executed at most `max_retries` + 1 times, not counting executions that a worker's death or a
+    lost connection cut off. `delays`: seconds before the first, the second ... retry, ascending; the last delay holds
+    for all further retries. Each delay is a queue beside the handler's own. With `jitter` a retry takes its own step or
+    the next one, at random, so that messages that failed together do not come back together. Raises ValueError when a
+    value is out of range, and TypeError when it has the wrong type.
     """
 
     max_retries: int = 3
@@ -46,7 +47,7 @@ class RetryPolicy:
             raise ValueError(f"delays are {tuple(self.delays)}, but must ascend, by a millisecond at least")
 
     def _check_types(self) -> None:
-        """Refuse what is not what the annotations say."""
+        """Refuse values of other types than the annotations."""
         if not isinstance(self.max_retries, int) or isinstance(self.max_retries, bool):
             raise TypeError(f"max_retries is {self.max_retries!r:.80}, but must be a whole number")
         delays = self.delays
@@ -59,16 +60,16 @@ class RetryPolicy:
 
     @property
     def steps_ms(self) -> tuple[int, ...]:
-        """The delays in milliseconds, ascending: one retry queue each."""
+        """The delays in milliseconds, ascending; each has a retry queue."""
         return tuple(round(delay_s * 1000) for delay_s in self.delays)
 
     @property
     def max_attempts(self) -> int:
-        """How often a message is executed at most."""
+        """The most executions of a message."""
         return self.max_retries + 1
 
     def step_ms(self, attempt: int, rng: random.Random) -> int:
-        """Return how long the retry after the failed `attempt`, counted from 1, has to wait."""
+        """Return the delay of the retry after the failed `attempt`, counted from 1."""
         steps = self.steps_ms
         step = min(attempt, len(steps)) - 1
         return rng.choice(steps[step : step + 2]) if self.jitter else steps[step]

@@ -1,8 +1,8 @@
-"""How a delivery ends.
+"""The settlements with which a delivery ends.
 
-A handler returns a settlement or raises it; returning None means `Ack()`. The set is closed: what is not one of these
-classes is not a settlement. They are ordinary exceptions, a fresh one per raise. What one means for a delivery that has
-been tried before is decided in `endings`.
+A handler returns a settlement or raises it; returning None means `Ack()`. The set is closed: an object of any other
+class is no settlement. Settlements are ordinary exceptions; make a new one for each raise. `endings` decides what a
+settlement means for a delivery that was tried before.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from mxworker.system.foreign_errors import reason_of
 
 
 class Settlement(Exception):
-    """The root of the closed set; never used itself."""
+    """The root of the closed set. It is never used itself."""
 
     failure: Failure | None = None
-    """Why it came to this, where mxworker chose the settlement; None where the handler did."""
+    """The reason when mxworker chose the settlement; None when the handler did."""
 
 
 class Ack(Settlement):
@@ -25,25 +25,25 @@ class Ack(Settlement):
 
 
 class Requeue(Settlement):
-    """The delivery failed and shall be tried again at once.
+    """The delivery failed and is to be tried again at once.
 
-    A copy, which counts the attempt, goes to the end of its queue, for this worker or another. Each execution is an
-    attempt, as with `Retry`: after the last one that the handler's `RetryPolicy` has it is a dead letter; with
-    `retry=None` there are four. Nothing makes it wait, so return it only for what is about to pass. Where the queue is
-    full and takes no copy, it is a `Retry`.
+    A copy, which counts the attempt, goes to the end of its queue, for any worker. Each execution is an attempt, as
+    with `Retry`: after the last attempt of the handler's `RetryPolicy` the message is dead-lettered; with `retry=None`
+    there are four attempts. The message does not wait, so use `Requeue` only for a fault that passes at once. When the
+    queue is full and takes no copy, the message is retried as with `Retry`.
 
-    With `single_active_consumer` and `concurrency=1`, where order is promised, the message stays in its place and is
-    executed again before the next one. If the worker is stopped or paused meanwhile, the message goes back, and those
-    attempts are not counted.
+    With `single_active_consumer` and `concurrency=1`, which promise the order, the message stays in its place and is
+    executed again before the next one. If the worker is stopped or paused meanwhile, the message goes back to the
+    queue, and those attempts do not count.
     """
 
 
 class Retry(Settlement):
-    """The delivery failed and shall be tried again later, within the bound of the handler's `RetryPolicy`.
+    """The delivery failed and is to be tried again later, within the bound of the handler's `RetryPolicy`.
 
-    It waits `after` seconds, or longer: the first of the policy's delays that is long enough, at most the last. None
-    leaves the choice to the policy. `reason` is for people, as in `Reject`. Raises ValueError for an `after` that is no
-    time.
+    The message waits for the shortest of the policy's delays that is at least `after` seconds, or else for the last
+    one. With None the policy chooses the delay. `reason` is for people, as in `Reject`. Raises ValueError for an
+    `after` that is no number of seconds from 0 on.
     """
 
     after_s: float | None = None
@@ -56,10 +56,10 @@ class Retry(Settlement):
 
 
 class Reject(Settlement):
-    """The delivery will never succeed: to the dead-letter queue, with the facts.
+    """The delivery will never succeed. It goes to the dead-letter queue, with headers about the failure.
 
-    `reason` is for people, and shown in the log and in the dead letter. It may be anything that has a text, such as an
-    exception; control characters in it are written out, and what is longer than 2000 characters is cut.
+    `reason` is for people, and is in the log and in the dead letter. It may be any object that has a text, such as an
+    exception. Control characters in the text are escaped, and a text of more than 2000 characters is cut.
     """
 
     reason: str = ""

@@ -135,8 +135,8 @@ def test_datetime_is_sent_as_whole_seconds() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"message_id": "x" * 256}, f"message_id is {'x' * 256!r:.80}: it has 256 bytes, the most are 255"),
-        ({"correlation_id": "ä" * 128}, f"correlation_id is {'ä' * 128!r:.80}: it has 256 bytes, the most are 255"),
+        ({"message_id": "x" * 256}, f"message_id is {'x' * 256!r:.80}: it has 256 bytes, the limit is 255"),
+        ({"correlation_id": "ä" * 128}, f"correlation_id is {'ä' * 128!r:.80}: it has 256 bytes, the limit is 255"),
         ({"reply_to": 7}, "reply_to is 7: it is not a str"),
         ({"reply_to": "amq.rabbitmq.reply-to"}, "reply_to is 'amq.rabbitmq.reply-to': a direct reply needs a consumer"),
         ({"headers": {"CC": "q2"}}, "headers['CC'] is 'q2': it must be a list of routing keys"),
