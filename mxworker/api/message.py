@@ -144,7 +144,7 @@ class Encoder:
         """
         if options:
             if isinstance(message, Message | Content):
-                raise EncodeError("a Message already has its options; leave them out, or use dataclasses.replace")
+                raise EncodeError("a Message has its options already; leave them out, or use dataclasses.replace")
             return self._message(Message(message, **options))
         if isinstance(message, Message):
             return self._message(message)
