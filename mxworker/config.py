@@ -39,6 +39,7 @@ DEFAULT_MAX_BODY_BYTES = 128 * 1024 * 1024
 DEFAULT_MAX_PUBLISH_BYTES = 16 * 1024 * 1024
 """The largest body that RabbitMQ 4 takes by default."""
 MAX_PREFETCH = 65535
+LOG_LEVELS = ("debug", "info", "warning", "error")
 MAX_WORKERS = 512
 MAX_CHANNELS = 65535
 

@@ -23,6 +23,7 @@ from mxworker.payloads.compression import Compression
 from mxworker.payloads.content_types import BYTES, JSON, TEXT, is_json
 from mxworker.payloads.serializers import BUFFERS, Serializer, serialize, to_json
 from mxworker.wire import field_table
+from mxworker.wire.field_table import SHORT_STRING_BYTES
 from mxworker.wire.properties import (
     FLAG_APP_ID,
     FLAG_CONTENT_ENCODING,
@@ -36,7 +37,6 @@ from mxworker.wire.properties import (
     FLAG_REPLY_TO,
     FLAG_TIMESTAMP,
     FLAG_TYPE,
-    SHORT_STRING_BYTES,
 )
 
 DIRECT_REPLY_PREFIX = "amq.rabbitmq.reply-to."

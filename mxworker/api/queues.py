@@ -13,8 +13,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from mxworker.errors import EncodeError
-from mxworker.wire.field_table import encode
-from mxworker.wire.properties import SHORT_STRING_BYTES
+from mxworker.wire.field_table import SHORT_STRING_BYTES, encode
 
 CONSUMER_TIMEOUT_S = 30 * 60.0
 """The time for which RabbitMQ lets a delivery be unsettled by default, before it closes the channel

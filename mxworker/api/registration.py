@@ -20,7 +20,7 @@ from mxworker.api.queues import Queue
 from mxworker.api.retry_policy import RetryPolicy
 from mxworker.config import MAX_PREFETCH
 from mxworker.errors import AppLoadError
-from mxworker.wire.properties import SHORT_STRING_BYTES
+from mxworker.wire.field_table import SHORT_STRING_BYTES
 
 MAX_TIMEOUT_S = 365 * 24 * 3600
 """A year, in seconds: no handler needs more, and every event loop can wait for as long."""

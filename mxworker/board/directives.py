@@ -20,9 +20,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from enum import IntEnum
 
+from mxworker.wire.field_table import SHORT_STRING_BYTES
+
 PAUSED_QUEUES = 64
 ALONE_QUEUES = 16
-QUEUE_NAME_BYTES = 255  # a short string of AMQP
 
 _WORDS_BYTES = 8 * 8
 _ENTRY_BYTES = 256
@@ -90,14 +91,16 @@ class Directives:
         Raises ValueError when 64 others are paused by name, and for a name that no queue can have.
         """
         raw = queue.encode("utf-8", "replace")
-        if not 0 < len(raw) <= QUEUE_NAME_BYTES or b"\0" in raw:
-            raise ValueError(f"{queue[:QUEUE_NAME_BYTES]!r} is no name of a queue: it has 1 to 255 bytes, none is NUL")
+        if not 0 < len(raw) <= SHORT_STRING_BYTES or b"\0" in raw:
+            raise ValueError(
+                f"{queue[:SHORT_STRING_BYTES]!r} is no name of a queue: it has 1 to 255 bytes, none is NUL"
+            )
         if queue in self.paused_queues:
             return
         free = next((entry for entry in self._entries if not entry[0]), None)
         if free is None:
             raise ValueError(f"{PAUSED_QUEUES} queues are paused by name, which is all there is room for")
-        free[1:] = raw.ljust(QUEUE_NAME_BYTES, b"\0")
+        free[1:] = raw.ljust(SHORT_STRING_BYTES, b"\0")
         free[0] = 1
 
     def resume(self, queue: str) -> None:
@@ -118,7 +121,7 @@ class Directives:
         for queue in queues:
             free = next((entry for entry in self._alone if not entry[0]), None)
             if queue not in self.alone_queues and free is not None:
-                free[1:] = queue.encode("utf-8", "replace")[:QUEUE_NAME_BYTES].ljust(QUEUE_NAME_BYTES, b"\0")
+                free[1:] = queue.encode("utf-8", "replace")[:SHORT_STRING_BYTES].ljust(SHORT_STRING_BYTES, b"\0")
                 free[0] = 1
 
     def set_log_level(self, level: int) -> None:

@@ -25,7 +25,6 @@ Pure, but for the memory it is given.
 
 from __future__ import annotations
 
-import signal
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -76,16 +75,6 @@ class Suspect:
     def is_convicted(self, after_kills: int) -> bool:
         """Whether it is to be put into quarantine: it killed often enough, and the last time nobody else was there."""
         return self.kills >= after_kills and self.was_alone
-
-
-def in_words(status: int) -> str:
-    """Return `SIGSEGV` or `exit code 1`."""
-    if status >= 0:
-        return f"exit code {status}"
-    try:
-        return signal.Signals(-status).name
-    except ValueError:
-        return f"signal {-status}"
 
 
 class Suspects:

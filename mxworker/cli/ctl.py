@@ -20,6 +20,7 @@ import click
 
 from mxworker.cli.help import Command, Group, option
 from mxworker.cli.options import present_directory
+from mxworker.config import LOG_LEVELS
 from mxworker.control import protocol
 from mxworker.errors import ConfigError, ExitCode, MxWorkerError
 from mxworker.system.printable import by_line, foreign
@@ -146,7 +147,7 @@ def dump(name: str | None, control_socket: str | None) -> None:
 
 
 @ctl.command("log-level", examples=("mxworker ctl log-level debug",))
-@click.argument("level", type=click.Choice(protocol.LOG_LEVELS))
+@click.argument("level", type=click.Choice(LOG_LEVELS))
 @_of_service
 def log_level(level: str, name: str | None, control_socket: str | None) -> None:
     """Change the log level to debug, info, warning or error."""

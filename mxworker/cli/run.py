@@ -16,7 +16,7 @@ from mxworker.cli import settings
 from mxworker.cli.help import EXIT_CODES, Command, option
 from mxworker.cli.options import Duration, Size, Workers
 from mxworker.cli.settings import URL_FILE, checked, errors_told, hide_urls
-from mxworker.config import DEFAULT_PROCESS_CONCURRENCY, DEFAULT_QUARANTINE_AFTER, MAX_WORKERS
+from mxworker.config import DEFAULT_PROCESS_CONCURRENCY, DEFAULT_QUARANTINE_AFTER, LOG_LEVELS, MAX_WORKERS
 from mxworker.system.log_events import log_event
 from mxworker.system.printable import foreign
 
@@ -256,7 +256,7 @@ _LOGGING = "Logging"
 )
 @option(
     "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
+    type=click.Choice(LOG_LEVELS),
     default="info",
     section=_LOGGING,
     metavar="LEVEL",

@@ -20,7 +20,7 @@ from typing import Any
 
 import orjson
 
-from mxworker.config import MAX_WORKERS
+from mxworker.config import LOG_LEVELS, MAX_WORKERS
 from mxworker.errors import MxWorkerError
 from mxworker.system.printable import well_formed
 
@@ -30,7 +30,6 @@ LOCK_BYTES = 32 * 1024
 """The most that is read of a lock, which is more than two paths and a name."""
 ADDRESS_BYTES = 107  # unix(7): sun_path has 108 bytes, the last of which is NUL
 PEER_CREDENTIALS = struct.Struct("3i")  # unix(7), SO_PEERCRED: pid, uid and gid of the peer
-LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]")
 _NAME_CHARACTERS = 60  # so that the address fits into ADDRESS_BYTES in its usual directory

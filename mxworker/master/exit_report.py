@@ -13,11 +13,11 @@ import signal
 
 from mxworker.board.lifecycle import WorkerState
 from mxworker.board.reading import Told
-from mxworker.board.suspects import in_words
 from mxworker.errors import NEEDS_A_HUMAN, ExitCode
 from mxworker.master.plan import Exit
 from mxworker.master.slot import NS_PER_S
 from mxworker.master.slot_states import Reason
+from mxworker.system.exit_status import in_words
 from mxworker.system.log import LineBudget, is_json, say, tell_error
 from mxworker.system.log_events import log_event
 from mxworker.system.printable import head

@@ -15,12 +15,12 @@ from __future__ import annotations
 import logging
 
 from mxworker.board.lifecycle import Wish
-from mxworker.board.suspects import in_words
 from mxworker.errors import NEEDS_A_HUMAN
 from mxworker.master.plan import Roll, RollState
 from mxworker.master.slot import NS_PER_S, Replacement, Slot
 from mxworker.master.slot_states import Reason, SlotEvent
 from mxworker.master.slots import Slots
+from mxworker.system.exit_status import in_words
 from mxworker.system.log_events import log_event
 
 _LOG = logging.getLogger("mxworker.master")

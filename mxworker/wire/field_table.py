@@ -41,7 +41,7 @@ MAX_DEPTH = 32
 """The most levels of nested tables and arrays, with the outermost. Python's recursion limit is far higher."""
 MAX_ENTRIES = 4096
 """The most values in a table with its nested tables and arrays. Reading them takes a few milliseconds."""
-MAX_NAME_BYTES = 255
+SHORT_STRING_BYTES = 255
 MAX_SPLIT = MAX_ENTRIES + 64
 """The most entries of a table that is split, without nested ones. Splitting them takes a millisecond or two.
 
@@ -287,8 +287,8 @@ class _Writer:
         for name, value in table.items():
             self._path.append(name)
             encoded = self._text(name) if isinstance(name, str) else self._refuse("a name is a str")
-            if len(encoded) > MAX_NAME_BYTES:
-                self._refuse(f"the name has {len(encoded)} bytes, the most are {MAX_NAME_BYTES}")
+            if len(encoded) > SHORT_STRING_BYTES:
+                self._refuse(f"the name has {len(encoded)} bytes, the most are {SHORT_STRING_BYTES}")
             self.out.append(len(encoded))
             self.out += encoded
             self._value(value)

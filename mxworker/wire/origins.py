@@ -36,7 +36,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mxworker.errors import DecodeError
-from mxworker.wire.field_table import MAX_NAME_BYTES, decode, entries, entry, integer
+from mxworker.wire.field_table import SHORT_STRING_BYTES, decode, entries, entry, integer
 from mxworker.wire.properties import FLAG_EXPIRATION, FLAG_HEADERS, FLAG_USER_ID, join, split
 
 ATTEMPT_HEADER = "mx-attempt"
@@ -53,7 +53,6 @@ _ATTEMPT = ATTEMPT_HEADER.encode()
 _HEADERS = frozenset({b"x-death", b"x-delivery-count", b"x-acquired-count", b"x-deduplication-header", b"CC", b"BCC"})
 _HEADER_FAMILIES = (b"x-first-death-", b"x-last-death-")
 _TABLE_SIZE_BYTES = 4
-_LONGEST_SHORT = 255
 _NO_EXCHANGE = b"\x00"
 _size = struct.Struct(">I")
 
@@ -175,7 +174,7 @@ def _origin(headers: Headers, route: bytes) -> dict[bytes, bytes] | None:
 
 def _is_moved(name: bytes) -> bool:
     """Tell whether a header moves. The broker writes none whose name is too long for our prefix, so those stay."""
-    return name in _HEADERS or (name.startswith(_HEADER_FAMILIES) and len(_PREFIX + name) <= MAX_NAME_BYTES)
+    return name in _HEADERS or (name.startswith(_HEADER_FAMILIES) and len(_PREFIX + name) <= SHORT_STRING_BYTES)
 
 
 def _is_bookkeeping(name: bytes) -> bool:
@@ -195,4 +194,4 @@ def _long(short: bytes) -> bytes:
 def _short(value: bytes) -> bytes | None:
     """Return a value of a table as a short string, None when it is not one."""
     text = value[1 + _TABLE_SIZE_BYTES :]
-    return bytes((len(text),)) + text if value[:1] == b"S" and len(text) <= _LONGEST_SHORT else None
+    return bytes((len(text),)) + text if value[:1] == b"S" and len(text) <= SHORT_STRING_BYTES else None

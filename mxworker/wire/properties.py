@@ -49,7 +49,6 @@ _SIZES = (
     (_FLAG_CLUSTER_ID, _SHORT_STRING),
 )
 
-SHORT_STRING_BYTES = 255
 
 _flags = struct.Struct(">H").unpack_from
 _pack_flags = struct.Struct(">H").pack

@@ -24,12 +24,12 @@ from types import FrameType
 from mxworker.board.layout import Given, Word
 from mxworker.board.lifecycle import Wish, WorkerState
 from mxworker.board.page import Board
-from mxworker.board.suspects import in_words
 from mxworker.config import MAX_WORKERS, Supervision
 from mxworker.errors import ConfigError
 from mxworker.master import loop
 from mxworker.master.listener import Listener
 from mxworker.system.child import ring
+from mxworker.system.exit_status import in_words
 from mxworker.system.log import set_up
 from mxworker.system.terminal import Terminal
 from tests.harness.scribbling import FILLS, scribble

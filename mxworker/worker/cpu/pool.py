@@ -32,7 +32,7 @@ from mxworker.api.settlement import Settlement
 from mxworker.backoff import CPU_START
 from mxworker.errors import PublishError, PublishOverflow
 from mxworker.system.log_events import log_event
-from mxworker.worker.cpu.process import CpuProcess, in_words
+from mxworker.worker.cpu.process import CpuProcess, end_of
 from mxworker.worker.cpu.protocol import (
     PUBLISH,
     READY,
@@ -122,9 +122,9 @@ class CpuPool:
             await member.kill()
             raise Lost(f"its process wrote into the pipe to its worker, and was killed: {error}") from error
         except OSError as error:
-            raise Unread(in_words(await member.kill())) from error
+            raise Unread(end_of(await member.kill())) from error
         except EOFError as error:
-            raise Lost(in_words(await member.kill())) from error
+            raise Lost(end_of(await member.kill())) from error
         except BaseException:  # cancelled, or the publisher failed at a message of the handler
             await member.kill()
             raise
@@ -257,7 +257,7 @@ class CpuPool:
             await member.kill()
             raise Lost(f"it was not ready after {_START_PATIENCE_S:g} s") from None
         except (OSError, EOFError) as error:
-            raise Lost(in_words(await member.kill())) from error
+            raise Lost(end_of(await member.kill())) from error
         except ProtocolBroken as error:
             await member.kill()
             raise Lost(f"it wrote into the pipe to its worker, and was killed: {error}") from error
@@ -267,7 +267,7 @@ class CpuPool:
         if frame is not None and frame.kind == READY:
             return member
         code = await member.kill()
-        raise Lost(in_words(code) if fault is None else fault)
+        raise Lost(end_of(code) if fault is None else fault)
 
     def _on_ended(self, member: CpuProcess) -> None:
         self._members.discard(member)
@@ -275,7 +275,7 @@ class CpuPool:
             self._idle.remove(member)
             member.pipe.close()
             if not self._is_closed:
-                how = in_words(member.ended.result())
+                how = end_of(member.ended.result())
                 facts = log_event("cpu_process_ended", process=member.pid, how=how)
                 log.warning("process %d for cpu handlers ended while idle: %s", member.pid, how, extra=facts)
         self._start_enough()

@@ -17,6 +17,7 @@ import sys
 from contextlib import ExitStack
 
 from mxworker.system import interpreter
+from mxworker.system.exit_status import in_words
 from mxworker.worker.cpu.member import DEAF_TO
 from mxworker.worker.cpu.pipe import Pipe
 from mxworker.worker.cpu.protocol import MemberSettings
@@ -83,15 +84,9 @@ class CpuProcess:
         self.ended.set_result(code)
 
 
-def in_words(code: int) -> str:
-    """Return how a process ended, as text."""
-    if code >= 0:
-        return f"its process exited with code {code}"
-    try:
-        name = f" ({signal.Signals(-code).name})"
-    except ValueError:
-        name = ""
-    return f"its process died with signal {-code}{name}"
+def end_of(status: int) -> str:
+    """Return how a process ended, as the reason of what was lost with it."""
+    return f"its process ended with {in_words(status)}"
 
 
 def _start(settings: MemberSettings, theirs: socket.socket) -> subprocess.Popen[bytes]:

@@ -17,16 +17,16 @@ from typing import Any
 
 from mxworker.api.delivery import Delivery
 from mxworker.api.message import Content, Encoder, Message
-from mxworker.board.suspects import Suspect, in_words
+from mxworker.board.suspects import Suspect
+from mxworker.system.exit_status import in_words
 from mxworker.system.printable import head, printable
 from mxworker.wire import field_table
-from mxworker.wire.field_table import Timestamp
+from mxworker.wire.field_table import SHORT_STRING_BYTES, Timestamp
 from mxworker.wire.origins import ATTEMPT_HEADER, moved_away, with_headers
 from mxworker.wire.properties import FLAG_MESSAGE_ID, join
 
 ERROR_TEXT_BYTES = 1024
 STACK_TEXT_BYTES = 2048
-NAME_BYTES = 255
 
 _FLAGS_BYTES = 2
 
@@ -54,11 +54,11 @@ class Facts:
         often as a new message. What it died of before stays with it until it dies again.
         """
         return {
-            "mx-queue": _shown(self.queue, NAME_BYTES),
-            "mx-handler": _shown(self.handler, NAME_BYTES),
+            "mx-queue": _shown(self.queue, SHORT_STRING_BYTES),
+            "mx-handler": _shown(self.handler, SHORT_STRING_BYTES),
             "mx-attempts": self.attempt,
-            "mx-reason": _shown(self.kind, NAME_BYTES),
-            "mx-error-type": _shown(self.error_type, NAME_BYTES),
+            "mx-reason": _shown(self.kind, SHORT_STRING_BYTES),
+            "mx-error-type": _shown(self.error_type, SHORT_STRING_BYTES),
             "mx-error": _shown(self.error_text, ERROR_TEXT_BYTES),
             "mx-failed-at": Timestamp(self.at_s),
         }

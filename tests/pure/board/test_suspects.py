@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxworker.board.page import Board
-from mxworker.board.suspects import STACK_BYTES, STACKS, SUSPECTS, TABLE_BYTES, Death, Suspects, in_words
+from mxworker.board.suspects import STACK_BYTES, STACKS, SUSPECTS, TABLE_BYTES, Death, Suspects
+from mxworker.system.exit_status import in_words
 
 SEGFAULT = Death(status=-11, peak_rss_bytes=50_000_000, uptime_s=1.5, at_s=1_700_000_000, stack="in orders()")
 EXIT = Death(status=0, peak_rss_bytes=40_000_000, uptime_s=9.0, at_s=1_700_000_009)
