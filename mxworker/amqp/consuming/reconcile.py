@@ -61,12 +61,15 @@ class Reconciler:
     """Watches the consumers of one link while `run` runs."""
 
     def __init__(self, link: Link, consumers: Sequence[Consumer], look_every_s: float = LOOK_EVERY_S) -> None:
+        """`consumers` may be filled until `run` starts."""
         self._link = link
-        self._watches = [(consumer, _Watch()) for consumer in consumers]
+        self._consumers = consumers
+        self._watches: list[tuple[Consumer, _Watch]] = []
         self._look_every_s = look_every_s
 
     async def run(self) -> None:
         """Check every few seconds, until cancelled."""
+        self._watches = [(consumer, _Watch()) for consumer in self._consumers]
         while True:
             await asyncio.sleep(self._look_every_s)
             with suppress(BrokerError, TimeoutError):  # the link and the consumers report such errors themselves
