@@ -7,7 +7,6 @@ import random
 import subprocess
 import sys
 import textwrap
-import time
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from mxworker.errors import ConfigError, DecodeError
 from mxworker.payloads import compression
 from mxworker.payloads.compression import Compression, UnknownCoding, decompress, is_compressed
 from tests.harness.bombs import gzip_bomb, zstd_bomb
+from tests.harness.timing import timed
 
 MIB = 1024 * 1024
 ENCODINGS = ("gzip", "zstd")
@@ -281,9 +281,9 @@ def test_any_ratio_is_taken_up_to_a_mebibyte(encoding: str) -> None:
 
 def test_gzip_of_countless_members_is_refused_in_no_time() -> None:
     body = gzip.compress(b"") * 50_000
-    started_at = time.thread_time()
-    assert refusal(body, "gzip") == "the body has more than 4096 gzip members"
-    assert time.thread_time() - started_at < 0.2
+    text, took_s = timed(lambda: refusal(body, "gzip"))
+    assert text == "the body has more than 4096 gzip members"
+    assert took_s < 0.2
 
 
 def test_gzip_of_gzip_is_gzip() -> None:

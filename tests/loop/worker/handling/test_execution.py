@@ -156,11 +156,14 @@ async def test_body_that_does_not_decompress_is_rejected(body: bytes, encoding: 
 
 async def test_bomb_leaves_the_loop_to_others() -> None:
     bomb = gzip_bomb()
-    begin = time.thread_time()
-    settlement, taken = await settlement_of(encoded(bomb))
-    assert time.thread_time() - begin < 0.02, "the loop's thread did not decompress it"
-    assert isinstance(settlement, Reject)
-    assert not taken
+    times_s = []
+    for _ in range(3):  # a collection of garbage of the whole process may fall into one of them
+        begin = time.thread_time()
+        settlement, taken = await settlement_of(encoded(bomb))
+        times_s.append(time.thread_time() - begin)
+        assert isinstance(settlement, Reject)
+        assert not taken
+    assert min(times_s) < 0.02, "the loop's thread did not decompress it"
 
 
 @pytest.mark.alone

@@ -22,6 +22,7 @@ from mxworker.wire.origins import ATTEMPT_HEADER, headers_of
 from mxworker.wire.properties import Properties, split
 from mxworker.worker.handling.copies import Facts, copy_with_facts, retry_copy
 from tests.harness.copied import come_back, properties_on_wire, received
+from tests.harness.timing import timed
 from tests.pure.wire.test_field_table import raw_names, raw_values
 from tests.pure.wire.test_properties import TEXTS
 from tests.rabbit.raw import HOSTILE, NOT_UTF_8, field, nested_table, raw_properties, table, wide_table
@@ -328,16 +329,6 @@ def _retry(original: Delivery) -> Content:
 
 def _dead_letter(original: Delivery) -> Content:
     return copy_with_facts(original, FACTS)
-
-
-def timed(act: Callable[[], T]) -> tuple[T, float]:
-    """Return what `act` returns, and the CPU time of the quickest of five calls: others may use up the caches."""
-    times_s = []
-    for _ in range(5):
-        started_at = time.thread_time()
-        result = act()
-        times_s.append(time.thread_time() - started_at)
-    return result, min(times_s)
 
 
 # ---- attempts
