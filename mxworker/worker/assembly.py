@@ -42,6 +42,7 @@ from mxworker.worker.handling.batch_execution import batch_pipeline
 from mxworker.worker.handling.batch_work import BatchWork
 from mxworker.worker.handling.batching import Gatherer
 from mxworker.worker.handling.breaker_driver import HandlerBreaker
+from mxworker.worker.handling.copy_publisher import CopyPublisher
 from mxworker.worker.handling.decode_budget import DecodeBudget
 from mxworker.worker.handling.dispatcher import Dispatcher
 from mxworker.worker.handling.execution import Execute, pipeline
@@ -190,15 +191,13 @@ def runner_of(
     scope = HandlerScope(queue.name, handler.name, handler.max_attempts, state, process.resources)
     record = Record(handler, index, process.slot, process.quarantine_after)
     report = Report(handler)
-    settling = Settling(
-        handler,
-        process.slot,
+    copies = CopyPublisher(
+        queue,
         process.resources.publisher if process.resources is not None else None,
         partial(topology.repair, link, queue, handler.retry_steps_ms) if link is not None else None,
-        process.rng,
         partial(topology.declare_quarantine, link, queue) if link is not None and queue.declare == "ensure" else None,
-        lambda delivery: runner.run_next(delivery),
     )
+    settling = Settling(handler, process.slot, copies, process.rng, lambda delivery: runner.run_next(delivery))
     running: Running[Any] = Running(
         handler.timeout_s, process.loop, lambda unit, task: runner.report_stuck(unit, task), process.grace_s
     )

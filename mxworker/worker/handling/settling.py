@@ -21,15 +21,12 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Callable
 
-from mxworker.amqp.publishing.publisher import Publisher
 from mxworker.api.attempts import attempt_of
 from mxworker.api.compilation import Handler
 from mxworker.api.delivery import Delivery, source_of
 from mxworker.api.failures import Failure, FailureKind
-from mxworker.api.message import Content
 from mxworker.api.settlement import Settlement
 from mxworker.backoff import COPY
 from mxworker.board.layout import Word
@@ -38,17 +35,14 @@ from mxworker.board.suspects import Suspect
 from mxworker.errors import (
     BrokerError,
     DecodeError,
-    EncodeError,
-    MessageTooLarge,
     PublishError,
     PublishNacked,
-    TopologyRefused,
-    Unroutable,
 )
 from mxworker.system.foreign_errors import error_in_words, text_of, type_name
 from mxworker.system.log import LineBudget, say_safely
 from mxworker.system.log_events import LogEvent, log_event
-from mxworker.worker.handling.copies import Facts, KillFacts, bare_facts, copy_with_facts, retry_copy
+from mxworker.worker.handling.copies import Facts, KillFacts, retry_copy
+from mxworker.worker.handling.copy_publisher import NO_COPY, CopyPublisher
 from mxworker.worker.handling.delivery_log import GONE, DeliveryLog
 from mxworker.worker.handling.endings import Again, Dead, Done, Later, ending
 from mxworker.worker.handling.report import ACK
@@ -57,9 +51,6 @@ log = logging.getLogger(__name__)
 
 # As plain numbers, for every ack: to count by a member of the enumeration takes 0.3 us more on Python 3.11.
 _ACKED, _STALE = int(Word.ACKED), int(Word.STALE)
-_NO_COPY = (DecodeError, EncodeError, MessageTooLarge)  # the message is such that there can be no copy of it
-Repair = Callable[[], Awaitable[None]]
-"""Declares the queue and those beside it once more. Raises BrokerError."""
 
 
 class Settling:
@@ -69,26 +60,21 @@ class Settling:
         self,
         handler: Handler,
         slot: BoardSlot,
-        publisher: Publisher | None,
-        repair: Repair | None,
+        copies: CopyPublisher,
         rng: random.Random,
-        declare_quarantine: Repair | None = None,
         run_next: Callable[[Delivery], None] = lambda delivery: None,
     ) -> None:
-        """Without a publisher there are no copies: what is to be tried again goes back, a dead letter is the broker's.
+        """Where there can be no copies, what is to be tried again goes back, and a dead letter is the broker's.
 
         `run_next` lets a delivery that was executed wait before all others, to be executed again.
         """
         self._handler = handler
         self._max_attempts = handler.max_attempts
         self._words = slot.words
-        self._publisher = publisher
-        self._repair = None if repair is None else partial(self._repaired, repair)
-        self._declare_quarantine = declare_quarantine
+        self._copies = copies
         self._run_next = run_next
         self._rng = rng
         self._refusals = 0
-        self._repairing: asyncio.Future[None] | None = None
         self._teller = DeliveryLog(handler)
         self._refused = LineBudget()
         self._quarantined = LineBudget()
@@ -111,7 +97,7 @@ class Settling:
                 self.acked(delivery)
             case Again() if self._handler.keeps_order:
                 self._in_place(delivery)
-            case Again() if self._publisher is None:
+            case Again() if not self._copies.are_possible:
                 self._count(Word.REQUEUED, source_of(delivery).reject(delivery, requeue=True))
             case Again() | Later() | Dead():
                 if not delivery.is_stale:
@@ -135,9 +121,9 @@ class Settling:
         queue = self._handler.queue
         facts = KillFacts(queue.name, self._handler.name, attempt_of(delivery, self._max_attempts), convict, stack)
         try:
-            kept_in = await self._set_aside(delivery, facts)
+            kept_in = await self._copies.set_aside(delivery, facts)
         except (DecodeError, PublishError, BrokerError) as error:
-            if not (isinstance(error, _NO_COPY) and queue.dead_letters_itself):
+            if not (isinstance(error, NO_COPY) and queue.dead_letters_itself):
                 await self._return(delivery, f"it kills workers, and no queue took a copy ({error})")
                 return False
             kept_in = f"{queue.dead_letter_name}, without the facts ({error})"
@@ -153,18 +139,6 @@ class Settling:
         )
         self._count(Word.QUARANTINED, was_sent)
         return True
-
-    async def _set_aside(self, delivery: Delivery, facts: KillFacts) -> str:
-        """Have a copy kept, and return the name of the queue that has it."""
-        queue = self._handler.queue
-        try:
-            await self._publish_with_facts(delivery, facts, queue.quarantine_name, self._declare_quarantine)
-        except (Unroutable, EncodeError, TopologyRefused):  # not there, or its name is too long
-            if not queue.dead_letter:
-                raise
-            await self._publish_with_facts(delivery, facts, queue.dead_letter_name, self._repair)
-            return queue.dead_letter_name
-        return queue.quarantine_name
 
     def _in_place(self, delivery: Delivery) -> None:
         """Have a delivery executed again before any other, unsettled: a copy would be overtaken by what waits.
@@ -247,8 +221,8 @@ class Settling:
     async def _copy(self, delivery: Delivery, ends: Again | Later, queue: str, word: Word) -> None:
         """Put a copy for the next attempt into `queue`, then ack. Raises PublishError or BrokerError."""
         try:
-            await self._publish(retry_copy(delivery, ends.attempt), queue, self._repair)
-        except _NO_COPY as error:
+            await self._copies.publish(retry_copy(delivery, ends.attempt), queue)
+        except NO_COPY as error:
             becomes = "it is a dead letter now" if self._handler.queue.dead_letter else GONE
             self._say(
                 log_event("retry_not_copied"),
@@ -268,7 +242,7 @@ class Settling:
             self._count(Word.REJECTED, source_of(delivery).reject(delivery, requeue=False))
             return
         try:
-            await self._publish_dead_letter(delivery, self._facts(attempt, ends))
+            await self._copies.dead_letter(delivery, self._facts(attempt, ends))
         except (DecodeError, PublishError, BrokerError) as error:
             if queue.dead_letters_itself:
                 self._say(
@@ -282,23 +256,6 @@ class Settling:
                 await self._return(delivery, f"the dead-letter queue took no copy ({error})")
         else:
             self._count(Word.REJECTED, source_of(delivery).ack(delivery))
-
-    async def _publish_dead_letter(self, delivery: Delivery, facts: Facts) -> None:
-        """Publish a copy with the facts; where nothing else dead-letters, at least body and facts."""
-        queue = self._handler.queue
-        if queue.dead_letters_itself:
-            await self._publish(copy_with_facts(delivery, facts), queue.dead_letter_name, self._repair)
-        else:
-            await self._publish_with_facts(delivery, facts, queue.dead_letter_name, self._repair)
-
-    async def _publish_with_facts(
-        self, delivery: Delivery, facts: Facts | KillFacts, queue: str, repair: Repair | None
-    ) -> None:
-        """Publish a copy with the facts; where there can be none, at least body and facts."""
-        try:
-            await self._publish(copy_with_facts(delivery, facts), queue, repair)
-        except _NO_COPY:
-            await self._publish(bare_facts(delivery, facts), queue, repair)
 
     async def _return(self, delivery: Delivery, why: str) -> None:
         """Give a delivery back after a pause, without which it would come straight back."""
@@ -317,24 +274,6 @@ class Settling:
             error_text=ends.failure.text,
             at_s=int(time.time()),
         )
-
-    async def _publish(self, copy: Content, queue: str, repair: Repair | None) -> None:
-        """Publish a copy and see it confirmed; when its queue is missing, once more after a repair."""
-        if self._publisher is None:
-            raise BrokerError("there is no publisher")
-        try:
-            await self._publisher.publish(copy, routing_key=queue)
-        except Unroutable:
-            if repair is None:
-                raise
-            await repair()
-            await self._publisher.publish(copy, routing_key=queue)
-
-    async def _repaired(self, repair: Repair) -> None:
-        """Wait for a repair; all that miss a queue at the same time share one."""
-        if self._repairing is None or self._repairing.done():
-            self._repairing = asyncio.ensure_future(repair())
-        await asyncio.shield(self._repairing)
 
     def _count(self, word: Word, was_sent: bool) -> None:
         self._words[word if was_sent else Word.STALE] += 1

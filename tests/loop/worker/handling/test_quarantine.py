@@ -25,7 +25,8 @@ from mxworker.errors import (
     Unroutable,
 )
 from mxworker.wire.message_keys import MessageKeys
-from mxworker.worker.handling.settling import Repair, Settling
+from mxworker.worker.handling.copy_publisher import CopyPublisher, Repair
+from mxworker.worker.handling.settling import Settling
 from tests.harness.copied import properties_on_wire, route_of
 from tests.harness.refusing import Hasty, Publishing
 from tests.harness.runners import Channel, at_work
@@ -58,7 +59,8 @@ class Ward:
         (handler,) = compile_handlers(handlers)
         self.slot = Board(1).slot(1)
         publisher: Any = self.publishing
-        self.settling = Settling(handler, self.slot, publisher, None, Hasty(), self.declare)
+        copies = CopyPublisher(handler.queue, publisher, None, self.declare)
+        self.settling = Settling(handler, self.slot, copies, Hasty())
         self.suspects = self.slot.suspects
         for _ in range(3):
             self.suspects.enter([1], 1, self.death)

@@ -30,6 +30,7 @@ from mxworker.errors import (
     Unroutable,
 )
 from mxworker.wire.field_table import encode
+from mxworker.worker.handling.copy_publisher import CopyPublisher
 from mxworker.worker.handling.settling import Settling
 from tests.harness.copied import properties_on_wire, received, route_of
 from tests.harness.refusing import Hasty, Publishing
@@ -67,7 +68,8 @@ class WorkerControls:
         (handler,) = compile_handlers(handlers)
         self.slot = Board(1).slot(1)
         publisher: Any = self.publishing
-        self.settling = Settling(handler, self.slot, publisher, self.repair, self.rng, run_next=self.next.append)
+        copies = CopyPublisher(handler.queue, publisher, self.repair)
+        self.settling = Settling(handler, self.slot, copies, self.rng, run_next=self.next.append)
 
     def delivery(self, raw: bytes = raw_properties(message_id=b"m-1"), *, redelivered: bool = False) -> Delivery:
         return Delivery(b"body", raw, route_of(b"shop", b"new"), redelivered, 1, self.channel)
