@@ -1,9 +1,10 @@
-"""The channels of one publisher: opened, handed to the outbox, replaced when they are over, closed.
+"""The channels of one publisher: opened, given to the outbox, replaced when they are over, closed.
 
-All publishes of one exchange and routing key go by the channel of one number, so that they arrive in their order. The
-channel of a number is replaced whenever it has ended or is retired; a retired one lives until its last confirm came.
+All publishes of one exchange and routing key use the channel of one number, so that they keep their order. A channel
+that has ended or is retired is replaced by another with the same number. A retired channel stays open until its last
+confirm has come.
 
-Must not know: what is published, deadlines, the window, when to try again.
+This module knows nothing about publishes, deadlines, the window and retries.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ class Channels:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Keep every channel open; ends only by cancellation."""
+        """Keep every channel open, until cancelled."""
         await asyncio.gather(*(self._keep(number) for number in range(self._count)))
 
     async def _keep(self, number: int) -> None:
-        """Open the channel of this number, wait until it is over, open the next."""
+        """Open the channel of this number, wait until it is over, and open the next."""
         loop = asyncio.get_running_loop()
-        attempt = nacking = 0  # how many in a row failed or ended soon; of those, how many had nacked
+        attempt = nacking = 0  # channels in a row that failed or ended soon, and those of them that had nacked
         while True:
             connection = await self._link.connection()
             self._exchanges.use(connection)
@@ -69,11 +70,11 @@ class Channels:
             lived_s = loop.time() - channel.opened_at
             attempt = next_attempt(attempt, lived_s)
             nacking = next_attempt(nacking, lived_s) if channel.has_nacked else 0
-            if attempt > 1:  # the one before did not last either
+            if attempt > 1:  # the channel before did not last either
                 await asyncio.sleep(RECONNECT.delay_s(attempt - 2, self._rng))
 
     async def _open(self, connection: BrokerConnection, nacks_for_s: float) -> PublisherChannel | None:
-        """Return a new channel, None when there is none to be had. A broker that does not even answer is left."""
+        """Return a new channel, None when it cannot be opened. Aborts the connection if the broker does not answer."""
         try:
             async with asyncio.timeout(_OPEN_DEADLINE_S):
                 channel = await PublisherChannel.open(connection)
@@ -83,7 +84,7 @@ class Channels:
                 log.warning("no publisher channel: %s", error, extra=facts)
             return None
         except TimeoutError:
-            if connection.plane.blocked_reason is None:  # one that is low on memory reads nothing, and is to be kept
+            if connection.plane.blocked_reason is None:  # a broker that is low on memory reads nothing, but will again
                 connection.plane.abort(ConnectionLost(f"no channel was opened within {_OPEN_DEADLINE_S:g} s"))
             return None
         sink = ConfirmSink(channel, self._outbox, self._exchanges, nacks_for_s)
@@ -96,7 +97,7 @@ class Channels:
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Have nothing more sent. The channels end with their connection. Call after `run` was cancelled."""
+        """Send nothing more. The channels end with their connection. Call after `run` was cancelled."""
         for number in range(self._count):
             self._outbox.use(number, None)
         for task in list(self._tasks):

@@ -1,12 +1,13 @@
-"""The hearing side of one publisher channel: confirms, nacks, returns and its end, told to the outbox.
+"""The receiving side of one publisher channel: it passes confirms, nacks, returns and the channel's end to the outbox.
 
-A channel is retired when it nacks, once it is old enough. RabbitMQ asks the leader of a quorum queue at a channel's
-first publish to that queue. Between the death of a leader and the election of the next, it asks the dead node, takes
-that for a refusal, and nacks every publish of the channel until that node is back (rabbit_fifo_client.erl, enqueue/3;
-seen with 3.10: 20 s without one confirm, while a new channel got them at once). The nacks of a full queue look the
-same, so there the channels are replaced as well, in vain but no more often than once in a few seconds.
+A channel that nacks is retired, once it is old enough. RabbitMQ asks the leader of a quorum queue at a channel's first
+publish to that queue. Between the death of a leader and the election of the next, RabbitMQ asks the dead node, takes
+the missing answer for a refusal, and nacks every publish of the channel until that node is back
+(rabbit_fifo_client.erl, enqueue/3; seen with 3.10: 20 s without one confirm, while a new channel got confirms at once).
+The nacks of a full queue look the same, so its channels are replaced, too. That is useless, but it happens only once in
+a few seconds.
 
-Called from inside the read: it returns fast and never raises.
+The methods are called while the socket is read, so they return fast and never raise.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from mxworker.wire.properties import message_id_bytes
 
 
 class ConfirmSink:
-    """Hears what the broker answers on one channel; see `reader.PublisherSink`."""
+    """Takes the broker's answers on one channel; see `reader.PublisherSink`."""
 
     def __init__(self, channel: PublisherChannel, outbox: Outbox, exchanges: Exchanges, nacks_for_s: float) -> None:
-        """Let the channel nack for `nacks_for_s` seconds before that retires it."""
+        """Prepare. A nack retires the channel only when the channel is older than `nacks_for_s` seconds."""
         self._channel = channel
         self._ledger = channel.ledger
         self._outbox = outbox
@@ -35,7 +36,7 @@ class ConfirmSink:
         self._nacks_until = channel.opened_at + nacks_for_s
 
     def on_confirm(self, tag: int, multiple: bool, is_ack: bool) -> None:
-        """Take a confirm."""
+        """Take a confirm or nack of the broker."""
         settled = self._ledger.settle(tag, multiple)
         if not settled:
             return
@@ -53,12 +54,12 @@ class ConfirmSink:
             self._channel.retire(ChannelLost("the broker nacks what it publishes"))
 
     def on_return(self, reply: tuple[int, str], properties: bytes) -> None:
-        """Take a returned message; its confirm follows and settles it."""
+        """Take a returned message. Its confirm follows and settles it."""
         code, text = reply
         self._ledger.returned(message_id_bytes(properties), f"{code} {text}")
 
     def on_end(self, error: ChannelLost | ConnectionLost) -> None:
-        """Take the end of the channel: tell the publish that ended it from its neighbours, whose fate is unknown."""
+        """Take the end of the channel. Only the publish that ended it is refused; the fate of the others is unknown."""
         unwritten, unconfirmed = self._channel.end(error)
         exchange = refused_exchange(error)
         if exchange is not None:

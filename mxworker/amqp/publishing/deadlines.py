@@ -1,9 +1,9 @@
-"""When publishes run out of time: each at its own deadline, with one timer for all that have the publisher's timeout.
+"""The deadlines of publishes. One timer serves all publishes that have the publisher's timeout.
 
-A loop that was blocked finds confirms in the socket only after its timers. So a timer that rings far too late looks a
-second time before anything is late.
+An event loop that was blocked runs its timers before it reads confirms from the socket. So a timer that fires much too
+late waits a little and checks again before any publish is late.
 
-Must not know: what a publish waits for, what becomes of one that is late.
+This module knows nothing about the reasons for which publishes wait, and about the outcome of late publishes.
 """
 
 from __future__ import annotations
@@ -26,28 +26,25 @@ class Deadlines:
         publishings: Iterable[Publishing],
         end_late: Callable[[list[Publishing]], None],
     ) -> None:
-        """Watch none yet.
-
-        `publishings` are those that have no outcome, in the order of acceptance; `end_late` ends those that are late.
-        """
+        """Watch none yet. `publishings` have no outcome, in the order of acceptance; `end_late` ends late ones."""
         self._loop = loop
         self._publishings = publishings
         self._end_late = end_late
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, publishing: Publishing, has_own_timeout: bool) -> None:
-        """Watch the deadline of a publish, which has a timeout of its own or that of the publisher."""
+        """Watch the deadline of a publish, which has a timeout of its own or the publisher's."""
         if has_own_timeout:
             publishing.timer = self._loop.call_at(publishing.deadline, self._expire_one, publishing)
         elif self._timer is None:
             self._timer = self._loop.call_at(publishing.deadline, self._expire)
 
     def _expire(self, is_second_look: bool = False) -> None:
-        """End what is late; ring again when the next one would be."""
+        """End the publishes that are late, and set the timer for the next deadline."""
         self._timer = None
         now = self._loop.time()
         late = []
-        for publishing in self._publishings:  # those without a timer of their own are in the order of their deadlines
+        for publishing in self._publishings:  # in the order of their deadlines, but for those with their own timer
             if publishing.timer is not None:
                 continue
             if publishing.deadline > now:
@@ -67,6 +64,6 @@ class Deadlines:
             self._end_late([publishing])
 
     def stop(self) -> None:
-        """Ring no more for those that have the publisher's timeout."""
+        """Stop the timer of the publishes that have the publisher's timeout."""
         if self._timer is not None:
             self._timer.cancel()

@@ -1,18 +1,18 @@
-"""What becomes of every publish between its acceptance and its outcome: window, channel, exchange, id, retry, deadline.
+"""The way of every publish from acceptance to outcome: window, channel, exchange, id, retry, deadline.
 
     publisher -> accept -> send -> publisher_channel -> the wire
                    ^                                       |
                    +------- confirmed, nacked, lost  <- confirm_sink
 
-The one place that knows every publish without an outcome and what it waits for; the states are those in `publishing`.
+Only the outbox knows every publish without an outcome, and what it waits for. The states are those in `publishing`.
 
-Must not know: how channels and connections are opened and replaced, how a body is encoded.
+This module knows nothing about opening and replacing channels and connections, and about encoding bodies.
 
 Invariants:
-- What is accepted and does not wait for the window is in flight: never more than `max_in_flight`.
+- Publishes that are accepted and do not wait for the window are in flight. They are never more than `max_in_flight`.
 - Every accepted publish ends exactly once, at its deadline at the latest.
-- Nothing waits that could go on: whatever lets publishes go on ends in `send_waiting`.
-- An attempt whose fate is unknown makes the whole unknown, whatever becomes of later attempts, unless one is confirmed.
+- No publish waits that could be sent: every event that frees publishes ends in a call of `send_waiting`.
+- When the fate of one attempt is unknown, the publish ends as unknown unless a later attempt is confirmed.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ class Outbox:
         link: Link,
         exchanges: Exchanges,
     ) -> None:
-        """`link` is asked why nothing can be sent. Nothing is before there are channels to `use`."""
+        """`link` has the reason when nothing can be sent. Nothing is sent before there are channels to `use`."""
         self.queued = 0
-        """How many publishes were asked for since the start; each is one of those that follow, or has no outcome."""
+        """The number of publishes since the start. Each is in one of the next three counts, or has no outcome."""
         self.confirmed_count = 0
         self.failed = 0
         self.dropped = 0
         self.is_closed = False
-        """Whether no more publishes are taken."""
+        """Whether further publishes are refused."""
         self._settings = settings
         self._loop = loop
         self._rng = rng
@@ -69,11 +69,11 @@ class Outbox:
 
     @property
     def in_flight(self) -> int:
-        """How many publishes are accepted, have room in the window, and have no outcome."""
+        """The number of publishes in the window: they are accepted and have no outcome."""
         return len(self._open) - len(self._waiting.window)
 
     def stats(self) -> PublisherStats:
-        """Return what was published so far, and what waits now."""
+        """Return the counts since the start, and the numbers of publishes that wait now."""
         has_channel = [channel is not None and not channel.is_over for channel in self._channels]
         return PublisherStats(
             tasks_queued=self.queued,
@@ -93,14 +93,14 @@ class Outbox:
 
     @property
     def blocked_reason(self) -> str | None:
-        """Why the broker takes no publishes now; None when it does, or there is no connection."""
+        """The reason why the broker takes no publishes now; None when it does, or when there is no connection."""
         connection = self._link.live
         return None if connection is None else connection.plane.blocked_reason
 
     # ---- accepting
 
     def check(self, may_wait: bool) -> None:
-        """Raise PublishOverflow when no publish is accepted now. `may_wait`: it may wait for room in the window."""
+        """Raise PublishOverflow when no publish is accepted now. With `may_wait` it may wait for room in the window."""
         settings = self._settings
         if self.is_closed:
             why = "the publisher is closed"
@@ -121,7 +121,7 @@ class Outbox:
             self.failed += 1
 
     def accept(self, publishing: Publishing, has_own_timeout: bool) -> None:
-        """Take a publish into the window, or let it wait for room; its receipt tells the outcome."""
+        """Take a publish into the window, or let it wait for room. Its receipt gets the outcome."""
         is_full = self.is_full
         self.queued += 1
         self._open[publishing] = None
@@ -134,12 +134,12 @@ class Outbox:
     # ---- sending
 
     def use(self, number: int, channel: PublisherChannel | None) -> None:
-        """Send by this channel from now on what has its number; None while there is none."""
+        """Set the channel of a number, which sends the publishes with that number; None while there is none."""
         self._channels[number] = channel
         self.send_waiting()
 
     def _admit(self, publishing: Publishing) -> None:
-        """Send a publish for which the window has room, unless others wait for its channel or it cannot send now."""
+        """Send a publish for which the window has room, or let it wait if its channel is busy or others wait for it."""
         number = publishing.route.channel
         channel = self._channels[number]
         if channel is None or self._waiting.channels[number] or not channel.takes_more:
@@ -150,9 +150,9 @@ class Outbox:
     def _send(self, publishing: Publishing, channel: PublisherChannel) -> None:
         """Send a publish by a channel that takes more.
 
-        There are four cases. Nobody has looked for its exchange on this connection: it waits for the answer. It can
-        never be sent: it ends. Another with its message id has no confirm on this channel: it waits for the end of
-        that one, for the broker's returns are told apart by the id. Else it is sent.
+        There are four cases. If its exchange was not checked on this connection, it waits for the answer. If it can
+        never be sent, it ends. If another publish with its message id has no confirm on this channel, it waits for the
+        end of that one, since the id is what assigns the broker's returns to publishes. Otherwise it is sent.
         """
         if publishing.route.exchange not in self._exchanges.known:
             self._find_exchange(publishing, channel.connection)
@@ -164,10 +164,10 @@ class Outbox:
             channel.send(publishing)
 
     def send_waiting(self) -> None:
-        """Send what waits for channels, as far as they take it, and let others into the window for what has ended.
+        """Send publishes that wait for channels, as far as the channels take them, and admit others into the window.
 
-        Call it whenever something may go on. A publish that ends in here, because it is late or can never be sent,
-        makes room in the window, and may let the next one with its message id go on, which then stands first here.
+        Call it whenever a waiting publish may be sent. A publish that ends in here, because it is late or can never be
+        sent, makes room in the window. It may also free the next publish with its message id, which then comes first.
         """
         for channel, queue in zip(self._channels, self._waiting.channels, strict=True):
             while queue and channel is not None and channel.takes_more:
@@ -183,7 +183,7 @@ class Outbox:
             self._run_out(publishing, _TOO_LATE)
 
     def _find_exchange(self, publishing: Publishing, connection: BrokerConnection) -> None:
-        """Let a publish wait for the answer whether its exchange exists, or end it when that is known."""
+        """Let a publish wait for the check of its exchange, or end it when the exchange was refused a while ago."""
         exchange = publishing.route.exchange
         refusal = self._exchanges.refusal(exchange)
         if refusal is not None:
@@ -204,10 +204,10 @@ class Outbox:
         self._waiting.answered(exchange)
         self.send_waiting()
 
-    # ---- outcomes, told by confirm_sink
+    # ---- outcomes, called by confirm_sink
 
     def confirmed(self, publishings: Iterable[Publishing]) -> None:
-        """End what the broker confirmed, as confirmed or as unroutable."""
+        """End publishes that the broker confirmed, as confirmed or as unroutable."""
         for publishing in publishings:
             if publishing.return_reason is None:
                 self.confirmed_count += 1
@@ -217,24 +217,24 @@ class Outbox:
         self.send_waiting()
 
     def nacked(self, publishings: list[Publishing]) -> None:
-        """Try again, with backoff, what the broker refused."""
+        """Try publishes that the broker nacked again, with backoff."""
         for publishing in publishings:
             publishing.refusal = nacked(publishing)
         self._try_again(publishings)
 
     def refused(self, publishings: Iterable[Publishing], error: PublishError) -> None:
-        """End what can never succeed; `error` is certain for the last attempt."""
+        """End publishes that can never succeed; `error` is certain for the last attempt."""
         for publishing in publishings:
             self._fail(publishing, error)
         self.send_waiting()
 
     def unwritten(self, publishings: list[Publishing]) -> None:
-        """Take back what was given to a channel that ended before it was written: that was no attempt."""
+        """Take back publishes whose channel ended before it wrote them. That does not count as an attempt."""
         self._waiting.add_first(publishings)
         self.send_waiting()
 
     def lost(self, publishings: list[Publishing], why: str) -> None:
-        """Try again what was sent and whose fate is unknown, if duplicates are allowed; end what had been returned."""
+        """Try publishes whose fate is unknown again, if duplicates are allowed. End those that were returned before."""
         unknown = []
         for publishing in publishings:
             if publishing.return_reason is not None:
@@ -289,14 +289,14 @@ class Outbox:
             self._pass_on_id(publishing)
 
     def _pass_on_id(self, publishing: Publishing) -> None:
-        """Let the next publish go on that waits for the message id of one which has left its channel."""
+        """Free the next publish that waits for the message id of this one, which has left its channel."""
         queue = self._waiting.with_id_of(publishing)
         channel = self._channels[publishing.route.channel]
         if queue and (channel is None or not channel.ledger.has_id(publishing.message_id)):
             self._waiting.add_first([next(iter(queue))])
 
     def _why_unsent(self, publishing: Publishing) -> str:
-        """Say why a publish was not sent: what keeps all of them, or what this one waits for."""
+        """Return why a publish was not sent: a reason that holds for all publishes, or the one that it waits for."""
         if self.is_closed:
             return "the publisher was closed"
         if self._link.live is None:
@@ -324,7 +324,7 @@ class Outbox:
         self._fail(publishing, refusal)
 
     def abandon(self, publishing: Publishing) -> None:
-        """Stop trying: the caller was cancelled. What is SENT stays in flight until it is confirmed, lost or late."""
+        """Stop the attempts of a cancelled caller. A SENT publish stays until it is confirmed, lost or late."""
         publishing.attempts = self._settings.attempts
         if publishing.state not in (State.SENT, State.ENDED):
             self._fail(publishing)
@@ -333,7 +333,7 @@ class Outbox:
     # ---- the end
 
     async def emptied(self) -> None:
-        """Wait until every publish that is open now has its outcome; who goes on publishing does not prolong that."""
+        """Wait until every publish that is open now has its outcome. Later publishes do not prolong the wait."""
         for publishing in list(self._open):
             if publishing.state is not State.ENDED:
                 ended: asyncio.Future[None] = self._loop.create_future()
@@ -341,7 +341,7 @@ class Outbox:
                 await ended
 
     def end_all(self, why: str) -> None:
-        """End every publish now: what was sent as unconfirmed, the rest as not sent. Call when no more are taken."""
+        """End every publish now: sent ones as unconfirmed, the rest as not sent. Call when `is_closed` is set."""
         self._deadlines.stop()
         for publishing in list(self._open):
             self._run_out(publishing, why)

@@ -1,4 +1,4 @@
-"""Publish messages, each confirmed by the broker, never lost and never lied about.
+"""Publish messages. The broker confirms each of them, and no outcome claims more than is known.
 
     Publisher.publish -> Outbox.accept -> PublisherChannel.send -> the wire
     Receipt.end       <- Outbox.confirmed <- ConfirmSink.on_confirm <--+
@@ -50,8 +50,8 @@ _How = tuple[str, str, bool, float | None]
 """Exchange, routing key, mandatory and timeout_s of one publish, or of many; see `Publisher.publish`."""
 
 DRAIN_S = 30.0
-_SYNC_GRACE_S = 2.0  # a publish ends by its own timeout; beyond this it is the event loop that does not answer
-_BODIES_PER_TURN = 256  # of publish_many, so that others get their turn
+_SYNC_GRACE_S = 2.0  # a publish ends at its own timeout; after this time the event loop does not answer
+_BODIES_PER_TURN = 256  # of publish_many, so that other tasks run in between
 _FORKED = (
     "this process was forked from the one that has the publisher and its connection, so nothing was sent: "
     "publish in the parent process, or with a Publisher.connect(...) made here"
@@ -91,13 +91,13 @@ class Publisher:
         connect_wait_s: float = 30.0,
         **options: Unpack[PublisherOptions],
     ) -> AbstractAsyncContextManager[Publisher]:
-        """Connect to a broker, lend a publisher, and close it: up to 30 s for what has no outcome yet.
+        """Connect to a broker, and yield a publisher. At its end wait up to 30 s for open outcomes, and close it.
 
-        `urls` are tried in order, or `shuffled`; one that fails is left alone for a while. For amqps:// `tls_ca` names
-        the file of the CA to trust instead of the system's, `tls_cert` and `tls_key` those of our own certificate.
-        `settings` say how it publishes; `options` are fields of `PublisherSettings`, and replace theirs. `compression`
-        is for messages that name none; `serializers` turn bodies into bytes by content type. `name` is what the
-        broker's operator sees.
+        `urls` are tried in order, or `shuffled`. A broker that fails is not tried again for a while. For amqps://
+        `tls_ca` names the file of the CA to trust instead of the system's; `tls_cert` and `tls_key` name the files of
+        our own certificate. `options` are fields of `PublisherSettings`, and replace those of `settings`.
+        `compression` is for messages that name none; `serializers`, by content type, encode bodies. The broker's
+        operator sees the `name` of the connection.
 
         Raises ConfigError for a wrong setting, URL or file; ConnectionLost, when no broker answers within
         `connect_wait_s` seconds; CredentialsRefused or TlsRefused, at once, when every broker refused us.
@@ -143,19 +143,20 @@ class Publisher:
         timeout_s: float | None = None,
         **options: Unpack[MessageOptions],
     ) -> Coroutine[Any, Any, Confirmed]:
-        """Publish and wait for the confirm, when it is awaited; raises the PublishError that it ended in.
+        """Publish and wait for the confirm. You must await it. Raises the PublishError of a failed publish.
 
-        `body` is bytes, text, anything that JSON can hold, a `Message`, or a `Content` made by `prepare`; `options` are
-        those of `Message`. The default exchange routes by queue name. `timeout_s` is the time for all attempts, waiting
-        for room and for a connection included; default: the publisher's, 5 s.
+        `body` is bytes, text, any value that JSON can hold, a `Message`, or a `Content` made by `prepare`; `options`
+        are those of `Message`. The default exchange routes by queue name. `timeout_s` is the time for all attempts,
+        including the waits for room and for a connection; default: the publisher's, 5 s.
 
-        A message that no queue takes ends in Unroutable. With `mandatory=False` it is confirmed all the same, and gone:
-        that is for exchanges that route later, such as one that delays. Direct replies, to a routing key that begins
-        with `amq.rabbitmq.reply-to.`, are never mandatory, for the broker returns also those that arrive
-        (https://www.rabbitmq.com/docs/direct-reply-to). `Confirmed.may_be_unrouted` tells these from others.
+        A message that no queue takes ends in Unroutable. With `mandatory=False` the broker confirms such a message and
+        drops it; use that for exchanges that route later, such as one that delays messages. Direct replies, to a
+        routing key that begins with `amq.rabbitmq.reply-to.`, are never mandatory, since the broker also returns those
+        that arrive (https://www.rabbitmq.com/docs/direct-reply-to). `Confirmed.may_be_unrouted` is True for both.
 
         Raises RuntimeError when it is awaited in another event loop than the publisher's: see `publish_sync`. In a
-        handler one that is never awaited fails the delivery, and one that runs in a task is waited for before the ack.
+        handler, a publish that is never awaited fails the delivery, and one that runs in a task is awaited before the
+        ack.
         """
         begun = begin("publish")
         coroutine = self._confirmed(begun, body, (exchange, routing_key, mandatory, timeout_s), options)
@@ -190,12 +191,12 @@ class Publisher:
         timeout_s: float | None = None,
         **options: Unpack[MessageOptions],
     ) -> Receipt:
-        """Publish as `publish` does, without waiting: the receipt tells the outcome.
+        """Publish as `publish` does, without waiting. The receipt gets the outcome.
 
-        Raises EncodeError and MessageTooLarge at once, and PublishOverflow at a full window; under `overflow="drop"`
-        the receipt holds the PublishOverflow instead. RuntimeError outside the publisher's event loop: see
-        `publish_sync`. In a handler, receipts that it does not await are awaited before its delivery is acked, and
-        their failure is its failure.
+        Raises EncodeError and MessageTooLarge at once, and PublishOverflow at a full window; with `overflow="drop"`
+        the receipt has the PublishOverflow instead. Raises RuntimeError outside the publisher's event loop: see
+        `publish_sync`. Receipts that a handler does not await are awaited before its delivery is acked, and their
+        failure is the handler's failure.
         """
         self._check_loop("publish_nowait")
         try:
@@ -222,10 +223,10 @@ class Publisher:
         timeout_s: float | None = None,
         **options: Unpack[MessageOptions],
     ) -> Coroutine[Any, Any, list[PublishOutcome]]:
-        """Publish each body as `publish` does and return an outcome for each, in the same order; to be awaited, too.
+        """Publish each body as `publish` does, and return an outcome for each, in the same order. You must await it.
 
-        One that fails does not stop the others, and each has its own timeout. At a full window the next one waits for
-        those before it; when others have filled it, `overflow` decides.
+        A failed publish does not stop the others, and each has its own timeout. At a full window the next publish waits
+        for those before it; when publishes of other callers have filled the window, `overflow` decides.
         """
         begun = begin("publish_many")
         coroutine = self._all_ended(begun, bodies, (exchange, routing_key, mandatory, timeout_s), options)
@@ -274,16 +275,16 @@ class Publisher:
         timeout_s: float | None = None,
         **options: Unpack[MessageOptions],
     ) -> Confirmed:
-        """Publish as `publish` does, from a thread that is not the event loop's; blocks until the outcome is known.
+        """Publish as `publish` does, from a thread that is not the event loop's. Blocks until the outcome is known.
 
-        Comes back when the publisher is closed, and at the latest 2 s after its timeout, whatever became of the loop.
-        RuntimeError in the event loop's thread, and in a process that was forked from the publisher's.
+        Returns when the publisher is closed, and at the latest 2 s after the timeout, even if the loop is blocked.
+        Raises RuntimeError in the event loop's thread, and in a process that was forked from the publisher's.
         """
         if _get_running_loop() is self._loop:
             raise RuntimeError("publish_sync would block the event loop; in an 'async def' use: await publish(...)")
         if os.getpid() != self._pid:
             raise RuntimeError(_FORKED)
-        if self._outbox.is_closed:  # its loop may have ended too, and would then never run what follows
+        if self._outbox.is_closed:  # the loop may have ended, too, and would never run the publish
             raise PublishOverflow("not sent: the publisher is closed")
         begun = begin("publish_sync")
         publishing = self._confirmed(begun, body, (exchange, routing_key, mandatory, timeout_s), options)
@@ -291,16 +292,16 @@ class Publisher:
         wait_s = (self._settings.timeout_s if timeout_s is None else timeout_s) + _SYNC_GRACE_S
         try:
             return outcome.result(min(wait_s, threading.TIMEOUT_MAX))
-        except concurrent.futures.CancelledError:  # the process is leaving and has cancelled its tasks
+        except concurrent.futures.CancelledError:  # the process is ending and has cancelled its tasks
             raise PublishUnconfirmed("the event loop ended before the confirm came") from None
         except TimeoutError:
             outcome.cancel()
-            raise PublishUnconfirmed("the event loop did not turn in time") from None
+            raise PublishUnconfirmed("the event loop did not answer in time") from None
 
     def prepare(self, body: Any, **options: Unpack[MessageOptions]) -> Content:
         """Encode a message once, to publish it many times. Raises EncodeError or MessageTooLarge.
 
-        May be called in a thread, which spares the event loop the compressing of a large body:
+        It may be called in a thread, so that the compression of a large body does not block the event loop:
         `await publisher.publish(await asyncio.to_thread(publisher.prepare, body, compression="gzip"), ...)`.
         """
         return self._encoder.encode(body, options)
@@ -315,7 +316,7 @@ class Publisher:
             )
 
     def _accept(self, body: Any, how: _How, options: MessageOptions, may_wait: bool) -> Publishing:
-        """Encode a publish and give it to the outbox; what is refused here is counted and was not sent."""
+        """Encode a publish and give it to the outbox. A publish that is refused here is counted, and was not sent."""
         exchange, routing_key, mandatory, timeout_s = how
         try:
             content = self._encoder.encode(body, options)
@@ -337,15 +338,15 @@ class Publisher:
 
     @property
     def stats(self) -> PublisherStats:
-        """What was published so far."""
+        """The counts of publishes so far."""
         return self._outbox.stats()
 
     async def run(self) -> None:
-        """Keep the channels open; ends only by cancellation. The owner calls this, once."""
+        """Keep the channels open, until cancelled. The owner calls this once."""
         await self._channels.run()
 
     async def drain(self, timeout_s: float = DRAIN_S) -> bool:
-        """Wait until what was accepted so far has its outcome, at most `timeout_s` seconds; say whether it has."""
+        """Wait for the outcomes of all publishes so far, at most `timeout_s` seconds. Return whether all have one."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._outbox.emptied()
@@ -354,9 +355,9 @@ class Publisher:
         return True
 
     async def close(self) -> None:
-        """Take no more publishes, and end what has no outcome, as unconfirmed or as not sent.
+        """Refuse further publishes, and end those without an outcome as unconfirmed or as not sent.
 
-        The owner calls this, after `drain`, when `run` was cancelled, and closes the connection.
+        The owner calls this after `drain`, when `run` was cancelled, and then closes the connection.
         """
         self._outbox.is_closed = True
         if self._outbox.in_flight:

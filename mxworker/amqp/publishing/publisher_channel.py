@@ -1,11 +1,11 @@
 """The sending side of one channel in confirm mode: from confirm.select until it takes no more publishes.
 
-Publishes are written through the data plane, joined once per loop turn, and noted in the confirm ledger; `confirm_sink`
-hears the answers. A channel is replaced, never repaired: it is *retired* when it has ended, when a confirm stays away
-too long, so that a late return cannot be taken for one of a later publish with the same message id, and when it nacks
-(see `confirm_sink`). A retired channel still hears the confirms of what it has sent.
+Publishes are written through the data plane, joined once per loop turn, and entered into the confirm ledger;
+`confirm_sink` takes the answers. A channel is replaced, never repaired. It is *retired* when it has ended, when it
+nacks (see `confirm_sink`), and when a confirm is late: a late return could otherwise be assigned to a later publish
+with the same message id. A retired channel still takes the confirms of its publishes.
 
-Must not know: retries, deadlines, the window, what replaces it.
+This module knows nothing about retries, deadlines, the window and the channel that replaces this one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _REMEMBERED_ROUTES = 1024
 
 
 class PublisherChannel:
-    """Sends publishes by one channel. Made by `open`; `over` resolves once, when it takes no more of them."""
+    """Sends publishes by one channel. `open` makes it. `over` resolves once, when it takes no more publishes."""
 
     def __init__(self, connection: BrokerConnection, channel: AbstractChannel, number: int) -> None:
         loop = asyncio.get_running_loop()
@@ -35,11 +35,11 @@ class PublisherChannel:
         self.number = number
         self.opened_at = loop.time()
         self.over: asyncio.Future[BrokerError] = loop.create_future()
-        """Resolves, never raises, when the channel has ended or is retired."""
+        """Resolves when the channel has ended or is retired. Never raises."""
         self.is_over = False
-        """The same, to be asked before each publish: one that is sent by a channel that is over gets no confirm."""
+        """Whether `over` is resolved. Read it before each publish: a channel that is over confirms no new ones."""
         self.has_given_up = False
-        """Whether the confirm of a publish is no longer waited for, though it may have been taken."""
+        """Whether the wait for a confirm was given up, though the broker may have taken that publish."""
         self.has_nacked = False
         self.ledger: ConfirmLedger[Publishing] = ConfirmLedger()
         self.max_properties_bytes = max_properties_bytes(self.plane.frames.frame_max)
@@ -75,7 +75,7 @@ class PublisherChannel:
         return not self.is_over and self.plane.room_bytes > 0
 
     def send(self, publishing: Publishing) -> None:
-        """Write a publish at the end of this loop turn. Its id must not be in flight here, its properties must fit."""
+        """Write a publish at the end of this loop turn. Its id must not be in flight here; its properties must fit."""
         self.ledger.add(publishing)
         publishing.state = State.SENT
         publishing.give_up = self._give_up
@@ -104,20 +104,20 @@ class PublisherChannel:
     # ---- ending
 
     def give_up(self, publishing: Publishing) -> None:
-        """Wait for the confirm of this publish no longer, and take no more publishes: see the module's text."""
+        """Stop waiting for the confirm of this publish, and retire the channel: see the module's docstring."""
         self.ledger.drop(publishing)
         self.has_given_up = True
         self.retire(ChannelLost("a confirm did not come in time"))
         self.note_settled()
 
     def retire(self, why: BrokerError) -> None:
-        """Take no more publishes; the confirms of those that were sent are still heard."""
+        """Take no more publishes. The confirms of those that were sent are still taken."""
         self.is_over = True
         if not self.over.done():
             self.over.set_result(why)
 
     def end(self, why: BrokerError) -> tuple[list[Publishing], list[Publishing]]:
-        """Take the end of the channel; return the publishes that were never written, and those without a confirm."""
+        """Take the end of the channel. Return the publishes that were never written, and those without a confirm."""
         self._has_ended = True
         self.retire(why)
         unconfirmed = self.ledger.end()
@@ -131,7 +131,7 @@ class PublisherChannel:
         return unwritten, unconfirmed
 
     def note_settled(self) -> None:
-        """Note that publishes have left the ledger: a retired channel may be closed after the last of them."""
+        """Note that publishes have left the ledger. A retired channel may be closed after the last of them."""
         if not len(self.ledger):
             self._emptied.set()
 

@@ -1,6 +1,6 @@
-"""One publish on its way: what is sent, where it stands, and what is known of its attempts so far.
+"""One publish: its message, its state, and the results of its attempts so far.
 
-The states from its acceptance to its outcome; `outbox` moves it through them:
+`outbox` moves a publish through these states, from acceptance to outcome:
 
     state      it waits for                                                      then
     --------   ---------------------------------------------------------------   ---------------------------
@@ -14,7 +14,7 @@ The states from its acceptance to its outcome; `outbox` moves it through them:
     RETRY      its backoff before the next attempt                               CHANNEL
     ENDED      nothing: the outcome is known
 
-Each but ENDED ends at its deadline, wherever it stands. SENT again comes what may be sent again.
+A publish in any state but ENDED ends at its deadline.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mxworker.errors import PublishError
 
 
 class State(IntEnum):
-    """Where a publish stands. The numbers mean nothing: they are found faster than other members of an enumeration."""
+    """The state of a publish. The numbers mean nothing: an IntEnum is faster than an Enum as a key."""
 
     NEW = 0
     WINDOW = 1
@@ -56,7 +56,7 @@ TRANSITIONS: Mapping[State, frozenset[State]] = MappingProxyType(
         State.ENDED: frozenset(),
     }
 )
-"""What may follow a state. What is missing is a bug."""
+"""The states that may follow each state. A change that is missing here is a bug."""
 
 
 class Publishing:
@@ -90,14 +90,14 @@ class Publishing:
         self.state = State.NEW
         self.attempts = 0
         self.give_up: Callable[[Publishing], None] | None = None
-        """How to tell the channel of the last attempt that its confirm is no longer waited for."""
+        """A function of the last attempt's channel: it ends the wait for the confirm."""
         self.tag = 0
-        """The delivery tag of the last attempt, on that channel."""
+        """The delivery tag of the last attempt, on its channel."""
         self.return_reason: str | None = None
-        """Why the broker returned it, once it did; its confirm follows."""
+        """The reason for which the broker returned it. Its confirm follows."""
         self.doubt: str | None = None
-        """Why the fate of an earlier attempt is unknown. Once set, no later refusal makes the whole refused."""
+        """The reason why the fate of an attempt is unknown. Once it is set, a later refusal does not count."""
         self.refusal: PublishError | None = None
-        """How the last attempt was refused."""
+        """The error of the last attempt."""
         self.timer: asyncio.TimerHandle | None = None
-        """What ends it at the deadline, when its timeout is not the publisher's."""
+        """The timer for its deadline, when its timeout is not the publisher's."""

@@ -1,4 +1,4 @@
-"""Where publishes go: each exchange and routing key is one `Route`, which names the channel that keeps its order."""
+"""The routes of publishes: each exchange and routing key has one `Route`, with the channel that keeps its order."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _REMEMBERED = 4096
 
 
 class Route:
-    """Where a publish goes, and how. Publishes share it; two are the same route only when they are the same object.
+    """The exchange and routing key of publishes. They share the object, and two routes are equal only if identical.
 
-    `channel` is the number of the channel that keeps the order of this exchange and routing key. The broker returns a
-    `mandatory` publish that no queue takes, and confirms any other without a word.
+    `channel` is the number of the channel that keeps the order of this exchange and routing key. When no queue takes a
+    publish, the broker returns it if it is `mandatory`, and only confirms it otherwise.
     """
 
     __slots__ = ("channel", "exchange", "mandatory", "routing_key")
@@ -30,7 +30,7 @@ class Route:
 
 
 class Routes:
-    """The routes of one publisher: checked once, then remembered. Bound: 4,096."""
+    """The routes of one publisher. A route is checked once and then cached, at most 4,096 of them."""
 
     def __init__(self, channels: int) -> None:
         """Spread routes over channels 0 to `channels` - 1."""
@@ -38,12 +38,12 @@ class Routes:
         self._known: dict[tuple[str, str, bool], Route] = {}
 
     def find(self, exchange: str, routing_key: str, mandatory: bool) -> Route:
-        """Return the route; raises EncodeError for a name that AMQP cannot send, and for a `mandatory` that is no bool.
+        """Return the route. Raises EncodeError for a name that AMQP cannot send, and for a `mandatory` that is no bool.
 
-        Direct replies are never mandatory: the broker returns also those that arrive
+        Direct replies are never mandatory: the broker also returns those that arrive
         (https://www.rabbitmq.com/docs/direct-reply-to).
         """
-        if mandatory is not True and mandatory is not False:  # 1 would be found in place of True
+        if mandatory is not True and mandatory is not False:  # 1 equals True as a key
             raise EncodeError(f"mandatory must be True or False, not {mandatory!r}")
         try:
             return self._known[exchange, routing_key, mandatory]

@@ -1,4 +1,4 @@
-"""What a publisher tells of itself."""
+"""The counts of a publisher."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ class PublisherStats:
     """Counts since the start: `tasks_queued` = processed + failed + dropped + in flight + waiting."""
 
     tasks_queued: int
-    """Publishes asked for."""
+    """All publishes."""
     tasks_processed: int
-    """Confirmed ones."""
+    """Publishes that were confirmed."""
     tasks_failed: int
-    """Those that ended in any other way."""
+    """Publishes that ended in any other way."""
     tasks_dropped: int
-    """Those refused at a full window under `overflow="drop"`."""
+    """Publishes that were refused at a full window with `overflow="drop"`."""
     in_flight: int
-    """Accepted ones without an outcome, at most `max_in_flight`."""
+    """Publishes that were accepted and have no outcome, at most `max_in_flight`."""
     waiting: int
-    """Those whose caller waits for room in the window."""
+    """Publishes whose caller waits for room in the window."""
     waiting_for: Mapping[str, int]
-    """How many publishes wait now, by what they wait for.
+    """The number of publishes that wait now, by the cause.
 
-    - "window": room among the `max_in_flight`. These are `waiting`; all others are among those `in_flight`.
-    - "connection": a connection with a channel on it.
-    - "room": that the socket or the broker takes more bytes.
-    - "exchange": the answer whether their exchange exists.
-    - "same id": the end of another publish with their message id.
-    - "retry": their next attempt.
+    - "window": the window of `max_in_flight` is full. These are `waiting`; all others are `in_flight`.
+    - "connection": there is no connection with a channel.
+    - "room": the socket or the broker takes no more bytes now.
+    - "exchange": it is not known yet whether the exchange exists.
+    - "same id": another publish with the message id has no outcome yet.
+    - "retry": the next attempt is later.
 
-    What was sent waits for its confirm, and is not among these.
+    Publishes that were sent wait for their confirm, and are not counted here.
     """
     is_blocked: bool
     """Whether the broker takes no publishes now (https://www.rabbitmq.com/docs/connection-blocked)."""

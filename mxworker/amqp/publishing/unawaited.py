@@ -1,15 +1,15 @@
-"""What a handler has published without waiting for it: it is accounted for before the handler's delivery is acked.
+"""The publishes of a handler that it did not await: they are accounted for before its delivery is acked.
 
-- Receipts of `publish_nowait` that nobody looked at are awaited.
-- A publish that runs in a task of its own is awaited, if it is still on its way; if it has failed, somebody must have
-  looked at that task's exception.
+- Receipts of `publish_nowait` that were not read are awaited.
+- A publish that runs in a task of its own is awaited. If it has failed, its error fails the delivery unless some code
+  has read the task's exception.
 - A publish that was called and never awaited was not sent. That is a mistake in the handler, and fails its delivery.
 
-Must not know: publishers, how an outcome comes about.
+This module knows nothing about publishers and the way to an outcome.
 
 Invariants:
-- Nothing is kept once it is accounted for, nor anything that begins after the handler has returned.
-- `begin`, `add` and `end` may be called from the threads that work for a handler. Each changes one entry of a dict.
+- A publish is forgotten as soon as it is accounted for. Publishes after the handler's return are not kept.
+- `begin`, `add` and `end` may be called from threads that work for a handler. Each changes one entry of a dict.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _PRUNE_AT = 1024
 _CODE_UNIT_BYTES = 2  # of an instruction, as `co_positions` counts them
 
 unawaited: ContextVar[Unawaited | None] = ContextVar("unawaited", default=None)
-"""Where a publisher notes what the handler that runs now publishes; None outside a handler."""
+"""The record in which a publisher notes the publishes of the running handler; None outside a handler."""
 
 
 class Unawaited:
-    """What one handler, and the tasks and threads it made, have published and not accounted for, until it returns.
+    """The unaccounted publishes of one handler, and of the tasks and threads that it made, until it returns.
 
     Holds at most 1,024 entries, or twice as many as are unaccounted for.
     """
@@ -51,7 +51,7 @@ class Unawaited:
         return self._kept is None
 
     def add(self, one: Receipt | Begun) -> None:
-        """Keep a receipt, unless the handler has returned: a task that it left behind may publish for hours."""
+        """Keep a publish, unless the handler has returned: a task that it left running may publish for hours."""
         kept = self._kept
         if kept is None:
             return
@@ -63,19 +63,19 @@ class Unawaited:
         kept[one] = None
 
     def discard(self, one: Begun) -> None:
-        """Forget one that is accounted for."""
+        """Forget a publish that is accounted for."""
         if self._kept is not None:
             self._kept.pop(one, None)
 
     def take(self) -> list[Receipt | Begun]:
-        """Return what there is and keep nothing from now on. Call once, when the handler has returned."""
+        """Return the publishes, and keep none from now on. Call once, when the handler has returned."""
         assert self._kept is not None
         kept, self._kept = self._kept, None
         return list(kept) if kept else []
 
 
 class Begun:
-    """A publish that was called in a handler, from the call to its outcome. `begin` makes it, its coroutine ends it."""
+    """A publish in a handler, from its call to its outcome. `begin` makes it, and the publish's coroutine ends it."""
 
     __slots__ = ("_code", "_coroutine", "_error", "_instruction", "_is_over", "_noted", "_task", "_waiter", "method")
 
@@ -92,64 +92,64 @@ class Begun:
         self._waiter: asyncio.Future[None] | None = None
 
     def by(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        """Name the coroutine that does it, once it is awaited. Without one it is being done."""
+        """Set the coroutine of the publish, which starts when it is awaited. Without one the publish has started."""
         self._coroutine = coroutine
 
     def end(self, error: BaseException | None = None) -> None:
-        """Take the end: the outcome is known, or `error` was raised. Call it in the coroutine, right before that."""
+        """Note the end: there is an outcome, or `error` is raised. Call it in the coroutine, right before its end."""
         self._is_over = True
         self._error = error
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
         if isinstance(error, PublishError):
             task = asyncio.current_task()
-            if task is not None and task.get_coro() is self._coroutine:  # else it is raised in somebody's code
+            if task is not None and task.get_coro() is self._coroutine:  # otherwise a caller gets the error
                 self._task = task
                 return
         self._noted.discard(self)
 
     def end_all(self, outcomes: Iterable[object]) -> None:
-        """Take the end of many: their caller sees which failed, but not when it is the handler, and has returned."""
+        """Note the end of a `publish_many`: its caller gets the errors, unless the handler has already returned."""
         errors = (outcome for outcome in outcomes if isinstance(outcome, PublishError))
         self.end(next(errors, None) if self._noted.is_over else None)
 
     @property
     def is_forgotten(self) -> bool:
-        """Whether it has not begun, and does not in a task that was made for it a loop turn ago."""
+        """Whether its coroutine has not started. A task that was made for it starts it in the next loop turn."""
         return self._coroutine is not None and inspect.getcoroutinestate(self._coroutine) == inspect.CORO_CREATED
 
     @property
     def is_under_way(self) -> bool:
-        """Whether its outcome is not known yet."""
+        """Whether it has no outcome yet."""
         return not self._is_over
 
     @property
     def is_unaccounted(self) -> bool:
-        """Whether its outcome is open, or is an error that nobody has seen."""
+        """Whether it has no outcome yet, or has an error that no code has read."""
         return not self._is_over or self._has_unseen_error
 
     @property
     def _has_unseen_error(self) -> bool:
         task = self._task
-        # What asyncio itself asks before it logs "Task exception was never retrieved".
+        # asyncio itself reads this flag before it logs "Task exception was never retrieved".
         return task is not None and (not task.done() or bool(getattr(task, "_log_traceback", False)))
 
     def close(self) -> None:
-        """Never begin it; Python has nothing to warn of then."""
+        """Close the coroutine, which never started, so that Python does not warn of it."""
         if self._coroutine is not None:
             self._coroutine.close()
 
     async def outcome(self) -> None:
-        """Wait for the outcome; raises what it ended in."""
+        """Wait for the outcome. Raises the error of a failed publish."""
         if not self._is_over:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         self.raise_error()
 
     def raise_error(self) -> None:
-        """Raise what it ended in, if it failed."""
+        """Raise the error, if the publish failed."""
         if self._task is not None and self._task.done() and not self._task.cancelled():
-            self._task.exception()  # it is seen now
+            self._task.exception()  # marks the exception as read
         if isinstance(self._error, PublishError):
             raise self._error
         if self._error is not None:
@@ -162,9 +162,9 @@ class Begun:
 
 
 def begin(method: str) -> Begun | None:
-    """Note that the caller's caller has called a method of the publisher; None when no handler has to wait for it.
+    """Note that the caller's caller has called a method of the publisher. Returns None when no handler has to wait.
 
-    You must tell it `by` which coroutine that is done.
+    You must call `by` with the coroutine of the publish.
     """
     noted = unawaited.get()
     if noted is None or noted.is_over:
@@ -175,9 +175,9 @@ def begin(method: str) -> Begun | None:
 
 
 async def confirm_rest(published: Iterable[Receipt | Begun]) -> None:
-    """Wait for those whose outcome nobody knows; raises the PublishError of the first that was not confirmed.
+    """Wait for the publishes that are unaccounted for. Raises the PublishError of the first that was not confirmed.
 
-    Raises RuntimeError when one was never awaited, and so was not sent.
+    Raises RuntimeError when a publish was never awaited, and so was not sent.
     """
     receipts = [one for one in published if isinstance(one, Receipt)]
     begun = [one for one in published if isinstance(one, Begun)]
@@ -192,7 +192,7 @@ async def _confirm_begun(begun: list[Begun]) -> None:
     under_way = [one for one in begun if one.is_under_way]
     unseen = [one for one in begun if not one.is_under_way and one.is_unaccounted]
     if any(one.is_forgotten for one in under_way):
-        await asyncio.sleep(0)  # one that a task was made of begins now
+        await asyncio.sleep(0)  # starts the coroutines for which a task was made
     forgotten = [one for one in under_way if one.is_forgotten]
     for one in forgotten:
         one.close()

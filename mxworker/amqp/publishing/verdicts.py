@@ -1,4 +1,4 @@
-"""The errors in which publishes end, in words for those who have to do something about them. Pure."""
+"""The errors of publishes, with texts that name the cause and the remedy. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mxworker.errors import (
 
 
 def verdict(publishing: Publishing, why_unsent: Callable[[Publishing], str]) -> PublishError:
-    """Return the error to end with now: the truth about all attempts. `why_unsent` is asked if nothing was sent."""
+    """Return the error of a publish, by all its attempts. `why_unsent` is called if it was never sent."""
     if publishing.doubt is not None:
         return PublishUnconfirmed(f"publish to {publishing.route}: {publishing.doubt}; it may be in the queue, or not")
     if publishing.refusal is not None:
@@ -25,12 +25,12 @@ def verdict(publishing: Publishing, why_unsent: Callable[[Publishing], str]) -> 
 
 
 def unsent(publishing: Publishing, max_in_flight: int) -> str:
-    """Return why a publish was not sent, by what it waited for."""
+    """Return why a publish was not sent, by the state in which it waited."""
     match publishing.state:
         case State.WINDOW:
             return f"{max_in_flight} publishes before it had no outcome yet"
         case State.EXCHANGE:
-            return "the broker has not said yet whether the exchange exists"
+            return "the broker has not answered yet whether the exchange exists"
         case State.SAME_ID:
             return "another publish with its message id had no outcome yet"
         case _:
@@ -43,7 +43,7 @@ def nacked(publishing: Publishing) -> PublishNacked:
 
 
 def unroutable(publishing: Publishing) -> Unroutable:
-    """Return the error of a publish that no queue takes, with what its author can do."""
+    """Return the error of a publish that no queue takes, with its remedy."""
     if publishing.route.exchange:
         advice = "no queue is bound to this exchange with such a routing key; Queue(..., bind=[...]) binds one"
     else:

@@ -1,10 +1,10 @@
-"""The publishes that were accepted and are not sent, each in the queue of what it waits for.
+"""The publishes that were accepted and are not sent, in one queue for each cause of the wait.
 
-A queue keeps the order in which publishes came to it, and each leaves it wherever it stands: so the length of a queue
-is how many wait there, exactly.
+A queue keeps the order in which publishes came. A publish can leave it from any position, so the length of a queue is
+exactly the number of publishes that wait there.
 
-Pure: when a publish may go on is decided by the `outbox`. Bound: in the window's queue stands one for each caller who
-waits, in all others together the publisher's window.
+Pure: `outbox` decides when a publish may be sent. Bound: the window's queue has one publish for each caller that waits;
+all other queues together have at most the publisher's window.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ class Waiting:
     """The queues of one publisher."""
 
     def __init__(self, channels: int) -> None:
-        """`channels` is how many there are; a queue for each keeps the order of its routes."""
+        """`channels` is the number of channels. Each has a queue, which keeps the order of its routes."""
         self.window: Queue = OrderedDict()
         self.channels: list[Queue] = [OrderedDict() for _ in range(channels)]
         self.exchanges: dict[str, Queue] = {}
-        """An exchange is a key from the first publish that waits for the answer to the last, and until `answered`."""
+        """By exchange. An exchange is a key from the first publish that waits for its check until `answered`."""
         self.ids: dict[tuple[int, bytes], Queue] = {}
-        """The keys are the number of a channel and the message id; those for which nobody waits are not kept."""
+        """By the number of the channel and the message id. Empty queues are removed."""
         self.retries: Queue = OrderedDict()
 
     def add(self, publishing: Publishing, state: State) -> None:
-        """Let a publish wait, behind the others that wait for the same; it stands in no queue yet."""
+        """Append a publish, which is in no queue yet, to the queue of a state."""
         _move(publishing, state)
         self._queue(publishing)[publishing] = None
 
     def add_first(self, publishings: Iterable[Publishing]) -> None:
-        """Let publishes wait for their channels, in the order given and before those that wait there already."""
+        """Put publishes into the queues of their channels, in the order given, before those that wait there already."""
         for publishing in reversed(list(publishings)):
             self.remove(publishing)
             _move(publishing, State.CHANNEL)
@@ -46,7 +46,7 @@ class Waiting:
             queue.move_to_end(publishing, last=False)
 
     def remove(self, publishing: Publishing) -> None:
-        """Take a publish out of the queue in which it stands, if any."""
+        """Take a publish out of its queue, if it is in one."""
         if publishing.state in _QUEUED:
             queue = self._queue(publishing)
             queue.pop(publishing, None)
@@ -54,12 +54,12 @@ class Waiting:
                 del self.ids[_id_key(publishing)]
 
     def answered(self, exchange: str) -> None:
-        """Forget an exchange for which nobody waits any more."""
+        """Remove an exchange for which no publish waits any more."""
         waiting = self.exchanges.pop(exchange)
         assert not waiting
 
     def counts(self, has_channel: Iterable[bool]) -> dict[str, int]:
-        """Return how many wait for what. `has_channel` says of each number whether there is a channel."""
+        """Return the numbers of waiting publishes by cause. `has_channel` has, for each number, whether it is open."""
         connection = room = 0
         for is_open, queue in zip(has_channel, self.channels, strict=True):
             if is_open:
@@ -89,7 +89,7 @@ class Waiting:
         return self.retries
 
     def with_id_of(self, publishing: Publishing) -> Queue:
-        """Return those that wait for the end of this publish, or of another with its message id on its channel."""
+        """Return the publishes that wait for the message id of this publish on its channel."""
         return self.ids.get(_id_key(publishing), _NOBODY)
 
 
@@ -98,7 +98,7 @@ _NOBODY: Queue = OrderedDict()
 
 
 def take_first(queue: Queue) -> Publishing:
-    """Take the publish out of a queue that came first."""
+    """Remove the first publish of a queue, and return it."""
     return queue.popitem(last=False)[0]
 
 
