@@ -73,10 +73,7 @@ def _in_handler(runner: HandlerRunner, frames: Sequence[FrameType]) -> tuple[str
         if not _codes_of(middleware).isdisjoint(codes):
             return f"middleware {getattr(middleware, '__name__', middleware)!s:.80} of {name}", _IN_THREAD
     if any(frame.f_code.co_filename in _DECODING_FILES for frame in frames):
-        return (
-            f"the decoding of a body for {name}",
-            "send smaller bodies, or take bytes and decode them in a plain 'def'",
-        )
+        return f"the decoding of a body for {name}", _DECODE_ELSEWHERE
     if any(part_of(frame.f_code.co_filename) is not Part.MACHINERY for frame in frames):
         return name, _PLAIN_DEF
     return f"the worker's own work on {name}", "please report this"
