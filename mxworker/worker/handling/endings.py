@@ -1,6 +1,6 @@
 """What a settlement means for a delivery, given how often it was tried already.
 
-Pure, and the one place where attempts are bounded. What the broker is told, and how, is `worker.settling`'s.
+Pure, and the one place where attempts are bounded. What the broker is told, and how, is `settling`'s.
 
 Every execution that a settlement ends is an attempt, whichever way the message is tried again. What the broker counts
 is no attempt: it counts returns, and most of those are of messages that no handler has seen (a pause, a drain, a

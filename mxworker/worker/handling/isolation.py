@@ -3,11 +3,11 @@ r"""Running suspects alone: one at a time in the process, with nothing else star
     IDLE -> ASKED -> EMPTYING -> ALONE -> IDLE, RESTING or ASKED
       \-> RESTING -> ASKED
 
-The master gives the turns (`master.turns`), one worker at a time, each good for one suspect. Until it is our turn, all
-else goes on. Then nothing more is started (EMPTYING); when what runs has ended, the suspect that has waited longest is
-started, and when it has ended too, all else goes on. If others had to wait meanwhile, the process is theirs (RESTING)
-for as long as it was not, so they have half of the time at least. A handler that is stuck ends neither phase's
-waiting for the other: nobody waits for it for ever, and a suspect that is stuck is alone no more.
+The master gives the turns (`master.isolation_turns`), one worker at a time, each good for one suspect. Until it is our
+turn, all else goes on. Then nothing more is started (EMPTYING); when what runs has ended, the suspect that has waited
+longest is started, and when it has ended too, all else goes on. If others had to wait meanwhile, the process is theirs
+(RESTING) for as long as it was not, so they have half of the time at least. A handler that is stuck ends neither
+phase's waiting for the other: nobody waits for it for ever, and a suspect that is stuck is alone no more.
 
 A message of which it is in doubt whether it is suspect comes here, too. To give a turn the master must have looked, and
 so have found out who has died: what it knows nothing of then goes the way of all others.
