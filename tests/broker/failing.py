@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from urllib.parse import urlsplit
 
 from mxworker import Context, Delivery, RetryPolicy
 from tests.harness.copied import route_of
@@ -60,11 +59,6 @@ class GivenBack:
     def frames(self) -> int:
         """How many frames there were."""
         return self.rejects.hits + self.nacks.hits
-
-
-def proxied(url: str) -> Proxy:
-    parts = urlsplit(url)
-    return Proxy(parts.hostname or "", parts.port or 0)
 
 
 def counting_what_goes_back(proxy: Proxy) -> GivenBack:

@@ -6,10 +6,9 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from tests.harness import ledger
-from tests.harness.proxy import Proxy
+from tests.harness.proxy import Proxy, proxy_to
 from tests.harness.service import Service, mxworker_run, write_app
 from tests.harness.waiting import wait_until
 from tests.rabbit.client import Client
@@ -67,9 +66,8 @@ def test_restarted_broker_is_not_stormed(
     own_node: Callable[..., Node], tmp_path: Path, seed: int, scale: Callable[[int, int], int]
 ) -> None:
     node = own_node()
-    parts = urlsplit(node.url)
     app = write_app(tmp_path, BORROWING)
-    with Proxy(parts.hostname or "", parts.port or 0) as proxy:
+    with proxy_to(node.url) as proxy:
         env = {"MXWORKER_BROKER_URL": proxy.url(node.url), "LEDGER": str(tmp_path / "ledger")}
         command = mxworker_run(app, f"--workers={PROCESSES}", app_dir=tmp_path)
         with Service(command, tmp_path, env=env) as service:

@@ -319,3 +319,9 @@ def _bound_socket(port: int) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind(("127.0.0.1", port))
     return bound
+
+
+def proxy_to(url: str, rng: random.Random | None = None) -> Proxy:
+    """Return a proxy for the broker at `url`."""
+    parts = urlsplit(url)
+    return Proxy(parts.hostname or "", parts.port or 0, rng=rng)

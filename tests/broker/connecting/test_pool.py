@@ -11,7 +11,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import aio_pika
 import pytest
@@ -25,7 +24,7 @@ from mxworker.brokers import Brokers
 from mxworker.config import PoolSettings
 from mxworker.errors import ConnectionLost, ExitCode, PoolExhausted
 from tests.broker.workers import running as worker_running
-from tests.harness.proxy import Proxy
+from tests.harness.proxy import proxy_to
 from tests.harness.waiting import until
 from tests.rabbit.client import Client
 from tests.rabbit.node import Node
@@ -46,13 +45,6 @@ async def running(url: str, **settings: Any) -> AsyncIterator[Pool]:
         task.cancel()
         await asyncio.wait({task})
         await pool.close()
-
-
-@asynccontextmanager
-async def proxied(url: str) -> AsyncIterator[Proxy]:
-    parts = urlsplit(url)
-    async with Proxy(parts.hostname or "", parts.port or 0) as proxy:
-        yield proxy
 
 
 # ---- the pool alone
@@ -108,7 +100,7 @@ async def test_channel_max_of_the_broker_is_respected(
 
 
 async def test_connection_cut_while_borrowed_is_an_error_and_the_next_borrow_works(broker_url: str) -> None:
-    async with proxied(broker_url) as proxy, running(proxy.url(broker_url)) as pool:
+    async with proxy_to(broker_url) as proxy, running(proxy.url(broker_url)) as pool:
         for _ in range(3):
             with pytest.raises((AMQPError, ConnectionLost, ConnectionError)):  # noqa: PT012  the block is what is tested
                 async with asyncio.timeout(SOON_S), pool.channel() as channel:

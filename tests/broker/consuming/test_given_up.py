@@ -12,11 +12,10 @@ from pamqp import frame as frames
 from mxworker import Handlers, Queue
 from mxworker.board.lifecycle import WorkerState
 from mxworker.errors import ExitCode, QueueGivenUp, TopologyRefused
-from tests.broker.failing import proxied
 from tests.broker.workers import running
 from tests.harness.faults import TO_BROKER, TO_CLIENT, Rule
 from tests.harness.frames import Frame, MethodId
-from tests.harness.proxy import Proxy
+from tests.harness.proxy import Proxy, proxy_to
 from tests.harness.waiting import until
 from tests.rabbit.client import Client
 from tests.rabbit.node import Node
@@ -67,7 +66,7 @@ async def test_the_others_go_on_without_the_queue_that_ends_the_connection(
 
     for queue in (queue_name, culprit):
         handlers.consume(queue, retry=None)(take)
-    async with proxied(broker_url) as proxy, running(proxy.url(broker_url), handlers) as worker:
+    async with proxy_to(broker_url) as proxy, running(proxy.url(broker_url), handlers) as worker:
         innocent, guilty = worker.service.parts.consumers
         reason = (540, f"NOT_IMPLEMENTED - queue '{culprit}' in vhost '/'") if is_named else UNNAMED
         rule = ending_connections(proxy, culprit, reason)
@@ -100,7 +99,7 @@ async def test_queue_that_ends_the_connection_at_the_start_is_a_start_error(
 
     for queue in (queue_name, culprit):
         handlers.consume(queue, retry=None)(take)
-    async with proxied(broker_url) as proxy:
+    async with proxy_to(broker_url) as proxy:
         ending_connections(proxy, culprit, UNNAMED)
         async with running(proxy.url(broker_url), handlers, ExitCode.BROKER, wait_until_ready=False) as worker:
             service = worker.service

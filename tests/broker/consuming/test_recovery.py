@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
 from tests.broker.apps import Recorded
 from tests.harness.faults import TO_CLIENT
 from tests.harness.frames import BASIC_DELIVER
-from tests.harness.proxy import Proxy
+from tests.harness.proxy import proxy_to
 from tests.harness.service import Service, mxworker_run, write_app
 from tests.harness.waiting import wait_until
 from tests.rabbit.client import Client
@@ -131,8 +130,7 @@ def test_connection_fault(fault: str, broker_url: str, queue_name: str, tmp_path
     recorded = Recorded(broker_url, tmp_path, queue_name)
     recorded.declare()
     recorded.publish(300)
-    parts = urlsplit(broker_url)
-    with Proxy(parts.hostname or "", parts.port or 0) as proxy:
+    with proxy_to(broker_url) as proxy:
         url = f"{proxy.url()}?heartbeat=1"
         with recorded.service("--workers=1", work_s=0.05, concurrency=4, url=url) as service:
             service.wait_ready()
@@ -152,9 +150,8 @@ def test_connection_fault(fault: str, broker_url: str, queue_name: str, tmp_path
 def test_consumer_that_silently_gets_nothing_is_replaced(broker_url: str, queue_name: str, tmp_path: Path) -> None:
     recorded = Recorded(broker_url, tmp_path, queue_name)
     recorded.declare()
-    parts = urlsplit(broker_url)
     with (
-        Proxy(parts.hostname or "", parts.port or 0) as proxy,
+        proxy_to(broker_url) as proxy,
         recorded.service("--workers=1", concurrency=1, url=proxy.url()) as service,
     ):
         service.wait_ready()

@@ -18,8 +18,9 @@ from mxworker import Context, Handlers, Publisher
 from mxworker.board.layout import Word
 from mxworker.errors import PublishError, Unroutable
 from tests.broker.failing import dead_letters
-from tests.broker.publishing.test_publish_in_handler import Withheld, proxy_to
+from tests.broker.publishing.test_publish_in_handler import Withheld
 from tests.broker.workers import running
+from tests.harness.proxy import proxy_to
 from tests.harness.service import Service, mxworker_run, write_app
 from tests.harness.waiting import until
 from tests.rabbit.client import Client

@@ -7,7 +7,6 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -20,7 +19,7 @@ from mxworker.errors import PublishOverflow, PublishUnconfirmed, Unroutable
 from tests.broker.workers import running
 from tests.harness.faults import TO_CLIENT
 from tests.harness.frames import BASIC_ACK, Frame
-from tests.harness.proxy import Proxy
+from tests.harness.proxy import Proxy, proxy_to
 from tests.harness.waiting import until
 from tests.rabbit.client import Client
 
@@ -55,11 +54,6 @@ def output(queue_name: str, admin: Client) -> Iterator[str]:
     admin.declare(name)
     yield name
     admin.delete(name)
-
-
-def proxy_to(url: str) -> Proxy:
-    parts = urlsplit(url)
-    return Proxy(parts.hostname or "", parts.port or 0)
 
 
 # Publishers that do not wait, each in its own way; the receipt is nobody's.

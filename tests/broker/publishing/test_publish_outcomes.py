@@ -12,7 +12,6 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -22,18 +21,13 @@ from mxworker.errors import MessageTooLarge, PublishError, Unroutable
 from tests.broker.publishers import Reported, publish_all
 from tests.harness.faults import TO_BROKER, Rule
 from tests.harness.frames import BASIC_PUBLISH, CHANNEL_CLOSE
-from tests.harness.proxy import Proxy
+from tests.harness.proxy import Proxy, proxy_to
 from tests.harness.waiting import until
 from tests.rabbit.client import Client
 
 FRAME_MAX = 131_072
 LONG_S = 60.0
 REPLACED = "a publisher channel is replaced"
-
-
-def proxy_of(url: str) -> Proxy:
-    parts = urlsplit(url)
-    return Proxy(parts.hostname or "", parts.port or 0)
 
 
 def counting_publishes(proxy: Proxy) -> Rule:
@@ -138,7 +132,7 @@ async def test_pairs_with_one_id_get_true_outcomes_while_a_binding_comes_and_goe
 @pytest.mark.parametrize("queue_type", ["classic", "quorum"])
 async def test_nacked_is_not_in_the_queue_and_confirmed_is(broker_url: str, queue_name: str, queue_type: str) -> None:
     arguments = {"x-queue-type": queue_type, "x-max-length": 10, "x-overflow": "reject-publish"}
-    with Client(broker_url) as client, proxy_of(broker_url) as proxy:
+    with Client(broker_url) as client, proxy_to(broker_url) as proxy:
         client.declare(queue_name, arguments=arguments)
         async with Publisher.connect(proxy.url(broker_url), timeout_s=LONG_S) as publisher:
             sent = counting_publishes(proxy)
@@ -155,7 +149,7 @@ async def test_nacked_is_not_in_the_queue_and_confirmed_is(broker_url: str, queu
 @pytest.mark.parametrize("attempts", [1, 3])
 async def test_refused_publish_is_sent_as_often_as_is_allowed(broker_url: str, queue_name: str, attempts: int) -> None:
     arguments = {"x-max-length": 0, "x-overflow": "reject-publish"}
-    with Client(broker_url) as client, proxy_of(broker_url) as proxy:
+    with Client(broker_url) as client, proxy_to(broker_url) as proxy:
         client.declare(queue_name, arguments=arguments)
         async with Publisher.connect(proxy.url(broker_url), attempts=attempts) as publisher:
             sent = counting_publishes(proxy)
@@ -168,7 +162,7 @@ async def test_refused_publish_is_sent_as_often_as_is_allowed(broker_url: str, q
 
 
 async def test_oversize_body_fails_alone_and_never_touches_the_wire(broker_url: str, queue_name: str) -> None:
-    with Client(broker_url) as client, proxy_of(broker_url) as proxy:
+    with Client(broker_url) as client, proxy_to(broker_url) as proxy:
         client.declare(queue_name)
         async with Publisher.connect(proxy.url(broker_url), max_body_bytes=1000) as publisher:
             bodies = [b"x" * (3_000_000 if number == 100 else 100) for number in range(256)]
@@ -183,7 +177,7 @@ async def test_oversize_body_fails_alone_and_never_touches_the_wire(broker_url: 
 
 async def test_headers_around_the_frame_size_never_close_the_connection(broker_url: str, queue_name: str) -> None:
     kinds: list[type[object]] = []
-    with Client(broker_url) as client, proxy_of(broker_url) as proxy:
+    with Client(broker_url) as client, proxy_to(broker_url) as proxy:
         client.declare(queue_name)
         async with Publisher.connect(proxy.url(broker_url)) as publisher:
             for size_bytes in range(FRAME_MAX - 122, FRAME_MAX + 19):
@@ -210,7 +204,7 @@ async def test_missing_exchange_is_found_out_before_anything_is_sent_to_it(
     broker_url: str, queue_name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "mxworker")
-    with Client(broker_url) as client, proxy_of(broker_url) as proxy:
+    with Client(broker_url) as client, proxy_to(broker_url) as proxy:
         client.declare(queue_name)
         async with Publisher.connect(proxy.url(broker_url)) as publisher:
             sent = counting_publishes(proxy)
@@ -234,7 +228,7 @@ async def test_exchange_deleted_in_use_never_makes_a_lie(
     broker_url: str, queue_name: str, exchange: str, scale: Callable[[int, int], int]
 ) -> None:
     count, deletions = scale(3_000, 30_000), scale(5, 50)
-    with Client(broker_url) as client, proxy_of(broker_url) as proxy:
+    with Client(broker_url) as client, proxy_to(broker_url) as proxy:
         client.declare(queue_name)
         client.bind(queue_name, exchange, "k")
         closes = proxy.on(TO_BROKER, CHANNEL_CLOSE, lambda frame: frame.raw)

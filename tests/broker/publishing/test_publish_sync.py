@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -22,7 +21,7 @@ from mxworker.errors import EncodeError, ExitCode, PublishOverflow, PublishUncon
 from tests.broker.workers import running
 from tests.harness.faults import TO_CLIENT
 from tests.harness.frames import BASIC_ACK
-from tests.harness.proxy import Proxy
+from tests.harness.proxy import proxy_to
 from tests.harness.service import Service, mxworker_run, write_app
 from tests.harness.waiting import until, wait_until
 from tests.rabbit.client import Client
@@ -37,11 +36,6 @@ def output(queue_name: str, admin: Client) -> Iterator[str]:
     admin.declare(name)
     yield name
     admin.delete(name)
-
-
-def proxy_to(url: str) -> Proxy:
-    parts = urlsplit(url)
-    return Proxy(parts.hostname or "", parts.port or 0)
 
 
 async def test_thread_of_a_handler_publishes(broker_url: str, queue_name: str, output: str, admin: Client) -> None:

@@ -7,7 +7,6 @@ import random
 import time
 from collections.abc import Callable
 from functools import partial
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -16,18 +15,13 @@ from mxworker.errors import PublishUnconfirmed
 from tests.broker.publishers import Reported, publish_all
 from tests.harness.faults import TO_BROKER, TO_CLIENT, Cut, How
 from tests.harness.frames import BASIC_ACK
-from tests.harness.proxy import Proxy
+from tests.harness.proxy import Proxy, proxy_to
 from tests.harness.waiting import until
 from tests.rabbit.client import Client
 
 TIMEOUT_S = 8.0
 SLACK_S = 10.0  # the loop is one of many on the machine
 SILENCE_S = 2.6  # the dead-peer timer is 2 x heartbeat, and the heartbeat is 1 s
-
-
-def proxy_of(url: str, rng: random.Random | None = None) -> Proxy:
-    parts = urlsplit(url)
-    return Proxy(parts.hostname or "", parts.port or 0, rng=rng)
 
 
 async def _break(proxy: Proxy, cuts: int, silences: int, rng: random.Random, is_done: Callable[[], bool]) -> int:
@@ -63,7 +57,7 @@ async def test_cut_at_random_bytes_never_makes_a_lie(
     cuts, silences = (scale(10, 100), scale(1, 10)) if retry else (scale(10, 20), scale(1, 2))
     with Client(broker_url) as client:
         client.declare_quorum(queue_name)
-        with proxy_of(broker_url, rng) as proxy:
+        with proxy_to(broker_url, rng) as proxy:
             url = f"{proxy.url(broker_url)}?heartbeat=1"
             async with Publisher.connect(url, timeout_s=TIMEOUT_S, retry_unconfirmed=retry) as publisher:
                 published = Reported()
@@ -96,7 +90,7 @@ async def test_cut_at_random_bytes_never_makes_a_lie(
 @pytest.mark.alone
 async def test_swallowed_confirms_end_unconfirmed_and_free_the_window(broker_url: str, queue_name: str) -> None:
     timeout_s = 1.0
-    with Client(broker_url) as client, proxy_of(broker_url) as proxy:
+    with Client(broker_url) as client, proxy_to(broker_url) as proxy:
         client.declare(queue_name)
         async with Publisher.connect(proxy.url(broker_url), timeout_s=timeout_s) as publisher:
             await publisher.publish("first", routing_key=queue_name)

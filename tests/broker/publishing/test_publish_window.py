@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -17,17 +16,12 @@ from mxworker.errors import PublishError, PublishOverflow
 from tests.broker.publishers import Reported
 from tests.harness.faults import TO_CLIENT, Arrival, How
 from tests.harness.frames import BASIC_ACK
-from tests.harness.proxy import Proxy
+from tests.harness.proxy import proxy_to
 from tests.harness.waiting import until
 from tests.rabbit.client import Client
 
 WINDOW = 50
 SLOW_BYTES_PER_S = 400_000
-
-
-def proxy_of(url: str) -> Proxy:
-    parts = urlsplit(url)
-    return Proxy(parts.hostname or "", parts.port or 0)
 
 
 @asynccontextmanager
@@ -63,7 +57,7 @@ async def test_window_is_never_exceeded_and_every_publish_is_counted_once(
     broker_url: str, queue_name: str, scale: Callable[[int, int], int], overflow: Literal["wait", "raise", "drop"]
 ) -> None:
     count = scale(2_000, 20_000)
-    with Client(broker_url) as client, proxy_of(broker_url) as proxy:
+    with Client(broker_url) as client, proxy_to(broker_url) as proxy:
         client.declare(queue_name)
         proxy.throttle(SLOW_BYTES_PER_S)
         settings: dict[str, Any] = {"max_in_flight": WINDOW, "overflow": overflow, "timeout_s": 60.0}
@@ -89,7 +83,7 @@ async def test_window_is_never_exceeded_and_every_publish_is_counted_once(
 
 
 async def test_receipt_of_a_dropped_publish_holds_the_overflow(broker_url: str, queue_name: str) -> None:
-    with Client(broker_url) as client, proxy_of(broker_url) as proxy:
+    with Client(broker_url) as client, proxy_to(broker_url) as proxy:
         client.declare(queue_name)
         settings: dict[str, Any] = {"max_in_flight": 1, "timeout_s": 0.3}
         for overflow in ("drop", "raise", "wait"):
@@ -112,7 +106,7 @@ async def test_receipt_of_a_dropped_publish_holds_the_overflow(broker_url: str, 
 
 @pytest.mark.alone
 async def test_publish_without_a_broker_returns_at_its_deadline_as_not_sent(broker_url: str, queue_name: str) -> None:
-    with proxy_of(broker_url) as proxy:
+    with proxy_to(broker_url) as proxy:
         async with Publisher.connect(proxy.url(broker_url), max_in_flight=20) as publisher:
             proxy.new_connections(Arrival.REFUSE)
             proxy.cut()
@@ -135,7 +129,7 @@ async def test_publish_without_a_broker_returns_at_its_deadline_as_not_sent(brok
 
 
 async def test_silent_broker_raises_a_publish_error_and_never_a_cancellation(broker_url: str, queue_name: str) -> None:
-    with Client(broker_url) as client, proxy_of(broker_url) as proxy:
+    with Client(broker_url) as client, proxy_to(broker_url) as proxy:
         client.declare(queue_name)
         url = f"{proxy.url(broker_url)}?heartbeat=1"
         async with Publisher.connect(url, timeout_s=10.0) as publisher:
@@ -156,7 +150,7 @@ async def test_silent_broker_raises_a_publish_error_and_never_a_cancellation(bro
 
 
 async def test_real_cancellation_stays_one_and_empties_the_window(broker_url: str, queue_name: str) -> None:
-    with Client(broker_url) as client, proxy_of(broker_url) as proxy:
+    with Client(broker_url) as client, proxy_to(broker_url) as proxy:
         client.declare(queue_name)
         async with Publisher.connect(proxy.url(broker_url), max_in_flight=10, timeout_s=2.0) as publisher:
             await publisher.publish("first", routing_key=queue_name)
@@ -195,7 +189,7 @@ async def test_first_publish_after_the_connection_ended_unnoticed_is_never_silen
     broker_url: str, queue_name: str, scale: Callable[[int, int], int], how: How
 ) -> None:
     rounds = scale(4, 40)
-    with Client(broker_url) as client, proxy_of(broker_url) as proxy:
+    with Client(broker_url) as client, proxy_to(broker_url) as proxy:
         client.declare(queue_name)
         async with Publisher.connect(proxy.url(broker_url), timeout_s=8.0) as publisher:
             reported = Reported()

@@ -6,14 +6,13 @@ import asyncio
 import logging
 import time
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
 from mxworker import Publisher
 from mxworker.errors import ConfigError, ConnectionLost, CredentialsRefused, PublishOverflow
 from tests.harness.faults import Arrival
-from tests.harness.proxy import Proxy
+from tests.harness.proxy import Proxy, proxy_to
 from tests.harness.waiting import until
 from tests.rabbit.client import Client
 
@@ -167,8 +166,7 @@ async def test_nothing_is_left_of_fifty_publishers(broker_url: str, queue: str) 
 
 
 async def test_nothing_is_left_of_fifty_vain_attempts(broker_url: str) -> None:
-    parts = urlsplit(broker_url)
-    async with Proxy(parts.hostname or "", parts.port or 0) as proxy:
+    async with proxy_to(broker_url) as proxy:
         proxy.new_connections(Arrival.RESET)
         before = descriptors()
         for _ in range(50):

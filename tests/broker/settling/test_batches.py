@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
 from typing import Any
-from urllib.parse import urlsplit
 
 from mxworker import Context, Handlers, Reject, Requeue, Retry
 from mxworker.api.attempts import attempt_of
@@ -18,7 +17,7 @@ from tests.broker.workers import running
 from tests.harness import ledger
 from tests.harness.faults import TO_BROKER
 from tests.harness.frames import BASIC_ACK
-from tests.harness.proxy import Proxy
+from tests.harness.proxy import proxy_to
 from tests.harness.retries import FAST
 from tests.harness.waiting import until, wait_until
 from tests.rabbit.client import Client
@@ -62,8 +61,7 @@ async def test_batch_is_acked_by_one_frame(broker_url: str, queue_name: str, adm
     async def take(payloads: list[bytes]) -> None:
         sizes.append(len(payloads))
 
-    parts = urlsplit(broker_url)
-    async with Proxy(parts.hostname or "", parts.port or 0) as proxy:
+    async with proxy_to(broker_url) as proxy:
         acks = proxy.on(TO_BROKER, BASIC_ACK, lambda frame: frame.raw)
         async with running(proxy.url(broker_url), handlers) as worker:
             admin.publish(queue_name, [b""] * 1000)

@@ -15,7 +15,6 @@ import pytest
 from mxworker import Context, Handlers, Reject, Retry
 from mxworker.api.attempts import attempt_of
 from mxworker.api.settlement import Settlement
-from tests.broker.failing import proxied
 from tests.broker.workers import Worker, running
 from tests.harness.faults import TO_BROKER, TO_CLIENT
 from tests.harness.frames import (
@@ -26,7 +25,7 @@ from tests.harness.frames import (
     Frame,
     MethodId,
 )
-from tests.harness.proxy import Proxy
+from tests.harness.proxy import Proxy, proxy_to
 from tests.harness.retries import FAST
 from tests.harness.waiting import until
 from tests.rabbit.client import Client
@@ -152,7 +151,7 @@ async def test_fault_of_the_wire_leaves_nothing_unsettled_and_loses_nothing(
         has_ended = handled.done.keys() >= to_do and dead.keys() >= to_reject
         return has_ended and not any(admin.counts(queue).messages for queue in work)
 
-    async with proxied(broker_url) as proxy, running(proxy.url(broker_url), handlers) as worker:
+    async with proxy_to(broker_url) as proxy, running(proxy.url(broker_url), handlers) as worker:
         FAULTS[fault](proxy)
         connections = len(proxy.attempts)
         admin.publish(queue_name, [str(number).encode() for number in range(MESSAGES)])
@@ -172,7 +171,7 @@ async def test_requeue_that_is_cut_off_comes_back_all_the_same(broker_url: str, 
             raise ValueError("boom")
         done.add(body)
 
-    async with proxied(broker_url) as proxy, running(proxy.url(broker_url), handlers) as worker:
+    async with proxy_to(broker_url) as proxy, running(proxy.url(broker_url), handlers) as worker:
         cut_at(BASIC_PUBLISH, 3)(proxy)
         connections = len(proxy.attempts)
         admin.publish(queue_name, [str(number).encode() for number in range(30)])

@@ -13,8 +13,9 @@ from mxworker.errors import DecodeError
 from mxworker.wire.field_table import encode, entry
 from mxworker.wire.origins import headers_of
 from mxworker.wire.properties import split
-from tests.broker.failing import Notes, counting_what_goes_back, dead_letters, proxied
+from tests.broker.failing import Notes, counting_what_goes_back, dead_letters
 from tests.broker.workers import running
+from tests.harness.proxy import proxy_to
 from tests.harness.retries import FAST
 from tests.harness.waiting import until
 from tests.rabbit.client import Client
@@ -102,7 +103,7 @@ async def test_forged_count_of_redeliveries_lets_nobody_requeue_for_ever(
 
     if declare == "off":
         declare_all(admin, queue_name, queue_type)
-    async with proxied(broker_url) as proxy, running(proxy.url(broker_url), handlers):
+    async with proxy_to(broker_url) as proxy, running(proxy.url(broker_url), handlers):
         back = counting_what_goes_back(proxy)
         for number, count in enumerate(COUNTS):
             admin.publish_raw(queue_name, b"%d" % number, with_headers(x_delivery_count=count))

@@ -17,8 +17,9 @@ from mxworker.board.layout import Word
 from mxworker.errors import BrokerError, ExitCode, TopologyRefused
 from mxworker.wire.field_table import encode
 from tests.broker.cli.test_start import run
-from tests.broker.failing import LADDER, Notes, counting_what_goes_back, dead_letters, proxied, removing
+from tests.broker.failing import LADDER, Notes, counting_what_goes_back, dead_letters, removing
 from tests.broker.workers import running
+from tests.harness.proxy import proxy_to
 from tests.harness.retries import FAST
 from tests.harness.service import write_app
 from tests.harness.waiting import until
@@ -88,7 +89,7 @@ async def test_handler_that_always_fails_gets_each_message_four_times_and_holds_
 
     declare_copied(admin, work)
     bad, good = [f"bad-{number}" for number in range(count)], [f"good-{number}" for number in range(count)]
-    async with proxied(worker_url) as proxy, running(proxy.url(worker_url), handlers) as worker:
+    async with proxy_to(worker_url) as proxy, running(proxy.url(worker_url), handlers) as worker:
         back = counting_what_goes_back(proxy)
         published_at, published_at_s = time.monotonic(), int(time.time())
         for number in range(count):
@@ -271,7 +272,7 @@ async def test_requeue_for_ever_ends_in_the_dead_letter_queue_after_all_its_atte
         notes.take(ctx)
         return Requeue()
 
-    async with proxied(broker_url) as proxy, running(proxy.url(broker_url), handlers):
+    async with proxy_to(broker_url) as proxy, running(proxy.url(broker_url), handlers):
         back = counting_what_goes_back(proxy)
         admin.publish(queue_name, [b"1", b"2"])
         dead = await dead_letters(admin, queue_name, 2)
@@ -337,7 +338,7 @@ async def test_deleted_queues_beside_the_work_queue_are_made_again_when_they_are
         notes.take(ctx)
         raise ValueError("boom")
 
-    async with proxied(broker_url) as proxy, running(proxy.url(broker_url), handlers):
+    async with proxy_to(broker_url) as proxy, running(proxy.url(broker_url), handlers):
         back = counting_what_goes_back(proxy)
         for beside in (".dlq", *(f".retry.{step_ms}" for step_ms in FAST.steps_ms)):
             admin.delete(f"{queue_name}{beside}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 from mxworker import Handlers, Queue, Reject
 from mxworker.board.layout import Word
@@ -14,14 +13,9 @@ from mxworker.errors import ExitCode
 from tests.broker.workers import running
 from tests.harness.faults import TO_BROKER, TO_CLIENT
 from tests.harness.frames import BASIC_CANCEL, BASIC_CANCEL_OK, BASIC_CONSUME_OK, BASIC_NACK, Frame
-from tests.harness.proxy import Proxy
+from tests.harness.proxy import proxy_to
 from tests.harness.waiting import until
 from tests.rabbit.client import Client
-
-
-def proxy_to(url: str) -> Proxy:
-    parts = urlsplit(url)
-    return Proxy(parts.hostname or "", parts.port or 0)
 
 
 async def test_nothing_is_started_or_given_back_before_cancel_ok(
