@@ -239,7 +239,7 @@ class CpuPool:
             self._loop.time() - began_at,
             len(self._members),
             self._size,
-            extra=log_event("cpu_process_ready", worker=self._settings.worker, process=member.pid),
+            extra=log_event("cpu_process_ready", worker=self._settings.worker, member_pid=member.pid),
         )
         self._hand_on(member)
 
@@ -276,7 +276,7 @@ class CpuPool:
             member.pipe.close()
             if not self._is_closed:
                 how = end_of(member.ended.result())
-                facts = log_event("cpu_process_ended", process=member.pid, how=how)
+                facts = log_event("cpu_process_ended", member_pid=member.pid, how=how)
                 log.warning("process %d for cpu handlers ended while idle: %s", member.pid, how, extra=facts)
         self._start_enough()
 
@@ -301,5 +301,5 @@ class CpuPool:
         for member in members:
             if not member.ended.done():
                 text = "process %d for cpu handlers has not left by the deadline of the drain: killed"
-                log.error(text, member.pid, extra=log_event("cpu_process_killed", process=member.pid))
+                log.error(text, member.pid, extra=log_event("cpu_process_killed", member_pid=member.pid))
         await asyncio.gather(*(member.kill() for member in members))

@@ -134,6 +134,12 @@ def test_a_name_means_one_thing_and_its_row_is_true(name: str) -> None:
     assert named.fields <= set(re.findall(r"`(\w+)`", row["fields"]))
 
 
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_no_field_has_the_name_of_an_attribute_of_log_records(name: str) -> None:
+    reserved = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}  # else logging raises KeyError
+    assert not SOURCES[name].fields & reserved
+
+
 def test_the_json_record_has_the_name_and_the_fields() -> None:
     extra = log_event("worker_ended", worker=3)
     record = logging.getLogger("mxworker").makeRecord("mxworker", logging.INFO, "", 0, "x", (), None, extra=extra)
