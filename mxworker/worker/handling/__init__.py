@@ -1,1 +1,1 @@
-"""One delivery's way through one handler, from its admission to its settlement."""
+"""The way of one delivery through one handler, from its admission to its settlement."""

@@ -1,6 +1,6 @@
-"""From a batch to a settlement for each of its deliveries: decode, call the handler once, judge.
+"""Takes a batch to a settlement for each of its deliveries: decode, call the handler once, judge.
 
-Must not know: channels, concurrency, deadlines.
+This module knows nothing about channels, concurrency and deadlines.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from mxworker.worker.handling.outcomes import awaited, by_position, each_awaited
 from mxworker.worker.handling.report import Report
 from mxworker.worker.handling.threads import Threads
 
-_BODIES_PER_TURN = 64  # of a batch, decoded before others get their turn
-_LARGE_BATCH_BYTES = 1024 * 1024  # what of a batch goes beyond counts as large
+_BODIES_PER_TURN = 64  # of a batch, decoded before other tasks run
+_LARGE_BATCH_BYTES = 1024 * 1024  # the bodies of a batch above this sum count as large
 
 Undecodable = dict[Delivery, Settlement]
-"""The deliveries of a batch that no handler is shown, with what becomes of them."""
+"""The deliveries of a batch that do not reach the handler, with their settlements."""
 LeaveRest = Callable[[list[Delivery]], None]
 ExecuteBatch = Callable[[list[Delivery], Undecodable, Suspended, LeaveRest], Coroutine[Any, Any, list[Settlement]]]
 
@@ -53,9 +53,9 @@ def batch_pipeline(
 ) -> ExecuteBatch:
     """Return the coroutine function that takes a batch of `handler` to a settlement for each of its deliveries.
 
-    What cannot be decoded is put into its second argument as well, for a caller who cancels it. The third is entered
-    while the batch waits for room; the fourth is called with the deliveries for whose payloads there is no room beside
-    the others of the batch, and which are taken out of the first. It may raise Unprocessed.
+    Its second argument also gets the deliveries that cannot be decoded, for a caller that cancels it. The third is
+    entered while the batch waits for room. When there is no room for payloads beside the others of the batch, their
+    deliveries are taken out of the first argument, and the fourth is called with them. It may raise Unprocessed.
     """
     call, needs_context = call_of(handler, threads)
     decode = handler.decode
@@ -74,7 +74,7 @@ def batch_pipeline(
                 taken = await _decoded_batch(deliveries, undecodable, payloads, large, turn, leave_rest)
             settlements = await _settlements(payloads, taken, large) if taken else []
         finally:
-            payloads = []  # not cleared: the list is the handler's, too
+            payloads = []  # not cleared, since the handler may keep the list
             large.release()
         if not undecodable:
             return settlements
@@ -89,7 +89,7 @@ def batch_pipeline(
         turn: AsyncExitStack,
         leave_rest: LeaveRest,
     ) -> list[Delivery]:
-        """Fill `payloads`, and return the deliveries that they are of. From the first large one on it has the turn."""
+        """Fill `payloads`, and return their deliveries. Takes the turn at the first large body."""
         taken: list[Delivery] = []
         small_bytes = 0
         has_turn = False
@@ -150,7 +150,7 @@ def batch_pipeline(
             return settlements
         except asyncio.CancelledError:
             raise
-        except BaseException as error:  # as above
+        except BaseException as error:  # SystemExit too: one batch must not end the process
             if not large.is_empty:
                 forget_locals(error)
             return [report.failed(error)] * len(taken)

@@ -1,4 +1,4 @@
-"""What a started batch is taken through: recorded, executed, settled, each of its deliveries for itself.
+"""The steps of a started batch: it is recorded and executed, and each of its deliveries is settled on its own.
 
 Invariants: see `work`.
 """
@@ -26,7 +26,7 @@ from mxworker.worker.handling.work import Rescue, Watch, quarantine
 
 
 class BatchWork:
-    """Deliveries by the batch, each with a settlement of its own."""
+    """The work on batches. Each delivery has a settlement of its own."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class BatchWork:
         watch: Watch | None,
         run_next: Callable[[Gathered], None],
     ) -> None:
-        """`run_next` lets a batch wait before all others."""
+        """`run_next` puts a batch before all others that wait."""
         self._record = record
         self._execute = execute
         self._report = report
@@ -49,7 +49,7 @@ class BatchWork:
         self._rescue = Rescue(report, settling, running)
 
     async def run(self, gathered: Gathered) -> bool:
-        """Execute a batch and settle all that is in it; return False when it was given back unprocessed."""
+        """Execute a batch and settle all its deliveries. Return False when it was given back unprocessed."""
         gathered.is_closed = True
         deliveries = self._alive(gathered)
         if not deliveries:
@@ -86,7 +86,7 @@ class BatchWork:
             return True
 
     def _leave(self, gathered: Gathered, rest: list[Delivery], entries: dict[Delivery, int]) -> None:
-        """Make the next batch of what a batch had no room for."""
+        """Make the next batch of the deliveries for which a batch had no room."""
         left = set(rest)
         gathered.deliveries = [delivery for delivery in gathered.deliveries if delivery not in left]
         for delivery in rest:
@@ -94,7 +94,7 @@ class BatchWork:
         self._run_next(Gathered.of(rest))
 
     async def rescue(self, gathered: Gathered, error: BaseException) -> None:
-        """Settle what `run` has left unsettled of a batch when it raised `error`."""
+        """Settle the deliveries of a batch that `run` left unsettled when it raised `error`."""
         self._running.settle(gathered)
         if self._running.is_cut_short:
             return
@@ -106,7 +106,7 @@ class BatchWork:
                 await asyncio.gather(*(self._rescue.one(delivery, error) for delivery in left))
 
     def _alive(self, gathered: Gathered) -> list[Delivery]:
-        """Return what is not stale; one that waited while its channel was lost is on its way to somebody again."""
+        """Return the deliveries that are not stale. The broker redelivers those whose channel was lost in the wait."""
         if not any(delivery.is_stale for delivery in gathered.deliveries):
             return gathered.deliveries
         for delivery in gathered.deliveries:
@@ -121,7 +121,7 @@ class BatchWork:
         settlements: list[Settlement],
         entries: dict[Delivery, int],
     ) -> None:
-        """Settle each of a batch, whatever becomes of the others; what is settled leaves the record."""
+        """Settle each delivery of a batch independently of the others. Settled deliveries leave the record."""
         alike = Counter(map(id, settlements))
         acked, settle = self._settling.acked, self._settling.settle
         settled = []
@@ -143,7 +143,7 @@ class BatchWork:
             else:
                 slow.append(self._copied(delivery, ends))
         if slow:
-            for delivery in settled:  # else they leave with the batch, at once
+            for delivery in settled:  # without slow ones, all leave with the batch
                 self._record.leave(entries.pop(delivery))
             self._running.settle(gathered)
             await asyncio.gather(*slow)
@@ -157,26 +157,26 @@ class BatchWork:
             await self._rescue.one(delivery, error)
 
     def give_back(self, gathered: Gathered) -> None:
-        """Settle all of a batch as not processed."""
+        """Settle all deliveries of a batch as not processed."""
         gathered.is_closed = True
         for delivery in gathered.deliveries:
             self._record.give_back(delivery)
 
     def is_stale(self, gathered: Gathered) -> bool:
-        """Whether the channels of all of it have ended."""
+        """Whether the channels of all its deliveries have ended."""
         return all(delivery.is_stale for delivery in gathered.deliveries)
 
     def key(self, gathered: Gathered) -> int:
-        """Return the key of the one message in it."""
+        """Return the key of the only message in the batch."""
         (delivery,) = gathered.deliveries
         return self._record.key(delivery)
 
     def is_suspect(self, gathered: Gathered) -> bool:
-        """Whether something is known against the one message in it."""
+        """Whether the only message in the batch is a suspect."""
         (delivery,) = gathered.deliveries
         return self._record.is_suspect(delivery)
 
     def clear(self, gathered: Gathered) -> None:
-        """Hold the one message in it above suspicion."""
+        """Clear the only message in the batch of suspicion."""
         (delivery,) = gathered.deliveries
         self._record.clear(delivery)

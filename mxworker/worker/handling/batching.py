@@ -20,11 +20,11 @@ class Gathered:
         self.deliveries: list[Delivery] = []
         self.bytes = 0
         self.is_closed = False
-        """Whether it takes no more: it was started, or given back. You must set it then."""
+        """Whether the batch takes no more deliveries. You must set it when you start the batch or give it back."""
 
     @classmethod
     def alone(cls, delivery: Delivery) -> Gathered:
-        """Return a batch of one that takes no more."""
+        """Return a batch of one delivery that takes no more."""
         return cls.of([delivery])
 
     @classmethod
@@ -37,7 +37,7 @@ class Gathered:
         return gathered
 
     def fits(self, delivery: Delivery, batch: Batch) -> bool:
-        """Whether `delivery` may still be put in."""
+        """Whether the batch still takes `delivery`."""
         return (
             not self.is_closed
             and len(self.deliveries) < batch.size
@@ -45,7 +45,7 @@ class Gathered:
         )
 
     def put(self, delivery: Delivery) -> None:
-        """Put `delivery` in."""
+        """Add `delivery`."""
         self.deliveries.append(delivery)
         self.bytes += len(delivery.body)
 
@@ -59,17 +59,18 @@ class Gatherer:
         self._loop = loop
         self._admit = admit
         self._open: Gathered | None = None
-        # The last one: it grows until somebody has time for it. Not held, for it has the bodies of all its deliveries.
+        # The last batch that was handed on: it grows until it is started. The reference is weak, since a batch has the
+        # bodies of all its deliveries.
         self._handed_on: Callable[[], Gathered | None] = lambda: None
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def waiting(self) -> int:
-        """How many deliveries are in the batch that is not complete yet."""
+        """The number of deliveries in the batch that is not complete yet."""
         return len(self._open.deliveries) if self._open is not None else 0
 
     def add(self, delivery: Delivery) -> None:
-        """Take a delivery; one that would make the batch too large begins the next."""
+        """Take a delivery. A delivery that would make the batch too large begins the next batch."""
         batch = self._batch
         if self._open is not None and self._open.bytes + len(delivery.body) > batch.max_bytes:
             self.complete()
@@ -87,14 +88,14 @@ class Gatherer:
             self.complete()
 
     def complete(self) -> None:
-        """Hand on what was gathered, if there is any."""
+        """Hand on the batch that is being gathered, if there is one."""
         gathered = self.take()
         if gathered is not None:
             self._handed_on = weakref.ref(gathered)
             self._admit(gathered)
 
     def take(self) -> Gathered | None:
-        """Return what was gathered, if there is any, instead of handing it on; what comes next begins another batch."""
+        """Return the batch that is being gathered, or None, without handing it on. A new one begins afterwards."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -102,6 +103,6 @@ class Gatherer:
         return gathered
 
     def stop(self) -> None:
-        """Hand on what was gathered, and from now on each delivery at once, alone."""
+        """Hand on the batch that is being gathered, and from now on each delivery at once, alone."""
         self._batch = replace(self._batch, size=1)
         self.complete()

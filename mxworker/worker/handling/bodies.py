@@ -1,4 +1,4 @@
-"""Which bodies are decoded as they come, and which take a turn and room: see `decode_budget`.
+"""The choice between bodies that are decoded at once, and large ones that wait for their turn: see `decode_budget`.
 
 Pure.
 """
@@ -17,19 +17,19 @@ from mxworker.worker.handling.payload_size import expected_growth
 
 ENCODED = FLAG_CONTENT_ENCODING >> 8
 """The bit of a content-encoding in the first octet of the raw properties."""
-# A compressed body up to here comes to a mebibyte at most, which takes 3 ms; a thread would cost others more than that.
+# A compressed body up to this size becomes a mebibyte at most. That takes 3 ms, less than a thread would cost others.
 _SMALL_BODY_BYTES = 8 * 1024
 
 
 def large_bytes_of(handler: Handler) -> int:
-    """Return above what size a body is large: none is that becomes nothing else."""
+    """Return the size above which a body is large. No body is large for a handler that takes it undecoded."""
     return LARGE_BODY_BYTES if expected_growth(handler.decode) > 1 else sys.maxsize
 
 
 def small_body(handler: Handler, delivery: Delivery) -> bytes | None:
-    """Return the body as its content-encoding says; None when it is large then, or may be. Raises DecodeError.
+    """Return the decompressed body; None when it is, or may be, large. Raises DecodeError.
 
-    A handler that takes bytes gets a body that nobody can undo here as it was sent.
+    A handler that takes bytes gets a body in an unknown coding as it was sent.
     """
     body = delivery.body
     if not delivery.raw_properties[0] & ENCODED or handler.decode is whole_delivery:

@@ -1,8 +1,8 @@
-"""A handler's circuit breaker at work: it pauses the queue, tries a few deliveries later, and lets all in again.
+"""Applies a handler's circuit breaker: pauses the queue, tries a few deliveries later, and resumes the queue.
 
-What counts as a failure is what the next delivery would meet, too: an exception, a timeout, a lost process, and a
-handler that asks for another attempt. A message that is refused, or cannot be decoded, says nothing of the others: it
-neither passes a trial nor is it among those of which too many fail.
+Failures are ends that the next delivery is likely to share: an exception, a timeout, a lost process, and a handler that
+asks for another attempt. A message that is refused, or cannot be decoded, is no evidence about the others. It counts
+neither in a trial nor in the ratio of failures.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ REASON = "circuit breaker"
 
 
 class Verdict(Enum):
-    """What the end of a delivery says of the next one."""
+    """The evidence that the end of a delivery gives about the next one."""
 
     SUCCESS = auto()
     FAILURE = auto()
@@ -47,9 +47,9 @@ class BreakerDriver:
         limit_prefetch: Callable[[int | None], None],
         limit: Callable[[int | None], None],
     ) -> None:
-        """`pause` and `resume` steer the consumer of `queue`, by reason; None lifts either limit.
+        """`pause` and `resume` take a reason, and steer the consumer of `queue`.
 
-        `limit_prefetch` bounds what comes from the broker unsettled, `limit` what runs at once.
+        `limit_prefetch` bounds the unsettled deliveries, `limit` those that run at once. None removes either limit.
         """
         self._switch = Breaker(settings)
         self._queue = queue
@@ -61,7 +61,7 @@ class BreakerDriver:
         self._rest: asyncio.TimerHandle | None = None
 
     def note(self, settlement: Settlement, started_at: float) -> None:
-        """Take in how a delivery ended that was started at the loop time `started_at`."""
+        """Count the end of a delivery that was started at the loop time `started_at`."""
         verdict = verdict_on(settlement)
         if verdict is Verdict.NO_NEWS:
             return
@@ -69,7 +69,7 @@ class BreakerDriver:
         self._act(take(self._loop.time(), started_at))
 
     def note_stuck(self, started_at: float) -> None:
-        """Take in that a delivery is stuck: a trial is not over with it, but has failed."""
+        """Count a stuck delivery as a failure. It has not ended, but a trial with it has failed."""
         self._act(self._switch.failed(self._loop.time(), started_at))
 
     def _act(self, action: Action | None) -> None:
@@ -78,7 +78,7 @@ class BreakerDriver:
                 pass
             case PauseUntil(until):
                 log.error(
-                    "circuit breaker of queue %s: too many deliveries fail; it is left alone for %.0f s",
+                    "circuit breaker of queue %s: too many deliveries fail; the queue is paused for %.0f s",
                     self._queue,
                     until - self._loop.time(),
                     extra=log_event("circuit_breaker_opened", queue=self._queue),
@@ -91,7 +91,7 @@ class BreakerDriver:
                     "circuit breaker of queue %s: trying again, %d at a time", self._queue, deliveries, extra=facts
                 )
                 self._limit(deliveries)
-                self._limit_prefetch(deliveries)  # what would wait for the trial is given back if that fails
+                self._limit_prefetch(deliveries)  # more deliveries would only be given back if the trial fails
                 self._resume(REASON)
             case Close():
                 facts = log_event("circuit_breaker_closed", queue=self._queue)
@@ -102,7 +102,7 @@ class BreakerDriver:
                 assert_never(action)
 
     def stop(self) -> None:
-        """Try no more. Call when nothing is consumed any more, and tell it nothing after that."""
+        """Stop the timer. Call when nothing is consumed any more, and call `note` no more after that."""
         if self._rest is not None:
             self._rest.cancel()
 
@@ -111,13 +111,13 @@ class BreakerDriver:
 
 
 class HandlerBreaker:
-    """What a handler has of its circuit breaker, if it has one: tells it how deliveries end, as long as it steers.
+    """The circuit breaker of a handler, if it has one. It counts the ends of deliveries from `steer` until `stop`.
 
-    A fault of it is told, and costs no delivery anything: what steers the queue has nothing to do with one of them.
+    An error of the breaker is logged, and affects no delivery.
     """
 
     def __init__(self, handler: Handler, loop: asyncio.AbstractEventLoop, limit: Callable[[int | None], None]) -> None:
-        """`limit` bounds what runs at once; None lifts it."""
+        """`limit` bounds the deliveries that run at once; None removes the limit."""
         self._settings = handler.circuit_breaker
         self._queue = handler.queue.name
         self._loop = loop
@@ -131,14 +131,14 @@ class HandlerBreaker:
         resume: Callable[[str], None],
         limit_prefetch: Callable[[int | None], None],
     ) -> None:
-        """Let it steer the consumer of the queue by these three, from now on."""
+        """Steer the consumer of the queue from now on, by these three functions."""
         if self._settings is not None:
             self._driver = BreakerDriver(
                 self._settings, self._queue, self._loop, pause, resume, limit_prefetch, self._limit
             )
 
     def note(self, settlement: Settlement, started_at: float) -> None:
-        """Take in how a delivery ended that was started at the loop time `started_at`."""
+        """Count the end of a delivery that was started at the loop time `started_at`."""
         if self._driver is None:
             return
         try:
@@ -151,19 +151,19 @@ class HandlerBreaker:
                 say_safely(log, logging.ERROR, text, self._queue, more, error=error, fields=fields)
 
     def note_stuck(self, started_at: float) -> None:
-        """Take in that a delivery is stuck which was started at the loop time `started_at`."""
+        """Count a stuck delivery that was started at the loop time `started_at`."""
         if self._driver is not None:
             self._driver.note_stuck(started_at)
 
     def stop(self) -> None:
-        """Steer no more. Call when nothing is consumed any more."""
+        """Stop steering. Call when nothing is consumed any more."""
         if self._driver is not None:
             self._driver.stop()
             self._driver = None
 
 
 def verdict_on(settlement: Settlement) -> Verdict:
-    """Say how the next delivery can be expected to end, going by this one."""
+    """Return the evidence that the end of a delivery gives about the next one."""
     failure = settlement.failure
     if failure is not None:
         is_refused = failure.kind in (FailureKind.UNDECODABLE, FailureKind.REJECTED)

@@ -1,4 +1,4 @@
-"""How a handler is called: through its middleware, in the event loop or in a thread, with a context or without."""
+"""The call of a handler: through its middleware, on the event loop or in a thread, with a context or without."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mxworker.worker.handling.threads import Threads
 
 
 def call_of(handler: Handler, threads: Threads | None) -> tuple[Callable[..., Awaitable[Any]], bool]:
-    """Return how to call the handler through its middleware, and whether that takes a context beside the payload."""
+    """Return the function that calls the handler through its middleware, and whether it also takes a context."""
     function = handler.function if handler.batch is None else _listing(handler)
     if handler.kind is not HandlerKind.ASYNC:
         function = _in_thread(function, threads)
@@ -25,7 +25,7 @@ def call_of(handler: Handler, threads: Threads | None) -> tuple[Callable[..., Aw
 
 
 def _listing(handler: Handler) -> Callable[..., Any]:
-    """Return the function of a batch handler, such that a generator which it returns runs where the handler does."""
+    """Return the function of a batch handler. A generator that it returns runs in the same thread as the handler."""
     function = handler.function
     if handler.kind is not HandlerKind.ASYNC:
         return lambda payloads, *context: listed(function(payloads, *context), len(payloads))
@@ -44,7 +44,7 @@ def _in_thread(function: Callable[..., Any], threads: Threads | None) -> Callabl
 
 
 def _called(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a `def` handler in the thread of the loop as in one without a loop: `asyncio.run` works there."""
+    """Call a `def` handler in the loop's thread, as if there were no loop: `asyncio.run` works in it."""
     loop = asyncio.get_running_loop()
     asyncio._set_running_loop(None)
     try:

@@ -1,10 +1,10 @@
-"""Copies of deliveries: to be tried again later, or to be kept with the facts of their failure.
+"""Copies of deliveries: those that are tried again later, and those that are kept with the facts of their failure.
 
-A copy is published, confirmed, and only then is its original acked. It keeps body, properties and headers byte for
-byte, but for what the broker would act on; see `origins`. A message without an id gets one from the publisher.
+A copy is published and confirmed before its original is acked. It keeps body, properties and headers byte for byte,
+except for values on which the broker would act; see `origins`. A message without an id gets one from the publisher.
 
-No copy is made of a message whose headers cannot be split, or are more than a copy may have: it ends as a dead letter
-after its first failure, since its attempts cannot be counted either (see `api.attempts`).
+No copy can be made of a message whose headers cannot be split, or are more than a copy may have. Such a message is a
+dead letter after its first failure, since its attempts cannot be counted either (see `api.attempts`).
 
 Pure.
 """
@@ -33,10 +33,10 @@ _FLAGS_BYTES = 2
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Why a message is a dead letter.
+    """The facts about the failure of a dead letter.
 
-    `attempt` is the number of the last execution, `kind` how it failed in one word, `at_s` when, in whole seconds since
-    1970. Texts may be of any length and hold anything; see `headers`.
+    `attempt` is the number of the last execution, `kind` the kind of its failure in one word, and `at_s` its time in
+    whole seconds since 1970. Texts may have any length and any characters; see `headers`.
     """
 
     queue: str
@@ -48,10 +48,10 @@ class Facts:
     at_s: int
 
     def headers(self) -> dict[str, Any]:
-        """Return the headers that a dead letter gets. Texts are printable, and cut at 1024 bytes for the error, or 255.
+        """Return the headers of a dead letter. Texts are printable, and cut at 255 bytes, the error at 1024.
 
-        There is no `mx-attempt` among them: a dead letter that an operator publishes to its queue again is tried as
-        often as a new message. What it died of before stays with it until it dies again.
+        The headers have no `mx-attempt`: a dead letter that an operator publishes to its queue again is tried as often
+        as a new message. It keeps these facts until it fails again.
         """
         return {
             "mx-queue": _shown(self.queue, SHORT_STRING_BYTES),
@@ -66,7 +66,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class KillFacts:
-    """Why a message is in quarantine: what killed the last worker that it ran alone in, and what that said of itself.
+    """The facts about a message in quarantine: the death of the last worker in which it ran alone, and its stack.
 
     `attempt` is the number of the execution that was to come.
     """
@@ -79,13 +79,13 @@ class KillFacts:
 
     @property
     def summary(self) -> str:
-        """What is held against it."""
+        """The reason for the quarantine, in one sentence."""
         last = self.convict.last
         end = "hung" if last.is_hang else "died"
         return f"ran when {self.convict.kills} workers died, and alone when the last one {end}: {in_words(last.status)}"
 
     def headers(self) -> dict[str, Any]:
-        """Return the headers that a message in quarantine gets: those of a dead letter, and those of the death.
+        """Return the headers of a message in quarantine: those of a dead letter, and those about the worker's death.
 
         The stack has a line for each frame, the innermost first, and is cut at 2048 bytes.
         """
@@ -111,7 +111,7 @@ class KillFacts:
 
 
 def retry_copy(delivery: Delivery, attempt: int) -> Content:
-    """Return the copy to be tried again, now or later; `attempt` is the one that its own execution will be.
+    """Return the copy that is tried again, now or later; `attempt` is the number of its own execution.
 
     Raises DecodeError when properties or headers cannot be split, or are too many, so that no copy can be made.
     """
@@ -119,7 +119,7 @@ def retry_copy(delivery: Delivery, attempt: int) -> Content:
 
 
 def copy_with_facts(delivery: Delivery, facts: Facts | KillFacts) -> Content:
-    """Return the copy to be kept, with the facts as headers in place of those of an earlier death.
+    """Return the copy that is kept. The facts replace the headers of an earlier failure.
 
     Raises DecodeError when properties or headers cannot be split, or are too many, so that no copy can be made.
     """
@@ -127,7 +127,7 @@ def copy_with_facts(delivery: Delivery, facts: Facts | KillFacts) -> Content:
 
 
 def bare_facts(delivery: Delivery, facts: Facts | KillFacts) -> Content:
-    """Return body and facts alone, for a message of which no copy can be made; its id stays, if it can be read."""
+    """Return the body with the facts, for a message of which no copy can be made. Its id stays, if it can be read."""
     message = Message(delivery.body, headers=facts.headers(), message_id=delivery.message_id)
     return Encoder(max_body_bytes=len(delivery.body)).encode(message)
 
@@ -145,5 +145,5 @@ def _copy(delivery: Delivery, added: Mapping[str, Any]) -> Content:
 
 
 def _shown(text: str, size_bytes: int) -> str:
-    """Return a printable beginning of `text`, which may be long beyond measure."""
+    """Return a printable beginning of `text`, which may have any length."""
     return head(printable(text[: size_bytes + 1]), size_bytes)

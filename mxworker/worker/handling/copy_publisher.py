@@ -1,6 +1,6 @@
-"""Copies of a queue's messages on their way: published, confirmed, and once more when their queue was missing.
+"""Publishes the copies of a queue's messages, with confirm, and once more when their queue was missing.
 
-Must not know: what becomes of the original.
+This module knows nothing about the original's settlement.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from mxworker.errors import BrokerError, DecodeError, EncodeError, MessageTooLar
 from mxworker.worker.handling.copies import Facts, KillFacts, bare_facts, copy_with_facts
 
 NO_COPY = (DecodeError, EncodeError, MessageTooLarge)
-"""The message is such that there can be no copy of it."""
+"""The errors of a message that cannot be copied."""
 Repair = Callable[[], Awaitable[None]]
-"""Declares the queue and those beside it once more. Raises BrokerError."""
+"""Declares the queue and those beside it again. Raises BrokerError."""
 
 
 class CopyPublisher:
@@ -32,7 +32,7 @@ class CopyPublisher:
         repair: Repair | None,
         declare_quarantine: Repair | None = None,
     ) -> None:
-        """Without a publisher there are no copies. Without `declare_quarantine` its queue is there, or is not."""
+        """Without a publisher there are no copies. Without `declare_quarantine` the quarantine is never declared."""
         self._queue = queue
         self._publisher = publisher
         self._repair = None if repair is None else partial(self._repaired, repair)
@@ -41,7 +41,7 @@ class CopyPublisher:
 
     @property
     def are_possible(self) -> bool:
-        """Whether there can be copies."""
+        """Whether copies can be published."""
         return self._publisher is not None
 
     async def publish(self, copy: Content, queue: str) -> None:
@@ -49,7 +49,7 @@ class CopyPublisher:
         await self._publish(copy, queue, self._repair)
 
     async def dead_letter(self, delivery: Delivery, facts: Facts) -> None:
-        """Publish a copy with the facts; where nothing else dead-letters, at least body and facts."""
+        """Publish a copy with the facts. If the broker does not dead-letter, body and facts alone replace a copy."""
         queue = self._queue
         if queue.dead_letters_itself:
             await self._publish(copy_with_facts(delivery, facts), queue.dead_letter_name, self._repair)
@@ -57,14 +57,14 @@ class CopyPublisher:
             await self._publish_with_facts(delivery, facts, queue.dead_letter_name, self._repair)
 
     async def set_aside(self, delivery: Delivery, facts: KillFacts) -> str:
-        """Have a copy kept of a message that kills, and return the name of the queue that has it.
+        """Publish a copy of a message that kills workers, and return the name of its queue.
 
-        Where there is no quarantine, and we may not declare it, that is the dead-letter queue.
+        That is the dead-letter queue when there is no quarantine and we may not declare it.
         """
         queue = self._queue
         try:
             await self._publish_with_facts(delivery, facts, queue.quarantine_name, self._declare_quarantine)
-        except (Unroutable, EncodeError, TopologyRefused):  # not there, or its name is too long
+        except (Unroutable, EncodeError, TopologyRefused):  # there is no quarantine, or its name is too long
             if not queue.dead_letter:
                 raise
             await self._publish_with_facts(delivery, facts, queue.dead_letter_name, self._repair)
@@ -74,14 +74,14 @@ class CopyPublisher:
     async def _publish_with_facts(
         self, delivery: Delivery, facts: Facts | KillFacts, queue: str, repair: Repair | None
     ) -> None:
-        """Publish a copy with the facts; where there can be none, at least body and facts."""
+        """Publish a copy with the facts, or body and facts alone when the message cannot be copied."""
         try:
             await self._publish(copy_with_facts(delivery, facts), queue, repair)
         except NO_COPY:
             await self._publish(bare_facts(delivery, facts), queue, repair)
 
     async def _publish(self, copy: Content, queue: str, repair: Repair | None) -> None:
-        """Publish a copy and see it confirmed; when its queue is missing, once more after a repair."""
+        """Publish a copy and wait for its confirm. When its queue is missing, publish once more after a repair."""
         if self._publisher is None:
             raise BrokerError("there is no publisher")
         try:
@@ -93,7 +93,7 @@ class CopyPublisher:
             await self._publisher.publish(copy, routing_key=queue)
 
     async def _repaired(self, repair: Repair) -> None:
-        """Wait for a repair; all that miss a queue at the same time share one."""
+        """Wait for a repair. Copies that miss a queue at the same time share one repair."""
         if self._repairing is None or self._repairing.done():
             self._repairing = asyncio.ensure_future(repair())
         await asyncio.shield(self._repairing)

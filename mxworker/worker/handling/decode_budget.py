@@ -1,17 +1,17 @@
-"""The bound on what the payloads of a process take: large bodies are decoded one at a time, when there is room.
+"""The bound on the memory of a process's payloads: large bodies are decoded one at a time, when there is room.
 
     wait for the turn -> compressed? measure it, wait for room, decompress -> wait for room, decode -> payload
                                                                                  (held until the handler has ended)
 
-Room is what the byte budget has left. A unit, which is a delivery or a batch, that finds none waits, until others have
-ended, or none of them holds a large payload any more: then it goes on alone. What could not be held even so is refused;
-a batch then takes what it has, and leaves the rest for the next one. Nobody who holds a payload waits for the turn, and
-only who has the turn waits for room, so nobody waits for himself.
+Room is the rest of the byte budget. A unit is a delivery or a batch. A unit without room waits until others have ended,
+or until no other unit holds a large payload; then it is decoded alone. A payload that could not be held even then is
+refused. A batch takes the payloads that fit, and leaves the rest for the next batch. A unit that holds a payload does
+not wait for the turn, and only the unit with the turn waits for room, so no unit waits for itself.
 
-A wait is no time of the handler's. It ends, too, when deliveries that wait are given back: at a drain or a pause, and
-after a third of the broker's patience.
+The wait does not count as time of the handler. It also ends when waiting deliveries are given back: at a drain or a
+pause, and after a third of the broker's consumer timeout.
 
-Small bodies know nothing of all this.
+Small bodies are not counted and do not wait.
 """
 
 from __future__ import annotations
@@ -36,33 +36,33 @@ from mxworker.system.memory import resident_bytes
 from mxworker.worker.handling.bodies import ENCODED
 from mxworker.worker.handling.payload_size import expected_growth, payload_size
 
-_WORTH_A_LOOK_BYTES = 1024 * 1024  # of a body: then the memory of the process is looked at, too, which is not exact
+_WORTH_A_LOOK_BYTES = 1024 * 1024  # of a body, from which the memory of the process is measured, too; that is not exact
 
 Suspended = Callable[[], AbstractContextManager[object]]
 Value = TypeVar("Value")
 
 
 class Unprocessed(Exception):
-    """The deliveries of a unit were not shown to their handler, and are to be given back."""
+    """The deliveries of a unit did not reach their handler, and are to be given back."""
 
 
 class OverBudget(DecodeError):
-    """The payload does not fit into the budget, beside those of the same unit."""
+    """The payload does not fit into the budget beside those of the same unit."""
 
 
 class DecodeBudget:
-    """The turn to decode a large body, and the room for it. Belongs to one event loop, with all that it serves."""
+    """The turn to decode a large body, and the room for it. Belongs to one event loop, and so do its callers."""
 
     def __init__(self, budget: ByteBudget) -> None:
-        """Share `budget` with what was delivered and is not decoded."""
+        """Share `budget` with the deliveries that are not decoded yet."""
         self.budget = budget
         self.holders = 0
-        """How many units hold large payloads, or are about to."""
+        """The number of units that hold large payloads, or are about to."""
         self._is_taken = False
         self._waiting: deque[tuple[str, asyncio.Future[None]]] = deque()  # at most one for each unit that runs
 
     async def take_turn(self, queue: str, suspended: Suspended, longest_s: float) -> None:
-        """Wait for the turn, first come, first served; `leave_turn` hands it on. Raises Unprocessed."""
+        """Wait for the turn, first come, first served. `leave_turn` hands it on. Raises Unprocessed."""
         if not self._is_taken:
             self._is_taken = True
             return
@@ -76,7 +76,7 @@ class DecodeBudget:
             raise
 
     def leave_turn(self) -> None:
-        """Hand the turn on to who has waited longest."""
+        """Hand the turn on to the unit that has waited longest."""
         while self._waiting:
             _, turn = self._waiting.popleft()
             if not turn.done():
@@ -85,7 +85,7 @@ class DecodeBudget:
         self._is_taken = False
 
     async def room_for(self, more_bytes: int, suspended: Suspended, longest_s: float) -> None:
-        """Wait until there is room, or nobody else holds a large payload. Raises Unprocessed."""
+        """Wait until there is room, or no other unit holds a large payload. Raises Unprocessed."""
         if self._has_room(more_bytes):
             return
         budget: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -104,14 +104,14 @@ class DecodeBudget:
         return self.holders <= 1 or self.budget.held_bytes + more_bytes <= self.budget.limit_bytes
 
     def give_back(self, queue: str) -> None:
-        """Have the units of a queue given back that wait for their turn."""
+        """Give back the units of a queue that wait for their turn."""
         for each, turn in self._waiting:
             if each == queue and not turn.done():
                 turn.set_exception(Unprocessed())
 
 
 async def _until(future: asyncio.Future[None], suspended: Suspended, longest_s: float) -> None:
-    """Wait for `future`, for so long at most. Raises Unprocessed then."""
+    """Wait for `future`. Raises Unprocessed after `longest_s` seconds."""
     timer = asyncio.get_running_loop().call_later(longest_s, _give_up, future)
     try:
         with suspended():
@@ -126,14 +126,14 @@ def _give_up(future: asyncio.Future[None]) -> None:
 
 
 class LargePayloads:
-    """What the large payloads of one unit take. Enter it to have the turn; you must call `release` at the end."""
+    """The memory of one unit's large payloads. Enter it to have the turn. You must call `release` at the end."""
 
     def __init__(self, budget: DecodeBudget, handler: Handler, suspended: Suspended) -> None:
         """`suspended` is entered while the unit waits."""
         self._budget = budget
         self._handler = handler
         self._suspended = suspended
-        self._longest_wait_s = handler.queue.consumer_timeout_s / 3  # so that there is time to run it, too
+        self._longest_wait_s = handler.queue.consumer_timeout_s / 3  # the rest of the time is for running the unit
         self._growth = expected_growth(handler.decode)
         self._charged_bytes = 0
         self._held_bytes = 0  # of the payloads, with their bodies
@@ -151,20 +151,20 @@ class LargePayloads:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Hand the turn on, once a thread that works for it has ended."""
+        """Hand the turn on when the thread that works for the unit has ended."""
         if self._thread is None or self._thread.done():
             self._budget.leave_turn()
         else:
             self._thread.add_done_callback(lambda _: self._budget.leave_turn())
 
     async def decoded(self, delivery: Delivery) -> Any:
-        """Return the payload of a delivery. Raises DecodeError, OverBudget too, or Unprocessed when it is stale."""
+        """Return the payload of a delivery. Raises DecodeError, OverBudget, or Unprocessed when it is stale."""
         if delivery.is_stale:
             raise Unprocessed
         decode = self._handler.decode
         raw_properties, body = delivery.raw_properties, delivery.body
         charged_bytes = self._charged_bytes
-        # What was expected of the body is in the budget already, and is replaced by what it becomes.
+        # The budget already has the expected size of the payload, which the estimate of its real size replaces.
         free_bytes = charged_bytes - reserved_bytes(len(body), self._growth) + len(body)
         content_bytes = 0
         try:
@@ -187,7 +187,7 @@ class LargePayloads:
         return payload
 
     async def _decompressed(self, delivery: Delivery, free_bytes: int) -> bytes:
-        """Return the body as its content-encoding says; for bytes, as it was sent when nobody can undo that here."""
+        """Return the decompressed body. A handler of bytes gets a body in an unknown coding as it was sent."""
         body = delivery.body
         encoding = delivery.properties.content_encoding or ""
         try:
@@ -203,13 +203,13 @@ class LargePayloads:
         return await self._in_thread(content.read)
 
     async def _in_thread(self, function: Callable[[], Value]) -> Value:
-        """Call in a thread. Cancelled, it goes on there, and the turn with it: it takes memory until it has ended."""
+        """Call in a thread. A cancelled call goes on and keeps the turn, since it takes memory until it has ended."""
         self._thread = asyncio.get_running_loop().run_in_executor(None, function)
         value: Value = await asyncio.shield(self._thread)
         return value
 
     def _refuse_above_limit(self, more_bytes: int) -> None:
-        """Raise OverBudget when the budget is too small for what the unit holds and `more_bytes`."""
+        """Raise OverBudget when the budget is too small for the unit's payloads and `more_bytes`."""
         limit_bytes = self._budget.budget.limit_bytes
         if self._held_bytes + more_bytes > limit_bytes:
             raise OverBudget(
@@ -218,21 +218,21 @@ class LargePayloads:
             )
 
     async def _charge(self, peak_bytes: int) -> None:
-        """Wait for room until all that the unit has may take so much. Raises Unprocessed."""
+        """Wait until there is room for `peak_bytes` of the unit in all. Raises Unprocessed."""
         await self._budget.room_for(peak_bytes - self._charged_bytes, self._suspended, self._longest_wait_s)
         self._set(peak_bytes)
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was decoded yet."""
+        """Whether no payload was decoded yet."""
         return self._held_bytes == 0
 
     def _set(self, charged_bytes: int) -> None:
         less_bytes, self._charged_bytes = self._charged_bytes - charged_bytes, charged_bytes
-        self._budget.budget.give_back(less_bytes)  # below 0 when it becomes more
+        self._budget.budget.give_back(less_bytes)  # below 0 when the charge grows
 
     def release(self) -> None:
-        """Take all off the budget: the payloads are gone."""
+        """Return all bytes to the budget. Call when the payloads are gone."""
         if self._is_held:
             self._is_held = False
             self._budget.holders -= 1
@@ -240,7 +240,7 @@ class LargePayloads:
 
 
 def _resident_bytes() -> int:
-    """Return the memory of the process; 0 where the kernel does not tell."""
+    """Return the memory of the process; 0 where the kernel does not provide it."""
     try:
         return resident_bytes()
     except OSError:
@@ -248,12 +248,12 @@ def _resident_bytes() -> int:
 
 
 def unlimited() -> DecodeBudget:
-    """Return room for everything, one at a time."""
+    """Return a budget with room for every body, one at a time."""
     return DecodeBudget(ByteBudget(sys.maxsize))
 
 
 def forget_locals(error: BaseException) -> None:
-    """Let go of what the frames hold that an exception came through: the payload is among it."""
+    """Clear the local variables of the frames in an exception's tracebacks, since they hold the payload."""
     seen: set[int] = set()
     left: list[BaseException | None] = [error]
     while left:

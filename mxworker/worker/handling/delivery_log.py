@@ -1,10 +1,9 @@
-"""What the log says of a delivery that did not end in a plain ack: one line, once it is known what becomes of it.
+"""The log line of a delivery that did not end in a plain ack. It is written when the delivery's outcome is decided.
 
-Lines of one kind are limited to ten in ten seconds per handler: a queue full of bad messages must not fill the disk.
-What ends for good, as a dead letter or because nothing keeps it, has limits of its own, or the lines of those that are
-tried again would leave no room for it.
+Lines of one kind are limited to ten in ten seconds per handler, so that a queue full of bad messages does not fill the
+disk. Dead letters and dropped messages have limits of their own. Otherwise the lines of retries would use up the limit.
 
-Must not know: how a settlement is carried out.
+This module knows nothing about carrying out settlements.
 """
 
 from __future__ import annotations
@@ -35,16 +34,16 @@ GONE = "it is gone, since the queue has no dead-letter queue"
 
 
 class DeliveryLog:
-    """Tells how the deliveries of one handler ended."""
+    """Logs the ends of one handler's deliveries."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
-        self._budgets: dict[str, LineBudget] = {}  # at most one for each kind, and two for what ends for good
+        self._budgets: dict[str, LineBudget] = {}  # one for each kind, and for "dead_letter" and "gone"
 
     def tell(self, delivery: Delivery, settlement: Settlement, ends: Ending, attempt: int, alike: int = 1) -> None:
-        """Tell of a delivery whose settlement means `ends`, after execution number `attempt`.
+        """Log a delivery whose settlement means `ends`, after execution number `attempt`.
 
-        `alike`: how many deliveries of a batch ended in the same way, this one among them.
+        `alike` is the number of deliveries of a batch that ended in the same way, this one included.
         """
         failure = settlement.failure
         if failure is not None:
@@ -54,7 +53,7 @@ class DeliveryLog:
             return
         elif isinstance(settlement, Reject):
             what, level, kind = "rejected", logging.INFO, "rejected"
-        else:  # the handler asked for another attempt; it is worth a line when it gets none
+        else:  # the handler asked for another attempt, which is a warning only when it gets none
             what, kind = "asked for another attempt at", "again"
             level = logging.WARNING if isinstance(ends, Dead) else logging.DEBUG
         outcome, text = self._outcome(delivery, ends)
@@ -68,11 +67,11 @@ class DeliveryLog:
             return
         reason = failure or (ends.failure.text if isinstance(ends, Again | Later | Dead) else "no reason given")
         named = delivery.shown_id or f"(no id, delivery tag {delivery.delivery_tag})"
-        # Without retries only a requeue makes it more than one.
+        # Without retries only a requeue makes further attempts.
         is_bounded = self._handler.retry is not None or isinstance(settlement, Requeue)
         most = self._handler.max_attempts if is_bounded else attempt
         error = settlement.__cause__
-        if error is not None and traceback_of(error) is None:  # it was returned, and its text says all
+        if error is not None and traceback_of(error) is None:  # it was returned and never raised, so its text says all
             error = None
         say_safely(
             log,
@@ -105,7 +104,7 @@ class DeliveryLog:
         )
 
     def _outcome(self, delivery: Delivery, ends: Ending) -> tuple[str, str]:
-        """Return what becomes of a delivery, in a word and in words."""
+        """Return the outcome of a delivery, as the word of the field `outcome` and as text."""
         match ends:
             case Done():
                 return "ack", "it is acked all the same"

@@ -1,10 +1,10 @@
-"""Bounded concurrency for one handler: what runs, and what waits.
+"""Bounded concurrency for one handler: which units run, and which wait.
 
-A delivery is *admitted* from inside the socket read. At most `concurrency` units run, each in its own task, and no more
-in all of the process than the limiter lets; the rest waits, bounded by the prefetch. A suspect is *set apart*: it waits
-in a line of its own, until it can run alone in the process (see `isolation`), or has waited so long that the broker
-might close the channel for it, and is given back. The tasks are ours, not those of the channel: one that is lost lets
-them finish, and their settlement is dropped as stale.
+A delivery is *admitted* while the socket is read. At most `concurrency` units run, each in its own task, and no more in
+the whole process than the limiter allows. The rest waits, bounded by the prefetch. A suspect is *set apart*: it waits
+in a line of its own until it can run alone in the process (see `isolation`). It is given back when it has waited so
+long that the broker might close the channel for it. The tasks belong to the dispatcher and not to the channel: when a
+channel is lost, its tasks finish, and their settlements are dropped as stale.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Unit = TypeVar("Unit")
 
 
 class Intake(Enum):
-    """What happens to a unit that is admitted, or that waits."""
+    """How admitted and waiting units are treated: they are started, kept waiting, or given back."""
 
     OPEN = auto()
     HELD = auto()
@@ -39,10 +39,10 @@ class Alone(Enum):
     SUSPECTS = auto()
     ALL = auto()
     RESTING = auto()
-    """All of them, and none is started for now."""
+    """All units, and none is started for now."""
 
 
-# Asked for every unit: on Python 3.11 the enumeration takes 0.1 us to find its member.
+# Read for every unit: on Python 3.11 an Enum takes 0.1 us to find its member.
 _OPEN, _RETURNED = Intake.OPEN, Intake.RETURNED
 
 
@@ -61,9 +61,9 @@ class Dispatcher(Generic[Unit]):
         longest_apart_s: float,
         in_order: bool = False,
     ) -> None:
-        """`on_broken` is told when even the rescue of a unit has failed, a bug of ours.
+        """`on_broken` is called when even the rescue of a unit has failed, which is a bug of ours.
 
-        What is set apart is given back after `longest_apart_s`. With `in_order` nothing overtakes it.
+        Units that are set apart are given back after `longest_apart_s`. With `in_order` no unit overtakes them.
         """
         self.running = running
         self._concurrency = concurrency
@@ -76,16 +76,16 @@ class Dispatcher(Generic[Unit]):
         self._loop = loop
         self._on_broken = on_broken
         self._context = copy_context()
-        self._waiting: deque[Unit] = deque()  # at most prefetch: what a lost channel left goes before more comes
-        self._apart: dict[Unit, asyncio.TimerHandle] = {}  # as many at most, in their order
+        self._waiting: deque[Unit] = deque()  # at most prefetch: units of a lost channel are dropped before more come
+        self._apart: dict[Unit, asyncio.TimerHandle] = {}  # at most prefetch, too, in their order
         self._alone = Alone.SUSPECTS
         self._longest_apart_s = longest_apart_s
-        self._come_next = 0  # how many of those that wait were put there by what runs
+        self._come_next = 0  # the number of units that `run_next` put in front, since the last start
         self._intake = Intake.OPEN
 
     @property
     def waiting(self) -> tuple[Unit, ...]:
-        """The admitted units that wait, for a free place or to run alone."""
+        """The admitted units that wait for a free place, or for their turn to run alone."""
         return (*self._apart, *self._waiting)
 
     def admit(self, unit: Unit) -> None:
@@ -102,7 +102,7 @@ class Dispatcher(Generic[Unit]):
                 self.look()
 
     def run_next(self, unit: Unit) -> None:
-        """Let a unit wait before all others. Call while the one that it comes from runs, in their order."""
+        """Put a unit before all others that wait. Call it while the unit that it comes from runs, in their order."""
         if self.runs_all_alone and self._intake is _OPEN:
             self.set_apart(unit)
             for behind in list(self._apart)[self._come_next : -1]:
@@ -113,7 +113,7 @@ class Dispatcher(Generic[Unit]):
         self._come_next += 1
 
     def start_one(self) -> None:
-        """Start what has waited longest, if there is a place for it."""
+        """Start the unit that has waited longest, if there is a place for it."""
         if self._intake is not _OPEN:
             return
         self._drop_stale()
@@ -124,10 +124,10 @@ class Dispatcher(Generic[Unit]):
                 self._limiter.ask(self)
 
     def _start_next(self) -> bool:
-        """Start what has waited longest in place of a unit that has ended; return False when nothing can be started.
+        """Start the unit that has waited longest in the place of one that has ended. Return False if there is none.
 
-        At the usual concurrency half of what comes waits; to leave the limiter and be called for a place again takes
-        longer than this.
+        At the usual concurrency half of all units wait. Leaving the limiter and asking it for a place again would take
+        longer.
         """
         if self._intake is not _OPEN or not self._has_place():
             return False
@@ -140,15 +140,15 @@ class Dispatcher(Generic[Unit]):
         return False
 
     def look(self) -> None:
-        """Start what waits, as far as there are places for it, in turn with others that want one."""
+        """Start waiting units while there are places, in turn with other dispatchers that want one."""
         if self._waiting and self._has_place():
             self._limiter.ask(self)
             self._limiter.serve()
 
     def _has_place(self, alone: bool = False) -> bool:
-        """Whether one more may run, beside others or alone.
+        """Whether one more unit may run, beside others or alone.
 
-        A trial is not held up by what is stuck, which takes a place of the handler's.
+        A stuck unit takes a place of the handler, but not a place of a circuit breaker's trial.
         """
         running = self.running
         count = len(running.started)  # of the dict itself: `len(running)` takes 0.1 us more
@@ -159,20 +159,20 @@ class Dispatcher(Generic[Unit]):
         return alone or not self._apart or not self._in_order
 
     def _drop_stale(self) -> None:
-        """Forget what waits in front and came by a channel that has ended: the broker delivers it again."""
+        """Drop the first waiting units whose channel has ended, since the broker redelivers them."""
         while self._waiting and self._work.is_stale(self._waiting[0]):
             self._work.give_back(self._waiting.popleft())
 
     def _start(self, unit: Unit, run: Coroutine[Any, Any, None]) -> None:
-        # Not the context of who calls, which may be the delivery before: what that has set is its own.
+        # Not the caller's context: the caller may be the task of another delivery, with context variables of its own.
         self._come_next = 0
         task = asyncio.Task(run, loop=self._loop, context=self._context.copy())
         self.running.start(unit, task)
 
     async def _run(self, unit: Unit, is_alone: bool = False) -> None:
-        """Take a unit to its end; with `is_alone`, that the process lives then speaks for it.
+        """Run a unit to its end. With `is_alone`, clear it of suspicion, since the process has survived it.
 
-        This is the outermost coroutine of the task, as the one that can go on when what a handler awaited has raised
+        This is the outermost coroutine of the task. Only this one can go on when an awaitable of the handler raises
         GeneratorExit, which closes all coroutines inside.
         """
         was_executed = True
@@ -193,13 +193,13 @@ class Dispatcher(Generic[Unit]):
             self._work.clear(unit)
 
     def _is_given_up(self, unit: Unit, error: BaseException) -> bool:
-        """Whether `error` ends a unit that is left unsettled: it is cut short, or nobody runs its task any more."""
+        """Whether `error` ends a unit that is left unsettled: it is cut short, or its task is no longer run."""
         if is_a(error, GeneratorExit):
             return asyncio.current_task(self._loop) is not self.running.task_of(unit)
         return self.running.is_cut_short and is_a(error, asyncio.CancelledError)
 
     async def _rescue(self, unit: Unit, error: BaseException) -> None:
-        """See to it that a unit is settled all the same. What is raised by that would lie unseen in the task."""
+        """Settle a unit whose run has failed. An error of the rescue is reported, since no code reads the task's."""
         try:
             await self._work.rescue(unit, error)
         except BaseException as fault:
@@ -208,21 +208,21 @@ class Dispatcher(Generic[Unit]):
                 raise
 
     def limit(self, most: int | None) -> None:
-        """Run at most `most` units at once, or as many as the handler may when None; what runs goes on."""
+        """Run at most `most` units at once; None removes the limit. Running units go on."""
         self._trial = most
         self.look()
 
-    # ---- what runs alone
+    # ---- units that run alone
 
     @property
     def runs_all_alone(self) -> bool:
-        """Whether units run alone that are not suspect, too."""
+        """Whether all units run alone, and not only suspects."""
         return self._alone is not Alone.SUSPECTS
 
     def run_alone(self, alone: Alone) -> list[Unit]:
-        """Change which units run alone; what was set apart and is not among them any more is let go.
+        """Change which units run alone. Units that were set apart and need not run alone any more wait for a place.
 
-        Returns what waited for a place when all begin to run alone, for you to set apart, each message on its own.
+        When all units begin to run alone, returns those that waited for a place. You must set their messages apart.
         """
         former, self._alone = self._alone, alone
         if former is alone:
@@ -240,7 +240,7 @@ class Dispatcher(Generic[Unit]):
         return waiting
 
     def set_apart(self, unit: Unit) -> None:
-        """Let a unit wait until nothing else runs in the process, and run it alone then."""
+        """Let a unit wait until no other unit runs in the process, and then run it alone."""
         if self._intake is not _OPEN:
             self.admit(unit)
             return
@@ -250,14 +250,14 @@ class Dispatcher(Generic[Unit]):
             self._isolation.ask(self)
 
     def _drop_stale_apart(self) -> None:
-        """As `_drop_stale`, of what was set apart."""
+        """Do as `_drop_stale` does, for units that were set apart."""
         while self._apart and self._work.is_stale(unit := next(iter(self._apart))):
             self._return_apart(unit)
 
     def _give_up_waiting(self, unit: Unit) -> None:
-        """Give a unit back that has waited too long, for whoever gets it now; it stays suspect.
+        """Give back a unit that has waited too long. It stays a suspect.
 
-        Where order is promised, all that waits behind it goes back with it.
+        Where order is promised, all units behind it go back with it.
         """
         if self._in_order:
             self.return_waiting()
@@ -271,10 +271,10 @@ class Dispatcher(Generic[Unit]):
         self._work.give_back(unit)
 
     def _leave_line(self, unit: Unit) -> None:
-        self._apart.pop(unit).cancel()  # it would hold the unit, and so the body, until then
+        self._apart.pop(unit).cancel()  # the timer would hold the unit with its body until it fires
 
     def let_go_innocent(self) -> None:
-        """Treat as all others what was set apart for a doubt that the master does not share."""
+        """Move units that were set apart, and that the master does not know as suspects, to those that wait."""
         innocent = [] if self.runs_all_alone else [unit for unit in self._apart if not self._work.is_suspect(unit)]
         if not innocent:
             return
@@ -282,14 +282,14 @@ class Dispatcher(Generic[Unit]):
             self._leave_line(unit)
         if not self._apart:
             self._isolation.withdraw(self)
-        self._waiting.extendleft(reversed(innocent))  # they came before what waits there
+        self._waiting.extendleft(reversed(innocent))  # they came before those that wait there
         self.look()
 
     def start_alone(self) -> int | None:
-        """Start what was set apart first and return its key; None when there is none, or no place for it."""
+        """Start the unit that was set apart first and return its key; None when there is none, or no place."""
         self._drop_stale_apart()
         if not self._apart:
-            self.look()  # what waited behind them, where order is promised
+            self.look()  # starts the units that waited behind them, where order is promised
             return None
         if not self._has_place(alone=True) or self._intake is not _OPEN:
             return None
@@ -304,11 +304,11 @@ class Dispatcher(Generic[Unit]):
     # ---- draining
 
     def hold(self) -> None:
-        """Start nothing more; what arrives waits."""
+        """Start no further unit. New units wait."""
         self._intake = Intake.HELD
 
     def return_waiting(self) -> None:
-        """Give back what waits now. Call when the broker has confirmed the basic.cancel."""
+        """Give back the units that wait now. Call when the broker has confirmed the basic.cancel."""
         for unit in tuple(self._apart):
             self._return_apart(unit)
         while self._waiting:
@@ -316,6 +316,6 @@ class Dispatcher(Generic[Unit]):
         self._isolation.withdraw(self)
 
     def return_all(self) -> None:
-        """Give back what waits and all that still arrives."""
+        """Give back the units that wait, and all that still arrive."""
         self._intake = Intake.RETURNED
         self.return_waiting()

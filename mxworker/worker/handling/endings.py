@@ -1,13 +1,13 @@
-"""What a settlement means for a delivery, given how often it was tried already.
+"""The meaning of a settlement for a delivery, by the number of its attempt.
 
-Pure, and the one place where attempts are bounded. What the broker is told, and how, is `settling`'s.
+Pure, and the only module that bounds attempts. `settling` carries an ending out.
 
-Every execution that a settlement ends is an attempt, whichever way the message is tried again. What the broker counts
-is no attempt: it counts returns, and most of those are of messages that no handler has seen (a pause, a drain, a
-prefetch that its bodies outgrew, the death of a worker).
+Every execution that a settlement ends is an attempt, by whichever way the message is tried again. The broker's counts
+are no attempts: the broker counts returns, and most of them are of messages that did not reach a handler (a pause, a
+drain, a prefetch whose bodies are too large, the death of a worker).
 
-Nothing a publisher can write into a header makes a message immortal, or keeps it from being executed once: an attempt
-is at least 1, at most the last one, and this decision comes after the execution.
+No header of a publisher can make a message be tried without end, or keep it from one execution: an attempt is at least
+1 and at most the last one, and this decision comes after the execution.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from mxworker.api.settlement import Ack, Reject, Requeue, Retry, Settlement
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Ack it."""
+    """Ack the delivery."""
 
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """Let it be tried again at once, in execution number `attempt`."""
+    """Try the message again at once, in execution number `attempt`."""
 
     attempt: int
     failure: Failure
@@ -55,7 +55,7 @@ DONE = Done()
 
 
 def ending(settlement: Settlement, attempt: int, policy: RetryPolicy | None, rng: random.Random) -> Ending:
-    """Return how a delivery ends after execution number `attempt`; `policy` None means no retries with delay."""
+    """Return the ending of a delivery after execution number `attempt`. With `policy` None no retry is delayed."""
     match settlement:
         case Ack():
             return DONE

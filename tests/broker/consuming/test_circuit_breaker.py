@@ -43,9 +43,9 @@ async def test_failing_handler_is_left_alone_tried_and_let_work_again(
     bodies = [str(number) for number in range(40)]
     async with running(broker_url, handlers) as worker:
         admin.publish(queue_name, [body.encode() for body in bodies])
-        await until(lambda: "left alone" in caplog.text, 10, "the switch to open")
+        await until(lambda: "the queue is paused" in caplog.text, 10, "the switch to open")
         await until(lambda: "trying again, 1 at a time" in caplog.text, 10, "the trial")
-        await until(lambda: caplog.text.count("left alone") == 2, 10, "the trial to fail")
+        await until(lambda: caplog.text.count("the queue is paused") == 2, 10, "the trial to fail")
         consumer = worker.service.parts.consumers[0]
         await until(lambda: not consumer.is_consuming, 5, "the pause")
         before, opened_at = len(failed_at), loop.time()
@@ -83,7 +83,7 @@ async def test_trials_that_fail_again_and_again_let_no_message_die_that_was_neve
 
     async with running(broker_url, handlers):
         admin.publish(queue_name, [str(number).encode() for number in range(200)])
-        await until(lambda: caplog.text.count("left alone") == limit + 5, 20, "trials to fail")
+        await until(lambda: caplog.text.count("the queue is paused") == limit + 5, 20, "trials to fail")
     assert len(tried) < 200
     assert admin.counts(f"{queue_name}.dlq").messages == 0
     admin.delete(f"{queue_name}.retry.100")
