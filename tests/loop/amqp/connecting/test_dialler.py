@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,14 +19,9 @@ from tests.loop.amqp.fake_broker import FakeBroker, Peer
 from tests.loop.loops import on_both_loops
 from tests.rabbit.ports import free_port
 
+pytestmark = pytest.mark.usefixtures("log_as_in_production")
+
 SOON_S = 60.0
-
-
-@pytest.fixture(autouse=True)
-def _as_in_production(caplog: pytest.LogCaptureFixture) -> None:
-    """Keep the library's log to what `log.set_up` keeps it to."""
-    for library in ("aio_pika", "aiormq"):
-        caplog.set_level(logging.CRITICAL, library)
 
 
 class Longest(random.Random):

@@ -15,7 +15,7 @@ import pytest
 from aio_pika.abc import AbstractChannel
 from pamqp import commands
 
-from mxworker.amqp.connecting import channel_pool as stocks
+from mxworker.amqp.connecting import channel_pool
 from mxworker.amqp.connecting.pool import Pool
 from mxworker.brokers import Brokers
 from mxworker.config import PoolSettings
@@ -25,12 +25,7 @@ from tests.loop.amqp.connecting.test_connection import SOON_S, Least, decent, no
 from tests.loop.amqp.fake_broker import FakeBroker, Peer
 from tests.loop.loops import on_both_loops
 
-
-@pytest.fixture(autouse=True)
-def _as_in_production(caplog: pytest.LogCaptureFixture) -> None:
-    """Keep the library's log to what `log.set_up` keeps it to."""
-    for library in ("aio_pika", "aiormq"):
-        caplog.set_level(logging.CRITICAL, library)
+pytestmark = pytest.mark.usefixtures("log_as_in_production")
 
 
 @asynccontextmanager
@@ -472,7 +467,7 @@ async def test_descriptors_do_not_pile_up_over_lost_connections() -> None:
 
 @on_both_loops
 async def test_idle_channel_that_does_not_answer_is_thrown_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stocks, "PROBE_DEADLINE_S", 0.2)
+    monkeypatch.setattr(channel_pool, "PROBE_DEADLINE_S", 0.2)
 
     async def forgets_channel_1(peer: Peer) -> None:
         await peer.handshake()

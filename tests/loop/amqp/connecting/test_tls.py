@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import shutil
 import ssl
 import tempfile
@@ -24,14 +23,9 @@ from tests.harness.waiting import until
 from tests.loop.amqp.fake_broker import FakeBroker, Peer
 from tests.loop.loops import on_both_loops
 
+pytestmark = pytest.mark.usefixtures("log_as_in_production")
+
 SOON_S = 60.0
-
-
-@pytest.fixture(autouse=True)
-def _as_in_production(caplog: pytest.LogCaptureFixture) -> None:
-    """Keep the library's log to what `log.set_up` keeps it to."""
-    for library in ("aio_pika", "aiormq"):
-        caplog.set_level(logging.CRITICAL, library)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -29,14 +28,9 @@ from tests.loop.amqp.fake_broker import FakeBroker, Peer
 from tests.loop.amqp.publishing.confirming import Confirming
 from tests.loop.loops import on_both_loops
 
+pytestmark = pytest.mark.usefixtures("log_as_in_production")
+
 SHORT_S = 0.3
-
-
-@pytest.fixture(autouse=True)
-def _as_in_production(caplog: pytest.LogCaptureFixture) -> None:
-    """Keep the library's log to what `log.set_up` keeps it to."""
-    for library in ("aio_pika", "aiormq"):
-        caplog.set_level(logging.CRITICAL, library)
 
 
 @asynccontextmanager
