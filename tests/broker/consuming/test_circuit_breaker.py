@@ -43,7 +43,7 @@ async def test_failing_handler_is_left_alone_tried_and_let_work_again(
     bodies = [str(number) for number in range(40)]
     async with running(broker_url, handlers) as worker:
         admin.publish(queue_name, [body.encode() for body in bodies])
-        await until(lambda: "the queue is paused" in caplog.text, 10, "the switch to open")
+        await until(lambda: "the queue is paused" in caplog.text, 10, "the breaker to open")
         await until(lambda: "trying again, 1 at a time" in caplog.text, 10, "the trial")
         await until(lambda: caplog.text.count("the queue is paused") == 2, 10, "the trial to fail")
         consumer = worker.service.parts.consumers[0]

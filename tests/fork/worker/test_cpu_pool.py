@@ -536,7 +536,7 @@ def _command(process: Process) -> str:
 
 # ---- what a handler finds there
 
-SURROUNDINGS = """
+ENVIRONMENT = """
     import hashlib
     import logging
     import os
@@ -600,18 +600,18 @@ SURROUNDINGS = """
 
 
 async def test_context_is_that_of_the_delivery(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    async with cpu(tmp_path, SURROUNDINGS, size=1) as app:
+    async with cpu(tmp_path, ENVIRONMENT, size=1) as app:
         assert await app.tell("ctx") == repr(["ctx", "ctx", 1, False, 1, None])
     assert "INFO    mxworker.handler.ctx  the log line of ctx" in capfd.readouterr().err
 
 
 async def test_context_variables_of_one_delivery_are_not_seen_by_the_next(tmp_path: Path) -> None:
-    async with cpu(tmp_path, SURROUNDINGS, size=1) as app:
+    async with cpu(tmp_path, ENVIRONMENT, size=1) as app:
         assert [await app.tell("variable") for _ in range(2)] == ["unset", "unset"]
 
 
 async def test_prints_go_where_those_of_the_worker_go(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    async with cpu(tmp_path, SURROUNDINGS, size=1) as app:
+    async with cpu(tmp_path, ENVIRONMENT, size=1) as app:
         for _ in range(2):
             assert isinstance(await app.execute("print", b"hello"), Ack)
     shown = capfd.readouterr()
@@ -622,12 +622,12 @@ async def test_prints_go_where_those_of_the_worker_go(tmp_path: Path, capfd: pyt
 @pytest.mark.parametrize("size_bytes", [0, 1, 131_072, 8_000_000, 64 * 1024 * 1024])
 async def test_bodies_of_all_sizes_arrive_whole(size_bytes: int, tmp_path: Path) -> None:
     body = os.urandom(size_bytes)
-    async with cpu(tmp_path, SURROUNDINGS, size=1) as app:
+    async with cpu(tmp_path, ENVIRONMENT, size=1) as app:
         assert await app.tell("digest", body) == hashlib.sha256(body).hexdigest()
 
 
 async def test_process_is_set_up_like_a_worker(tmp_path: Path) -> None:
-    async with cpu(tmp_path, SURROUNDINGS, size=1) as app:
+    async with cpu(tmp_path, ENVIRONMENT, size=1) as app:
         assert await app.tell("process", b"argv") == "[]"
         assert await app.tell("process", b"level") == "20"
         assert await app.tell("process", b"core") == "(0, 0)"
@@ -641,7 +641,7 @@ async def test_current_directory_takes_the_place_of_no_module(
     (elsewhere / "colorsys.py").write_text("raise ImportError('not this one')")
     (elsewhere / "mxworker.py").write_text("raise ImportError('nor this one')")
     monkeypatch.chdir(elsewhere)
-    async with cpu(tmp_path, "import colorsys\n" + SURROUNDINGS.replace("\n    ", "\n"), size=1) as app:
+    async with cpu(tmp_path, "import colorsys\n" + ENVIRONMENT.replace("\n    ", "\n"), size=1) as app:
         assert str(elsewhere) not in sys.path
         assert isinstance(await app.execute("print", b""), Ack)
 

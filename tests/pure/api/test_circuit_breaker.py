@@ -18,16 +18,16 @@ EARLY = CircuitBreaker(failure_ratio=0.5, window=10.0, min_deliveries=4, pause=3
 
 
 def opened(at: float = 0.0) -> Breaker:
-    switch = Breaker(EARLY)
-    actions = [switch.failed(at, at) for _ in range(4)]
+    breaker = Breaker(EARLY)
+    actions = [breaker.failed(at, at) for _ in range(4)]
     assert actions == [None, None, None, PauseUntil(at + 30)]
-    return switch
+    return breaker
 
 
 def half_open(at: float = 30.0) -> Breaker:
-    switch = opened(at - 30)
-    assert switch.rested(at) == Try(2)
-    return switch
+    breaker = opened(at - 30)
+    assert breaker.rested(at) == Try(2)
+    return breaker
 
 
 @pytest.mark.parametrize(
@@ -49,64 +49,64 @@ def test_settings_that_cannot_work_are_refused(values: dict[str, float], said: s
 
 
 def test_it_opens_at_the_ratio_and_not_before_enough_deliveries() -> None:
-    switch = Breaker(EARLY)
-    assert switch.failed(0, 0) is None
-    assert switch.failed(0, 0) is None
-    assert switch.succeeded(0, 0) is None
-    assert switch.succeeded(1, 1) == PauseUntil(31), "the fourth, half of which failed"
-    assert switch.state is BreakerState.OPEN
+    breaker = Breaker(EARLY)
+    assert breaker.failed(0, 0) is None
+    assert breaker.failed(0, 0) is None
+    assert breaker.succeeded(0, 0) is None
+    assert breaker.succeeded(1, 1) == PauseUntil(31), "the fourth, half of which failed"
+    assert breaker.state is BreakerState.OPEN
 
 
 def test_failures_below_the_ratio_do_not_open_it() -> None:
-    switch = Breaker(EARLY)
+    breaker = Breaker(EARLY)
     for number in range(1000):
-        assert (switch.failed if number % 3 == 2 else switch.succeeded)(number / 1000, 0) is None
+        assert (breaker.failed if number % 3 == 2 else breaker.succeeded)(number / 1000, 0) is None
 
 
 def test_failures_that_are_older_than_the_window_count_no_more() -> None:
-    switch = Breaker(EARLY)
+    breaker = Breaker(EARLY)
     for _ in range(3):
-        assert switch.failed(0.5, 0.5) is None
-    assert switch.failed(10.5, 10.5) is None
-    assert switch.state is BreakerState.CLOSED
+        assert breaker.failed(0.5, 0.5) is None
+    assert breaker.failed(10.5, 10.5) is None
+    assert breaker.state is BreakerState.CLOSED
 
 
 def test_what_ends_while_it_is_open_changes_nothing() -> None:
-    switch = opened()
-    assert switch.failed(1, 1) is None
-    assert switch.succeeded(2, 2) is None
-    assert switch.rested(30) == Try(2)
+    breaker = opened()
+    assert breaker.failed(1, 1) is None
+    assert breaker.succeeded(2, 2) is None
+    assert breaker.rested(30) == Try(2)
 
 
 def test_call_that_comes_too_early_is_told_to_wait() -> None:
-    switch = opened()
-    assert switch.rested(29.9) == PauseUntil(30)
-    assert switch.state is BreakerState.OPEN
+    breaker = opened()
+    assert breaker.rested(29.9) == PauseUntil(30)
+    assert breaker.state is BreakerState.OPEN
 
 
 def test_what_was_started_before_the_trial_says_nothing_about_it() -> None:
-    switch = half_open(at=30)
-    assert switch.failed(31, 29.9) is None
-    assert [switch.succeeded(31, 29.9) for _ in range(5)] == [None] * 5
-    assert switch.state is BreakerState.HALF_OPEN
-    assert switch.failed(31, 30) == PauseUntil(91)
+    breaker = half_open(at=30)
+    assert breaker.failed(31, 29.9) is None
+    assert [breaker.succeeded(31, 29.9) for _ in range(5)] == [None] * 5
+    assert breaker.state is BreakerState.HALF_OPEN
+    assert breaker.failed(31, 30) == PauseUntil(91)
 
 
 def test_trial_that_succeeds_closes_it_with_nothing_kept_in_mind() -> None:
-    switch = half_open()
-    assert switch.succeeded(31, 31) is None
-    assert switch.succeeded(31, 31) == Close()
-    assert [switch.failed(32, 32) for _ in range(3)] == [None] * 3
-    assert switch.failed(32, 32) == PauseUntil(62), "the first pause again"
+    breaker = half_open()
+    assert breaker.succeeded(31, 31) is None
+    assert breaker.succeeded(31, 31) == Close()
+    assert [breaker.failed(32, 32) for _ in range(3)] == [None] * 3
+    assert breaker.failed(32, 32) == PauseUntil(62), "the first pause again"
 
 
 def test_each_failed_trial_doubles_the_pause_up_to_ten_times() -> None:
-    switch = opened()
+    breaker = opened()
     now, pauses = 0.0, [30.0]
     for _ in range(6):
         now += pauses[-1]
-        assert switch.rested(now) == Try(2)
-        action = switch.failed(now, now)
+        assert breaker.rested(now) == Try(2)
+        action = breaker.failed(now, now)
         assert isinstance(action, PauseUntil)
         pauses.append(action.until - now)
     assert pauses == [30, 60, 120, 240, 300, 300, 300]
@@ -114,22 +114,22 @@ def test_each_failed_trial_doubles_the_pause_up_to_ten_times() -> None:
 
 @pytest.mark.parametrize("make", [lambda: Breaker(EARLY), half_open])
 def test_rest_that_nobody_took_is_a_bug(make: object) -> None:
-    switch = make()  # type: ignore[operator]
-    before = switch.state
+    breaker = make()  # type: ignore[operator]
+    before = breaker.state
     with pytest.raises(InvariantError):
-        switch.rested(1000)
-    assert switch.state is before
+        breaker.rested(1000)
+    assert breaker.state is before
 
 
 class AgainstModel(RuleBasedStateMachine):
-    """A switch beside a model that keeps every instant."""
+    """A breaker beside a model that keeps every instant."""
 
     @initialize(
         ratio=st.sampled_from([0.1, 0.5, 1.0]), least=st.integers(1, 6), trial=st.integers(1, 3), now=st.floats(0, 1e6)
     )
     def begin(self, ratio: float, least: int, trial: int, now: float) -> None:
         self.settings = CircuitBreaker(ratio, window=10.0, min_deliveries=least, pause=5.0, trial=trial)
-        self.switch = Breaker(self.settings)
+        self.breaker = Breaker(self.settings)
         self.now = now
         self.ended: list[tuple[float, bool]] = []
         self.until = 0.0
@@ -141,7 +141,7 @@ class AgainstModel(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
-    @precondition(lambda self: self.switch.state is BreakerState.CLOSED)
+    @precondition(lambda self: self.breaker.state is BreakerState.CLOSED)
     @rule(has_failed=st.booleans(), count=st.integers(1, 4))
     def end_while_closed(self, has_failed: bool, count: int) -> None:
         for _ in range(count):
@@ -157,7 +157,7 @@ class AgainstModel(RuleBasedStateMachine):
                 return
             assert action is None
 
-    @precondition(lambda self: self.switch.state is BreakerState.HALF_OPEN)
+    @precondition(lambda self: self.breaker.state is BreakerState.HALF_OPEN)
     @rule(has_failed=st.booleans())
     def end_the_trial(self, has_failed: bool) -> None:
         action = self._end(has_failed)
@@ -171,15 +171,15 @@ class AgainstModel(RuleBasedStateMachine):
         else:
             assert action is None
 
-    @precondition(lambda self: self.switch.state is BreakerState.OPEN)
+    @precondition(lambda self: self.breaker.state is BreakerState.OPEN)
     @rule(has_failed=st.booleans())
     def end_what_ran_before(self, has_failed: bool) -> None:
         assert self._end(has_failed) is None
 
-    @precondition(lambda self: self.switch.state is BreakerState.OPEN)
+    @precondition(lambda self: self.breaker.state is BreakerState.OPEN)
     @rule()
     def rest(self) -> None:
-        action = self.switch.rested(self.now)
+        action = self.breaker.rested(self.now)
         if self.now < self.until:
             assert action == PauseUntil(self.until)
         else:
@@ -187,12 +187,12 @@ class AgainstModel(RuleBasedStateMachine):
             self.left = self.settings.trial
 
     def _end(self, has_failed: bool) -> Action | None:
-        return self.switch.failed(self.now, self.now) if has_failed else self.switch.succeeded(self.now, self.now)
+        return self.breaker.failed(self.now, self.now) if has_failed else self.breaker.succeeded(self.now, self.now)
 
     def _expect_pause(self, action: Action | None) -> None:
         self.until = self.now + self.last_pause
         assert action == PauseUntil(self.until)
-        assert self.switch.state is BreakerState.OPEN
+        assert self.breaker.state is BreakerState.OPEN
 
     @invariant()
     def a_pause_is_never_longer_than_ten_times_the_first(self) -> None:

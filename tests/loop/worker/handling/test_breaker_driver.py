@@ -33,13 +33,13 @@ FAILURES: list[Callable[[], Settlement]] = [
 NO_NEWS: list[Callable[[], Settlement]] = [Reject, lambda: ended(Reject(), FailureKind.UNDECODABLE)]
 
 
-class Guarded:
-    """A guard, and what it did."""
+class Driven:
+    """A driver of a circuit breaker, and what it did."""
 
     def __init__(self, settings: CircuitBreaker) -> None:
         self.done: list[str] = []
         self.loop = asyncio.get_running_loop()
-        self.guard = BreakerDriver(
+        self.driver = BreakerDriver(
             settings,
             "queue",
             self.loop,
@@ -52,7 +52,7 @@ class Guarded:
     def note(self, *settlements: Settlement) -> None:
         """Have deliveries end that were started just now."""
         for settlement in settlements:
-            self.guard.note(settlement, self.loop.time())
+            self.driver.note(settlement, self.loop.time())
 
     async def rested(self) -> None:
         """Wait for the next trial, and forget what led to it."""
@@ -62,41 +62,41 @@ class Guarded:
 
 @pytest.mark.parametrize("failure", FAILURES)
 async def test_failure_pauses_the_queue(failure: Callable[[], Settlement]) -> None:
-    guarded = Guarded(CircuitBreaker(min_deliveries=1, pause=30))
-    guarded.note(failure())
-    assert guarded.done == ["pause for circuit breaker"]
+    driven = Driven(CircuitBreaker(min_deliveries=1, pause=30))
+    driven.note(failure())
+    assert driven.done == ["pause for circuit breaker"]
 
 
 @pytest.mark.parametrize("refused", NO_NEWS)
 async def test_refused_message_does_not_pass_a_trial(refused: Callable[[], Settlement]) -> None:
-    guarded = Guarded(CircuitBreaker(min_deliveries=1, pause=0.02))
-    guarded.note(Retry())
-    await guarded.rested()
-    guarded.note(refused())
-    assert guarded.done == []
-    guarded.note(Ack())
-    assert guarded.done == ["run None", "prefetch None"]
+    driven = Driven(CircuitBreaker(min_deliveries=1, pause=0.02))
+    driven.note(Retry())
+    await driven.rested()
+    driven.note(refused())
+    assert driven.done == []
+    driven.note(Ack())
+    assert driven.done == ["run None", "prefetch None"]
 
 
 async def test_trial_prefetches_no_more_than_it_tries() -> None:
     """What waits when it fails is given back, and before RabbitMQ 4.3 that counts toward the delivery limit."""
-    guarded = Guarded(CircuitBreaker(min_deliveries=1, pause=0.02, trial=3))
-    guarded.note(Retry())
-    await until(lambda: len(guarded.done) == 4, SOON_S)
-    assert guarded.done == ["pause for circuit breaker", "run 3", "prefetch 3", "resume for circuit breaker"]
+    driven = Driven(CircuitBreaker(min_deliveries=1, pause=0.02, trial=3))
+    driven.note(Retry())
+    await until(lambda: len(driven.done) == 4, SOON_S)
+    assert driven.done == ["pause for circuit breaker", "run 3", "prefetch 3", "resume for circuit breaker"]
 
 
 @pytest.mark.parametrize("refused", NO_NEWS)
 async def test_refused_messages_are_not_among_those_of_which_too_many_fail(refused: Callable[[], Settlement]) -> None:
-    guarded = Guarded(CircuitBreaker(failure_ratio=0.5, min_deliveries=4, pause=30))
-    guarded.note(*(refused() for _ in range(20)))
-    guarded.note(Retry(), Ack(), Retry())
-    assert guarded.done == [], "three are not enough"
-    guarded.note(Ack())
-    assert guarded.done == ["pause for circuit breaker"]
+    driven = Driven(CircuitBreaker(failure_ratio=0.5, min_deliveries=4, pause=30))
+    driven.note(*(refused() for _ in range(20)))
+    driven.note(Retry(), Ack(), Retry())
+    assert driven.done == [], "three are not enough"
+    driven.note(Ack())
+    assert driven.done == ["pause for circuit breaker"]
 
 
-async def test_kill_switch_of_a_station_that_is_held_does_nothing_any_more() -> None:
+async def test_breaker_of_a_handler_that_is_held_does_nothing_any_more() -> None:
     handlers = Handlers()
     pause_s = 0.1
     go_on = asyncio.Event()

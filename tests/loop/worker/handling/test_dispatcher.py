@@ -152,12 +152,12 @@ async def test_what_comes_later_does_not_overtake_what_waits() -> None:
     assert order == list(range(1, 21))
 
 
-async def test_trial_of_a_kill_switch_is_not_held_up_by_a_stuck_handler() -> None:
+async def test_trial_of_a_circuit_breaker_is_not_held_up_by_a_stuck_handler() -> None:
     handlers = Handlers()
     gate = asyncio.Event()
-    switch = CircuitBreaker(min_deliveries=3, pause=0.1, trial=1)
+    breaker = CircuitBreaker(min_deliveries=3, pause=0.1, trial=1)
 
-    @handlers.consume("queue", concurrency=8, retry=None, timeout=0.05, circuit_breaker=switch)
+    @handlers.consume("queue", concurrency=8, retry=None, timeout=0.05, circuit_breaker=breaker)
     async def mixed(body: bytes, ctx: Context) -> None:
         while ctx.delivery.delivery_tag == 1 and not gate.is_set():
             try:
@@ -185,9 +185,9 @@ async def test_trial_of_a_kill_switch_is_not_held_up_by_a_stuck_handler() -> Non
 async def test_what_starts_in_the_place_of_a_stuck_handler_has_its_deadline_too() -> None:
     handlers = Handlers()
     gate = asyncio.Event()
-    switch = CircuitBreaker(min_deliveries=1, pause=0.1, trial=1)
+    breaker = CircuitBreaker(min_deliveries=1, pause=0.1, trial=1)
 
-    @handlers.consume("queue", concurrency=8, retry=None, timeout=0.05, circuit_breaker=switch)
+    @handlers.consume("queue", concurrency=8, retry=None, timeout=0.05, circuit_breaker=breaker)
     async def mixed(body: bytes, ctx: Context) -> None:
         if ctx.delivery.delivery_tag == 1:
             raise ValueError
@@ -218,9 +218,9 @@ async def test_what_starts_in_the_place_of_a_stuck_handler_has_its_deadline_too(
 async def test_trial_that_gets_stuck_has_failed() -> None:
     handlers = Handlers()
     gate = asyncio.Event()
-    switch = CircuitBreaker(min_deliveries=1, pause=0.1, trial=1)
+    breaker = CircuitBreaker(min_deliveries=1, pause=0.1, trial=1)
 
-    @handlers.consume("queue", concurrency=8, retry=None, timeout=0.05, circuit_breaker=switch)
+    @handlers.consume("queue", concurrency=8, retry=None, timeout=0.05, circuit_breaker=breaker)
     async def mixed(body: bytes, ctx: Context) -> None:
         while ctx.delivery.delivery_tag == 2 and not gate.is_set():
             try:

@@ -412,7 +412,7 @@ async def test_report_that_raises_leaves_nobody_without_a_deadline() -> None:
     await asyncio.wait_for(bench.runner.finished(), SOON_S)
 
 
-async def test_kill_switch_that_fails_takes_nothing_from_the_delivery(
+async def test_circuit_breaker_that_fails_takes_nothing_from_the_delivery(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object) -> None:
