@@ -7,7 +7,7 @@ import gc
 import inspect
 import re
 import warnings
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,6 @@ from tests.harness.waiting import until
 from tests.rabbit.client import Client
 
 SOON_S = 60.0
-
-
-@pytest.fixture
-def output(queue_name: str, admin: Client) -> Iterator[str]:
-    """A queue to publish to."""
-    name = f"{queue_name}.out"
-    admin.declare(name)
-    yield name
-    admin.delete(name)
 
 
 def register(handlers: Handlers, kind: str, queue: str, act: Callable[[Context], Any]) -> None:

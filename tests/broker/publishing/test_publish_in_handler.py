@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -45,15 +45,6 @@ class Withheld:
         """Let the confirms go."""
         self._proxy.remove(self._rule)
         self._proxy.inject(TO_CLIENT, b"".join(self._frames))
-
-
-@pytest.fixture
-def output(queue_name: str, admin: Client) -> Iterator[str]:
-    """A queue to publish to."""
-    name = f"{queue_name}.out"
-    admin.declare(name)
-    yield name
-    admin.delete(name)
 
 
 # Publishers that do not wait, each in its own way; the receipt is nobody's.

@@ -7,7 +7,6 @@ import math
 import multiprocessing
 import signal
 import time
-from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -27,15 +26,6 @@ from tests.harness.waiting import until, wait_until
 from tests.rabbit.client import Client
 
 SOON_S = 60.0
-
-
-@pytest.fixture
-def output(queue_name: str, admin: Client) -> Iterator[str]:
-    """A queue to publish to."""
-    name = f"{queue_name}.out"
-    admin.declare(name)
-    yield name
-    admin.delete(name)
 
 
 async def test_thread_of_a_handler_publishes(broker_url: str, queue_name: str, output: str, admin: Client) -> None:
