@@ -1,6 +1,6 @@
 """What a delivery's end means for it: the settlement, from what the handler said or from what went wrong.
 
-Must not know: how often the delivery was tried, and so what the settlement comes to; that is told by `telling`.
+Must not know: how often the delivery was tried, and so what the settlement comes to; that is told by `delivery_log`.
 """
 
 from __future__ import annotations
