@@ -23,21 +23,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from mxworker import errors
 from mxworker.api.delivery import Delivery, Source
 from mxworker.api.failures import Failure, FailureKind
 from mxworker.api.message import Content
 from mxworker.api.receipts import Confirmed
 from mxworker.api.settlement import Ack, Reject, Requeue, Retry, Settlement
 from mxworker.config import Consumption, Overrides
-from mxworker.errors import (
-    EncodeError,
-    MessageTooLarge,
-    PublishError,
-    PublishNacked,
-    PublishOverflow,
-    PublishUnconfirmed,
-    Unroutable,
-)
 from mxworker.system.printable import head as beginning
 from mxworker.system.printable import tail, well_formed
 from mxworker.system.tracebacks import trace_of
@@ -59,9 +51,16 @@ _FAULT_BYTES = 16 * 1024  # of the error text of a member that cannot start
 _JOINED_BYTES = 128 * 1024  # a frame up to this size is joined for one write; larger frames are not copied
 _TRACE_BYTES = 3000  # of a traceback, since a log line has room for no more
 _KINDS: Mapping[str, type[Settlement]] = {kind.__name__: kind for kind in (Ack, Requeue, Retry, Reject)}
-_PUBLISH_ERRORS: Mapping[str, type[PublishError]] = {
+_PUBLISH_ERRORS: Mapping[str, type[errors.PublishError]] = {
     error.__name__: error
-    for error in (EncodeError, MessageTooLarge, PublishOverflow, PublishNacked, Unroutable, PublishUnconfirmed)
+    for error in (
+        errors.EncodeError,
+        errors.MessageTooLarge,
+        errors.PublishOverflow,
+        errors.PublishNacked,
+        errors.Unroutable,
+        errors.PublishUnconfirmed,
+    )
 }
 
 
@@ -318,7 +317,7 @@ def outgoing(frame: Frame) -> Outgoing:
         raise ProtocolBroken(f"a request to publish without a message: {facts!r:.200}") from error
 
 
-def published(outcome: Confirmed | PublishError) -> Frame:
+def published(outcome: Confirmed | errors.PublishError) -> Frame:
     """Return the answer to a request to publish."""
     if isinstance(outcome, Confirmed):
         return Frame(CONFIRMED, {"message_id": outcome.message_id, "may_be_unrouted": outcome.may_be_unrouted})
@@ -326,12 +325,12 @@ def published(outcome: Confirmed | PublishError) -> Frame:
     return Frame(REFUSED, {"error": type(outcome).__name__, "text": text})
 
 
-def outcome_of(frame: Frame) -> Confirmed | PublishError:
+def outcome_of(frame: Frame) -> Confirmed | errors.PublishError:
     """Return the outcome in the answer to a request to publish. Raises ProtocolBroken."""
     facts = frame.facts
     try:
         if frame.kind == CONFIRMED:
             return Confirmed(_text(facts, "message_id"), bool(facts["may_be_unrouted"]))
-        return _PUBLISH_ERRORS.get(_text(facts, "error"), PublishUnconfirmed)(_text(facts, "text"))
+        return _PUBLISH_ERRORS.get(_text(facts, "error"), errors.PublishUnconfirmed)(_text(facts, "text"))
     except (KeyError, TypeError) as error:
         raise ProtocolBroken(f"'{frame.kind:.20}' instead of the outcome of a publish: {facts!r:.200}") from error

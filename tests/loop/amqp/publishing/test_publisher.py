@@ -11,18 +11,10 @@ from typing import Any
 import pytest
 from pamqp import base, commands
 
-from mxworker import Publisher
+from mxworker import Publisher, errors
 from mxworker.amqp.publishing import exchanges
 from mxworker.api.receipts import Receipt
 from mxworker.config import PublisherSettings
-from mxworker.errors import (
-    MessageTooLarge,
-    PublishError,
-    PublishNacked,
-    PublishOverflow,
-    PublishUnconfirmed,
-    Unroutable,
-)
 from tests.harness.waiting import until
 from tests.loop.amqp.fake_broker import FakeBroker, Peer
 from tests.loop.amqp.publishing.confirming import Confirming
@@ -41,7 +33,7 @@ async def publishing(confirming: Confirming, **settings: Any) -> AsyncIterator[P
         yield publisher
 
 
-async def outcome(receipt: Receipt, within_s: float = 10.0) -> type[PublishError] | None:
+async def outcome(receipt: Receipt, within_s: float = 10.0) -> type[errors.PublishError] | None:
     """Return the class of error that a publish ends in, None when it is confirmed."""
     await until(receipt.done, within_s, "the outcome")
     error = receipt.exception()
@@ -86,7 +78,12 @@ async def test_multiple_nack_refuses_all_up_to_it_and_no_other() -> None:
         published[1].ack()
         published[2].nack(multiple=True)
         published[3].ack()
-        assert [await outcome(receipt) for receipt in receipts] == [PublishNacked, None, PublishNacked, None]
+        assert [await outcome(receipt) for receipt in receipts] == [
+            errors.PublishNacked,
+            None,
+            errors.PublishNacked,
+            None,
+        ]
 
 
 @on_both_loops
@@ -117,7 +114,7 @@ async def test_return_is_certain_although_its_confirm_stays_away() -> None:
         (receipt,) = publish(publisher, 1)
         (published,) = await confirming.until(1)
         published.give_back()
-        assert await outcome(receipt) is Unroutable
+        assert await outcome(receipt) is errors.Unroutable
 
 
 @on_both_loops
@@ -131,7 +128,7 @@ async def test_second_publish_of_an_id_waits_for_the_outcome_of_the_first() -> N
         published[0].give_back()
         published[0].ack()
         published[1].ack()
-        assert await outcome(first) is Unroutable
+        assert await outcome(first) is errors.Unroutable
         assert await outcome(other) is None
         published = await confirming.until(3)
         published[2].ack()
@@ -139,7 +136,7 @@ async def test_second_publish_of_an_id_waits_for_the_outcome_of_the_first() -> N
         published = await confirming.until(4)
         published[3].give_back()
         published[3].ack()
-        assert await outcome(third) is Unroutable
+        assert await outcome(third) is errors.Unroutable
         assert [one.body for one in published] == [b"0", b"other", b"1", b"2"]
 
 
@@ -177,7 +174,7 @@ async def test_late_return_is_not_taken_for_one_of_a_later_publish_with_that_id(
         first = publisher.publish_nowait("first", routing_key="q", message_id="same", timeout_s=SHORT_S)
         neighbour = publisher.publish_nowait("neighbour", routing_key="q")
         (late, beside) = await confirming.until(2)
-        assert await outcome(first) is PublishUnconfirmed
+        assert await outcome(first) is errors.PublishUnconfirmed
         second = publisher.publish_nowait("second", routing_key="q", message_id="same")
         published = await confirming.until(3)
         assert published[2].channel != late.channel, "the channel with the overdue confirm is retired"
@@ -205,7 +202,7 @@ async def test_channel_closed_in_the_middle_is_replaced_and_its_publishes_are_un
         if retry:
             for again in (await confirming.until(5))[3:]:
                 again.ack()
-        expected = None if retry else PublishUnconfirmed
+        expected = None if retry else errors.PublishUnconfirmed
         assert [await outcome(receipt) for receipt in receipts] == [None, expected, expected]
         await _confirms_again(confirming, publisher)
 
@@ -238,26 +235,36 @@ async def test_connection_cut_before_the_confirm_leaves_the_fate_open(retry: boo
             again = (await confirming.until(2))[1]
             assert again.message_id == published.message_id
             again.ack()
-        assert await outcome(receipt) is (None if retry else PublishUnconfirmed)
+        assert await outcome(receipt) is (None if retry else errors.PublishUnconfirmed)
         await _confirms_again(confirming, publisher)
 
 
 @pytest.mark.parametrize(
     ("count", "code", "text", "expected"),
     [
-        (1, 404, "NOT_FOUND - no exchange 'e' in vhost '/'", Unroutable),
-        (2, 404, "NOT_FOUND - no exchange 'e' in vhost '/'", PublishUnconfirmed),
-        (1, 403, "ACCESS_REFUSED - access to exchange 'e' in vhost '/' refused for user 'u'", PublishNacked),
-        (2, 403, "ACCESS_REFUSED - access to exchange 'e' in vhost '/' refused for user 'u'", PublishUnconfirmed),
-        (1, 404, "NOT_FOUND - no exchange 'another' in vhost '/'", PublishUnconfirmed),
-        (1, 406, "PRECONDITION_FAILED - message size 7 is larger than configured max size 5", PublishUnconfirmed),
-        (1, 406, "PRECONDITION_FAILED - message size 7 is larger than configured max size 4", MessageTooLarge),
-        (3, 406, "PRECONDITION_FAILED - message size 7 is larger than configured max size 4", MessageTooLarge),
+        (1, 404, "NOT_FOUND - no exchange 'e' in vhost '/'", errors.Unroutable),
+        (2, 404, "NOT_FOUND - no exchange 'e' in vhost '/'", errors.PublishUnconfirmed),
+        (1, 403, "ACCESS_REFUSED - access to exchange 'e' in vhost '/' refused for user 'u'", errors.PublishNacked),
+        (
+            2,
+            403,
+            "ACCESS_REFUSED - access to exchange 'e' in vhost '/' refused for user 'u'",
+            errors.PublishUnconfirmed,
+        ),
+        (1, 404, "NOT_FOUND - no exchange 'another' in vhost '/'", errors.PublishUnconfirmed),
+        (
+            1,
+            406,
+            "PRECONDITION_FAILED - message size 7 is larger than configured max size 5",
+            errors.PublishUnconfirmed,
+        ),
+        (1, 406, "PRECONDITION_FAILED - message size 7 is larger than configured max size 4", errors.MessageTooLarge),
+        (3, 406, "PRECONDITION_FAILED - message size 7 is larger than configured max size 4", errors.MessageTooLarge),
     ],
 )
 @on_both_loops
 async def test_only_what_the_broker_certainly_refused_ends_refused(
-    count: int, code: int, text: str, expected: type[PublishError]
+    count: int, code: int, text: str, expected: type[errors.PublishError]
 ) -> None:
     confirming = Confirming()
     async with publishing(confirming) as publisher:
@@ -266,7 +273,7 @@ async def test_only_what_the_broker_certainly_refused_ends_refused(
         published = await confirming.until(1 + count)
         published[1].close_channel(code, text)
         assert {await outcome(receipt) for receipt in refused} == {expected}
-        assert await outcome(neighbour) is PublishUnconfirmed
+        assert await outcome(neighbour) is errors.PublishUnconfirmed
 
 
 @on_both_loops
@@ -276,9 +283,9 @@ async def test_nothing_is_certain_of_a_channel_on_which_a_publish_was_given_up()
         given_up = publisher.publish_nowait("first", exchange="e", routing_key="q", timeout_s=1.0)
         later = publisher.publish_nowait("later", exchange="e", routing_key="q", timeout_s=60.0)
         published = await confirming.until(2)
-        assert await outcome(given_up) is PublishUnconfirmed
+        assert await outcome(given_up) is errors.PublishUnconfirmed
         published[0].close_channel(404, "NOT_FOUND - no exchange 'e' in vhost '/'")
-        assert await outcome(later) is PublishUnconfirmed, "it may have been the first that was refused"
+        assert await outcome(later) is errors.PublishUnconfirmed, "it may have been the first that was refused"
 
 
 @on_both_loops
@@ -288,7 +295,7 @@ async def test_retired_channel_is_closed_after_its_last_confirm() -> None:
         late = publisher.publish_nowait("late", routing_key="q", timeout_s=SHORT_S)
         beside = publisher.publish_nowait("beside", routing_key="q")
         published = await confirming.until(2)
-        assert await outcome(late) is PublishUnconfirmed
+        assert await outcome(late) is errors.PublishUnconfirmed
         peer, retired = published[1].peer, published[1].channel
         await _confirms_again(confirming, publisher, in_flight=1)
         assert (retired, commands.Channel.Close) not in _requests(peer)
@@ -372,7 +379,7 @@ async def test_exchange_that_is_deleted_meanwhile_is_looked_for_again() -> None:
         (first,) = publish(publisher, 1, exchange="e")
         (sent,) = await confirming.until(1)
         sent.close_channel(404, "NOT_FOUND - no exchange 'e' in vhost '/'")
-        assert await outcome(first) is Unroutable
+        assert await outcome(first) is errors.Unroutable
         (second,) = publish(publisher, 1, exchange="e")
         (await confirming.until(2))[1].ack()
         assert await outcome(second) is None
@@ -386,9 +393,9 @@ async def test_exchange_that_may_not_be_written_to_is_left_alone_for_a_while() -
         (first,) = publish(publisher, 1, exchange="e")
         (sent,) = await confirming.until(1)
         sent.close_channel(403, "ACCESS_REFUSED - access to exchange 'e' in vhost '/' refused for user 'u'")
-        assert await outcome(first) is PublishNacked
+        assert await outcome(first) is errors.PublishNacked
         (second,) = publish(publisher, 1, exchange="e")
-        assert await outcome(second) is PublishNacked
+        assert await outcome(second) is errors.PublishNacked
         assert len(confirming.published) == 1
 
 
@@ -422,9 +429,9 @@ async def test_connect_takes_settings_and_single_options_replace_theirs() -> Non
     chosen = PublisherSettings(max_in_flight=2, overflow="raise", timeout_s=SHORT_S, channels=2)
     async with publishing(confirming, settings=chosen, max_in_flight=1, channels=1) as publisher:
         (first,) = publish(publisher, 1)
-        with pytest.raises(PublishOverflow, match="1 publishes are in flight"):
+        with pytest.raises(errors.PublishOverflow, match="1 publishes are in flight"):
             await publisher.publish("", routing_key="q")
-        assert await outcome(first) is PublishUnconfirmed
+        assert await outcome(first) is errors.PublishUnconfirmed
 
 
 async def test_option_that_there_is_not_is_named() -> None:
@@ -455,7 +462,7 @@ async def test_stats_say_what_publishes_wait_for() -> None:
         expected = {"window": 1, "room": 2, "same id": 1, "exchange": 1, "connection": 0, "retry": 0}
         assert publisher.stats.waiting_for == expected
         sent.peer.hang_up()
-        assert await outcome(first) is PublishUnconfirmed
+        assert await outcome(first) is errors.PublishUnconfirmed
         await until(lambda: publisher.stats.waiting_for["connection"])
         waiting.cancel()
         await asyncio.wait({waiting})
@@ -479,7 +486,7 @@ async def test_thousands_that_do_not_fit_the_connection_are_refused_one_by_one()
         sent.ack()
         (await confirming.until(2))[1].ack()
         outcomes = await asyncio.gather(*fat, last, return_exceptions=True)
-        assert {type(one) for one in outcomes[:-1]} == {MessageTooLarge}
+        assert {type(one) for one in outcomes[:-1]} == {errors.MessageTooLarge}
         assert not isinstance(outcomes[-1], BaseException)
         assert await outcome(first) is None
         assert [one.body for one in confirming.published] == [b"first", b"last"]
@@ -504,7 +511,9 @@ async def test_broker_that_stops_reading_does_not_fill_the_memory() -> None:
             tracemalloc.stop()
         print(f"100 MB offered to a broker that does not read: at most {peak_bytes / 1e6:.1f} MB of memory")
         assert peak_bytes < 6_000_000
-        assert outcomes == {PublishOverflow, PublishUnconfirmed}, "some were written, the others never sent"
+        assert outcomes == {errors.PublishOverflow, errors.PublishUnconfirmed}, (
+            "some were written, the others never sent"
+        )
         sent.peer.hang_up()
 
 
@@ -519,12 +528,12 @@ async def test_blocked_connection_is_written_nothing(when_blocked: Any) -> None:
         sent.peer.send(commands.Connection.Blocked("low on memory"))
         await until(lambda: publisher.stats.is_blocked)
         if when_blocked == "raise":
-            with pytest.raises(PublishOverflow, match="low on memory"):
+            with pytest.raises(errors.PublishOverflow, match="low on memory"):
                 await publisher.publish("", routing_key="q")
             assert publisher.stats.tasks_failed == 1
         else:
             cut_short = asyncio.create_task(publisher.publish("cancelled", routing_key="q"))
-            with pytest.raises(PublishOverflow, match="low on memory"):
+            with pytest.raises(errors.PublishOverflow, match="low on memory"):
                 await publisher.publish("late", routing_key="q", timeout_s=SHORT_S)
             (second,) = publish(publisher, 1)
             cut_short.cancel()

@@ -14,23 +14,13 @@ from typing import Any
 
 import pytest
 
-from mxworker import Context, Delivery, Handlers, RetryPolicy
+from mxworker import Context, Delivery, Handlers, RetryPolicy, errors
 from mxworker.amqp.publishing.unawaited import unawaited
 from mxworker.api.compilation import Handler
 from mxworker.api.context import WorkerResources
 from mxworker.api.handlers import compile_handlers
 from mxworker.api.middleware import CallNext
 from mxworker.api.receipts import Receipt
-from mxworker.errors import (
-    DecodeError,
-    EncodeError,
-    MessageTooLarge,
-    PublishError,
-    PublishNacked,
-    PublishOverflow,
-    PublishUnconfirmed,
-    Unroutable,
-)
 from tests.harness.bombs import gzip_bomb
 from tests.harness.refusing import Hasty, Publishing
 from tests.harness.runners import Channel, at_work
@@ -61,7 +51,7 @@ class Fault:
     before: Callable[[], Any] = lambda: None
     after: Callable[[], Any] = lambda: None
     decode: Callable[[], Any] = lambda: None
-    copies: list[PublishError | None] = field(default_factory=lambda: [None])
+    copies: list[errors.PublishError | None] = field(default_factory=lambda: [None])
     is_of_all: bool = True
     """Whether it befalls the whole batch that the delivery is in."""
     timeout_s: float = AT_LEISURE_S
@@ -85,7 +75,7 @@ def publish_in_vain() -> None:
     receipts, receipt = unawaited.get(), Receipt("output")
     assert receipts is not None
     receipts.add(receipt)
-    receipt.end(PublishNacked("the output's queue is full"))
+    receipt.end(errors.PublishNacked("the output's queue is full"))
 
 
 def never() -> asyncio.Future[None]:
@@ -99,7 +89,7 @@ FAULTS = {
     "decompress: an encoding nobody knows": Fault(
         "acked", raw=raw_properties(content_encoding=b"gzip, gzip"), is_of_all=False
     ),
-    "decode: refused": Fault("acked", decode=raising(DecodeError("not mine")), is_of_all=False),
+    "decode: refused": Fault("acked", decode=raising(errors.DecodeError("not mine")), is_of_all=False),
     "decode: raises": Fault("acked", decode=raising(Broken()), is_of_all=False),
     "decode: runs out of stack": Fault("acked", decode=raising(RecursionError()), is_of_all=False),
     "middleware: raises before": Fault("acked", before=raising(Broken())),
@@ -111,14 +101,17 @@ FAULTS = {
     "handler: cancels itself": Fault("acked", handle=cancel_oneself),
     "handler: out of time": Fault("acked", handle=never, timeout_s=HURRIED_S),
     "handler: its output is refused": Fault("acked", handle=publish_in_vain),
-    "publish: nacked": Fault("given_back", handle=raising(Broken()), copies=[PublishNacked("full")]),
-    "publish: unconfirmed": Fault("given_back", handle=raising(Broken()), copies=[PublishUnconfirmed("lost")]),
-    "publish: overflow": Fault("given_back", handle=raising(Broken()), copies=[PublishOverflow("blocked")]),
-    "publish: unroutable": Fault("given_back", handle=raising(Broken()), copies=[Unroutable("no queue")]),
-    "publish: too large": Fault("rejected", handle=raising(Broken()), copies=[MessageTooLarge("16 MB")]),
-    "publish: cannot be encoded": Fault("rejected", handle=raising(Broken()), copies=[EncodeError("a name")]),
+    "publish: nacked": Fault("given_back", handle=raising(Broken()), copies=[errors.PublishNacked("full")]),
+    "publish: unconfirmed": Fault("given_back", handle=raising(Broken()), copies=[errors.PublishUnconfirmed("lost")]),
+    "publish: overflow": Fault("given_back", handle=raising(Broken()), copies=[errors.PublishOverflow("blocked")]),
+    "publish: unroutable": Fault("given_back", handle=raising(Broken()), copies=[errors.Unroutable("no queue")]),
+    "publish: too large": Fault("rejected", handle=raising(Broken()), copies=[errors.MessageTooLarge("16 MB")]),
+    "publish: cannot be encoded": Fault("rejected", handle=raising(Broken()), copies=[errors.EncodeError("a name")]),
     "publish: refused dead letter": Fault(
-        "rejected", decode=raising(DecodeError("not mine")), copies=[PublishNacked("full")], is_of_all=False
+        "rejected",
+        decode=raising(errors.DecodeError("not mine")),
+        copies=[errors.PublishNacked("full")],
+        is_of_all=False,
     ),
     "publish: cannot be copied": Fault("rejected", raw=UNSPLITTABLE, handle=raising(Broken())),
 }

@@ -10,25 +10,12 @@ from typing import Any
 
 import pytest
 
-from mxworker import Ack, Delivery, Handlers, Queue, Reject, Requeue, Retry, RetryPolicy
+from mxworker import Ack, Delivery, Handlers, Queue, Reject, Requeue, Retry, RetryPolicy, errors
 from mxworker.api.attempts import attempt_of
 from mxworker.api.handlers import compile_handlers
 from mxworker.api.settlement import Settlement
 from mxworker.board.layout import Word
 from mxworker.board.page import Board
-from mxworker.errors import (
-    BrokerError,
-    ChannelLost,
-    ConnectionLost,
-    EncodeError,
-    MessageTooLarge,
-    PublishError,
-    PublishNacked,
-    PublishOverflow,
-    PublishUnconfirmed,
-    TopologyRefused,
-    Unroutable,
-)
 from mxworker.wire.field_table import encode
 from mxworker.worker.handling.copy_publisher import CopyPublisher
 from mxworker.worker.handling.settling import Settling
@@ -93,7 +80,7 @@ class WorkerControls:
         return [way for way in ways for _ in getattr(self.channel, way)]
 
 
-def repairing(error: BrokerError | None = None) -> Callable[[], Awaitable[None]]:
+def repairing(error: errors.BrokerError | None = None) -> Callable[[], Awaitable[None]]:
     async def repair() -> None:
         await asyncio.sleep(0)
         if error is not None:
@@ -142,7 +129,7 @@ async def test_requeue_is_a_copy_with_its_attempt_at_the_end_of_the_queue() -> N
 
 
 async def test_requeue_into_a_full_queue_is_a_retry_so_that_it_is_counted_and_waits() -> None:
-    publishing = Publishing(PublishNacked("full"), CONFIRMED)
+    publishing = Publishing(errors.PublishNacked("full"), CONFIRMED)
     controls = WorkerControls(publishing)
     await controls.settle(Requeue())
     assert [queue for _, queue in publishing.published] == ["orders", RETRY_QUEUE]
@@ -151,8 +138,10 @@ async def test_requeue_into_a_full_queue_is_a_retry_so_that_it_is_counted_and_wa
     assert controls.counts == {Word.RETRIED: 1}
 
 
-@pytest.mark.parametrize("error", [PublishNacked("full"), PublishUnconfirmed("lost"), Unroutable("no queue")])
-async def test_requeue_that_no_queue_takes_goes_back_after_a_pause(error: PublishError) -> None:
+@pytest.mark.parametrize(
+    "error", [errors.PublishNacked("full"), errors.PublishUnconfirmed("lost"), errors.Unroutable("no queue")]
+)
+async def test_requeue_that_no_queue_takes_goes_back_after_a_pause(error: errors.PublishError) -> None:
     controls = WorkerControls(Publishing(error))
     await controls.settle(Requeue())
     assert controls.settled == ["given_back"]
@@ -216,21 +205,31 @@ async def test_requeue_of_several_at_once_is_a_copy_also_with_a_single_active_co
 # ---- a retry
 
 
-REPAIRED, IN_VAIN = repairing(), repairing(TopologyRefused("missing"))
+REPAIRED, IN_VAIN = repairing(), repairing(errors.TopologyRefused("missing"))
 LATER = {
     "confirmed": ([CONFIRMED], None, "acked", 1),
-    "nacked": ([PublishNacked("full")], REPAIRED, "given_back", 1),
-    "unconfirmed": ([PublishUnconfirmed("lost")], REPAIRED, "given_back", 1),
-    "overflow": ([PublishOverflow("blocked")], REPAIRED, "given_back", 1),
-    "too large": ([MessageTooLarge("16 MB")], REPAIRED, "rejected", 1),
-    "not encodable": ([EncodeError("a name")], REPAIRED, "rejected", 1),
-    "unroutable, repaired": ([Unroutable("no queue"), CONFIRMED], REPAIRED, "acked", 2),
-    "unroutable, repaired, nacked": ([Unroutable("no queue"), PublishNacked("full")], REPAIRED, "given_back", 2),
-    "unroutable again": ([Unroutable("no queue")], REPAIRED, "given_back", 2),
-    "unroutable, refused repair": ([Unroutable("no queue")], IN_VAIN, "given_back", 1),
-    "unroutable, no connection": ([Unroutable("no queue")], repairing(ConnectionLost("gone")), "given_back", 1),
-    "unroutable, no answer": ([Unroutable("no queue")], repairing(ChannelLost("late")), "given_back", 1),
-    "unroutable, no repair": ([Unroutable("no queue")], None, "given_back", 1),
+    "nacked": ([errors.PublishNacked("full")], REPAIRED, "given_back", 1),
+    "unconfirmed": ([errors.PublishUnconfirmed("lost")], REPAIRED, "given_back", 1),
+    "overflow": ([errors.PublishOverflow("blocked")], REPAIRED, "given_back", 1),
+    "too large": ([errors.MessageTooLarge("16 MB")], REPAIRED, "rejected", 1),
+    "not encodable": ([errors.EncodeError("a name")], REPAIRED, "rejected", 1),
+    "unroutable, repaired": ([errors.Unroutable("no queue"), CONFIRMED], REPAIRED, "acked", 2),
+    "unroutable, repaired, nacked": (
+        [errors.Unroutable("no queue"), errors.PublishNacked("full")],
+        REPAIRED,
+        "given_back",
+        2,
+    ),
+    "unroutable again": ([errors.Unroutable("no queue")], REPAIRED, "given_back", 2),
+    "unroutable, refused repair": ([errors.Unroutable("no queue")], IN_VAIN, "given_back", 1),
+    "unroutable, no connection": (
+        [errors.Unroutable("no queue")],
+        repairing(errors.ConnectionLost("gone")),
+        "given_back",
+        1,
+    ),
+    "unroutable, no answer": ([errors.Unroutable("no queue")], repairing(errors.ChannelLost("late")), "given_back", 1),
+    "unroutable, no repair": ([errors.Unroutable("no queue")], None, "given_back", 1),
 }
 RETRY_WORD = {"acked": Word.RETRIED, "given_back": Word.REQUEUED, "rejected": Word.REJECTED}
 
@@ -276,7 +275,7 @@ def elsewhere(declare: str) -> Queue:
 @pytest.mark.parametrize("declare", ["passive", "off"])
 @pytest.mark.parametrize("settlement", [Reject("no"), Retry()])
 async def test_dead_letter_that_nobody_takes_goes_back_after_a_pause(declare: str, settlement: Settlement) -> None:
-    controls = WorkerControls(Publishing(PublishNacked("full")), queue=elsewhere(declare))
+    controls = WorkerControls(Publishing(errors.PublishNacked("full")), queue=elsewhere(declare))
     await controls.settle(settlement)
     assert controls.settled == ["given_back"]
     assert controls.counts == {Word.REQUEUED: 1}
@@ -296,7 +295,7 @@ async def test_message_without_a_copy_is_a_dead_letter_by_body_and_facts(settlem
 
 
 async def test_pause_before_a_delivery_goes_back_grows_and_begins_anew_after_a_success() -> None:
-    refused = PublishNacked("full")
+    refused = errors.PublishNacked("full")
     publishing = Publishing(*[refused] * 7, CONFIRMED, refused)
     controls = WorkerControls(publishing)
     for _ in range(9):
@@ -313,7 +312,7 @@ async def test_many_that_miss_a_queue_share_one_repair() -> None:
         repairs += 1
         await release.wait()
 
-    missing = [Unroutable("no queue")] * 20
+    missing = [errors.Unroutable("no queue")] * 20
     publishing = Publishing(*missing, CONFIRMED)
     controls = WorkerControls(publishing, repair)
     tasks = [asyncio.create_task(controls.settle(Retry())) for _ in range(20)]
@@ -331,15 +330,15 @@ async def test_many_that_miss_a_queue_share_one_repair() -> None:
 
 DEAD = {
     "confirmed": ([CONFIRMED], None, "acked", 1),
-    "nacked": ([PublishNacked("full")], REPAIRED, "rejected", 1),
-    "unconfirmed": ([PublishUnconfirmed("lost")], REPAIRED, "rejected", 1),
-    "overflow": ([PublishOverflow("blocked")], REPAIRED, "rejected", 1),
-    "too large": ([MessageTooLarge("16 MB")], REPAIRED, "rejected", 1),
-    "not encodable": ([EncodeError("a name")], REPAIRED, "rejected", 1),
-    "unroutable, repaired": ([Unroutable("no queue"), CONFIRMED], REPAIRED, "acked", 2),
-    "unroutable again": ([Unroutable("no queue")], REPAIRED, "rejected", 2),
-    "unroutable, refused repair": ([Unroutable("no queue")], IN_VAIN, "rejected", 1),
-    "unroutable, no repair": ([Unroutable("no queue")], None, "rejected", 1),
+    "nacked": ([errors.PublishNacked("full")], REPAIRED, "rejected", 1),
+    "unconfirmed": ([errors.PublishUnconfirmed("lost")], REPAIRED, "rejected", 1),
+    "overflow": ([errors.PublishOverflow("blocked")], REPAIRED, "rejected", 1),
+    "too large": ([errors.MessageTooLarge("16 MB")], REPAIRED, "rejected", 1),
+    "not encodable": ([errors.EncodeError("a name")], REPAIRED, "rejected", 1),
+    "unroutable, repaired": ([errors.Unroutable("no queue"), CONFIRMED], REPAIRED, "acked", 2),
+    "unroutable again": ([errors.Unroutable("no queue")], REPAIRED, "rejected", 2),
+    "unroutable, refused repair": ([errors.Unroutable("no queue")], IN_VAIN, "rejected", 1),
+    "unroutable, no repair": ([errors.Unroutable("no queue")], None, "rejected", 1),
 }
 
 
@@ -395,7 +394,7 @@ async def test_stale_delivery_ends_in_one_call_of_its_source_and_no_copy(settlem
 
 
 @pytest.mark.parametrize("settlement", [Retry(), Reject()], ids=repr)
-@pytest.mark.parametrize("outcome", [CONFIRMED, PublishUnconfirmed("lost")], ids=["confirmed", "unconfirmed"])
+@pytest.mark.parametrize("outcome", [CONFIRMED, errors.PublishUnconfirmed("lost")], ids=["confirmed", "unconfirmed"])
 async def test_delivery_that_goes_stale_while_its_copy_is_published_ends_in_one_call(
     settlement: Settlement, outcome: Exception | None
 ) -> None:
@@ -426,11 +425,11 @@ async def test_cut_while_its_queue_is_repaired_nothing_is_settled(settlement: Se
         repairs += 1
         await asyncio.Event().wait()
 
-    await _cut(WorkerControls(Publishing(Unroutable("no queue")), repair), settlement, lambda: bool(repairs))
+    await _cut(WorkerControls(Publishing(errors.Unroutable("no queue")), repair), settlement, lambda: bool(repairs))
 
 
 async def test_cut_while_it_waits_to_go_back_nothing_is_settled() -> None:
-    controls = WorkerControls(Publishing(PublishNacked("full")))
+    controls = WorkerControls(Publishing(errors.PublishNacked("full")))
     controls.rng.uniform = lambda a, b: controls.rng.ceilings_s.append(b) or 3600.0  # type: ignore[method-assign,func-returns-value]
     await _cut(controls, Retry(), lambda: bool(controls.rng.ceilings_s))
 

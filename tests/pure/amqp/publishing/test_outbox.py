@@ -16,6 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from mxworker import errors
 from mxworker.amqp.protocol.confirms import ConfirmLedger
 from mxworker.amqp.publishing.exchanges import Answered
 from mxworker.amqp.publishing.outbox import Outbox
@@ -23,14 +24,6 @@ from mxworker.amqp.publishing.publishing import TRANSITIONS, Publishing, State
 from mxworker.amqp.publishing.routes import Route
 from mxworker.backoff import PUBLISH_RETRY
 from mxworker.config import PublisherSettings
-from mxworker.errors import (
-    MessageTooLarge,
-    PublishError,
-    PublishNacked,
-    PublishOverflow,
-    PublishUnconfirmed,
-    Unroutable,
-)
 from tests.harness.hand_clock import HandClock
 
 TIMEOUT_S = 5.0
@@ -74,11 +67,11 @@ class Looks:
 
     def __init__(self) -> None:
         self.known = {""}
-        self.refused: dict[str, PublishError] = {}
+        self.refused: dict[str, errors.PublishError] = {}
         self.asked: list[str] = []
         self._answered: dict[str, Answered] = {}
 
-    def refusal(self, exchange: str) -> PublishError | None:
+    def refusal(self, exchange: str) -> errors.PublishError | None:
         return self.refused.get(exchange)
 
     def look(self, exchange: str, connection: object, answered: Answered) -> None:
@@ -90,7 +83,7 @@ class Looks:
     def under_way(self) -> list[str]:
         return sorted(self._answered)
 
-    def answer(self, exchange: str, is_known: bool = True, missing: PublishError | None = None) -> None:
+    def answer(self, exchange: str, is_known: bool = True, missing: errors.PublishError | None = None) -> None:
         if is_known and missing is None:
             self.known.add(exchange)
         self._answered.pop(exchange)(exchange, missing)
@@ -176,7 +169,7 @@ class Office:
         self.outbox.lost(self._settle(publishings), "the wire broke")
 
     def refuse(self, *publishings: Publishing) -> None:
-        self.outbox.refused(self._settle(publishings), MessageTooLarge("above a limit"))
+        self.outbox.refused(self._settle(publishings), errors.MessageTooLarge("above a limit"))
 
     def unwrite(self, *publishings: Publishing) -> None:
         """Let the channel have ended before these were written."""
@@ -193,7 +186,7 @@ class Office:
         self.clock.advance(PUBLISH_RETRY.cap_s)
 
 
-def outcome(publishing: Publishing) -> type[PublishError] | None:
+def outcome(publishing: Publishing) -> type[errors.PublishError] | None:
     """Return the class of the error that a publish ended in, None when it was confirmed."""
     error = publishing.receipt.exception()
     return None if error is None else type(error)
@@ -209,7 +202,7 @@ def test_refused_publish_is_sent_three_times_in_all() -> None:
         office.nack(publishing)
         office.next_attempt()
     assert len(office.wire.sent) == 3
-    assert outcome(publishing) is PublishNacked
+    assert outcome(publishing) is errors.PublishNacked
 
 
 def test_waits_between_attempts_double_up_to_the_cap() -> None:
@@ -232,7 +225,7 @@ def test_lost_publish_is_not_sent_twice_unless_duplicates_are_allowed() -> None:
             office.lose(publishing)
             office.next_attempt()
         assert len(office.wire.sent) == sent
-        assert outcome(publishing) is PublishUnconfirmed
+        assert outcome(publishing) is errors.PublishUnconfirmed
 
 
 def test_abandoned_publish_is_not_sent_again() -> None:
@@ -245,7 +238,7 @@ def test_abandoned_publish_is_not_sent_again() -> None:
     office.lose(lost)
     office.next_attempt()
     assert len(office.wire.sent) == 2
-    assert (outcome(nacked), outcome(lost)) == (PublishNacked, PublishUnconfirmed)
+    assert (outcome(nacked), outcome(lost)) == (errors.PublishNacked, errors.PublishUnconfirmed)
     assert office.outbox.in_flight == 0
 
 
@@ -254,7 +247,7 @@ def test_publish_that_is_abandoned_before_its_next_attempt_is_over() -> None:
     resting, other = office.publish(), office.publish()
     office.nack(resting, other)
     office.outbox.abandon(resting)
-    assert outcome(resting) is PublishNacked
+    assert outcome(resting) is errors.PublishNacked
     office.next_attempt()
     assert office.wire.sent == [resting, other, other]
 
@@ -265,18 +258,18 @@ def test_publish_that_is_abandoned_before_its_next_attempt_is_over() -> None:
 @pytest.mark.parametrize(
     ("first", "then", "expected"),
     [
-        ("lose", "nack", PublishUnconfirmed),
-        ("lose", "give_back", PublishUnconfirmed),
-        ("lose", "lose", PublishUnconfirmed),
+        ("lose", "nack", errors.PublishUnconfirmed),
+        ("lose", "give_back", errors.PublishUnconfirmed),
+        ("lose", "lose", errors.PublishUnconfirmed),
         ("lose", "confirm", None),
-        ("nack", "lose", PublishUnconfirmed),
-        ("nack", "nack", PublishNacked),
-        ("nack", "give_back", Unroutable),
+        ("nack", "lose", errors.PublishUnconfirmed),
+        ("nack", "nack", errors.PublishNacked),
+        ("nack", "give_back", errors.Unroutable),
         ("nack", "confirm", None),
     ],
 )
 def test_verdict_over_two_attempts_is_the_truth_about_both(
-    first: str, then: str, expected: type[PublishError] | None
+    first: str, then: str, expected: type[errors.PublishError] | None
 ) -> None:
     office = Office(attempts=2, retry_unconfirmed=True)
     publishing = office.publish()
@@ -288,7 +281,7 @@ def test_verdict_over_two_attempts_is_the_truth_about_both(
 
 
 def test_refusal_without_an_attempt_does_not_hide_that_an_earlier_one_is_unknown() -> None:
-    for first, expected in (("lose", PublishUnconfirmed), ("nack", MessageTooLarge)):
+    for first, expected in (("lose", errors.PublishUnconfirmed), ("nack", errors.MessageTooLarge)):
         office = Office(attempts=2, retry_unconfirmed=True)
         publishing = office.publish()
         getattr(office, first)(publishing)
@@ -313,7 +306,7 @@ def test_what_was_returned_is_certain_when_the_channel_ends() -> None:
     publishing = office.publish()
     publishing.return_reason = "312 NO_ROUTE"
     office.lose(publishing)
-    assert outcome(publishing) is Unroutable
+    assert outcome(publishing) is errors.Unroutable
 
 
 # ---- deadlines
@@ -329,10 +322,10 @@ def test_publish_ends_at_its_deadline_wherever_it_is() -> None:
     office.lose(lost)
     assert not any(one.receipt.done() for one in (sent, nacked, lost, waiting))
     office.clock.advance(0.01)
-    assert outcome(sent) is PublishUnconfirmed
-    assert outcome(nacked) is PublishNacked
-    assert outcome(lost) is PublishUnconfirmed
-    assert outcome(waiting) is PublishOverflow
+    assert outcome(sent) is errors.PublishUnconfirmed
+    assert outcome(nacked) is errors.PublishNacked
+    assert outcome(lost) is errors.PublishUnconfirmed
+    assert outcome(waiting) is errors.PublishOverflow
     assert office.wire.given_up == [sent], "its channel must hear of it"
 
 
@@ -341,7 +334,7 @@ def test_publish_that_waits_for_its_channel_ends_at_its_deadline_as_not_sent() -
     office.wire.takes_more = False
     waiting = office.publish()
     office.clock.advance(TIMEOUT_S)
-    assert outcome(waiting) is PublishOverflow
+    assert outcome(waiting) is errors.PublishOverflow
     assert "the wire is closed" in str(waiting.receipt.exception())
 
 
@@ -379,7 +372,7 @@ def test_answer_after_the_deadline_changes_nothing_twice() -> None:
     office.clock.advance(TIMEOUT_S)
     office.confirm(publishing)
     office.lose(publishing)
-    assert outcome(publishing) is PublishUnconfirmed
+    assert outcome(publishing) is errors.PublishUnconfirmed
     assert office.outbox.in_flight == 0
     assert office.outbox.failed == 1
 
@@ -393,7 +386,7 @@ def test_confirm_that_waited_while_the_loop_was_blocked_is_not_too_late(timeout_
     assert not confirmed.receipt.done(), "its confirm may be in the socket"
     office.confirm(confirmed)
     office.clock.advance(0.1)
-    assert (outcome(confirmed), outcome(silent)) == (None, PublishUnconfirmed)
+    assert (outcome(confirmed), outcome(silent)) == (None, errors.PublishUnconfirmed)
 
 
 # ---- the window
@@ -500,7 +493,7 @@ def test_publish_that_is_late_when_its_channel_comes_is_not_sent_and_lets_anothe
     office.clock.oversleep(TIMEOUT_S + 0.3)  # the loop was blocked: the channel comes before the timer
     office.replace(0)
     assert office.wire.sent == [good, waiting]
-    assert outcome(late) is PublishOverflow
+    assert outcome(late) is errors.PublishOverflow
 
 
 def test_retry_goes_before_what_came_later_and_keeps_its_order() -> None:
@@ -559,7 +552,7 @@ def test_next_of_an_id_is_sent_when_the_one_before_is_late() -> None:
     office = Office()
     first, second = office.publish(message_id=b"same"), office.publish(60.0, message_id=b"same")
     office.clock.advance(TIMEOUT_S)
-    assert outcome(first) is PublishUnconfirmed
+    assert outcome(first) is errors.PublishUnconfirmed
     assert office.wire.sent[-1] is second
 
 
@@ -571,7 +564,7 @@ def test_one_that_ends_when_it_is_its_turn_passes_the_turn_on() -> None:
     office.confirm(first)
     assert (second.state, third.state) == (State.CHANNEL, State.SAME_ID)
     office.clock.advance(2.0)
-    assert outcome(second) is PublishOverflow
+    assert outcome(second) is errors.PublishOverflow
     office.wire.takes_more = True
     office.outbox.send_waiting()
     assert office.wire.sent == [first, third]
@@ -604,13 +597,13 @@ def test_thousands_of_one_id_that_can_never_be_sent_end_one_by_one() -> None:
     others = [office.publish(message_id=b"same") for _ in range(5000)]
     office.wire.max_properties_bytes = -1
     office.confirm(first)
-    assert {outcome(one) for one in others} == {MessageTooLarge}
+    assert {outcome(one) for one in others} == {errors.MessageTooLarge}
 
 
 # ---- exchanges
 
 FANOUT = Route("e", "k", 0)
-MISSING = Unroutable("no exchange 'e'")
+MISSING = errors.Unroutable("no exchange 'e'")
 
 
 def test_publishes_to_an_unknown_exchange_wait_for_one_look() -> None:
@@ -629,7 +622,7 @@ def test_publishes_to_a_missing_exchange_end_and_make_room() -> None:
     missing = [office.publish(route=FANOUT) for _ in range(2)]
     waiting = office.publish()
     office.looks.answer("e", missing=MISSING)
-    assert [outcome(one) for one in missing] == [Unroutable, Unroutable]
+    assert [outcome(one) for one in missing] == [errors.Unroutable, errors.Unroutable]
     assert office.wire.sent == [waiting]
 
 
@@ -646,7 +639,7 @@ def test_answer_that_comes_after_all_have_ended_concerns_nobody() -> None:
     office = Office()
     publishing = office.publish(1.0, route=FANOUT)
     office.clock.advance(1.0)
-    assert outcome(publishing) is PublishOverflow
+    assert outcome(publishing) is errors.PublishOverflow
     later = office.publish(route=FANOUT)
     assert office.looks.asked == ["e"], "one look at a time"
     office.looks.answer("e")
@@ -655,8 +648,8 @@ def test_answer_that_comes_after_all_have_ended_concerns_nobody() -> None:
 
 def test_exchange_that_was_just_refused_is_not_looked_for() -> None:
     office = Office()
-    office.looks.refused["e"] = PublishNacked("access refused")
-    assert outcome(office.publish(route=FANOUT)) is PublishNacked
+    office.looks.refused["e"] = errors.PublishNacked("access refused")
+    assert outcome(office.publish(route=FANOUT)) is errors.PublishNacked
     assert office.looks.asked == []
 
 
@@ -696,7 +689,7 @@ def test_error_of_what_was_not_sent_says_what_it_waited_for(prepare: Callable[[O
     prepare(office)
     publishing = office.publish(1.0, route=FANOUT if "exchange" in why else ROUTE, message_id=b"same")
     office.clock.advance(1.0)
-    assert outcome(publishing) is PublishOverflow
+    assert outcome(publishing) is errors.PublishOverflow
     assert why in str(publishing.receipt.exception())
 
 
@@ -825,15 +818,15 @@ class OutboxAgainstTheTruth(RuleBasedStateMachine):
                 )
 
 
-def truth(history: list[str]) -> type[PublishError] | None:
+def truth(history: list[str]) -> type[errors.PublishError] | None:
     """Return what a publish must end in whose attempts ended so."""
     if not history:
-        return PublishOverflow
+        return errors.PublishOverflow
     if history[-1] == "confirm":
         return None
     if "lose" in history:
-        return PublishUnconfirmed
-    return {"give_back": Unroutable, "refuse": MessageTooLarge, "nack": PublishNacked}[history[-1]]
+        return errors.PublishUnconfirmed
+    return {"give_back": errors.Unroutable, "refuse": errors.MessageTooLarge, "nack": errors.PublishNacked}[history[-1]]
 
 
 TestOutboxAgainstTheTruth = OutboxAgainstTheTruth.TestCase
