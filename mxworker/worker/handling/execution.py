@@ -1,11 +1,11 @@
-"""From a delivery to its settlement: decompress, decode, call the handler, judge what came of it.
+"""Takes a delivery to its settlement: decompress, decode, call the handler, judge its outcome.
 
 `pipeline` builds the coroutine function that runs for every delivery of one handler; for batches see
-`batch_execution`. It ends in exactly one settlement, whatever happens inside; only a cancellation passes through, for
-who cancelled knows what it means. What a handler returns is awaited where it runs, within its time, if it can be. What
-a handler published and did not wait for is confirmed before its delivery is acked, or the handler has failed.
+`batch_execution`. Every call ends in exactly one settlement. Only a cancellation is passed on, since only the code that
+cancelled knows what it means. An awaitable that a handler returns is awaited within the handler's time. The publishes
+that a handler did not await are confirmed before its delivery is acked, or the handler has failed.
 
-Must not know: channels, concurrency, deadlines.
+This module knows nothing about channels, concurrency and deadlines.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def pipeline(
 ) -> Execute:
     """Return the coroutine function that takes a delivery of `handler` to its settlement, or raises Unprocessed.
 
-    Without `threads` a `def` handler runs where the coroutine does, as it should in a process of its own. Large bodies
-    are decoded as `budget` lets them; `suspended` is entered while a delivery waits for that.
+    Without `threads` a `def` handler runs in the loop's thread, as in the process of a `cpu=True` handler. `budget`
+    decides when large bodies are decoded; `suspended` is entered while a delivery waits for that.
     """
     decode = handler.decode
     reads_body = decode is not whole_delivery
@@ -55,11 +55,11 @@ def pipeline(
     call, needs_context = call_of(handler, threads)
 
     async def execute(delivery: Delivery) -> Settlement:
-        # The steps of an execution, a step after the other: decode, call, judge. They are written out here, for this
-        # runs for every delivery, and each call of a function costs. Whatever one of them raises is judged, too.
+        # The steps of an execution: decode, call, judge. They are written out here, since this runs for every delivery,
+        # and each function call costs. Exceptions of all steps are judged, too.
         large: LargePayloads | None = None
         try:
-            # Decode: at once, but for a large body, which waits for its turn and for room.
+            # Decode: small bodies at once. A large body waits for its turn and for room.
             body: bytes | None = delivery.body
             if reads_body and delivery.raw_properties[0] & ENCODED:
                 body = small_body(handler, delivery)
@@ -70,7 +70,7 @@ def pipeline(
                 large = LargePayloads(budget, handler, partial(suspended, delivery))
                 async with large:
                     payload = await large.decoded(delivery)
-            # Call, and judge what came of it.
+            # Call the handler, and judge its outcome.
             receipts = Unawaited()
             unawaited.set(receipts)
             try:
@@ -90,7 +90,7 @@ def pipeline(
                 if ThisProcess.is_forked:
                     end_fork(sys.exception())
                 published = receipts.take()
-            # A success includes what was published, and was not awaited.
+            # A success includes the publishes that the handler did not await.
             if published and isinstance(settlement, Ack):
                 await confirm_rest(published)
             return settlement

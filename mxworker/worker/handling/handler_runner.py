@@ -1,10 +1,10 @@
-"""All that one handler has in a worker process: where its deliveries wait, run, are reported and settled.
+"""The parts of one handler in a worker process: its deliveries wait, run, are reported and settled in them.
 
 admit -> (gathering) -> dispatcher -> work: execution -> settling
                          |      |
-                 isolation    running: deadlines, grace, what is stuck
+                 isolation    running: deadlines, grace, stuck units
 
-`assembly` makes the parts and puts them together.
+`assembly` makes the parts and connects them.
 """
 
 from __future__ import annotations
@@ -46,10 +46,11 @@ ExecuteInProcess = Callable[[Handler, Report, Callable[[Delivery], AbstractConte
 
 @dataclass(frozen=True, slots=True)
 class ProcessScope:
-    """What all runners of a process share. `on_broken` is told of a bug of ours, `on_stuck` of each stuck handler.
+    """The parts that all runners of a process share.
 
-    `execute_in_process` is there when a handler has `cpu=True`: it returns what takes its deliveries to settlements
-    in another process. `quarantine_after`: see `config.Consumption`.
+    `on_broken` is called for a bug of ours, `on_stuck` for each stuck handler. `execute_in_process` is set when a
+    handler has `cpu=True`: it returns the function that takes deliveries to settlements in another process.
+    `quarantine_after`: see `config.Consumption`.
     """
 
     slot: BoardSlot
@@ -69,7 +70,7 @@ class ProcessScope:
 
 @dataclass(frozen=True, slots=True)
 class AtWork:
-    """A delivery, or a batch, that a handler works on: for how long, and where it is, the innermost frame last."""
+    """A delivery or batch that a handler runs, with its age and its stack, the innermost frame last."""
 
     deliveries: list[Delivery]
     task: asyncio.Task[Any]
@@ -78,7 +79,7 @@ class AtWork:
 
 
 class HandlerRunner:
-    """One handler at work. `admit` takes its deliveries, from inside the socket read."""
+    """Runs one handler. `admit` takes its deliveries while the socket is read."""
 
     def __init__(
         self,
@@ -91,7 +92,7 @@ class HandlerRunner:
         breaker: HandlerBreaker,
         process: ProcessScope,
     ) -> None:
-        """`gatherer` is there for a batch handler; `give_back` settles a unit as not processed."""
+        """`gatherer` is for a batch handler; `give_back` settles a unit as not processed."""
         self.handler = handler
         self.breaker = breaker
         self._record = record
@@ -103,7 +104,7 @@ class HandlerRunner:
         self._admit_innocent: Callable[[Delivery], None] = self._in_company
 
     def admit(self, delivery: Delivery) -> None:
-        """Take a delivery: start it, or let it wait. A suspect is a unit of its own, and runs alone."""
+        """Take a delivery, and start it or let it wait. A suspect is a unit of its own, and runs alone."""
         if not delivery.redelivered:
             self._admit_innocent(delivery)
             return
@@ -116,9 +117,9 @@ class HandlerRunner:
                 self._dispatcher.admit(self._unit_of(delivery))
 
     def run_alone(self, is_wanted: bool, rests: bool) -> None:
-        """Run all deliveries alone from now on, those that wait, too; or only the suspects again.
+        """Run all deliveries alone from now on, including those that wait; or, without `is_wanted`, only suspects.
 
-        While `rests`, none of those that run alone is started.
+        With `rests`, no delivery that runs alone is started.
         """
         ran_alone = self._dispatcher.runs_all_alone
         alone = Alone.RESTING if rests else Alone.ALL
@@ -142,45 +143,45 @@ class HandlerRunner:
         return self._dispatcher.admit if self._gatherer is None else self._gatherer.add
 
     def run_next(self, delivery: Delivery) -> None:
-        """Let a delivery wait before all others, to be executed again."""
+        """Put a delivery before all others that wait, to be executed again."""
         self._dispatcher.run_next(self._unit_of(delivery))
 
     def _unit_of(self, delivery: Delivery) -> Delivery | Gathered:
         return delivery if self._gatherer is None else Gathered.alone(delivery)
 
-    # ---- what is here
+    # ---- state
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing runs and nothing waits."""
+        """Whether no delivery runs and none waits."""
         return not self.running and not self.waiting
 
     @property
     def running(self) -> int:
-        """How many handlers run."""
+        """The number of units that run."""
         return len(self._running)
 
     @property
     def stuck(self) -> int:
-        """How many of them did not stop when their time was up."""
+        """The number of running units that did not stop when their time was up."""
         return len(self._running.stuck)
 
     @property
     def waiting(self) -> int:
-        """How many deliveries wait for a free place, or for their batch to be complete."""
+        """The number of deliveries that wait for a free place, or for their batch to be complete."""
         gathering = self._gatherer.waiting if self._gatherer is not None else 0
         return gathering + sum(len(_deliveries(unit)) for unit in self._dispatcher.waiting)
 
     def at_work(self) -> Iterator[AtWork]:
-        """Yield what runs, in the order of starting. Of what runs in another process, only its wait is seen here."""
+        """Yield the running units, in the order of starting. For another process the stack is that of the wait."""
         for unit, task in self._running.items():
             yield AtWork(_deliveries(unit), task, self._running.age_s(unit), self._stack_of(task))
 
     def at_work_in(self, task: asyncio.Task[Any] | None) -> AtWork | None:
-        """Return what `task` works on, None when it is none of this handler's. Another thread may call this."""
+        """Return the unit that `task` runs, None when it is not this handler's. Another thread may call this."""
         try:
             running = list(self._running.items())
-        except RuntimeError:  # the loop's thread has changed it meanwhile, so that is not blocked any more
+        except RuntimeError:  # the loop's thread has changed it meanwhile, so the loop is not blocked any more
             return None
         unit = next((unit for unit, one in running if one is task), None)
         if task is None or unit is None:
@@ -193,37 +194,37 @@ class HandlerRunner:
     # ---- stopping
 
     def hold(self) -> None:
-        """Start nothing more; what arrives waits."""
+        """Start no further unit. New deliveries wait."""
         self._dispatcher.hold()
-        self.breaker.stop()  # what still runs is no news any more
+        self.breaker.stop()  # deliveries that still run do not count any more
 
     def return_waiting(self) -> None:
-        """Give back what waits now. Call when the broker has confirmed the basic.cancel."""
+        """Give back the deliveries that wait now. Call when the broker has confirmed the basic.cancel."""
         self._dispatcher.return_waiting()
         self._process.decode_budget.give_back(self.handler.queue.name)
         gathered = self._gatherer.take() if self._gatherer is not None else None
-        if gathered is not None:  # not by the dispatcher: one that is not held would start it
+        if gathered is not None:  # directly, since a dispatcher that is not held would start it
             self._give_back(gathered)
 
     def return_all(self) -> None:
-        """Give back what waits and all that still arrives."""
+        """Give back the deliveries that wait, and all that still arrive."""
         self._dispatcher.return_all()
         self._process.decode_budget.give_back(self.handler.queue.name)
         if self._gatherer is not None:
             self._gatherer.stop()
 
     async def finished(self, but_stuck: bool = False) -> None:
-        """Wait until nothing runs; with `but_stuck`, nothing but what is stuck."""
+        """Wait until no unit runs; with `but_stuck`, until only stuck ones do."""
         await self._running.finished(but_stuck)
 
     def cut_short(self) -> None:
-        """Cancel what runs; it is left unsettled, so that the broker delivers it again."""
+        """Cancel the running units. They are left unsettled, so that the broker redelivers them."""
         self._running.cut_short()
 
-    # ---- what does not stop
+    # ---- stuck units
 
     def report_stuck(self, unit: Delivery | Gathered, task: asyncio.Task[Any]) -> None:
-        """Tell of a unit that did not leave when its time was up, and see what that means for the others."""
+        """Log a unit that did not stop when its time was up, and look which others may start now."""
         handler, first = self.handler, _deliveries(unit)[0]
         say_safely(
             log,
@@ -254,7 +255,7 @@ class HandlerRunner:
 
     @property
     def is_lost_to_stuck(self) -> bool:
-        """Whether so many of its places are lost that the process should be replaced: half of them."""
+        """Whether half of the handler's places are stuck, so that the process should be replaced."""
         return 2 * self.stuck >= self.handler.concurrency
 
 

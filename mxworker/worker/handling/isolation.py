@@ -1,18 +1,18 @@
-r"""Running suspects alone: one at a time in the process, with nothing else started beside it.
+r"""Runs suspects alone: one at a time in the process, while no other unit is started.
 
     IDLE -> ASKED -> EMPTYING -> ALONE -> IDLE, RESTING or ASKED
       \-> RESTING -> ASKED
 
-The master gives the turns (`master.isolation_turns`), one worker at a time, each good for one suspect. Until it is our
-turn, all else goes on. Then nothing more is started (EMPTYING); when what runs has ended, the suspect that has waited
-longest is started, and when it has ended too, all else goes on. If others had to wait meanwhile, the process is theirs
-(RESTING) for as long as it was not, so they have half of the time at least. A handler that is stuck ends neither
-phase's waiting for the other: nobody waits for it for ever, and a suspect that is stuck is alone no more.
+The master gives turns (`master.isolation_turns`) to one worker at a time. A turn is for one suspect. Until our turn,
+all other units run as usual. In our turn no unit is started (EMPTYING). When the running units have ended, the suspect
+that has waited longest is started. When it has ended, other units start again. If others had to wait meanwhile, no
+suspect runs for as long as they had to wait (RESTING), so that they have at least half of the time. A stuck handler is
+not waited for: EMPTYING ends without it, and ALONE ends when the suspect is stuck.
 
-A message of which it is in doubt whether it is suspect comes here, too. To give a turn the master must have looked, and
-so have found out who has died: what it knows nothing of then goes the way of all others.
+Messages that are only doubtful are handled here, too. Before the master gives a turn, it looks which workers have died.
+A message that is not in its table of suspects then runs like all others.
 
-Must not know: handlers, deliveries, what is done to a suspect that kills.
+This module knows nothing about handlers, deliveries and the treatment of a suspect that kills.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from mxworker.worker.handling.running import Running
 
 log = logging.getLogger(__name__)
 
-_MASTER_LOOKS_WITHIN_S = 0.5  # of being called, although it may give the turn to others
+_MASTER_LOOKS_WITHIN_S = 0.5  # after the call, although it may give the turn to others
 
 
 class IsolationStage(Enum):
-    """How far the next suspect is."""
+    """The stage of the next suspect."""
 
     IDLE = auto()
     RESTING = auto()
@@ -60,20 +60,20 @@ _NEXT: Mapping[IsolationStage, frozenset[IsolationStage]] = MappingProxyType(
 
 
 class SuspectHolder(Protocol):
-    """Who has suspects that wait."""
+    """A dispatcher with suspects that wait."""
 
     def let_go_innocent(self) -> None:
-        """Do with those that are no suspects as with all others; withdraw when none are left."""
+        """Treat those that are no suspects like all other units. Withdraw when none are left."""
 
     def start_alone(self) -> int | None:
-        """Start the one that has waited longest and return its key, or None when none can be started now.
+        """Start the suspect that has waited longest and return its key, or None when none can be started now.
 
         You must ask again when others wait.
         """
 
 
 class Isolation:
-    """The one place of a process where suspects run. Belongs to one event loop."""
+    """The place of a process in which suspects run. Belongs to one event loop."""
 
     def __init__(
         self, slot: BoardSlot, limiter: Limiter, loop: asyncio.AbstractEventLoop, call_master: Callable[[], None] = ring
@@ -93,30 +93,30 @@ class Isolation:
         self._rest: asyncio.TimerHandle | None = None
 
     def mind(self, running: Running[Any]) -> None:
-        """Wait for what is in `running`, too, before a suspect is started. Call at the start, for all handlers."""
+        """Also wait for the units in `running` before a suspect is started. Call at the start, for all handlers."""
         self._all_running.append(running)
 
     def ask(self, loner: SuspectHolder) -> None:
-        """Call `loner` when a suspect of its may start. Asking again does nothing."""
+        """Call `loner` when one of its suspects may start. A repeated request changes nothing."""
         if loner not in self._line:
             self._line.append(loner)
         if self._stage is IsolationStage.IDLE:
             self._prepare()
 
     def withdraw(self, loner: SuspectHolder) -> None:
-        """Do not call `loner` any more, as nothing of it waits."""
+        """Do not call `loner` any more, since none of its suspects waits."""
         if loner in self._line:
             self._line.remove(loner)
         if not self._line:
             self._give_up()
 
     def stop(self) -> None:
-        """Start no more suspects. Call when a drain begins: what waits is given back."""
+        """Start no more suspects. Call when a drain begins, which gives back those that wait."""
         self._line.clear()
         self._give_up()
 
     def look(self) -> None:
-        """See whether it is our turn. Call when the master says so, and now and then."""
+        """Check whether it is our turn. Call at the master's signal, and from time to time."""
         if self._stage is not IsolationStage.ASKED:
             return
         is_granted = self._slot.given[Given.ISOLATION_GRANTED] == self._request
@@ -130,7 +130,7 @@ class Isolation:
             self.review()
 
     def review(self) -> None:
-        """See how far it is now that something has ended, or is stuck. It may start a suspect."""
+        """Go on to the next stage if the running units allow it. Call when a unit has ended or is stuck."""
         if self._stage not in (IsolationStage.EMPTYING, IsolationStage.ALONE) or self._is_busy:
             return
         if self._stage is IsolationStage.ALONE or not self._start_next():
@@ -138,7 +138,7 @@ class Isolation:
 
     @property
     def _is_busy(self) -> bool:
-        """Whether anything runs that is not stuck."""
+        """Whether any unit runs that is not stuck."""
         return any(len(running) > len(running.stuck) for running in self._all_running)
 
     def _start_next(self) -> bool:
@@ -151,7 +151,7 @@ class Isolation:
         return False
 
     def _reopen(self) -> None:
-        """Let all else go on, and the master give the next turn."""
+        """Start other units again, and let the master give the next turn."""
         self._slot.show_alone(None)
         now = self._loop.time()
         self._others_until = now + (now - self._closed_at) if self._limiter.is_wanted else now
@@ -162,7 +162,7 @@ class Isolation:
             self._prepare()
 
     def _prepare(self) -> None:
-        """Ask the master for a turn, but not before the others had their time."""
+        """Ask the master for a turn, after the other units had their time."""
         if self._loop.time() < self._others_until:
             self._move(IsolationStage.RESTING)
             self._rest = self._loop.call_at(self._others_until, self._ask_master)
@@ -181,7 +181,7 @@ class Isolation:
         self._call_master()
 
     def _give_up(self) -> None:
-        """Go back to IDLE, unless something runs alone, which will do that by its end."""
+        """Go back to IDLE. In ALONE the end of the suspect does that."""
         match self._stage:
             case IsolationStage.RESTING:
                 assert self._rest is not None, "it is what RESTING waits for"

@@ -1,4 +1,4 @@
-"""The bound on all handlers of a process together, beside the bound that each has for itself."""
+"""The bound on the running units of all handlers of a process. Each handler has its own bound, too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Waiter(Protocol):
     """A dispatcher that wants to start a unit when a place is free."""
 
     def start_one(self) -> None:
-        """Take a place and start one unit, and ask again for the next one; do nothing when none is left to start."""
+        """Take a place, start one unit, and ask again for the next. Do nothing when there is none to start."""
 
 
 class Limiter:
@@ -22,13 +22,13 @@ class Limiter:
 
     def __init__(self, limit: int) -> None:
         self._free = limit
-        self._kept = 0  # while it is closed: the free places; below 0 for what runs without one
+        self._kept = 0  # while it is closed: the free places; below 0 for units that run without one
         self._on_left: Callable[[], None] | None = None
         self._waiters: deque[Waiter] = deque()  # each dispatcher at most once
 
     @property
     def is_wanted(self) -> bool:
-        """Whether somebody waits for a place."""
+        """Whether a dispatcher waits for a place."""
         return bool(self._waiters)
 
     @property
@@ -60,11 +60,11 @@ class Limiter:
             self.serve()
 
     def serve(self) -> None:
-        """Call those that wait, for one unit each and in turn, while a place is free."""
+        """Call the waiters in turn, for one unit each, while a place is free."""
         while self._waiters and self._free > 0:
             self._waiters.popleft().start_one()
 
-    # ---- for who runs alone
+    # ---- for units that run alone
 
     def close(self, on_left: Callable[[], None]) -> None:
         """Give no more places until `open`, and call `on_left` whenever a unit has left."""
@@ -72,10 +72,10 @@ class Limiter:
         self._on_left = on_left
 
     def enter_closed(self) -> None:
-        """Count one unit that runs although it is closed; it leaves by `leave`, too."""
+        """Count a unit that runs while the limiter is closed. Its end is a `leave`, too."""
         self._kept -= 1
 
     def open(self) -> None:
-        """Give places again, first to those that wait."""
+        """Give places again, first to the waiters."""
         self._free, self._on_left = self._kept, None
         self.serve()

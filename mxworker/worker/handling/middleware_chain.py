@@ -1,6 +1,6 @@
-"""The middleware of a handler as one call: what `api.middleware` promises is kept here.
+"""The middleware of a handler as one call, with the rules of `api.middleware`.
 
-Must not know: deliveries, settlements on the wire.
+This module knows nothing about deliveries and settling on the wire.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mxworker.worker.handling.outcomes import UnknownOutcome, alone_in, awaited
 
 
 def compose(layers: tuple[Middleware, ...], innermost: CallNext) -> CallNext:
-    """Return one call through all layers, the first the outermost; without layers, `innermost` itself."""
+    """Return one call through all layers, of which the first is the outermost. Without layers, returns `innermost`."""
     call = innermost
     for layer in reversed(layers):
         call = _around(layer, call)
@@ -26,7 +26,7 @@ def _around(layer: Middleware, call_next: CallNext) -> CallNext:
     async def call(payload: Any, ctx: Any) -> Any:
         inner = _Inner(call_next)
         outcome = layer(payload, ctx, inner.call)
-        if type(outcome) is CoroutineType:  # as nearly always: spares the general case
+        if type(outcome) is CoroutineType:  # the usual case, without the checks of `awaited`
             outcome = await outcome
         if outcome is not None:
             outcome = await awaited(outcome)
@@ -36,7 +36,7 @@ def _around(layer: Middleware, call_next: CallNext) -> CallNext:
 
 
 class _Inner:
-    """What one execution of a middleware is around: its calls of `call_next`, and how the last one ended."""
+    """The calls of `call_next` in one execution of a middleware, and the end of the last one."""
 
     __slots__ = ("_call_next", "_calls", "_ended", "_raised", "_returned")
 
@@ -48,12 +48,12 @@ class _Inner:
         self._raised: BaseException | None = None
 
     def call(self, payload: Any, ctx: Any) -> Awaitable[Any]:
-        """Call what is inside. A plain function, so that a call counts that nobody awaits."""
+        """Call the next layer. A plain function, so that a call counts although it is never awaited."""
         self._calls += 1
         return self._through(payload, ctx)
 
     async def _through(self, payload: Any, ctx: Any) -> Any:
-        """Await what the call returns, too: the middleware is shown what came of it in the end."""
+        """Await the result of the call, too, so that the middleware gets the final outcome."""
         self._returned = self._raised = None
         try:
             outcome: Any = self._call_next(payload, ctx)
@@ -70,15 +70,14 @@ class _Inner:
         return outcome
 
     def standing(self, layer: Middleware) -> Any:
-        """Return the outcome that stands when the middleware returned None, or raise it. Raises UnknownOutcome."""
+        """Return or raise the outcome that holds when the middleware returned None. Raises UnknownOutcome."""
         if self._raised is not None:
             raise self._raised
         if self._returned is None and self._ended < self._calls:
             raise UnknownOutcome(f"middleware {_name(layer)} did not await call_next, so the handler has not ended")
         if not self._calls:
             raise UnknownOutcome(
-                f"middleware {_name(layer)} returned None without calling call_next; "
-                "return Ack() to leave the handler out"
+                f"middleware {_name(layer)} returned None without calling call_next; return Ack() to skip the handler"
             )
         return self._returned
 

@@ -1,9 +1,9 @@
-"""What a handler, a batch handler or a middleware returned: awaited if it can be, and understood or refused.
+"""The result of a handler, a batch handler or a middleware: an awaitable is awaited, and the result is accepted or not.
 
-Nothing is acked that was not understood: a call that returns a coroutine has not run its handler yet, and one that
-returns 42 may have meant anything. What is refused is a failure of the delivery, as an exception is.
+No result is acked that is not understood: a call that returned a coroutine has not run its handler yet, and the meaning
+of a result of 42 is unknown. A result that is refused fails the delivery, like an exception.
 
-Pure: it awaits nothing but what the application returned.
+Pure: it awaits only awaitables of the application.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from mxworker.api.settlement import Settlement
 from mxworker.system.cancellation import raise_own_cancellation
 from mxworker.system.foreign_errors import errors_in, is_a, type_name
 
-_MOST_AWAITED = 8  # a wrapper around a wrapper returns an awaitable of an awaitable; no end of them is a mistake
-_SHOWN_CHARACTERS = 20  # of text: what is longer may be the message's body, which no log shows
+_MOST_AWAITED = 8  # a wrapper around a wrapper returns an awaitable of an awaitable; more of them are a mistake
+_SHOWN_CHARACTERS = 20  # of text: a longer one may be the message's body, which must not be logged
 _WITHOUT_ORDER = (str, bytes, bytearray, memoryview, Set)  # iterables, but not of settlements by position
 
 MAY_RETURN = "return None, Ack(), Requeue(), Retry() or Reject()"
 
 
 class UnknownOutcome(TypeError):
-    """What was returned is no settlement; the text says what it was, and what may be returned."""
+    """The result is no settlement. The text has the result, and the results that are allowed."""
 
 
 async def awaited(outcome: object) -> object:
-    """Return `outcome`, or what it comes to when it is awaited. Raises what that raises, and UnknownOutcome.
+    """Return `outcome`, or the result of awaiting it. Raises the exceptions of the await, and UnknownOutcome.
 
-    Whoever was cancelled before, in a thread that cannot be stopped, begins nothing: it raises the CancelledError now.
+    A handler that was cancelled before, in a thread that cannot be stopped, starts no await: CancelledError is raised.
     """
     for _ in range(_MOST_AWAITED):
         if not isawaitable(outcome):
@@ -42,12 +42,12 @@ async def awaited(outcome: object) -> object:
     if isawaitable(outcome):
         if iscoroutine(outcome):
             outcome.close()
-        raise UnknownOutcome(f"returned an awaitable that comes to another one, {_MOST_AWAITED} times; {MAY_RETURN}")
+        raise UnknownOutcome(f"returned an awaitable of an awaitable, {_MOST_AWAITED} times; {MAY_RETURN}")
     return outcome
 
 
 async def each_awaited(outcomes: list[Any]) -> list[Any]:
-    """Await those of `outcomes` that can be, at the same time; what one of them raises is its outcome."""
+    """Await the awaitables among `outcomes` at the same time. An exception of one of them is its outcome."""
     if not any(map(isawaitable, outcomes)):
         return outcomes
     _leave_if_cancelled(*outcomes)
@@ -55,7 +55,7 @@ async def each_awaited(outcomes: list[Any]) -> list[Any]:
 
 
 def _leave_if_cancelled(*outcomes: object) -> None:
-    """Raise the CancelledError that the running task has coming, and let go of the coroutines that it would await."""
+    """If the running task is being cancelled, close the coroutines in `outcomes` and raise its CancelledError."""
     try:
         raise_own_cancellation()
     except asyncio.CancelledError:
@@ -66,7 +66,7 @@ def _leave_if_cancelled(*outcomes: object) -> None:
 
 
 async def _ended(outcome: object) -> object:
-    """Return what `outcome` comes to, or the exception: a task that raises SystemExit would end the event loop."""
+    """Return the result of `outcome`, or its exception: a task that raises SystemExit would end the event loop."""
     try:
         return await awaited(outcome)
     except asyncio.CancelledError:
@@ -76,7 +76,7 @@ async def _ended(outcome: object) -> object:
 
 
 def alone_in(error: BaseException) -> Settlement | None:
-    """Return the one settlement that `error` is, or is all that it holds as a group; else None.
+    """Return `error` if it is a settlement, or the settlement of a group that holds nothing else; otherwise None.
 
     In a group, tasks that were cancelled because another one failed do not count.
     """
@@ -85,9 +85,9 @@ def alone_in(error: BaseException) -> Settlement | None:
 
 
 def listed(outcome: object, count: int) -> object:
-    """Return as a list what can be iterated only once, such as a generator; anything else as it is.
+    """Return a list of an iterator, such as a generator; any other outcome unchanged.
 
-    No more than `count` elements and one are taken. Call it where the handler runs: a generator is the handler's code.
+    At most `count` + 1 elements are taken. Call it where the handler runs, since a generator is code of the handler.
     """
     if isinstance(outcome, Iterator) and not isawaitable(outcome):
         return list(islice(outcome, count + 1))
@@ -95,10 +95,10 @@ def listed(outcome: object, count: int) -> object:
 
 
 def by_position(outcome: object, count: int) -> list[Any]:
-    """Return what a batch handler returned as a list of `count` outcomes, one for each payload.
+    """Return the result of a batch handler as a list of `count` outcomes, one for each payload.
 
-    That is an iterable of as many, or a mapping with the positions 0 to `count` - 1 as its keys. A settlement, and an
-    exception, is for all. Raises UnknownOutcome for anything else.
+    The result may be an iterable of `count` outcomes, or a mapping with the positions 0 to `count` - 1 as its keys. A
+    settlement or an exception holds for all payloads. Raises UnknownOutcome for any other result.
     """
     if is_for_all(outcome):
         return [outcome] * count
@@ -121,19 +121,19 @@ def by_position(outcome: object, count: int) -> list[Any]:
 
 
 def is_for_all(outcome: object) -> bool:
-    """Whether a batch handler's outcome is that of each delivery: None, a settlement, its class, or an exception."""
+    """Whether a batch handler's outcome holds for all deliveries: None, a settlement, its class, or an exception."""
     if outcome is None or isinstance(outcome, BaseException):
         return True
     return isinstance(outcome, type) and issubclass(outcome, Settlement)
 
 
 def unknown(outcome: object, may_return: str = MAY_RETURN) -> UnknownOutcome:
-    """Return the error that says what was returned, and what may be."""
+    """Return the error for a result that is not allowed."""
     return UnknownOutcome(f"returned {_shown(outcome)}; {may_return}")
 
 
 def _shown(outcome: object) -> str:
-    """Return `42 (int)`, and of what is no short scalar the type alone."""
+    """Return `42 (int)` for a short scalar, and only the type of any other result."""
     name = type_name(outcome)
     if type(outcome) in (bool, int, float) or (type(outcome) is str and len(outcome) <= _SHOWN_CHARACTERS):
         try:

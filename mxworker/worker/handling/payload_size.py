@@ -1,12 +1,12 @@
-"""How many bytes of memory a body takes once it is a payload: estimated from the body, before it is decoded.
+"""An estimate of the memory that a payload takes, made from its body before it is decoded.
 
-Small bodies are not looked at: those of up to 64 KiB, all that a process handles at once, take little beside its
-budget. What a large one becomes depends on what is in it. Measured with orjson, as a multiple of the text: 1 for one
-long string, 5 for the records of a table, 14 for objects of two numbers, 30 for empty arrays in each other; and while
-it is read 2 to 8 more. So the marks of JSON are counted, in pieces taken at random, so that nobody can arrange a body
-around them.
+Small bodies are not estimated: bodies of up to 64 KiB, for all deliveries that a process handles at once, take little
+of its budget. The size of a large payload depends on its content. Measured with orjson, as a multiple of the text: 1
+for one long string, 5 for the records of a table, 14 for objects of two numbers, 30 for nested empty arrays, and 2 to 8
+more during decoding. So the punctuation of JSON is counted, in pieces that are chosen at random, so that no publisher
+can build a body around them.
 
-Other forms than JSON are taken for ten times their size, text for what its widest character asks for.
+The estimate for other formats than JSON is ten times their size; for text it depends on the widest character.
 
 Pure.
 """
@@ -20,19 +20,19 @@ from typing import NamedTuple
 from mxworker.api.decoder import Decoder, whole_body, whole_delivery, whole_text
 from mxworker.payloads.content_types import BYTES, content_type_of, is_json, is_text
 
-_EXPECTED_GROWTH = 10  # of records with ten fields or less, while they are read
+_EXPECTED_GROWTH = 10  # for records with ten fields or less, during decoding
 
 _PIECE_BYTES = 4096
 _MOST_PIECES = 64  # 0.1 ms for each four
-_PIECES_READ = 4  # in which keys are compared, which takes longer than counting
+_PIECES_READ = 4  # whose keys are compared, which is slower than counting
 _MARKS = b'{}[,:"'
 _NO_MARKS = bytes(octet for octet in range(256) if octet not in _MARKS)
 _KEY = re.compile(rb'"([^"\\]{0,64})":')
 
-# Of CPython's objects, with the header of the garbage collector and rounded as pymalloc does.
+# The sizes of CPython's objects, with the header of the garbage collector, and rounded as pymalloc does.
 _EMPTY_DICT_BYTES = 64
 _DICT_BYTES = 200  # of up to five keys
-_KEY_BYTES = 36  # of each key more
+_KEY_BYTES = 36  # for each further key
 _LIST_BYTES = 72
 _ELEMENT_BYTES = 9  # a pointer, with what a list reserves
 _NUMBER_BYTES = 32
@@ -42,21 +42,21 @@ _WIDEST_CHARACTER_BYTES = 4
 
 
 class PayloadSize(NamedTuple):
-    """The bytes of a payload, beside those of its body: while it is made, and as long as it is held."""
+    """The bytes of a payload, without those of its body: at most during decoding, and afterwards."""
 
     peak_bytes: int
     held_bytes: int
 
 
 def expected_growth(decode: Decoder) -> int:
-    """Return how many times its size a large body is expected to take, itself included."""
+    """Return the expected memory of a large body and its payload, as a multiple of the body."""
     if decode is whole_delivery or decode is whole_body:
         return 1
     return 2 if decode is whole_text else _EXPECTED_GROWTH
 
 
 def payload_size(decode: Decoder, raw_properties: bytes, body: bytes) -> PayloadSize:
-    """Estimate what `decode` makes of a body, after its decompression."""
+    """Estimate the payload that `decode` makes of a decompressed body."""
     if decode is whole_delivery or decode is whole_body:
         return PayloadSize(0, 0)
     media_type, _ = content_type_of(raw_properties)
@@ -102,18 +102,18 @@ def _json_size(body: bytes) -> PayloadSize:
 
 
 def _count(marks: bytes, mark: bytes) -> int:
-    """Return how often a mark occurs; four times as fast as `bytes.count` where it occurs often."""
+    """Return how often a mark occurs. Four times as fast as `bytes.count` for frequent marks."""
     return len(marks) - len(marks.translate(None, mark))
 
 
 def _distinct(pieces: list[bytes]) -> float:
-    """Return the share of the keys that are not the same as another: the same one is kept once."""
+    """Return the share of distinct keys, since orjson keeps equal keys once."""
     keys = [key for piece in pieces for key in _KEY.findall(piece)]
     return len(set(keys)) / len(keys) if keys else 1.0
 
 
 def _pieces(body: bytes) -> list[bytes]:
-    """Return pieces of a body, a quarter of a small one, in a random order."""
+    """Return pieces at random positions of a body, together a quarter of it, or less of a very large one."""
     count = min(_MOST_PIECES, max(_PIECES_READ, len(body) // (4 * _PIECE_BYTES)))
     if len(body) <= count * _PIECE_BYTES:
         return [body]

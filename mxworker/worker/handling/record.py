@@ -1,7 +1,7 @@
-"""What the board knows of one handler's messages: which were started, and which are suspect.
+"""The board's record of one handler's messages: which were started, and which are suspects.
 
-A message is on record from its start until it is settled, also while a copy of it is on its way: whatever ends the
-process meanwhile, its messages are suspect.
+A message is on record from its start until it is settled, also while a copy of it is being published. If the process
+ends meanwhile, its messages are suspects.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from mxworker.wire.properties import message_id_bytes
 
 
 class Standing(Enum):
-    """What is known against a message."""
+    """The suspicion against a message."""
 
     INNOCENT = auto()
     DOUBTFUL = auto()
-    """Another process has started it. Either that has lost its channel, or it has died and the master does not know."""
+    """Another process started it. That process has lost its channel, or has died and the master has not seen it yet."""
     SUSPECT = auto()
     CONVICTED = auto()
 
 
 class Record:
-    """What the board knows of one handler's messages: which were started, and which are suspect."""
+    """The board's record of one handler's messages."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Record:
         self._call_master = call_master
 
     def enter(self, delivery: Delivery) -> int:
-        """Record a delivery as started; the entry is for `leave`."""
+        """Record a delivery as started. Pass the entry to `leave`."""
         message_id = message_id_bytes(delivery.raw_properties)
         attempt = attempt_of(delivery, self._max_attempts)
         key = self._keys.key(delivery.raw_properties, delivery.raw_route, delivery.body)
@@ -64,16 +64,16 @@ class Record:
 
     @contextmanager
     def entered(self, deliveries: Sequence[Delivery]) -> Iterator[dict[Delivery, int]]:
-        """Keep deliveries on record inside the block, which gets their entries; one that it takes out has left already.
+        """Keep deliveries on record inside the block, which gets their entries. Entries that it removes have left.
 
-        A delivery that cannot be put on record, by a fault of ours, is handled all the same.
+        A delivery that cannot be put on record, because of a bug of ours, is handled all the same.
         """
         entries = dict.fromkeys(deliveries, NOT_ENTERED)
         try:
             for delivery in deliveries:
                 try:
                     entries[delivery] = self.enter(delivery)
-                except Exception:  # noqa: S112 - a fault of ours, which must not keep the batch from being handled
+                except Exception:  # noqa: S112 - a bug of ours, which must not stop the batch
                     continue
             yield entries
         finally:
@@ -92,7 +92,7 @@ class Record:
         return self._keys.key(delivery.raw_properties, delivery.raw_route, delivery.body)
 
     def standing(self, delivery: Delivery) -> Standing:
-        """Say what is known against a message that the broker delivers again."""
+        """Return the suspicion against a message that the broker redelivers."""
         if not self._quarantine_after:
             return Standing.INNOCENT
         key = self.key(delivery)
@@ -102,22 +102,22 @@ class Record:
         return Standing.DOUBTFUL if self._slot.is_started_elsewhere(key) else Standing.INNOCENT
 
     def is_suspect(self, delivery: Delivery) -> bool:
-        """Whether something is known against a message."""
+        """Whether a message is a suspect."""
         return self._suspects.find(self.key(delivery)) is not None
 
     def conviction(self, delivery: Delivery) -> Suspect | None:
-        """Return what is known against a message, if that is enough for the quarantine."""
+        """Return the suspect that a message is, if it has killed enough workers for the quarantine; otherwise None."""
         if not delivery.redelivered or not self._suspects.deaths:
             return None
         suspect = self._suspects.find(self.key(delivery))
         return suspect if suspect is not None and suspect.is_convicted(self._quarantine_after) else None
 
     def stack_of(self, convict: Suspect) -> str:
-        """Return what the last worker that it killed said of itself."""
+        """Return the stack that the last worker that it killed has left."""
         return self._suspects.stack(convict.death)
 
     def clear(self, delivery: Delivery) -> None:
-        """Hold a message above suspicion, for it came to its end and this process lives; unless it is stale by now."""
+        """Clear a message of suspicion, since it has ended and this process lives. Does nothing when it is stale."""
         if delivery.is_stale:
             return
         key = self.key(delivery)

@@ -1,6 +1,6 @@
-"""What a delivery's end means for it: the settlement, from what the handler said or from what went wrong.
+"""The settlement of a delivery, from the outcome of its handler or from a failure.
 
-Must not know: how often the delivery was tried, and so what the settlement comes to; that is told by `delivery_log`.
+This module knows nothing about attempts, and so about the final ending, which `endings` decides.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ACK = Ack()  # shared: a settlement that is not raised is only looked at
 
 
 class Report:
-    """Judges, for one handler, how its deliveries ended.
+    """Turns the ends of one handler's deliveries into settlements.
 
     A settlement for a failure has the exception as its `__cause__`, if there is one.
     """
@@ -32,14 +32,14 @@ class Report:
         self._handler = handler
         self._has_warned_of_delay = False
 
-    # ---- what the handler said
+    # ---- outcomes of the handler
 
     def settled(self, outcome: object) -> Settlement:
-        """Return the settlement that a handler returned or raised; its class means a fresh one of it.
+        """Return the settlement that a handler returned or raised. A class stands for a new instance.
 
-        What is returned is one of the four themselves, with texts for reasons, whatever subclass the application made.
-        An exception is a failure, returned or raised, and so is anything that is no settlement; a group of exceptions
-        that holds one settlement and nothing else counts as that.
+        The result is an instance of one of the four classes, with texts as reasons, also for subclasses that the
+        application made. A returned or raised exception is a failure, and so is any value that is no settlement. A
+        group of exceptions that holds one settlement and nothing else counts as that settlement.
         """
         if isinstance(outcome, type) and issubclass(outcome, Settlement):
             outcome = outcome()
@@ -62,23 +62,23 @@ class Report:
                 return self.failed(unknown(outcome))
 
     def batch_settled(self, count: int, outcome: object) -> list[Settlement]:
-        """Return a settlement for each of `count` deliveries from what the handler made of their batch.
+        """Return a settlement for each of `count` deliveries, from the outcome of the handler for their batch.
 
-        Raises UnknownOutcome when that is not one for all, nor one for each.
+        Raises UnknownOutcome when the outcome is neither one for all nor one for each.
         """
         if is_for_all(outcome):
             return [self.settled(outcome)] * count
         return [self._one_settled(each) for each in by_position(outcome, count)]
 
     def _one_settled(self, outcome: object) -> Settlement:
-        """As `settled`; one that cannot even be looked at fails alone."""
+        """Do as `settled` does. An outcome whose own code raises fails alone."""
         try:
             return self.settled(outcome)
         except Exception as error:
             return self.failed(error)
 
     def _check_delay(self, retry: Retry) -> None:
-        """Warn once when a handler wants to wait longer than any retry queue lets it."""
+        """Warn once when a handler asks for a longer delay than that of its last retry queue."""
         policy = self._handler.retry
         if policy is None or retry.after_s is None or self._has_warned_of_delay:
             return
@@ -96,26 +96,26 @@ class Report:
                 fields=log_event("retry_delay_capped", handler=self._handler.name, longest_s=longest_s),
             )
 
-    # ---- what went wrong
+    # ---- failures
 
     def undecodable(self, error: DecodeError) -> Settlement:
-        """Reject at once: the same bytes would not decode the next time either."""
+        """Reject a delivery without a retry, since the same bytes would not decode the next time either."""
         text = text_of(error)
         settlement = Reject(text)
         settlement.failure = Failure(FailureKind.UNDECODABLE, type_name(error), text)
         return settlement
 
     def failed(self, error: BaseException) -> Settlement:
-        """Return what becomes of a delivery, or of each of a batch, whose handler raised."""
+        """Return the settlement of a delivery, or of each of a batch, whose handler raised an exception."""
         failure = Failure(FailureKind.FAILED, type_name(error), text_of(error))
         settlement = self._judged(failure, self._is_rejected(error))
-        if type(error) is UnknownOutcome:  # by its type: `isinstance` asks the application's `__class__`, too
-            error.__traceback__ = None  # where we looked at it, which tells nobody anything
+        if type(error) is UnknownOutcome:  # by its type: `isinstance` also reads the application's `__class__`
+            error.__traceback__ = None  # it only has frames of ours
         settlement.__cause__ = error
         return settlement
 
     def cancelled(self, timed_out: bool) -> Settlement:
-        """Return what becomes of a delivery whose handler was cancelled: by the deadline, or by itself."""
+        """Return the settlement of a delivery whose handler was cancelled: by the deadline, or by itself."""
         if timed_out:
             failure = Failure(FailureKind.TIMEOUT, "", f"timed out after {self._handler.timeout_s:g} s")
         else:
@@ -123,18 +123,18 @@ class Report:
         return self._judged(failure, timed_out and issubclass(TimeoutError, self._handler.reject_on))
 
     def lost(self, why: str) -> Settlement:
-        """Return what becomes of a delivery whose process died with it."""
+        """Return the settlement of a delivery whose process died."""
         return self._judged(Failure(FailureKind.LOST, "", text_of(why)), is_rejected=False)
 
     def _is_rejected(self, error: BaseException) -> bool:
-        """Whether `reject_on` names an exception, or all that a group of them holds."""
+        """Whether `reject_on` names an exception, or all exceptions of a group."""
         reject_on = self._handler.reject_on
         if not reject_on:
             return False
         return issubclass(type(error), reject_on) or all(issubclass(type(each), reject_on) for each in errors_in(error))
 
     def _judged(self, failure: Failure, is_rejected: bool) -> Settlement:
-        """Return the settlement that the handler's policy has for a failure."""
+        """Return the settlement that the handler's options have for a failure."""
         policy = self._handler.on_error
         settlement: Settlement
         if is_rejected or policy == "reject":

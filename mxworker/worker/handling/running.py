@@ -1,11 +1,11 @@
-r"""What runs now for one handler, until when, and what does not stop when its time is up.
+r"""The running units of one handler, their deadlines, and those that do not stop when their time is up.
 
     started -> finished
         \-> timed out (its task is cancelled) -> finished
                         \-> stuck, after a grace -> finished, perhaps
 
-A *unit* is what one task works on: a delivery, or a batch. All units have the same time, and are kept in the order of
-starting, so the first one whose time is not up is always the next to expire: one timer serves all.
+A *unit* is the work of one task: a delivery, or a batch. All units have the same time, and are kept in the order of
+starting. So the first unit whose time is not up is always the next to expire, and one timer serves all.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 GRACE_S = 5.0
-"""How long a cancelled handler may take to leave before it counts as stuck."""
+"""The seconds after which a cancelled handler that has not ended counts as stuck."""
 
 Unit = TypeVar("Unit")
 
@@ -32,10 +32,10 @@ class Running(Generic[Unit]):
         on_stuck: Callable[[Unit, asyncio.Task[Any]], None],
         grace_s: float = GRACE_S,
     ) -> None:
-        """`on_stuck` is told of each unit that did not leave within `grace_s` seconds after its time was up."""
+        """`on_stuck` is called for each unit that has not ended `grace_s` seconds after its time was up."""
         self.stuck: set[Unit] = set()
         self.is_cut_short = False
-        """Whether all that ran was told to leave, and is left unsettled."""
+        """Whether all running units were cancelled, and are left unsettled."""
         self.started: dict[Unit, tuple[asyncio.Task[Any], float, float]] = {}
         """Each unit with its task, its start and the end of its time, in the order of starting. Do not change it."""
         self._timeout_s = timeout_s
@@ -43,9 +43,9 @@ class Running(Generic[Unit]):
         self._loop = loop
         self._on_stuck = on_stuck
         self._timed_out: dict[Unit, float] = {}  # with the loop time at which the grace ends
-        self._settling: set[Unit] = set()  # or suspended: no deadline either way
+        self._settling: set[Unit] = set()  # or suspended: these have no deadline
         self._timer: asyncio.TimerHandle | None = None
-        self._wake_at = math.inf  # when the timer rings
+        self._wake_at = math.inf  # the loop time of the timer
         self._changed = asyncio.Event()
 
     def __len__(self) -> int:
@@ -56,15 +56,15 @@ class Running(Generic[Unit]):
         return ((unit, task) for unit, (task, _, _) in self.started.items())
 
     def task_of(self, unit: Unit) -> asyncio.Task[Any]:
-        """Return the task that works on a unit."""
+        """Return the task of a unit."""
         return self.started[unit][0]
 
     def age_s(self, unit: Unit) -> float:
-        """Return for how long a unit has been running."""
+        """Return the seconds since a unit was started."""
         return self._loop.time() - self.started[unit][1]
 
     def start(self, unit: Unit, task: asyncio.Task[Any]) -> None:
-        """Note that `task` works on `unit` from now on."""
+        """Note that `task` runs `unit` from now on."""
         now = self._loop.time()
         expires_at = now + self._timeout_s
         self.started[unit] = task, now, expires_at
@@ -72,7 +72,7 @@ class Running(Generic[Unit]):
             self._wake(expires_at)
 
     def settle(self, unit: Unit) -> None:
-        """Note that the handler is done, and only its settlement takes time: no deadline any more, and not stuck."""
+        """Note that the handler has ended and only the settlement takes time. The unit has no deadline any more."""
         self._settling.add(unit)
         self._timed_out.pop(unit, None)
         self.stuck.discard(unit)
@@ -80,17 +80,17 @@ class Running(Generic[Unit]):
 
     @contextmanager
     def suspended(self, unit: Unit) -> Iterator[None]:
-        """Let `unit` wait for something that is not its own work; afterwards it has its whole time."""
+        """Suspend the deadline while `unit` waits for others. Afterwards the unit has its whole time."""
         self._settling.add(unit)
         try:
             yield
         finally:
             self._settling.discard(unit)
             task, _, _ = self.started.pop(unit)
-            self.start(unit, task)  # at the end, for it expires last now
+            self.start(unit, task)  # at the end, since it now expires last
 
     def end(self, unit: Unit) -> None:
-        """Note that nothing of `unit` is left to do."""
+        """Note that `unit` has ended."""
         del self.started[unit]
         if self._timed_out:
             self._timed_out.pop(unit, None)
@@ -101,23 +101,23 @@ class Running(Generic[Unit]):
             self._changed.set()
 
     def is_timed_out(self, unit: Unit) -> bool:
-        """Whether the time of `unit` was up before it was done."""
+        """Whether the time of `unit` was up before its end."""
         return unit in self._timed_out
 
     async def finished(self, but_stuck: bool = False) -> None:
-        """Wait until nothing runs; with `but_stuck`, nothing but what is stuck."""
+        """Wait until no unit runs; with `but_stuck`, until only stuck ones do."""
         while len(self.started) > (len(self.stuck) if but_stuck else 0):
             self._changed.clear()
             await self._changed.wait()
 
     def cut_short(self) -> None:
-        """Cancel what runs; it is left unsettled, so that the broker delivers it again."""
+        """Cancel the running units. They are left unsettled, so that the broker redelivers them."""
         self.is_cut_short = True
         for task, _, _ in self.started.values():
             task.cancel()
 
     def _expire(self) -> None:
-        """Cancel what has run too long, report what did not leave, and wake up again for the next."""
+        """Cancel units whose time is up, report those that did not end, and set the timer for the next."""
         now = self._loop.time()
         wake_at = math.inf
         for unit, (task, _, expires_at) in self.started.items():
@@ -127,7 +127,7 @@ class Running(Generic[Unit]):
             if unit not in self._settling and unit not in self._timed_out:
                 self._timed_out[unit] = now + self._grace_s
                 # In the next turn: uvloop runs timers before a new task's first step, and a task that is cancelled
-                # before that never runs a line, so that nobody would settle its unit.
+                # before that never runs a line, so that its unit would never be settled.
                 self._loop.call_soon(self._cancel, unit, task)
         newly_stuck = []
         for unit, grace_ends_at in self._timed_out.items():
@@ -137,19 +137,19 @@ class Running(Generic[Unit]):
                 newly_stuck.append(unit)
             else:
                 wake_at = min(wake_at, grace_ends_at)
-        self._wake(wake_at)  # before anybody is told, whose fault would leave all others without a deadline
+        self._wake(wake_at)  # before `on_stuck`, whose error would leave all others without a deadline
         self.stuck.update(newly_stuck)
         for unit in newly_stuck:
             self._changed.set()
             self._on_stuck(unit, self.started[unit][0])
 
     def _cancel(self, unit: Unit, task: asyncio.Task[Any]) -> None:
-        """Cancel a unit whose time is up, unless its handler has come to its end meanwhile."""
+        """Cancel a unit whose time is up, unless its handler has ended meanwhile."""
         if unit in self._timed_out and unit not in self._settling:
             task.cancel()
 
     def _wake(self, at: float) -> None:
-        """Set the one timer."""
+        """Set the timer."""
         if self._timer is not None:
             self._timer.cancel()
         self._wake_at = at

@@ -1,18 +1,19 @@
-"""From a settlement to the wire: at once where a frame is enough, else by a confirmed copy.
+"""Carries settlements out: at once when a frame is enough, and by a confirmed copy otherwise.
 
-A retry, a requeue, a dead letter with the facts, and what goes into quarantine is a copy that is published and
-confirmed before the original is acked: a crash between the two duplicates it, and nothing loses it. Where no copy can
-be had, a dead letter is rejected (basic.reject), if the broker is known to keep it then; a requeue whose queue is full
-becomes a retry; all else goes back to its queue, after a pause. That counts as no attempt: who may not publish to the
-default exchange has messages that are tried for ever, and a line in the log that says so, but loses none.
+A retry, a requeue, a dead letter with the facts, and a message in quarantine are copies. A copy is published and
+confirmed before the original is acked: a crash between the two duplicates the message, and nothing loses it. When no
+copy can be published, a dead letter is rejected (basic.reject), if the broker is known to keep it then; a requeue whose
+queue is full becomes a retry; every other message goes back to its queue after a pause. Such a return does not count as
+an attempt. A user who may not publish to the default exchange loses no message, but failing messages are tried without
+end, and the log has a line about it.
 
-Where order is promised, a requeue is no copy, which would be overtaken by what waits, but another execution in the same
-place; see `queues.Queue`.
+Where order is promised, a requeue is no copy, since waiting messages would overtake it. It is another execution in the
+same place; see `queues.Queue`.
 
-A settlement that fails, by a bug of ours or of what an application has put into our way, costs its own message alone:
-see `rescue`.
+A settlement that fails, because of a bug of ours or of application code in its way, costs only its own message: see
+`rescue`.
 
-Must not know: handlers' code, deadlines, concurrency.
+This module knows nothing about handlers' code, deadlines and concurrency.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from mxworker.worker.handling.report import ACK
 
 log = logging.getLogger(__name__)
 
-# As plain numbers, for every ack: to count by a member of the enumeration takes 0.3 us more on Python 3.11.
+# Plain numbers, since they are used for every ack: on Python 3.11 a member of an enum takes 0.3 us more.
 _ACKED, _STALE = int(Word.ACKED), int(Word.STALE)
 
 
@@ -64,9 +65,9 @@ class Settling:
         rng: random.Random,
         run_next: Callable[[Delivery], None] = lambda delivery: None,
     ) -> None:
-        """Where there can be no copies, what is to be tried again goes back, and a dead letter is the broker's.
+        """When copies are not possible, retries and requeues go back to the queue, and the broker dead-letters.
 
-        `run_next` lets a delivery that was executed wait before all others, to be executed again.
+        `run_next` puts a delivery that was executed before all others, to be executed again.
         """
         self._handler = handler
         self._max_attempts = handler.max_attempts
@@ -83,7 +84,7 @@ class Settling:
     def settle(self, delivery: Delivery, settlement: Settlement, alike: int = 1) -> Again | Later | Dead | None:
         """Settle at once and return None, or return the ending that needs `by_copy`.
 
-        `alike`: how many deliveries of a batch the settlement is for, to be told once; 0 when that was done.
+        `alike` is the number of deliveries of a batch that share the settlement, for one log line; 0 when it is logged.
         """
         if settlement is ACK:
             self.acked(delivery)
@@ -106,17 +107,17 @@ class Settling:
         return None
 
     def acked(self, delivery: Delivery) -> None:
-        """Settle as done; `settle` with an `Ack`, without the choice."""
+        """Ack a delivery. This is `settle` for an `Ack`."""
         was_sent = source_of(delivery).ack(delivery)
         self._words[_ACKED if was_sent else _STALE] += 1
         if log.isEnabledFor(logging.DEBUG):
             self._tell(delivery, "acked" if was_sent else "settled too late, so the broker delivers it again")
 
     async def quarantine(self, delivery: Delivery, convict: Suspect, stack: str) -> bool:
-        """Set a message aside that kills workers, with the facts, then ack it; say whether that was possible.
+        """Keep a copy of a message that kills workers, with the facts, and ack it. Return whether that was possible.
 
-        Where there is no quarantine, and we may not declare it, that is done in the dead-letter queue. Cancelled, it
-        leaves the original unsettled.
+        The copy is in the quarantine, or in the dead-letter queue when there is no quarantine and we may not declare
+        it. A cancelled call leaves the original unsettled.
         """
         queue = self._handler.queue
         facts = KillFacts(queue.name, self._handler.name, attempt_of(delivery, self._max_attempts), convict, stack)
@@ -141,10 +142,10 @@ class Settling:
         return True
 
     def _in_place(self, delivery: Delivery) -> None:
-        """Have a delivery executed again before any other, unsettled: a copy would be overtaken by what waits.
+        """Execute an unsettled delivery again before any other, since waiting messages would overtake a copy.
 
-        In a pause it goes back: another worker may have its queue by then. In a drain it waits, and goes back in its
-        place when the channel is closed.
+        During a pause the delivery goes back, since another worker may already consume the queue. During a drain it
+        waits, and goes back in its place when the channel is closed.
         """
         if not source_of(delivery).is_consumed:
             self._count(Word.REQUEUED, source_of(delivery).give_back(delivery))
@@ -154,7 +155,7 @@ class Settling:
         self._run_next(delivery)
 
     async def by_copy(self, delivery: Delivery, ends: Again | Later | Dead) -> None:
-        """Have the broker keep a copy, then ack the original. Cancelled, it leaves the original unsettled."""
+        """Publish a copy, and ack the original after the confirm. A cancelled call leaves the original unsettled."""
         match ends:
             case Again():
                 await self._again(delivery, ends)
@@ -176,17 +177,18 @@ class Settling:
             await self._return(delivery, f"its queue took no copy ({error})")
 
     async def rescue(self, delivery: Delivery, error: BaseException, is_cut: Callable[[BaseException], bool]) -> None:
-        """Settle a delivery whose settlement failed with `error`, without raising anything in turn.
+        """Settle a delivery whose settlement failed with `error`. Raises nothing but a cancellation by a cut.
 
-        It becomes a dead letter with the facts of that. If that fails, too, or there is no dead-letter queue, it goes
-        back to its queue after a pause; and if it cannot even be given back, its channel is given up, so that the
-        broker delivers it again. A cancellation that `is_cut` knows leaves the original unsettled.
+        The delivery becomes a dead letter with the facts of the failure. If that fails, too, or if there is no
+        dead-letter queue, the delivery goes back to its queue after a pause. If it cannot be given back either, its
+        channel is given up, so that the broker redelivers it. A cancellation for which `is_cut` is true leaves the
+        original unsettled, and is raised.
         """
         source = source_of(delivery)
         for remedy in (self._bury, self._give_back_later):
             self._tell_of_fault(delivery, error)
             if not source.holds(delivery):
-                return  # it was settled, and what came after that failed
+                return  # it was settled, and a later step failed
             try:
                 await remedy(delivery, error)
                 return
@@ -199,7 +201,7 @@ class Settling:
             source.give_up(f"a delivery could not be settled: {error_in_words(error)}")
 
     async def _bury(self, delivery: Delivery, error: BaseException) -> None:
-        """Make a dead letter of a delivery that could not be settled; where there can be none, give it back."""
+        """Make a dead letter of a delivery that could not be settled, or give it back when there can be none."""
         if delivery.is_stale or not self._handler.queue.dead_letter:
             await self._give_back_later(delivery, error)
         else:
@@ -219,7 +221,7 @@ class Settling:
             await self._return(delivery, f"no retry queue took a copy ({error})")
 
     async def _copy(self, delivery: Delivery, ends: Again | Later, queue: str, word: Word) -> None:
-        """Put a copy for the next attempt into `queue`, then ack. Raises PublishError or BrokerError."""
+        """Publish a copy for the next attempt to `queue`, and ack. Raises PublishError or BrokerError."""
         try:
             await self._copies.publish(retry_copy(delivery, ends.attempt), queue)
         except NO_COPY as error:
@@ -258,7 +260,7 @@ class Settling:
             self._count(Word.REJECTED, source_of(delivery).ack(delivery))
 
     async def _return(self, delivery: Delivery, why: str) -> None:
-        """Give a delivery back after a pause, without which it would come straight back."""
+        """Give a delivery back after a pause, since the broker redelivers it at once."""
         self._say(log_event("delivery_returned"), self._refused, f"goes back to its queue: {why}", delivery)
         self._refusals += 1
         await asyncio.sleep(COPY.delay_s(self._refusals, self._rng))

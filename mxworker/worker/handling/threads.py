@@ -1,7 +1,7 @@
-"""The threads in which `def` handlers run: bounded, and honest about a thread that cannot be stopped.
+"""The threads in which `def` handlers run. Their number is bounded.
 
-Nothing can end a thread from outside. So a call that is cancelled goes on until its thread has ended: its delivery
-stays unsettled as long as it may still be at work, or its own retry would run beside it.
+A thread cannot be ended from outside. So a call that is cancelled goes on until its thread has ended, and its delivery
+stays unsettled until then. Otherwise the retry of the delivery would run beside the thread.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from mxworker.system.printable import foreign
 
 
 class Threads:
-    """At most `size` threads, started when they are needed. Belongs to one event loop."""
+    """At most `size` threads, which are started when they are needed. Belongs to one event loop."""
 
     def __init__(self, size: int) -> None:
-        """Start none yet."""
+        """Start no thread yet."""
         self._pool = ThreadPoolExecutor(size, "mxworker-handler")
         self._idents: dict[asyncio.Task[Any], int] = {}
 
     async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Return what `function` returns in a thread, with the caller's context variables.
+        """Call `function` in a thread, with the caller's context variables, and return its result.
 
-        However often the caller is cancelled meanwhile, this goes on until the thread has ended, and what it did is
-        still the outcome. Only when it had not begun the CancelledError is raised, at once.
+        When the caller is cancelled, even several times, this call goes on until the thread has ended, and returns or
+        raises the outcome of the function. CancelledError is raised, at once, only if the function had not begun.
         """
         task = asyncio.current_task()
         assert task is not None
@@ -43,7 +43,7 @@ class Threads:
             self._idents[task] = threading.get_ident()
             try:
                 return context.run(function, *arguments)
-            except (StopIteration, GeneratorExit) as error:  # no future can hold the one, and the other ends its task
+            except (StopIteration, GeneratorExit) as error:  # no future holds the one, the other ends its task
                 raise RuntimeError(f"the handler raised {type(error).__name__}") from error
             finally:
                 if os.getpid() != pid:
@@ -64,7 +64,7 @@ class Threads:
             self._idents.pop(task, None)
 
     def stack_of(self, task: asyncio.Task[Any]) -> list[str] | None:
-        """Return where the thread that works for `task` is, a frame a line, the innermost last; None when none does."""
+        """Return the stack of the thread that works for `task`, the innermost frame last; None without a thread."""
         ident = self._idents.get(task)
         frame = sys._current_frames().get(ident) if ident is not None else None
         return (
@@ -74,5 +74,5 @@ class Threads:
         )
 
     def close(self) -> None:
-        """Start no call any more; threads that are at work are left to the end of the process."""
+        """Start no further call. Threads that still run end with the process."""
         self._pool.shutdown(wait=False, cancel_futures=True)

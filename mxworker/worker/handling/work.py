@@ -1,7 +1,7 @@
-"""What a started delivery is taken through, step by step: `SingleWork.run`. Batches have `batch_work`.
+"""The steps of a started delivery, in order: `SingleWork.run`. For batches see `batch_work`.
 
-Invariant: exactly one settlement per delivery, except for those cut short by a drain: unless their handler still
-succeeds, they stay unsettled, for the broker to deliver again.
+Invariant: every delivery has exactly one settlement. Only deliveries that a drain cuts short may have none: they stay
+unsettled unless their handler still succeeds, and the broker redelivers them.
 """
 
 from __future__ import annotations
@@ -26,36 +26,36 @@ Unit = TypeVar("Unit", contravariant=True)
 
 
 Watch = Callable[[Settlement, float], None]
-"""Is told how each delivery ended, and the monotonic instant in seconds at which it was started."""
+"""Takes the settlement of each delivery, and the monotonic instant in seconds at which it was started."""
 
 
 class Work(Protocol[Unit]):
-    """What is done with the units of one handler."""
+    """The work on the units of one handler."""
 
     def run(self, unit: Unit) -> Coroutine[Any, Any, bool]:
-        """Take a unit to its end; return False when it was given back unprocessed."""
+        """Run a unit to its end. Return False when it was given back unprocessed."""
 
     def rescue(self, unit: Unit, error: BaseException) -> Coroutine[Any, Any, None]:
-        """Settle what `run` has left unsettled when it raised `error`; raises nothing but a cut's cancellation."""
+        """Settle a unit that `run` left unsettled when it raised `error`. Raises only the cancellation by a cut."""
 
     def give_back(self, unit: Unit) -> None:
-        """Settle a unit as not processed; of a lost channel, let it go."""
+        """Settle a unit as not processed. A unit of a lost channel is only counted as stale."""
 
     def is_stale(self, unit: Unit) -> bool:
-        """Whether the broker delivers all of it again anyway."""
+        """Whether the broker redelivers the whole unit, since its channel has ended."""
 
     def key(self, unit: Unit) -> int:
         """Return the key of a unit that is one message; see `message_keys`."""
 
     def is_suspect(self, unit: Unit) -> bool:
-        """Whether something is known against a unit that is one message."""
+        """Whether a unit that is one message is a suspect."""
 
     def clear(self, unit: Unit) -> None:
-        """Hold a unit that is one message above suspicion; of a lost channel, leave that to who gets it now."""
+        """Clear a unit that is one message of suspicion. Does nothing when its channel is lost."""
 
 
 class Rescue:
-    """Settles what could not be settled; see `Settling.rescue`."""
+    """Settles deliveries whose settlement failed; see `Settling.rescue`."""
 
     def __init__(self, report: Report, settling: Settling, running: Running[Any]) -> None:
         self._report = report
@@ -63,9 +63,9 @@ class Rescue:
         self._running = running
 
     async def one(self, delivery: Delivery, error: BaseException) -> None:
-        """Settle a delivery whose execution or settlement raised `error`; raises nothing but a cut's cancellation."""
+        """Settle a delivery whose execution or settlement raised `error`. Raises only the cancellation by a cut."""
         if is_a(error, GeneratorExit) and source_of(delivery).holds(delivery):
-            # It came out of something that the handler awaited, and has closed all that was to settle the delivery.
+            # An awaitable of the handler raised it, and it has closed the coroutines that were to settle the delivery.
             try:
                 ends = self._settling.settle(delivery, self._report.failed(error))
                 if ends is not None:
@@ -78,12 +78,12 @@ class Rescue:
         await self._settling.rescue(delivery, error, self.is_cut)
 
     def is_cut(self, error: BaseException) -> bool:
-        """Whether `error` is the cancellation of what was cut short, and is left unsettled."""
+        """Whether `error` is the cancellation by a cut, after which deliveries are left unsettled."""
         return self._running.is_cut_short and is_a(error, asyncio.CancelledError)
 
 
 class SingleWork:
-    """Deliveries one by one."""
+    """The work on single deliveries."""
 
     def __init__(
         self,
@@ -107,14 +107,14 @@ class SingleWork:
         self.clear = record.clear
 
     async def run(self, delivery: Delivery) -> bool:
-        """Take a delivery its way; return False when it was given back unprocessed."""
-        # The way of a delivery, a step after the other. One that has killed too many workers is set aside instead.
+        """Run a delivery to its end. Return False when it was given back unprocessed."""
+        # The steps of a delivery, in order. A message that has killed too many workers goes into quarantine instead.
         #
-        # 1. Record: it stands on the board until it is settled.
-        # 2. Decode, 3. call, 4. judge: these make a settlement of it, see `execution.pipeline`. For a `cpu=True`
-        #    handler another process does that, see `cpu.pool`. Why it was cancelled, if it was, is judged here.
-        # 5. Settle: at once where a frame is enough.
-        # 6. Else copy: a retry, a requeue or a dead letter is published and confirmed, then the original is acked.
+        # 1. Record: the delivery is on the board until it is settled.
+        # 2. Decode, 3. call, 4. judge: these make its settlement, see `execution.pipeline`. For a `cpu=True` handler
+        #    another process does them, see `cpu.pool`. The reason of a cancellation is judged here.
+        # 5. Settle: at once when a frame is enough.
+        # 6. Copy, otherwise: a retry, a requeue or a dead letter is published and confirmed, then the original acked.
         record = self._record
         running = self._running
         if delivery.redelivered and (convict := record.conviction(delivery)) is not None:
@@ -133,7 +133,7 @@ class SingleWork:
                 if running.is_cut_short:
                     return True
                 settlement = self._report.cancelled(running.is_timed_out(delivery))
-            # Who was told to leave may turn that into an error of its own; only a success still counts then.
+            # A handler may turn its cancellation into another exception. After a cut only a success counts.
             if running.is_cut_short and not isinstance(settlement, Ack):
                 return True
             if self._watch is not None:
@@ -141,14 +141,14 @@ class SingleWork:
             ends = self._settling.settle(delivery, settlement)
             if ends is not None:
                 running.settle(delivery)
-                del settlement  # it has the exception, which has the frames of the handler with all that is in them
+                del settlement  # its exception holds the frames of the handler with their variables
                 await self._settling.by_copy(delivery, ends)
             return True
         finally:
             record.leave(entry)
 
     async def rescue(self, delivery: Delivery, error: BaseException) -> None:
-        """Settle a delivery that `run` has left unsettled when it raised `error`."""
+        """Settle a delivery that `run` left unsettled when it raised `error`."""
         self._running.settle(delivery)
         if self._running.is_cut_short:
             return
@@ -161,7 +161,7 @@ class SingleWork:
 
 
 async def quarantine(delivery: Delivery, convict: Suspect, record: Record, settling: Settling) -> None:
-    """Set a message aside that kills; put back into its queue by an operator, it has new tries."""
+    """Put a message that kills workers into quarantine. If an operator puts it back, it starts with no kills."""
     stack = record.stack_of(convict)
     if await settling.quarantine(delivery, convict, stack):
         record.clear(delivery)

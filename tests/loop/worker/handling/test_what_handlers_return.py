@@ -197,7 +197,7 @@ async def test_awaitables_without_end_are_a_failure(caplog: pytest.LogCaptureFix
         return again()
 
     assert settled(await handled(handlers)) == REFUSED
-    assert "returned an awaitable that comes to another one" in caplog.text
+    assert "returned an awaitable of an awaitable" in caplog.text
 
 
 # ---- what is no settlement
