@@ -60,11 +60,11 @@ class Board:
         self._lay_out()
 
     def _lay_out(self) -> None:
-        orders_at = (_HEAD_WORDS + len(self._numbers) * GIVEN_WORDS) * WORD_BYTES
-        suspects_at = orders_at + DIRECTIVES_BYTES
+        directives_at = (_HEAD_WORDS + len(self._numbers) * GIVEN_WORDS) * WORD_BYTES
+        suspects_at = directives_at + DIRECTIVES_BYTES
         view = self._section(_MASTERS)
-        self._words = view[:orders_at].cast("Q")
-        self.orders = Directives(view[orders_at:suspects_at])
+        self._words = view[:directives_at].cast("Q")
+        self.directives = Directives(view[directives_at:suspects_at])
         self.suspects = Suspects(view[suspects_at : suspects_at + TABLE_BYTES])
         self._slots: dict[int, BoardSlot] = {}
         self._checked: dict[int, CheckedSlot] = {}

@@ -191,29 +191,29 @@ class Commands:
 
     def _toggle_pause(self) -> None:
         """Pause all queues; when they are, resume them."""
-        if self._board.orders.all_paused:
+        if self._board.directives.all_paused:
             self._resume(None)
         else:
             self._pause(None)
 
     def _pause(self, queue: str | None) -> Mapping[str, Any]:
         if queue is None:
-            self._board.orders.pause_all()
+            self._board.directives.pause_all()
         else:
             self._check_consumed(queue)
             try:
-                self._board.orders.pause(queue)
+                self._board.directives.pause(queue)
             except ValueError as error:
                 raise RequestRefused(f"{error}.") from None
         return self._changed("paused", queue)
 
     def _resume(self, queue: str | None) -> Mapping[str, Any]:
         if queue is None:
-            self._board.orders.resume_all()
+            self._board.directives.resume_all()
         else:
-            if queue not in self._board.orders.paused_queues:
+            if queue not in self._board.directives.paused_queues:
                 self._check_consumed(queue)
-            self._board.orders.resume(queue)
+            self._board.directives.resume(queue)
         return self._changed("resumed", queue)
 
     def _changed(self, what: str, queue: str | None) -> Mapping[str, Any]:
@@ -239,7 +239,7 @@ class Commands:
 
     def _set_log_level(self, name: str) -> None:
         set_level(name)
-        self._board.orders.set_log_level(logging.getLogger().level)
+        self._board.directives.set_log_level(logging.getLogger().level)
         self._tell_all(Order.LOOK)
 
     # ---- how a stop goes

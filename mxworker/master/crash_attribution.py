@@ -71,10 +71,10 @@ class CrashAttribution:
             _LOG.info("the messages of queue %s run beside others again", queue, extra=facts)
         self._told = deadly
         rests = self._queues.rests(now_ns)
-        if queues == before and rests == self._board.orders.alone_rests:
+        if queues == before and rests == self._board.directives.alone_rests:
             return Change(False, is_found)
         self._ordered = queues
-        self._board.orders.run_alone(sorted(queues), rests)
+        self._board.directives.run_alone(sorted(queues), rests)
         return Change(True, is_found)
 
     def next_wakeup(self, now_ns: int) -> int | None:

@@ -47,7 +47,7 @@ class StatusReport:
 
     def status(self, now_ns: int) -> ServiceStatus:
         """Return how the service is now."""
-        fleet, orders = self._fleet, self._board.orders
+        fleet, directives = self._fleet, self._board.directives
         state = "stopping" if fleet.is_stopping else "running" if self._board.ever_ready else "starting"
         return ServiceStatus(
             name=well_formed(self._name),
@@ -60,10 +60,10 @@ class StatusReport:
             workers_wanted=fleet.wanted,
             workers_ready=fleet.ready,
             unhealthy_because=why_unhealthy(fleet.is_beyond_repair(now_ns)),
-            unready_because=why_unready(state, fleet.wanted, fleet.ready, orders.all_paused),
+            unready_because=why_unready(state, fleet.wanted, fleet.ready, directives.all_paused),
             reload=self._last_reload(),
             paused=self.paused(),
-            run_alone=orders.alone_queues,
+            run_alone=directives.alone_queues,
             log_level=level(),
             workers=tuple(self._worker(slot, now_ns) for slot in fleet.slots),
         )
@@ -75,7 +75,7 @@ class StatusReport:
 
     def paused(self) -> PausedStatus:
         """Return which queues the operator has paused."""
-        return PausedStatus(self._board.orders.all_paused, self._board.orders.paused_queues)
+        return PausedStatus(self._board.directives.all_paused, self._board.directives.paused_queues)
 
     def _worker(self, slot: Slot, now_ns: int) -> WorkerStatus:
         told = self._board.told(slot.number)

@@ -78,13 +78,13 @@ def assemble(
     show: Callable[[WorkerState], None],
     serializers: Mapping[str, Serializer] = NO_SERIALIZERS,
     declared: Sequence[Queue] = (),
-    orders: Directives | None = None,
+    directives: Directives | None = None,
 ) -> Service:
     """Return the service of one worker. Call inside a running loop.
 
     `must_start` returns whether a start may fail; `show` gets every state, for the process title. `serializers`, by
     content type, make the bodies that handlers publish; `declared` are the queues that are declared and not consumed;
-    `orders` are the directives of the master.
+    `directives` are those of the master.
     """
     for index, handler in enumerate(handlers):
         slot.name_handler(index, handler.name, handler.queue.name)
@@ -145,7 +145,7 @@ def assemble(
             consumers.append(consumer)
 
     # the exchange with the master
-    directives = DirectiveFollower(orders or no_directives(), consumers, runners)
+    follower = DirectiveFollower(directives or no_directives(), consumers, runners)
     heartbeat = Heartbeat(settings, slot, recycling, lambda: service.look_at_board())
     service = Service(
         settings,
@@ -162,7 +162,7 @@ def assemble(
             threads=threads,
             cpu=cpu,
             controls=controls,
-            directives=directives,
+            directives=follower,
             heartbeat=heartbeat,
             readiness=readiness,
             start=start,

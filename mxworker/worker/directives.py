@@ -17,10 +17,10 @@ class DirectiveFollower:
     """Does in one worker what the directives say. Belongs to one event loop."""
 
     def __init__(
-        self, orders: Directives, consumers: Sequence[Consumer], runners: Sequence[HandlerRunner] = ()
+        self, directives: Directives, consumers: Sequence[Consumer], runners: Sequence[HandlerRunner] = ()
     ) -> None:
         """Prepare; nothing is done before `look`."""
-        self._directives = orders
+        self._directives = directives
         self._consumers = consumers
         self._runners = runners
         self._paused: set[str] = set()
@@ -43,8 +43,8 @@ class DirectiveFollower:
                 consumer.try_again()
 
 
-def apply_log_level(orders: Directives) -> None:
+def apply_log_level(directives: Directives) -> None:
     """Set the level of the root logger to that of the directives, if they have one."""
     root = logging.getLogger()
-    if orders.log_level is not None and root.level != orders.log_level:
-        root.setLevel(orders.log_level)
+    if directives.log_level is not None and root.level != directives.log_level:
+        root.setLevel(directives.log_level)

@@ -87,7 +87,7 @@ def _live(settings: Consumption, board: Board, number: int, end: _End) -> int:
     signal.signal(signal.SIGUSR1, lambda _, frame: dump_stack(number, frame))  # an import can hang, too
     forks.claim_signals([signal.SIGUSR1])
     keep_telling()
-    apply_log_level(board.orders)
+    apply_log_level(board.directives)
     slot.words[Word.PID] = os.getpid()
     _show(number, WorkerState.BOOTING)
     slot.write_state(WorkerState.BOOTING)
@@ -154,7 +154,7 @@ async def _serve(
         show=lambda state: _show(slot.number, state),
         serializers=application.serializers,
         declared=application.declared_queues,
-        orders=board.orders,
+        directives=board.directives,
     )
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, service.request_stop)

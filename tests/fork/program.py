@@ -45,7 +45,7 @@ class Worker:
         self.options = options
         self.number = number
         self.slot = board.slot(number)
-        self.orders = board.orders
+        self.directives = board.directives
         self.suspects = board.suspects
         self.asked: list[int] = []
         self.has_beaten = False
@@ -65,8 +65,8 @@ class Worker:
         self.look()
 
     def look(self) -> None:
-        orders = self.orders
-        self.say(f"look {orders.all_paused} {','.join(orders.paused_queues)} {orders.log_level}")
+        directives = self.directives
+        self.say(f"look {directives.all_paused} {','.join(directives.paused_queues)} {directives.log_level}")
 
     def _asked(self, signum: int, frame: FrameType | None) -> None:
         self.asked.append(signum)
@@ -374,7 +374,7 @@ def broken_by(damage: Callable[[Worker], object]) -> Callable[[Worker], int]:
         worker.slot.words[Word.ACKED] = max(worker.slot.words[Word.ACKED], 500)
         worker.start()
         if worker.slot.given[Given.SPAWNS] == 1:
-            worker.turn_until(lambda: bool(worker.asked or worker.orders.paused_queues))
+            worker.turn_until(lambda: bool(worker.asked or worker.directives.paused_queues))
             worker.say("damages")
             damage(worker)
             worker.say("has done damage")

@@ -26,7 +26,7 @@ from tests.harness.waiting import until
 SOON_S = 60.0
 
 
-class Orders(Directives):
+class Unreadable(Directives):
     """Directives that cannot be read at times."""
 
     is_broken = False
@@ -41,12 +41,12 @@ class Orders(Directives):
 
 
 @pytest.fixture
-def orders() -> Orders:
-    return Orders(memoryview(bytearray(DIRECTIVES_BYTES)))
+def directives() -> Unreadable:
+    return Unreadable(memoryview(bytearray(DIRECTIVES_BYTES)))
 
 
 @asynccontextmanager
-async def starting(orders: Directives) -> AsyncIterator[BoardSlot]:
+async def starting(directives: Directives) -> AsyncIterator[BoardSlot]:
     """Run a worker that beats, and gets no further than its lifespan."""
     handlers = Handlers()
 
@@ -60,7 +60,9 @@ async def starting(orders: Directives) -> AsyncIterator[BoardSlot]:
 
     slot = Board(1).slot(1)
     settings = Consumption(app="test", brokers=Brokers.parse(["amqp://127.0.0.1:1/"]))
-    service = assemble(settings, compile_handlers(handlers), slot, lambda: True, lambda state: None, orders=orders)
+    service = assemble(
+        settings, compile_handlers(handlers), slot, lambda: True, lambda state: None, directives=directives
+    )
     task = asyncio.create_task(service.run())
     try:
         await until(lambda: slot.words[Word.RSS_BYTES], SOON_S, "the first beat")
@@ -93,21 +95,23 @@ def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "EVERY_S", 0.01)
 
 
-async def test_worker_without_a_descriptor_left_beats_and_obeys_and_shows_the_memory_it_had(orders: Orders) -> None:
-    async with starting(orders) as slot:
+async def test_worker_without_a_descriptor_left_beats_and_obeys_and_shows_the_memory_it_had(
+    directives: Unreadable,
+) -> None:
+    async with starting(directives) as slot:
         with no_descriptor_left():
-            read_before = orders.times_read
+            read_before = directives.times_read
             await beats(slot)
             assert slot.words[Word.RSS_BYTES] > 0
-            assert orders.times_read > read_before
+            assert directives.times_read > read_before
         await beats(slot)
 
 
-async def test_worker_that_fails_to_look_at_the_board_beats_on(orders: Orders) -> None:
-    async with starting(orders) as slot:
+async def test_worker_that_fails_to_look_at_the_board_beats_on(directives: Unreadable) -> None:
+    async with starting(directives) as slot:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
-        orders.is_broken = True
+        directives.is_broken = True
         await beats(slot)
-        orders.is_broken = False
-        read_before = orders.times_read
-        await until(lambda: orders.times_read > read_before, SOON_S, "it to look again")
+        directives.is_broken = False
+        read_before = directives.times_read
+        await until(lambda: directives.times_read > read_before, SOON_S, "it to look again")

@@ -83,13 +83,13 @@ def test_log_level_is_the_number_that_was_set() -> None:
 
 def test_boards_orders_do_not_overlap_its_slots() -> None:
     board = Board(2)
-    board.orders.pause_all()
+    board.directives.pause_all()
     for number in range(PAUSED_QUEUES):
-        board.orders.pause(f"{number:0255}")
+        board.directives.pause(f"{number:0255}")
     assert all(value == 0 for slot in board.slots for value in slot.words)
     assert not any(bytes(slot.view).strip(b"\0") for slot in board.slots)
     board.slot(1).words[0] = 2**64 - 1
-    assert len(board.orders.paused_queues) == PAUSED_QUEUES
+    assert len(board.directives.paused_queues) == PAUSED_QUEUES
 
 
 def test_queues_run_alone_until_others_do_and_rest_by_the_way() -> None:

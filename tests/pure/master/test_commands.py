@@ -94,7 +94,7 @@ def test_all_queues_are_paused_and_resumed_by_turns() -> None:
     master = Master()
     for is_paused in (True, False):
         master.take(SIGUSR2)
-        assert master.board.orders.all_paused is is_paused
+        assert master.board.directives.all_paused is is_paused
     assert master.told == [Order.LOOK, Order.LOOK]
 
 
