@@ -24,10 +24,10 @@ from collections.abc import Iterable
 from mxworker.amqp.connecting.connection import BrokerConnection, Link
 from mxworker.amqp.publishing.deadlines import Deadlines
 from mxworker.amqp.publishing.exchanges import Exchanges
+from mxworker.amqp.publishing.publish_errors import headers_too_large, nacked, unroutable, unsent, verdict
 from mxworker.amqp.publishing.publisher_channel import PublisherChannel
 from mxworker.amqp.publishing.publishing import Publishing, State
 from mxworker.amqp.publishing.stats import PublisherStats
-from mxworker.amqp.publishing.verdicts import headers_too_large, nacked, unroutable, unsent, verdict
 from mxworker.amqp.publishing.waiting import Waiting, take_first
 from mxworker.backoff import PUBLISH_RETRY
 from mxworker.config import PublisherSettings
