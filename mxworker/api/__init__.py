@@ -1,1 +1,1 @@
-"""What an application sees: it registers handlers, gets deliveries, and says how they end."""
+"""The interface for applications: they register handlers, get deliveries, and return settlements."""

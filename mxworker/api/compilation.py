@@ -56,7 +56,7 @@ _SINGLE_VALUES = (int, float, complex, bool, NoneType)
 
 
 class HandlerKind(Enum):
-    """Where a handler runs."""
+    """The place in which a handler runs."""
 
     ASYNC = auto()
     """On the event loop."""

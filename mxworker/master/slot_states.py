@@ -12,10 +12,11 @@ A slot's way, left to right; a worker that fails goes round again through BACKOF
                  \          \         \
                   +----------+---------+-> ABORTING -> KILLING -> BACKOFF or EMPTY
 
-ABORTING is a worker past its heartbeat deadline, asked to tell what it does (SIGUSR1, then SIGABRT); a beat that
-comes before SIGABRT brings it back to RUNNING. KILLING was sent SIGKILL and only waits to be reaped. An EMPTY slot
-that failed for good while nothing was ready yet goes to BACKOFF (RETRY) once some other worker is ready. An EMPTY slot
-that nobody wants filled is spare: a replacement starts there, and the slot that it relieves is the next spare one.
+ABORTING is a worker past its heartbeat deadline, asked to tell what it does (SIGUSR1, then SIGABRT); a beat that comes
+before SIGABRT brings it back to RUNNING. KILLING was sent SIGKILL and only waits to be reaped. An EMPTY slot whose
+worker failed before any worker was ready, and was not tried again, goes to BACKOFF (RETRY) once another worker is
+ready. An EMPTY slot that need not be filled is spare: a replacement starts there, and the slot that it relieves is
+spare next.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Start:
         shutdown: Shutdown,
         must_succeed: Callable[[], bool],
     ) -> None:
-        """`worker` is the number of the slot; `must_succeed` says whether the start may fail for good."""
+        """`worker` is the number of the slot; `must_succeed` returns whether the start may fail."""
         self._connect_wait_s = settings.connect_wait_s
         self._worker = worker
         self._pool = pool

@@ -49,7 +49,7 @@ class PooledChannel:
         underlay.rpc = self._watched  # type: ignore[assignment]  # the library makes all its requests through `rpc`
 
     async def _watched(self, request: base.Frame, timeout: Any = None) -> Any:
-        """Make a request. It counts as a doubt while it runs, and for good if it fails or may change the channel."""
+        """Make a request. It is a doubt while it runs, and stays one if it fails or may change the channel."""
         self._doubts += 1
         answer = await self._ask(request, timeout=timeout)
         if request.name.startswith(_WITHOUT_TRACE):

@@ -411,7 +411,7 @@ class Consumer:
     # ---- ending
 
     async def cancel(self) -> None:
-        """Stop the deliveries for good; return when none will follow. Call this after `run` was cancelled.
+        """Stop the deliveries, and return when none will follow. Call this after `run` was cancelled.
 
         A request that was under way then may have brought deliveries already. This waits up to 30 s for the request to
         end, because only an open subscription can be cancelled and drained.
