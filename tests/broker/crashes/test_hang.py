@@ -78,7 +78,7 @@ def test_blocked_loop_is_replaced_and_the_log_names_handler_and_message(
         assert told["level"] == "warning"
         assert (told["handler"], told["queue"], told["message_id"]) == ("digest", queue_name, "the-culprit")
         assert told["place"].startswith(str(tmp_path / "app.py:"))
-        stack = next(record["stack"] for record in service.log_records() if "stack" in record)
+        stack = next(record["stack"] for record in service.log_records() if record.get("event") == "worker_ended")
         assert stack.startswith("Fatal Python error: Aborted"), "faulthandler shows all threads"
         frames = [line for line in stack.splitlines() if line.startswith("  File ")]
         assert f'File "{tmp_path / "app.py"}"' in frames[0], "the application's frame is the first"
