@@ -320,6 +320,16 @@ async def test_link_survives_every_way_a_connection_ends(end: str, is_asking: bo
             await until(lambda: link.live is not None, SOON_S)
 
 
+async def backs_off(broker: FakeBroker, connections: int) -> None:
+    """Connect until there were `connections` to `broker`, each of which it ends; the pauses between them must grow."""
+    link = link_to(broker.url, rng=Most())
+    async with running(link):
+        await until(lambda: len(broker.accepted_at) >= connections, 20)
+        gaps_s = [after - before for before, after in zip(broker.accepted_at, broker.accepted_at[1:], strict=False)]
+        for attempt, gap_s in enumerate(gaps_s):
+            assert gap_s >= RECONNECT.ceiling_s(attempt) - 0.02
+
+
 @on_both_loops
 async def test_failed_attempts_back_off() -> None:
     async def hangs_up(peer: Peer) -> None:
@@ -327,23 +337,13 @@ async def test_failed_attempts_back_off() -> None:
         peer.hang_up()
 
     async with FakeBroker(hangs_up) as broker:
-        link = link_to(broker.url, rng=Most())
-        async with running(link):
-            await until(lambda: len(broker.accepted_at) >= 5, 20)
-            gaps_s = [after - before for before, after in zip(broker.accepted_at, broker.accepted_at[1:], strict=False)]
-            for attempt, gap_s in enumerate(gaps_s):
-                assert gap_s >= RECONNECT.ceiling_s(attempt) - 0.02
+        await backs_off(broker, 5)
 
 
 @on_both_loops
 async def test_loss_is_the_first_failure_of_its_outage() -> None:
     async with FakeBroker(lambda peer: _let_the_first_in(peer, broker)) as broker:
-        link = link_to(broker.url, rng=Most())
-        async with running(link):
-            await until(lambda: len(broker.accepted_at) >= 4, 20)
-            gaps_s = [after - before for before, after in zip(broker.accepted_at, broker.accepted_at[1:], strict=False)]
-            for attempt, gap_s in enumerate(gaps_s):
-                assert gap_s >= RECONNECT.ceiling_s(attempt) - 0.02
+        await backs_off(broker, 4)
 
 
 async def _let_the_first_in(peer: Peer, broker: FakeBroker) -> None:
@@ -361,12 +361,7 @@ async def test_connections_that_end_at_once_back_off_too() -> None:
         peer.hang_up()
 
     async with FakeBroker(hangs_up) as broker:
-        link = link_to(broker.url, rng=Most())
-        async with running(link):
-            await until(lambda: len(broker.accepted_at) >= 4, 20)
-            gaps_s = [after - before for before, after in zip(broker.accepted_at, broker.accepted_at[1:], strict=False)]
-            for attempt, gap_s in enumerate(gaps_s):
-                assert gap_s >= RECONNECT.ceiling_s(attempt) - 0.02
+        await backs_off(broker, 4)
 
 
 async def test_refused_credentials_wait_longer() -> None:

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from pamqp import base, commands
+
 from mxworker.amqp.connecting.connection import BrokerConnection, Dialler, Link
 from mxworker.amqp.consuming.consumer import Consumer
 from mxworker.amqp.consuming.reconcile import Reconciler
@@ -36,6 +38,41 @@ async def answer(peer: Peer) -> None:
     """Answer everything, as a script."""
     await peer.handshake()
     await peer.serve()
+
+
+def answering_late(
+    request: type[base.Frame], answer: base.Frame, go_on: asyncio.Event, *, early: bytes = b"", late: bytes = b""
+) -> Script:
+    """Return a script that answers the first `request`, on channel 1, only once `go_on` is set.
+
+    `early` is written before that, `late` right before the answer.
+    """
+
+    async def script(peer: Peer) -> None:
+        await peer.handshake()
+        await peer.serve(request)
+        peer.write(early)
+        await go_on.wait()
+        peer.write(late)
+        peer.send(answer, 1)
+        await peer.serve()
+
+    return script
+
+
+class Looked:
+    """A script that answers each look at the queue: 100 messages are ready."""
+
+    def __init__(self, consumers: int = 1) -> None:
+        self.times = 0
+        self._consumers = consumers
+
+    async def script(self, peer: Peer) -> None:
+        await peer.handshake()
+        while True:
+            await peer.serve(commands.Queue.Declare)
+            self.times += 1
+            peer.send(commands.Queue.DeclareOk("queue", 100, self._consumers), peer.received[-1][0])
 
 
 def sent(peer: Peer, kind: type[object]) -> int:

@@ -14,7 +14,17 @@ from mxworker.amqp.consuming.subscription import Subscription
 from mxworker.api.delivery import Delivery, source_of
 from mxworker.errors import InvariantError
 from tests.harness.waiting import until
-from tests.loop.amqp.consuming.consuming import QUEUE, SOON_S, Consuming, answer, consuming, open_soon, sent
+from tests.loop.amqp.consuming.consuming import (
+    QUEUE,
+    SOON_S,
+    Consuming,
+    Looked,
+    answer,
+    answering_late,
+    consuming,
+    open_soon,
+    sent,
+)
 from tests.loop.amqp.fake_broker import FakeBroker, Peer, delivery
 from tests.loop.loops import on_both_loops
 
@@ -169,15 +179,8 @@ async def test_bodies_left_unread_after_all_others_were_settled_do_not_stall_the
     """Nothing that is held will be given back any more, so nobody would tell that there is room."""
     taken: list[Delivery] = []
     go_on = asyncio.Event()
-
-    async def script(peer: Peer) -> None:
-        await peer.handshake()
-        await peer.serve(commands.Basic.Cancel)
-        await go_on.wait()
-        peer.write(bodies(BIG, first=5))
-        peer.send(commands.Basic.CancelOk("consumer"), 1)
-        await peer.serve()
-
+    cancel_ok = commands.Basic.CancelOk("consumer")
+    script = answering_late(commands.Basic.Cancel, cancel_ok, go_on, late=bodies(BIG, first=5))
     budget = ByteBudget(LIMIT)
     budget.held_bytes = 60  # another consumer's, for all of the test
     async with consuming(taken.append, script, budget=budget) as lent:
@@ -326,17 +329,8 @@ async def test_pause_while_full_gives_back_what_waits_and_outlives_the_recovery(
 @on_both_loops
 async def test_consumer_that_has_all_that_its_reduced_prefetch_allows_is_not_starved() -> None:
     taken: list[Delivery] = []
-    looks = 0
-
-    async def script(peer: Peer) -> None:
-        nonlocal looks
-        await peer.handshake()
-        while True:
-            await peer.serve(commands.Queue.Declare)
-            looks += 1
-            peer.send(commands.Queue.DeclareOk("queue", 100, 1), peer.received[-1][0])
-
-    async with consuming(taken.append, script, budget=ByteBudget(LIMIT)) as lent:
+    looked = Looked()
+    async with consuming(taken.append, looked.script, budget=ByteBudget(LIMIT)) as lent:
         await start(lent)
         lent.peer.write(bodies(BIG, BIG, BIG, BIG))
         await until(lambda: given_back(lent.peer) == [4], SOON_S)
@@ -346,5 +340,5 @@ async def test_consumer_that_has_all_that_its_reduced_prefetch_allows_is_not_sta
         lent.peer.write(bodies(BIG, first=5))
         await until(lambda: taken, SOON_S)
         lent.reconcile()
-        await until(lambda: looks >= 5, SOON_S, "five looks")
+        await until(lambda: looked.times >= 5, SOON_S, "five looks")
         assert lent.consumer.subscription is subscription

@@ -17,7 +17,7 @@ from mxworker.api.delivery import Delivery
 from mxworker.brokers import Brokers
 from mxworker.errors import ChannelLost, ConnectionLost
 from tests.harness.waiting import until
-from tests.loop.amqp.consuming.consuming import QUEUE, SOON_S, Least, open_soon, sent
+from tests.loop.amqp.consuming.consuming import QUEUE, SOON_S, Least, answering_late, open_soon, sent
 from tests.loop.amqp.fake_broker import FakeBroker, Peer, delivery
 from tests.loop.loops import on_both_loops
 from tests.rabbit.raw import HOSTILE
@@ -121,15 +121,8 @@ async def test_late_deliveries_of_a_channel_whose_close_is_not_answered_do_no_ha
 @on_both_loops
 async def test_subscription_whose_opening_was_cancelled_admits_nothing() -> None:
     go_on = asyncio.Event()
-
-    async def script(peer: Peer) -> None:
-        await peer.handshake()
-        await peer.serve(commands.Basic.Consume)
-        await go_on.wait()
-        peer.write(delivery(1, b"to nobody"))
-        peer.send(commands.Basic.ConsumeOk("consumer"), 1)
-        await peer.serve()
-
+    consume_ok = commands.Basic.ConsumeOk("consumer")
+    script = answering_late(commands.Basic.Consume, consume_ok, go_on, late=delivery(1, b"to nobody"))
     async with FakeBroker(script) as broker:
         connection = await open_soon(broker)
         admitted: list[Delivery] = []

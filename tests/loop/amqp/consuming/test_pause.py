@@ -11,7 +11,7 @@ from pamqp import commands
 from mxworker.amqp.consuming.consumer import UNPROVEN
 from mxworker.api.delivery import Delivery, source_of
 from tests.harness.waiting import until
-from tests.loop.amqp.consuming.consuming import QUEUE, SOON_S, answer, consuming, sent
+from tests.loop.amqp.consuming.consuming import QUEUE, SOON_S, answer, answering_late, consuming, sent
 from tests.loop.amqp.fake_broker import Peer, delivery
 from tests.loop.loops import on_both_loops
 
@@ -61,14 +61,8 @@ async def test_what_is_given_back_when_paused_is_given_back_after_cancel_ok() ->
     """Given back earlier, it would come right back."""
     admitted: list[Delivery] = []
     confirm = asyncio.Event()
-
-    async def script(peer: Peer) -> None:
-        await peer.handshake()
-        await peer.serve(commands.Basic.Cancel)
-        peer.write(delivery(2, b"late"))
-        await confirm.wait()
-        peer.send(commands.Basic.CancelOk("consumer"), 1)
-        await peer.serve()
+    cancel_ok = commands.Basic.CancelOk("consumer")
+    script = answering_late(commands.Basic.Cancel, cancel_ok, confirm, early=delivery(2, b"late"))
 
     def give_back() -> None:
         for waiting in admitted:
@@ -158,14 +152,7 @@ async def test_pause_that_belongs_to_each_start_is_no_news(caplog: pytest.LogCap
 @on_both_loops
 async def test_consumer_paused_while_it_subscribes_is_cancelled_then() -> None:
     go_on = asyncio.Event()
-
-    async def script(peer: Peer) -> None:
-        await peer.handshake()
-        await peer.serve(commands.Basic.Consume)
-        await go_on.wait()
-        peer.send(commands.Basic.ConsumeOk("consumer"), 1)
-        await peer.serve()
-
+    script = answering_late(commands.Basic.Consume, commands.Basic.ConsumeOk("consumer"), go_on)
     paused: list[bool] = []
     async with consuming(lambda delivery: None, script, on_paused=lambda: paused.append(True)) as lent:
         lent.start()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -10,7 +12,7 @@ from pamqp import commands
 
 from mxworker.api.delivery import Delivery, source_of
 from tests.harness.waiting import until
-from tests.loop.amqp.consuming.consuming import QUEUE, SOON_S, Consuming, consuming, sent
+from tests.loop.amqp.consuming.consuming import QUEUE, SOON_S, Consuming, answering_late, consuming, sent
 from tests.loop.amqp.fake_broker import Peer
 from tests.loop.loops import on_both_loops
 
@@ -25,6 +27,23 @@ def prefetches(peer: Peer) -> list[int | None]:
 async def consumes(lent: Consuming, count: int) -> None:
     """Wait until it consumes for the time number `count`."""
     await until(lambda: lent.consumer.is_consuming and sent(lent.peer, commands.Basic.Consume) == count, SOON_S)
+
+
+@asynccontextmanager
+async def lifting_limit() -> AsyncIterator[tuple[Consuming, list[Delivery]]]:
+    """Lend a single active consumer that holds a delivery, so that its limit, which was lifted, is still in force."""
+    admitted: list[Delivery] = []
+    queue = replace(QUEUE, single_active_consumer=True)
+    async with consuming(admitted.append, queue=queue) as lent:
+        lent.consumer.limit_prefetch(1)
+        lent.start()
+        await consumes(lent, 1)
+        lent.peer.deliver(1, b"held")
+        await until(lambda: admitted, SOON_S)
+        lent.consumer.limit_prefetch(None)
+        await asyncio.sleep(0.1)  # for what must not happen
+        assert not sent(lent.peer, commands.Basic.Cancel)
+        yield lent, admitted
 
 
 @on_both_loops
@@ -64,14 +83,7 @@ async def test_limit_comes_into_force_although_the_pause_before_it_never_did() -
 @on_both_loops
 async def test_limit_that_comes_while_the_queue_is_about_to_be_consumed_is_not_forgotten() -> None:
     go_on = asyncio.Event()
-
-    async def script(peer: Peer) -> None:
-        await peer.handshake()
-        await peer.serve(commands.Basic.Consume)
-        await go_on.wait()
-        peer.send(commands.Basic.ConsumeOk("consumer"), 1)
-        await peer.serve()
-
+    script = answering_late(commands.Basic.Consume, commands.Basic.ConsumeOk("consumer"), go_on)
     async with consuming(lambda delivery: None, script) as lent:
         lent.start()
         await until(lambda: lent.broker.peers and sent(lent.peer, commands.Basic.Consume), SOON_S)
@@ -107,17 +119,7 @@ async def test_limit_above_the_prefetch_changes_nothing() -> None:
 @on_both_loops
 async def test_single_active_consumer_takes_nothing_new_and_settles_all_it_has_before_its_limit_is_lifted() -> None:
     """What it took after its last settlement would be worked on beside the next consumer."""
-    admitted: list[Delivery] = []
-    queue = replace(QUEUE, single_active_consumer=True)
-    async with consuming(admitted.append, queue=queue) as lent:
-        lent.consumer.limit_prefetch(1)
-        lent.start()
-        await consumes(lent, 1)
-        lent.peer.deliver(1, b"held")
-        await until(lambda: admitted, SOON_S)
-        lent.consumer.limit_prefetch(None)
-        await asyncio.sleep(0.1)  # for what must not happen
-        assert not sent(lent.peer, commands.Basic.Cancel)
+    async with lifting_limit() as (lent, admitted):
         source_of(admitted[0]).ack(admitted[0])
         lent.peer.deliver(2, b"for the next one")
         await consumes(lent, 2)
@@ -131,17 +133,7 @@ async def test_single_active_consumer_takes_nothing_new_and_settles_all_it_has_b
 
 @on_both_loops
 async def test_limit_of_a_single_active_consumer_is_lifted_when_nothing_more_comes_too() -> None:
-    admitted: list[Delivery] = []
-    queue = replace(QUEUE, single_active_consumer=True)
-    async with consuming(admitted.append, queue=queue) as lent:
-        lent.consumer.limit_prefetch(1)
-        lent.start()
-        await consumes(lent, 1)
-        lent.peer.deliver(1, b"held")
-        await until(lambda: admitted, SOON_S)
-        lent.consumer.limit_prefetch(None)
-        await asyncio.sleep(0.1)  # for what must not happen
-        assert not sent(lent.peer, commands.Basic.Cancel)
+    async with lifting_limit() as (lent, admitted):
         source_of(admitted[0]).ack(admitted[0])
         await consumes(lent, 2)
         assert prefetches(lent.peer) == [1, 10]

@@ -12,8 +12,7 @@ from pamqp import commands
 from mxworker.amqp.consuming.consumer import Consumer
 from mxworker.amqp.consuming.reconcile import Reconciler
 from tests.harness.waiting import until
-from tests.loop.amqp.consuming.consuming import QUEUE, SOON_S, consuming, sent
-from tests.loop.amqp.fake_broker import Peer
+from tests.loop.amqp.consuming.consuming import QUEUE, SOON_S, Looked, consuming, sent
 from tests.loop.loops import on_both_loops
 
 pytestmark = pytest.mark.usefixtures("log_as_in_production")
@@ -35,37 +34,22 @@ pytestmark = pytest.mark.usefixtures("log_as_in_production")
 async def test_messages_that_may_be_meant_for_others_are_no_alarm(
     parameters: dict[str, Any], consumers: int, is_fault: bool
 ) -> None:
-    looks = 0
-
-    async def script(peer: Peer) -> None:
-        nonlocal looks
-        await peer.handshake()
-        while True:
-            await peer.serve(commands.Queue.Declare)
-            looks += 1
-            peer.send(commands.Queue.DeclareOk("queue", 100, consumers), peer.received[-1][0])
-
-    async with consuming(lambda delivery: None, script, queue=replace(QUEUE, **parameters)) as lent:
+    looked = Looked(consumers)
+    async with consuming(lambda delivery: None, looked.script, queue=replace(QUEUE, **parameters)) as lent:
         lent.start()
         await until(lambda: lent.consumer.is_consuming, SOON_S)
         lent.reconcile()
         if is_fault:
             await until(lambda: sent(lent.peer, commands.Basic.Consume) == 2, SOON_S, "it to be replaced")
         else:
-            await until(lambda: looks == 5, SOON_S, "five looks")
+            await until(lambda: looked.times == 5, SOON_S, "five looks")
             await asyncio.sleep(0)
             assert sent(lent.peer, commands.Basic.Consume) == 1
 
 
 @on_both_loops
 async def test_a_consumer_that_is_made_after_the_reconciler_is_watched() -> None:
-    async def script(peer: Peer) -> None:
-        await peer.handshake()
-        while True:
-            await peer.serve(commands.Queue.Declare)
-            peer.send(commands.Queue.DeclareOk("queue", 100, 1), peer.received[-1][0])
-
-    async with consuming(lambda delivery: None, script) as lent:
+    async with consuming(lambda delivery: None, Looked().script) as lent:
         consumers: list[Consumer] = []
         reconciler = Reconciler(lent.link, consumers, look_every_s=0.02)
         consumers.append(lent.consumer)

@@ -319,6 +319,18 @@ async def _confirms_again(confirming: Confirming, publisher: Publisher, in_fligh
 # ---- exchanges
 
 
+class Looks:
+    """Finds each exchange that is looked for, and counts the looks."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def answer(self, peer: Peer, channel: int, frame: base.Frame) -> None:
+        self.count += isinstance(frame, commands.Exchange.Declare)
+        is_close = isinstance(frame, commands.Channel.Close)
+        peer.send(commands.Channel.CloseOk() if is_close else commands.Exchange.DeclareOk(), channel)
+
+
 @on_both_loops
 async def test_publish_does_not_overtake_those_that_wait_for_the_look_at_their_exchange() -> None:
     publisher: Publisher
@@ -343,22 +355,15 @@ async def test_publish_does_not_overtake_those_that_wait_for_the_look_at_their_e
 
 @on_both_loops
 async def test_exchange_is_looked_for_once_for_each_connection() -> None:
-    looks = 0
-
-    async def on_look(peer: Peer, channel: int, frame: base.Frame) -> None:
-        nonlocal looks
-        looks += isinstance(frame, commands.Exchange.Declare)
-        is_close = isinstance(frame, commands.Channel.Close)
-        peer.send(commands.Channel.CloseOk() if is_close else commands.Exchange.DeclareOk(), channel)
-
-    confirming = Confirming(on_look=on_look)
+    looks = Looks()
+    confirming = Confirming(on_look=looks.answer)
     async with publishing(confirming) as publisher:
         for number in range(1, 5):
             (receipt,) = publish(publisher, 1, exchange="e")
             sent = (await confirming.until(number))[-1]
             sent.ack()
             assert await outcome(receipt) is None
-            assert looks == (1 if number <= 2 else 2)
+            assert looks.count == (1 if number <= 2 else 2)
             if number == 2:
                 sent.peer.hang_up()
                 await until(lambda: publisher._outbox._link.live is None)
@@ -366,15 +371,8 @@ async def test_exchange_is_looked_for_once_for_each_connection() -> None:
 
 @on_both_loops
 async def test_exchange_that_is_deleted_meanwhile_is_looked_for_again() -> None:
-    looks = 0
-
-    async def on_look(peer: Peer, channel: int, frame: base.Frame) -> None:
-        nonlocal looks
-        looks += isinstance(frame, commands.Exchange.Declare)
-        is_close = isinstance(frame, commands.Channel.Close)
-        peer.send(commands.Channel.CloseOk() if is_close else commands.Exchange.DeclareOk(), channel)
-
-    confirming = Confirming(on_look=on_look)
+    looks = Looks()
+    confirming = Confirming(on_look=looks.answer)
     async with publishing(confirming, timeout_s=60.0) as publisher:
         (first,) = publish(publisher, 1, exchange="e")
         (sent,) = await confirming.until(1)
@@ -383,7 +381,7 @@ async def test_exchange_that_is_deleted_meanwhile_is_looked_for_again() -> None:
         (second,) = publish(publisher, 1, exchange="e")
         (await confirming.until(2))[1].ack()
         assert await outcome(second) is None
-        assert looks == 2
+        assert looks.count == 2
 
 
 @on_both_loops
