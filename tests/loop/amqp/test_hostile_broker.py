@@ -96,20 +96,25 @@ async def connected(script: Script) -> AsyncIterator[BrokerConnection]:
             await connection.close()
 
 
+async def introduce_itself(peer: Peer, **said: object) -> None:
+    """Shake hands as a broker with what is `said` among its properties."""
+    await peer.greeting()
+    properties = {**START.server_properties, **said}
+    peer.send(commands.Connection.Start(server_properties=properties, mechanisms="PLAIN"))
+    await peer.expect(commands.Connection.StartOk)
+    peer.send(commands.Connection.Tune(2047, 131_072, 60))
+    await peer.expect(commands.Connection.TuneOk)
+    await peer.expect(commands.Connection.Open)
+    peer.send(commands.Connection.OpenOk())
+
+
 @pytest.mark.parametrize("said", [HOSTILE, LONG, {"x": [HOSTILE]}, 7])
 async def test_product_and_version_are_printable_and_short(said: object) -> None:
-    async def introduce_itself(peer: Peer) -> None:
-        await peer.greeting()
-        properties = {"product": said, "version": said, "capabilities": START.server_properties["capabilities"]}
-        peer.send(commands.Connection.Start(server_properties=properties, mechanisms="PLAIN"))
-        await peer.expect(commands.Connection.StartOk)
-        peer.send(commands.Connection.Tune(2047, 131_072, 60))
-        await peer.expect(commands.Connection.TuneOk)
-        await peer.expect(commands.Connection.Open)
-        peer.send(commands.Connection.OpenOk())
+    async def script(peer: Peer) -> None:
+        await introduce_itself(peer, product=said, version=said)
         await peer.serve()
 
-    async with connected(introduce_itself) as connection:
+    async with connected(script) as connection:
         assert_harmless(connection.server)
         assert len(connection.server) < 250
 
@@ -240,14 +245,7 @@ async def service(
 
 async def deliver_and_take_back(peer: Peer) -> None:
     """Introduce itself, deliver and block, close a channel that publishes, and cancel: each with a hostile text."""
-    await peer.greeting()
-    properties = {**START.server_properties, "product": HOSTILE, "version": HOSTILE}
-    peer.send(commands.Connection.Start(server_properties=properties, mechanisms="PLAIN"))
-    await peer.expect(commands.Connection.StartOk)
-    peer.send(commands.Connection.Tune(2047, 131_072, 60))
-    await peer.expect(commands.Connection.TuneOk)
-    await peer.expect(commands.Connection.Open)
-    peer.send(commands.Connection.OpenOk())
+    await introduce_itself(peer, product=HOSTILE, version=HOSTILE)
     while True:
         channel, frame = await peer.read()
         answer = answer_to(frame)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import pytest
 from pamqp import commands
 
 from mxworker.api.delivery import Delivery
-from mxworker.board.directives import no_directives
+from mxworker.board.directives import Directives, no_directives
 from mxworker.worker.directives import DirectiveFollower, apply_log_level
 from tests.harness.waiting import until
-from tests.loop.amqp.consuming.consuming import QUEUE, SOON_S, consuming, sent
+from tests.loop.amqp.consuming.consuming import QUEUE, SOON_S, Consuming, consuming, sent
 from tests.loop.loops import on_both_loops
 
 
@@ -26,6 +27,15 @@ def root_level() -> Iterator[None]:
 
 def ignore(delivery: Delivery) -> None:
     pass
+
+
+@asynccontextmanager
+async def following(directives: Directives) -> AsyncIterator[tuple[Consuming, DirectiveFollower]]:
+    """Lend a consumer that consumes, and what makes it obey `directives`."""
+    async with consuming(ignore) as lent:
+        lent.start()
+        await until(lambda: lent.consumer.is_consuming, SOON_S)
+        yield lent, DirectiveFollower(directives, [lent.consumer])
 
 
 @on_both_loops
@@ -63,10 +73,7 @@ async def test_worker_that_starts_while_its_queue_is_paused_never_consumes() -> 
 
 async def test_what_others_paused_stays_paused() -> None:
     directives = no_directives()
-    async with consuming(ignore) as lent:
-        follower = DirectiveFollower(directives, [lent.consumer])
-        lent.start()
-        await until(lambda: lent.consumer.is_consuming, SOON_S)
+    async with following(directives) as (lent, follower):
         lent.consumer.pause("circuit breaker")
         directives.pause_all()
         follower.look()
@@ -81,10 +88,7 @@ async def test_what_others_paused_stays_paused() -> None:
 
 async def test_looking_again_does_nothing() -> None:
     directives = no_directives()
-    async with consuming(ignore) as lent:
-        follower = DirectiveFollower(directives, [lent.consumer])
-        lent.start()
-        await until(lambda: lent.consumer.is_consuming, SOON_S)
+    async with following(directives) as (lent, follower):
         directives.pause_all()
         for _ in range(5):
             follower.look()

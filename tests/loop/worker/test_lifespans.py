@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import sys
 import textwrap
 from asyncio import timeouts
 from collections.abc import AsyncIterator, Iterator
@@ -21,6 +20,7 @@ from mxworker.system.task_stacks import task_stack
 from mxworker.worker import lifespans
 from mxworker.worker.lifespans import Lifespans
 from mxworker.worker.loading import load
+from tests.harness.imports import forgotten_imports
 
 _NUMBERS = itertools.count()
 HEAD = """
@@ -114,11 +114,9 @@ class App:
 
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[App]:
-    path = list(sys.path)
     made = App(tmp_path)
-    yield made
-    sys.path[:] = path
-    sys.modules.pop(made.name, None)
+    with forgotten_imports(made.name):
+        yield made
 
 
 async def refusal(handlers: Handlers, timeout_s: float | None = None) -> str:

@@ -17,6 +17,7 @@ from mxworker.api.compilation import Handler, HandlerKind
 from mxworker.config import Overrides
 from mxworker.errors import AppLoadError
 from mxworker.worker.loading import load, select
+from tests.harness.imports import forgotten_imports
 
 HEAD = "from mxworker import *\nhandlers = Handlers()\n"
 MARK = "# here"
@@ -51,11 +52,9 @@ class App:
 
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[App]:
-    path = list(sys.path)
     made = App(tmp_path)
-    yield made
-    sys.path[:] = path
-    sys.modules.pop(made.name, None)
+    with forgotten_imports(made.name):
+        yield made
 
 
 # ---- what can be called

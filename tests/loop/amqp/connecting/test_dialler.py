@@ -15,7 +15,7 @@ from mxworker.backoff import RECONNECT, REFUSED
 from mxworker.brokers import Brokers, BrokerUrl
 from mxworker.errors import ConnectionLost, CredentialsRefused
 from tests.harness.waiting import until
-from tests.loop.amqp.fake_broker import FakeBroker, Peer
+from tests.loop.amqp.fake_broker import FakeBroker, Peer, Script
 from tests.loop.loops import on_both_loops
 from tests.rabbit.ports import free_port
 
@@ -67,6 +67,17 @@ async def running(count: int, *urls: BrokerUrl) -> AsyncIterator[tuple[list[Link
         await asyncio.gather(*(link.close() for link in links))
 
 
+@asynccontextmanager
+async def linked(at_first: Script, at_second: Script) -> AsyncIterator[tuple[FakeBroker, FakeBroker, Link, Longest]]:
+    """Run two brokers, and one link to them."""
+    async with (
+        FakeBroker(at_first) as first,
+        FakeBroker(at_second) as second,
+        running(1, first.url, second.url) as ((link,), rng),
+    ):
+        yield first, second, link, rng
+
+
 def away() -> BrokerUrl:
     """Where nobody listens."""
     return BrokerUrl("127.0.0.1", free_port())
@@ -84,11 +95,7 @@ async def test_first_broker_that_is_away_costs_one_short_rest() -> None:
 
 @on_both_loops
 async def test_lost_connection_moves_to_the_other_broker_and_stays_there() -> None:
-    async with (
-        FakeBroker(decent) as first,
-        FakeBroker(decent) as second,
-        running(1, first.url, second.url) as ((link,), rng),
-    ):
+    async with linked(decent, decent) as (first, second, link, rng):
         assert (await link.connection()).url == first.url
         first.peers[0].hang_up()
         await second.accept(1)
@@ -135,11 +142,7 @@ async def test_links_of_a_process_connect_one_after_the_other() -> None:
 
 @on_both_loops
 async def test_refused_at_one_broker_is_transient_while_another_lets_us_in() -> None:
-    async with (
-        FakeBroker(refuses) as first,
-        FakeBroker(decent) as second,
-        running(1, first.url, second.url) as ((link,), rng),
-    ):
+    async with linked(refuses, decent) as (_, second, link, rng):
         assert (await link.connection()).url == second.url
         assert type(link.last_error) is ConnectionLost
         assert "the broker refused us: 403 ACCESS_REFUSED" in str(link.last_error)
@@ -148,11 +151,7 @@ async def test_refused_at_one_broker_is_transient_while_another_lets_us_in() -> 
 
 @on_both_loops
 async def test_refused_by_all_is_permanent_and_nobody_is_asked_again_soon() -> None:
-    async with (
-        FakeBroker(refuses) as first,
-        FakeBroker(refuses) as second,
-        running(1, first.url, second.url) as ((link,), _),
-    ):
+    async with linked(refuses, refuses) as (first, second, link, _):
         await until(lambda: isinstance(link.last_error, CredentialsRefused), SOON_S)
         assert str(link.last_error).count("ACCESS_REFUSED") == 2
         await asyncio.sleep(1)  # many times what an ordinary failure would rest

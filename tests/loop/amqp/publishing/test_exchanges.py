@@ -44,11 +44,16 @@ def look(exchanges: Exchanges, connection: Any) -> Answers:
     return answers
 
 
-async def test_exchange_is_known_once_it_is_found() -> None:
+def looking() -> tuple[Exchanges, Any, Answers]:
+    """Return what is known on a connection, that connection, and the answers to the look that is under way there."""
     exchanges = Exchanges()
     connection: Any = Connection()
     exchanges.use(connection)
-    answers = look(exchanges, connection)
+    return exchanges, connection, look(exchanges, connection)
+
+
+async def test_exchange_is_known_once_it_is_found() -> None:
+    exchanges, connection, answers = looking()
     await asyncio.sleep(0)
     assert exchanges.known == {""}
     connection.answer.set_result(None)
@@ -59,11 +64,8 @@ async def test_exchange_is_known_once_it_is_found() -> None:
 
 
 async def test_answer_of_a_connection_that_was_replaced_makes_nothing_known() -> None:
-    exchanges = Exchanges()
-    first: Any = Connection()
+    exchanges, first, answers = looking()
     second: Any = Connection()
-    exchanges.use(first)
-    answers = look(exchanges, first)
     await asyncio.sleep(0)
     exchanges.use(second)
     first.answer.set_result(None)
@@ -78,10 +80,7 @@ async def test_answer_of_a_connection_that_was_replaced_makes_nothing_known() ->
     ids=["missing", "nobody-knows"],
 )
 async def test_exchange_that_is_not_found_is_not_known(error: Exception, expected: type[PublishError] | None) -> None:
-    exchanges = Exchanges()
-    connection: Any = Connection()
-    exchanges.use(connection)
-    answers = look(exchanges, connection)
+    exchanges, connection, answers = looking()
     connection.answer.set_exception(error)
     await until(lambda: answers)
     assert answers == [("e", expected)]
@@ -89,10 +88,7 @@ async def test_exchange_that_is_not_found_is_not_known(error: Exception, expecte
 
 
 async def test_look_is_answered_when_it_is_given_up() -> None:
-    exchanges = Exchanges()
-    connection: Any = Connection()
-    exchanges.use(connection)
-    answers = look(exchanges, connection)
+    exchanges, _, answers = looking()
     await asyncio.sleep(0)
     await exchanges.close()
     assert answers == [("e", None)]

@@ -9,27 +9,19 @@ import aiormq.exceptions
 import pytest
 from pamqp import commands
 
+from mxworker import errors
 from mxworker.amqp.connecting.library_errors import handshake_error, library_errors
-from mxworker.errors import (
-    BrokerError,
-    ChannelLost,
-    ConnectionLost,
-    CredentialsRefused,
-    ProtocolViolation,
-    RequestFault,
-    TopologyRefused,
-)
 from mxworker.system.cancellation import raise_own_cancellation
 
 
-def translated(error: BaseException, queue: str = "orders") -> BrokerError:
+def translated(error: BaseException, queue: str = "orders") -> errors.BrokerError:
     """Return what a request about `queue` ends in when the library raises `error`."""
 
     async def request() -> None:
         with library_errors(queue):
             raise error
 
-    with pytest.raises(BrokerError) as caught:
+    with pytest.raises(errors.BrokerError) as caught:
         asyncio.run(request())
     assert caught.value is error or caught.value.__cause__ is error
     return caught.value
@@ -73,7 +65,7 @@ def channel_closed(code: int, text: str) -> BaseException:
 )
 def test_mismatch_says_what_is_and_what_the_code_wants(details: str, expected: str) -> None:
     error = translated(channel_closed(406, f"PRECONDITION_FAILED - inequivalent arg {details}"))
-    assert isinstance(error, TopologyRefused)
+    assert isinstance(error, errors.TopologyRefused)
     assert error.permanent
     assert str(error) == (
         f"broker refused queue 'orders': 406 PRECONDITION_FAILED, {expected}.\n"
@@ -97,7 +89,7 @@ def test_queue_that_was_declared_without_the_delivery_limit_is_told_what_it_is_f
 
 def test_other_precondition_is_quoted() -> None:
     error = translated(channel_closed(406, "PRECONDITION_FAILED - invalid arg 'x-max-length' for queue 'orders': text"))
-    assert isinstance(error, TopologyRefused)
+    assert isinstance(error, errors.TopologyRefused)
     assert str(error) == (
         "broker refused queue 'orders': 406 PRECONDITION_FAILED, invalid arg 'x-max-length' for queue 'orders': text."
     )
@@ -106,7 +98,7 @@ def test_other_precondition_is_quoted() -> None:
 def test_argument_that_the_type_of_queue_does_not_know_is_named() -> None:
     text = "invalid arg 'x-max-priority' for queue 'orders' in vhost '/' of queue type rabbit_quorum_queue"
     error = translated(channel_closed(406, f"PRECONDITION_FAILED - {text}"))
-    assert isinstance(error, TopologyRefused)
+    assert isinstance(error, errors.TopologyRefused)
     assert str(error) == (
         "broker refused queue 'orders': 406 PRECONDITION_FAILED, a quorum queue takes no x-max-priority.\n"
         "  Take it out of the queue's arguments, or use another type of queue."
@@ -115,7 +107,7 @@ def test_argument_that_the_type_of_queue_does_not_know_is_named() -> None:
 
 def test_missing_queue_says_what_to_do() -> None:
     error = translated(channel_closed(404, "NOT_FOUND - no queue 'orders' in vhost '/'"))
-    assert isinstance(error, TopologyRefused)
+    assert isinstance(error, errors.TopologyRefused)
     assert str(error) == (
         "broker refused queue 'orders': 404 NOT_FOUND, no queue 'orders' in vhost '/'.\n"
         '  Create what is missing, or let mxworker declare the queue with declare="ensure".'
@@ -135,7 +127,7 @@ def test_missing_queue_beside_another_says_how_to_do_without(name: str) -> None:
 def test_missing_exchange_says_what_to_do() -> None:
     """The queue that names it is declared already, so to declare that is no way out."""
     error = translated(channel_closed(404, "NOT_FOUND - no exchange 'shop' in vhost '/'"))
-    assert isinstance(error, TopologyRefused)
+    assert isinstance(error, errors.TopologyRefused)
     assert str(error) == (
         "broker refused queue 'orders': 404 NOT_FOUND, no exchange 'shop' in vhost '/'.\n"
         "  Create the exchange first: mxworker declares queues and binds them, but declares no exchange."
@@ -146,7 +138,7 @@ def test_refused_access_names_the_user() -> None:
     error = translated(
         channel_closed(403, "ACCESS_REFUSED - access to queue 'orders' in vhost '/' refused for user 'me'")
     )
-    assert isinstance(error, TopologyRefused)
+    assert isinstance(error, errors.TopologyRefused)
     assert str(error) == (
         "broker refused queue 'orders': 403 ACCESS_REFUSED, "
         "access to queue 'orders' in vhost '/' refused for user 'me'."
@@ -163,7 +155,7 @@ def test_text_of_another_shape_is_quoted_whole() -> None:
 )
 def test_other_channel_errors_are_transient(code: int, text: str) -> None:
     error = translated(channel_closed(code, text))
-    assert isinstance(error, ChannelLost)
+    assert isinstance(error, errors.ChannelLost)
     assert not error.permanent
 
 
@@ -186,7 +178,7 @@ def test_other_channel_errors_are_transient(code: int, text: str) -> None:
 )
 def test_what_a_lost_connection_looks_like(error: BaseException) -> None:
     lost = translated(error)
-    assert isinstance(lost, ConnectionLost)
+    assert isinstance(lost, errors.ConnectionLost)
     assert not lost.permanent
     assert "orders" in str(lost)
 
@@ -201,20 +193,20 @@ OF_OTHERS = [ssl.SSLCertVerificationError("no such authority"), UnicodeDecodeErr
 @pytest.mark.parametrize("error", LOCAL, ids=lambda error: type(error).__name__)
 def test_what_could_not_be_encoded_is_no_lost_connection(error: Exception) -> None:
     fault = translated(error)
-    assert isinstance(fault, RequestFault)
+    assert isinstance(fault, errors.RequestFault)
     assert fault.permanent
     assert str(fault).startswith(f"queue 'orders': a request cannot be sent: {type(error).__name__}: {error}.\n")
-    assert isinstance(handshake_error(error, None), RequestFault)
+    assert isinstance(handshake_error(error, None), errors.RequestFault)
 
 
 @pytest.mark.parametrize("error", OF_OTHERS, ids=lambda error: type(error).__name__)
 def test_what_comes_from_outside_is_no_fault_of_ours(error: Exception) -> None:
-    assert isinstance(translated(error), ConnectionLost)
-    assert isinstance(handshake_error(error, None), ConnectionLost)
+    assert isinstance(translated(error), errors.ConnectionLost)
+    assert isinstance(handshake_error(error, None), errors.ConnectionLost)
 
 
-@pytest.mark.parametrize("error", [ProtocolViolation("junk"), ChannelLost("closed", 404)])
-def test_our_own_errors_pass_unchanged(error: BrokerError) -> None:
+@pytest.mark.parametrize("error", [errors.ProtocolViolation("junk"), errors.ChannelLost("closed", 404)])
+def test_our_own_errors_pass_unchanged(error: errors.BrokerError) -> None:
     assert translated(error) is error
 
 
@@ -272,28 +264,28 @@ def test_task_that_nobody_cancelled_goes_on() -> None:
 
 @pytest.mark.parametrize("code", [403, 530])
 def test_refusal_in_the_handshake(code: int) -> None:
-    error = handshake_error(ConnectionLost("the socket closed"), (code, "ACCESS_REFUSED - no"))
-    assert isinstance(error, CredentialsRefused)
+    error = handshake_error(errors.ConnectionLost("the socket closed"), (code, "ACCESS_REFUSED - no"))
+    assert isinstance(error, errors.CredentialsRefused)
     assert error.permanent
     assert str(error) == f"the broker refused us: {code} ACCESS_REFUSED - no"
 
 
 def test_other_close_in_the_handshake_is_transient() -> None:
     error = handshake_error(Exception(), (541, "INTERNAL_ERROR"))
-    assert type(error) is ConnectionLost
+    assert type(error) is errors.ConnectionLost
     assert str(error) == "the broker closed the connection: 541 INTERNAL_ERROR"
 
 
 def test_refused_mechanism() -> None:
     error = handshake_error(aiormq.exceptions.AuthenticationError("EXTERNAL", ["PLAIN"]), None)
-    assert isinstance(error, CredentialsRefused)
+    assert isinstance(error, errors.CredentialsRefused)
 
 
 def test_violation_in_the_handshake_passes_unchanged() -> None:
-    violation = ProtocolViolation("junk")
+    violation = errors.ProtocolViolation("junk")
     assert handshake_error(violation, None) is violation
 
 
 @pytest.mark.parametrize("error", [asyncio.CancelledError(), EOFError(), Exception()])
 def test_anything_else_in_the_handshake_is_a_lost_connection(error: BaseException) -> None:
-    assert type(handshake_error(error, None)) is ConnectionLost
+    assert type(handshake_error(error, None)) is errors.ConnectionLost
