@@ -10,27 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mxworker.board.layout import (
-    CLEARING_WORDS,
-    CLEARINGS,
-    CLEARINGS_AT,
-    ENTRIES_AT,
-    ENTRY,
-    ENTRY_BYTES,
-    HANDLER_NAMES,
-    IN_FLIGHT_ENTRIES,
-    KEYS_AT,
-    MESSAGE_ID_BYTES,
-    NAME_BYTES,
-    NAMES_AT,
-    NOTE_AT,
-    NOTE_BYTES,
-    QUEUE_BYTES,
-    QUEUES_AT,
-    SIGN,
-    WORD_BYTES,
-    Word,
-)
+from mxworker.board import layout
+from mxworker.board.layout import Word
 from mxworker.board.lifecycle import Wish, WorkerState
 from mxworker.system.printable import by_line, foreign
 
@@ -62,8 +43,8 @@ class Told:
         """Read `words`, which are those of the slot or a copy, and the other areas of the slot in `view`."""
         self.words = words
         self._view = view
-        self._clearings = view[CLEARINGS_AT:NAMES_AT].cast("q")
-        self._keys = view[KEYS_AT:].cast("q")
+        self._clearings = view[layout.CLEARINGS_AT : layout.NAMES_AT].cast("q")
+        self._keys = view[layout.KEYS_AT :].cast("q")
 
     @property
     def places(self) -> int:
@@ -98,20 +79,20 @@ class Told:
     @property
     def note(self) -> str:
         """The note that the master logs for the worker: why it cannot start, or what it consumes."""
-        length = min(self.words[Word.NOTE_LENGTH], NOTE_BYTES)
-        return by_line(bytes(self._view[NOTE_AT : NOTE_AT + length]).decode("utf-8", "replace"))
+        length = min(self.words[Word.NOTE_LENGTH], layout.NOTE_BYTES)
+        return by_line(bytes(self._view[layout.NOTE_AT : layout.NOTE_AT + length]).decode("utf-8", "replace"))
 
     # ---- deliveries in flight
 
     def in_flight(self) -> list[InFlight]:
         """Return the facts of at most 256 deliveries in flight, the oldest first."""
         found = []
-        for place, key in enumerate(self._keys[: min(self.places_used, IN_FLIGHT_ENTRIES)]):
+        for place, key in enumerate(self._keys[: min(self.places_used, layout.IN_FLIGHT_ENTRIES)]):
             if key:
-                handler, id_length, attempt, tag, started_ns, raw = ENTRY.unpack_from(
-                    self._view, ENTRIES_AT + place * ENTRY_BYTES
+                handler, id_length, attempt, tag, started_ns, raw = layout.ENTRY.unpack_from(
+                    self._view, layout.ENTRIES_AT + place * layout.ENTRY_BYTES
                 )
-                message_id = foreign(raw[: min(id_length, MESSAGE_ID_BYTES)].decode("utf-8", "backslashreplace"))
+                message_id = foreign(raw[: min(id_length, layout.MESSAGE_ID_BYTES)].decode("utf-8", "backslashreplace"))
                 names = (self._handler_name(handler), self._queue_name(handler))
                 found.append(InFlight(*names, message_id, tag, attempt, started_ns, key))
         return sorted(found, key=lambda delivery: delivery.started_ns)
@@ -127,9 +108,9 @@ class Told:
 
     def has_started(self, key: int) -> bool:
         """Whether a delivery of the message with this key is in flight."""
-        keys, wanted = bytes(self._keys[: self.places_used]), key.to_bytes(WORD_BYTES, "little", signed=True)
+        keys, wanted = bytes(self._keys[: self.places_used]), key.to_bytes(layout.WORD_BYTES, "little", signed=True)
         at = keys.find(wanted)
-        while at % WORD_BYTES and at != -1:  # these bytes lie across two keys
+        while at % layout.WORD_BYTES and at != -1:  # these bytes lie across two keys
             at = keys.find(wanted, at + 1)
         return at != -1
 
@@ -151,7 +132,7 @@ class Told:
         if not self.words[Word.IS_ALONE]:
             return None
         key = self.words[Word.ALONE_KEY]
-        return key - SIGN if key >= SIGN >> 1 else key
+        return key - layout.SIGN if key >= layout.SIGN >> 1 else key
 
     @property
     def alone_queue(self) -> str | None:
@@ -165,26 +146,31 @@ class Told:
         When there are more than 256 new requests, the oldest are lost, and their messages stay suspects.
         """
         count = self.words[Word.CLEARINGS]
-        places = [number % CLEARINGS * CLEARING_WORDS for number in range(max(after, count - CLEARINGS), count)]
+        numbers = range(max(after, count - layout.CLEARINGS), count)
+        places = [number % layout.CLEARINGS * layout.CLEARING_WORDS for number in numbers]
         return [(self._clearings[place], self._clearings[place + 1]) for place in places]
 
     # ---- the directory
 
     def consumes(self, queue: str) -> bool:
         """Whether a handler in the directory has this queue."""
-        raw = queue.encode("utf-8", "replace")[:QUEUE_BYTES].ljust(QUEUE_BYTES, b"\0")
-        names = bytes(self._view[QUEUES_AT:ENTRIES_AT])
-        return bool(queue) and any(names[at : at + QUEUE_BYTES] == raw for at in range(0, len(names), QUEUE_BYTES))
+        size = layout.QUEUE_BYTES
+        raw = queue.encode("utf-8", "replace")[:size].ljust(size, b"\0")
+        names = bytes(self._view[layout.QUEUES_AT : layout.ENTRIES_AT])
+        return bool(queue) and any(names[at : at + size] == raw for at in range(0, len(names), size))
 
     def queues(self) -> list[str]:
         """Return the queues of the handlers in the directory; empty before the worker has named them."""
-        return [name for index in range(HANDLER_NAMES) if (name := self._queue_name(index))]
+        return [name for index in range(layout.HANDLER_NAMES) if (name := self._queue_name(index))]
 
     def _handler_name(self, index: int) -> str:
-        return foreign(self._text(NAMES_AT + index * NAME_BYTES, NAME_BYTES)) if index < HANDLER_NAMES else "other"
+        return foreign(self._named(index, layout.NAMES_AT, layout.NAME_BYTES))
 
     def _queue_name(self, index: int) -> str:
-        return self._text(QUEUES_AT + index * QUEUE_BYTES, QUEUE_BYTES) if index < HANDLER_NAMES else "other"
+        return self._named(index, layout.QUEUES_AT, layout.QUEUE_BYTES)
 
-    def _text(self, at: int, size: int) -> str:
+    def _named(self, index: int, area_at: int, size: int) -> str:
+        if index >= layout.HANDLER_NAMES:
+            return "other"
+        at = area_at + index * size
         return bytes(self._view[at : at + size]).partition(b"\0")[0].decode("utf-8", "replace")

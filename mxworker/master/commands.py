@@ -24,18 +24,8 @@ from typing import Any, assert_never
 
 from mxworker.board.layout import HANDLER_NAMES
 from mxworker.board.page import Board
-from mxworker.control.protocol import (
-    Dump,
-    LogLevel,
-    Pause,
-    Reload,
-    Request,
-    RequestRefused,
-    Resume,
-    Scale,
-    Status,
-    Stop,
-)
+from mxworker.control import protocol
+from mxworker.control.protocol import Request, RequestRefused
 from mxworker.master import drain_report
 from mxworker.master.drain_report import DrainReport
 from mxworker.master.fleet import Fleet
@@ -142,21 +132,21 @@ class Commands:
     def answer(self, request: Request, now_ns: int) -> Mapping[str, Any]:
         """Do what is asked and return what is to be said of it. Raises RequestRefused when it cannot be done."""
         match request:
-            case Status():
+            case protocol.Status():
                 return {"status": self._status.status(now_ns)}
-            case Reload():
+            case protocol.Reload():
                 return self._reload(now_ns)
-            case Pause(queue):
+            case protocol.Pause(queue):
                 return self._pause(queue)
-            case Resume(queue):
+            case protocol.Resume(queue):
                 return self._resume(queue)
-            case Scale(workers):
+            case protocol.Scale(workers):
                 return self._scale(workers, now_ns)
-            case Stop():
+            case protocol.Stop():
                 self._fleet.stop(now_ns)
-            case Dump():
+            case protocol.Dump():
                 self._dump()
-            case LogLevel(name):
+            case protocol.LogLevel(name):
                 self._set_log_level(name)
             case _:
                 assert_never(request)
