@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from mxworker.config import MAX_WORKERS, parse_duration_s, parse_size_bytes
 from mxworker.errors import ConfigError
 
+Number = TypeVar("Number", bound=float)
 
-class Duration(click.ParamType[float]):
-    """A duration such as 250ms, 30s, 5m; seconds as a float."""
 
-    name = "duration"
+class Quantity(click.ParamType[Number]):
+    """A number that is written with its unit."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the seconds, or fail with the text of the ConfigError."""
-        if isinstance(value, float):
+    def __init__(self, name: str, parse: Callable[[str], Number], kind: type[Number]) -> None:
+        """`parse` returns a `kind`, or raises ConfigError."""
+        self.name = name
+        self._parse = parse
+        self._kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Number:
+        """Return the number, or fail with the text of the ConfigError."""
+        if isinstance(value, self._kind):
             return value
         try:
-            return parse_duration_s(value)
+            return self._parse(value)
         except ConfigError as error:
             self.fail(str(error), param, ctx)
 
 
-class Size(click.ParamType[int]):
-    """A size such as 512MB or 1GiB; bytes as an int."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the bytes, or fail with the text of the ConfigError."""
-        if isinstance(value, int):
-            return value
-        try:
-            return parse_size_bytes(value)
-        except ConfigError as error:
-            self.fail(str(error), param, ctx)
+DURATION = Quantity("duration", parse_duration_s, float)
+"""A duration such as 250ms, 30s, 5m; seconds as a float."""
+SIZE = Quantity("size", parse_size_bytes, int)
+"""A size such as 512MB or 1GiB; bytes as an int."""
 
 
 class Workers(click.ParamType["int | None"]):

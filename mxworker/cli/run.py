@@ -14,7 +14,7 @@ import click
 from mxworker import __version__
 from mxworker.cli import settings
 from mxworker.cli.help import EXIT_CODES, Command, option
-from mxworker.cli.options import Duration, Size, Workers
+from mxworker.cli.options import DURATION, SIZE, Workers
 from mxworker.cli.settings import URL_FILE, checked, errors_told, hide_urls
 from mxworker.config import DEFAULT_PROCESS_CONCURRENCY, DEFAULT_QUARANTINE_AFTER, LOG_LEVELS, MAX_WORKERS
 from mxworker.system.log_events import log_event
@@ -83,7 +83,7 @@ _LOGGING = "Logging"
 )
 @option(
     "--connect-wait",
-    type=Duration(),
+    type=DURATION,
     default="30s",
     section=_BROKER,
     show_default=True,
@@ -150,7 +150,7 @@ _LOGGING = "Logging"
 )
 @option(
     "--prefetch-budget",
-    type=Size(),
+    type=SIZE,
     default="256MiB",
     section=_CONCURRENCY,
     metavar="SIZE",
@@ -160,7 +160,7 @@ _LOGGING = "Logging"
 )
 @option(
     "--max-body-size",
-    type=Size(),
+    type=SIZE,
     default="128MiB",
     section=_LIMITS,
     metavar="SIZE",
@@ -170,7 +170,7 @@ _LOGGING = "Logging"
 )
 @option(
     "--max-publish-size",
-    type=Size(),
+    type=SIZE,
     default="16MiB",
     section=_LIMITS,
     metavar="SIZE",
@@ -179,14 +179,14 @@ _LOGGING = "Logging"
 )
 @option(
     "--handler-timeout",
-    type=Duration(),
+    type=DURATION,
     section=_LIMITS,
     show_default="as in the code",
     help="How long a handler may run for one message.",
 )
 @option(
     "--drain-timeout",
-    type=Duration(),
+    type=DURATION,
     default="30s",
     section=_LIMITS,
     show_default=True,
@@ -202,7 +202,7 @@ _LOGGING = "Logging"
 )
 @option(
     "--max-rss",
-    type=Size(),
+    type=SIZE,
     section=_LIMITS,
     metavar="SIZE",
     show_default="no limit",
@@ -210,7 +210,7 @@ _LOGGING = "Logging"
 )
 @option(
     "--max-age",
-    type=Duration(),
+    type=DURATION,
     section=_LIMITS,
     show_default="no limit",
     help="Replace a worker that has run for this long. Jittered by 10 %.",
@@ -226,7 +226,7 @@ _LOGGING = "Logging"
 )
 @option(
     "--heartbeat-timeout",
-    type=Duration(),
+    type=DURATION,
     default="30s",
     section=_SUPERVISION,
     show_default=True,
@@ -234,7 +234,7 @@ _LOGGING = "Logging"
 )
 @option(
     "--boot-timeout",
-    type=Duration(),
+    type=DURATION,
     default="60s",
     section=_SUPERVISION,
     show_default=True,
