@@ -1,3 +1,5 @@
+from collections.abc import Iterable
+
 import pytest
 
 from mxworker.board.lifecycle import WORKER_TRANSITIONS, WorkerState, next_worker_state
@@ -30,24 +32,21 @@ def test_most_pairs_are_errors() -> None:
     assert len(UNKNOWN_PAIRS) > len(SLOT_TRANSITIONS)
 
 
-def test_every_slot_state_is_reached_from_empty() -> None:
+def reachable(steps: Iterable[tuple[SlotState, SlotState]]) -> set[SlotState]:
+    """Return the states to which any number of `steps` lead from EMPTY."""
+    steps = list(steps)
     reached = {SlotState.EMPTY}
-    while True:
-        further = {to for (state, _), to in SLOT_TRANSITIONS.items() if state in reached} - reached
-        if not further:
-            break
+    while further := {to for start, to in steps if start in reached} - reached:
         reached |= further
-    assert reached == set(SlotState)
+    return reached
+
+
+def test_every_slot_state_is_reached_from_empty() -> None:
+    assert reachable((state, to) for (state, _), to in SLOT_TRANSITIONS.items()) == set(SlotState)
 
 
 def test_empty_is_reached_from_every_slot_state() -> None:
-    able = {SlotState.EMPTY}
-    while True:
-        further = {state for (state, _), to in SLOT_TRANSITIONS.items() if to in able} - able
-        if not further:
-            break
-        able |= further
-    assert able == set(SlotState)
+    assert reachable((to, state) for (state, _), to in SLOT_TRANSITIONS.items()) == set(SlotState)
 
 
 def test_only_a_vacant_slot_is_spawned_into() -> None:

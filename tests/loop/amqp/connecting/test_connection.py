@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from pamqp import commands
@@ -254,9 +255,9 @@ def link_to(*urls: BrokerUrl, rng: random.Random) -> Link:
 
 
 @asynccontextmanager
-async def running(link: Link) -> AsyncIterator[asyncio.Task[None]]:
-    """Run the link; afterwards it must end by its cancellation alone, and soon."""
-    task = asyncio.create_task(link.run())
+async def under_way(duty: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[None]]:
+    """Run what must go on for as long as the block, and must then end by its cancellation alone, and soon."""
+    task = asyncio.create_task(duty)
     try:
         yield task
         assert not task.done(), task
@@ -264,6 +265,15 @@ async def running(link: Link) -> AsyncIterator[asyncio.Task[None]]:
         task.cancel()
         await asyncio.wait({task}, timeout=SOON_S)
         assert task.cancelled(), task
+
+
+@asynccontextmanager
+async def running(link: Link) -> AsyncIterator[asyncio.Task[None]]:
+    """Run the link; see `under_way`."""
+    try:
+        async with under_way(link.run()) as task:
+            yield task
+    finally:
         await link.close()
 
 

@@ -21,7 +21,7 @@ from mxworker.brokers import Brokers
 from mxworker.config import PoolSettings
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost, PoolExhausted
 from tests.harness.waiting import until
-from tests.loop.amqp.connecting.test_connection import SOON_S, Least, decent, nobody_cares
+from tests.loop.amqp.connecting.test_connection import SOON_S, Least, decent, nobody_cares, under_way
 from tests.loop.amqp.fake_broker import FakeBroker, Peer
 from tests.loop.loops import on_both_loops
 
@@ -33,15 +33,11 @@ async def running(broker: FakeBroker, **settings: Any) -> AsyncIterator[Pool]:
     """Run a pool; afterwards it must end by its cancellation alone, and leave no tasks and no connections."""
     before = asyncio.all_tasks()
     pool = Pool(PoolSettings(**settings), Brokers((broker.url,)), "test", nobody_cares, Least())
-    task = asyncio.create_task(pool.run())
-    await until(lambda: pool.consume_link.live and pool.publish_link.live, SOON_S)
     try:
-        yield pool
-        assert not task.done(), task
+        async with under_way(pool.run()):
+            await until(lambda: pool.consume_link.live and pool.publish_link.live, SOON_S)
+            yield pool
     finally:
-        task.cancel()
-        await asyncio.wait({task}, timeout=SOON_S)
-        assert task.cancelled(), task
         await pool.close()
     await until(lambda: not asyncio.all_tasks() - before - set(broker.tasks), SOON_S, "all tasks to end")
     assert pool.stats().active_connections + pool.stats().idle_connections == 0

@@ -163,6 +163,23 @@ async def test_cancel_and_barrier_end_with_a_lost_connection() -> None:
             await connection.close()
 
 
+@asynccontextmanager
+async def reconciled(broker: FakeBroker) -> AsyncIterator[list[asyncio.Task[None]]]:
+    """Run a link, a consumer and a reconciler that looks often; afterwards each must end by its cancellation alone."""
+    link = Link(Dialler(Brokers((broker.url,)), Least()), "test", lambda: None)
+    consumer = Consumer(link, QUEUE, 10, lambda delivery: None, lambda: None, Least())
+    duties = [link.run(), consumer.run(), Reconciler(link, [consumer], look_every_s=0.02).run()]
+    tasks = [asyncio.create_task(duty) for duty in duties]
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        await link.close()
+    assert [type(end) for end in ended] == [asyncio.CancelledError] * 3
+
+
 @on_both_loops
 async def test_reconciler_survives_a_connection_lost_under_its_look() -> None:
     async def script(peer: Peer) -> None:
@@ -170,20 +187,9 @@ async def test_reconciler_survives_a_connection_lost_under_its_look() -> None:
         await peer.serve(commands.Queue.Declare)
         peer.hang_up()
 
-    async with FakeBroker(script) as broker:
-        link = Link(Dialler(Brokers((broker.url,)), Least()), "test", lambda: None)
-        consumer = Consumer(link, QUEUE, 10, lambda delivery: None, lambda: None, Least())
-        duties = [link.run(), consumer.run(), Reconciler(link, [consumer], look_every_s=0.02).run()]
-        tasks = [asyncio.create_task(duty) for duty in duties]
-        try:
-            await until(lambda: len(broker.peers) >= 8 or any(task.done() for task in tasks), 30)
-            assert [task for task in tasks if task.done()] == []
-        finally:
-            for task in tasks:
-                task.cancel()
-            ended = await asyncio.gather(*tasks, return_exceptions=True)
-            await link.close()
-        assert [type(end) for end in ended] == [asyncio.CancelledError] * 3
+    async with FakeBroker(script) as broker, reconciled(broker) as tasks:
+        await until(lambda: len(broker.peers) >= 8 or any(task.done() for task in tasks), 30)
+        assert [task for task in tasks if task.done()] == []
 
 
 @on_both_loops
@@ -199,18 +205,8 @@ async def test_one_look_that_finds_no_consumer_is_no_alarm_and_two_are() -> None
             peer.send(commands.Queue.DeclareOk("queue", 0, count), peer.received[-1][0])
         await peer.serve()
 
-    async with FakeBroker(script) as broker:
-        link = Link(Dialler(Brokers((broker.url,)), Least()), "test", lambda: None)
-        consumer = Consumer(link, QUEUE, 10, lambda delivery: None, lambda: None, Least())
-        duties = [link.run(), consumer.run(), Reconciler(link, [consumer], look_every_s=0.02).run()]
-        tasks = [asyncio.create_task(duty) for duty in duties]
-        try:
-            await until(lambda: broker.peers and sent(broker.peers[0], commands.Basic.Consume) == 2, SOON_S)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await link.close()
+    async with FakeBroker(script) as broker, reconciled(broker):
+        await until(lambda: broker.peers and sent(broker.peers[0], commands.Basic.Consume) == 2, SOON_S)
 
 
 @on_both_loops

@@ -102,11 +102,17 @@ async def test_budget_is_charged_with_what_a_body_has_become_until_its_handler_h
     assert gate.channel.acked == [1]
 
 
-async def test_large_body_waits_until_there_is_room_and_small_ones_do_not() -> None:
+async def crowded(count: int) -> Gate:
+    """Return a handler that got `count` large bodies, and has begun the only one for which there is room."""
     gate = Gate(3_500_000)
-    for _ in range(3):
+    for _ in range(count):
         gate.admit(LONG_TEXT, b"gzip")
     await gate.begins(1)
+    return gate
+
+
+async def test_large_body_waits_until_there_is_room_and_small_ones_do_not() -> None:
+    gate = await crowded(3)
     await until(lambda: gate.budget.waits == 1 or len(gate.begun) > 1, 30, "the second one")
     gate.admit(SMALL)
     await gate.begins(2)
@@ -158,10 +164,7 @@ async def test_wait_for_room_is_no_time_of_the_handler() -> None:
 
 
 async def test_what_waits_for_its_turn_is_given_back_by_a_drain() -> None:
-    gate = Gate(3_500_000)
-    for _ in range(4):
-        gate.admit(LONG_TEXT, b"gzip")
-    await gate.begins(1)
+    gate = await crowded(4)
     gate.bench.runner.hold()
     gate.bench.runner.return_all()
     await until(lambda: len(gate.channel.given_back) == 2, 30, "those behind the one that waits for room")
@@ -184,10 +187,7 @@ async def test_delivery_that_became_stale_while_it_waited_is_not_handled() -> No
 
 
 async def test_what_is_cut_short_while_it_waits_leaves_the_turn_to_others() -> None:
-    gate = Gate(3_500_000)
-    for _ in range(3):
-        gate.admit(LONG_TEXT, b"gzip")
-    await gate.begins(1)
+    gate = await crowded(3)
     gate.bench.runner.cut_short()
     await gate.bench.runner.finished()
     assert gate.channel.settled == 0

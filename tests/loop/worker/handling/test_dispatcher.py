@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -152,6 +153,13 @@ async def test_what_comes_later_does_not_overtake_what_waits() -> None:
     assert order == list(range(1, 21))
 
 
+async def sit_out(gate: asyncio.Event) -> None:
+    """Be stuck, whatever is cancelled, until the gate is open."""
+    while not gate.is_set():
+        with suppress(asyncio.CancelledError):
+            await gate.wait()
+
+
 async def test_trial_of_a_circuit_breaker_is_not_held_up_by_a_stuck_handler() -> None:
     handlers = Handlers()
     gate = asyncio.Event()
@@ -159,11 +167,8 @@ async def test_trial_of_a_circuit_breaker_is_not_held_up_by_a_stuck_handler() ->
 
     @handlers.consume("queue", concurrency=8, retry=None, timeout=0.05, circuit_breaker=breaker)
     async def mixed(body: bytes, ctx: Context) -> None:
-        while ctx.delivery.delivery_tag == 1 and not gate.is_set():
-            try:
-                await gate.wait()
-            except asyncio.CancelledError:
-                continue
+        if ctx.delivery.delivery_tag == 1:
+            await sit_out(gate)
         if ctx.delivery.delivery_tag < 8:
             raise ValueError
 
@@ -191,11 +196,8 @@ async def test_what_starts_in_the_place_of_a_stuck_handler_has_its_deadline_too(
     async def mixed(body: bytes, ctx: Context) -> None:
         if ctx.delivery.delivery_tag == 1:
             raise ValueError
-        while ctx.delivery.delivery_tag == 2 and not gate.is_set():
-            try:
-                await gate.wait()
-            except asyncio.CancelledError:
-                continue
+        if ctx.delivery.delivery_tag == 2:
+            await sit_out(gate)
         if ctx.delivery.delivery_tag == 3:
             await asyncio.sleep(3600)
 
@@ -222,11 +224,8 @@ async def test_trial_that_gets_stuck_has_failed() -> None:
 
     @handlers.consume("queue", concurrency=8, retry=None, timeout=0.05, circuit_breaker=breaker)
     async def mixed(body: bytes, ctx: Context) -> None:
-        while ctx.delivery.delivery_tag == 2 and not gate.is_set():
-            try:
-                await gate.wait()
-            except asyncio.CancelledError:
-                continue
+        if ctx.delivery.delivery_tag == 2:
+            await sit_out(gate)
         raise ValueError
 
     bench = at_work(handlers, grace_s=0.02)

@@ -177,12 +177,18 @@ async def test_same_message_id_with_another_body_is_no_suspect() -> None:
 # ---- cleared
 
 
-async def test_suspect_that_came_to_its_end_is_cleared() -> None:
+async def alone() -> tuple[Gated, Bench, Channel]:
+    """Return a handler at work on a suspect, which runs alone."""
     gated = Gated()
     bench, channel = at_work(gated.handlers), Channel()
     bench.runner.admit(suspect(bench, channel, 1))
     bench.give_turn()
     await turns()
+    return gated, bench, channel
+
+
+async def test_suspect_that_came_to_its_end_is_cleared() -> None:
+    gated, bench, channel = await alone()
     assert is_suspect(bench, 1)
     gated.release(1)
     await bench.runner.finished()
@@ -208,11 +214,7 @@ async def test_suspect_that_was_given_back_before_it_ran_stays_suspect() -> None
 
 
 async def test_suspect_that_a_drain_cut_short_stays_suspect() -> None:
-    gated = Gated()
-    bench, channel = at_work(gated.handlers), Channel()
-    bench.runner.admit(suspect(bench, channel, 1))
-    bench.give_turn()
-    await turns()
+    _, bench, channel = await alone()
     bench.runner.cut_short()
     await bench.runner.finished()
     await turns()
@@ -221,11 +223,7 @@ async def test_suspect_that_a_drain_cut_short_stays_suspect() -> None:
 
 
 async def test_suspect_whose_channel_was_lost_is_left_to_who_gets_it_now() -> None:
-    gated = Gated()
-    bench, channel = at_work(gated.handlers), Channel()
-    bench.runner.admit(suspect(bench, channel, 1))
-    bench.give_turn()
-    await turns()
+    gated, bench, channel = await alone()
     channel.is_lost = True
     gated.release(1)
     await bench.runner.finished()
