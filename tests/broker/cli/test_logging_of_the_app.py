@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -87,14 +86,6 @@ APP = """
 KINDS = {"async": "in_the_loop", "def": "in_a_thread", "cpu": "in_a_process"}
 OURS = ["a handler that raises", "dictConfig", "dictConfig with a root without handlers"]
 THEIRS = ["dictConfig with a root handler", "fileConfig"]
-
-
-@pytest.fixture
-def queues(queue_name: str, admin: Client) -> Iterator[str]:
-    yield queue_name
-    for kind in KINDS:
-        admin.delete(f"{queue_name}.{kind}")
-        admin.delete(f"{queue_name}.{kind}.dlq")
 
 
 @pytest.mark.parametrize("where", ["import", "lifespan", "handler"])

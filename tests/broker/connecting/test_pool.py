@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import islice
 from pathlib import Path
@@ -130,33 +130,23 @@ async def test_idle_channels_and_connections_go_and_come(broker_url: str) -> Non
 # ---- in a worker
 
 
-@pytest.fixture
-def target(broker_url: str) -> Iterator[str]:
-    """A queue to publish to."""
-    name = f"target-{uuid.uuid4().hex[:12]}"
-    with Client(broker_url) as client:
-        client.declare(name)
-        yield name
-        client.delete(name)
-
-
-async def test_handler_borrows_a_channel(broker_url: str, queue_name: str, target: str, admin: Client) -> None:
+async def test_handler_borrows_a_channel(broker_url: str, queue_name: str, output: str, admin: Client) -> None:
     handlers = Handlers()
 
     @handlers.consume(queue_name, concurrency=8)
     async def forward(body: bytes, ctx: Context) -> None:
         async with ctx.channel() as channel:
-            await channel.default_exchange.publish(aio_pika.Message(body), target)
+            await channel.default_exchange.publish(aio_pika.Message(body), output)
 
     bodies = [str(number).encode() for number in range(200)]
     async with worker_running(broker_url, handlers) as worker:
         admin.publish(queue_name, bodies)
         await until(lambda: worker.count(Word.ACKED) == 200, 20, "all")
-    assert sorted(message.body for message in admin.drain(target)) == sorted(bodies)
+    assert sorted(message.body for message in admin.drain(output)) == sorted(bodies)
 
 
 async def test_message_that_kills_the_library_s_reader_does_not_disturb_the_consumers(
-    broker_url: str, queue_name: str, target: str, admin: Client
+    broker_url: str, queue_name: str, output: str, admin: Client
 ) -> None:
     """It arrives on a borrowed channel, whose frames the library reads: that connection ends, and only that one."""
     handlers = Handlers()
@@ -165,7 +155,7 @@ async def test_message_that_kills_the_library_s_reader_does_not_disturb_the_cons
     @handlers.consume(queue_name, concurrency=1)
     async def fetch(body: bytes, ctx: Context) -> None:
         async with asyncio.timeout(SOON_S), ctx.channel() as channel:
-            queue = await channel.get_queue(target, ensure=False)
+            queue = await channel.get_queue(output, ensure=False)
             try:
                 outcomes.append("empty" if await queue.get(fail=False, no_ack=True) is None else "got one")
             except BaseException as error:
@@ -174,7 +164,7 @@ async def test_message_that_kills_the_library_s_reader_does_not_disturb_the_cons
 
     async with worker_running(broker_url, handlers) as worker:
         for properties in islice(HOSTILE.values(), 3):  # each makes the next wait for a reconnect
-            admin.publish_raw(target, b"hostile", properties)
+            admin.publish_raw(output, b"hostile", properties)
         consuming = worker.service.parts.pool.consume_link.live
         admin.publish(queue_name, [b""] * 8)
         await until(lambda: worker.count(Word.ACKED) + worker.count(Word.REJECTED) == 8, 30, "all")
@@ -187,7 +177,7 @@ async def test_message_that_kills_the_library_s_reader_does_not_disturb_the_cons
 
 
 async def test_borrowed_channel_lives_through_the_drain(
-    broker_url: str, queue_name: str, target: str, admin: Client
+    broker_url: str, queue_name: str, output: str, admin: Client
 ) -> None:
     handlers = Handlers()
     release = asyncio.Event()
@@ -196,9 +186,9 @@ async def test_borrowed_channel_lives_through_the_drain(
     async def slow(body: bytes, ctx: Context) -> None:
         async with ctx.channel() as channel:
             await release.wait()
-            await channel.default_exchange.publish(aio_pika.Message(body), target)
+            await channel.default_exchange.publish(aio_pika.Message(body), output)
         async with ctx.channel() as channel:  # a new one can be borrowed too
-            await channel.default_exchange.publish(aio_pika.Message(body), target)
+            await channel.default_exchange.publish(aio_pika.Message(body), output)
 
     async with worker_running(broker_url, handlers) as worker:
         admin.publish(queue_name, [b"1", b"2"])
@@ -207,7 +197,7 @@ async def test_borrowed_channel_lives_through_the_drain(
         await until(lambda: worker.service.state is WorkerState.DRAINING, SOON_S, "the drain")
         release.set()
     assert worker.count(Word.ACKED) == 2
-    assert sorted(message.body for message in admin.drain(target)) == [b"1", b"1", b"2", b"2"]
+    assert sorted(message.body for message in admin.drain(output)) == [b"1", b"1", b"2", b"2"]
     assert worker.service.parts.pool.stats().total_channels == 0
 
 

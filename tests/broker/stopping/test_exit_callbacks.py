@@ -136,14 +136,6 @@ class Ending:
         assert gzip.decompress((self.folder / f"{pid}.gz").read_bytes()) == b"compressed"
 
 
-@pytest.fixture
-def queues(queue_name: str, admin: Client) -> Iterator[str]:
-    yield queue_name
-    for kind in KINDS:
-        admin.delete(f"{queue_name}.{kind}")
-        admin.delete(f"{queue_name}.{kind}.dlq")
-
-
 @contextmanager
 def ending(url: str, folder: Path, queue: str, *flags: str, hangs: str = "") -> Iterator[Ending]:
     env = {"MXWORKER_BROKER_URL": url, "FOLDER": str(folder), "QUEUE": queue, "HANGS": hangs}

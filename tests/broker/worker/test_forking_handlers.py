@@ -248,14 +248,6 @@ def kinds_of(pid: int) -> set[str]:
     return {str(fd.readlink()).partition(":")[0] for fd in Path(f"/proc/{pid}/fd").iterdir()}
 
 
-@pytest.fixture
-def queues(queue_name: str, admin: Client) -> Iterator[str]:
-    yield queue_name
-    for kind in KINDS:
-        admin.delete(f"{queue_name}.{kind}")
-        admin.delete(f"{queue_name}.{kind}.dlq")
-
-
 @contextmanager
 def forking(url: str, folder: Path, queue: str) -> Iterator[Forking]:
     path = folder / "records"
