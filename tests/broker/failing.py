@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
-from mxworker import Context, Delivery, RetryPolicy
+from mxworker import Context, Delivery, Handlers, Queue, RetryPolicy
+from mxworker.api.settlement import Settlement
 from tests.harness.copied import route_of
 from tests.harness.faults import TO_BROKER, Rule
 from tests.harness.frames import BASIC_NACK, BASIC_REJECT
 from tests.harness.nowhere import Nowhere
 from tests.harness.proxy import Proxy
+from tests.harness.retries import FAST
 from tests.harness.waiting import until
 from tests.rabbit.client import Client
 
@@ -46,6 +49,23 @@ class Notes:
     def gaps_s(self, body: str) -> list[float]:
         """Return the seconds between the executions of one message."""
         return [later - earlier for earlier, later in pairwise(self.at[body])]
+
+
+def noting(queue: str | Queue, notes: Notes, end: Callable[[], Settlement] | None = None, **options: Any) -> Handlers:
+    """Return handlers whose only one takes a note and then fails with ValueError("boom"), or else returns `end()`.
+
+    It retries fast, if the options do not say otherwise.
+    """
+    handlers = Handlers()
+
+    @handlers.consume(queue, **{"retry": FAST, **options})
+    async def order(body: str, ctx: Context) -> Settlement:
+        notes.take(ctx)
+        if end is None:
+            raise ValueError("boom")
+        return end()
+
+    return handlers
 
 
 @dataclass

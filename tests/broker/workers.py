@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from mxworker import Handlers
+from mxworker import Handlers, Queue
 from mxworker.api.handlers import compile_handlers
 from mxworker.board.layout import Word
 from mxworker.board.lifecycle import WorkerState
@@ -30,6 +30,20 @@ class Worker:
 
     def count(self, word: Word) -> int:
         return self.slot.words[word]
+
+
+class Holding:
+    """Handlers whose only one notes the body of each message it starts, and ends when `release` is set."""
+
+    def __init__(self, queue: str | Queue, **options: Any) -> None:
+        self.handlers = Handlers()
+        self.started: list[bytes] = []
+        self.release = asyncio.Event()
+
+        @self.handlers.consume(queue, **options)
+        async def hold(body: bytes) -> None:
+            self.started.append(body)
+            await self.release.wait()
 
 
 @asynccontextmanager

@@ -7,10 +7,11 @@ import asyncio
 import pytest
 
 from mxworker import Handlers, Queue
+from mxworker.amqp.consuming.consumer import Consumer
 from mxworker.board.layout import Word
 from mxworker.board.lifecycle import WorkerState
 from mxworker.errors import ExitCode
-from tests.broker.workers import Worker, running
+from tests.broker.workers import Holding, Worker, running
 from tests.harness.waiting import until
 from tests.rabbit.client import Client
 
@@ -19,28 +20,40 @@ def consumes(worker: Worker) -> bool:
     return worker.service.parts.consumers[0].consumer_tag is not None
 
 
+async def pause(worker: Worker) -> Consumer:
+    """Pause the worker's only consumer, wait until it does not consume, and return it."""
+    (consumer,) = worker.service.parts.consumers
+    consumer.pause("test")
+    await until(lambda: not consumes(worker), 10, "the pause")
+    return consumer
+
+
+def taking(queue: str) -> tuple[Handlers, list[str]]:
+    """Return handlers that take the messages of `queue`, and the bodies taken."""
+    handlers = Handlers()
+    done: list[str] = []
+
+    @handlers.consume(queue)
+    async def take(body: str) -> None:
+        done.append(body)
+
+    return handlers, done
+
+
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
 async def test_paused_queue_goes_on_where_it_was_on_the_same_channel(
     queue_type: str, broker_url: str, queue_name: str, admin: Client
 ) -> None:
-    handlers = Handlers()
-    release = asyncio.Event()
-    started: list[str] = []
-
-    @handlers.consume(Queue(queue_name, type=queue_type), concurrency=2, prefetch=30)
-    async def hold(body: str) -> None:
-        started.append(body)
-        await release.wait()
-
-    async with running(broker_url, handlers) as worker:
+    holding = Holding(Queue(queue_name, type=queue_type), concurrency=2, prefetch=30)
+    started, release = holding.started, holding.release
+    async with running(broker_url, holding.handlers) as worker:
         (consumer,) = worker.service.parts.consumers
         subscription = consumer.subscription
         for round_ in range(1, 3):
             release.clear()
             admin.publish(queue_name, [f"{round_} {number}".encode() for number in range(50)])
             await until(lambda: len(started) % 50 == 2, 10, "two to run")
-            consumer.pause("test")
-            await until(lambda: not consumes(worker), 10, "the pause")
+            await pause(worker)
             await until(lambda: admin.counts(queue_name).messages == 48, 10, "all but the running ones to be free")
             assert worker.service.state is WorkerState.READY
             release.set()
@@ -58,17 +71,9 @@ async def test_queue_deleted_and_made_again_is_noticed_by_a_consumer_that_was_pa
     broker_url: str, queue_name: str, admin: Client
 ) -> None:
     """Consuming again guards as the first time against a successor that the broker subscribes to in vain."""
-    handlers = Handlers()
-    done: list[str] = []
-
-    @handlers.consume(queue_name)
-    async def take(body: str) -> None:
-        done.append(body)
-
+    handlers, done = taking(queue_name)
     async with running(broker_url, handlers) as worker:
-        (consumer,) = worker.service.parts.consumers
-        consumer.pause("test")
-        await until(lambda: not consumes(worker), 10, "the pause")
+        consumer = await pause(worker)
         consumer.resume("test")
         await until(lambda: consumes(worker), 10, "the end of it")
         tag = consumer.consumer_tag
@@ -82,17 +87,9 @@ async def test_queue_deleted_and_made_again_is_noticed_by_a_consumer_that_was_pa
 async def test_queue_deleted_while_paused_is_made_again_when_it_is_resumed(
     broker_url: str, queue_name: str, admin: Client
 ) -> None:
-    handlers = Handlers()
-    done: list[str] = []
-
-    @handlers.consume(queue_name)
-    async def take(body: str) -> None:
-        done.append(body)
-
+    handlers, done = taking(queue_name)
     async with running(broker_url, handlers) as worker:
-        (consumer,) = worker.service.parts.consumers
-        consumer.pause("test")
-        await until(lambda: not consumes(worker), 10, "the pause")
+        consumer = await pause(worker)
         admin.delete(queue_name)
         consumer.resume("test")
         await until(lambda: admin.exists(queue_name) and consumes(worker), 10, "the queue to be consumed again")
@@ -101,39 +98,22 @@ async def test_queue_deleted_while_paused_is_made_again_when_it_is_resumed(
 
 
 async def test_drain_while_paused_finishes_what_runs(broker_url: str, queue_name: str, admin: Client) -> None:
-    handlers = Handlers()
-    release = asyncio.Event()
-    started = 0
-
-    @handlers.consume(queue_name, concurrency=2, prefetch=30)
-    async def hold(body: bytes) -> None:
-        nonlocal started
-        started += 1
-        await release.wait()
-
-    async with running(broker_url, handlers) as worker:
+    holding = Holding(queue_name, concurrency=2, prefetch=30)
+    async with running(broker_url, holding.handlers) as worker:
         admin.publish(queue_name, [b""] * 50)
-        await until(lambda: started == 2, 10, "two to run")
-        worker.service.parts.consumers[0].pause("test")
-        await until(lambda: not consumes(worker), 10, "the pause")
+        await until(lambda: len(holding.started) == 2, 10, "two to run")
+        await pause(worker)
         worker.service.request_stop()
         await until(lambda: worker.service.state is WorkerState.DRAINING, 10, "the drain")
-        release.set()
+        holding.release.set()
     assert worker.count(Word.ACKED) == 2
     await until(lambda: admin.counts(queue_name).messages == 48, 5, "what the barrier took, too")
 
 
 async def test_burst_does_not_end_while_its_queue_is_paused(broker_url: str, queue_name: str, admin: Client) -> None:
-    handlers = Handlers()
-    done: list[str] = []
-
-    @handlers.consume(queue_name)
-    async def take(body: str) -> None:
-        done.append(body)
-
+    handlers, done = taking(queue_name)
     async with running(broker_url, handlers, ExitCode.OK, burst=True) as worker:
-        worker.service.parts.consumers[0].pause("test")
-        await until(lambda: not consumes(worker), 10, "the pause")
+        await pause(worker)
         await asyncio.sleep(1)  # for what must not happen: two looks take half of it
         assert worker.service.state is WorkerState.READY
         admin.publish(queue_name, [b"1"])

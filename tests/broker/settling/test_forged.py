@@ -13,7 +13,7 @@ from mxworker.errors import DecodeError
 from mxworker.wire.field_table import encode, entry
 from mxworker.wire.origins import headers_of
 from mxworker.wire.properties import split
-from tests.broker.failing import Notes, counting_what_goes_back, dead_letters
+from tests.broker.failing import Notes, counting_what_goes_back, dead_letters, noting
 from tests.broker.workers import running
 from tests.harness.proxy import proxy_to
 from tests.harness.retries import FAST
@@ -49,13 +49,8 @@ def with_headers(**headers: Any) -> bytes:
 async def test_forged_attempts_are_executed_at_least_once_and_at_most_as_often_as_any(
     broker_url: str, queue_name: str, admin: Client
 ) -> None:
-    handlers, notes = Handlers(), Notes()
-
-    @handlers.consume(queue_name, retry=FAST)
-    async def order(body: str, ctx: Context) -> None:
-        notes.take(ctx)
-        raise ValueError("boom")
-
+    notes = Notes()
+    handlers = noting(queue_name, notes)
     async with running(broker_url, handlers):
         for kind, value in FORGED.items():
             admin.publish_raw(queue_name, kind.encode(), with_headers(mx_attempt=value, mx_attempts=value))
@@ -67,13 +62,8 @@ async def test_forged_attempts_are_executed_at_least_once_and_at_most_as_often_a
 
 
 async def test_forged_twice_in_one_table_is_no_way_around(broker_url: str, queue_name: str, admin: Client) -> None:
-    handlers, notes = Handlers(), Notes()
-
-    @handlers.consume(queue_name, retry=FAST)
-    async def order(body: str, ctx: Context) -> None:
-        notes.take(ctx)
-        raise ValueError("boom")
-
+    notes = Notes()
+    handlers = noting(queue_name, notes)
     two = table(*(entry(b"mx-attempt", b"b" + bytes((attempt,))) for attempt in (1, 2)))
     async with running(broker_url, handlers):
         admin.publish_raw(queue_name, b"1", raw_properties(headers=two, delivery_mode=2))
@@ -92,15 +82,9 @@ async def test_forged_count_of_redeliveries_lets_nobody_requeue_for_ever(
     admin: Client,
 ) -> None:
     """What is declared elsewhere is taken for a quorum queue by the code here, and is one or not."""
-    handlers, notes = Handlers(), Notes()
-
-    @handlers.consume(
-        Queue(queue_name, type=queue_type if declare == "ensure" else "quorum", declare=declare), retry=FAST
-    )
-    async def order(body: str, ctx: Context) -> Requeue:
-        notes.take(ctx)
-        return Requeue()
-
+    notes = Notes()
+    queue = Queue(queue_name, type=queue_type if declare == "ensure" else "quorum", declare=declare)
+    handlers = noting(queue, notes, Requeue)
     if declare == "off":
         declare_all(admin, queue_name, queue_type)
     async with proxy_to(broker_url) as proxy, running(proxy.url(broker_url), handlers):
@@ -126,13 +110,8 @@ async def test_forged_death_and_origin_neither_loses_a_message_nor_saves_it(
     broker_url: str, queue_name: str, admin: Client
 ) -> None:
     """An x-death that names every queue on the way, and a copy's own headers, as if it had been one."""
-    handlers, notes = Handlers(), Notes()
-
-    @handlers.consume(queue_name, retry=FAST)
-    async def order(body: str, ctx: Context) -> Retry:
-        notes.take(ctx)
-        return Retry()
-
+    notes = Notes()
+    handlers = noting(queue_name, notes, Retry)
     around = [queue_name, f"{queue_name}.dlq", *(f"{queue_name}.retry.{step_ms}" for step_ms in FAST.steps_ms)]
     deaths = [
         {"queue": queue, "reason": reason, "count": 10**6, "exchange": "", "routing-keys": [queue_name]}
@@ -207,13 +186,8 @@ async def test_message_with_headers_beyond_number_is_a_dead_letter_of_the_broker
     failure: type[Settlement], broker_url: str, queue_name: str, admin: Client
 ) -> None:
     """No copy of it is made, and no attempt of it is read, so it cannot be tried again, at once or later."""
-    handlers, notes = Handlers(), Notes()
-
-    @handlers.consume(queue_name, retry=FAST)
-    async def order(body: str, ctx: Context) -> Settlement:
-        notes.take(ctx)
-        return failure()
-
+    notes = Notes()
+    handlers = noting(queue_name, notes, failure)
     many = wide_table(25_000)[4:]  # with names of their own: RabbitMQ 4 keeps only one of two
     counts = field(b"x-delivery-count", b"b", b"\x01") + field(b"mx-attempt", b"b", b"\x01")
     raw = raw_properties(headers=table(many + counts), delivery_mode=2)

@@ -17,7 +17,7 @@ from mxworker.board.layout import Word
 from mxworker.errors import BrokerError, ExitCode, TopologyRefused
 from mxworker.wire.field_table import encode
 from tests.broker.cli.test_start import run
-from tests.broker.failing import LADDER, Notes, counting_what_goes_back, dead_letters, removing
+from tests.broker.failing import LADDER, Notes, counting_what_goes_back, dead_letters, noting, removing
 from tests.broker.workers import running
 from tests.harness.proxy import proxy_to
 from tests.harness.retries import FAST
@@ -222,13 +222,8 @@ async def test_handler_out_of_time_is_retried_and_its_dead_letter_says_so(
 async def test_on_error_settles_at_once(
     on_error: Literal["reject", "ack"], broker_url: str, queue_name: str, admin: Client
 ) -> None:
-    handlers, notes = Handlers(), Notes()
-
-    @handlers.consume(queue_name, retry=FAST, on_error=on_error)
-    async def order(body: str, ctx: Context) -> None:
-        notes.take(ctx)
-        raise ValueError("boom")
-
+    notes = Notes()
+    handlers = noting(queue_name, notes, on_error=on_error)
     async with running(broker_url, handlers) as worker:
         admin.publish(queue_name, [b"1"])
         await until(lambda: worker.count(Word.ACKED) + worker.count(Word.REJECTED) == 1, SOON_S, "its end")
@@ -265,13 +260,8 @@ async def test_requeue_for_ever_ends_in_the_dead_letter_queue_after_all_its_atte
     parameters: dict[str, Any], broker_url: str, queue_name: str, admin: Client
 ) -> None:
     """More than RabbitMQ 4 has as its delivery limit; each is counted and shown, and none is a return."""
-    handlers, notes = Handlers(), Notes()
-
-    @handlers.consume(Queue(queue_name, **parameters), retry=RetryPolicy(max_retries=30), concurrency=1)
-    async def order(body: str, ctx: Context) -> Requeue:
-        notes.take(ctx)
-        return Requeue()
-
+    notes = Notes()
+    handlers = noting(Queue(queue_name, **parameters), notes, Requeue, retry=RetryPolicy(max_retries=30), concurrency=1)
     async with proxy_to(broker_url) as proxy, running(proxy.url(broker_url), handlers):
         back = counting_what_goes_back(proxy)
         admin.publish(queue_name, [b"1", b"2"])
@@ -331,13 +321,8 @@ async def test_requeue_into_a_full_queue_waits_in_a_retry_queue_or_here_and_is_n
 async def test_deleted_queues_beside_the_work_queue_are_made_again_when_they_are_needed(
     broker_url: str, queue_name: str, admin: Client
 ) -> None:
-    handlers, notes = Handlers(), Notes()
-
-    @handlers.consume(queue_name, retry=FAST)
-    async def order(body: str, ctx: Context) -> None:
-        notes.take(ctx)
-        raise ValueError("boom")
-
+    notes = Notes()
+    handlers = noting(queue_name, notes)
     async with proxy_to(broker_url) as proxy, running(proxy.url(broker_url), handlers):
         back = counting_what_goes_back(proxy)
         for beside in (".dlq", *(f".retry.{step_ms}" for step_ms in FAST.steps_ms)):

@@ -10,7 +10,7 @@ from mxworker import Handlers, Queue, Reject
 from mxworker.board.layout import Word
 from mxworker.board.lifecycle import WorkerState
 from mxworker.errors import ExitCode
-from tests.broker.workers import running
+from tests.broker.workers import Holding, running
 from tests.harness.faults import TO_BROKER, TO_CLIENT
 from tests.harness.frames import BASIC_CANCEL, BASIC_CANCEL_OK, BASIC_CONSUME_OK, BASIC_NACK, Frame
 from tests.harness.proxy import proxy_to
@@ -115,25 +115,16 @@ async def test_subscription_still_in_the_making_is_cancelled_too(
 
 
 async def test_messages_wait_for_others_while_handlers_finish(broker_url: str, queue_name: str, admin: Client) -> None:
-    handlers = Handlers()
-    release = asyncio.Event()
-    started = 0
-
-    @handlers.consume(queue_name, concurrency=2, prefetch=30)
-    async def hold(body: bytes) -> None:
-        nonlocal started
-        started += 1
-        await release.wait()
-
-    async with running(broker_url, handlers) as worker:
+    holding = Holding(queue_name, concurrency=2, prefetch=30)
+    async with running(broker_url, holding.handlers) as worker:
         admin.publish(queue_name, [b""] * 50)
-        await until(lambda: started == 2, 10, "two to run")
+        await until(lambda: len(holding.started) == 2, 10, "two to run")
         worker.service.request_stop()
         await until(lambda: admin.counts(queue_name).messages == 48, 10, "all but the running ones to be free")
         assert worker.service.state is WorkerState.DRAINING
-        release.set()
+        holding.release.set()
     assert worker.count(Word.ACKED) == 2
-    assert started == 2
+    assert len(holding.started) == 2
     await until(lambda: admin.counts(queue_name).messages == 48, 5, "what the barrier's basic.get brought")
 
 
@@ -160,19 +151,11 @@ async def test_handler_that_makes_an_error_of_its_cancellation_leaves_its_messag
 
 
 async def test_cut_works_while_the_broker_is_silent(broker_url: str, queue_name: str, admin: Client) -> None:
-    handlers = Handlers()
-    started = 0
-
-    @handlers.consume(queue_name)
-    async def hold(body: bytes) -> None:
-        nonlocal started
-        started += 1
-        await asyncio.sleep(3600)
-
+    holding = Holding(queue_name)
     async with proxy_to(broker_url) as proxy:
-        async with running(proxy.url(broker_url), handlers, ExitCode.DRAIN_TIMEOUT) as worker:
+        async with running(proxy.url(broker_url), holding.handlers, ExitCode.DRAIN_TIMEOUT) as worker:
             admin.publish(queue_name, [b""])
-            await until(lambda: started, 10, "one to run")
+            await until(lambda: holding.started, 10, "one to run")
             proxy.blackhole()
             asked_at = time.monotonic()
             worker.service.request_stop()
