@@ -49,13 +49,11 @@ def peak_rss_bytes(process: Process) -> int:
 
 @pytest.mark.alone
 def test_prefetched_bodies_stay_within_the_budget(
-    broker_url: str, queue_name: str, tmp_path: Path, scale: Callable[[int, int], int]
+    recorded: Recorded, broker_url: str, queue_name: str, scale: Callable[[int, int], int]
 ) -> None:
     size_bytes = scale(2, 20) * MB
     budget, most_rss_bytes = (f"{scale(26, 256)}MB", scale(95, 450) * MB)
     work_s = 1.5  # so that the bodies come faster than they are handled, on a busy machine too
-    recorded = Recorded(broker_url, tmp_path, queue_name)
-    recorded.declare()
     recorded.ids += [f"message-{number}" for number in range(64)]
     with Client(broker_url) as client:
         client.publish(queue_name, (id_.ljust(20).encode().ljust(size_bytes, b"x") for id_ in recorded.ids))

@@ -76,10 +76,8 @@ def test_queue_deleted_and_made_again(broker_url: str, queue_name: str, tmp_path
 
 
 def test_queue_made_again_before_the_broker_has_said_that_it_was_deleted(
-    broker_url: str, queue_name: str, tmp_path: Path
+    recorded: Recorded, broker_url: str, queue_name: str
 ) -> None:
-    recorded = Recorded(broker_url, tmp_path, queue_name)
-    recorded.declare()
     with recorded.service("--workers=2", "--log-level=debug") as service, Client(broker_url) as client:
         for count in range(1, 4):
             wait_until(lambda count=count: _consumed(service, queue_name) == 2 * count, BACK_WITHIN_S, "both consumers")
@@ -126,9 +124,7 @@ def _two_queues(url: str, first: Recorded, second: Recorded) -> Iterator[Service
 
 
 @pytest.mark.parametrize("fault", ["cut", "refuse-then-heal", "silence"])
-def test_connection_fault(fault: str, broker_url: str, queue_name: str, tmp_path: Path) -> None:
-    recorded = Recorded(broker_url, tmp_path, queue_name)
-    recorded.declare()
+def test_connection_fault(fault: str, recorded: Recorded, broker_url: str) -> None:
     recorded.publish(300)
     with proxy_to(broker_url) as proxy:
         url = f"{proxy.url()}?heartbeat=1"
@@ -147,9 +143,7 @@ def test_connection_fault(fault: str, broker_url: str, queue_name: str, tmp_path
     assert recorded.judge().nothing_lost
 
 
-def test_consumer_that_silently_gets_nothing_is_replaced(broker_url: str, queue_name: str, tmp_path: Path) -> None:
-    recorded = Recorded(broker_url, tmp_path, queue_name)
-    recorded.declare()
+def test_consumer_that_silently_gets_nothing_is_replaced(recorded: Recorded, broker_url: str) -> None:
     with (
         proxy_to(broker_url) as proxy,
         recorded.service("--workers=1", concurrency=1, url=proxy.url()) as service,

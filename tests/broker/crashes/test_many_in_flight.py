@@ -60,11 +60,9 @@ HOLDING = """
 
 @pytest.mark.parametrize("batch", [False, True], ids=["singly", "batch"])
 def test_killer_among_many_started_ones_is_set_aside_and_nobody_else(
-    broker_url: str, queue_name: str, tmp_path: Path, scale: Callable[[int, int], int], batch: bool
+    recorded: Recorded, broker_url: str, queue_name: str, tmp_path: Path, scale: Callable[[int, int], int], batch: bool
 ) -> None:
     many = scale(350, 2000 if batch else 1000)
-    recorded = Recorded(broker_url, tmp_path, queue_name)
-    recorded.declare()
     innocent = [f"{queue_name}-{number}" for number in range(many - 1)]
     killer = f"killer-{queue_name}"
     recorded.publish_ids([*innocent[:BEFORE], killer, *innocent[BEFORE:]])

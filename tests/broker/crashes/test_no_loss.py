@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from pathlib import Path
 from signal import SIGKILL
 
 from tests.broker.apps import Recorded
@@ -17,11 +16,9 @@ PREFETCH = 2 * CONCURRENCY
 
 
 def test_killed_workers_lose_nothing(
-    broker_url: str, node: Node, queue_name: str, tmp_path: Path, rng: random.Random, scale: Callable[[int, int], int]
+    recorded: Recorded, node: Node, rng: random.Random, scale: Callable[[int, int], int]
 ) -> None:
     messages, kills = scale(10_000, 100_000), scale(6, 12)
-    recorded = Recorded(broker_url, tmp_path, queue_name)
-    recorded.declare()
     recorded.publish(messages)
     with recorded.service(f"--workers={WORKERS}", work_s=0.008, concurrency=CONCURRENCY) as service:
         service.wait_ready()
@@ -42,9 +39,7 @@ def test_killed_workers_lose_nothing(
     assert report.duplicate_count <= PREFETCH * kills, report
 
 
-def test_workers_die_with_a_killed_master(broker_url: str, queue_name: str, tmp_path: Path) -> None:
-    recorded = Recorded(broker_url, tmp_path, queue_name)
-    recorded.declare()
+def test_workers_die_with_a_killed_master(recorded: Recorded) -> None:
     recorded.publish(2_000)
     with recorded.service(f"--workers={WORKERS}", work_s=0.01) as service:
         service.wait_ready()

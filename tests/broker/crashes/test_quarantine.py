@@ -159,10 +159,8 @@ def assert_rate_was_kept(records: list[Record], killers: set[str]) -> None:
 
 @pytest.mark.parametrize("after", [1, 2])
 def test_message_that_hangs_its_workers_is_set_aside_and_runs_alone_once_at_least(
-    broker_url: str, queue_name: str, tmp_path: Path, after: int
+    recorded: Recorded, broker_url: str, queue_name: str, after: int
 ) -> None:
-    recorded = Recorded(broker_url, tmp_path, queue_name)
-    recorded.declare()
     killer = f"hang!{queue_name}"
     recorded.publish_ids([f"{queue_name}-1", killer, *(f"{queue_name}-{number}" for number in range(2, 10))])
     flags = ("--workers=2", "--heartbeat-timeout=2s", f"--quarantine-after={after}")
@@ -177,10 +175,8 @@ def test_message_that_hangs_its_workers_is_set_aside_and_runs_alone_once_at_leas
 
 
 def test_message_id_of_a_killer_makes_no_other_message_suspect(
-    broker_url: str, queue_name: str, tmp_path: Path
+    recorded: Recorded, broker_url: str, queue_name: str
 ) -> None:
-    recorded = Recorded(broker_url, tmp_path, queue_name)
-    recorded.declare()
     killer = f"segfault!{queue_name}"
     forged = commands.Basic.Properties(delivery_mode=2, message_id="one and the same")
     innocent = [f"{queue_name}-{number}" for number in range(100)]
@@ -219,11 +215,9 @@ BY_HEADER = """
 
 @pytest.mark.parametrize("body", [b"same", bytes(100_000)], ids=["small", "large"])
 def test_killer_with_the_id_and_body_of_others_takes_none_of_them_along(
-    broker_url: str, queue_name: str, tmp_path: Path, body: bytes
+    recorded: Recorded, broker_url: str, queue_name: str, body: bytes
 ) -> None:
     """It differs from some by nothing but its headers, from others by a byte in the middle of the body, too."""
-    recorded = Recorded(broker_url, tmp_path, queue_name)
-    recorded.declare()
     innocent = {f"{queue_name}-{number}" for number in range(80)}
     killers = {f"{queue_name}-killer-{number}" for number in range(2)}
     middle = len(body) // 2
@@ -267,9 +261,7 @@ def test_message_that_an_operator_puts_back_has_new_tries(broker_url: str, queue
                     client.publish_messages(queue_name, [(kept.body, kept.properties)])
 
 
-def test_with_quarantine_off_a_killer_goes_on(broker_url: str, queue_name: str, tmp_path: Path) -> None:
-    recorded = Recorded(broker_url, tmp_path, queue_name)
-    recorded.declare()
+def test_with_quarantine_off_a_killer_goes_on(recorded: Recorded, broker_url: str, queue_name: str) -> None:
     recorded.publish_ids([f"exit!{queue_name}"])
     with recorded.service("--workers=2", "--quarantine-after=0", source=KILLING):
         wait_until(lambda: recorded.handled >= 5, 60, "five deaths")
@@ -277,11 +269,9 @@ def test_with_quarantine_off_a_killer_goes_on(broker_url: str, queue_name: str, 
 
 
 def test_kills_by_an_operator_put_only_that_into_quarantine_which_they_really_hit_three_times(
-    broker_url: str, queue_name: str, tmp_path: Path, rng: random.Random
+    recorded: Recorded, broker_url: str, queue_name: str, rng: random.Random
 ) -> None:
     """Nobody can tell such a kill from one by the kernel; it may hit the same message again and again, by chance."""
-    recorded = Recorded(broker_url, tmp_path, queue_name)
-    recorded.declare()
     recorded.publish(500)
     killed: set[int] = set()
     with recorded.service("--workers=4", source=KILLING, work_s=0.3, concurrency=8) as service:

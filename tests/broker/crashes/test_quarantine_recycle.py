@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tests.broker.apps import Recorded
 from tests.broker.crashes.test_quarantine import quarantined
 from tests.harness.waiting import wait_until
@@ -34,10 +32,8 @@ EATING = """
 
 
 def test_message_that_kills_a_worker_on_its_way_out_is_set_aside(
-    broker_url: str, queue_name: str, tmp_path: Path
+    recorded: Recorded, broker_url: str, queue_name: str
 ) -> None:
-    recorded = Recorded(broker_url, tmp_path, queue_name)
-    recorded.declare()
     killer = f"eat!{queue_name}"
     recorded.publish_ids([killer])
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from signal import SIGKILL, SIGTERM
 from typing import Any
 
@@ -116,16 +115,9 @@ async def test_batch_that_is_not_full_goes_back_when_the_worker_leaves(
 
 
 def test_settlements_at_random_under_drains_and_kills_add_up(
-    broker_url: str,
-    queue_name: str,
-    tmp_path: Path,
-    rng: random.Random,
-    scale: Callable[[int, int], int],
-    admin: Client,
+    recorded: Recorded, queue_name: str, rng: random.Random, scale: Callable[[int, int], int], admin: Client
 ) -> None:
     messages, drains, kills = scale(2_000, 20_000), scale(2, 8), scale(3, 12)
-    recorded = Recorded(broker_url, tmp_path, queue_name)
-    recorded.declare()
     steps = [SIGTERM] * drains + [SIGKILL] * kills
     rng.shuffle(steps)
     done = 0
@@ -154,16 +146,9 @@ def test_settlements_at_random_under_drains_and_kills_add_up(
 
 
 def test_settlements_at_random_under_drains_alone_are_exact(
-    broker_url: str,
-    queue_name: str,
-    tmp_path: Path,
-    rng: random.Random,
-    scale: Callable[[int, int], int],
-    admin: Client,
+    recorded: Recorded, queue_name: str, rng: random.Random, scale: Callable[[int, int], int], admin: Client
 ) -> None:
     messages, drains = scale(1_000, 10_000), scale(3, 10)
-    recorded = Recorded(broker_url, tmp_path, queue_name)
-    recorded.declare()
     for _ in range(drains):
         due = recorded.handled + rng.randrange(messages // drains)  # each new one is at least started
         recorded.publish(messages // drains)

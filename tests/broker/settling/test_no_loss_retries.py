@@ -61,17 +61,10 @@ class Account:
 
 
 def test_killed_workers_lose_no_message_that_fails_and_retries(
-    broker_url: str,
-    queue_name: str,
-    tmp_path: Path,
-    rng: random.Random,
-    scale: Callable[[int, int], int],
-    admin: Client,
+    recorded: Recorded, rng: random.Random, scale: Callable[[int, int], int], admin: Client
 ) -> None:
     """A kill between a copy's confirm and the ack of its original leaves two, each with an end of its own."""
     messages, kills = scale(500, 5_000), scale(3, 12)
-    recorded = Recorded(broker_url, tmp_path, queue_name)
-    recorded.declare()
     recorded.publish(messages)
     account = Account(recorded, admin)
     flag, env = f"--workers={WORKERS}", {"DECLARE": "ensure"}

@@ -41,10 +41,8 @@ def test_sigterm_at_any_moment_loses_and_doubles_nothing(
 
 
 def test_handlers_longer_than_the_drain_timeout_leave_their_messages(
-    broker_url: str, queue_name: str, tmp_path: Path
+    recorded: Recorded, broker_url: str, queue_name: str
 ) -> None:
-    recorded = Recorded(broker_url, tmp_path, queue_name)
-    recorded.declare()
     recorded.publish(100)
     with recorded.service("--workers=2", "--drain-timeout=1s", work_s=1e9, concurrency=16) as service:
         wait_until(lambda: recorded.handled == 32, 30, "all handlers to be busy")
@@ -57,9 +55,7 @@ def test_handlers_longer_than_the_drain_timeout_leave_their_messages(
         assert wait_until(lambda: client.counts(queue_name).messages == 100, 10, "all messages to be back")
 
 
-def test_second_sigint_cancels_what_runs_and_says_130(broker_url: str, queue_name: str, tmp_path: Path) -> None:
-    recorded = Recorded(broker_url, tmp_path, queue_name)
-    recorded.declare()
+def test_second_sigint_cancels_what_runs_and_says_130(recorded: Recorded, broker_url: str, queue_name: str) -> None:
     recorded.publish(8)
     with recorded.service("--workers=1", work_s=1e9, concurrency=8) as service:
         wait_until(lambda: recorded.handled == 8, 30, "all handlers to be busy")
@@ -71,9 +67,7 @@ def test_second_sigint_cancels_what_runs_and_says_130(broker_url: str, queue_nam
         assert wait_until(lambda: client.counts(queue_name).messages == 8, 10, "all messages to be back")
 
 
-def test_burst_ends_with_0_when_the_queue_is_empty(broker_url: str, queue_name: str, tmp_path: Path) -> None:
-    recorded = Recorded(broker_url, tmp_path, queue_name)
-    recorded.declare()
+def test_burst_ends_with_0_when_the_queue_is_empty(recorded: Recorded) -> None:
     recorded.publish(500)
     with recorded.service("--workers=2", "--burst", work_s=0.001) as service:
         assert service.wait_exit() == 0

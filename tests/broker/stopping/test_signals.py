@@ -33,10 +33,8 @@ def send_at_random(service: Service, rng: random.Random, span_s: float) -> list[
 
 
 def test_signals_at_any_moment_lose_and_double_nothing_and_end_in_bounds_without_orphans(
-    broker_url: str, queue_name: str, tmp_path: Path, rng: random.Random, scale: Callable[[int, int], int]
+    recorded: Recorded, rng: random.Random, scale: Callable[[int, int], int]
 ) -> None:
-    recorded = Recorded(broker_url, tmp_path, queue_name)
-    recorded.declare()
     started_at = time.monotonic()
     with recorded.service("--workers=2") as service:
         service.wait_ready()
@@ -84,11 +82,7 @@ def test_signals_to_the_group_of_a_service_at_work_double_nothing(
     assert report.exactly_once, report
 
 
-def test_burst_ends_with_nothing_left_though_each_worker_was_told_to_leave(
-    broker_url: str, queue_name: str, tmp_path: Path
-) -> None:
-    recorded = Recorded(broker_url, tmp_path, queue_name)
-    recorded.declare()
+def test_burst_ends_with_nothing_left_though_each_worker_was_told_to_leave(recorded: Recorded) -> None:
     recorded.publish(200)
     with recorded.service("--workers=2", "--burst", work_s=0.3, concurrency=4) as service:
         wait_until(lambda: recorded.handled > 16, 30.0, "both to be at work")
