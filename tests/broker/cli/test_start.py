@@ -183,24 +183,26 @@ def test_wrong_module(folder: Path, broker_url: str) -> None:
     assert "--app-dir" in ended.stderr
 
 
-def test_import_error_shows_the_users_line(folder: Path, broker_url: str) -> None:
-    (folder / "broken.py").write_text("# shop\nimport stripe_of_nobody\n")
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        pytest.param(
+            "# shop\nimport stripe_of_nobody\n",
+            "broken.py:2  import stripe_of_nobody    ModuleNotFoundError: No module named 'stripe_of_nobody'",
+            id="missing module",
+        ),
+        pytest.param(
+            "import os\n\nos.environ['NOBODY_SET_THIS']\n",
+            "broken.py:3  os.environ['NOBODY_SET_THIS']    KeyError: 'NOBODY_SET_THIS'",
+            id="missing environment variable",
+        ),
+    ],
+)
+def test_error_at_import_shows_the_users_line_alone(source: str, line: str, folder: Path, broker_url: str) -> None:
+    (folder / "broken.py").write_text(source)
     ended = run(folder, "broken:handlers", url=broker_url)
     assert ended.returncode == 3
-    assert ended.stderr == (
-        "Error: 'broken' was found but failed to import:\n"
-        "  broken.py:2  import stripe_of_nobody    ModuleNotFoundError: No module named 'stripe_of_nobody'\n"
-    )
-
-
-def test_missing_environment_variable_shows_the_users_line_alone(folder: Path, broker_url: str) -> None:
-    (folder / "broken.py").write_text("import os\n\nos.environ['NOBODY_SET_THIS']\n")
-    ended = run(folder, "broken:handlers", url=broker_url)
-    assert ended.returncode == 3
-    assert ended.stderr == (
-        "Error: 'broken' was found but failed to import:\n"
-        "  broken.py:3  os.environ['NOBODY_SET_THIS']    KeyError: 'NOBODY_SET_THIS'\n"
-    )
+    assert ended.stderr == f"Error: 'broken' was found but failed to import:\n  {line}\n"
 
 
 def test_syntax_error_shows_the_users_line(folder: Path, broker_url: str) -> None:

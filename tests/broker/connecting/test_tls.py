@@ -197,10 +197,15 @@ def test_service_survives_files_that_are_wrong_at_a_reconnect_and_takes_the_good
         recorded.publish(20)
         assert recorded.handled == 0
         files.put(broker.authority)
-        wait_until(lambda: recorded.finished_ids == set(recorded.ids), SOON_S, "every id")
-        assert service.worker_pids() == before
-        service.stop()
-        assert service.exit_code == 0
+        assert_goes_on(service, recorded, before)
+
+
+def assert_goes_on(service: Service, recorded: Recorded, workers: Sequence[int]) -> None:
+    """Check that the same workers handle all messages exactly once, and that the service then ends well."""
+    wait_until(lambda: recorded.finished_ids == set(recorded.ids), SOON_S, "every id")
+    assert service.worker_pids() == workers
+    service.stop()
+    assert service.exit_code == 0
     assert recorded.judge().exactly_once
 
 
@@ -217,8 +222,4 @@ def test_worker_that_is_replaced_while_a_file_is_missing_waits_for_it(broker: Tl
         waiting = service.worker_pids()
         recorded.publish(20)
         files.put(broker.authority)
-        wait_until(lambda: recorded.finished_ids == set(recorded.ids), SOON_S, "every id")
-        assert service.worker_pids() == waiting
-        service.stop()
-        assert service.exit_code == 0
-    assert recorded.judge().exactly_once
+        assert_goes_on(service, recorded, waiting)

@@ -108,10 +108,21 @@ class Held:
         (self._folder / "released").touch()
         wait_until(lambda: len(self.finished) == MESSAGES, SOON_S, "all messages to be handled")
 
+    def finish(self, service: Service) -> None:
+        """Have all messages handled once the workers hold them, and end the service."""
+        self.wait_held()
+        self.release()
+        service.signal(SIGTERM)
+        assert service.wait_exit(SOON_S) == 0
+
     @property
     def finished(self) -> Counter[str]:
         """How often each message was handled."""
         return Counter(body for body, _ in self.notes("finish"))
+
+    def assert_each_was_handled_once(self) -> None:
+        assert set(self.finished.values()) == {1}
+        self.assert_nothing_is_left()
 
     def assert_nothing_is_left(self) -> None:
         """Look into the queue, and into those where it should not have come."""
@@ -137,12 +148,8 @@ def test_pauses(held: Held, scale: Callable[[int, int], int]) -> None:
             service.signal(SIGUSR2)
             wait_until(lambda: held.ready() >= MESSAGES - 2 * CONCURRENCY, SOON_S, "what waits to be back")
             service.signal(SIGUSR2)
-        held.wait_held()
-        held.release()
-        service.signal(SIGTERM)
-        assert service.wait_exit(SOON_S) == 0
-    assert set(held.finished.values()) == {1}
-    held.assert_nothing_is_left()
+        held.finish(service)
+    held.assert_each_was_handled_once()
 
 
 def test_stops(held: Held, scale: Callable[[int, int], int]) -> None:
@@ -153,12 +160,8 @@ def test_stops(held: Held, scale: Callable[[int, int], int]) -> None:
             service.wait_exit(SOON_S)
         held.wait_all_back()
     with held.service("--workers=2") as service:
-        held.wait_held()
-        held.release()
-        service.signal(SIGTERM)
-        assert service.wait_exit(SOON_S) == 0
-    assert set(held.finished.values()) == {1}
-    held.assert_nothing_is_left()
+        held.finish(service)
+    held.assert_each_was_handled_once()
 
 
 def test_reloads(held: Held, scale: Callable[[int, int], int]) -> None:
@@ -168,12 +171,8 @@ def test_reloads(held: Held, scale: Callable[[int, int], int]) -> None:
             held.wait_held()
             service.signal(SIGHUP)
             service.wait_for_log(f"reload: all workers are of generation {reload + 2}", SOON_S)
-        held.wait_held()
-        held.release()
-        service.signal(SIGTERM)
-        assert service.wait_exit(SOON_S) == 0
-    assert set(held.finished.values()) == {1}
-    held.assert_nothing_is_left()
+        held.finish(service)
+    held.assert_each_was_handled_once()
 
 
 def test_kills(held: Held, scale: Callable[[int, int], int]) -> None:
@@ -185,10 +184,7 @@ def test_kills(held: Held, scale: Callable[[int, int], int]) -> None:
             victim = wait_until(lambda: _busy(held, service), SOON_S, "a worker whose handlers have started")
             victim.signal(SIGKILL)
             wait_until(lambda victim=victim: not victim.is_alive, SOON_S, "its end")
-        held.wait_held()
-        held.release()
-        service.signal(SIGTERM)
-        assert service.wait_exit(SOON_S) == 0
+        held.finish(service)
     assert len(held.finished) == MESSAGES
     held.assert_nothing_is_left()
 

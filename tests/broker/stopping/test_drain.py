@@ -41,7 +41,7 @@ def test_sigterm_at_any_moment_loses_and_doubles_nothing(
 
 
 def test_handlers_longer_than_the_drain_timeout_leave_their_messages(
-    recorded: Recorded, broker_url: str, queue_name: str
+    recorded: Recorded, queue_name: str, admin: Client
 ) -> None:
     recorded.publish(100)
     with recorded.service("--workers=2", "--drain-timeout=1s", work_s=1e9, concurrency=16) as service:
@@ -51,11 +51,10 @@ def test_handlers_longer_than_the_drain_timeout_leave_their_messages(
         assert service.wait_exit() == 6
         assert time.monotonic() - asked_at < 1 + 14  # far from the 30 s that a drain may take by default
         assert not service.survivors()
-    with Client(broker_url) as client:
-        assert wait_until(lambda: client.counts(queue_name).messages == 100, 10, "all messages to be back")
+    wait_until(lambda: admin.counts(queue_name).messages == 100, 10, "all messages to be back")
 
 
-def test_second_sigint_cancels_what_runs_and_says_130(recorded: Recorded, broker_url: str, queue_name: str) -> None:
+def test_second_sigint_cancels_what_runs_and_says_130(recorded: Recorded, queue_name: str, admin: Client) -> None:
     recorded.publish(8)
     with recorded.service("--workers=1", work_s=1e9, concurrency=8) as service:
         wait_until(lambda: recorded.handled == 8, 30, "all handlers to be busy")
@@ -63,8 +62,7 @@ def test_second_sigint_cancels_what_runs_and_says_130(recorded: Recorded, broker
         service.wait_for_log("draining: ")
         service.signal(SIGINT)
         assert service.wait_exit(25) == 130
-    with Client(broker_url) as client:
-        assert wait_until(lambda: client.counts(queue_name).messages == 8, 10, "all messages to be back")
+    wait_until(lambda: admin.counts(queue_name).messages == 8, 10, "all messages to be back")
 
 
 def test_burst_ends_with_0_when_the_queue_is_empty(recorded: Recorded) -> None:

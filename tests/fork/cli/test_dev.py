@@ -85,6 +85,13 @@ def test_new_module_and_configuration_reload_the_service(develop: Develop, app: 
     assert f"{name} changed; reloading" in service.log_text()
 
 
+def change(app: Path, service: Service, at: str, leads_to: str) -> None:
+    """Change the app when the log says `at`, and wait until it says what that leads to."""
+    service.wait_for_log(at)
+    app.write_text("# serve\n")
+    service.wait_for_log(leads_to)
+
+
 def test_files_that_are_no_source_of_the_app_change_nothing(develop: Develop, app: Path) -> None:
     names = [
         "__pycache__/app.cpython-311.pyc",
@@ -113,26 +120,22 @@ def test_files_that_are_no_source_of_the_app_change_nothing(develop: Develop, ap
 
 def test_service_that_ended_by_itself_is_started_by_the_next_change_and_not_before(develop: Develop, app: Path) -> None:
     service = develop("fails")
-    service.wait_for_log("the service ended with exit code 3; the next change starts it again")
-    app.write_text("# serve\n")
-    service.wait_for_log("service: serves")
+    ended = "the service ended with exit code 3; the next change starts it again"
+    change(app, service, at=ended, leads_to="service: serves")
     assert "app.py changed; starting the service" in service.log_text()
     assert service.log_text().count("service: started") == 2
 
 
 def test_change_during_a_start_that_fails_is_not_forgotten(develop: Develop, app: Path) -> None:
     service = develop("fails_after_hup")
-    service.wait_for_log("service: loads")
-    app.write_text("# serve\n")
-    service.wait_for_log("service: serves")
+    change(app, service, at="service: loads", leads_to="service: serves")
     assert "started to fails_after_hup" in service.log_text()
 
 
 def test_service_that_served_and_ended_waits_for_a_change(develop: Develop, app: Path) -> None:
     service = develop("leaves_after_hup")
-    service.wait_for_log("service: loads")
-    app.write_text("# serve\n")
-    service.wait_for_log("the service ended with exit code 0; the next change starts it again")
+    ended = "the service ended with exit code 0; the next change starts it again"
+    change(app, service, at="service: loads", leads_to=ended)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])

@@ -80,23 +80,17 @@ def test_storm_of_reloads_is_one(start_ready: Start) -> None:
     stop(service)
 
 
-def test_worker_that_is_killed_during_a_reload_comes_back_with_the_new_code(start_ready: Start) -> None:
-    service = start_ready("slow_boot", "--workers", "3")
+@pytest.mark.parametrize(
+    "workers", [pytest.param(3, id="one of the old code"), pytest.param(2, id="a replacement that is not ready yet")]
+)
+def test_worker_that_is_killed_during_a_reload_comes_back_with_the_new_code(start_ready: Start, workers: int) -> None:
+    """Slot 3 is the last one of three old workers, and with two of them the first one of the replacements."""
+    service = start_ready("slow_boot", "--workers", str(workers))
     service.kill(signal.SIGHUP)
-    service.wait_for("boot", slot=4)
+    service.wait_for("boot", slot=workers + 1)
     os.kill(service.worker(3), signal.SIGKILL)
     rolled(service, 2)
-    assert len(service.events("boot")) == 3 + 3
-    stop(service)
-
-
-def test_replacement_that_is_killed_before_it_is_ready_is_tried_again(start_ready: Start) -> None:
-    service = start_ready("slow_boot")
-    service.kill(signal.SIGHUP)
-    service.wait_for("boot", slot=3)
-    os.kill(service.worker(3), signal.SIGKILL)
-    rolled(service, 2)
-    assert len(service.events("boot")) == 2 + 3
+    assert len(service.events("boot")) == workers + 3
     stop(service)
 
 
