@@ -166,25 +166,16 @@ class Recorded:
         work_s: float = 0.0,
         concurrency: int = 32,
         url: str | None = None,
-        source: str = RECORDING,
-        env: Mapping[str, str] | None = None,
-    ) -> Iterator[Service]:
-        """Run the recording application, or another one, on the queue, by way of `url` when it is given."""
-        write_app(self.folder, source)
-        with self.running(*flags, work_s=work_s, concurrency=concurrency, url=url, env=env) as service:
-            yield service
-
-    @contextmanager
-    def running(
-        self,
-        *flags: str,
-        work_s: float = 0.0,
-        concurrency: int = 32,
-        url: str | None = None,
+        source: str | None = RECORDING,
         env: Mapping[str, str] | None = None,
         prefix: Sequence[str] = (),
     ) -> Iterator[Service]:
-        """Run what the file app.py holds; `prefix` is a command that runs another one."""
+        """Run the recording application, or another one, on the queue, by way of `url` when it is given.
+
+        With None for its source that is what the file app.py holds. `prefix` is a command that runs another one.
+        """
+        if source is not None:
+            write_app(self.folder, source)
         settings = {
             "MXWORKER_BROKER_URL": url or self._url,
             "LEDGER": str(self.path),

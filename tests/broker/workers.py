@@ -18,6 +18,9 @@ from mxworker.errors import ExitCode
 from mxworker.worker.assembly import assemble
 from mxworker.worker.service import Service
 from tests.harness.waiting import until
+from tests.rabbit.client import Client
+
+_SETTLED_WITHIN_S = 60.0
 
 
 class Worker:
@@ -30,6 +33,12 @@ class Worker:
 
     def count(self, word: Word) -> int:
         return self.slot.words[word]
+
+    async def settle_one(self, admin: Client, queue: str, word: Word = Word.ACKED) -> None:
+        """Publish a message to `queue`, and wait until one more is counted in `word`."""
+        before = self.count(word)
+        admin.publish(queue, [b"1"])
+        await until(lambda: self.count(word) == before + 1, _SETTLED_WITHIN_S, f"one more in {word.name}")
 
 
 class Holding:

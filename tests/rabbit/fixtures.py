@@ -53,11 +53,8 @@ def broker_url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def worker_url(node: Node) -> Iterator[str]:
     """The URL for a user of the shared node who is not the one that publishes originals."""
-    name = f"worker-{uuid.uuid4().hex[:8]}"
-    node.ctl("add_user", name, "secret")
-    node.ctl("set_permissions", name, ".*", ".*", ".*")
-    yield node.url.replace("guest:guest", f"{name}:secret")
-    node.ctl("delete_user", name)
+    with node.user() as url:
+        yield url
 
 
 @pytest.fixture

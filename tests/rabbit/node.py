@@ -14,6 +14,7 @@ import re
 import signal
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -190,6 +191,15 @@ class Node:
                 f"rabbitmqctl {' '.join(arguments)} failed ({done.returncode}):\n{done.stdout}{done.stderr}"
             )
         return done.stdout
+
+    @contextmanager
+    def user(self, may_write: str = ".*") -> Iterator[str]:
+        """Add a user for as long as the block runs, who may write to what the pattern names; return the URL for it."""
+        name = f"user-{uuid.uuid4().hex[:8]}"
+        self.ctl("add_user", name, "secret")
+        self.ctl("set_permissions", name, ".*", may_write, ".*")
+        yield self.url.replace("guest:guest", f"{name}:secret")
+        self.ctl("delete_user", name)
 
     def messages_in(self, queue: str) -> int:
         """Return how many messages `queue` holds, unsettled ones included; a quorum queue tells up to 5 s late."""

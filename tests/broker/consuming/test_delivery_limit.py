@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,8 +49,7 @@ async def test_message_that_people_look_at_often_stays_in_each_queue_beside(
 
     async with running(node.url, handlers) as worker:
         await topology.declare_quarantine(worker.service.parts.pool.consume_link, Queue(queue_name))
-        admin.publish(queue_name, [b"1"])
-        await until(lambda: worker.count(Word.REJECTED) == 1, SOON_S, "the dead letter")
+        await worker.settle_one(admin, queue_name, Word.REJECTED)
     try:
         for beside in besides[1:]:
             admin.publish(f"{queue_name}.{beside}", [b"1"])
@@ -118,11 +116,8 @@ async def test_policy_that_the_warning_names_raises_the_limit(node: Node, queue_
 @pytest.fixture
 def mute_url(node: Node) -> Iterator[str]:
     """The URL for a user who may do everything but publish to the default exchange."""
-    name = f"mute-{uuid.uuid4().hex[:8]}"
-    node.ctl("add_user", name, "secret")
-    node.ctl("set_permissions", name, ".*", "^(?!amq[.]default$).*", ".*")
-    yield node.url.replace("guest:guest", f"{name}:secret")
-    node.ctl("delete_user", name)
+    with node.user(may_write="^(?!amq[.]default$).*") as url:
+        yield url
 
 
 @pytest.mark.parametrize("on_error", ["retry", "requeue"])

@@ -361,8 +361,7 @@ async def test_failures_that_the_handler_has_seen_are_its_own_business(
         await asyncio.wait({task})
 
     async with running(broker_url, handlers) as worker:
-        admin.publish(queue_name, [b"1"])
-        await until(lambda: worker.count(Word.ACKED) == 1, SOON_S, "the ack")
+        await worker.settle_one(admin, queue_name)
 
 
 async def test_task_of_an_earlier_delivery_fails_nobody(
@@ -387,10 +386,8 @@ async def test_task_of_an_earlier_delivery_fails_nobody(
             await asyncio.sleep(0)
 
     async with running(broker_url, handlers) as worker:
-        admin.publish(queue_name, [b"1"])
-        await until(lambda: worker.count(Word.ACKED) == 1, SOON_S, "the first ack")
-        admin.publish(queue_name, [b"2"])
-        await until(lambda: worker.count(Word.ACKED) == 2, SOON_S, "the second ack")
+        await worker.settle_one(admin, queue_name)
+        await worker.settle_one(admin, queue_name)
         await tasks[0]
     assert admin.counts(output).messages == 1
 

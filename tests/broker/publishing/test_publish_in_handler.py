@@ -101,8 +101,7 @@ async def test_unroutable_output_makes_its_input_a_dead_letter(
         return None if ending == "None" else Ack()
 
     async with running(broker_url, handlers) as worker:
-        admin.publish(queue_name, [b"1"])
-        await until(lambda: worker.count(Word.REJECTED) == 1, SOON_S, "the reject")
+        await worker.settle_one(admin, queue_name, Word.REJECTED)
         await until(lambda: admin.counts(f"{queue_name}.dlq").messages == 1, SOON_S, "the dead letter")
         assert worker.count(Word.ACKED) == 0
 
@@ -118,8 +117,7 @@ async def test_failure_that_the_handler_has_seen_is_its_own_business(
             await ctx.publisher.publish_nowait(body, routing_key=f"{queue_name}.missing")
 
     async with running(broker_url, handlers) as worker:
-        admin.publish(queue_name, [b"1"])
-        await until(lambda: worker.count(Word.ACKED) == 1, SOON_S, "the ack")
+        await worker.settle_one(admin, queue_name)
 
 
 async def test_each_handler_waits_for_its_own_outputs_only(broker_url: str, queue_name: str, admin: Client) -> None:
@@ -156,8 +154,7 @@ async def test_handler_without_a_context_is_held_to_its_outputs_too(
 
     async with running(broker_url, handlers) as worker:
         publishers.append(worker.service.parts.publisher)
-        admin.publish(queue_name, [b"1"])
-        await until(lambda: worker.count(Word.REJECTED) == 1, SOON_S, "the reject")
+        await worker.settle_one(admin, queue_name, Word.REJECTED)
 
 
 async def test_background_publishes_of_a_finished_handler_are_nobody_s(
@@ -180,8 +177,7 @@ async def test_background_publishes_of_a_finished_handler_are_nobody_s(
         await asyncio.sleep(0.01)
 
     async with running(broker_url, handlers) as worker:
-        admin.publish(queue_name, [b"1"])
-        await until(lambda: worker.count(Word.ACKED) == 1, SOON_S, "the ack")
+        await worker.settle_one(admin, queue_name)
         await until(lambda: published > 3000, SOON_S, "more")
         background[0].cancel()
         gc.collect()

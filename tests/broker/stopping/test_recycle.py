@@ -12,7 +12,7 @@ import pytest
 from tests.broker.apps import Recorded
 from tests.broker.load import counted_consumers, publishing
 from tests.harness.processes import Process, children, zombies
-from tests.harness.service import Service, write_app
+from tests.harness.service import Service
 from tests.harness.waiting import wait_until
 
 WORKERS = 4
@@ -60,13 +60,6 @@ HOARDING = """
 """
 
 
-@pytest.fixture
-def recorded(broker_url: str, queue_name: str, tmp_path: Path) -> Recorded:
-    recorded = Recorded(broker_url, tmp_path, queue_name)
-    recorded.declare()
-    return recorded
-
-
 def unshared() -> tuple[str, ...]:
     """Return the command that runs another one as PID 1 of a namespace of its own; skip where that is forbidden."""
     tried = subprocess.run([*AS_PID_1, "true"], capture_output=True, text=True, check=False)
@@ -91,10 +84,9 @@ def test_replacements_under_load_cost_neither_a_message_nor_capacity_and_leave_n
 ) -> None:
     respawns = scale(100 if as_pid_1 else 200, 2_000)
     prefix = unshared() if as_pid_1 else ()
-    write_app(recorded.folder, LEAVING_ORPHANS)
     flags = (f"--workers={WORKERS}", f"--max-messages={MESSAGES}", "--log-level=debug")
     env = {"ORPHANS": "yes" if as_pid_1 else "no"}
-    with recorded.running(*flags, concurrency=8, env=env, prefix=prefix) as service:
+    with recorded.service(*flags, concurrency=8, source=LEAVING_ORPHANS, env=env, prefix=prefix) as service:
         service.wait_ready()
         master = children(service.pid)[0] if as_pid_1 else Process.find(service.pid)
         assert master is not None
@@ -126,8 +118,7 @@ def respawned(service: Service) -> int:
 
 
 def test_worker_that_takes_too_much_memory_is_replaced_once(recorded: Recorded) -> None:
-    write_app(recorded.folder, HOARDING)
-    with recorded.running("--workers=1", "--max-rss=180MB", "--log-level=debug") as service:
+    with recorded.service("--workers=1", "--max-rss=180MB", "--log-level=debug", source=HOARDING) as service:
         service.wait_ready()
         before = set(service.worker_pids())
         recorded.publish(8)

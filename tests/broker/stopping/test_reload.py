@@ -132,7 +132,7 @@ def test_reloads_under_load_keep_all_consuming_and_broken_code_never_serves(
     env = {"PYTHONDONTWRITEBYTECODE": "1"}
     with (
         node.expect_precondition_failed(),
-        recorded.running(f"--workers={WORKERS}", concurrency=CONCURRENCY, env=env) as service,
+        recorded.service(f"--workers={WORKERS}", concurrency=CONCURRENCY, source=None, env=env) as service,
         Client(node.url) as client,
     ):
         service.wait_ready()

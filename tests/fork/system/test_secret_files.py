@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,8 @@ import pytest
 
 from mxworker.errors import ConfigError
 from mxworker.system.secret_files import check_secret
+from tests.harness.interpreter import run_python
+from tests.harness.places import open_directory
 from tests.harness.repository import REPOSITORY
 
 OTHER = 54321
@@ -24,10 +25,8 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give fi
 @pytest.fixture
 def place() -> Iterator[Path]:
     """A directory that everybody can enter."""
-    place = Path(tempfile.mkdtemp(prefix="mx-"))
-    place.chmod(0o755)
-    yield place
-    shutil.rmtree(place)
+    with open_directory() as place:
+        yield place
 
 
 def secret(path: Path, mode: int) -> Path:
@@ -152,15 +151,8 @@ check("URL", "/run/secrets/theirs")' 2>/dev/null
 @pytest.mark.parametrize("command", ["run", "dev"])
 def test_command_refuses_a_url_file_that_everybody_can_read(command: str, place: Path) -> None:
     path = secret(place / "url", 0o644)
-    ended = subprocess.run(
-        [sys.executable, "-P", "-m", "mxworker", command, "app", "--log-format=text"],
-        cwd=place,
-        env={"PYTHONPATH": str(REPOSITORY), "MXWORKER_BROKER_URL_FILE": str(path)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    options = ("-m", "mxworker", command, "app", "--log-format=text")
+    ended = run_python(*options, cwd=place, MXWORKER_BROKER_URL_FILE=str(path))
     assert ended.returncode == 2
     assert (
         f"Error: MXWORKER_BROKER_URL_FILE names a secret, and everybody on this machine may read '{path}'."

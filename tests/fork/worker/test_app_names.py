@@ -6,14 +6,13 @@ Each case is a process of its own, for what is imported once stays.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from tests.harness.hostile_text import assert_harmless
+from tests.harness.interpreter import run_python
 from tests.harness.repository import REPOSITORY
 
 HANDLERS = """from mxworker import Handlers
@@ -44,15 +43,7 @@ def loading(folder: Path, files: Mapping[str, str], app: str, app_dir: str = "")
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(source)
-    ended = subprocess.run(
-        [sys.executable, "-P", "-c", f"import logging.config\n{LOADING}", app, app_dir],
-        cwd=folder,
-        env={"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = run_python("-c", f"import logging.config\n{LOADING}", app, app_dir, cwd=folder)
     assert ended.returncode in (0, 3), ended.stderr
     assert ended.stderr == ""
     return ended.stdout.rstrip()

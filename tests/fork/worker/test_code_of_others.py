@@ -6,12 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.harness.interpreter import run_python
+from tests.harness.places import open_directory
 from tests.harness.repository import REPOSITORY
 
 OTHER, STRANGER = 65534, 54321
@@ -47,31 +48,20 @@ print("loaded", *handlers.queues)
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A directory with an application, in one where others may put things, too."""
-    place = Path(tempfile.mkdtemp(prefix="mx-"))
-    place.chmod(0o1777)
-    folder = place / "shop"
-    (folder / "package" / "inner").mkdir(parents=True)
-    for file in ("app.py", "package/app.py", "package/inner/app.py", "package/inner/__init__.py"):
-        (folder / file).write_text(HANDLERS)
-    for file in ("helper.py", "late.py"):
-        (folder / file).write_text("")
-    yield folder
-    shutil.rmtree(place)
+    with open_directory(0o1777) as place:
+        folder = place / "shop"
+        (folder / "package" / "inner").mkdir(parents=True)
+        for file in ("app.py", "package/app.py", "package/inner/app.py", "package/inner/__init__.py"):
+            (folder / file).write_text(HANDLERS)
+        for file in ("helper.py", "late.py"):
+            (folder / file).write_text("")
+        yield folder
 
 
 def loading(
     folder: Path, app: str = "app", app_dir: str = "", late: str = "", uid: int | None = None, source: str = LOADING
 ) -> str:
-    command = [sys.executable, "-P", "-c", source, app, app_dir, late, "" if uid is None else str(uid)]
-    ended = subprocess.run(
-        command,
-        cwd=folder,
-        env={"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = run_python("-c", source, app, app_dir, late, "" if uid is None else str(uid), cwd=folder)
     assert ended.stderr == ""
     assert ended.returncode == (0 if ended.stdout.startswith("loaded") else 2), ended.stdout
     return ended.stdout.rstrip()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import ssl
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from mxworker.amqp.connecting.tls import check_files, client_context
 from mxworker.brokers import DEFAULT_TLS, BrokerUrl, Tls
 from mxworker.errors import BrokerError, ConfigError, ConnectionLost, CredentialsRefused, TlsRefused
 from tests.harness.certificates import LOOPBACK, Authority, Identity, TlsStub
+from tests.harness.places import open_directory
 from tests.harness.waiting import until
 from tests.loop.amqp.fake_broker import FakeBroker, Peer
 from tests.loop.loops import on_both_loops
@@ -345,10 +345,8 @@ def test_encrypted_key_is_refused_and_nobody_is_asked(tmp_path: Path, server: Id
 @pytest.fixture
 def open_to_all() -> Iterator[Path]:
     """A directory that everybody can enter."""
-    place = Path(tempfile.mkdtemp(prefix="mx-"))
-    place.chmod(0o755)
-    yield place
-    shutil.rmtree(place)
+    with open_directory() as place:
+        yield place
 
 
 @pytest.mark.parametrize("is_apart", [False, True])
