@@ -203,6 +203,15 @@ class Service:
         records = [_object_on(line) for line in self.log_text().split("\n")]
         return [record for record in records if record is not None]
 
+    def events(self, name: str, **fields: Any) -> list[dict[str, Any]]:
+        """Return the lines of a JSON log that are events of this name with these fields (see docs/log-events.md)."""
+        wanted = {"event": name, **fields}
+        return [record for record in self.log_records() if all(record.get(key) == wanted[key] for key in wanted)]
+
+    def wait_for_event(self, name: str, timeout_s: float = 90.0, **fields: Any) -> None:
+        """Wait until the log has such an event."""
+        wait_until(lambda: self.events(name, **fields), timeout_s, f"event {name} with {fields} in the log of {self!r}")
+
     def output_text(self) -> str:
         """Return all that was written to stdout so far."""
         return self._out.read_text("utf-8", "backslashreplace")

@@ -9,6 +9,7 @@ import pytest
 
 from mxworker import CircuitBreaker, Handlers, Queue, RetryPolicy
 from tests.broker.workers import running
+from tests.harness.logged import events
 from tests.harness.waiting import until
 from tests.rabbit.client import Client
 
@@ -43,14 +44,14 @@ async def test_failing_handler_is_left_alone_tried_and_let_work_again(
     bodies = [str(number) for number in range(40)]
     async with running(broker_url, handlers) as worker:
         admin.publish(queue_name, [body.encode() for body in bodies])
-        await until(lambda: "the queue is paused" in caplog.text, 10, "the breaker to open")
-        await until(lambda: "trying again, 1 at a time" in caplog.text, 10, "the trial")
-        await until(lambda: caplog.text.count("the queue is paused") == 2, 10, "the trial to fail")
+        await until(lambda: events(caplog, "circuit_breaker_opened", queue=queue_name), 10, "the breaker to open")
+        await until(lambda: events(caplog, "circuit_breaker_trial", deliveries=1), 10, "the trial")
+        await until(lambda: len(events(caplog, "circuit_breaker_opened")) == 2, 10, "the trial to fail")
         consumer = worker.service.parts.consumers[0]
         await until(lambda: not consumer.is_consuming, 5, "the pause")
         before, opened_at = len(failed_at), loop.time()
         is_down = False
-        await until(lambda: "the trial has passed" in caplog.text, 10, "the trial to pass")
+        await until(lambda: events(caplog, "circuit_breaker_closed", queue=queue_name), 10, "the trial to pass")
         assert loop.time() - opened_at > 0.5, "the second pause is longer than the first"
         assert len(failed_at) == before
         await until(lambda: len(handled) == 40, 15, "all to be handled")
@@ -83,7 +84,7 @@ async def test_trials_that_fail_again_and_again_let_no_message_die_that_was_neve
 
     async with running(broker_url, handlers):
         admin.publish(queue_name, [str(number).encode() for number in range(200)])
-        await until(lambda: caplog.text.count("the queue is paused") == limit + 5, 20, "trials to fail")
+        await until(lambda: len(events(caplog, "circuit_breaker_opened")) == limit + 5, 20, "trials to fail")
     assert len(tried) < 200
     assert admin.counts(f"{queue_name}.dlq").messages == 0
     admin.delete(f"{queue_name}.retry.100")

@@ -170,7 +170,7 @@ def test_reloads(held: Held, scale: Callable[[int, int], int]) -> None:
         for reload in range(scale(3, 25)):
             held.wait_held()
             service.signal(SIGHUP)
-            service.wait_for_log(f"reload: all workers are of generation {reload + 2}", SOON_S)
+            service.wait_for_event("reload_finished", SOON_S, generation=reload + 2)
         held.finish(service)
     held.assert_each_was_handled_once()
 

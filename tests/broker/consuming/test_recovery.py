@@ -108,7 +108,7 @@ def test_missing_queue_comes_back_and_the_other_one_is_undisturbed(
 
 def _consumed(service: Service, queue: str) -> int:
     """Count how often a worker has said that it consumes `queue`."""
-    return sum(f"consuming queue {queue}," in record["message"] for record in service.log_records())
+    return len(service.events("queue_consumed", queue=queue))
 
 
 @contextmanager

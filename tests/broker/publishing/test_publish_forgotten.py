@@ -18,7 +18,7 @@ from mxworker import Context, Handlers, Publisher
 from mxworker.board.layout import Word
 from mxworker.errors import PublishError, Unroutable
 from tests.broker.failing import dead_letters
-from tests.broker.publishing.test_publish_in_handler import Withheld
+from tests.broker.publishing.test_publish_in_handler import Withheld, assert_not_acked_before_the_confirm
 from tests.broker.workers import running
 from tests.harness.proxy import proxy_to
 from tests.harness.service import Service, mxworker_run, write_app
@@ -297,22 +297,7 @@ IN_TASKS = [_in_a_task, _in_a_task_that_runs, _in_a_gather, _many_in_a_task, _in
 async def test_publish_in_a_task_is_confirmed_before_the_ack(
     act: Callable[[Context, str], Awaitable[None]], broker_url: str, queue_name: str, output: str, admin: Client
 ) -> None:
-    handlers = Handlers()
-    returned: list[bytes] = []
-
-    @handlers.consume(queue_name, retry=None)
-    async def handler(body: bytes, ctx: Context) -> None:
-        await act(ctx, output)
-        returned.append(body)
-
-    async with proxy_to(broker_url) as proxy, running(proxy.url(broker_url), handlers) as worker:
-        withheld = Withheld(proxy)
-        admin.publish(queue_name, [b"1"])
-        await until(lambda: returned and len(withheld), SOON_S, "the confirm")
-        await asyncio.sleep(0.2)  # for what must not happen
-        assert worker.count(Word.ACKED) == 0
-        withheld.release()
-        await until(lambda: worker.count(Word.ACKED) == 1, SOON_S, "the ack")
+    await assert_not_acked_before_the_confirm(lambda ctx: act(ctx, output), broker_url, queue_name, admin)
 
 
 @pytest.mark.parametrize("act", [act for act in IN_TASKS if act is not _in_a_thread])  # which sees it itself

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import pytest
@@ -19,6 +19,7 @@ from mxworker.errors import PublishOverflow, PublishUnconfirmed, Unroutable
 from tests.broker.workers import running
 from tests.harness.faults import TO_CLIENT
 from tests.harness.frames import BASIC_ACK, Frame
+from tests.harness.logged import events
 from tests.harness.proxy import Proxy, proxy_to
 from tests.harness.waiting import until
 from tests.rabbit.client import Client
@@ -66,19 +67,26 @@ async def _from_a_task_nobody_waits_for(ctx: Context, output: str) -> None:
 
 @pytest.mark.parametrize("publish", [_from_the_handler, _from_child_tasks, _from_a_task_nobody_waits_for])
 async def test_input_is_not_acked_before_the_confirm_of_its_output(
-    publish: Callable[..., object], broker_url: str, queue_name: str, output: str, admin: Client
+    publish: Callable[[Context, str], Awaitable[None]], broker_url: str, queue_name: str, output: str, admin: Client
 ) -> None:
+    await assert_not_acked_before_the_confirm(lambda ctx: publish(ctx, output), broker_url, queue_name, admin)
+
+
+async def assert_not_acked_before_the_confirm(
+    publish: Callable[[Context], Awaitable[None]], broker_url: str, queue: str, admin: Client
+) -> None:
+    """Check that a message whose handler calls `publish` is in flight until the confirms come, and then acked."""
     handlers = Handlers()
     returned: list[bytes] = []
 
-    @handlers.consume(queue_name, retry=None)
+    @handlers.consume(queue, retry=None)
     async def relay(body: bytes, ctx: Context) -> None:
-        await publish(ctx, output)  # type: ignore[misc]
+        await publish(ctx)
         returned.append(body)
 
     async with proxy_to(broker_url) as proxy, running(proxy.url(broker_url), handlers) as worker:
         withheld = Withheld(proxy)
-        admin.publish(queue_name, [b"1"])
+        admin.publish(queue, [b"1"])
         await until(lambda: returned and len(withheld), SOON_S, "the confirm")
         await asyncio.sleep(0.2)  # for what must not happen
         assert worker.count(Word.ACKED) == 0
@@ -214,7 +222,7 @@ async def test_drain_says_how_many_publishes_have_no_outcome(
             Withheld(proxy)
             receipts = [worker.service.parts.publisher.publish_nowait(b"", routing_key=output) for _ in range(3)]
         assert time.monotonic() - started_at < SOON_S
-    assert "the publisher is closed with 3 publishes without an outcome" in caplog.messages
+    assert events(caplog, "publisher_closed_early", in_flight=3)
     assert {type(receipt.exception()) for receipt in receipts} == {PublishUnconfirmed}
 
 

@@ -123,7 +123,7 @@ def test_worker_that_takes_too_much_memory_is_replaced_once(recorded: Recorded) 
         before = set(service.worker_pids())
         recorded.publish(8)
         wait_until(lambda: len(recorded.finished_ids) == 8, 10, "all to be handled")
-        service.wait_for_log("wishes to be replaced (rss)", 10)
+        service.wait_for_event("recycle_wished", 10, why="rss")
         wait_until(lambda: not before & set(service.worker_pids()), 30, "a new worker")
         assert respawned(service) == 1
         service.stop()
@@ -138,7 +138,7 @@ def test_worker_that_is_old_is_replaced_by_one_that_is_ready(recorded: Recorded,
         with counted_consumers(broker_url, recorded.queue) as counts, publishing(broker_url, recorded, 20, 0.05):
             wait_until(lambda: not before & set(service.worker_pids()), 10, "two new workers")
         assert min(counts) >= 2
-        assert "wishes to be replaced (age)" in service.log_text()
+        assert service.events("recycle_wished", why="age")
         wait_until(lambda: recorded.finished_ids == set(recorded.ids), 10, "every id")
         service.stop()
         assert service.exit_code == 0

@@ -83,7 +83,7 @@ class Shop:
         if kill is not None:
             time.sleep(kill.uniform(0, 0.3))  # the moment is random, nothing is waited for
             self.killed.add(self._service.kill_worker(kill).pid)
-        self._service.wait_for_log(f"reload: all workers are of generation {self._reloads + 1}", ROLLED_WITHIN_S)
+        self._service.wait_for_event("reload_finished", ROLLED_WITHIN_S, generation=self._reloads + 1)
         self.rolled_at_ns[self._version] = time.monotonic_ns()
         wait_until(lambda: self._version in versions(self._recorded), 10, f"work by {self._version}")
         wait_until(self._all_consume, ROLLED_WITHIN_S, f"{WORKERS} consumers")
@@ -94,7 +94,7 @@ class Shop:
         counted, logged = len(self._counts), len(self._service.log_text())
         write(self._recorded.folder, source, f"bad-{self._reloads + 1}")
         self._reload()
-        self._service.wait_for_log(f"reload refused: generation {self._reloads + 1} does not serve", ROLLED_WITHIN_S)
+        self._service.wait_for_event("reload_refused", ROLLED_WITHIN_S, generation=self._reloads + 1)
         wait_until(lambda: why in self._service.log_text()[logged:], ROLLED_WITHIN_S, why)
         write(self._recorded.folder, GOOD, self._version)
         self._check_counts(counted, WORKERS)

@@ -61,19 +61,20 @@ def test_signals_to_the_group_of_a_service_at_work_double_nothing(
         recorded.publish(200)
         wait_until(lambda: recorded.handled > 8, 10.0, "all to be at work")
         before = set(service.worker_pids())
-        for signum, says in (
-            (SIGUSR1, "runs handler record"),
-            (SIGUSR2, "paused"),
-            (SIGUSR2, "resumed"),
-            (SIGTTIN, "scale: from 2 to 3 workers"),
-            (SIGTTOU, "scale: from 3 to 2 workers"),
+        os.killpg(service.pid, SIGUSR1)
+        service.wait_for_log("runs handler record")
+        for signum, event, facts in (
+            (SIGUSR2, "pause_changed", {"change": "paused", "queue": None}),
+            (SIGUSR2, "pause_changed", {"change": "resumed", "queue": None}),
+            (SIGTTIN, "scale_changed", {"workers_before": 2, "workers": 3}),
+            (SIGTTOU, "scale_changed", {"workers_before": 3, "workers": 2}),
         ):
             os.killpg(service.pid, signum)
-            service.wait_for_log(says)
+            service.wait_for_event(event, **facts)
         service.wait_workers(2)
         assert set(service.worker_pids()) == before
         os.killpg(service.pid, SIGHUP)
-        service.wait_for_log("reload: all workers are of generation 2")
+        service.wait_for_event("reload_finished", generation=2)
         wait_until(lambda: recorded.finished_ids == set(recorded.ids), 40.0, "all to be handled")
         service.signal(SIGTERM)
         assert service.wait_exit() == 0
