@@ -340,8 +340,14 @@ def says_nothing(payload: Any, ctx: Any, call_next: Any) -> None: ...
 @pytest.mark.parametrize(
     ("middleware", "text"),
     [
-        (calls_nothing, "middleware calls_nothing returned None without calling call_next; return Ack() to leave"),
-        (says_nothing, "middleware says_nothing returned None without calling call_next; return Ack() to leave"),
+        (
+            calls_nothing,
+            "middleware calls_nothing returned None without calling call_next; return Ack() to skip the handler",
+        ),
+        (
+            says_nothing,
+            "middleware says_nothing returned None without calling call_next; return Ack() to skip the handler",
+        ),
         (awaits_nothing, "middleware awaits_nothing did not await call_next, so the handler has not ended"),
         (leaves_it_running, "middleware leaves_it_running did not await call_next, so the handler has not ended"),
     ],
