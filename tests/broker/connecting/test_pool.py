@@ -214,7 +214,7 @@ async def test_channel_of_a_handler_cut_short_goes_back(broker_url: str, queue_n
         await until(lambda: worker.service.parts.pool.stats().borrowed_channels, SOON_S, "the borrower")
         worker.service.request_cut()
         await until(lambda: not worker.service.parts.pool.stats().borrowed_channels, SOON_S, "the channel to come back")
-    assert admin.counts(queue_name).messages == 1
+    await until(lambda: admin.counts(queue_name).messages == 1, SOON_S, "the message to come back")
 
 
 async def test_worker_is_ready_although_nothing_but_its_consumers_is_connected(

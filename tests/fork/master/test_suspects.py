@@ -69,4 +69,6 @@ def test_one_worker_at_a_time_runs_something_alone_and_each_has_its_turn(start_r
     assert all(event.what == ("alone from here", "alone to here")[place % 2] for place, event in enumerate(spans))
     assert all(first.pid == then.pid for first, then in zip(spans[::2], spans[1::2], strict=False))
     slots = [event.slot for event in spans[::2]]
-    assert all(len(set(slots[at : at + 3])) == 3 for at in range(0, 9, 3)), slots
+    all_ask_from = slots.index(max(slots))  # the last worker may ask later than the others on a busy machine
+    turns = slots[all_ask_from:]
+    assert all(len(set(turns[at : at + 3])) == 3 for at in range(0, 9, 3)), slots
