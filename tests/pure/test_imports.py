@@ -58,7 +58,7 @@ ANNOTATION_ONLY = frozenset(
 )
 AMQP_LIBRARIES = frozenset({"aio_pika", "aiormq", "pamqp"})
 # What decides is pure: in these rooms and modules nothing waits, and nothing reads or writes outside the process.
-PURE_PLACES = ("api", "payloads", "wire", "amqp.protocol", "control.protocol")
+PURE_PLACES = ("api", "payloads", "wire", "amqp.protocol", "control.protocol", "control.rates")
 IMPURE_LIBRARIES = frozenset({"asyncio", "ctypes", "mmap", "os", "select", "socket", "subprocess", "threading"})
 IMPURE_ALL_THE_SAME = {
     ("mxworker.api.receipts", "asyncio"): "an application awaits a receipt, so the receipt makes futures",
