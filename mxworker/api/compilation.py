@@ -38,6 +38,7 @@ from mxworker.api.registration import (
     check_failure_policy,
     checked_batch,
     checked_reject_on,
+    objective_s,
     timeout_s,
     whole,
 )
@@ -82,6 +83,8 @@ class Handler:
     concurrency: int
     prefetch: int
     timeout_s: float
+    objective_s: float | None
+    """Messages that are older than this when their handler starts are late; None when the code has no objective."""
     batch: Batch | None
     retry: RetryPolicy | None
     on_error: OnError
@@ -171,6 +174,7 @@ def _compiled(said: Registration, overrides: Overrides, around: Around) -> Handl
         concurrency=concurrency,
         prefetch=prefetch,
         timeout_s=timeout_s(_first(overrides.timeout_s, options["timeout"], DEFAULT_HANDLER_TIMEOUT_S)),
+        objective_s=objective_s(options["objective"]),
         # No larger than the prefetch: the broker sends no more, and the batch would wait for its age each time.
         batch=None if batch is None else replace(batch, size=min(batch.size, prefetch)),
         retry=options["retry"],

@@ -25,6 +25,9 @@ class HandlerOptions(TypedDict, total=False):
     `prefetch`: the number of unsettled deliveries that the broker may send to each process, by default twice as many as
     run at once. No more deliveries than this run at once, and no batch is larger.
     `timeout`: the time that the handler may run, for a batch as a whole, by default 30.
+    `objective`: messages that are older than this when their handler starts are late. The number may also be a text
+    such as "5m". Nothing happens to a late message: the objective is for the metrics, and for the alert on them. By
+    default there is none.
     `on_error`: the settlement of a failure. A failure is an exception that is no settlement, a result that is none, or
     a run longer than `timeout`. "retry", the default, retries the delivery by `retry`, and then rejects it. "reject"
     moves it into the dead-letter queue at once. "requeue" has it redelivered immediately. "ack" drops it.
@@ -36,6 +39,7 @@ class HandlerOptions(TypedDict, total=False):
     concurrency: int | None
     prefetch: int | None
     timeout: float | None
+    objective: str | float | None
     on_error: OnError
     retry: RetryPolicy | None
     reject_on: type[BaseException] | Sequence[type[BaseException]]
@@ -69,6 +73,7 @@ _ANY_HANDLER: HandlerOptions = {
     "concurrency": None,
     "prefetch": None,
     "timeout": None,
+    "objective": None,
     "on_error": "retry",
     "retry": DEFAULT_RETRY,
     "reject_on": (),

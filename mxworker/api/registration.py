@@ -18,8 +18,8 @@ from mxworker.api.circuit_breaker import CircuitBreaker
 from mxworker.api.handler_options import HandlerOptions, OnError
 from mxworker.api.queues import Queue
 from mxworker.api.retry_policy import RetryPolicy
-from mxworker.config import MAX_PREFETCH
-from mxworker.errors import AppLoadError
+from mxworker.config import MAX_PREFETCH, parse_duration_s
+from mxworker.errors import AppLoadError, ConfigError
 from mxworker.wire.field_table import SHORT_STRING_BYTES
 
 MAX_TIMEOUT_S = 365 * 24 * 3600
@@ -67,11 +67,27 @@ def whole(name: str, value: Any, most: int) -> int:
 
 def timeout_s(value: Any) -> float:
     """Return the time that a handler may run. Raises AppLoadError."""
-    time_s = _seconds("timeout", value)
+    return _up_to_a_year("timeout", _seconds("timeout", value))
+
+
+def objective_s(value: Any) -> float | None:
+    """Return the age above which a message is late; None when no objective is given. Raises AppLoadError."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        return _up_to_a_year("objective", _seconds("objective", value))
+    try:
+        return _up_to_a_year("objective", parse_duration_s(value))
+    except ConfigError:
+        raise AppLoadError(f"has objective={_shown(value)}; write it like 250ms, 30s, 5m or 1h") from None
+
+
+def _up_to_a_year(name: str, time_s: float) -> float:
+    """Return `time_s` if it is above 0 and at most a year. Raises AppLoadError."""
     if not time_s > 0:  # so that NaN is refused too
-        raise AppLoadError(f"has timeout={_shown(time_s)}; it must be above 0 seconds")
+        raise AppLoadError(f"has {name}={_shown(time_s)}; it must be above 0 seconds")
     if time_s > MAX_TIMEOUT_S:
-        raise AppLoadError(f"has timeout={_shown(time_s)}; it must be at most {MAX_TIMEOUT_S} seconds, a year")
+        raise AppLoadError(f"has {name}={_shown(time_s)}; it must be at most {MAX_TIMEOUT_S} seconds, a year")
     return time_s
 
 

@@ -55,6 +55,7 @@ def test_defaults() -> None:
     handler = compiled(take)
     assert (handler.name, handler.function, handler.queue.name) == ("take", take, "orders")
     assert (handler.concurrency, handler.prefetch, handler.timeout_s) == (32, 64, 30.0)
+    assert handler.objective_s is None
     assert not handler.wants_context
 
 
@@ -100,6 +101,12 @@ def test_payload_alone_is_enough(function: Callable[..., Any]) -> None:
 def test_numbers_in_code_are_taken() -> None:
     handler = compiled(take, concurrency=4, prefetch=2, timeout=0.5)
     assert (handler.concurrency, handler.prefetch, handler.timeout_s) == (4, 2, 0.5)
+
+
+@pytest.mark.parametrize("objective", ["5m", "300s", "300", 300, 300.0])
+def test_objective_is_a_number_of_seconds_or_a_duration(objective: str | float) -> None:
+    assert compiled(take, objective=objective).objective_s == 300
+    assert batch_of(takes_list, objective=objective).objective_s == 300
 
 
 def test_prefetch_follows_concurrency_up_to_what_the_wire_can_say() -> None:
@@ -362,6 +369,10 @@ def test_second_parameter_that_is_no_context() -> None:
         ({"timeout": 0}, "has timeout=0; it must be above 0 seconds"),
         ({"timeout": -1.5}, "has timeout=-1.5; it must be above 0 seconds"),
         ({"timeout": math.nan}, "has timeout=nan; it must be above 0 seconds"),
+        ({"objective": -1}, "has objective=-1; it must be above 0 seconds"),
+        ({"objective": math.nan}, "has objective=nan; it must be above 0 seconds"),
+        ({"objective": "0s"}, "has objective=0.0; it must be above 0 seconds"),
+        ({"objective": "9000h"}, "has objective=32400000.0; it must be at most 31536000 seconds, a year"),
     ],
 )
 def test_number_out_of_bounds(said: dict[str, Any], expected: str) -> None:

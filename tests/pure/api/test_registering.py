@@ -385,7 +385,7 @@ MISTAKES = {
     ),
     "option of batches": (
         f'@handlers.consume("q", size=3)  # here\n{ORDER}',
-        "consume() got an unexpected keyword argument 'size'; it takes circuit_breaker, concurrency, cpu, on_error",
+        "consume() got an unexpected keyword argument 'size'; it takes circuit_breaker, concurrency, cpu, objective",
     ),
     "option of single deliveries": (
         f'@handlers.consume_batch("q", cpu=True)  # here\n{ORDER}',
@@ -418,6 +418,13 @@ def test_mistake_is_told_with_the_line_it_is_in(case: str, app: App) -> None:
         ("timeout=float('inf')", "has timeout=inf; it must be at most 31536000 seconds"),
         ("timeout=1e300", "has timeout=1e+300; it must be at most"),
         ("timeout=2**2000", "it must be at most"),
+        ("objective='soon'", "has objective='soon'; write it like 250ms, 30s, 5m or 1h"),
+        ("objective='-5m'", "has objective='-5m'; write it like"),
+        ("objective=[5]", "has objective=[5]; it must be a number of seconds"),
+        (
+            "objective=__import__('datetime').timedelta(minutes=1)",
+            "has objective=datetime.timedelta(seconds=60); it must be a number of seconds: write objective=60",
+        ),
         ("retry=3", "has retry=3; it must be a RetryPolicy, or None"),
         ("retry=False", "has retry=False; it must be a RetryPolicy, or None"),
         (
