@@ -19,7 +19,7 @@ from mxworker.amqp.connecting.library_errors import library_errors
 from mxworker.amqp.consuming.subscription import Subscription
 from mxworker.api.queues import Queue
 from mxworker.errors import BrokerError, MxWorkerError
-from mxworker.system.log import JsonFormatter, TextFormatter
+from mxworker.system.log_formats import JsonFormatter, TextFormatter
 from tests.harness.hostile_text import HOSTILE, assert_harmless, assert_harmless_json
 from tests.harness.repository import REPOSITORY
 from tests.harness.waiting import until

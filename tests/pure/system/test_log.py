@@ -20,7 +20,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxworker.system.log import JsonFormatter, LineBudget, LineHandler, TextFormatter
+from mxworker.system.log import LineBudget, LineHandler
+from mxworker.system.log_formats import JsonFormatter, TextFormatter
 from mxworker.system.stderr import LINE_BYTES, pieces, put
 from tests.harness.hostile_text import HOSTILE, hidden_in
 from tests.harness.repository import REPOSITORY

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mxworker.system.log import JsonFormatter
 from mxworker.system.log_events import log_event
+from mxworker.system.log_formats import JsonFormatter
 from tests.harness.repository import REPOSITORY
 
 ROW = re.compile(

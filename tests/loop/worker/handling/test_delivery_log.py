@@ -13,7 +13,7 @@ import pytest
 
 from mxworker import Ack, Delivery, Handlers, Queue, Reject, Requeue, Retry, RetryPolicy
 from mxworker.api.context import WorkerResources
-from mxworker.system.log import JsonFormatter, TextFormatter
+from mxworker.system.log_formats import JsonFormatter, TextFormatter
 from mxworker.wire.field_table import encode
 from tests.harness.refusing import Hasty, Publishing
 from tests.harness.runners import Channel, at_work
