@@ -1,7 +1,7 @@
 # `make` lists the targets. Every target prepares what it needs; a second run is quick.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos bench lint clean rabbitmq systemd
+.PHONY: help demo test chaos bench lint clean rabbitmq systemd prometheus
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
@@ -21,11 +21,11 @@ demo: $(READY) rabbitmq ## Start a broker and two workers, send them 10,000 orde
 
 test: $(READY) ## Check style and types, then run all tests, those of guarantees at a tenth of their size (BROKER=4: on RabbitMQ 4)
 	@$(MAKE) lint || { echo "make test: style or types are wrong, see above; no test was run ('make lint' repeats this)." >&2; exit 1; }
-	@$(MAKE) rabbitmq systemd
+	@$(MAKE) rabbitmq systemd prometheus
 	@$(BIN)/python -m pytest -n 3 --dist loadfile -m "not alone"; code=$$?; \
 		$(BIN)/python -m pytest -m alone && exit $$code
 
-chaos: $(READY) rabbitmq systemd ## Run the fault and guarantee tests in full (long)
+chaos: $(READY) rabbitmq systemd prometheus ## Run the fault and guarantee tests in full (long)
 	@$(BIN)/python -m pytest tests/chaos tests/broker tests/fork --full
 
 bench: $(READY) rabbitmq ## Measure consuming, publishing and memory against a private broker
@@ -67,3 +67,7 @@ endif
 # The tests check the units with systemd-analyze. No part of systemd runs; without it those tests are skipped.
 systemd:
 	@command -v systemd-analyze >/dev/null || tests/apt-install.sh systemd || true
+
+# The tests check metrics and alert rules with promtool, and `chaos` runs Prometheus. Without them those tests are skipped.
+prometheus:
+	@command -v promtool >/dev/null || tests/apt-install.sh prometheus prometheus.service || true
