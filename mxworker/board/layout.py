@@ -9,6 +9,7 @@ Only the slot's worker writes these fields while it lives; the master writes the
     clearings      256 x 16      a ring of requests to clear a suspect: its key, and the number of a death
     directory      64 x 64       names of its handlers
     queues         64 x 256      names of their queues, at the same places
+    conditions     66 x 512      whether its connections are up and its queues consumed, see `conditions`
     in-flight      256 x 128     the facts of a started delivery
     keys           65536 x 8     see `message_keys`, of each started delivery
 
@@ -29,6 +30,8 @@ CLEARINGS = 256
 HANDLER_NAMES = 64
 NAME_BYTES = 64
 QUEUE_BYTES = 256  # a queue's name has at most 255 bytes: it is a short string of AMQP
+CONDITIONS = 2 + HANDLER_NAMES  # one for each of two connections, and of the handlers
+CONDITION_BYTES = 512
 IN_FLIGHT_ENTRIES = 256
 PLACES = 65_536
 """How many deliveries in flight a slot has places for: as many as the largest prefetch lets there be of one queue."""
@@ -45,7 +48,8 @@ NOTE_AT = WORDS * WORD_BYTES
 CLEARINGS_AT = NOTE_AT + NOTE_BYTES
 NAMES_AT = CLEARINGS_AT + CLEARINGS * CLEARING_WORDS * WORD_BYTES
 QUEUES_AT = NAMES_AT + HANDLER_NAMES * NAME_BYTES
-ENTRIES_AT = QUEUES_AT + HANDLER_NAMES * QUEUE_BYTES
+CONDITIONS_AT = QUEUES_AT + HANDLER_NAMES * QUEUE_BYTES
+ENTRIES_AT = CONDITIONS_AT + CONDITIONS * CONDITION_BYTES
 KEYS_AT = ENTRIES_AT + IN_FLIGHT_ENTRIES * ENTRY_BYTES
 
 SIGN = 1 << 64  # added to a negative number of 64 bits when it is read as unsigned

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mxworker.board import layout
+from mxworker.board.conditions import LINKS, Condition, Conditions
 from mxworker.board.layout import Word
 from mxworker.board.lifecycle import Wish, WorkerState
 from mxworker.system.printable import by_line, foreign
@@ -45,6 +46,7 @@ class Told:
         self._view = view
         self._clearings = view[layout.CLEARINGS_AT : layout.NAMES_AT].cast("q")
         self._keys = view[layout.KEYS_AT :].cast("q")
+        self._conditions = Conditions(view[layout.CONDITIONS_AT : layout.ENTRIES_AT])
 
     @property
     def places(self) -> int:
@@ -150,18 +152,33 @@ class Told:
         places = [number % layout.CLEARINGS * layout.CLEARING_WORDS for number in numbers]
         return [(self._clearings[place], self._clearings[place + 1]) for place in places]
 
+    # ---- the conditions
+
+    def links(self) -> dict[str, Condition]:
+        """Return the conditions of the connections, by role."""
+        found = ((role, self._conditions.read(place)) for place, role in enumerate(LINKS))
+        return {role: condition for role, condition in found if condition is not None}
+
+    def queue_conditions(self) -> list[tuple[str, Condition]]:
+        """Return the queues of the handlers in the directory whose condition is known, each with its condition."""
+        found = ((name, self._conditions.read(len(LINKS) + index)) for index, name in self._named_queues())
+        return [(name, condition) for name, condition in found if condition is not None]
+
     # ---- the directory
 
     def consumes(self, queue: str) -> bool:
         """Whether a handler in the directory has this queue."""
         size = layout.QUEUE_BYTES
         raw = queue.encode("utf-8", "replace")[:size].ljust(size, b"\0")
-        names = bytes(self._view[layout.QUEUES_AT : layout.ENTRIES_AT])
+        names = bytes(self._view[layout.QUEUES_AT : layout.CONDITIONS_AT])
         return bool(queue) and any(names[at : at + size] == raw for at in range(0, len(names), size))
 
     def queues(self) -> list[str]:
         """Return the queues of the handlers in the directory; empty before the worker has named them."""
-        return [name for index in range(layout.HANDLER_NAMES) if (name := self._queue_name(index))]
+        return [name for _, name in self._named_queues()]
+
+    def _named_queues(self) -> list[tuple[int, str]]:
+        return [(index, name) for index in range(layout.HANDLER_NAMES) if (name := self._queue_name(index))]
 
     def _handler_name(self, index: int) -> str:
         return foreign(self._named(index, layout.NAMES_AT, layout.NAME_BYTES))

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from mxworker.board.check import COUNTERS, check
+from mxworker.board.conditions import Conditions
 from mxworker.board.layout import (
     CLEARING_WORDS,
     CLEARINGS,
     CLEARINGS_AT,
+    CONDITIONS_AT,
     ENTRIES_AT,
     ENTRY,
     ENTRY_BYTES,
@@ -48,7 +50,7 @@ class BoardSlot:
     """One worker's part of the board.
 
     `words` is public: the hot path adds to a counter with `slot.words[Word.ACKED] += 1`. `given` has the words of the
-    master for this slot.
+    master for this slot, and `conditions` what the worker tells of its connections and queues.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class BoardSlot:
         self.view = view
         self.words = view[:NOTE_AT].cast("Q")
         self.told = Told(self.words, view)
+        self.conditions = Conditions(view[CONDITIONS_AT:ENTRIES_AT])
         self._clearings = view[CLEARINGS_AT:NAMES_AT].cast("q")
         self._keys = view[KEYS_AT:].cast("q")
         self._free: list[int] = []
@@ -94,7 +97,9 @@ class BoardSlot:
         self.view[:NOTE_AT] = bytes(NOTE_AT)
         for word in _KEPT:
             self.words[word] = latest[word]
-        self.view[NAMES_AT:KEYS_AT] = bytes(KEYS_AT - NAMES_AT)
+        self.view[NAMES_AT:CONDITIONS_AT] = bytes(CONDITIONS_AT - NAMES_AT)
+        self.conditions.clear()
+        self.view[ENTRIES_AT:KEYS_AT] = bytes(KEYS_AT - ENTRIES_AT)
         self.view[KEYS_AT : KEYS_AT + used * WORD_BYTES] = bytes(used * WORD_BYTES)
         self.words[Word.DEADLINE_NS] = boot_deadline_ns
 

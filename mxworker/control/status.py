@@ -5,6 +5,7 @@ Pure. The fields are a public interface: they appear in JSON under these names, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -59,6 +60,34 @@ class PausedStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkStatus:
+    """The connections of one role that are in the same state for the same reason, each of another worker."""
+
+    role: str
+    """consume or publish."""
+    state: str
+    """up, down, or blocked (the broker takes no publishes)."""
+    why: str
+    """The broker of a connection that is up, otherwise the reason."""
+    workers: int
+    since_unix_s: float
+    """When the first of them came into this state."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnconsumedStatus:
+    """A queue that some workers do not consume although they are connected."""
+
+    queue: str
+    state: str
+    """paused, waiting (the workers try again by themselves), or stopped (until somebody acts)."""
+    why: str
+    workers: int
+    since_unix_s: float
+    """When the first of them came into this state."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceStatus:
     """The whole service."""
 
@@ -82,6 +111,12 @@ class ServiceStatus:
     """The queues whose messages run alone, because those messages kill workers."""
     log_level: str
     workers: tuple[WorkerStatus, ...]
+    links: tuple[LinkStatus, ...] = ()
+    """The connections of the workers to their brokers; at most 32 entries."""
+    unconsumed: tuple[UnconsumedStatus, ...] = ()
+    """The queues that are not consumed, also those that somebody has paused; at most 64 entries."""
+    drain_left_s: float | None = None
+    """The seconds that handlers have left in a drain of the whole service; None when there is no such drain."""
 
 
 def why_unhealthy(is_beyond_repair: bool) -> str:
@@ -89,11 +124,26 @@ def why_unhealthy(is_beyond_repair: bool) -> str:
     return "a hung worker was killed, but its process does not end" if is_beyond_repair else ""
 
 
-def why_unready(state: str, wanted: int, ready: int, all_paused: bool) -> str:
-    """Return why the service is not ready, empty when it is ready: at most one of its workers does not consume."""
+def why_unready(state: str, wanted: int, ready: int, all_paused: bool, cause: str = "") -> str:
+    """Return why the service is not ready, empty when it is ready: at most one of its workers does not consume.
+
+    `cause` is what keeps workers from consuming, as far as it is known.
+    """
+    if state == "stopping":
+        return "the service is stopping"
+    because = f": {cause}" if cause else ""
     if state != "running":
-        return f"the service is {state}"
+        return f"the service is {state}{because}"
     if all_paused:
         return "all queues are paused"
     needed = max(1, wanted - 1)
-    return f"{ready} of {wanted} workers consume" if ready < needed else ""
+    return f"{ready} of {wanted} workers consume{because}" if ready < needed else ""
+
+
+def cause_of(links: Sequence[LinkStatus], unconsumed: Sequence[UnconsumedStatus]) -> str:
+    """Return what keeps most workers from consuming: no connection, or else a queue; empty when nothing does."""
+    down = [link for link in links if link.role == "consume" and link.state == "down"]
+    if down:
+        return max(down, key=lambda link: link.workers).why
+    failed = [queue for queue in unconsumed if queue.state != "paused"]
+    return max(failed, key=lambda queue: queue.workers).why if failed else ""

@@ -41,6 +41,8 @@ def _summary(status: Mapping[str, Any]) -> list[str]:
         f"{'workers':<11} {status['workers_ready']} of {status['workers_wanted']} consume, "
         f"code generation {status['generation']}",
     ]
+    facts += [f"{'connection':<11} {text}" for text in _links(status.get("links", ()))]  # an older service has none
+    facts += [f"{'queue':<11} {text}" for text in _unconsumed(status.get("unconsumed", ()))]
     paused = paused_text(status["paused"])
     if paused:
         facts.append(f"{'paused':<11} {paused}")
@@ -51,6 +53,30 @@ def _summary(status: Mapping[str, Any]) -> list[str]:
         why = f": {reload['why']}" if reload["why"] else ""
         facts.append(f"{'reload':<11} to generation {reload['generation']}: {reload['state']}{why}")
     return facts
+
+
+def _links(links: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a text for each broker, and one for each fault of a connection."""
+    up = dict.fromkeys(link["why"] for link in links if link["state"] == "up")
+    bad = [
+        f"{_of_workers(link)} to {link['role']}: {link['state']}: {link['why']}"
+        for link in links
+        if link["state"] != "up"
+    ]
+    return [*up, *bad]
+
+
+def _unconsumed(queues: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a text for each queue that is not consumed for another reason than a pause by the operator."""
+    return [
+        f"{queue['queue']} is {queue['state']} in {_of_workers(queue)}: {queue['why']}"
+        for queue in queues
+        if queue["why"] != "operator"
+    ]
+
+
+def _of_workers(entry: Mapping[str, Any]) -> str:
+    return f"{entry['workers']} {'worker' if entry['workers'] == 1 else 'workers'}"
 
 
 def _state(status: Mapping[str, Any]) -> str:

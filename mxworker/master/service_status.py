@@ -16,12 +16,15 @@ from mxworker.control.status import (
     ReloadStatus,
     ServiceStatus,
     WorkerStatus,
+    cause_of,
     why_unhealthy,
     why_unready,
 )
+from mxworker.master.conditions import links_of, unconsumed_by
 from mxworker.master.fleet import Fleet
 from mxworker.master.plan import Exit, RollState
 from mxworker.master.slot import NS_PER_S, Slot
+from mxworker.master.slots import DRAIN_SLACK_NS
 from mxworker.system.log import level
 from mxworker.system.printable import well_formed
 
@@ -49,6 +52,9 @@ class StatusReport:
         """Return how the service is now."""
         fleet, directives = self._fleet, self._board.directives
         state = "stopping" if fleet.is_stopping else "running" if self._board.ever_ready else "starting"
+        alive = [self._board.told(slot.number) for slot in fleet.slots if slot.pid is not None]
+        links, unconsumed = links_of(alive, now_ns, time.time()), unconsumed_by(alive, now_ns, time.time())
+        cause = cause_of(links, unconsumed)
         return ServiceStatus(
             name=well_formed(self._name),
             version=__version__,
@@ -60,13 +66,22 @@ class StatusReport:
             workers_wanted=fleet.wanted,
             workers_ready=fleet.ready,
             unhealthy_because=why_unhealthy(fleet.is_beyond_repair(now_ns)),
-            unready_because=why_unready(state, fleet.wanted, fleet.ready, directives.all_paused),
+            unready_because=why_unready(state, fleet.wanted, fleet.ready, directives.all_paused, cause),
             reload=self._last_reload(),
             paused=self.paused(),
             run_alone=directives.alone_queues,
             log_level=level(),
             workers=tuple(self._worker(slot, now_ns) for slot in fleet.slots),
+            links=links,
+            unconsumed=unconsumed,
+            drain_left_s=self._drain_left_s(now_ns),
         )
+
+    def _drain_left_s(self, now_ns: int) -> float | None:
+        deadline_ns = self._fleet.stop_deadline_ns
+        if deadline_ns is None:
+            return None
+        return round(max(0, deadline_ns - DRAIN_SLACK_NS - now_ns) / NS_PER_S, 3)
 
     def _last_reload(self) -> ReloadStatus:
         roll = self._fleet.roll

@@ -34,6 +34,7 @@ from mxworker.config import Consumption
 from mxworker.errors import BrokerError
 from mxworker.payloads.serializers import NO_SERIALIZERS, Serializer
 from mxworker.system.log import as_set_up
+from mxworker.worker.conditions import ConditionReport
 from mxworker.worker.controls import Controls
 from mxworker.worker.cpu.pool import CpuPool
 from mxworker.worker.cpu.protocol import MemberSettings
@@ -96,14 +97,20 @@ def assemble(
     # the connections
     tell_at = partial(level_of, settings, slot.number, must_start)
     name = f"mxworker {settings.app} worker {slot.number}"
-    pool = Pool(settings.pool, settings.brokers, name, lambda: readiness.look(), rng, tell_at, settings.max_body_bytes)
+    pool = Pool(settings.pool, settings.brokers, name, lambda: look_at_links(), rng, tell_at, settings.max_body_bytes)
     link = pool.consume_link
     encoder = Encoder(None, serializers, settings.publisher.max_body_bytes)
     publisher = Publisher(pool.publish_link, settings.publisher, encoder, rng)
 
     # the state of the worker, and the requests to leave
     shutdown = Shutdown(slot.number)
+    conditions = ConditionReport(slot, pool, consumers)
     readiness = Readiness(slot, handlers, link, consumers, show)
+
+    def look_at_links() -> None:
+        conditions.look()  # first, since the state makes the master read the slot
+        readiness.look()
+
     start = Start(settings, slot.number, pool, consumers, readiness, shutdown, must_start)
     recycling = Recycling(settings.limits, slot, rng)
     lost_places = LostPlaces(slot.number, runners, recycling, shutdown, settings.burst)
@@ -134,7 +141,7 @@ def assemble(
 
     # the runners, each with the consumer that brings its deliveries
     def make_handlers() -> None:
-        shared = _Shared(link, readiness.look, rng, budget, tell_at, DeclaredQueues(declared))
+        shared = _Shared(link, look_at_links, rng, budget, tell_at, DeclaredQueues(declared))
         for index, handler in enumerate(handlers):
             runner = runner_of(index, handler, process, link, lifespans.state_of(handler))
             consumer = _consumer_of(handler, runner, shared)
@@ -162,6 +169,7 @@ def assemble(
             threads=threads,
             cpu=cpu,
             controls=controls,
+            conditions=conditions,
             directives=follower,
             heartbeat=heartbeat,
             readiness=readiness,

@@ -29,6 +29,7 @@ from mxworker.board.slot import BoardSlot
 from mxworker.config import Consumption
 from mxworker.errors import AppLoadError, BrokerError, ExitCode
 from mxworker.worker.burst import until_empty
+from mxworker.worker.conditions import ConditionReport
 from mxworker.worker.controls import Controls
 from mxworker.worker.cpu.pool import CpuPool
 from mxworker.worker.directives import DirectiveFollower
@@ -61,6 +62,7 @@ class Parts:
     threads: Threads
     cpu: CpuPool
     controls: Controls
+    conditions: ConditionReport
     directives: DirectiveFollower
     heartbeat: Heartbeat
     readiness: Readiness
@@ -95,9 +97,10 @@ class Service:
         self.parts.shutdown.cut()
 
     def look_at_board(self) -> None:
-        """Follow the directives that the master has written to the board."""
+        """Follow the directives that the master has written to the board, and write to it what has changed here."""
         self.parts.directives.look()
         self.parts.isolation.look()
+        self.parts.conditions.look()
 
     # ---- state
 

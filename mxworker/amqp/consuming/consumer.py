@@ -134,6 +134,16 @@ class Consumer:
         return self.is_as_wanted and self.consumer_tag is not None and not self._reasons
 
     @property
+    def trouble(self) -> BrokerError | None:
+        """The fault that has stopped the queue until somebody acts, or for some minutes; None without one."""
+        return self._trouble
+
+    @property
+    def pause_reasons(self) -> frozenset[str]:
+        """Why the queue is paused; empty when no pause was asked for."""
+        return frozenset(self._reasons)
+
+    @property
     def consumer_tag(self) -> str | None:
         """The tag of the present consumer, which is never used twice; None while the queue is not consumed."""
         return self.subscription.consumer_tag if self.subscription is not None else None

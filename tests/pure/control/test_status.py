@@ -30,6 +30,13 @@ def test_ready_means_that_all_workers_but_one_consume(
     assert why_unready(state, wanted, ready, all_paused) == why
 
 
+def test_the_cause_is_told_where_the_service_waits_for_it() -> None:
+    assert why_unready("running", 4, 0, False, "no broker") == "0 of 4 workers consume: no broker"
+    assert why_unready("starting", 4, 0, False, "no broker") == "the service is starting: no broker"
+    assert why_unready("stopping", 4, 0, False, "no broker") == "the service is stopping"
+    assert why_unready("running", 4, 3, False, "no broker") == ""
+
+
 def test_only_a_worker_that_cannot_be_replaced_is_a_matter_of_health() -> None:
     assert why_unhealthy(is_beyond_repair=False) == ""
     assert "does not end" in why_unhealthy(is_beyond_repair=True)
@@ -115,3 +122,25 @@ def test_control_characters_from_the_service_do_not_reach_the_terminal() -> None
 def test_queues_whose_messages_kill_are_told() -> None:
     shown = render(service(run_alone=["orders", "mails"]))
     assert "run alone   orders, mails: their messages kill workers" in shown.splitlines()
+
+
+def test_connections_and_queues_that_fail_are_told() -> None:
+    def link(role: str, state: str, why: str) -> dict[str, Any]:
+        return {"role": role, "state": state, "why": why, "workers": 2, "since_unix_s": 0}
+
+    queue = {"queue": "orders", "state": "waiting", "why": "404 NOT_FOUND", "workers": 1, "since_unix_s": 0}
+    by_operator = {**queue, "queue": "mails", "state": "paused", "why": "operator"}
+    server = "RabbitMQ 4.0 at rabbit:5672"
+    shown = render(
+        service(
+            links=[link("consume", "up", server), link("publish", "up", server), link("publish", "blocked", "low")],
+            unconsumed=[queue, by_operator],
+        )
+    ).splitlines()
+    assert [line for line in shown if line.startswith("connection")] == [
+        f"connection  {server}",
+        "connection  2 workers to publish: blocked: low",
+    ]
+    assert [line for line in shown if line.startswith("queue")] == [
+        "queue       orders is waiting in 1 worker: 404 NOT_FOUND"
+    ]
