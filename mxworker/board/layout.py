@@ -12,6 +12,7 @@ Only the slot's worker writes these fields while it lives; the master writes the
     conditions     66 x 512      whether its connections are up and its queues consumed, see `conditions`
     in-flight      256 x 128     the facts of a started delivery
     keys           65536 x 8     see `message_keys`, of each started delivery
+    metrics        see `metrics_layout`
 
 A started delivery has a place among the keys until it has finished, so each key that is not 0 is a delivery in flight.
 Deliveries in flight are counted, and are suspects when the process dies. Those in the first 256 places have their facts
@@ -23,6 +24,8 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum, auto
+
+from mxworker.board.metrics_layout import METRICS_BYTES
 
 NOTE_BYTES = 4096
 CLEARINGS = 256
@@ -109,4 +112,9 @@ def places_of(slot: int) -> int:
 
 def slot_bytes(slot: int) -> int:
     """Return the size of slot number `slot`."""
+    return metrics_at(slot) + METRICS_BYTES
+
+
+def metrics_at(slot: int) -> int:
+    """Return where the metrics area of slot number `slot` begins."""
     return KEYS_AT + places_of(slot) * WORD_BYTES

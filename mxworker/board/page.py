@@ -9,8 +9,8 @@ machine. Each process can write to its own section only, see `memory`:
     -------        ------                          -------------
     the master's   master                          the master's words, some of them for each slot; the directives,
                                                    see `directives`; the suspects, see `suspects`
-    a slot         its worker, and the master      the worker's state, counters and deliveries, see `layout`
-                   while there is no worker
+    a slot         its worker, and the master      the worker's state and deliveries, see `layout`; its metrics, see
+                   while there is no worker        `metrics_layout`
 
 Every process may read everything, and tolerates any bytes. The master reads a slot through `CheckedSlot`, which
 refuses what cannot be true.
@@ -26,7 +26,7 @@ from itertools import takewhile
 
 from mxworker.board.checked import CheckedSlot
 from mxworker.board.directives import DIRECTIVES_BYTES, Directives
-from mxworker.board.layout import GIVEN_WORDS, WORD_BYTES, Given, slot_bytes
+from mxworker.board.layout import GIVEN_WORDS, WORD_BYTES, Given, metrics_at, slot_bytes
 from mxworker.board.memory import SharedMemory
 from mxworker.board.reading import Told
 from mxworker.board.slot import BoardSlot
@@ -85,8 +85,9 @@ class Board:
         if slot is None:
             at = _HEAD_WORDS + (number - 1) * GIVEN_WORDS
             given = self._words[at : at + GIVEN_WORDS]
-            view = self._section(number)[: slot_bytes(number)]
-            slot = BoardSlot(number, view, given, self.suspects, self.secret, lambda: self.used)
+            section, middle = self._section(number), metrics_at(number)
+            areas = section[:middle], section[middle : slot_bytes(number)]
+            slot = BoardSlot(number, *areas, given, self.suspects, self.secret, lambda: self.used)
             self._slots[number] = slot
         return slot
 

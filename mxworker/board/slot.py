@@ -32,6 +32,7 @@ from mxworker.board.layout import (
     Word,
 )
 from mxworker.board.lifecycle import Wish, WorkerState
+from mxworker.board.metric_rows import MetricRows
 from mxworker.board.reading import NO_KEY, Told
 from mxworker.board.suspects import Suspects
 
@@ -57,18 +58,24 @@ class BoardSlot:
         self,
         number: int,
         view: memoryview,
+        metrics: memoryview,
         given: memoryview,
         suspects: Suspects,
         secret: bytes,
         used: Callable[[], Iterator[BoardSlot]],
     ) -> None:
-        """`secret` is for the keys of messages; `used` returns all slots that ever had a process."""
+        """`view` is the slot up to its `metrics` area. `secret` is for the keys of messages.
+
+        `used` returns all slots that ever had a process.
+        """
         self.number = number
         self.suspects = suspects
         self.secret = secret
         self.given = given
         self._used_slots = used
         self.view = view
+        self.metrics = metrics
+        """The metrics area, see `metrics_layout`. `metrics.fold` reads it."""
         self.words = view[:NOTE_AT].cast("Q")
         self.told = Told(self.words, view)
         self.conditions = Conditions(view[CONDITIONS_AT:ENTRIES_AT])
@@ -86,7 +93,7 @@ class BoardSlot:
         """Make the slot ready for a new process. Call before the fork, after the former process was reaped.
 
         Counters and EVER_READY belong to the slot and not to the process, so they stay: with their values in `kept`,
-        or by default in the slot.
+        or by default in the slot. The metrics area keeps its counters, too.
         """
         latest = self.words.tolist() if kept is None else kept
         used = max(self.told.places_used, min(latest[Word.PLACES_USED], self.told.places))
@@ -101,7 +108,12 @@ class BoardSlot:
         self.conditions.clear()
         self.view[ENTRIES_AT:KEYS_AT] = bytes(KEYS_AT - ENTRIES_AT)
         self.view[KEYS_AT : KEYS_AT + used * WORD_BYTES] = bytes(used * WORD_BYTES)
+        self.clear_gauges()
         self.words[Word.DEADLINE_NS] = boot_deadline_ns
+
+    def clear_gauges(self) -> None:
+        """Set the gauges among the metrics to 0. Call when the slot's process was reaped."""
+        MetricRows(self.metrics).clear_gauges()
 
     # ---- the worker's side
 

@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "wire": frozenset({GROUND, "system"}),
     "payloads": frozenset({GROUND, "system", "wire"}),
     "board": frozenset({GROUND, "system", "wire"}),
-    "control": frozenset({GROUND, "system"}),
+    "control": frozenset({GROUND, "system", "board"}),
     "api": BELOW_API,
     PUBLIC: BELOW_AMQP,
     "amqp": frozenset(),
@@ -58,7 +58,17 @@ ANNOTATION_ONLY = frozenset(
 )
 AMQP_LIBRARIES = frozenset({"aio_pika", "aiormq", "pamqp"})
 # What decides is pure: in these rooms and modules nothing waits, and nothing reads or writes outside the process.
-PURE_PLACES = ("api", "payloads", "wire", "amqp.protocol", "control.protocol", "control.rates")
+PURE_PLACES = (
+    "api",
+    "payloads",
+    "wire",
+    "amqp.protocol",
+    "control.protocol",
+    "control.rates",
+    "board.metric_values",
+    "board.metrics",
+    "board.metrics_layout",
+)
 IMPURE_LIBRARIES = frozenset({"asyncio", "ctypes", "mmap", "os", "select", "socket", "subprocess", "threading"})
 IMPURE_ALL_THE_SAME = {
     ("mxworker.api.receipts", "asyncio"): "an application awaits a receipt, so the receipt makes futures",

@@ -1,0 +1,183 @@
+"""Writing the metrics of a slot. Its worker writes while it lives, and the master while there is no worker.
+
+The hot path adds to words of a row directly, since a call would take longer than the store: see `ConsumerRow.words`.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+
+from mxworker.board import metrics_layout as layout
+from mxworker.board.metrics import padded
+from mxworker.board.metrics_layout import (
+    BOUNDS_S,
+    FAILURE_TYPES,
+    PROCESS_GAUGES,
+    ROW_GAUGES,
+    ExchangeWord,
+    FailureWord,
+    ProcessSeconds,
+    ProcessWord,
+    RowSeconds,
+    RowWord,
+)
+
+_BYTES = layout.WORD_BYTES
+
+
+class MetricRows:
+    """The metrics area of one slot."""
+
+    def __init__(self, area: memoryview) -> None:
+        """Use `area`, of METRICS_BYTES bytes. What is in it stays."""
+        self._area = area
+        self.process = area[: layout.ROWS_AT].cast("Q")
+        """The words of the process, see `ProcessWord`."""
+        self.process_seconds = area[layout.ROWS_AT - layout.SECONDS * _BYTES : layout.ROWS_AT].cast("d")
+        """See `ProcessSeconds`."""
+        self._exchanges: dict[str, memoryview] = {}
+
+    # ---- the master's side
+
+    def clear_gauges(self) -> None:
+        """Set all gauges to 0, since the process that they are about has ended."""
+        for word in PROCESS_GAUGES:
+            self.process[word] = 0
+        self.process_seconds[ProcessSeconds.LOOP_LAG] = 0.0
+        used = min(self.process[ProcessWord.ROWS_USED], layout.ROWS)
+        for row in range(used + (used == layout.ROWS)):
+            words, seconds = self._row(row)
+            for word in ROW_GAUGES:
+                words[word] = 0
+            seconds[RowSeconds.OBJECTIVE] = 0.0
+
+    # ---- the worker's side
+
+    def consumer(self, queue: str, handler: str) -> ConsumerRow:
+        """Return the row of a handler: that of its predecessors, a new one, or the row for all others."""
+        names = padded(queue) + padded(handler)
+        row = self._find(names, ProcessWord.ROWS_USED, layout.ROWS, layout.ROW_NAMES_AT)
+        return ConsumerRow(self, row, *self._row(row))
+
+    def exchange(self, exchange: str) -> memoryview:
+        """Return the words of an exchange, see `ExchangeWord`; beyond 64 exchanges those for all others."""
+        words = self._exchanges.get(exchange)
+        if words is None:
+            at = layout.EXCHANGE_NAMES_AT
+            row = self._find(padded(exchange), ProcessWord.EXCHANGES_USED, layout.EXCHANGES, at)
+            start = layout.EXCHANGES_AT + row * layout.EXCHANGE_WORDS * _BYTES
+            words = self._area[start : start + layout.EXCHANGE_WORDS * _BYTES].cast("Q")
+            if len(self._exchanges) < 2 * layout.EXCHANGES:  # an application may name one for each message
+                self._exchanges[exchange] = words
+        return words
+
+    def _find(self, name: bytes, used_word: ProcessWord, most: int, names_at: int) -> int:
+        """Return the number of the row with this name, of a new one, or of that for all others."""
+        used = min(self.process[used_word], most)
+        size = len(name)
+        for row in range(used):
+            if self._area[names_at + row * size : names_at + (row + 1) * size] == name:
+                return row
+        if used < most:
+            self._area[names_at + used * size : names_at + (used + 1) * size] = name
+            self.process[used_word] = used + 1  # after the name: a reader sees whole names only
+        return used
+
+    def _row(self, row: int) -> tuple[memoryview, memoryview[float]]:
+        size = layout.ROW_WORDS * _BYTES
+        at = layout.ROWS_AT + row * size
+        seconds_at = at + size - layout.SECONDS * _BYTES
+        return self._area[at:seconds_at].cast("Q"), self._area[seconds_at : at + size].cast("d")
+
+    def failure(self, row: int, error_type: str) -> FailureCount | None:
+        """Return the count of a type of error in a row; None when there is no room for it."""
+        name = padded(error_type, layout.ERROR_TYPE_BYTES)
+        used = min(self.process[ProcessWord.FAILURES_USED], layout.FAILURES)
+        types = 0
+        for entry in range(used):
+            count, text = self._failure(entry)
+            if count.words[FailureWord.ROW] == row:
+                if text == name:
+                    return count
+                types += 1
+        if types >= FAILURE_TYPES or used == layout.FAILURES:
+            return None
+        count, text = self._failure(used)
+        text[:] = name
+        count.words[FailureWord.ROW] = row
+        self.process[ProcessWord.FAILURES_USED] = used + 1
+        return count
+
+    def _failure(self, entry: int) -> tuple[FailureCount, memoryview]:
+        at = layout.FAILURES_AT + entry * layout.FAILURE_BYTES
+        text_at, end = at + layout.ERROR_TYPE_AT, at + layout.FAILURE_BYTES
+        return FailureCount(self._area[at:text_at]), self._area[text_at:end]
+
+
+class FailureCount:
+    """The count of one type of error in one row."""
+
+    def __init__(self, entry: memoryview) -> None:
+        """Use an `entry` up to the name."""
+        self.words = entry.cast("Q")
+        """See `FailureWord`."""
+        self._seconds = entry.cast("d")
+
+    def add(self) -> None:
+        """Count one more."""
+        self.words[FailureWord.COUNT] += 1
+        self._seconds[FailureWord.LAST_AT] = time.time()
+
+
+class ConsumerRow:
+    """The row of one handler."""
+
+    def __init__(self, area: MetricRows, row: int, words: memoryview, seconds: memoryview[float]) -> None:
+        """Use the `words` and `seconds` of the row with this number."""
+        self.words = words
+        """See `RowWord` and `Outcome`; the hot path does `row.words[Outcome.ACK] += 1`."""
+        self.seconds = seconds
+        """See `RowSeconds`."""
+        self._area = area
+        self._row = row
+        self._failures: dict[str, FailureCount | None] = {}
+
+    def failed(self, error_type: str) -> None:
+        """Count a failure by the type of its error."""
+        if error_type not in self._failures and len(self._failures) < 2 * FAILURE_TYPES:
+            self._failures[error_type] = self._area.failure(self._row, error_type)
+        count = self._failures.get(error_type)
+        if count is None:
+            self.words[RowWord.OTHER_FAILURES] += 1
+        else:
+            count.add()
+
+    def write_queue_facts(
+        self,
+        ready: int | None,
+        consumers: int | None,
+        retry_waiting: int | None,
+        dead_letters: int | None,
+        quarantined: int | None,
+        looked_at_unix_s: float,
+    ) -> None:
+        """Write what the broker said of the queue; None is what is not known."""
+        facts = (ready, consumers, retry_waiting, dead_letters, quarantined)
+        for word, fact in enumerate(facts, RowWord.READY):
+            self.words[word] = 0 if fact is None else fact + 1
+        self.seconds[RowSeconds.LOOKED_AT] = looked_at_unix_s
+
+
+def observe(words: memoryview, histogram_at: int, seconds: memoryview[float], sum_at: int, value_s: float) -> None:
+    """Count a value in a histogram. A value below 0, from clocks that disagree, counts as 0."""
+    value_s = max(0.0, value_s)
+    words[histogram_at + bisect_left(BOUNDS_S, value_s)] += 1
+    seconds[sum_at] += value_s
+
+
+def count_publish(words: memoryview, outcome: ExchangeWord, body_bytes: int = 0) -> None:
+    """Count the end of a publish in the words of its exchange; `body_bytes` for one that was confirmed."""
+    words[outcome] += 1
+    if body_bytes:
+        words[ExchangeWord.BYTES_SENT] += body_bytes

@@ -1,0 +1,338 @@
+"""Reading the metrics of all slots: `fold` sums them up by name.
+
+A slot holds what its worker wrote, so any bytes at all, and perhaps a row that is being written. Each number is
+bounded, and each name made printable. A number that no worker can have reached by counting is read as 0.
+
+Words are converted and summed up without a step in Python for each of them: 32 slots with 50 handlers have 180,000.
+
+Pure, but for the memory it reads.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mxworker.board import metrics_layout as layout
+from mxworker.board.layout import Word
+from mxworker.board.metric_values import (
+    ConsumerMetrics,
+    ExchangeMetrics,
+    Histogram,
+    ProcessMetrics,
+    QueueFacts,
+    ServiceMetrics,
+)
+from mxworker.board.metrics_layout import (
+    BUCKETS,
+    FAILURE_TYPES,
+    OTHER,
+    OUTCOMES,
+    PUBLISH_OUTCOMES,
+    Cause,
+    ChannelState,
+    ExchangeWord,
+    FailureWord,
+    LinkState,
+    Loss,
+    Outcome,
+    ProcessSeconds,
+    ProcessWord,
+    Role,
+    RowSeconds,
+    RowWord,
+)
+from mxworker.system.printable import foreign
+
+_TOP_BYTE = layout.WORD_BYTES - 1  # a word whose top byte is not 0 was not reached by counting
+_MOST = (1 << 63) - 1  # of a sum: JSON holds no more
+_MOST_S = 1e15  # 30 million years of handlers that run
+Words = Sequence[int]
+Seconds = Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    words: Words
+    seconds: Seconds
+
+
+class ReadSlot(Protocol):
+    """The part of `slot.BoardSlot` that is read here."""
+
+    number: int
+    words: memoryview
+    metrics: memoryview
+    """The metrics area."""
+
+
+class ReadBoard(Protocol):
+    """The part of `page.Board` that is read here."""
+
+    @property
+    def used(self) -> Iterable[ReadSlot]:
+        """The slots that ever had a process."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failures:
+    """The failures of one handler, over all slots."""
+
+    counts: Counter[str]
+    last_at: dict[str, float]
+
+
+def fold(board: ReadBoard) -> ServiceMetrics:
+    """Return the metrics of all slots, summed up by name."""
+    rows: defaultdict[bytes, list[_Row]] = defaultdict(list)
+    exchanges: defaultdict[bytes, list[Words]] = defaultdict(list)
+    failures: defaultdict[bytes, _Failures] = defaultdict(lambda: _Failures(Counter(), {}))
+    processes = []
+    for slot in board.used:
+        area = slot.metrics
+        words = _words(area, 0, layout.PROCESS_WORDS)
+        seconds = _seconds(area, layout.PROCESS_WORDS - layout.SECONDS, layout.SECONDS)
+        own_rows = _rows(area, words)
+        for name, row in own_rows:
+            rows[name].append(row)
+        for exchange, counts in _exchanges(area, words):
+            exchanges[exchange].append(counts)
+        _read_failures(area, words, failures)
+        processes.append(_process(slot, _Row(words, seconds), [row for _, row in own_rows]))
+    shown: defaultdict[tuple[str, str], list[bytes]] = defaultdict(list)
+    for name in rows:
+        shown[_pair(name)].append(name)
+    of_names = {pair: [row for name in names for row in rows[name]] for pair, names in sorted(shown.items())}
+    failed = {pair: [failures[name] for name in names if name in failures] for pair, names in shown.items()}
+    return ServiceMetrics(
+        consumers=tuple(_consumer(pair, of_name, failed[pair]) for pair, of_name in of_names.items()),
+        exchanges=_folded_exchanges(exchanges),
+        processes=tuple(processes),
+        queues=_queue_facts(of_names),
+    )
+
+
+# ---- from memory
+
+
+def _words(area: memoryview, at: int, count: int) -> list[int]:
+    """Return `count` words from the byte `at` on; 0 for one that cannot have come about by counting."""
+    raw = bytes(area[at : at + count * layout.WORD_BYTES])
+    words: list[int] = memoryview(raw).cast("Q").tolist()
+    tops = raw[_TOP_BYTE :: layout.WORD_BYTES]
+    if tops.count(0) != count:
+        return [0 if top else word for top, word in zip(tops, words, strict=True)]
+    return words
+
+
+def _seconds(area: memoryview, at: int, count: int) -> list[float]:
+    """Return `count` doubles from the word `at` on; 0 for one that is no time."""
+    start = at * layout.WORD_BYTES
+    raw: memoryview[float] = area[start : start + count * layout.WORD_BYTES].cast("d")
+    return [second if 0 <= second <= _MOST_S else 0.0 for second in raw.tolist()]
+
+
+def _rows(area: memoryview, process: Words) -> list[tuple[bytes, _Row]]:
+    """Return the rows that a slot uses, each with its raw names."""
+    used = min(process[ProcessWord.ROWS_USED], layout.ROWS)
+    names = bytes(area[layout.ROW_NAMES_AT : layout.ROW_NAMES_AT + used * layout.ROW_NAMES_BYTES])
+    size = layout.ROW_NAMES_BYTES
+    found = [(names[row * size : (row + 1) * size], _row(area, row)) for row in range(used)]
+    if used == layout.ROWS:  # else there is no other row, and its memory is not touched
+        other = _row(area, layout.OTHER_ROW)
+        if any(other.words):
+            found.append((_OTHER_NAMES, other))
+    return found
+
+
+def _row(area: memoryview, row: int) -> _Row:
+    at = layout.ROWS_AT + row * layout.ROW_WORDS * layout.WORD_BYTES
+    end = at // layout.WORD_BYTES + layout.ROW_WORDS
+    return _Row(
+        _words(area, at, layout.ROW_WORDS - layout.SECONDS), _seconds(area, end - layout.SECONDS, layout.SECONDS)
+    )
+
+
+def _exchanges(area: memoryview, process: Words) -> list[tuple[bytes, Words]]:
+    """Return the exchanges that a slot uses, each with its raw name."""
+    used = min(process[ProcessWord.EXCHANGES_USED], layout.EXCHANGES)
+    size = layout.EXCHANGE_WORDS
+    found: list[tuple[bytes, Words]] = []
+    words = _words(area, layout.EXCHANGES_AT, used * size)
+    for row in range(used):
+        at = layout.EXCHANGE_NAMES_AT + row * layout.NAME_BYTES
+        found.append((bytes(area[at : at + layout.NAME_BYTES]), words[row * size : (row + 1) * size]))
+    if used == layout.EXCHANGES:
+        other = _words(area, layout.EXCHANGES_AT + layout.OTHER_EXCHANGE * size * layout.WORD_BYTES, size)
+        if any(other):
+            found.append((_OTHER_EXCHANGE, other))
+    return found
+
+
+def _read_failures(area: memoryview, process: Words, into: Mapping[bytes, _Failures]) -> None:
+    """Add the failures of one slot to those of the other slots."""
+    for entry in range(min(process[ProcessWord.FAILURES_USED], layout.FAILURES)):
+        at = layout.FAILURES_AT + entry * layout.FAILURE_BYTES
+        words = _words(area, at, FailureWord.LAST_AT)
+        (last_at,) = _seconds(area, at // layout.WORD_BYTES + FailureWord.LAST_AT, 1)
+        row = words[FailureWord.ROW]
+        if row > layout.OTHER_ROW:
+            continue
+        of_row = into[_names_of(area, row)]
+        name_at = at + layout.ERROR_TYPE_AT
+        error_type = _text(bytes(area[name_at : name_at + layout.ERROR_TYPE_BYTES]))
+        of_row.counts[error_type] += words[FailureWord.COUNT]
+        of_row.last_at[error_type] = max(last_at, of_row.last_at.get(error_type, 0.0))
+
+
+def _names_of(area: memoryview, row: int) -> bytes:
+    if row == layout.OTHER_ROW:
+        return _OTHER_NAMES
+    at = layout.ROW_NAMES_AT + row * layout.ROW_NAMES_BYTES
+    return bytes(area[at : at + layout.ROW_NAMES_BYTES])
+
+
+def padded(name: str, size: int = layout.NAME_BYTES) -> bytes:
+    """Return a name as it is on the board: its first bytes, padded with NUL."""
+    return name.encode("utf-8", "replace")[:size].ljust(size, b"\0")
+
+
+_OTHER_NAMES = padded(OTHER) * 2
+_OTHER_EXCHANGE = padded(OTHER)
+
+
+def _text(raw: bytes) -> str:
+    return foreign(raw.partition(b"\0")[0].decode("utf-8", "replace"))
+
+
+def _pair(names: bytes) -> tuple[str, str]:
+    return _text(names[: layout.NAME_BYTES]), _text(names[layout.NAME_BYTES :])
+
+
+# ---- from words to values
+
+
+def _summed(rows: Sequence[Words]) -> Words:
+    if len(rows) == 1:
+        return rows[0]
+    return [min(total, _MOST) for total in map(sum, zip(*rows, strict=True))]
+
+
+def _histogram(words: Words, at: int, sum_s: float) -> Histogram:
+    return Histogram(tuple(words[at : at + BUCKETS]), sum_s)
+
+
+def _consumer(names: tuple[str, str], rows: Sequence[_Row], failures: Sequence[_Failures]) -> ConsumerMetrics:
+    words = _summed([row.words for row in rows])
+    seconds = list(map(sum, zip(*(row.seconds for row in rows), strict=True)))
+    counts, failed_at = _most_frequent(failures, words[RowWord.OTHER_FAILURES])
+    paused = words[RowWord.IS_PAUSED]
+    return ConsumerMetrics(
+        queue=names[0],
+        handler=names[1],
+        outcomes=dict(zip(OUTCOMES, words, strict=False)),
+        failures=counts,
+        failed_at=failed_at,
+        redelivered=words[RowWord.REDELIVERED],
+        bytes_received=words[RowWord.BYTES_RECEIVED],
+        duration=_histogram(words, RowWord.DURATION, seconds[RowSeconds.DURATION]),
+        wait=_histogram(words, RowWord.WAIT, seconds[RowSeconds.WAIT]),
+        age=_histogram(words, RowWord.AGE, seconds[RowSeconds.AGE]),
+        end_to_end=_histogram(words, RowWord.END_TO_END, seconds[RowSeconds.END_TO_END]),
+        busy_s=seconds[RowSeconds.BUSY],
+        slots=words[RowWord.SLOTS],
+        in_flight=words[RowWord.IN_FLIGHT],
+        prefetched=words[RowWord.PREFETCHED],
+        stuck=words[RowWord.STUCK],
+        paused=paused,
+        is_paused=0 < sum(row.words[RowWord.SLOTS] > 0 for row in rows) <= paused,
+        last_delivery_unix_s=max(row.seconds[RowSeconds.LAST_DELIVERY_AT] for row in rows),
+        objective_s=max(row.seconds[RowSeconds.OBJECTIVE] for row in rows) or None,
+    )
+
+
+def _most_frequent(failures: Sequence[_Failures], others: int) -> tuple[dict[str, int], dict[str, float]]:
+    """Return the counts of the most frequent types of errors and of all others, and when each type came last."""
+    total: Counter[str] = Counter()
+    last_at: dict[str, float] = {}
+    for each in failures:
+        total.update(each.counts)
+        for error_type, at in each.last_at.items():
+            last_at[error_type] = max(at, last_at.get(error_type, 0.0))
+    shown = dict(total.most_common(FAILURE_TYPES))
+    others += total.total() - sum(shown.values())
+    failed_at = {error_type: last_at[error_type] for error_type in shown}
+    if others:
+        shown[OTHER] = shown.get(OTHER, 0) + others
+    return shown, failed_at
+
+
+def _folded_exchanges(exchanges: Mapping[bytes, list[Words]]) -> tuple[ExchangeMetrics, ...]:
+    by_name: defaultdict[str, list[Words]] = defaultdict(list)
+    for name, rows in exchanges.items():
+        by_name[_text(name)] += rows
+    return tuple(
+        ExchangeMetrics(name, dict(zip(PUBLISH_OUTCOMES, words, strict=False)), words[ExchangeWord.BYTES_SENT])
+        for name, words in ((name, _summed(rows)) for name, rows in sorted(by_name.items()))
+    )
+
+
+def _queue_facts(rows: Mapping[tuple[str, str], Sequence[_Row]]) -> tuple[QueueFacts, ...]:
+    """Return the newest facts of each queue that was ever looked at."""
+    newest: dict[str, _Row] = {}
+    for (queue, _), of_queue in rows.items():
+        for row in of_queue:
+            if row.seconds[RowSeconds.LOOKED_AT] > (
+                newest[queue].seconds[RowSeconds.LOOKED_AT] if queue in newest else 0
+            ):
+                newest[queue] = row
+    return tuple(_facts(queue, row.words, row.seconds[RowSeconds.LOOKED_AT]) for queue, row in newest.items())
+
+
+def _facts(queue: str, words: Words, looked_at_unix_s: float) -> QueueFacts:
+    ready, consumers, retry_waiting, dead_letters, quarantined = (
+        words[word] - 1 if words[word] else None for word in range(RowWord.READY, RowWord.QUARANTINED + 1)
+    )
+    return QueueFacts(queue, ready, consumers, retry_waiting, dead_letters, quarantined, looked_at_unix_s)
+
+
+def _process(slot: ReadSlot, process: _Row, rows: Sequence[_Row]) -> ProcessMetrics:
+    words, seconds = process.words, process.seconds
+
+    def total(word: int) -> int:
+        return min(sum([row.words[word] for row in rows]), _MOST)
+
+    def each(kind: type[Cause] | type[Loss], at: int) -> dict[str, int]:
+        return {_label(one): words[at + one] for one in kind}
+
+    def by_role(state: type[LinkState] | type[ChannelState], at: int) -> dict[tuple[str, str], int]:
+        return {(_label(role), _label(one)): words[at + role * len(state) + one] for role in Role for one in state}
+
+    return ProcessMetrics(
+        slot=slot.number,
+        outcomes={name: total(outcome) for name, outcome in zip(OUTCOMES, Outcome, strict=True)},
+        busy_s=sum([row.seconds[RowSeconds.BUSY] for row in rows]),
+        slots=total(RowWord.SLOTS),
+        in_flight=total(RowWord.IN_FLIGHT),
+        prefetched=total(RowWord.PREFETCHED),
+        stuck=total(RowWord.STUCK),
+        loop_lag_s=seconds[ProcessSeconds.LOOP_LAG],
+        rss_bytes=min(slot.words[Word.RSS_BYTES], _MOST),
+        cpu_s=seconds[ProcessSeconds.CPU],
+        log_lines_dropped=words[ProcessWord.LOG_LINES_DROPPED],
+        publish_in_flight=words[ProcessWord.PUBLISH_IN_FLIGHT],
+        publish_waiting_for=each(Cause, ProcessWord.PUBLISH_WAITING),
+        is_publish_blocked=bool(words[ProcessWord.IS_PUBLISH_BLOCKED]),
+        connections=by_role(LinkState, ProcessWord.CONNECTIONS),
+        channels=by_role(ChannelState, ProcessWord.CHANNELS),
+        borrowed_channels=words[ProcessWord.BORROWED_CHANNELS],
+        reconnects=each(Loss, ProcessWord.RECONNECTS),
+        pool_wait=_histogram(words, ProcessWord.POOL_WAIT, seconds[ProcessSeconds.POOL_WAIT]),
+        confirm_duration=_histogram(words, ProcessWord.CONFIRM, seconds[ProcessSeconds.CONFIRM]),
+    )
+
+
+def _label(one: Cause | Loss | Role | LinkState | ChannelState) -> str:
+    return one.name.lower().replace("_", " ")
