@@ -23,8 +23,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, assert_never
 
 from mxworker.board.layout import HANDLER_NAMES
+from mxworker.board.metrics import fold
 from mxworker.board.page import Board
 from mxworker.control import protocol
+from mxworker.control.metrics_json import plain
 from mxworker.control.protocol import Request, RequestRefused
 from mxworker.master import drain_report
 from mxworker.master.drain_report import DrainReport
@@ -134,6 +136,8 @@ class Commands:
         match request:
             case protocol.Status():
                 return {"status": self._status.status(now_ns)}
+            case protocol.Metrics():
+                return {"status": self._status.status(now_ns), "metrics": plain(fold(self._board))}
             case protocol.Reload():
                 return self._reload(now_ns)
             case protocol.Pause(queue):

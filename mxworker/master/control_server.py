@@ -25,6 +25,7 @@ from typing import Any
 from mxworker.control.protocol import (
     PEER_CREDENTIALS,
     REQUEST_BYTES,
+    Metrics,
     Request,
     RequestRefused,
     Status,
@@ -198,7 +199,7 @@ class ControlServer:
             return _TOO_LONG
         try:
             request = parse(line)
-            if not isinstance(request, Status):
+            if not isinstance(request, Status | Metrics):
                 self._tell_request(request, client.who, now_ns)
             return answer_line({"ok": True, **self._answer(request, now_ns)})
         except RequestRefused as error:

@@ -63,6 +63,7 @@ PURE_PLACES = (
     "payloads",
     "wire",
     "amqp.protocol",
+    "control.metrics_json",
     "control.protocol",
     "control.rates",
     "board.metric_values",

@@ -15,6 +15,7 @@ from mxworker.control.protocol import (
     Dump,
     Identity,
     LogLevel,
+    Metrics,
     Pause,
     Reload,
     Request,
@@ -35,6 +36,7 @@ from mxworker.control.protocol import (
 
 REQUESTS: list[tuple[bytes, Request]] = [
     (b'{"do": "status"}', Status()),
+    (b'{"do": "metrics"}', Metrics()),
     (b'{"do": "reload"}', Reload()),
     (b'{"do": "pause"}', Pause()),
     (b'{"do": "pause", "queue": "orders"}', Pause("orders")),
@@ -54,7 +56,7 @@ REFUSED = [
     (b'["status"]', 'what to "do"'),
     (b"{}", 'what to "do"'),
     (b'{"do": 1}', 'what to "do"'),
-    (b'{"do": "shutdown"}', "'shutdown' is not a known request. Known are: status, reload,"),
+    (b'{"do": "shutdown"}', "'shutdown' is not a known request. Known are: status, metrics, reload,"),
     (b'{"do": "status", "verbose": true}', "status has no field 'verbose'. It has none."),
     (b'{"do": "pause", "queues": []}', "pause has no field 'queues'. It has: queue."),
     (b'{"do": "pause", "queue": 7}', "pause: 'queue' is 7, but must be the name of a queue."),
