@@ -105,6 +105,8 @@ class ConsumerMetrics:
     """When a delivery came last; 0 before the first."""
     objective_s: float | None
     """The age that its messages should not exceed; None when the handler names none."""
+    consuming: int = 0
+    """How many workers consume the queue."""
 
 
 @dataclass(frozen=True, slots=True)

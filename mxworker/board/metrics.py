@@ -250,6 +250,7 @@ def _consumer(names: tuple[str, str], rows: Sequence[_Row], failures: Sequence[_
         is_paused=0 < sum(row.words[RowWord.SLOTS] > 0 for row in rows) <= paused,
         last_delivery_unix_s=max(row.seconds[RowSeconds.LAST_DELIVERY_AT] for row in rows),
         objective_s=max(row.seconds[RowSeconds.OBJECTIVE] for row in rows) or None,
+        consuming=words[RowWord.IS_CONSUMED],
     )
 
 

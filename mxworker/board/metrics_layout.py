@@ -81,7 +81,7 @@ OUTCOMES = tuple(outcome.name.lower() for outcome in Outcome)
 
 
 class RowWord(IntEnum):
-    """The words of a row that are no `Outcome`. The gauges are those from SLOTS to IS_PAUSED."""
+    """The words of a row that are no `Outcome`. The gauges are those from SLOTS to IS_CONSUMED."""
 
     REDELIVERED = len(Outcome)
     BYTES_RECEIVED = auto()
@@ -95,6 +95,7 @@ class RowWord(IntEnum):
     """How many deliveries wait here for their handler."""
     STUCK = auto()
     IS_PAUSED = auto()
+    IS_CONSUMED = auto()
 
     READY = 24
     """From here on the facts of the queue when it was looked at. Each is one more than the number, and 0 is unknown."""
@@ -127,7 +128,7 @@ class RowSeconds(IntEnum):
     """The age that the handler's messages should not exceed; 0 when it names none. A gauge."""
 
 
-ROW_GAUGES = range(RowWord.SLOTS, RowWord.IS_PAUSED + 1)
+ROW_GAUGES = range(RowWord.SLOTS, RowWord.IS_CONSUMED + 1)
 
 
 class Role(IntEnum):

@@ -188,6 +188,7 @@ def test_values_are_summed_up_over_slots_by_name() -> None:
             row.words[RowWord.IN_FLIGHT] = 10 * slot
             row.words[RowWord.SLOTS] = 32
             row.words[RowWord.IS_PAUSED] = slot == 1
+            row.words[RowWord.IS_CONSUMED] = slot != 1
             row.seconds[RowSeconds.LAST_DELIVERY_AT] = slot
             row.seconds[RowSeconds.OBJECTIVE] = 2
             observe(row.words, RowWord.WAIT, row.seconds, RowSeconds.WAIT, slot)
@@ -195,6 +196,7 @@ def test_values_are_summed_up_over_slots_by_name() -> None:
     assert (one.outcomes["retry"], one.in_flight, one.slots, one.last_delivery_unix_s) == (3, 30, 64, 2)
     assert (two.outcomes["retry"], two.in_flight, two.slots, two.last_delivery_unix_s) == (6, 60, 96, 3)
     assert (two.wait, two.objective_s, two.paused, two.is_paused) == (Histogram.of(1, 2, 3), 2, 1, False)
+    assert (one.consuming, two.consuming) == (1, 2)
     assert [process.in_flight for process in fold(board).processes] == [20, 40, 30]
 
 
