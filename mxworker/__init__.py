@@ -26,6 +26,7 @@ from mxworker.api.failures import Failure, FailureKind
 from mxworker.api.handler_options import BatchOptions, HandlerOptions, OnError, SingleOptions
 from mxworker.api.handlers import Handlers
 from mxworker.api.message import Content, Message, MessageOptions
+from mxworker.api.message_facts import MessageFacts
 from mxworker.api.middleware import CallNext
 from mxworker.api.queues import Queue
 from mxworker.api.retry_policy import RetryPolicy
@@ -53,6 +54,7 @@ __all__ = [
     "HandlerOptions",
     "Handlers",
     "Message",
+    "MessageFacts",
     "MessageOptions",
     "OnError",
     "Origin",

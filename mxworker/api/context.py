@@ -11,6 +11,9 @@ from mxworker.api.attempts import attempt_of
 from mxworker.api.delivery import Delivery
 from mxworker.errors import MxWorkerError
 from mxworker.system.log import kept
+from mxworker.system.printable import foreign
+
+_BATCH_IDS = 10  # of a batch in a log line
 
 if TYPE_CHECKING:  # only for annotations: this room imports nothing that does I/O (see test_imports)
     from mxworker.amqp.connecting.pool import BorrowedChannel, Pool
@@ -63,6 +66,24 @@ class HandlerScope:
     max_attempts: int = 1
     state: Any = None
     resources: WorkerResources | None = None
+    worker: int | None = None
+    """The number of the worker; None without a service."""
+
+    def facts_of(self, handled: Delivery | Sequence[Delivery]) -> dict[str, object]:
+        """Return the facts of a delivery or a batch for log lines; texts of a publisher are printable and bounded."""
+        facts: dict[str, object] = {"queue": self.queue, "handler": self.handler}
+        if not isinstance(handled, Delivery) and len(handled) == 1:
+            (handled,) = handled
+        if isinstance(handled, Delivery):
+            correlation_id = handled.properties.correlation_id
+            facts["message_id"] = handled.shown_id
+            facts["correlation_id"] = None if correlation_id is None else foreign(correlation_id)
+            facts["attempt"] = attempt_of(handled, self.max_attempts)
+        else:
+            facts["messages"] = len(handled)
+            facts["message_ids"] = [shown for each in handled[:_BATCH_IDS] if (shown := each.shown_id) is not None]
+        facts["worker"] = self.worker
+        return facts
 
 
 class Context:
@@ -155,11 +176,8 @@ class Context:
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
-        """A logger with the name of the handler; its records have the queue and the message id."""
-        return _DeliveryLogger(
-            kept(f"mxworker.handler.{self.handler}"),
-            {"queue": self.queue, "message_id": self.delivery.shown_id},
-        )
+        """A logger with the name of the handler. Its records have the facts of the message, also after the handler."""
+        return _DeliveryLogger(kept(f"mxworker.handler.{self.handler}"), self._scope.facts_of(self.deliveries))
 
 
 class _DeliveryLogger(logging.LoggerAdapter[logging.Logger]):

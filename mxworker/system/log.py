@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from mxworker.system.foreign_errors import traceback_of
 from mxworker.system.log_events import LogEvent, log_event
-from mxworker.system.log_formats import JsonFormatter, TextFormatter
+from mxworker.system.log_formats import Facts, FactsFormatter, JsonFormatter, TextFormatter
 from mxworker.system.printable import by_line
 from mxworker.system.stderr import make_room, pieces, put
 
@@ -93,6 +93,17 @@ def set_up(level: str, style: str = "auto") -> None:
         logging.getLogger(library).setLevel(logging.CRITICAL)
     for chatty in ("asyncio", "watchfiles"):  # below WARNING they log only their own internals
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+def add_facts(facts: Facts) -> None:
+    """Give each line of the application that is logged from now on the facts that `facts` returns then and there."""
+    _last_resort().setFormatter(JsonFormatter(facts) if is_json() else TextFormatter(facts))
+
+
+def facts_for_line(record: logging.LogRecord) -> Mapping[str, object]:
+    """Return the facts that a record logged here and now has."""
+    formatter = _last_resort().formatter
+    return formatter.facts_for(record) if isinstance(formatter, FactsFormatter) else {}
 
 
 class _KeptLogger(logging.Logger):

@@ -196,7 +196,7 @@ def runner_of(
     `link`, queues that are found missing are not declared again.
     """
     queue = handler.queue
-    scope = HandlerScope(queue.name, handler.name, handler.max_attempts, state, process.resources)
+    scope = HandlerScope(queue.name, handler.name, handler.max_attempts, state, process.resources, process.slot.number)
     record = Record(handler, index, process.slot, process.quarantine_after)
     report = Report(handler)
     copies = CopyPublisher(

@@ -33,7 +33,7 @@ from mxworker.config import Consumption, format_duration
 from mxworker.errors import AppLoadError, BrokerError, ConnectionLost, CredentialsRefused, ExitCode, MxWorkerError
 from mxworker.system.at_exit import finish
 from mxworker.system.forks import Forks, end_fork
-from mxworker.system.log import keep_telling
+from mxworker.system.log import add_facts, keep_telling
 from mxworker.system.log_events import log_event
 from mxworker.system.printable import foreign
 from mxworker.worker.app_errors import faults_told
@@ -42,6 +42,7 @@ from mxworker.worker.blocking import blocker_of
 from mxworker.worker.directives import apply_log_level
 from mxworker.worker.dump import dump, dump_stack, tell_blocked
 from mxworker.worker.handling.handler_runner import HandlerRunner
+from mxworker.worker.handling.message_facts import message_facts
 from mxworker.worker.loading import load, select
 from mxworker.worker.loops import new_loop
 from mxworker.worker.watchdog import Watchdog
@@ -87,6 +88,7 @@ def _live(settings: Consumption, board: Board, number: int, end: _End) -> int:
     signal.signal(signal.SIGUSR1, lambda _, frame: dump_stack(number, frame))  # an import can hang, too
     forks.claim_signals([signal.SIGUSR1])
     keep_telling()
+    add_facts(message_facts)
     apply_log_level(board.directives)
     slot.words[Word.PID] = os.getpid()
     _show(number, WorkerState.BOOTING)

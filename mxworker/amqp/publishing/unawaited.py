@@ -10,6 +10,7 @@ This module knows nothing about publishers and the way to an outcome.
 Invariants:
 - A publish is forgotten as soon as it is accounted for. Publishes after the handler's return are not kept.
 - `begin`, `add` and `end` may be called from threads that work for a handler. Each changes one entry of a dict.
+- When the handler has returned, its deliveries are not kept, whatever its tasks do that go on.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextvars import ContextVar
 from itertools import islice
 from typing import Any
 
+from mxworker.api.delivery import Delivery
 from mxworker.api.receipts import Receipt
 from mxworker.errors import PublishError, PublishUnconfirmed
 from mxworker.system.printable import foreign
@@ -33,17 +35,32 @@ unawaited: ContextVar[Unawaited | None] = ContextVar("unawaited", default=None)
 """The record in which a publisher notes the publishes of the running handler; None outside a handler."""
 
 
+def _no_facts(handled: object) -> dict[str, object]:
+    return {}
+
+
 class Unawaited:
     """The unaccounted publishes of one handler, and of the tasks and threads that it made, until it returns.
 
     Holds at most 1,024 entries, or twice as many as are unaccounted for.
     """
 
-    __slots__ = ("_kept", "_prune_at")
+    __slots__ = ("_facts_of", "_handled", "_kept", "_prune_at")
 
-    def __init__(self) -> None:
+    def __init__(
+        self, facts_of: Callable[[Any], dict[str, object]] = _no_facts, handled: Delivery | list[Delivery] | None = None
+    ) -> None:
+        """Begin with none. `handled` is the delivery or the batch that the handler runs; for `facts_of` see `facts`."""
         self._kept: dict[Receipt | Begun, None] | None = {}
         self._prune_at = _PRUNE_AT
+        self._facts_of = facts_of
+        self._handled = handled
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """The facts of the delivery or the batch, for log lines; none when the handler has returned."""
+        handled = self._handled  # another thread may end the handler meanwhile
+        return {} if handled is None else self._facts_of(handled)
 
     @property
     def is_over(self) -> bool:
@@ -71,6 +88,7 @@ class Unawaited:
         """Return the publishes, and keep none from now on. Call once, when the handler has returned."""
         assert self._kept is not None
         kept, self._kept = self._kept, None
+        self._handled = None
         return list(kept) if kept else []
 
 

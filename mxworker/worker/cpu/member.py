@@ -38,7 +38,7 @@ from mxworker.system.at_exit import finish
 from mxworker.system.child import bind_to_parent, do_nothing, flush
 from mxworker.system.descriptors import claim
 from mxworker.system.forks import Forks, end_fork
-from mxworker.system.log import keep_telling, set_up
+from mxworker.system.log import add_facts, keep_telling, set_up
 from mxworker.system.log_events import log_event
 from mxworker.worker.app_errors import faults_told
 from mxworker.worker.cpu.pipe import Pipe
@@ -46,6 +46,7 @@ from mxworker.worker.cpu.protocol import READY, Frame, MemberSettings, failed, r
 from mxworker.worker.cpu.publisher import CpuPublisher, resources
 from mxworker.worker.handling.decode_budget import DecodeBudget
 from mxworker.worker.handling.execution import Execute, pipeline
+from mxworker.worker.handling.message_facts import message_facts
 from mxworker.worker.handling.report import Report
 from mxworker.worker.lifespans import Lifespans
 from mxworker.worker.loading import load, select
@@ -82,6 +83,7 @@ def main() -> None:
     sys.argv[1:] = []
     setproctitle(f"mxworker: worker {settings.worker} cpu")
     set_up(settings.log_level, settings.log_style)
+    add_facts(message_facts)
     keep_telling()
     end = socket.socket(fileno=int(number))
     end.set_inheritable(False)  # not for the subprocesses of a handler
@@ -135,6 +137,7 @@ async def _serve(handlers: Sequence[Handler], pipe: Pipe, publisher: CpuPublishe
             lifespans.state_of(handler),
             resources(publisher),
             budget,
+            settings.worker,
         )
         for handler in handlers
     }
@@ -151,10 +154,12 @@ async def _serve(handlers: Sequence[Handler], pipe: Pipe, publisher: CpuPublishe
 class _Place:
     """Executes the deliveries of one handler."""
 
-    def __init__(self, handler: Handler, state: Any, resources: WorkerResources, budget: DecodeBudget) -> None:
-        """`state` is the value that the handler's lifespan yielded."""
+    def __init__(
+        self, handler: Handler, state: Any, resources: WorkerResources, budget: DecodeBudget, worker: int
+    ) -> None:
+        """`state` is the value that the handler's lifespan yielded; `worker` is the number of the worker."""
         self._report = Report(handler)
-        scope = HandlerScope(handler.queue.name, handler.name, handler.max_attempts, state, resources)
+        scope = HandlerScope(handler.queue.name, handler.name, handler.max_attempts, state, resources, worker)
         self._execute: Execute = pipeline(handler, self._report, scope, budget=budget)
         self._context = copy_context()
 

@@ -127,7 +127,7 @@ def batch_pipeline(
         return taken
 
     async def _settlements(payloads: list[Any], taken: list[Delivery], large: LargePayloads) -> list[Settlement]:
-        receipts = Unawaited()
+        receipts = Unawaited(scope.facts_of, taken)
         unawaited.set(receipts)
         try:
             try:

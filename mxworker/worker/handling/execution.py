@@ -53,6 +53,7 @@ def pipeline(
     large_bytes = large_bytes_of(handler)
     budget = budget or unlimited()
     call, needs_context = call_of(handler, threads)
+    facts_of = scope.facts_of
 
     async def execute(delivery: Delivery) -> Settlement:
         # The steps of an execution: decode, call, judge. They are written out here, since this runs for every delivery,
@@ -71,7 +72,7 @@ def pipeline(
                 async with large:
                     payload = await large.decoded(delivery)
             # Call the handler, and judge its outcome.
-            receipts = Unawaited()
+            receipts = Unawaited(facts_of, delivery)
             unawaited.set(receipts)
             try:
                 if needs_context:
