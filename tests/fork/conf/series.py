@@ -1,0 +1,265 @@
+"""What Prometheus sees of a service that works, minute by minute, and what is different under each fault.
+
+A fault names the alert that tells it, and the series that it changes. All begin at minute BEGINS; the service was well
+before. A value is a function of the minute; None means that there is no sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+MINUTES = 90
+BEGINS = 40
+ME = 'job="shop",instance="10.0.0.1:9191"'
+ORDERS = f'{ME},queue="orders"'
+HANDLER = f'{ORDERS},handler="take_order"'
+OUTCOMES = ("ack", "requeue", "retry", "reject", "decode_error", "timeout", "stale", "quarantine")
+
+Values = Callable[[int], float | None]
+
+
+def always(value: float) -> Values:
+    """A gauge that does not change."""
+    return lambda minute: value
+
+
+def rising(per_minute: float) -> Values:
+    """A counter that rises evenly."""
+    return lambda minute: per_minute * minute
+
+
+def from_begin(before: Values, after: Values) -> Values:
+    """`before` up to the fault, and from there on `after`, which counts its minutes from the fault."""
+    return lambda minute: before(minute) if minute < BEGINS else after(minute - BEGINS)
+
+
+def stopping(counter: Values) -> Values:
+    """A counter that stands still from the fault on."""
+    return lambda minute: counter(min(minute, BEGINS))
+
+
+def growing(counter: Values, per_minute: float) -> Values:
+    """A counter that rises by so much more from the fault on."""
+
+    def value(minute: int) -> float:
+        before = counter(minute)
+        assert before is not None
+        return before + per_minute * max(0, minute - BEGINS)
+
+    return value
+
+
+def once(counter: Values, by: float) -> Values:
+    """A counter that has jumped by `by` at the fault."""
+    return lambda minute: (counter(minute) or 0) + (by if minute >= BEGINS else 0)
+
+
+def gone(values: Values) -> Values:
+    """No sample from the fault on."""
+    return lambda minute: values(minute) if minute < BEGINS else None
+
+
+def histogram(name: str, labels: str, per_minute: float, seconds: float) -> dict[str, Values]:
+    """A histogram of values that are all `seconds`."""
+    bounds = (0.005, 0.01, 0.1, 1, 10, 60, 300)
+    counts = {f"{bound:g}": rising(per_minute if seconds <= bound else 0) for bound in bounds}
+    series = {f'{name}_bucket{{{labels},le="{bound}"}}': values for bound, values in counts.items()}
+    series[f'{name}_bucket{{{labels},le="+Inf"}}'] = rising(per_minute)
+    series[f"{name}_count{{{labels}}}"] = rising(per_minute)
+    series[f"{name}_sum{{{labels}}}"] = rising(per_minute * seconds)
+    return series
+
+
+def other_histogram(name: str, labels: str, per_minute: float, seconds: float, later_s: float) -> dict[str, Values]:
+    """A histogram whose values are `later_s` from the fault on."""
+    before, after = histogram(name, labels, per_minute, seconds), histogram(name, labels, per_minute, later_s)
+    return {
+        key: lambda minute, key=key: (
+            (before[key](min(minute, BEGINS)) or 0) + (after[key](max(0, minute - BEGINS)) or 0)
+        )
+        for key in before
+    }
+
+
+HEALTHY: dict[str, Values] = {
+    f"up{{{ME}}}": always(1),
+    f'mxworker_build_info{{{ME},version="0.1.0"}}': always(1),
+    f'mxworker_service_state{{{ME},state="starting"}}': always(0),
+    f'mxworker_service_state{{{ME},state="running"}}': always(1),
+    f"mxworker_consuming_workers{{{ORDERS}}}": always(2),
+    f"mxworker_consumer_paused{{{ORDERS}}}": always(0),
+    f"mxworker_in_flight{{{ORDERS}}}": always(3),
+    f"mxworker_prefetched{{{ORDERS}}}": always(0),
+    f"mxworker_last_delivery_timestamp_seconds{{{ORDERS}}}": rising(60),
+    f"mxworker_queue_ready{{{ORDERS}}}": always(5),
+    f"mxworker_queue_dead_letters{{{ORDERS}}}": always(7),
+    f"mxworker_queue_quarantined{{{ORDERS}}}": always(0),
+    f"mxworker_handler_slots{{{HANDLER}}}": always(64),
+    f"mxworker_handler_busy_seconds_total{{{HANDLER}}}": rising(60 * 64 * 0.5),
+    f"mxworker_message_age_objective_seconds{{{HANDLER}}}": always(600),
+    f'mxworker_failures_total{{{HANDLER},error_type="ValueError"}}': rising(6),
+    **{f'mxworker_messages_total{{{HANDLER},outcome="{outcome}"}}': always(0) for outcome in OUTCOMES},
+    f'mxworker_messages_total{{{HANDLER},outcome="ack"}}': rising(600),
+    f'mxworker_messages_total{{{HANDLER},outcome="retry"}}': rising(6),
+    f'mxworker_published_total{{{ME},exchange="",outcome="confirmed"}}': rising(600),
+    f'mxworker_published_total{{{ME},exchange="",outcome="unconfirmed"}}': always(0),
+    f"mxworker_publish_blocked{{{ME}}}": always(0),
+    f'mxworker_event_loop_lag_seconds{{{ME},worker="0"}}': always(0.002),
+    f'mxworker_event_loop_lag_seconds{{{ME},worker="1"}}': always(0.002),
+    f"mxworker_stuck_handlers{{{ORDERS}}}": always(0),
+    f'mxworker_worker_restarts_total{{{ME},reason="crash"}}': always(0),
+    f'mxworker_worker_restarts_total{{{ME},reason="reload"}}': rising(1),
+    **histogram("mxworker_message_age_seconds", ORDERS, 600, 0.5),
+    **histogram("mxworker_publish_confirm_duration_seconds", ME, 600, 0.004),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A fault: the alerts that fire under it, and what it changes."""
+
+    alerts: tuple[str, ...]
+    changes: Mapping[str, Values] = field(default_factory=dict)
+    minute: int = MINUTES - 1
+    """When to look."""
+
+    def series(self) -> dict[str, Values]:
+        """Return all series under the fault."""
+        unknown = self.changes.keys() - HEALTHY.keys()
+        assert not unknown, unknown
+        return {**HEALTHY, **self.changes}
+
+
+_ACKS = f'mxworker_messages_total{{{HANDLER},outcome="ack"}}'
+_RETRIES = f'mxworker_messages_total{{{HANDLER},outcome="retry"}}'
+_ERRORS = f'mxworker_failures_total{{{HANDLER},error_type="ValueError"}}'
+_READY = f"mxworker_queue_ready{{{ORDERS}}}"
+_LAST = f"mxworker_last_delivery_timestamp_seconds{{{ORDERS}}}"
+_CONSUMING = f"mxworker_consuming_workers{{{ORDERS}}}"
+_HELD = f"mxworker_in_flight{{{ORDERS}}}"
+_STANDING = {
+    _HELD: from_begin(always(3), always(0)),
+    **{name: stopping(HEALTHY[name]) for name in (_ACKS, _RETRIES, _ERRORS, _LAST)},
+}
+_GROWING = from_begin(always(5), rising(100))
+_UNCONFIRMED = f'mxworker_published_total{{{ME},exchange="",outcome="unconfirmed"}}'
+_BUSY = {f"mxworker_handler_busy_seconds_total{{{HANDLER}}}": growing(rising(60 * 32), 60 * 31.9)}
+
+
+def _is_up(name: str) -> bool:
+    return name.startswith("up{")
+
+
+def _at_times(name: str) -> Values:
+    """A service that starts every four minutes, answers one scrape, and gives up."""
+    shown = 1 if _is_up(name) or 'state="starting"' in name else 0
+    return lambda minute: shown if minute % 4 == 0 else 0 if _is_up(name) else None
+
+
+FAULTS: dict[str, Fault] = {
+    "nothing": Fault(()),
+    "broker down": Fault(
+        ("NotConsuming",),
+        {
+            **_STANDING,
+            _CONSUMING: from_begin(always(2), always(0)),
+            _READY: gone(always(5)),
+            f"mxworker_queue_dead_letters{{{ORDERS}}}": gone(always(7)),
+            _UNCONFIRMED: once(always(0), 40),
+        },
+    ),
+    "queue refused": Fault(
+        ("NotConsuming",), {**_STANDING, _CONSUMING: from_begin(always(2), always(0)), _READY: _GROWING}
+    ),
+    "connected and not consuming": Fault(("NotConsuming",), {**_STANDING, _READY: _GROWING}),
+    "queue paused": Fault(
+        (),
+        {
+            **_STANDING,
+            _CONSUMING: from_begin(always(2), always(0)),
+            _READY: _GROWING,
+            f"mxworker_consumer_paused{{{ORDERS}}}": from_begin(always(0), always(1)),
+        },
+    ),
+    "one very long message": Fault((), {**_STANDING, _HELD: always(1), _READY: _GROWING}),
+    "nothing to do": Fault((), {**_STANDING, _READY: always(0)}),
+    "long queue that is served": Fault((), {_READY: from_begin(always(5), always(100_000))}),
+    "old messages": Fault(
+        ("AgeHigh",), other_histogram("mxworker_message_age_seconds", ORDERS, 600, 0.5, later_s=3600)
+    ),
+    "old messages within the objective": Fault(
+        (), other_histogram("mxworker_message_age_seconds", ORDERS, 600, 0.5, later_s=500)
+    ),
+    "handler that fails": Fault(
+        ("FailureRatio",),
+        {_ACKS: stopping(rising(600)), _RETRIES: growing(rising(6), 600), _ERRORS: growing(rising(6), 600)},
+    ),
+    "three failures and nothing else": Fault(
+        (), {_ACKS: stopping(rising(600)), _RETRIES: once(always(0), 3), _ERRORS: once(always(0), 3)}, BEGINS + 3
+    ),
+    "rejected messages": Fault(
+        ("DeadLettersRising",), {f'mxworker_messages_total{{{HANDLER},outcome="reject"}}': growing(always(0), 1)}
+    ),
+    "messages that the broker dead-letters": Fault(
+        ("DeadLettersRising",), {f"mxworker_queue_dead_letters{{{ORDERS}}}": growing(always(7), 1)}
+    ),
+    "dead letters that wait": Fault(
+        (), {f"mxworker_queue_dead_letters{{{ORDERS}}}": once(always(7), 100)}, BEGINS + 20
+    ),
+    "poison message": Fault(
+        ("Quarantined",),
+        {
+            f'mxworker_messages_total{{{HANDLER},outcome="quarantine"}}': once(always(0), 1),
+            f"mxworker_queue_quarantined{{{ORDERS}}}": once(always(0), 1),
+            f'mxworker_worker_restarts_total{{{ME},reason="crash"}}': once(always(0), 3),
+        },
+    ),
+    "saturated handler": Fault(("Saturated",), {**_BUSY, _READY: _GROWING}),
+    "busy handler that keeps up": Fault((), _BUSY),
+    "crash loop": Fault(
+        ("WorkerFlapping",), {f'mxworker_worker_restarts_total{{{ME},reason="crash"}}': growing(always(0), 2)}
+    ),
+    "never ready": Fault(
+        ("NeverReady",),
+        {
+            **_STANDING,
+            f'mxworker_service_state{{{ME},state="starting"}}': from_begin(always(0), always(1)),
+            f'mxworker_service_state{{{ME},state="running"}}': from_begin(always(1), always(0)),
+            _CONSUMING: from_begin(always(2), always(0)),
+            _READY: _GROWING,
+        },
+    ),
+    "never ready, and started again and again": Fault(
+        ("NeverReady",), {name: from_begin(values, _at_times(name)) for name, values in HEALTHY.items()}
+    ),
+    "a slow start": Fault(
+        (),
+        {
+            f'mxworker_service_state{{{ME},state="starting"}}': from_begin(always(0), always(1)),
+            f'mxworker_service_state{{{ME},state="running"}}': from_begin(always(1), always(0)),
+        },
+        BEGINS + 4,
+    ),
+    "broker that does not confirm": Fault(("PublishUnconfirmed",), {_UNCONFIRMED: growing(always(0), 30)}),
+    "one lost connection": Fault((), {_UNCONFIRMED: once(always(0), 500)}, BEGINS + 6),
+    "broker low on memory": Fault(
+        ("PublishBlocked",), {f"mxworker_publish_blocked{{{ME}}}": from_begin(always(0), always(1))}
+    ),
+    "slow confirms": Fault(
+        ("ConfirmSlow",), other_histogram("mxworker_publish_confirm_duration_seconds", ME, 600, 0.004, later_s=0.9)
+    ),
+    "blocked loop": Fault(
+        ("LoopLag",), {f'mxworker_event_loop_lag_seconds{{{ME},worker="1"}}': from_begin(always(0.002), always(0.6))}
+    ),
+    "stuck handler": Fault(
+        ("StuckHandlers",), {f"mxworker_stuck_handlers{{{ORDERS}}}": from_begin(always(0), always(1))}
+    ),
+    "target that does not answer": Fault(
+        ("ScrapeMissing",),
+        {name: from_begin(values, always(0)) if _is_up(name) else gone(values) for name, values in HEALTHY.items()},
+    ),
+    "service that is no target any more": Fault(
+        ("ScrapeMissing",), {name: gone(values) for name, values in HEALTHY.items()}
+    ),
+}
