@@ -8,9 +8,12 @@ machine. Each process can write to its own section only, see `memory`:
     section        writer                          what is in it
     -------        ------                          -------------
     the master's   master                          the master's words, some of them for each slot; the directives,
-                                                   see `directives`; the suspects, see `suspects`
+                                                   see `directives`; the suspects, see `suspects`; the status of the
+                                                   service, see `status_area`
     a slot         its worker, and the master      the worker's state and deliveries, see `layout`; its metrics, see
                    while there is no worker        `metrics_layout`
+    the observer's the observer, and the master    the observer's heartbeat deadline
+                   while there is no observer
 
 Every process may read everything, and tolerates any bytes. The master reads a slot through `CheckedSlot`, which
 refuses what cannot be true.
@@ -30,11 +33,13 @@ from mxworker.board.layout import GIVEN_WORDS, WORD_BYTES, Given, metrics_at, sl
 from mxworker.board.memory import SharedMemory
 from mxworker.board.reading import Told
 from mxworker.board.slot import BoardSlot
+from mxworker.board.status_area import STATUS_AREA_BYTES, StatusArea
 from mxworker.board.suspects import TABLE_BYTES, Suspects
 from mxworker.wire.message_keys import SECRET_BYTES
 
-_MASTERS = 0  # the number of the master's section; that of a slot is its own
+_MASTERS = 0  # the number of the master's section; that of a slot is its own, and the observer's is the last
 _HEAD_WORDS = 8
+_OBSERVERS_BYTES = 8 * WORD_BYTES
 
 
 class _Head(IntEnum):
@@ -43,10 +48,17 @@ class _Head(IntEnum):
     EVER_READY = 0
 
 
+class _Observed(IntEnum):
+    """The words of the observer."""
+
+    DEADLINE_NS = 0
+
+
 class Board:
     """The shared memory with its slots, numbered from 1.
 
-    The master makes it, and a worker takes its own view by `of_worker`. There is no `close`: the kernel unmaps it.
+    The master makes it, and a child takes its own view by `of_worker` or `of_observer`. There is no `close`: the kernel
+    unmaps it.
     """
 
     def __init__(self, slots: int, may_seal: bool = True) -> None:
@@ -55,7 +67,9 @@ class Board:
         """For the keys of messages: the same in all processes, and in no other service."""
         self._numbers = range(1, slots + 1)
         masters_bytes = (_HEAD_WORDS + slots * GIVEN_WORDS) * WORD_BYTES + DIRECTIVES_BYTES + TABLE_BYTES
-        self._memory = SharedMemory([masters_bytes, *map(slot_bytes, self._numbers)], may_seal)
+        masters_bytes += STATUS_AREA_BYTES
+        self._memory = SharedMemory([masters_bytes, *map(slot_bytes, self._numbers), _OBSERVERS_BYTES], may_seal)
+        self._observers = slots + 1
         self._section: Callable[[int], memoryview] = self._memory.writable
         self._lay_out()
 
@@ -65,7 +79,10 @@ class Board:
         view = self._section(_MASTERS)
         self._words = view[:directives_at].cast("Q")
         self.directives = Directives(view[directives_at:suspects_at])
-        self.suspects = Suspects(view[suspects_at : suspects_at + TABLE_BYTES])
+        status_at = suspects_at + TABLE_BYTES
+        self.suspects = Suspects(view[suspects_at:status_at])
+        self.status = StatusArea(view[status_at : status_at + STATUS_AREA_BYTES])
+        self._observed = self._section(self._observers)[:_OBSERVERS_BYTES].cast("Q")
         self._slots: dict[int, BoardSlot] = {}
         self._checked: dict[int, CheckedSlot] = {}
 
@@ -129,9 +146,27 @@ class Board:
         Call in the child, before any code of others is loaded. The child must not use the parent's board after that.
         Raises OSError.
         """
+        return self._of_child(number)
+
+    def _of_child(self, own: int) -> Board:
         memory = self._memory
-        memory.keep(number)
+        memory.keep(own)
         board = copy.copy(self)
-        board._section = lambda section: memory.writable(number) if section == number else memory.readable(section)
+        board._section = lambda section: memory.writable(own) if section == own else memory.readable(section)
         board._lay_out()
         return board
+
+    # ---- the observer's side
+
+    def of_observer(self) -> Board:
+        """Return the board for the observer, as `of_worker` does for a worker: it can write only its own heartbeat."""
+        return self._of_child(self._observers)
+
+    @property
+    def observer_deadline_ns(self) -> int:
+        """The instant by which the observer promised to beat again."""
+        return self._observed[_Observed.DEADLINE_NS]
+
+    def beat_as_observer(self, deadline_ns: int) -> None:
+        """Promise to beat again before `deadline_ns`: the observer, and the master before the fork."""
+        self._observed[_Observed.DEADLINE_NS] = deadline_ns

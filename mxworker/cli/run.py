@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import click
 from mxworker import __version__
 from mxworker.cli import settings
 from mxworker.cli.help import EXIT_CODES, Command, option
+from mxworker.cli.http import http_listen, http_options
 from mxworker.cli.options import DURATION, SIZE, Workers
 from mxworker.cli.settings import URL_FILE, checked, errors_told, hide_urls
 from mxworker.config import DEFAULT_PROCESS_CONCURRENCY, DEFAULT_QUARANTINE_AFTER, LOG_LEVELS, MAX_WORKERS
@@ -254,6 +256,7 @@ _LOGGING = "Logging"
     show_default="in a runtime directory",
     help="The socket for requests of 'mxworker status' and 'mxworker ctl'.",
 )
+@http_options
 @option(
     "--log-level",
     type=click.Choice(LOG_LEVELS),
@@ -312,18 +315,24 @@ def _supervise(app: str, brokers: Brokers, flags: dict[str, Any], as_text: bool,
         workers, origin = min(cpus.count, MAX_WORKERS), f"auto: {cpus.origin}"
     identity = settings.identity(app, flags)
     consumption = settings.consumption(app, brokers, flags)
+    supervision = settings.supervision(identity.name, workers, flags)
+    http = http_listen(flags)
     listener = _listener(identity, flags["control_socket"])
     board = Board(MAX_WORKERS + 1)  # a replacement starts in the spare slot
-    control = "none" if listener is None else str(listener.path)
-    greeting = _Greeting(identity.name, app, brokers, f"{workers} ({origin})", control, as_text)
+    places = {
+        "http": "none" if http is None else http.url,
+        "control": "none" if listener is None else str(listener.path),
+    }
+    greeting = _Greeting(identity.name, app, brokers, f"{workers} ({origin})", places, as_text)
     try:
         code = loop.run(
-            settings.supervision(identity.name, workers, flags),
+            supervision,
             board,
             run_worker=lambda number: worker.run(consumption, board, number),
             announce=greeting.ready,
             listener=listener,
             terminal=terminal,
+            observing=None if http is None else http.observing(board, supervision.heartbeat_timeout_s),
         )
     finally:
         if listener is not None:
@@ -349,8 +358,13 @@ def _listener(identity: Identity, asked: str | None) -> Listener | None:
 class _Greeting:
     """The start-up facts: one fact a line for people, or one event with all facts in a JSON log."""
 
-    def __init__(self, name: str, app: str, brokers: Brokers, workers: str, control: str, as_text: bool) -> None:
-        """In a text log, show the facts that are known before the first worker starts."""
+    def __init__(
+        self, name: str, app: str, brokers: Brokers, workers: str, places: Mapping[str, str], as_text: bool
+    ) -> None:
+        """In a text log, show the facts that are known before the first worker starts.
+
+        `places` are those at which the service can be reached.
+        """
         python = ".".join(str(part) for part in sys.version_info[:3])
         self._facts = {
             "mxworker": f"{__version__}, Python {python}, aio-pika {version('aio-pika')}",
@@ -358,7 +372,7 @@ class _Greeting:
             "service": foreign(name),
             "broker": foreign(brokers),
             "workers": workers,
-            "control": foreign(control),
+            **{what: foreign(place) for what, place in places.items()},
         }
         self._as_text = as_text
         self._is_wanted = log.isEnabledFor(logging.INFO)

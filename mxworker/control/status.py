@@ -117,6 +117,8 @@ class ServiceStatus:
     """The queues that are not consumed, also those that somebody has paused; at most 64 entries."""
     drain_left_s: float | None = None
     """The seconds that handlers have left in a drain of the whole service; None when there is no such drain."""
+    http: str = ""
+    """The URL of the status page; empty when no HTTP is served."""
 
 
 def why_unhealthy(is_beyond_repair: bool) -> str:

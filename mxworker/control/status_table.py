@@ -41,6 +41,8 @@ def _summary(status: Mapping[str, Any]) -> list[str]:
         f"{'workers':<11} {status['workers_ready']} of {status['workers_wanted']} consume, "
         f"code generation {status['generation']}",
     ]
+    if status.get("http"):
+        facts.append(f"{'http':<11} {status['http']}")
     facts += [f"{'connection':<11} {text}" for text in _links(status.get("links", ()))]  # an older service has none
     facts += [f"{'queue':<11} {text}" for text in _unconsumed(status.get("unconsumed", ()))]
     paused = paused_text(status["paused"])

@@ -32,6 +32,7 @@ from mxworker.master.fleet import Fleet
 from mxworker.master.isolation_turns import IsolationTurns
 from mxworker.master.listener import Listener
 from mxworker.master.notify import Condition, Notifier, Phase
+from mxworker.master.observer import Observer, Observing
 from mxworker.master.plan import Look, RollState, Send, Spawn
 from mxworker.master.processes import Children, Ended
 from mxworker.master.replacing import START_ATTEMPTS
@@ -67,13 +68,15 @@ def run(
     announce: Callable[[float, str], None],
     listener: Listener | None = None,
     terminal: Terminal | None = None,
+    observing: Observing | None = None,
 ) -> int:
     """Keep `supervision.workers` processes alive until told to stop, and return the exit code of the service.
 
     `run_worker(slot)` is called in each freshly forked child and returns its exit code; what it owes the master stands
     in `board` and `fleet.Order`. `announce(seconds, note)` is called once, when every slot has had a ready worker: the
     seconds since this call, and the note that one of them left. `listener` is where requests come in; it is left open.
-    `terminal` is the one whose end makes a SIGHUP mean a drain; without it every SIGHUP means a reload.
+    `terminal` is the one whose end makes a SIGHUP mean a drain; without it every SIGHUP means a reload. `observing` is
+    what the observer runs; None for a service without one.
 
     Call from the main thread, with no other thread alive. From then on the process takes its signals through the
     master, and ignores them after this returns: the exit code is decided then.
@@ -87,7 +90,8 @@ def run(
     gc.collect()
     gc.freeze()  # no collection touches the pages that the workers share
     try:
-        return _Master(supervision, board, children, inbox, announce, notifier, listener, terminal).supervise()
+        master = _Master(supervision, board, children, inbox, announce, notifier, listener, terminal, observing)
+        return master.supervise()
     except Exception:
         _LOG.exception("the master failed; it ends its workers and gives up", extra=log_event("master_failed"))
         children.end_all(supervision.drain_timeout_s)
@@ -109,6 +113,7 @@ class _Master:
         notifier: Notifier | None,
         listener: Listener | None,
         terminal: Terminal | None,
+        observing: Observing | None,
     ) -> None:
         self._board = board
         self._children = children
@@ -120,11 +125,16 @@ class _Master:
         self._poll = select.poll()
         self._poll.register(inbox.fd, select.POLLIN)
         self._started_ns = time.monotonic_ns()
-        self._status = StatusReport(supervision.name, self._fleet, board, self._started_ns)
+        url = "" if observing is None else observing.url
+        self._status = StatusReport(supervision.name, self._fleet, board, self._started_ns, url)
         self._commands = Commands(
             self._fleet, board, self._status, lambda order: children.send_to_all(order.value), terminal
         )
         self._control = ControlServer(listener, self._poll, self._commands.answer) if listener is not None else None
+        self._observer = None
+        if observing is not None:
+            timeout_s = supervision.heartbeat_timeout_s
+            self._observer = Observer(observing, board, children, self._status.status, timeout_s)
         self._announced = False
         self._reaps_again = False
         self._crash_attribution = CrashAttribution(board, supervision.quarantine_after)
@@ -140,10 +150,14 @@ class _Master:
             if self._control is not None:
                 self._control.serve(events, now_ns)
             self._act(now_ns)
+            if self._observer is not None:
+                self._observer.act(now_ns)
             code = self._fleet.exit_code
             if code is not None:
                 break
             events = self._sleep(_earliest(self._next_wakeup(now_ns), self._notify(now_ns)))
+        if self._observer is not None:
+            self._observer.end()
         self._exit_report.say_notes()
         if code is ExitCode.NEVER_READY:
             tell_error(_NEVER_READY_TEXT, log_event("never_ready", exit_code=code))
@@ -154,10 +168,10 @@ class _Master:
     def _next_wakeup(self, now_ns: int) -> int | None:
         if self._reaps_again:
             return now_ns
-        control_ns = None if self._control is None else self._control.next_wakeup(now_ns)
         return _earliest(
             self._fleet.next_wakeup(now_ns),
-            control_ns,
+            None if self._control is None else self._control.next_wakeup(now_ns),
+            None if self._observer is None else self._observer.next_wakeup(),
             self._commands.next_wakeup(),
             self._crash_attribution.next_wakeup(now_ns),
         )
@@ -178,6 +192,8 @@ class _Master:
             facts = log_event("master_overslept", late_s=round(late_s, 3))
             _LOG.warning("the master overslept by %.1f s; it judges no heartbeat now", late_s, extra=facts)
             self._fleet.overslept(now_ns)
+            if self._observer is not None:
+                self._observer.overslept(now_ns)
         return events
 
     # ---- observe
@@ -192,6 +208,8 @@ class _Master:
         worker that left after the reaping: no other will tell of it, so the next turn comes at once.
         """
         ended = self._children.reap()
+        if self._observer is not None:
+            ended = self._observer.take_in(ended, now_ns)
         signums = self._inbox.read()
         leaving = {slot.pid for slot in self._fleet.slots if slot.is_leaving}
         for child in ended:

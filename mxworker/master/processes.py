@@ -71,25 +71,21 @@ class Children:
     def __init__(self, run_worker: Callable[[int], int]) -> None:
         """Remember `run_worker(slot)`, which runs in each child and returns its exit code."""
         self._run_worker = run_worker
-        self._pids: set[int] = set()
+        self._pids: set[int] = set()  # of the workers
+        self._observer: int | None = None
         self._stack_files = StackFiles()
 
     def spawn(self, slot: int) -> int:
         """Fork the worker of `slot` and return its pid. Raises OSError when the machine cannot fork now."""
-        _assert_one_thread()
-        master_pid = os.getpid()
         stacks_fd = self._stack_files.empty(slot)
-        gc.disable()  # a collection in the child before it enables it again would copy the master's pages
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            pid = os.fork()
-            if pid == 0:
-                _live_as_worker(slot, self._run_worker, master_pid, mask, stacks_fd)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            gc.enable()
+        pid = _fork(_Life(slot, lambda: self._run_worker(slot), stacks_fd))
         self._pids.add(pid)
         return pid
+
+    def spawn_observer(self, run: Callable[[], int], fds: Set[int]) -> int:
+        """Fork the observer, which inherits the descriptors `fds`, and return its pid. Raises OSError as `spawn`."""
+        self._observer = _fork(_Life(0, run, kept=fds))
+        return self._observer
 
     def reap(self) -> list[Ended]:
         """Return the children of ours that ended."""
@@ -101,12 +97,17 @@ class Children:
                 break
             if pid == 0:
                 break
-            if pid in self._pids:
-                self._pids.remove(pid)
+            if pid in self._pids or pid == self._observer:
+                self._forget(pid)
                 ended.append(Ended(pid, os.waitstatus_to_exitcode(wait_status), usage.ru_maxrss * _KIBIBYTE))
             else:
-                _LOG.debug("reaped process %d, which is no worker", pid)  # as PID 1 we inherit orphans
+                _LOG.debug("reaped process %d, which is not ours", pid)  # as PID 1 we inherit orphans
         return ended
+
+    def _forget(self, pid: int) -> None:
+        self._pids.discard(pid)
+        if pid == self._observer:
+            self._observer = None
 
     def stack_files(self, slot: int) -> str:
         """Return the stacks that the last worker of `slot` left when it crashed or was aborted, often none."""
@@ -114,24 +115,26 @@ class Children:
 
     def send(self, pid: int, signum: signal.Signals) -> None:
         """Send `signum` to a child that was not reaped yet."""
-        if pid not in self._pids:
+        if pid not in self._pids and pid != self._observer:
             raise InvariantError(f"process {pid} is not an unreaped child of this master")
         os.kill(pid, signum)
 
     def send_to_all(self, signum: signal.Signals) -> None:
-        """Send `signum` to every child that was not reaped yet."""
+        """Send `signum` to every worker that was not reaped yet."""
         for pid in self._pids:
             os.kill(pid, signum)
 
     def end_all(self, grace_s: float) -> None:
-        """Ask every child to stop, wait up to `grace_s` seconds, kill the rest, and reap them all."""
+        """Ask every worker to stop, wait up to `grace_s` seconds, kill the rest and the observer, and reap them all."""
         self.send_to_all(signal.SIGTERM)
         deadline = time.monotonic() + grace_s
         while self._pids and time.monotonic() < deadline:
             self.reap()
             time.sleep(_REAP_LOOK_S)
         self.send_to_all(signal.SIGKILL)
-        while self._pids:
+        if self._observer is not None:
+            self.send(self._observer, signal.SIGKILL)
+        while self._pids or self._observer is not None:
             self.reap()
             time.sleep(_REAP_LOOK_S)
 
@@ -144,20 +147,46 @@ def _assert_one_thread() -> None:
         raise InvariantError(f"the master has {threads} threads and must have one to fork")
 
 
-def _live_as_worker(
-    slot: int, run_worker: Callable[[int], int], master_pid: int, mask: Set[int], stacks_fd: int
-) -> NoReturn:
+@dataclass(frozen=True, slots=True)
+class _Life:
+    """What a child does: `run` returns its exit code, `kept` are the descriptors that it inherits."""
+
+    slot: int
+    """The slot of a worker; 0 for the observer."""
+    run: Callable[[], int]
+    stacks_fd: int = 2
+    kept: Set[int] = frozenset()
+
+
+def _fork(life: _Life) -> int:
+    """Fork a child that leads this life, and return its pid."""
+    _assert_one_thread()
+    master_pid = os.getpid()
+    gc.disable()  # a collection in the child before it enables it again would copy the master's pages
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _lead(life, master_pid, mask)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        gc.enable()
+    return pid
+
+
+def _lead(life: _Life, master_pid: int, mask: Set[int]) -> NoReturn:
     """Run the child until it exits. Nothing that happens here may return into the master's frames."""
     code: int = ExitCode.RUNTIME
     try:
-        _leave_the_master(master_pid, stacks_fd)
+        _leave_the_master(master_pid, life)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         gc.enable()
-        code = int(run_worker(slot)) & 0xFF
+        code = int(life.run()) & 0xFF
     except SystemExit as request:
         code = exit_code_of(request)
     except BaseException:
-        _WORKER_LOG.exception("slot %d: the worker failed", slot, extra=log_event("worker_failed", worker=slot))
+        text = "slot %d: the worker failed"
+        _WORKER_LOG.exception(text, life.slot, extra=log_event("worker_failed", worker=life.slot))
     finally:
         try:
             flush()
@@ -165,14 +194,15 @@ def _live_as_worker(
             os._exit(code)
 
 
-def _leave_the_master(master_pid: int, stacks_fd: int) -> None:
+def _leave_the_master(master_pid: int, life: _Life) -> None:
     """Drop what the child inherited, with all signals still blocked."""
     signal.set_wakeup_fd(-1)
     for signum in TAKEN | _NOT_FATAL:
         signal.signal(signum, do_nothing if signum in _NOT_FATAL else signal.SIG_DFL)
-    _close_inherited_fds(_STANDARD_FDS | {stacks_fd})
-    bind_to_parent(master_pid, stacks_fd)
-    claim(stacks_fd)
+    _close_inherited_fds(_STANDARD_FDS | {life.stacks_fd} | life.kept)
+    bind_to_parent(master_pid, life.stacks_fd)
+    if life.stacks_fd not in _STANDARD_FDS:
+        claim(life.stacks_fd)
     forget_inherited()
 
 

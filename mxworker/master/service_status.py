@@ -32,9 +32,10 @@ from mxworker.system.printable import well_formed
 class StatusReport:
     """Tells the state of one service. It keeps what neither the fleet nor the board does: how workers ended."""
 
-    def __init__(self, name: str, fleet: Fleet, board: Board, now_ns: int) -> None:
-        """`now_ns` is the instant at which the service started."""
+    def __init__(self, name: str, fleet: Fleet, board: Board, now_ns: int, http: str = "") -> None:
+        """`now_ns` is the instant at which the service started, `http` its URL if it has one."""
         self._name = name
+        self._http = http
         self._fleet = fleet
         self._board = board
         self._started_ns = now_ns
@@ -75,6 +76,7 @@ class StatusReport:
             links=links,
             unconsumed=unconsumed,
             drain_left_s=self._drain_left_s(now_ns),
+            http=self._http,
         )
 
     def _drain_left_s(self, now_ns: int) -> float | None:

@@ -221,7 +221,7 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("MXWORKER_", "RUNTIME_DIR"))}
     without_uvloop = str(WITHOUT_UVLOOP) if _runs_on_asyncio() else None
     path = os.pathsep.join(filter(None, [without_uvloop, str(REPOSITORY), ours.get("PYTHONPATH")]))
-    return {**ours, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **extra}
+    return {**ours, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "MXWORKER_NO_HTTP": "1", **extra}
 
 
 def _runs_on_asyncio() -> bool:

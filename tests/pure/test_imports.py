@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "worker.cpu": BELOW_WORKER | {"worker", "worker.handling"},
     "worker": BELOW_WORKER | {"worker.handling", "worker.cpu"},
     "master": frozenset({GROUND, "system", "board", "control"}),
+    "observer": frozenset({GROUND, "system", "board", "control"}),
 }
 # What a module may name in annotations alone, under TYPE_CHECKING: nothing of it is loaded, and an editor knows what an
 # application imports, and what a handler gets from its context.

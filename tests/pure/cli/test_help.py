@@ -13,7 +13,8 @@ from click.testing import CliRunner
 
 from mxworker.cli import main
 
-SECTIONS = ["Broker", "Application", "Concurrency", "Limits", "Supervision", "Logging", "Other options", "Exit codes"]
+_OF_A_SERVICE = ["Broker", "Application", "Concurrency", "Limits", "Supervision", "HTTP", "Logging"]
+SECTIONS = [*_OF_A_SERVICE, "Other options", "Exit codes"]
 BOUNDLESS = {"broker_url", "tls_cert", "reload_dir", "control_socket"}  # without them there is nothing to show
 
 

@@ -1,0 +1,147 @@
+"""The options about HTTP, and the observer that is made of them."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from mxworker.cli.help import option
+from mxworker.errors import ConfigError
+from mxworker.system.log_events import log_event
+from mxworker.system.printable import foreign
+
+if TYPE_CHECKING:
+    from mxworker.board.page import Board
+    from mxworker.master.observer import Observing
+    from mxworker.observer.access import Access
+
+log = logging.getLogger("mxworker")
+
+_SECTION = "HTTP"
+_TOKEN_CHARACTERS = 16
+_OPTIONS = (
+    option(
+        "--http",
+        section=_SECTION,
+        metavar="ADDR:PORT",
+        show_default="127.0.0.1:9191, or the next free port",
+        help="Where to serve metrics, probes and the status page.",
+    ),
+    option("--no-http", is_flag=True, section=_SECTION, help="Serve no HTTP."),
+    option(
+        "--http-token-file",
+        type=click.Path(),
+        section=_SECTION,
+        metavar="FILE",
+        show_default="no token",
+        help="A file with the token that is needed to see more than metrics and probes. An address that other machines "
+        "can reach must have one.",
+    ),
+    option(
+        "--http-host",
+        multiple=True,
+        section=_SECTION,
+        metavar="NAME",
+        show_default="the address and localhost",
+        help="A host name under which clients may ask, such as that of a proxy; * is any. Repeat the option to give "
+        "several.",
+    ),
+)
+
+
+def http_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options about HTTP to a command."""
+    for each in reversed(_OPTIONS):
+        command = each(command)
+    return command
+
+
+@dataclass(frozen=True, slots=True)
+class Http:
+    """A listening socket, and who may see what."""
+
+    listening: socket.socket
+    access: Access
+
+    @property
+    def url(self) -> str:
+        """The address to open in a browser on this machine or, if it is not for that one alone, on others."""
+        from mxworker.observer.addresses import address_of
+
+        return f"http://{address_of(self.listening)}/"
+
+    def observing(self, board: Board, heartbeat_timeout_s: float) -> Observing:
+        """Return what the observer runs."""
+        from mxworker.master.observer import Observing
+        from mxworker.observer import main as observer  # before the fork, so that its pages are shared
+
+        return Observing(
+            lambda: observer.run(board, self.listening, self.access, heartbeat_timeout_s),
+            frozenset({self.listening.fileno()}),
+            self.url,
+        )
+
+
+def http_listen(flags: dict[str, Any]) -> Http | None:
+    """Take the address for HTTP; return None when there shall be none. Raises ConfigError."""
+    from mxworker.observer.access import Access
+    from mxworker.observer.addresses import Address, address_of, is_only_here, listen_at, listen_nearby
+
+    ctx = click.get_current_context()
+    if flags["no_http"] and (flags["http"] is None or _is_stronger(ctx, "no_http", "http")):
+        return None
+    token = _token(flags["http_token_file"])
+    if flags["http"] is not None:
+        listening = listen_at(Address.parse(flags["http"]))
+    else:
+        try:
+            listening = listen_nearby(Address())
+        except OSError as error:
+            facts = log_event("http_missing", error=str(error))
+            log.warning("no HTTP: %s cannot be used: %s", Address(), error, extra=facts)
+            return None
+    address = address_of(listening)
+    if token is None and not is_only_here(listening):
+        listening.close()
+        raise ConfigError(
+            f"other machines can reach {foreign(address)}, so its status page needs a token.\n"
+            "  Try:  openssl rand -hex 32 > token && chmod 600 token, and --http-token-file token\n"
+            "  or serve this machine alone:  --http 127.0.0.1:9191"
+        )
+    hosts = frozenset(name.lower() for name in flags["http_host"])
+    return Http(listening, Access(address.host, hosts, token))
+
+
+def _is_stronger(ctx: click.Context, one: str, other: str) -> bool:
+    """Tell which of two options that exclude each other counts: one on the command line overrides the environment."""
+    sources = [ctx.get_parameter_source(name) for name in (one, other)]
+    if sources[0] is sources[1]:
+        raise ConfigError("--http and --no-http exclude each other.")
+    return sources[0] is ParameterSource.COMMANDLINE
+
+
+def _token(path: str | None) -> bytes | None:
+    """Return the token in a file, after checking who else may read it."""
+    from mxworker.system.secret_files import check_secret
+
+    if path is None:
+        return None
+    what = "--http-token-file"
+    check_secret(what, path)
+    try:
+        token = Path(path).read_bytes().strip()
+    except OSError as error:
+        raise ConfigError(f"{what} names '{foreign(path)}', which cannot be read: {error.strerror}.") from error
+    if len(token) < _TOKEN_CHARACTERS:
+        raise ConfigError(
+            f"{what} names '{foreign(path)}', whose token has fewer than {_TOKEN_CHARACTERS} characters.\n"
+            f"  Try:  openssl rand -hex 32 > {foreign(path)}"
+        )
+    return token

@@ -1,0 +1,74 @@
+"""The whole life of the observer's process: it serves HTTP and beats, until it is killed.
+
+The master forks it and kills it at the end. It reads the board and nothing else: it waits for no worker, sends nobody
+anything, has no connection to a broker, and loads no code of the application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import time
+
+from setproctitle import setproctitle
+
+from mxworker.board.page import Board
+from mxworker.errors import ExitCode
+from mxworker.observer.access import Access
+from mxworker.observer.connections import HttpServer
+from mxworker.observer.looking import Lookout
+from mxworker.observer.pages import PAGES, Page
+from mxworker.observer.probes import livez, readyz
+from mxworker.observer.routes import LIVEZ, METRICS, READYZ, Route, reply_to
+from mxworker.observer.scrape import scrape
+from mxworker.system.child import do_nothing
+from mxworker.system.log_events import log_event
+
+_LOG = logging.getLogger("mxworker.observer")
+
+BEAT_S = 1.0
+_DEAF_TO = (signal.SIGTERM, signal.SIGQUIT)
+"""Signals that a terminal or service manager sends to all processes: the observer goes after the last worker."""
+
+
+def run(board: Board, listening: socket.socket, access: Access, heartbeat_timeout_s: float) -> int:
+    """Serve `listening` until the process is killed. Returns only after a failure, with the exit code."""
+    for signum in _DEAF_TO:
+        signal.signal(signum, do_nothing)
+    setproctitle("mxworker: observer")
+    _forget_settings()
+    try:
+        asyncio.run(_serve(board.of_observer(), listening, access, heartbeat_timeout_s))
+    except Exception:
+        _LOG.exception("the observer failed", extra=log_event("observer_failed"))
+    return ExitCode.RUNTIME
+
+
+def _forget_settings() -> None:
+    """Drop the settings of the service from the environment, which may name files with secrets."""
+    for name in [name for name in os.environ if name.startswith("MXWORKER_")]:
+        del os.environ[name]
+
+
+async def _serve(board: Board, listening: socket.socket, access: Access, heartbeat_timeout_s: float) -> None:
+    routes = _routes(Lookout(board))
+    server = HttpServer(lambda request: reply_to(request, access, routes))
+    await server.start(listening)
+    while True:
+        board.beat_as_observer(time.monotonic_ns() + round(heartbeat_timeout_s * 1e9))
+        await asyncio.sleep(BEAT_S)
+
+
+def _routes(lookout: Lookout) -> dict[str, Route]:
+    def on_page(page: Page) -> Route:
+        return lambda request: page(lookout.view())
+
+    probes: dict[str, Route] = {
+        LIVEZ: lambda request: livez(lookout.told()[1]),
+        READYZ: lambda request: readyz(*lookout.told()),
+    }
+    metrics: dict[str, Route] = {METRICS: lambda request: scrape(lookout.view(), request.accept)}
+    return {**metrics, **probes, **{path: on_page(page) for path, page in PAGES.items()}}
