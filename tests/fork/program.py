@@ -80,8 +80,8 @@ class Worker:
             ring()
 
     def become_ready(self) -> None:
-        self.beat()
         self.say("ready")  # before the master can know: what it does for it comes after it among the events
+        self.beat()
         self.slot.write_note("consumes orders")
         self.slot.words[Word.EVER_READY] = 1
         self.slot.write_state(WorkerState.READY)

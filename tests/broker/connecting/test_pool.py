@@ -100,7 +100,8 @@ async def test_channel_max_of_the_broker_is_respected(
 
 
 async def test_connection_cut_while_borrowed_is_an_error_and_the_next_borrow_works(broker_url: str) -> None:
-    async with proxy_to(broker_url) as proxy, running(proxy.url(broker_url)) as pool:
+    """After several cuts in a row, the next attempt to connect may be seconds away."""
+    async with proxy_to(broker_url) as proxy, running(proxy.url(broker_url), borrow_timeout_s=SOON_S) as pool:
         for _ in range(3):
             with pytest.raises((AMQPError, ConnectionLost, ConnectionError)):  # noqa: PT012  the block is what is tested
                 async with asyncio.timeout(SOON_S), pool.channel() as channel:

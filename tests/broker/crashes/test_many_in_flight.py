@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,9 +79,10 @@ def test_killer_among_many_started_ones_is_set_aside_and_nobody_else(
     assert f"{many} messages go back to the broker" in log
     (kept,) = quarantined(broker_url, queue_name).values()
     assert kept.body.decode() == killer
-    starts = [record.id for record in ledger.read(recorded.path) if record.event is START]
-    assert starts.count(killer) == kept.headers["mx-kills"] == 3
-    assert all(starts.count(one) == 2 for one in innocent)
+    starts = Counter(record.id for record in ledger.read(recorded.path) if record.event is START)
+    assert starts[killer] == kept.headers["mx-kills"] == 3
+    later_deaths = 2  # each resets the connection, so acks that the broker has not read yet are lost
+    assert {starts[one] for one in innocent} <= set(range(2, 2 + later_deaths + 1))
     assert recorded.judge().lost == {killer}
 
 
