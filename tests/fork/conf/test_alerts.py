@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from tests.fork.conf.series import FAULTS, MINUTES, Values
+from tests.harness.dashboard import expressions
 from tests.harness.prometheus import promtool
 from tests.harness.repository import REPOSITORY
 
@@ -66,3 +68,16 @@ def written(values: Values) -> str:
     """Return the samples of a series in the notation of promtool."""
     samples = [values(minute) for minute in range(MINUTES)]
     return " ".join("_" if sample is None else f"{sample:.10g}" for sample in samples)
+
+
+def test_promtool_can_read_what_the_dashboard_asks(tmp_path: Path) -> None:
+    rules = [{"record": f"panel:{number}", "expr": asked} for number, asked in enumerate(expressions().values())]
+    file = tmp_path / "dashboard.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    checked = promtool("check", "rules", "--lint=none", file)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_promtool_finds_nothing_wrong_with_the_configuration() -> None:
+    checked = promtool("check", "config", RULES.with_name("prometheus.yml"))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
