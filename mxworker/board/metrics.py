@@ -10,9 +10,11 @@ Pure, but for the memory it reads.
 
 from __future__ import annotations
 
+import struct
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from mxworker.board import metrics_layout as layout
@@ -49,6 +51,9 @@ from mxworker.system.printable import foreign
 _TOP_BYTE = layout.WORD_BYTES - 1  # a word whose top byte is not 0 was not reached by counting
 _MOST = (1 << 63) - 1  # of a sum: JSON holds no more
 _MOST_S = 1e15  # 30 million years of handlers that run
+_UNCOUNTABLE = 1 << 8 * _TOP_BYTE
+_FAILURE = struct.Struct(f"<QQd{layout.ERROR_TYPE_AT - FailureWord.LAST_AT * 8 - 8}x{layout.ERROR_TYPE_BYTES}s")
+"""See `FailureWord`: row, count, instant, type."""
 Words = Sequence[int]
 Seconds = Sequence[float]
 
@@ -127,11 +132,14 @@ def _words(area: memoryview, at: int, count: int) -> list[int]:
     return words
 
 
-def _seconds(area: memoryview, at: int, count: int) -> list[float]:
+def _seconds(area: memoryview, at: int, count: int) -> Seconds:
     """Return `count` doubles from the word `at` on; 0 for one that is no time."""
     start = at * layout.WORD_BYTES
     raw: memoryview[float] = area[start : start + count * layout.WORD_BYTES].cast("d")
-    return [second if 0 <= second <= _MOST_S else 0.0 for second in raw.tolist()]
+    seconds = raw.tolist()
+    if 0 <= sum(seconds) <= _MOST_S and min(seconds) >= 0:  # the sum of what is no number is no number
+        return seconds
+    return [second if 0 <= second <= _MOST_S else 0.0 for second in seconds]
 
 
 def _rows(area: memoryview, process: Words) -> list[tuple[bytes, _Row]]:
@@ -139,19 +147,21 @@ def _rows(area: memoryview, process: Words) -> list[tuple[bytes, _Row]]:
     used = min(process[ProcessWord.ROWS_USED], layout.ROWS)
     names = bytes(area[layout.ROW_NAMES_AT : layout.ROW_NAMES_AT + used * layout.ROW_NAMES_BYTES])
     size = layout.ROW_NAMES_BYTES
-    found = [(names[row * size : (row + 1) * size], _row(area, row)) for row in range(used)]
-    if used == layout.ROWS:  # else there is no other row, and its memory is not touched
-        other = _row(area, layout.OTHER_ROW)
+    end = used + (used == layout.ROWS)  # else there is no row for all others, and its memory is not touched
+    raw = memoryview(bytes(area[layout.ROWS_AT : layout.ROWS_AT + end * layout.ROW_WORDS * layout.WORD_BYTES]))
+    found = [(names[row * size : (row + 1) * size], _row(raw, row)) for row in range(used)]
+    if used == layout.ROWS:
+        other = _row(raw, layout.OTHER_ROW)
         if any(other.words):
             found.append((_OTHER_NAMES, other))
     return found
 
 
-def _row(area: memoryview, row: int) -> _Row:
-    at = layout.ROWS_AT + row * layout.ROW_WORDS * layout.WORD_BYTES
+def _row(rows: memoryview, row: int) -> _Row:
+    at = row * layout.ROW_WORDS * layout.WORD_BYTES
     end = at // layout.WORD_BYTES + layout.ROW_WORDS
     return _Row(
-        _words(area, at, layout.ROW_WORDS - layout.SECONDS), _seconds(area, end - layout.SECONDS, layout.SECONDS)
+        _words(rows, at, layout.ROW_WORDS - layout.SECONDS), _seconds(rows, end - layout.SECONDS, layout.SECONDS)
     )
 
 
@@ -173,18 +183,16 @@ def _exchanges(area: memoryview, process: Words) -> list[tuple[bytes, Words]]:
 
 def _read_failures(area: memoryview, process: Words, into: Mapping[bytes, _Failures]) -> None:
     """Add the failures of one slot to those of the other slots."""
-    for entry in range(min(process[ProcessWord.FAILURES_USED], layout.FAILURES)):
-        at = layout.FAILURES_AT + entry * layout.FAILURE_BYTES
-        words = _words(area, at, FailureWord.LAST_AT)
-        (last_at,) = _seconds(area, at // layout.WORD_BYTES + FailureWord.LAST_AT, 1)
-        row = words[FailureWord.ROW]
+    used = min(process[ProcessWord.FAILURES_USED], layout.FAILURES)
+    entries = area[layout.FAILURES_AT : layout.FAILURES_AT + used * layout.FAILURE_BYTES]
+    for row, count, last_at, raw in _FAILURE.iter_unpack(entries):
         if row > layout.OTHER_ROW:
             continue
         of_row = into[_names_of(area, row)]
-        name_at = at + layout.ERROR_TYPE_AT
-        error_type = _text(bytes(area[name_at : name_at + layout.ERROR_TYPE_BYTES]))
-        of_row.counts[error_type] += words[FailureWord.COUNT]
-        of_row.last_at[error_type] = max(last_at, of_row.last_at.get(error_type, 0.0))
+        error_type = _text(raw)
+        of_row.counts[error_type] += count if count < _UNCOUNTABLE else 0
+        known_at = of_row.last_at.get(error_type, 0.0)
+        of_row.last_at[error_type] = last_at if known_at < last_at <= _MOST_S else known_at
 
 
 def _names_of(area: memoryview, row: int) -> bytes:
@@ -203,6 +211,7 @@ _OTHER_NAMES = padded(OTHER) * 2
 _OTHER_EXCHANGE = padded(OTHER)
 
 
+@lru_cache(maxsize=4096)  # each name is in many slots
 def _text(raw: bytes) -> str:
     return foreign(raw.partition(b"\0")[0].decode("utf-8", "replace"))
 

@@ -5,8 +5,8 @@ Pure. The fields are a public interface: they appear in JSON under these names, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,8 @@ class WorkerStatus:
     restarts: int
     last_exit: str
     """How and why the last process of the slot ended; empty when none has ended."""
+    heartbeat_age_s: float | None = None
+    """How long ago the event loop of the worker beat; it beats once a second. None while the worker starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,10 @@ class ServiceStatus:
     """The seconds that handlers have left in a drain of the whole service; None when there is no such drain."""
     http: str = ""
     """The URL of the status page; empty when no HTTP is served."""
+    restarts: Mapping[str, int] = field(default_factory=dict)
+    """How many workers were followed by another one, by why they ended."""
+    reloads: Mapping[str, int] = field(default_factory=dict)
+    """How many reloads were done, and how many refused."""
 
 
 def why_unhealthy(is_beyond_repair: bool) -> str:

@@ -21,11 +21,11 @@ from __future__ import annotations
 import logging
 import random
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mxworker.config import MAX_WORKERS, Supervision
 from mxworker.errors import NEEDS_A_HUMAN, ExitCode
-from mxworker.master.plan import Action, Exit, Look, Roll, Send, Spawn
+from mxworker.master.plan import Action, Exit, Look, Roll, RollState, Send, Spawn
 from mxworker.master.replacing import START_ATTEMPTS, Replacing
 from mxworker.master.slot import NS_PER_S, Slot
 from mxworker.master.slot_states import Reason, SlotEvent, SlotState
@@ -70,6 +70,11 @@ class Fleet:
     def roll(self) -> Roll:
         """How the last reload goes, or went."""
         return self._replacing.roll
+
+    @property
+    def reloads(self) -> Mapping[RollState, int]:
+        """How many reloads were done, and how many refused."""
+        return self._replacing.reloads
 
     @property
     def generation(self) -> int:

@@ -126,7 +126,7 @@ class _Master:
         self._poll.register(inbox.fd, select.POLLIN)
         self._started_ns = time.monotonic_ns()
         url = "" if observing is None else observing.url
-        self._status = StatusReport(supervision.name, self._fleet, board, self._started_ns, url)
+        self._status = StatusReport(supervision, self._fleet, board, self._started_ns, url)
         self._commands = Commands(
             self._fleet, board, self._status, lambda order: children.send_to_all(order.value), terminal
         )

@@ -36,6 +36,8 @@ class Replacing:
     def __init__(self, slots: Slots) -> None:
         """Begin with the first generation of the code, and no roll."""
         self.roll = Roll()
+        self.reloads = {RollState.DONE: 0, RollState.REFUSED: 0}
+        """How many reloads ended so."""
         self._slots = slots
         self._recycle_from_ns = 0
 
@@ -76,7 +78,7 @@ class Replacing:
         generation = self.roll.generation
         old = [slot for slot in self._slots.wanted if slot.pid and slot.generation < generation]
         if not old:
-            self.roll = Roll(RollState.DONE, generation)
+            self._end_roll(Roll(RollState.DONE, generation))
             facts = log_event("reload_finished", generation=generation)
             _LOG.info("reload: all workers are of generation %d", generation, extra=facts)
             return
@@ -99,10 +101,14 @@ class Replacing:
         return not renewed or (bool(steady) and all(slot in steady for slot in renewed if slot.failures))
 
     def _refuse(self, why: str) -> None:
-        self.roll = Roll(RollState.REFUSED, self.roll.generation, why)
+        self._end_roll(Roll(RollState.REFUSED, self.roll.generation, why))
         facts = log_event("reload_refused", generation=self.roll.generation, why=why)
         text = "reload refused: generation %d does not serve: %s; the workers go on"
         _LOG.error(text, self.roll.generation, why, extra=facts)
+
+    def _end_roll(self, roll: Roll) -> None:
+        self.roll = roll
+        self.reloads[roll.state] += 1
 
     # ---- the replacement
 

@@ -11,6 +11,7 @@ import time
 from mxworker import __version__
 from mxworker.board.layout import Word
 from mxworker.board.page import Board
+from mxworker.config import Supervision
 from mxworker.control.status import (
     PausedStatus,
     ReloadStatus,
@@ -24,28 +25,44 @@ from mxworker.master.conditions import links_of, unconsumed_by
 from mxworker.master.fleet import Fleet
 from mxworker.master.plan import Exit, RollState
 from mxworker.master.slot import NS_PER_S, Slot
+from mxworker.master.slot_states import Reason, SlotState
 from mxworker.master.slots import DRAIN_SLACK_NS
 from mxworker.system.log import level
 from mxworker.system.printable import well_formed
+
+_RESTARTS = (
+    Reason.CRASH,
+    Reason.HANG,
+    Reason.LEFT_UNASKED,
+    Reason.BROKEN,
+    Reason.DRAIN_TIMEOUT,
+    Reason.RELOAD,
+    Reason.RECYCLE,
+)
+"""Why a worker ended that another one follows, unless the service is being stopped."""
 
 
 class StatusReport:
     """Tells the state of one service. It keeps what neither the fleet nor the board does: how workers ended."""
 
-    def __init__(self, name: str, fleet: Fleet, board: Board, now_ns: int, http: str = "") -> None:
+    def __init__(self, supervision: Supervision, fleet: Fleet, board: Board, now_ns: int, http: str = "") -> None:
         """`now_ns` is the instant at which the service started, `http` its URL if it has one."""
-        self._name = name
+        self._name = supervision.name
+        self._heartbeat_ns = round(supervision.heartbeat_timeout_s * NS_PER_S)
         self._http = http
         self._fleet = fleet
         self._board = board
         self._started_ns = now_ns
         self._started_at_unix_s = time.time()
         self._exits: dict[int, str] = {}  # at most one per slot
+        self._restarts = dict.fromkeys(map(_label, _RESTARTS), 0)
         self._last_note = ""
 
     def note_exit(self, ended: Exit, how: str, note: str) -> None:
         """Keep in mind how the last worker of a slot ended, and the note it left if it could not start."""
         self._exits[ended.slot] = f"{how} ({ended.reason.value})"
+        if ended.reason in _RESTARTS and not self._fleet.is_stopping:
+            self._restarts[_label(ended.reason)] += 1
         if note:
             self._last_note = note
 
@@ -77,6 +94,8 @@ class StatusReport:
             unconsumed=unconsumed,
             drain_left_s=self._drain_left_s(now_ns),
             http=self._http,
+            restarts=self._restarts,
+            reloads={state.name.lower(): count for state, count in fleet.reloads.items()},
         )
 
     def _drain_left_s(self, now_ns: int) -> float | None:
@@ -107,6 +126,7 @@ class StatusReport:
             generation=slot.generation,
             uptime_s=round((now_ns - slot.spawned_ns) / NS_PER_S, 3) if lives else None,
             heartbeat_late_s=round(_late_s(slot, now_ns), 3) if lives else None,
+            heartbeat_age_s=self._heartbeat_age_s(slot, now_ns),
             rss_bytes=words[Word.RSS_BYTES] if lives else None,
             in_flight=told.in_flight_count if lives else 0,
             acked=words[Word.ACKED],
@@ -118,6 +138,16 @@ class StatusReport:
             last_exit=self._exits.get(slot.number, ""),
         )
 
+    def _heartbeat_age_s(self, slot: Slot, now_ns: int) -> float | None:
+        """Return how long ago the worker beat. A worker that ends promises its last beat for a longer time."""
+        if slot.pid is None or slot.state is SlotState.STARTING:
+            return None
+        return round(max(0, now_ns - (slot.deadline_ns - self._heartbeat_ns)) / NS_PER_S, 3)
+
 
 def _late_s(slot: Slot, now_ns: int) -> float:
     return max(0, now_ns - slot.deadline_ns) / NS_PER_S
+
+
+def _label(reason: Reason) -> str:
+    return reason.value.replace(" ", "_")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
+from typing import cast
 
+from prometheus_client import openmetrics
 from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -12,19 +14,27 @@ from mxworker.observer.families import families
 from mxworker.observer.reply import Reply
 from mxworker.observer.view import View
 
+_NOT_ESCAPED = openmetrics.exposition.ALLOWUTF8
+"""The scheme for our names. They need no escaping in any scheme, and this one takes half of the time."""
+
 
 class _Families(Collector):
     """What an encoder of prometheus_client takes in place of a registry."""
 
-    def __init__(self, view: View) -> None:
-        self._view = view
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterable[Metric]:
         """Return all families."""
-        return families(self._view)
+        return self._families
 
 
 def scrape(view: View, accept: str) -> Reply:
     """Return all metrics in the format that `accept` prefers, which is OpenMetrics or the text format."""
-    encode, content_type = choose_encoder(accept)
-    return Reply(encode(_Families(view)), content_type=content_type)
+    return Reply(encoded(families(view), accept, _NOT_ESCAPED), content_type=choose_encoder(accept)[1])
+
+
+def encoded(families: Iterable[Metric], accept: str, escaping: str) -> bytes:
+    """Return families in the format that `accept` prefers; `escaping` is a scheme for names that are not plain."""
+    encode = cast(Callable[..., bytes], choose_encoder(accept)[0])
+    return encode(_Families(families), escaping=escaping)

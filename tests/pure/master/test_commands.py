@@ -8,6 +8,7 @@ from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, 
 import pytest
 
 from mxworker.board.page import Board
+from mxworker.config import Supervision
 from mxworker.master.commands import Commands
 from mxworker.master.fleet import Fleet
 from mxworker.master.plan import Send
@@ -27,7 +28,7 @@ class Master:
         self.fleet: Fleet = self.world.fleet
         self.board = Board(2)
         self.told: list[Order] = []
-        status = StatusReport("app", self.fleet, self.board, 0)
+        status = StatusReport(Supervision("app", 2), self.fleet, self.board, 0)
         self.commands = Commands(self.fleet, self.board, status, self.told.append, terminal)
 
     def take(self, *signums: signal.Signals, after_s: float = 0.0) -> None:

@@ -1,0 +1,132 @@
+"""What a scrape costs: a service of 32 slots with 50 handlers each, whose every series has a value.
+
+    python -m bench.scrape [--slots 32] [--handlers 50] [--rounds 50]
+
+It prints the medians of the steps: the fold of the board, the text in both formats, and a whole scrape over HTTP by
+this machine's loopback, from an observer in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import os
+import signal
+import statistics
+import time
+from collections.abc import Callable
+
+import orjson
+
+from mxworker.board.metric_rows import ConsumerRow, MetricRows, count_publish, observe
+from mxworker.board.metrics import fold
+from mxworker.board.metrics_layout import ExchangeWord, Outcome, ProcessSeconds, ProcessWord, RowSeconds, RowWord
+from mxworker.board.page import Board
+from mxworker.control.status import PausedStatus, ReloadStatus, ServiceStatus, WorkerStatus
+from mxworker.observer import main as observer
+from mxworker.observer.access import Access
+from mxworker.observer.addresses import Address, address_of, listen_at
+from mxworker.observer.looking import Lookout
+from mxworker.observer.scrape import scrape
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+TIMES = ((RowWord.WAIT, RowSeconds.WAIT), (RowWord.DURATION, RowSeconds.DURATION), (RowWord.AGE, RowSeconds.AGE))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--slots", type=int, default=32)
+    parser.add_argument("--handlers", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=50)
+    options = parser.parse_args()
+    board = board_of(options.slots, options.handlers)
+    lookout = Lookout(board)
+    view = lookout.view()
+    reply = scrape(view, "")
+    print(
+        f"{options.slots} slots, {options.handlers} handlers: {len(reply.body):,} bytes, {lines(reply.body):,} samples"
+    )
+    show("fold", lambda: fold(board), options.rounds)
+    show("text", lambda: scrape(view, ""), options.rounds)
+    show("OpenMetrics", lambda: scrape(view, OPENMETRICS), options.rounds)
+    with listen_at(Address(port=0)) as listening:
+        address = address_of(listening)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(observer.run(board, listening, Access(address.host), 30))
+        try:
+            connection = http.client.HTTPConnection(address.host, address.port, timeout=10)
+            show("whole scrape over HTTP", lambda: asked(connection), options.rounds)
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def asked(connection: http.client.HTTPConnection) -> None:
+    """Scrape once."""
+    connection.request("GET", "/metrics")
+    reply = connection.getresponse()
+    assert reply.status == 200, reply.read()
+    reply.read()
+
+
+def lines(body: bytes) -> int:
+    """Return how many samples there are."""
+    return sum(not line.startswith(b"#") for line in body.splitlines())
+
+
+def show(step: str, run: Callable[[], object], rounds: int) -> None:
+    """Run a step again and again, and print its median and its best time."""
+    times_ms = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run()
+        times_ms.append((time.perf_counter() - start) * 1000)
+    print(f"{step:<24} median {statistics.median(times_ms):6.1f} ms   best {min(times_ms):6.1f} ms")
+
+
+def board_of(slots: int, handlers: int) -> Board:
+    """Return the board of a service that has handled messages of all sorts."""
+    board = Board(slots)
+    for slot in board.slots:
+        slot.prepare(1, False, 1)
+        rows = MetricRows(slot.metrics)
+        for number in range(handlers):
+            work(rows.consumer(f"shop.queue-{number}", f"handler_{number}"))
+        rows.process[ProcessWord.PUBLISH_IN_FLIGHT] = 5
+        rows.process_seconds[ProcessSeconds.CPU] = 12.5
+        count_publish(rows.exchange("shop"), ExchangeWord.CONFIRMED, 100)
+    board.status.write(orjson.dumps(status(slots)), time.monotonic_ns())
+    return board
+
+
+def work(row: ConsumerRow) -> None:
+    """Write to each word of a handler."""
+    for outcome in Outcome:
+        row.words[outcome] = 1000 + outcome
+    for at, seconds_at in TIMES:
+        for exponent in range(18):
+            observe(row.words, at, row.seconds, seconds_at, 0.0005 * 2**exponent)
+    for error in ("ValueError", "TimeoutError"):
+        row.failed(error)
+    row.words[RowWord.SLOTS] = 32
+    row.words[RowWord.IS_CONSUMED] = 1
+    row.seconds[RowSeconds.BUSY] = 123.456
+    row.write_queue_facts(9, 2, 0, 0, 0, 123.5)
+
+
+def status(slots: int) -> ServiceStatus:
+    """Return what the master tells of this service."""
+    facts = (0.0, 50_000_000, 1, 1, 0, 0, 0, 0, 0, "", 0.5)
+    workers = [
+        WorkerStatus(slot, 1000 + slot, "running", "ready", "beat", 1, 60.0, *facts) for slot in range(1, slots + 1)
+    ]
+    reload, paused = ReloadStatus("none", 1, "", ""), PausedStatus(False, ())
+    return ServiceStatus(
+        "shop", "1", 1, "running", 0.0, 60.0, 1, slots, slots, "", "", reload, paused, (), "info", tuple(workers)
+    )
+
+
+if __name__ == "__main__":
+    main()
