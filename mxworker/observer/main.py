@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Mapping
 
 from setproctitle import setproctitle
 
@@ -19,8 +20,9 @@ from mxworker.board.page import Board
 from mxworker.errors import ExitCode
 from mxworker.observer.access import Access
 from mxworker.observer.connections import HttpServer
+from mxworker.observer.history import History
 from mxworker.observer.looking import Lookout
-from mxworker.observer.pages import PAGES, Page
+from mxworker.observer.pages import Page, pages
 from mxworker.observer.probes import livez, readyz
 from mxworker.observer.routes import LIVEZ, METRICS, READYZ, Route, reply_to
 from mxworker.observer.scrape import scrape
@@ -54,15 +56,17 @@ def _forget_settings() -> None:
 
 
 async def _serve(board: Board, listening: socket.socket, access: Access, heartbeat_timeout_s: float) -> None:
-    routes = _routes(Lookout(board))
+    lookout, history = Lookout(board), History()
+    routes = _routes(lookout, pages(history))
     server = HttpServer(lambda request: reply_to(request, access, routes))
     await server.start(listening)
     while True:
         board.beat_as_observer(time.monotonic_ns() + round(heartbeat_timeout_s * 1e9))
+        history.add(lookout.view())
         await asyncio.sleep(BEAT_S)
 
 
-def _routes(lookout: Lookout) -> dict[str, Route]:
+def _routes(lookout: Lookout, shown: Mapping[str, Page]) -> dict[str, Route]:
     def on_page(page: Page) -> Route:
         return lambda request: page(lookout.view())
 
@@ -71,4 +75,4 @@ def _routes(lookout: Lookout) -> dict[str, Route]:
         READYZ: lambda request: readyz(*lookout.told()),
     }
     metrics: dict[str, Route] = {METRICS: lambda request: scrape(lookout.view(), request.accept)}
-    return {**metrics, **probes, **{path: on_page(page) for path, page in PAGES.items()}}
+    return {**metrics, **probes, **{path: on_page(page) for path, page in shown.items()}}

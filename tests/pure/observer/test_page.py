@@ -1,0 +1,156 @@
+"""The page: whole without its script, and whatever others named is text in it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from mxworker.control.status import UnconsumedStatus
+from mxworker.observer.html import Html, element, join
+from mxworker.observer.overview import overview
+from mxworker.observer.page import page, policy
+from mxworker.observer.problems import Facts
+from mxworker.observer.sparkline import path_of
+from tests.harness import service_facts
+from tests.harness.service_facts import STATES, later
+
+MOST_BYTES = 60_000
+HOSTILE = "</td><script>alert(1)</script><img src=x onerror=alert(1)>\"'&amp;\u202e"
+VOID = {"meta", "link", "br"}
+
+
+class Reader(HTMLParser):
+    """Reads a page: the tags it has, the text of each, and whether all are closed."""
+
+    def __init__(self, raw: bytes) -> None:
+        super().__init__()
+        self.opened: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(raw.decode())
+        self.close()
+        assert self.opened == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.opened.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.opened.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.opened and self.opened[-1] not in ("script", "style"):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+
+def read(facts: Facts) -> Reader:
+    return Reader(page(overview(facts)))
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_page_is_small_whole_and_begins_with_the_state(state: str) -> None:
+    facts = STATES[state]()
+    view = overview(facts)
+    raw = page(view)
+    assert len(raw) < MOST_BYTES
+    shown = Reader(raw)
+    headings = re.findall(r"<h1>(.*?)</h1>", raw.decode())
+    assert headings == ["", view["state"]["text"]]
+    for problem in view["problems"]:
+        assert problem["remedy"] in shown.text
+    for queue in view["queues"]:
+        assert queue["queue"] in shown.words
+    assert {"header", "main", "footer", "h1", "h2", "table", "th"} <= {tag for tag, _ in shown.tags}
+
+
+def test_the_figures_of_a_busy_service_can_be_read() -> None:
+    text = read(service_facts.load()).text
+    for words in ("1,803,587 acked, 2,352 retried, 29 rejected", "of 64, ", "PaymentDeclined", "process 4101"):
+        assert words in text
+
+
+def test_hostile_names_stay_text() -> None:
+    facts = service_facts.degraded()
+    metrics, status = facts.metrics, facts.service
+    rows = tuple(replace(row, queue=HOSTILE, handler=HOSTILE, failures={HOSTILE: 9_999}) for row in metrics.consumers)
+    exchanges = tuple(replace(row, exchange=HOSTILE) for row in metrics.exchanges)
+    queues = tuple(replace(row, queue=HOSTILE) for row in metrics.queues)
+    workers = tuple(replace(worker, last_exit=HOSTILE, state=HOSTILE) for worker in status.workers)
+    links = tuple(replace(link, why=HOSTILE, role=HOSTILE, state=HOSTILE) for link in status.links)
+    unconsumed = (
+        UnconsumedStatus(HOSTILE, "waiting", HOSTILE, 1, 0),
+        UnconsumedStatus(HOSTILE, "paused", HOSTILE, 1, 0),
+    )
+    facts = later(
+        facts,
+        replace(status, name=HOSTILE, workers=workers, links=links, unconsumed=unconsumed, run_alone=(HOSTILE,)),
+        lambda second: replace(metrics, consumers=rows, exchanges=exchanges, queues=queues),
+        201,
+    )
+    shown = read(facts)
+    harmless = read(service_facts.degraded())
+    assert {tag for tag, _ in shown.tags} <= {tag for tag, _ in harmless.tags}
+    assert [tag for tag, _ in shown.tags].count("script") == 1
+    assert {name for _, attributes in shown.tags for name in attributes} <= {
+        name for _, attributes in harmless.tags for name in attributes
+    }
+    assert shown.words.count(HOSTILE) >= 10
+
+
+def test_nothing_is_loaded_from_elsewhere_and_no_style_or_handler_is_inline() -> None:
+    raw = page(overview(service_facts.degraded())).decode()
+    shown = Reader(raw.encode())
+    for tag, attributes in shown.tags:
+        assert not {"style", "src"} & attributes.keys(), tag
+        assert not [name for name in attributes if name.startswith("on")], tag
+        assert (attributes.get("href") or "/").startswith(("/", "data:")), tag
+    assert "url(" not in raw
+    assert "@import" not in raw
+
+
+def test_the_policy_has_the_hashes_of_style_and_script_and_nothing_unsafe() -> None:
+    raw = page(overview(service_facts.idle())).decode()
+    for tag in ("style", "script"):
+        [inside] = re.findall(f"<{tag}>(.*?)</{tag}>", raw, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy()
+    assert "unsafe" not in policy()
+    assert "default-src 'none'" in policy()
+
+
+def test_a_page_without_queues_and_workers_says_so() -> None:
+    before = service_facts.idle()
+    metrics = replace(before.metrics, consumers=(), queues=(), exchanges=())
+    text = read(later(before, replace(before.service, workers=()), lambda second: metrics, 1)).text
+    assert "No worker has told of its queues yet." in text
+    assert "No worker runs." in text
+
+
+def test_elements_escape_what_is_no_html() -> None:
+    assert element("p", "<b>", Html("<i>"), class_="a", data_x='"', hidden=True, id=None) == (
+        '<p class="a" data-x="&quot;" hidden>&lt;b&gt;<i></p>'
+    )
+    assert join("a & b", element("br")) == "a &amp; b<br>"
+
+
+@pytest.mark.parametrize(
+    ("values", "path"),
+    [
+        ([], "M0 24h89"),
+        ([0, 0, 0], "M87 24h2"),
+        ([0, 5, 10, 10, 10], "M85 24l1-12l1-12h2"),
+        ([10, 0], "M88 0l1 24"),
+    ],
+)
+def test_a_curve_ends_at_the_right_edge(values: list[float], path: str) -> None:
+    assert path_of(values) == path
