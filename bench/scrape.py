@@ -54,7 +54,7 @@ def main() -> None:
         address = address_of(listening)
         pid = os.fork()
         if pid == 0:
-            os._exit(observer.run(board, listening, Access(address.host), 30))
+            os._exit(observer.run(observer.Settings(listening, Access(address.host), None, 30.0), board))
         try:
             connection = http.client.HTTPConnection(address.host, address.port, timeout=10)
             show("whole scrape over HTTP", lambda: asked(connection), options.rounds)

@@ -228,5 +228,7 @@ class Consumption:
     burst: bool = False
     limits: Limits = field(default_factory=Limits)
     quarantine_after: int = DEFAULT_QUARANTINE_AFTER
+    metrics_directory: str | None = None
+    """Where the application's own metrics are kept; None when nobody asks for them."""
     pool: PoolSettings = field(default_factory=PoolSettings)
     publisher: PublisherSettings = field(default_factory=lambda: PublisherSettings(retry_unconfirmed=True))

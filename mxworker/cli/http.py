@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import socket
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,16 +80,13 @@ class Http:
 
         return f"http://{address_of(self.listening)}/"
 
-    def observing(self, board: Board, heartbeat_timeout_s: float) -> Observing:
+    def observing(self, board: Board, metrics_directory: Path | None, heartbeat_timeout_s: float) -> Observing:
         """Return what the observer runs."""
         from mxworker.master.observer import Observing
         from mxworker.observer import main as observer  # before the fork, so that its pages are shared
 
-        return Observing(
-            lambda: observer.run(board, self.listening, self.access, heartbeat_timeout_s),
-            frozenset({self.listening.fileno()}),
-            self.url,
-        )
+        settings = observer.Settings(self.listening, self.access, metrics_directory, heartbeat_timeout_s)
+        return Observing(lambda: observer.run(settings, board), frozenset({self.listening.fileno()}), self.url)
 
 
 def http_listen(flags: dict[str, Any]) -> Http | None:
@@ -117,6 +117,28 @@ def http_listen(flags: dict[str, Any]) -> Http | None:
         )
     hosts = frozenset(name.lower() for name in flags["http_host"])
     return Http(listening, Access(address.host, hosts, token))
+
+
+@contextmanager
+def metrics_directory(socket: Path | None) -> Iterator[Path | None]:
+    """Make the directory for the application's own metrics, beside the control socket, and remove it at the end.
+
+    The socket has a lock, so no other service uses the directory. One that was left over is emptied: counters begin
+    with the service. Without a socket the directory is a temporary one. None when none can be made.
+    """
+    try:
+        directory = Path(tempfile.mkdtemp(prefix="mxworker-")) if socket is None else socket.with_suffix(".metrics")
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(mode=0o700)
+    except OSError as error:
+        facts = log_event("user_metrics_missing", error=str(error))
+        log.warning("the application's own metrics are not collected: %s", error, extra=facts)
+        yield None
+        return
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _is_stronger(ctx: click.Context, one: str, other: str) -> bool:

@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ import click
 from mxworker import __version__
 from mxworker.cli import settings
 from mxworker.cli.help import EXIT_CODES, Command, option
-from mxworker.cli.http import http_listen, http_options
+from mxworker.cli.http import http_listen, http_options, metrics_directory
 from mxworker.cli.options import DURATION, SIZE, Workers
 from mxworker.cli.settings import URL_FILE, checked, errors_told, hide_urls
 from mxworker.config import DEFAULT_PROCESS_CONCURRENCY, DEFAULT_QUARANTINE_AFTER, LOG_LEVELS, MAX_WORKERS
@@ -324,7 +326,14 @@ def _supervise(app: str, brokers: Brokers, flags: dict[str, Any], as_text: bool,
         "control": "none" if listener is None else str(listener.path),
     }
     greeting = _Greeting(identity.name, app, brokers, f"{workers} ({origin})", places, as_text)
-    try:
+    with ExitStack() as closing:
+        observing = None
+        if listener is not None:
+            closing.callback(listener.close)
+        if http is not None:
+            directory = closing.enter_context(metrics_directory(None if listener is None else listener.path))
+            consumption = replace(consumption, metrics_directory=None if directory is None else str(directory))
+            observing = http.observing(board, directory, supervision.heartbeat_timeout_s)
         code = loop.run(
             supervision,
             board,
@@ -332,11 +341,8 @@ def _supervise(app: str, brokers: Brokers, flags: dict[str, Any], as_text: bool,
             announce=greeting.ready,
             listener=listener,
             terminal=terminal,
-            observing=None if http is None else http.observing(board, supervision.heartbeat_timeout_s),
+            observing=observing,
         )
-    finally:
-        if listener is not None:
-            listener.close()
     if board.ever_ready:
         tally = _tally(board)
         done = ", ".join(f"{count:,} {name}" for name, count in tally.items())

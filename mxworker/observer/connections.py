@@ -15,7 +15,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import cast
@@ -30,20 +30,27 @@ _LOG = logging.getLogger("mxworker.observer")
 
 CONNECTIONS = 100
 HEAD_BYTES = 8 * 1024
-HEAD_S = 5.0
-REPLY_S = 10.0
-IDLE_S = 75.0  # more than the usual interval of scrapes, which is a minute at most
-LINGER_S = 1.0
 _BACKLOG = 256
 
 Answer = Callable[[Request], Reply]
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How many seconds a connection may take for each step."""
+
+    head_s: float = 5.0
+    reply_s: float = 10.0
+    idle_s: float = 75.0  # more than the usual interval of scrapes, which is a minute at most
+    linger_s: float = 1.0
+
+
 class HttpServer:
     """Serves one listening socket."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, patience: Patience = Patience()) -> None:
         """`answer` returns the reply to a request; what it raises is logged, and the reply is a 500."""
+        self.patience = patience
         self._answer = answer
         self._connections: dict[_Connection, None] = {}  # by their last use, the oldest first
         self._failed = LineBudget()
@@ -88,6 +95,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, server: HttpServer) -> None:
         self._server = server
+        self._patience = server.patience
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
@@ -105,7 +113,7 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(0)
         self._server.admit(self)
-        self._end_in(HEAD_S)
+        self._end_in(self._patience.head_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the place free."""
@@ -119,7 +127,7 @@ class _Connection(asyncio.Protocol):
             return
         if self._is_idle:
             self._is_idle = False
-            self._end_in(HEAD_S)
+            self._end_in(self._patience.head_s)
         self._received_bytes += len(data)
         if self._received_bytes > HEAD_BYTES:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
@@ -169,7 +177,7 @@ class _Connection(asyncio.Protocol):
         )
         body = [] if is_head else [h11.Data(data=reply.body)]
         pieces = [self._http.send(event) for event in (response, *body, h11.EndOfMessage())]
-        self._end_in(REPLY_S)
+        self._end_in(self._patience.reply_s)
         self._transport.write(b"".join(piece for piece in pieces if piece))
         if self._is_written:
             self._next()
@@ -188,11 +196,11 @@ class _Connection(asyncio.Protocol):
             self._http.start_next_cycle()
             self._is_idle = True
             self._received_bytes = 0
-            self._end_in(IDLE_S)
+            self._end_in(self._patience.idle_s)
         elif not self._is_ending:
             # To close with unread data would reset the connection, and the client might lose the reply (RFC 9112, 9.6).
             self._is_ending = True
-            self._end_in(LINGER_S)
+            self._end_in(self._patience.linger_s)
             self._transport.write_eof()
 
     def _end_in(self, seconds: float) -> None:

@@ -13,6 +13,8 @@ import signal
 import socket
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 from setproctitle import setproctitle
 
@@ -26,6 +28,7 @@ from mxworker.observer.pages import Page, pages
 from mxworker.observer.probes import livez, readyz
 from mxworker.observer.routes import LIVEZ, METRICS, READYZ, Route, reply_to
 from mxworker.observer.scrape import scrape
+from mxworker.observer.user_metrics import UserMetrics
 from mxworker.system.child import do_nothing
 from mxworker.system.log_events import log_event
 
@@ -36,14 +39,24 @@ _DEAF_TO = (signal.SIGTERM, signal.SIGQUIT)
 """Signals that a terminal or service manager sends to all processes: the observer goes after the last worker."""
 
 
-def run(board: Board, listening: socket.socket, access: Access, heartbeat_timeout_s: float) -> int:
-    """Serve `listening` until the process is killed. Returns only after a failure, with the exit code."""
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the observer serves, where, and to whom. `metrics_directory` has the application's own metrics."""
+
+    listening: socket.socket
+    access: Access
+    metrics_directory: Path | None
+    heartbeat_timeout_s: float
+
+
+def run(settings: Settings, board: Board) -> int:
+    """Serve until the process is killed. Returns only after a failure, with the exit code."""
     for signum in _DEAF_TO:
         signal.signal(signum, do_nothing)
     setproctitle("mxworker: observer")
     _forget_settings()
     try:
-        asyncio.run(_serve(board.of_observer(), listening, access, heartbeat_timeout_s))
+        asyncio.run(_serve(settings, board.of_observer()))
     except Exception:
         _LOG.exception("the observer failed", extra=log_event("observer_failed"))
     return ExitCode.RUNTIME
@@ -55,18 +68,21 @@ def _forget_settings() -> None:
         del os.environ[name]
 
 
-async def _serve(board: Board, listening: socket.socket, access: Access, heartbeat_timeout_s: float) -> None:
+async def _serve(settings: Settings, board: Board) -> None:
     lookout, history = Lookout(board), History()
-    routes = _routes(lookout, pages(history))
-    server = HttpServer(lambda request: reply_to(request, access, routes))
-    await server.start(listening)
+    user_metrics = None if settings.metrics_directory is None else UserMetrics(settings.metrics_directory)
+    routes = _routes(lookout, user_metrics, pages(history))
+    server = HttpServer(lambda request: reply_to(request, settings.access, routes))
+    await server.start(settings.listening)
     while True:
-        board.beat_as_observer(time.monotonic_ns() + round(heartbeat_timeout_s * 1e9))
+        board.beat_as_observer(time.monotonic_ns() + round(settings.heartbeat_timeout_s * 1e9))
         history.add(lookout.view())
+        if user_metrics is not None:
+            user_metrics.sweep()
         await asyncio.sleep(BEAT_S)
 
 
-def _routes(lookout: Lookout, shown: Mapping[str, Page]) -> dict[str, Route]:
+def _routes(lookout: Lookout, user_metrics: UserMetrics | None, shown: Mapping[str, Page]) -> dict[str, Route]:
     def on_page(page: Page) -> Route:
         return lambda request: page(lookout.view())
 
@@ -74,5 +90,5 @@ def _routes(lookout: Lookout, shown: Mapping[str, Page]) -> dict[str, Route]:
         LIVEZ: lambda request: livez(lookout.told()[1]),
         READYZ: lambda request: readyz(*lookout.told()),
     }
-    metrics: dict[str, Route] = {METRICS: lambda request: scrape(lookout.view(), request.accept)}
+    metrics: dict[str, Route] = {METRICS: lambda request: scrape(lookout.view(), request.accept, user_metrics)}
     return {**metrics, **probes, **{path: on_page(page) for path, page in shown.items()}}

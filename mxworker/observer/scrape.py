@@ -12,8 +12,10 @@ from prometheus_client.registry import Collector
 
 from mxworker.observer.families import families
 from mxworker.observer.reply import Reply
+from mxworker.observer.user_metrics import UserMetrics
 from mxworker.observer.view import View
 
+_END = b"# EOF\n"
 _NOT_ESCAPED = openmetrics.exposition.ALLOWUTF8
 """The scheme for our names. They need no escaping in any scheme, and this one takes half of the time."""
 
@@ -29,9 +31,14 @@ class _Families(Collector):
         return self._families
 
 
-def scrape(view: View, accept: str) -> Reply:
+def scrape(view: View, accept: str, user_metrics: UserMetrics | None = None) -> Reply:
     """Return all metrics in the format that `accept` prefers, which is OpenMetrics or the text format."""
-    return Reply(encoded(families(view), accept, _NOT_ESCAPED), content_type=choose_encoder(accept)[1])
+    encode, content_type = choose_encoder(accept)
+    body = encoded(families(view), accept, _NOT_ESCAPED)
+    if user_metrics is not None:
+        living = {worker.slot for worker in view.service.workers if worker.pid is not None}
+        body = body.removesuffix(_END) + encode(_Families(user_metrics.families(living)))
+    return Reply(body, content_type=content_type)
 
 
 def encoded(families: Iterable[Metric], accept: str, escaping: str) -> bytes:

@@ -45,6 +45,7 @@ from mxworker.worker.handling.handler_runner import HandlerRunner
 from mxworker.worker.handling.message_facts import message_facts
 from mxworker.worker.loading import load, select
 from mxworker.worker.loops import new_loop
+from mxworker.worker.user_metrics import keep_user_metrics
 from mxworker.worker.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,8 @@ def _live(settings: Consumption, board: Board, number: int, end: _End) -> int:
     slot.words[Word.PID] = os.getpid()
     _show(number, WorkerState.BOOTING)
     slot.write_state(WorkerState.BOOTING)
+    if settings.metrics_directory is not None:
+        keep_user_metrics(settings.metrics_directory, str(number))
     try:
         with faults_told(settings.app):
             application = load(settings.app, settings.app_dir, settings.may_be_insecure)

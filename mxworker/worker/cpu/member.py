@@ -51,6 +51,7 @@ from mxworker.worker.handling.report import Report
 from mxworker.worker.lifespans import Lifespans
 from mxworker.worker.loading import load, select
 from mxworker.worker.loops import new_loop
+from mxworker.worker.user_metrics import keep_user_metrics
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +110,8 @@ def main() -> None:
 
 
 def _live(settings: MemberSettings, pipe: Pipe, forks: Forks) -> ExitCode:
+    if settings.metrics_directory is not None:
+        keep_user_metrics(settings.metrics_directory, f"{settings.worker}-cpu{settings.number}")
     try:
         with faults_told(settings.app):
             path = sys.path.copy()

@@ -22,7 +22,9 @@ import random
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from functools import partial
+from itertools import count
 
 from mxworker.amqp.publishing.publisher import Publisher
 from mxworker.api.compilation import Handler
@@ -81,6 +83,7 @@ class CpuPool:
         self._members: set[CpuProcess] = set()  # the processes that are ready and have not ended
         self._idle: list[CpuProcess] = []  # the most recently used process, whose caches are warm, is the last
         self._starting: set[asyncio.Task[None]] = set()
+        self._numbers: set[int] = set()  # of the processes that have not ended, ready or not
         self._waiters: deque[asyncio.Future[CpuProcess]] = deque()  # at most one for each delivery that runs
         self._failed_starts = 0
         self._is_closed = False
@@ -245,10 +248,13 @@ class CpuPool:
 
     async def _started(self) -> CpuProcess:
         """Start a process, and return it when it is ready. Raises Lost."""
+        number = next(number for number in count() if number not in self._numbers)
         try:
-            member = CpuProcess(self._settings)
+            member = CpuProcess(replace(self._settings, number=number))
         except OSError as error:
             raise Lost(str(error)) from error
+        self._numbers.add(number)
+        member.ended.add_done_callback(lambda _: self._numbers.discard(number))
         try:
             async with asyncio.timeout(_START_PATIENCE_S):
                 frame = await member.pipe.receive()

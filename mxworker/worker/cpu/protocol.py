@@ -171,6 +171,10 @@ class MemberSettings:
     boot_timeout_s: float
     max_body_bytes: int
     prefetch_budget_bytes: int
+    metrics_directory: str | None
+
+    number: int = 0
+    """The number of the member among those of its worker that live."""
 
     @classmethod
     def of(cls, settings: Consumption, worker: int, worker_pid: int, log_as: tuple[str, str]) -> MemberSettings:
