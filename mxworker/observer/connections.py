@@ -31,6 +31,7 @@ _LOG = logging.getLogger("mxworker.observer")
 CONNECTIONS = 100
 HEAD_BYTES = 8 * 1024
 _BACKLOG = 256
+_VERSIONS = (b"1.0", b"1.1")
 
 Answer = Callable[[Request], Reply]
 
@@ -102,8 +103,6 @@ class _Connection(asyncio.Protocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._is_idle = True
         """Whether nothing of the next request has come."""
-        self._received_bytes = 0
-        """How much of the next request has come."""
         self._is_ending = False
         """Whether the last reply was written; what comes after it is thrown away."""
         self._is_written = True
@@ -128,10 +127,6 @@ class _Connection(asyncio.Protocol):
         if self._is_idle:
             self._is_idle = False
             self._end_in(self._patience.head_s)
-        self._received_bytes += len(data)
-        if self._received_bytes > HEAD_BYTES:
-            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-            return
         try:
             self._http.receive_data(data)
             self._serve()
@@ -161,7 +156,11 @@ class _Connection(asyncio.Protocol):
         event = self._http.next_event()
         if not isinstance(event, h11.Request):
             return
-        if isinstance(self._http.next_event(), h11.EndOfMessage):
+        if event.http_version not in _VERSIONS:
+            self._refuse(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+        elif _head_bytes(event) > HEAD_BYTES:
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        elif isinstance(self._http.next_event(), h11.EndOfMessage):
             self._send(self._server.answer(_request(event)), event.method == b"HEAD")
         elif event.method in (b"GET", b"HEAD"):
             self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
@@ -195,7 +194,6 @@ class _Connection(asyncio.Protocol):
         if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
             self._http.start_next_cycle()
             self._is_idle = True
-            self._received_bytes = 0
             self._end_in(self._patience.idle_s)
         elif not self._is_ending:
             # To close with unread data would reset the connection, and the client might lose the reply (RFC 9112, 9.6).
@@ -207,6 +205,11 @@ class _Connection(asyncio.Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
         self._deadline = self._loop.call_later(seconds, self.abort)
+
+
+def _head_bytes(event: h11.Request) -> int:
+    """Return about how long a head was: h11 bounds only one that comes in several pieces."""
+    return len(event.target) + sum(len(name) + len(value) for name, value in event.headers)
 
 
 def _request(event: h11.Request) -> Request:
