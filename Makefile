@@ -1,7 +1,7 @@
 # `make` lists the targets. Every target prepares what it needs; a second run is quick.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos bench lint clean rabbitmq systemd prometheus
+.PHONY: help demo test chaos bench lint clean rabbitmq systemd prometheus chromium
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
@@ -25,7 +25,7 @@ test: $(READY) ## Check style and types, then run all tests, those of guarantees
 	@$(BIN)/python -m pytest -n 3 --dist loadfile -m "not alone"; code=$$?; \
 		$(BIN)/python -m pytest -m alone && exit $$code
 
-chaos: $(READY) rabbitmq systemd prometheus ## Run the fault and guarantee tests in full (long)
+chaos: $(READY) rabbitmq systemd prometheus chromium ## Run the fault and guarantee tests in full (long)
 	@$(BIN)/python -m pytest tests/chaos tests/broker tests/fork --full
 
 bench: $(READY) rabbitmq ## Measure consuming, publishing and memory against a private broker
@@ -71,3 +71,7 @@ systemd:
 # The tests check metrics and alert rules with promtool, and `chaos` runs Prometheus. Without them those tests are skipped.
 prometheus:
 	@command -v promtool >/dev/null || tests/apt-install.sh prometheus prometheus.service || true
+
+# Tests look at the status page with a browser. `test` does so where there is one, as it takes half a minute to install.
+chromium:
+	@command -v chromium >/dev/null || { tests/apt-install.sh fonts-dejavu-core && tests/apt-install.sh chromium; } || true

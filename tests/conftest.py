@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.harness import chromium
 from tests.rabbit.installation import OWN_BROKER, WANTED, broker, missing_broker
 
 pytest_plugins = ["tests.rabbit.fixtures"]
@@ -88,14 +89,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many tests were not run. Only their reports tell it: in a run of several processes we collect nothing."""
-    missing = missing_broker()
-    if missing is None:
-        return
-    not_run = sum(report.longrepr[2] == f"Skipped: {missing}" for report in terminalreporter.getreports("skipped"))
-    if not_run:
-        terminalreporter.section("RabbitMQ is missing", sep="!", red=True)
-        terminalreporter.line(f"{not_run} tests that need a broker were NOT run. {missing}")
+    """Say how many tests were not run, and where pictures are.
+
+    Only the reports tell it: in a run of several processes we collect nothing.
+    """
+    reports = terminalreporter.getreports("skipped")
+    for what, missing in (("RabbitMQ", missing_broker()), ("Chromium", chromium.MISSING)):
+        not_run = sum(report.longrepr[2] == f"Skipped: {missing}" for report in reports)
+        if not_run:
+            terminalreporter.section(f"{what} is missing", sep="!", red=True)
+            terminalreporter.line(f"{not_run} tests that need it were NOT run. {missing}")
+    properties = [found for report in terminalreporter.getreports("passed") for found in report.user_properties]
+    for folder in dict(properties).get("screenshots", "").splitlines():
+        terminalreporter.line(f"screenshots: {folder}")
 
 
 @pytest.fixture(scope="session")

@@ -148,7 +148,7 @@ def _worker_row(worker: View) -> list[Html]:
     if lag is not None and lag >= _LAG_S:
         lag_text = element("span", lag_text, class_="alert warn")
     return [
-        _cell("Worker", f"{worker['slot']}", element("small", pid)),
+        _cell("Worker", f"Worker {worker['slot']}", element("small", pid)),
         _cell("State", _badge(worker["state"]), _alert(late and duration(late), "heartbeat {} late")),
         _number("Up", duration(None if worker["uptime_s"] is None else round(worker["uptime_s"]))),
         _number(

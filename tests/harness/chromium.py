@@ -1,6 +1,6 @@
 """A headless Chromium that tests look at a page with, driven over pipes by its DevTools protocol.
 
-    with Chromium(tmp_path) as chromium:
+    with started(tmp_path) as chromium:
         tab = chromium.open("http://127.0.0.1:9191/", width=390)
         assert tab.evaluate("document.title") == "Working - shop"
         assert tab.complaints == []
@@ -26,6 +26,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import pytest
+
 from tests.rabbit.processes import DIES_WITH_PARENT
 
 PATIENCE_S = 60.0
@@ -45,9 +47,22 @@ FLAGS = (
 )
 
 
-def chromium() -> str | None:
+MISSING = (
+    "chromium is missing, so nobody has looked at the status page; "
+    "on Debian:  sudo apt-get install --no-install-recommends chromium fonts-dejavu-core"
+)
+
+
+def program() -> str | None:
     """Return the path of the browser, None where there is none."""
     return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def started(directory: Path) -> Chromium:
+    """Start the browser with its profile in `directory`; skip the test where it is missing."""
+    if program() is None:
+        pytest.skip(MISSING)
+    return Chromium(directory)
 
 
 class Chromium:
@@ -55,12 +70,12 @@ class Chromium:
 
     def __init__(self, directory: Path) -> None:
         """Start it with its profile in `directory`."""
-        program = chromium()
-        assert program is not None, "there is no chromium"
+        browser = program()
+        assert browser is not None, MISSING
         read_from_us, self._to = os.pipe()
         self._from, write_to_us = os.pipe()
         shell = f'exec "$@" 3<&{read_from_us} 4>&{write_to_us}'  # the browser wants the descriptors 3 and 4
-        command = [program, *FLAGS, f"--user-data-dir={directory / 'chromium'}", "about:blank"]
+        command = [browser, *FLAGS, f"--user-data-dir={directory / 'chromium'}", "about:blank"]
         self._process = subprocess.Popen(
             [*DIES_WITH_PARENT, "bash", "-c", shell, "bash", *command],
             pass_fds=(read_from_us, write_to_us),
@@ -148,7 +163,7 @@ class Chromium:
 
 
 class Tab:
-    """One page."""
+    """One page. Leaving its block closes it."""
 
     def __init__(self, browser: Chromium, session: str) -> None:
         self.events: list[str] = []
@@ -157,6 +172,14 @@ class Tab:
         """Errors and warnings on its console: of scripts, of loading, and of its content security policy."""
         self._browser = browser
         self._session = session
+
+    def __enter__(self) -> Tab:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.call("Page.close")
 
     def note(self, event: str, facts: dict[str, Any]) -> None:
         """Take in an event."""

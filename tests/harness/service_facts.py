@@ -331,4 +331,19 @@ def lost_broker() -> Facts:
     return later(busy, status, lambda second: metrics, 120)
 
 
+def renamed(facts: Facts, name: str) -> Facts:
+    """Return the facts with this name for everything that others name."""
+    metrics, status = facts.metrics, facts.service
+    rows = tuple(replace(row, queue=name, handler=name, failures={name: 9_999}) for row in metrics.consumers)
+    exchanges = tuple(replace(row, exchange=name) for row in metrics.exchanges)
+    queues = tuple(replace(row, queue=name) for row in metrics.queues)
+    workers = tuple(replace(each, last_exit=name, state=name) for each in status.workers)
+    links = tuple(replace(each, why=name, role=name, state=name) for each in status.links)
+    unconsumed = tuple(UnconsumedStatus(name, state, name, 1, 0) for state in ("waiting", "paused"))
+    status = replace(status, name=name, workers=workers, links=links, unconsumed=unconsumed, run_alone=(name,))
+    return later(
+        facts, status, lambda second: replace(metrics, consumers=rows, exchanges=exchanges, queues=queues), 201
+    )
+
+
 STATES = {"idle": idle, "load": load, "degraded": degraded, "draining": draining, "lost broker": lost_broker}

@@ -7,17 +7,18 @@ import hashlib
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
-from mxworker.control.status import UnconsumedStatus
+from mxworker.observer import page as page_module
 from mxworker.observer.html import Html, element, join
 from mxworker.observer.overview import overview
 from mxworker.observer.page import page, policy
 from mxworker.observer.problems import Facts
 from mxworker.observer.sparkline import path_of
 from tests.harness import service_facts
-from tests.harness.service_facts import STATES, later
+from tests.harness.service_facts import STATES, later, renamed
 
 MOST_BYTES = 60_000
 HOSTILE = "</td><script>alert(1)</script><img src=x onerror=alert(1)>\"'&amp;\u202e"
@@ -80,23 +81,7 @@ def test_the_figures_of_a_busy_service_can_be_read() -> None:
 
 
 def test_hostile_names_stay_text() -> None:
-    facts = service_facts.degraded()
-    metrics, status = facts.metrics, facts.service
-    rows = tuple(replace(row, queue=HOSTILE, handler=HOSTILE, failures={HOSTILE: 9_999}) for row in metrics.consumers)
-    exchanges = tuple(replace(row, exchange=HOSTILE) for row in metrics.exchanges)
-    queues = tuple(replace(row, queue=HOSTILE) for row in metrics.queues)
-    workers = tuple(replace(worker, last_exit=HOSTILE, state=HOSTILE) for worker in status.workers)
-    links = tuple(replace(link, why=HOSTILE, role=HOSTILE, state=HOSTILE) for link in status.links)
-    unconsumed = (
-        UnconsumedStatus(HOSTILE, "waiting", HOSTILE, 1, 0),
-        UnconsumedStatus(HOSTILE, "paused", HOSTILE, 1, 0),
-    )
-    facts = later(
-        facts,
-        replace(status, name=HOSTILE, workers=workers, links=links, unconsumed=unconsumed, run_alone=(HOSTILE,)),
-        lambda second: replace(metrics, consumers=rows, exchanges=exchanges, queues=queues),
-        201,
-    )
+    facts = renamed(service_facts.degraded(), HOSTILE)
     shown = read(facts)
     harmless = read(service_facts.degraded())
     assert {tag for tag, _ in shown.tags} <= {tag for tag, _ in harmless.tags}
@@ -154,3 +139,32 @@ def test_elements_escape_what_is_no_html() -> None:
 )
 def test_a_curve_ends_at_the_right_edge(values: list[float], path: str) -> None:
     assert path_of(values) == path
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_has_enough_contrast(scheme: str) -> None:
+    """WCAG 2.2, 1.4.3: 4.5 to 1."""
+    style = Path(page_module.__file__).with_name("page.css").read_text()
+    colours = dict(
+        re.findall(
+            r"--([a-z-]+): (#[0-9a-f]{3,6});", re.findall(r":root \{(.*?)\}", style, re.DOTALL)[scheme == "dark"]
+        )
+    )
+    for text in ("text", "dim", "accent", "good", "warn", "bad", "calm"):
+        for ground in ("bg", "card", *([f"{text}-bg"] if f"{text}-bg" in colours else [])):
+            assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+    for ground in ("good-bg", "warn-bg", "bad-bg", "calm-bg"):
+        assert contrast(colours["text"], colours[ground]) >= 4.5, ground
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the contrast of two colours, from 1 to 21."""
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def luminance(colour: str) -> float:
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
