@@ -191,6 +191,16 @@ FAULTS: dict[str, Fault] = {
     "old messages within the objective": Fault(
         (), other_histogram("mxworker_message_age_seconds", ORDERS, 600, 0.5, later_s=500)
     ),
+    "every tenth message is late": Fault(
+        ("AgeHigh",),
+        {
+            f"mxworker_message_age_objective_seconds{{{HANDLER}}}": always(30),
+            **{
+                name: growing(HEALTHY[name], late(1) or 0)
+                for name, late in histogram("mxworker_message_age_seconds", ORDERS, 67, 200).items()
+            },
+        },
+    ),
     "handler that fails": Fault(
         ("FailureRatio",),
         {_ACKS: stopping(rising(600)), _RETRIES: growing(rising(6), 600), _ERRORS: growing(rising(6), 600)},
@@ -216,6 +226,9 @@ FAULTS: dict[str, Fault] = {
         },
     ),
     "saturated handler": Fault(("Saturated",), {**_BUSY, _READY: _GROWING}),
+    "saturated handler whose messages wait longer and longer": Fault(
+        ("Saturated",), {**_BUSY, f"mxworker_message_age_seconds_sum{{{ORDERS}}}": lambda minute: minute**3}
+    ),
     "busy handler that keeps up": Fault((), _BUSY),
     "crash loop": Fault(
         ("WorkerFlapping",), {f'mxworker_worker_restarts_total{{{ME},reason="crash"}}': growing(always(0), 2)}

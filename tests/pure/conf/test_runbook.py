@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from tests.harness.repository import REPOSITORY
+from tests.pure.conf.test_series import SERIES
 
 RULES = yaml.safe_load((REPOSITORY / "conf" / "prometheus" / "alerts.yml").read_text())
 RUNBOOK = "docs/troubleshooting.md"
@@ -51,3 +52,14 @@ def test_links_of_the_runbook_lead_somewhere() -> None:
     assert {heading for heading in re.findall(r"\]\(#([^)]+)\)", text) if heading not in SECTIONS} == set()
     for page in re.findall(r"\]\((?!#)([^)#]+)", text):
         assert (REPOSITORY / "docs" / page).exists()
+
+
+def test_events_and_series_that_the_runbook_names_exist() -> None:
+    text = (REPOSITORY / RUNBOOK).read_text()
+    events = set(re.findall(r"^\| `(\w+)` \|", (REPOSITORY / "docs" / "log-events.md").read_text(), re.MULTILINE))
+    of_others = {
+        *("on_error", "error_type", "timeout_s", "max_in_flight", "publish_nowait", "publish_many", "max_bytes"),
+        *("disk_free_limit", "vm_memory_high_watermark", "container_cpu_cfs_throttled_seconds_total"),
+    }
+    named = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", text))
+    assert named - events - of_others - {name.removeprefix("mxworker_") for name in SERIES} == set()
