@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from mxworker.board.layout import NOTE_BYTES, WORDS, Word
+from mxworker.board.layout import NOTE_BYTES, PROFILE_BYTES, WORDS, Word
 from mxworker.board.lifecycle import Wish, WorkerState
 
 COUNTERS = (Word.ACKED, Word.REQUEUED, Word.RETRIED, Word.REJECTED, Word.QUARANTINED, Word.STALE)
@@ -36,6 +36,10 @@ _MOST: Mapping[Word, int] = MappingProxyType(
         Word.IS_ALONE: 1,
         Word.UNPLACED: 1 << 32,
         Word.CLEARINGS: _MOST_COUNTED,
+        Word.PROFILE_BEGUN: _MOST_COUNTED,
+        Word.PROFILE_ENDED: _MOST_COUNTED,
+        Word.PROFILE_SIZE: PROFILE_BYTES,
+        Word.PROFILE_FAILED: 1,
     }
 )
 _NEVER_FALL = frozenset({*COUNTERS, Word.EVER_READY, Word.PLACES_USED, Word.CLEARINGS})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mxworker.board.check import believed, check
-from mxworker.board.layout import WORDS, Given, Word
+from mxworker.board.layout import WORDS, Given, ProfileKind, Word
 from mxworker.board.reading import Told
 from mxworker.board.slot import BoardSlot
 
@@ -48,6 +48,16 @@ class CheckedSlot:
     def grant(self, request: int) -> None:
         """Grant the worker's request of this number to run a suspect alone."""
         self._slot.given[Given.ISOLATION_GRANTED] = request
+
+    def want_profile(self, number: int, kind: ProfileKind, milliseconds: int, fd: int) -> None:
+        """Have the worker take a profile; `fd` is the file for its result."""
+        given = self._slot.given
+        given[Given.PROFILE_KIND], given[Given.PROFILE_MS], given[Given.PROFILE_FD] = kind, milliseconds, fd
+        given[Given.PROFILE_WANTED] = number
+
+    def end_profile(self) -> None:
+        """Have the worker end the profile that it takes."""
+        self._slot.given[Given.PROFILE_WANTED] = 0
 
     def _believe(self, words: Sequence[int]) -> None:
         self.told = Told(words, self._slot.view)

@@ -41,6 +41,8 @@ PLACES = 65_536
 FEWER_PLACES = 4096
 SLOTS_WITH_ALL_PLACES = 64  # with all places, 513 slots would map 580 MB, which a small machine may refuse
 MESSAGE_ID_BYTES = 96
+PROFILE_BYTES = 64 * 1024 * 1024
+"""The most that the result of a profile may have."""
 
 WORD_BYTES = 8
 WORDS = 64
@@ -88,6 +90,14 @@ class Word(IntEnum):
     CLEARINGS = auto()
     """How many requests to clear a suspect this process has written; the last ones are in the ring."""
 
+    PROFILE_BEGUN = auto()
+    """The number of the last profile that the worker has begun; see `Given.PROFILE_WANTED`."""
+    PROFILE_ENDED = auto()
+    """The number of the last profile whose result is complete; then the next two words are about this result."""
+    PROFILE_SIZE = auto()
+    PROFILE_FAILED = auto()
+    """Whether the result is the text of an error."""
+
     DEADLINE_NS = auto()
     """Heartbeat deadline: the master writes the boot deadline before the fork, then only the worker writes it."""
 
@@ -100,9 +110,22 @@ class Given(IntEnum):
     ON_TRIAL = auto()
     ISOLATION_GRANTED = auto()
     """The request to run a suspect alone that the master granted; see `Word.ISOLATION_WANTED`."""
+    PROFILE_WANTED = auto()
+    """The number of the profile that the worker shall take, from 1; 0 for none. Written after the next three words."""
+    PROFILE_KIND = auto()
+    PROFILE_MS = auto()
+    PROFILE_FD = auto()
+    """The descriptor, which the worker has inherited, of the file for the result."""
 
 
-GIVEN_WORDS = 8
+class ProfileKind(IntEnum):
+    """What a profile is about."""
+
+    CPU = 1
+    MEMORY = 2
+
+
+GIVEN_WORDS = 16
 
 
 def places_of(slot: int) -> int:

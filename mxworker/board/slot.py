@@ -101,6 +101,7 @@ class BoardSlot:
         self.given[Given.SPAWNS] += 1
         self.given[Given.ON_TRIAL] = is_on_trial
         self.given[Given.ISOLATION_GRANTED] = 0
+        self.given[Given.PROFILE_WANTED] = 0
         self.view[:NOTE_AT] = bytes(NOTE_AT)
         for word in _KEPT:
             self.words[word] = latest[word]

@@ -14,6 +14,7 @@ import click
 
 from mxworker.cli.asking import ANSWER_WITHIN_S, asked, fail, of_service, understood
 from mxworker.cli.help import Command, Group
+from mxworker.cli.profile import profile
 from mxworker.config import LOG_LEVELS
 from mxworker.control import protocol
 from mxworker.errors import ExitCode
@@ -132,6 +133,9 @@ def log_level(level: str, name: str | None, control_socket: str | None) -> None:
     """Change the log level to debug, info, warning or error."""
     asked(protocol.LogLevel(level), name, control_socket)
     click.echo(f"The log level is {level} now.")
+
+
+ctl.add_command(profile)
 
 
 def _say_paused(answer: dict[str, Any]) -> None:

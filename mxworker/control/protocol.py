@@ -30,6 +30,11 @@ ANSWER_BYTES = 16 * 1024 * 1024
 
 Only a service whose workers run many generations of differently named handlers has more, and at most 16 times as much.
 """
+PROFILE_KINDS = ("cpu", "memory")
+PROFILE_S = (0.1, 600.0)
+"""The least and the most seconds that a profile takes."""
+PROFILE_PART_BYTES = 512 * 1024
+"""The size of a part of the result of a profile, which in base64 fits into an answer."""
 LOCK_BYTES = 32 * 1024
 """The most that is read of a lock, which is more than two paths and a name."""
 ADDRESS_BYTES = 107  # unix(7): sun_path has 108 bytes, the last of which is NUL
@@ -100,7 +105,53 @@ class LogLevel:
     level: str
 
 
-Request = Status | Metrics | Reload | Pause | Resume | Scale | Stop | Dump | LogLevel
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Take a profile of a worker, by default of the one with most deliveries in flight."""
+
+    kind: str
+    """`cpu` or `memory`."""
+    seconds: float
+    worker: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileState:
+    """Return how far a profile is. The one who asked for it must ask this again and again, or it is ended."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProfilePart:
+    """Return the part of the result of a profile that begins at this byte, in base64."""
+
+    number: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileEnd:
+    """End a profile, or forget its result."""
+
+    number: int
+
+
+Request = (
+    Status
+    | Metrics
+    | Reload
+    | Pause
+    | Resume
+    | Scale
+    | Stop
+    | Dump
+    | LogLevel
+    | Profile
+    | ProfileState
+    | ProfilePart
+    | ProfileEnd
+)
 
 _KINDS: Mapping[str, type[Request]] = {
     "status": Status,
@@ -112,6 +163,10 @@ _KINDS: Mapping[str, type[Request]] = {
     "stop": Stop,
     "dump": Dump,
     "log-level": LogLevel,
+    "profile": Profile,
+    "profile-state": ProfileState,
+    "profile-part": ProfilePart,
+    "profile-end": ProfileEnd,
 }
 
 
@@ -152,6 +207,23 @@ def _is_log_level(value: object) -> bool:
     return isinstance(value, str) and value in LOG_LEVELS
 
 
+def _is_kind_of_profile(value: object) -> bool:
+    return isinstance(value, str) and value in PROFILE_KINDS
+
+
+def _is_time_of_profile(value: object) -> bool:
+    return type(value) in (int, float) and PROFILE_S[0] <= value <= PROFILE_S[1]  # type: ignore[operator]
+
+
+def _is_slot(value: object) -> bool:
+    return value is None or _is_count(value)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 53
+
+
+_NUMBER = {"number": (True, _is_count, "the number of a profile")}
 _QUEUE = {"queue": (False, _is_queue, "the name of a queue")}
 
 # The fields of each request. For each field: whether it is needed, a check of its value, and the values in words.
@@ -160,6 +232,14 @@ _FIELDS: Mapping[str, Mapping[str, tuple[bool, Callable[[object], bool], str]]] 
     "resume": _QUEUE,
     "scale": {"workers": (True, _is_number_of_workers, f"a number from 1 to {MAX_WORKERS}")},
     "log-level": {"level": (True, _is_log_level, f"one of {', '.join(LOG_LEVELS)}")},
+    "profile": {
+        "kind": (True, _is_kind_of_profile, f"one of {', '.join(PROFILE_KINDS)}"),
+        "seconds": (True, _is_time_of_profile, f"a number from {PROFILE_S[0]} to {PROFILE_S[1]}"),
+        "worker": (False, _is_slot, "the number of a worker"),
+    },
+    "profile-state": _NUMBER,
+    "profile-part": {**_NUMBER, "at": (True, _is_count, "a number of bytes")},
+    "profile-end": _NUMBER,
 }
 
 

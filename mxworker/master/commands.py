@@ -31,6 +31,7 @@ from mxworker.control.protocol import Request, RequestRefused
 from mxworker.master import drain_report
 from mxworker.master.drain_report import DrainReport
 from mxworker.master.fleet import Fleet
+from mxworker.master.profiles import Profiles
 from mxworker.master.service_status import StatusReport
 from mxworker.master.slot import NS_PER_S, Order
 from mxworker.master.slots import DRAIN_SLACK_NS
@@ -52,6 +53,7 @@ class Commands:
         fleet: Fleet,
         board: Board,
         status: StatusReport,
+        profiles: Profiles,
         tell_all: Callable[[Order], None],
         terminal: Terminal | None,
     ) -> None:
@@ -59,6 +61,7 @@ class Commands:
         self._fleet = fleet
         self._board = board
         self._status = status
+        self._profiles = profiles
         self._tell_all = tell_all
         self._terminal = terminal
         self._hang_up_until_ns: int | None = None
@@ -152,6 +155,14 @@ class Commands:
                 self._dump()
             case protocol.LogLevel(name):
                 self._set_log_level(name)
+            case protocol.Profile():
+                return self._profiles.begin(request, now_ns)
+            case protocol.ProfileState(number):
+                return self._profiles.state(number, now_ns)
+            case protocol.ProfilePart(number, at):
+                return self._profiles.part(number, at, now_ns)
+            case protocol.ProfileEnd(number):
+                return self._profiles.end(number)
             case _:
                 assert_never(request)
         return {}

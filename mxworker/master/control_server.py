@@ -26,6 +26,8 @@ from mxworker.control.protocol import (
     PEER_CREDENTIALS,
     REQUEST_BYTES,
     Metrics,
+    ProfilePart,
+    ProfileState,
     Request,
     RequestRefused,
     Status,
@@ -50,6 +52,9 @@ _BUSY = answer_line({**refusal("the service is busy with other requests. Try aga
 _FORBIDDEN = answer_line(refusal("the service takes requests from its own user and from root alone."))
 _TOO_LONG = answer_line(refusal(f"a request has at most {REQUEST_BYTES} bytes, on one line."))
 _FAILED = answer_line(refusal("the service failed to deal with this; its log says how."))
+
+_UNTOLD = (Status, Metrics, ProfileState, ProfilePart)
+"""Requests that change nothing, and come again and again."""
 
 Answer = Callable[[Request, int], Mapping[str, Any]]
 """Executes a request at an instant, and returns the answer's fields. Raises RequestRefused."""
@@ -199,7 +204,7 @@ class ControlServer:
             return _TOO_LONG
         try:
             request = parse(line)
-            if not isinstance(request, Status | Metrics):
+            if not isinstance(request, _UNTOLD):
                 self._tell_request(request, client.who, now_ns)
             return answer_line({"ok": True, **self._answer(request, now_ns)})
         except RequestRefused as error:

@@ -35,6 +35,7 @@ from mxworker.master.notify import Condition, Notifier, Phase
 from mxworker.master.observer import Observer, Observing
 from mxworker.master.plan import Look, RollState, Send, Spawn
 from mxworker.master.processes import Children, Ended
+from mxworker.master.profiles import Profiles
 from mxworker.master.replacing import START_ATTEMPTS
 from mxworker.master.service_status import StatusReport
 from mxworker.master.signals import SignalInbox
@@ -127,8 +128,9 @@ class _Master:
         self._started_ns = time.monotonic_ns()
         url = "" if observing is None else observing.url
         self._status = StatusReport(supervision, self._fleet, board, self._started_ns, url)
+        profiles = Profiles(self._fleet, board, children.profile_files.fd, children.profile_files.read)
         self._commands = Commands(
-            self._fleet, board, self._status, lambda order: children.send_to_all(order.value), terminal
+            self._fleet, board, self._status, profiles, lambda order: children.send_to_all(order.value), terminal
         )
         self._control = ControlServer(listener, self._poll, self._commands.answer) if listener is not None else None
         self._observer = None

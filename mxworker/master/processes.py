@@ -25,7 +25,7 @@ from typing import NoReturn
 from mxworker.errors import ExitCode, InvariantError
 from mxworker.master.signals import TAKEN
 from mxworker.master.slot import Order
-from mxworker.master.stack_files import StackFiles
+from mxworker.master.slot_files import SlotFiles
 from mxworker.system.at_exit import forget_inherited
 from mxworker.system.child import bind_to_parent, do_nothing, exit_code_of, flush
 from mxworker.system.descriptors import claim
@@ -37,6 +37,9 @@ _WORKER_LOG = logging.getLogger("mxworker.worker")
 _STANDARD_FDS = frozenset({0, 1, 2})
 _REAP_LOOK_S = 0.02
 _KIBIBYTE = 1024
+_STACKS_BYTES = (
+    1024 * 1024
+)  # faulthandler writes at most 100 threads of 100 frames, and the thread at fault is often the last
 
 # A terminal or a service manager may send some of these to the whole process group, and the master alone decides what
 # they mean. Others are the master's orders, of which a worker that still boots must not die; SIGTERM may end it then.
@@ -73,12 +76,13 @@ class Children:
         self._run_worker = run_worker
         self._pids: set[int] = set()  # of the workers
         self._observer: int | None = None
-        self._stack_files = StackFiles()
+        self._stack_files = SlotFiles("stacks")
+        self.profile_files = SlotFiles("profile")
 
     def spawn(self, slot: int) -> int:
         """Fork the worker of `slot` and return its pid. Raises OSError when the machine cannot fork now."""
-        stacks_fd = self._stack_files.empty(slot)
-        pid = _fork(_Life(slot, lambda: self._run_worker(slot), stacks_fd))
+        stacks_fd, profile_fd = self._stack_files.empty(slot), self.profile_files.empty(slot)
+        pid = _fork(_Life(slot, lambda: self._run_worker(slot), stacks_fd, frozenset({profile_fd})))
         self._pids.add(pid)
         return pid
 
@@ -110,8 +114,8 @@ class Children:
             self._observer = None
 
     def stack_files(self, slot: int) -> str:
-        """Return the stacks that the last worker of `slot` left when it crashed or was aborted, often none."""
-        return self._stack_files.read(slot)
+        """Return at most 1 MiB of the stacks that the last worker of `slot` left when it crashed, often none."""
+        return self._stack_files.read(slot, _STACKS_BYTES).decode("utf-8", "backslashreplace")
 
     def send(self, pid: int, signum: signal.Signals) -> None:
         """Send `signum` to a child that was not reaped yet."""
@@ -201,8 +205,8 @@ def _leave_the_master(master_pid: int, life: _Life) -> None:
         signal.signal(signum, do_nothing if signum in _NOT_FATAL else signal.SIG_DFL)
     _close_inherited_fds(_STANDARD_FDS | {life.stacks_fd} | life.kept)
     bind_to_parent(master_pid, life.stacks_fd)
-    if life.stacks_fd not in _STANDARD_FDS:
-        claim(life.stacks_fd)
+    if life.slot:
+        claim(life.stacks_fd, *life.kept)
     forget_inherited()
 
 

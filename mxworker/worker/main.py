@@ -45,6 +45,7 @@ from mxworker.worker.handling.handler_runner import HandlerRunner
 from mxworker.worker.handling.message_facts import message_facts
 from mxworker.worker.loading import load, select
 from mxworker.worker.loops import new_loop
+from mxworker.worker.profiling.profiler import Profiler
 from mxworker.worker.user_metrics import keep_user_metrics
 from mxworker.worker.watchdog import Watchdog
 
@@ -167,7 +168,8 @@ async def _serve(
     loop.add_signal_handler(signal.SIGURG, service.look_at_board)
     signal.signal(signal.SIGUSR1, lambda _, frame: _tell_what_runs(settings, slot, service.runners, frame))
     forks.claim_signals([signal.SIGTERM, signal.SIGRTMAX, signal.SIGURG, signal.SIGUSR1])
-    watchdog = Watchdog(slot.number, loop, lambda frame: blocker_of(frame, loop, service.runners))
+    profiler = Profiler(slot, loop, service.runners)
+    watchdog = Watchdog(slot.number, loop, lambda frame: blocker_of(frame, loop, service.runners), profiler.look)
     watchdog.start()
     try:
         code = await service.run_or_give_up()

@@ -1,7 +1,8 @@
 """A thread that logs what blocks the event loop while it is blocked: the code, the line, and for how long.
 
 Four times a second the thread asks the loop to answer. When the loop does not, the stack of its thread shows what
-blocks it. The watchdog only logs. The master ends a worker that is blocked for too long, see `layout.Word.DEADLINE_NS`.
+blocks it. The watchdog only logs, and calls a function for what must begin even while the loop is blocked. The master
+ends a worker that is blocked for too long, see `layout.Word.DEADLINE_NS`.
 """
 
 from __future__ import annotations
@@ -33,9 +34,17 @@ class Watchdog:
     """Watches the event loop of the thread that makes it, until `stop`."""
 
     def __init__(
-        self, number: int, loop: asyncio.AbstractEventLoop, find_blocker: Callable[[FrameType | None], Blocker]
+        self,
+        number: int,
+        loop: asyncio.AbstractEventLoop,
+        find_blocker: Callable[[FrameType | None], Blocker],
+        at_look: Callable[[], None] = lambda: None,
     ) -> None:
-        """`find_blocker` gets the innermost frame of the loop's thread. `number` is the worker's."""
+        """`find_blocker` gets the innermost frame of the loop's thread. `number` is the worker's.
+
+        `at_look` is called four times a second, in the thread of the watchdog.
+        """
+        self._at_look = at_look
         self._number = number
         self._loop = loop
         self._find_blocker = find_blocker
@@ -64,6 +73,7 @@ class Watchdog:
             time.sleep(LOOK_EVERY_S)
             while not self._is_stopped and not self._loop.is_closed():
                 self._look()
+                self._at_look()
                 time.sleep(LOOK_EVERY_S)
         except Exception:  # as far out as this thread has a frame
             if not self._loop.is_closed():

@@ -42,7 +42,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "amqp.publishing": BELOW_AMQP | {"amqp.protocol", "amqp.connecting"},
     "worker.handling": BELOW_WORKER,
     "worker.cpu": BELOW_WORKER | {"worker", "worker.handling"},
-    "worker": BELOW_WORKER | {"worker.handling", "worker.cpu"},
+    "worker.profiling": BELOW_WORKER | {"worker.handling"},
+    "worker": BELOW_WORKER | {"worker.handling", "worker.cpu", "worker.profiling"},
     "master": frozenset({GROUND, "system", "board", "control"}),
     "observer": frozenset({GROUND, "system", "board", "control"}),
 }

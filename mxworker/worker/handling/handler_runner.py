@@ -188,6 +188,13 @@ class HandlerRunner:
             return None
         return AtWork(_deliveries(unit), task, self._running.age_s(unit), self._stack_of(task))
 
+    def is_run_by(self, task: asyncio.Task[Any]) -> bool:
+        """Whether `task` runs a unit of this handler. Another thread may call this."""
+        try:
+            return any(one is task for _, one in self._running.items())
+        except RuntimeError:  # the loop's thread has changed the units meanwhile
+            return False
+
     def _stack_of(self, task: asyncio.Task[Any]) -> list[str]:
         return self._process.threads.stack_of(task) or task_stack(task)
 

@@ -17,6 +17,10 @@ from mxworker.control.protocol import (
     LogLevel,
     Metrics,
     Pause,
+    Profile,
+    ProfileEnd,
+    ProfilePart,
+    ProfileState,
     Reload,
     Request,
     RequestRefused,
@@ -46,6 +50,11 @@ REQUESTS: list[tuple[bytes, Request]] = [
     (b'{"do": "stop"}', Stop()),
     (b'{"do": "dump"}', Dump()),
     (b'{"do": "log-level", "level": "debug"}', LogLevel("debug")),
+    (b'{"do": "profile", "kind": "cpu", "seconds": 2.5, "worker": 1}', Profile("cpu", 2.5, 1)),
+    (b'{"do": "profile", "kind": "memory", "seconds": 10}', Profile("memory", 10)),
+    (b'{"do": "profile-state", "number": 3}', ProfileState(3)),
+    (b'{"do": "profile-part", "number": 3, "at": 524288}', ProfilePart(3, 524288)),
+    (b'{"do": "profile-end", "number": 3}', ProfileEnd(3)),
 ]
 
 REFUSED = [
@@ -59,6 +68,10 @@ REFUSED = [
     (b'{"do": "shutdown"}', "'shutdown' is not a known request. Known are: status, metrics, reload,"),
     (b'{"do": "status", "verbose": true}', "status has no field 'verbose'. It has none."),
     (b'{"do": "pause", "queues": []}', "pause has no field 'queues'. It has: queue."),
+    (b'{"do": "profile", "kind": "wall", "seconds": 1}', "profile: 'kind' is 'wall', but must be one of cpu, memory."),
+    (b'{"do": "profile", "kind": "cpu", "seconds": 1e9}', "profile: 'seconds' is 1000000000.0, but must be a number"),
+    (b'{"do": "profile", "kind": "cpu", "seconds": true}', "profile: 'seconds' is True, but must be a number"),
+    (b'{"do": "profile-part", "number": 3, "at": -1}', "profile-part: 'at' is -1, but must be"),
     (b'{"do": "pause", "queue": 7}', "pause: 'queue' is 7, but must be the name of a queue."),
     (b'{"do": "scale"}', "scale needs the field 'workers'."),
     (b'{"do": "scale", "workers": 0}', "scale: 'workers' is 0, but must be a number from 1 to 512."),

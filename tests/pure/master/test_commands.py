@@ -12,6 +12,7 @@ from mxworker.config import Supervision
 from mxworker.master.commands import Commands
 from mxworker.master.fleet import Fleet
 from mxworker.master.plan import Send
+from mxworker.master.profiles import Profiles
 from mxworker.master.service_status import StatusReport
 from mxworker.master.slot import Order
 from mxworker.system.terminal import SETTLES_S, Terminal
@@ -29,7 +30,8 @@ class Master:
         self.board = Board(2)
         self.told: list[Order] = []
         status = StatusReport(Supervision("app", 2), self.fleet, self.board, 0)
-        self.commands = Commands(self.fleet, self.board, status, self.told.append, terminal)
+        profiles = Profiles(self.fleet, self.board, lambda slot: 0, lambda slot, size, at: b"")
+        self.commands = Commands(self.fleet, self.board, status, profiles, self.told.append, terminal)
 
     def take(self, *signums: signal.Signals, after_s: float = 0.0) -> None:
         """Take signals, as one turn of the loop does."""

@@ -1,0 +1,1 @@
+"""Profiles of a worker process that works on meanwhile."""

@@ -1,0 +1,150 @@
+"""Taking the profiles that the master asks for on the board, in a thread, so that the event loop may be blocked.
+
+The thread of the watchdog looks for a request four times a second. The result goes into a file in memory that the
+master made before the fork, so that a worker with a read-only root, or without any directory of its own, can be
+profiled too, and a profile never writes to a disk. When the result is complete, the words of the slot say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from mxworker import __version__
+from mxworker.board.layout import PROFILE_BYTES, Given, ProfileKind, Word
+from mxworker.board.slot import BoardSlot
+from mxworker.system.log_events import log_event
+from mxworker.worker.handling.handler_runner import HandlerRunner
+from mxworker.worker.profiling import allocations
+from mxworker.worker.profiling.allocations import Stopped
+from mxworker.worker.profiling.sampler import Sampler
+
+log = logging.getLogger(__name__)
+
+SAMPLE_EVERY_S = 0.01
+COST_SHARE = 0.02
+"""The share of a CPU that the thread of the sampler may use: when its samples cost more, there are fewer of them."""
+
+_LOOK_EVERY_S = 0.1
+_DEFAULT_TASK_NAME = "Task-"
+
+
+class Profiler:
+    """Takes at most one profile at a time of this process. `look` belongs to one thread."""
+
+    def __init__(self, slot: BoardSlot, loop: asyncio.AbstractEventLoop, runners: Sequence[HandlerRunner]) -> None:
+        """`runners` may be filled later."""
+        self._slot = slot
+        self._loop = loop
+        self._runners = runners
+        self._seen = 0
+        self._thread: threading.Thread | None = None
+
+    def look(self) -> None:
+        """Begin the profile that is wanted, unless it was begun before, or another has not ended yet."""
+        number = self._slot.given[Given.PROFILE_WANTED]
+        if number == self._seen or (self._thread is not None and self._thread.is_alive()):
+            return
+        self._seen = number
+        if number:
+            self._thread = threading.Thread(target=self._run, args=(number,), name="mxworker-profiler", daemon=True)
+            self._thread.start()
+
+    def _run(self, number: int) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # signals interrupt the main thread only
+        words = self._slot.words
+        words[Word.PROFILE_BEGUN] = number
+        try:
+            result, has_failed = self._taken(number), False
+        except Stopped:
+            return
+        except Exception as error:  # as far out as this thread has a frame
+            log.exception(
+                "worker %d: a profile failed",
+                self._slot.number,
+                extra=log_event("profile_failed", worker=self._slot.number),
+            )
+            result, has_failed = f"{type(error).__name__}: {error}".encode("utf-8", "replace"), True
+        if self._is_wanted(number):
+            is_written = self._write(result)
+            words[Word.PROFILE_SIZE] = len(result) if is_written else 0
+            words[Word.PROFILE_FAILED] = has_failed or not is_written
+            words[Word.PROFILE_ENDED] = number  # written last: from now on the master reads the file
+
+    def _taken(self, number: int) -> bytes:
+        given = self._slot.given
+        seconds = given[Given.PROFILE_MS] / 1000
+        title = f"worker {self._slot.number}, process {os.getpid()}, for {seconds:g} s"
+        match ProfileKind(given[Given.PROFILE_KIND]):
+            case ProfileKind.CPU:
+                result = self._cpu(title, number, seconds)
+            case ProfileKind.MEMORY:
+                text = allocations.watch(title, seconds, lambda wait_s: self._wait(number, wait_s))
+                result = text.encode("utf-8", "replace")
+        if len(result) > PROFILE_BYTES:
+            raise ValueError(f"the result has {len(result)} bytes, and may have {PROFILE_BYTES}; ask for fewer seconds")
+        return result
+
+    def _cpu(self, title: str, number: int, seconds: float) -> bytes:
+        sampler = Sampler(self._loop, self._label_of)
+        sampler.begin()
+        jitter = random.Random()  # noqa: S311 - so that no periodic work hides between samples; no secret
+        deadline = time.monotonic() + seconds
+        pause_s = SAMPLE_EVERY_S
+        while (left_s := deadline - time.monotonic()) > 0:
+            time.sleep(min(left_s, pause_s * jitter.uniform(0.8, 1.2)))
+            if not self._is_wanted(number):
+                raise Stopped
+            began_ns = time.thread_time_ns()
+            sampler.take()
+            pause_s = max(SAMPLE_EVERY_S, (time.thread_time_ns() - began_ns) / 1e9 / COST_SHARE)
+        recording = sampler.recording
+        cut = f", without {recording.dropped} samples for which there was no room" if recording.dropped else ""
+        return orjson.dumps(recording.speedscope(f"CPU time of {title}{cut}", f"mxworker {__version__}"))
+
+    def _label_of(self, task: asyncio.Task[Any]) -> str:
+        """Return for what a task works: the handler of its delivery, or the name that the application gave it."""
+        handler = next((runner.handler.name for runner in self._runners if runner.is_run_by(task)), None)
+        if handler is not None:
+            return f"handler {handler}"
+        name = task.get_name()
+        return "" if name.startswith(_DEFAULT_TASK_NAME) else f"task {name}"
+
+    def _wait(self, number: int, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while (left_s := deadline - time.monotonic()) > 0:
+            time.sleep(min(left_s, _LOOK_EVERY_S))
+            if not self._is_wanted(number):
+                raise Stopped
+
+    def _is_wanted(self, number: int) -> bool:
+        return bool(self._slot.given[Given.PROFILE_WANTED] == number)
+
+    def _write(self, result: bytes) -> bool:
+        """Write the result to the file for it, and return whether that is still open.
+
+        Code of others may have closed the descriptor, which may be that of a socket by now.
+        """
+        fd = self._slot.given[Given.PROFILE_FD]
+        try:
+            if not str(Path(f"/proc/self/fd/{fd}").readlink()).startswith("/memfd:mxworker-profile"):
+                raise OSError("the descriptor is that of another file")
+            os.ftruncate(fd, 0)
+            at = 0
+            while at < len(result):
+                at += os.pwrite(fd, result[at:], at)
+        except OSError as error:
+            facts = log_event("profile_unwritten", worker=self._slot.number, error=str(error))
+            log.warning("worker %d: a profile cannot be handed over: %s", self._slot.number, error, extra=facts)
+            return False
+        return True

@@ -1,0 +1,196 @@
+"""`mxworker ctl profile` on a service that works: what it names, and that it stops nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from signal import SIGINT, SIGKILL, SIGSTOP
+from typing import Any
+
+import pytest
+
+from tests.harness.service import Service, mxworker_run, write_app
+from tests.harness.waiting import wait_until
+from tests.rabbit.client import Client
+
+APP = """
+    import asyncio
+    import time
+    from pathlib import Path
+
+    from mxworker import Handlers, Queue
+
+    handlers = Handlers()
+    kept = []
+    release = Path("release")
+
+
+    def crunch(seconds):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            sum(range(200))
+
+
+    @handlers.consume(Queue("QUEUE", type="classic"), timeout=300)
+    async def work(message_id: str) -> None:
+        while not release.exists():
+            crunch(0.03)
+            kept.append(bytearray(100_000))  # it leaks
+            await asyncio.sleep(0.005)
+
+
+    @handlers.consume(Queue("QUEUE.def", type="classic"), timeout=300)
+    def work_in_thread(message_id: str) -> None:
+        while not release.exists():
+            crunch(0.03)
+
+
+    @handlers.consume(Queue("QUEUE.block", type="classic"))
+    async def block(message_id: str) -> None:
+        while not release.exists():
+            crunch(0.05)
+
+
+    @handlers.consume(Queue("QUEUE.quick", type="classic"))
+    async def count(message_id: str) -> None:
+        pass
+"""
+
+
+@pytest.fixture
+def service(tmp_path: Path, queue_name: str, broker_url: str, admin: Client) -> Iterator[Service]:
+    app = write_app(tmp_path, APP.replace("QUEUE", queue_name))
+    command = mxworker_run(app, "--workers=1", "--log-format=json", app_dir=tmp_path)
+    with Service(command, tmp_path, env={"MXWORKER_BROKER_URL": broker_url}) as running:
+        running.wait_ready()
+        yield running
+        (tmp_path / "release").touch()
+    for name in ("", ".def", ".block", ".quick"):
+        for side in ("", ".dlq"):
+            admin.delete(f"{queue_name}{name}{side}")
+
+
+def publish(admin: Client, queue: str, count: int) -> None:
+    admin.publish(queue, (json.dumps(str(number)).encode() for number in range(count)))
+
+
+def done(ended: subprocess.CompletedProcess[str]) -> str:
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return ended.stdout
+
+
+def test_profiles_of_a_busy_worker_name_what_is_hot_and_what_leaks(
+    service: Service, queue_name: str, admin: Client, tmp_path: Path
+) -> None:
+    publish(admin, queue_name, 1)
+    publish(admin, f"{queue_name}.def", 1)
+    shown = done(service.mxworker("ctl", "profile", "--cpu", "2s", "--output", "cpu.json"))
+    assert shown.splitlines()[0] == "CPU profile of worker 1: cpu.json"
+    assert "crunch" in shown.splitlines()[2]
+    document = json.loads((tmp_path / "cpu.json").read_bytes())
+    for thread, caller in (("MainThread (event loop)", "work"), ("mxworker-handler_0", "work_in_thread")):
+        assert spent_in("crunch", caller, document, thread) > 0.6
+    assert stat.S_IMODE((tmp_path / "cpu.json").stat().st_mode) == 0o600
+
+    publish(admin, f"{queue_name}.quick", 100)
+    shown = done(service.mxworker("ctl", "profile", "--memory", "2s", "--output", "leak.txt"))
+    assert shown == "Memory profile of worker 1: leak.txt\n"
+    first = re.findall(r"^ *[\d,.]+ KiB .*", (tmp_path / "leak.txt").read_text(), re.MULTILINE)[0]
+    assert "kept.append(bytearray(100_000))" in first
+    wait_until(lambda: admin.counts(f"{queue_name}.quick").messages == 0, 90, "the handling of other messages")
+    (tmp_path / "release").touch()
+    status = json.loads(done(service.mxworker("status", "--json")))
+    assert [worker["pid"] for worker in status["workers"]] == service.worker_pids()
+    assert status["workers"][0]["restarts"] == 0
+
+
+def spent_in(function: str, caller: str, document: dict[str, Any], thread: str) -> float:
+    """Return the share of a thread's CPU time that it spent in a function, called by another at any distance."""
+    frames = [frame["name"] for frame in document["shared"]["frames"]]
+    [profile] = [profile for profile in document["profiles"] if profile["name"] == thread]
+    stacks = [[frames[number] for number in sample] for sample in profile["samples"]]  # outermost first
+    spent = {True: 0, False: 0}
+    for stack, weight in zip(stacks, profile["weights"], strict=True):
+        spent[function in stack and caller in stack[: stack.index(function)]] += weight
+    assert sum(spent.values()) == profile["endValue"] > 0
+    return spent[True] / profile["endValue"]
+
+
+def test_blocked_worker_is_profiled(service: Service, queue_name: str, admin: Client, tmp_path: Path) -> None:
+    publish(admin, f"{queue_name}.block", 1)
+    service.wait_for_event("event_loop_blocked")
+    done(service.mxworker("ctl", "profile", "--cpu", "0.5s", "--output", "cpu.json"))
+    (tmp_path / "release").touch()
+    document = json.loads((tmp_path / "cpu.json").read_bytes())
+    names = {document["shared"]["frames"][number]["name"] for number in document["profiles"][0]["samples"][0]}
+    assert {"handler block", "block"} <= names
+
+
+def test_second_profile_and_a_file_that_exists_are_refused_and_ctrl_c_ends_a_profile(
+    service: Service, tmp_path: Path
+) -> None:
+    with profiling(service, tmp_path, "--memory", "60s") as first:
+        refused = service.mxworker("ctl", "profile", "--cpu", "1s", "--output", "second.json")
+        assert refused.returncode == 1
+        assert "a memory profile of worker 1 is being taken" in refused.stderr
+        first.send_signal(SIGINT)
+        _, errors = first.communicate(timeout=60)
+        assert (first.returncode, errors) == (130, "Error: the profile was ended, and nothing was written.\n")
+    done(service.mxworker("ctl", "profile", "--cpu", "0.2s", "--output", "third.json"))
+    assert sorted(path.name for path in tmp_path.glob("*.json")) == ["third.json"]
+    assert not (tmp_path / "first").exists()
+
+    for name, content in (("link", None), ("old", "mine")):
+        (tmp_path / name).symlink_to(tmp_path / "elsewhere") if content is None else (tmp_path / name).write_text(
+            content
+        )
+        refused = service.mxworker("ctl", "profile", "--cpu", "1s", "--output", name)
+        assert (refused.returncode, refused.stderr) == (
+            1,
+            f"Error: {name} cannot be made: File exists. Name another file with --output.\n",
+        )
+    assert (tmp_path / "old").read_text() == "mine"
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_worker_that_ends_or_stands_still_ends_its_profile_with_an_error(service: Service, tmp_path: Path) -> None:
+    [worker] = service.workers()
+    with profiling(service, tmp_path, "--cpu", "60s") as first:
+        worker.signal(SIGKILL)
+        _, errors = first.communicate(timeout=60)
+        assert first.returncode == 1
+        assert f"worker 1 (process {worker.pid}) ended before its profile was complete" in errors
+    assert not (tmp_path / "first").exists()
+    [worker] = service.wait_workers(1)
+    worker.signal(SIGSTOP)
+    refused = service.mxworker("ctl", "profile", "--cpu", "1s")
+    worker.signal(SIGKILL)
+    assert refused.returncode == 1
+    assert f"worker 1 (process {worker.pid}) does not begin the profile" in refused.stderr
+
+
+class profiling:  # noqa: N801 - used as a function
+    """Run `ctl profile`, and wait until the service has been asked."""
+
+    def __init__(self, service: Service, directory: Path, *options: str) -> None:
+        command = [sys.executable, "-m", "mxworker", "ctl", "profile", *options, "--output", "first"]
+        env = {**os.environ, "XDG_RUNTIME_DIR": str(service.runtime_directory)}
+        self._service = service
+        self._popen = subprocess.Popen(command, cwd=directory, env=env, stderr=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> subprocess.Popen[str]:
+        asked = self._service.events
+        wait_until(
+            lambda: any("Profile(" in each["request"] for each in asked("control_request")), 60, "a request to profile"
+        )
+        return self._popen
+
+    def __exit__(self, *_: object) -> None:
+        self._popen.kill()
+        self._popen.wait()
