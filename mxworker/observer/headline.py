@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mxworker.observer.figures import clock, count_of, duration, rate
-from mxworker.observer.history import MINUTE_S, NOW_S, ended
+from mxworker.observer.history import MINUTE_S, NOW_S
 from mxworker.observer.problems import MASTER_SILENT_S, Facts, Problem, Severity, alive_of
 
 _NAMED = 3  # problems in the line; the others are counted
@@ -81,10 +81,10 @@ def _is_every_queue_paused(facts: Facts) -> bool:
 def _detail(facts: Facts) -> str:
     metrics = facts.metrics
     queues = {row.queue for row in metrics.consumers if row.slots}
-    pairs = [(row.queue, row.handler) for row in metrics.consumers]
+    ended = [("ended", row.queue, row.handler) for row in metrics.consumers]
     in_flight = sum(row.in_flight for row in metrics.consumers)
-    now = rate(facts.history.per_s(NOW_S, *ended(pairs)))
-    is_busy = in_flight or facts.history.grown(MINUTE_S, *ended(pairs))
+    now = rate(facts.history.per_s(NOW_S, *ended))
+    is_busy = in_flight or facts.history.grown(MINUTE_S, *ended)
     work = f"{now} messages a second, {in_flight:,} in flight" if is_busy else "No message has ended in the last minute"
     return f"{_workers(facts, len(queues))}. {work}."
 

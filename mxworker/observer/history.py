@@ -9,7 +9,7 @@ Pure.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 from mxworker.board.metric_values import Histogram, ServiceMetrics
@@ -95,31 +95,18 @@ class History:
     def _point(self, metrics: ServiceMetrics, now_unix_s: float) -> Point:
         ready = {facts.queue: facts.ready for facts in metrics.queues}
         pairs = [(row.queue, row.handler) for row in metrics.consumers]
-        queues = {queue for queue, _ in pairs}
+        ended = {pair: self.per_s(STEP_S, ("ended", *pair)) or 0.0 for pair in pairs}
+        queues: dict[str, float] = {}
+        for (queue, _), per_s in ended.items():
+            queues[queue] = queues.get(queue, 0.0) + per_s
         return Point(
             now_unix_s,
-            self._per_step(ended(pairs)),
-            self._per_step(failed(pairs)),
-            self._per_step(("published", row.exchange, "confirmed") for row in metrics.exchanges),
+            sum(ended.values()),
+            self.per_s(STEP_S, *(("failed", *pair) for pair in pairs)) or 0.0,
+            self.per_s(STEP_S, *(("published", row.exchange, "confirmed") for row in metrics.exchanges)) or 0.0,
             sum(row.in_flight for row in metrics.consumers),
-            {
-                queue: QueuePoint(self._per_step(ended(pair for pair in pairs if pair[0] == queue)), ready.get(queue))
-                for queue in queues
-            },
+            {queue: QueuePoint(per_s, ready.get(queue)) for queue, per_s in queues.items()},
         )
-
-    def _per_step(self, counters: Iterable[Hashable]) -> float:
-        return self.per_s(STEP_S, *counters) or 0.0
-
-
-def ended(pairs: Iterable[tuple[str, str]]) -> list[Hashable]:
-    """Return the names of the counters of deliveries that ended, for queues with their handlers."""
-    return [("outcome", *pair, outcome) for pair in pairs for outcome in ENDED]
-
-
-def failed(pairs: Iterable[tuple[str, str]]) -> list[Hashable]:
-    """Return the names of the counters of deliveries that failed, for queues with their handlers."""
-    return [("outcome", *pair, outcome) for pair in pairs for outcome in FAILED]
 
 
 def look_of(view: View) -> Look:
@@ -129,15 +116,17 @@ def look_of(view: View) -> Look:
     histograms: dict[Hashable, tuple[float, ...]] = {}
     for row in metrics.consumers:
         pair = (row.queue, row.handler)
-        counters |= {("outcome", *pair, outcome): count for outcome, count in row.outcomes.items()}
-        counters |= {("failures", *pair, error): count for error, count in row.failures.items()}
+        failed = sum(row.outcomes.get(outcome, 0) for outcome in FAILED)
+        counters["failed", *pair] = failed
+        counters["ended", *pair] = failed + row.outcomes.get("ack", 0)
         counters["busy", *pair] = row.busy_s
+        counters |= {("failures", *pair, error): count for error, count in row.failures.items()}
         histograms["duration", *pair] = _numbers(row.duration)
         histograms["age", *pair] = _numbers(row.age)
     for exchange in metrics.exchanges:
         counters |= {("published", exchange.exchange, outcome): n for outcome, n in exchange.outcomes.items()}
     for process in metrics.processes:
-        counters["ended", process.slot] = sum(process.outcomes.get(outcome, 0) for outcome in ENDED)
+        counters["ended by worker", process.slot] = sum(process.outcomes.get(outcome, 0) for outcome in ENDED)
         counters["cpu", process.slot] = process.cpu_s
         counters["log lines dropped", process.slot] = process.log_lines_dropped
         histograms["confirm", process.slot] = _numbers(process.confirm_duration)

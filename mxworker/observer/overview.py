@@ -16,14 +16,12 @@ from mxworker.board.metric_values import ConsumerMetrics
 from mxworker.control.status import WorkerStatus
 from mxworker.observer.headline import headline
 from mxworker.observer.history import (
-    ENDED,
+    FAILED,
     FIVE_MINUTES_S,
     LONGEST_S,
     MINUTE_S,
     NOW_S,
     STEP_S,
-    ended,
-    failed,
 )
 from mxworker.observer.problems import Facts, alive_of, problems
 
@@ -72,11 +70,11 @@ def _totals(facts: Facts) -> dict[str, Any]:
     metrics = facts.metrics
     pairs = [(row.queue, row.handler) for row in metrics.consumers]
     return {
-        "ended_per_s": _rate(facts, *ended(pairs)),
-        "failed_per_s": _rate(facts, *failed(pairs)),
+        "ended_per_s": _rate(facts, *(("ended", *pair) for pair in pairs)),
+        "failed_per_s": _rate(facts, *(("failed", *pair) for pair in pairs)),
         "published_per_s": _rate(facts, *(("published", row.exchange, "confirmed") for row in metrics.exchanges)),
         "acked": sum(row.outcomes.get("ack", 0) for row in metrics.consumers),
-        "failed": sum(count for row in metrics.consumers for name, count in row.outcomes.items() if name in ENDED[1:]),
+        "failed": sum(count for row in metrics.consumers for name, count in row.outcomes.items() if name in FAILED),
         "in_flight": sum(row.in_flight for row in metrics.consumers),
         "prefetched": sum(row.prefetched for row in metrics.consumers),
         "ready": _sum(queue.ready for queue in metrics.queues),
@@ -111,8 +109,8 @@ def _queue(facts: Facts, row: ConsumerMetrics) -> dict[str, Any]:
         "dead_letters": depth and depth.dead_letters,
         "quarantined": depth and depth.quarantined,
         "looked_at_unix_s": depth and depth.looked_at_unix_s,
-        "ended_per_s": _rate(facts, *ended([pair])),
-        "failed_per_s": _rate(facts, *failed([pair])),
+        "ended_per_s": _rate(facts, ("ended", *pair)),
+        "failed_per_s": _rate(facts, ("failed", *pair)),
         "duration_p50_s": _quantile(facts, 0.5, ("duration", *pair)),
         "duration_p95_s": _quantile(facts, 0.95, ("duration", *pair)),
         "age_p95_s": _quantile(facts, 0.95, ("age", *pair)),
@@ -170,7 +168,7 @@ def _worker(facts: Facts, worker: WorkerStatus) -> dict[str, Any]:
         "in_flight": worker.in_flight,
         "prefetched": process.prefetched if process is not None else None,
         "stuck": process.stuck if process is not None else None,
-        "ended_per_s": _rate(facts, ("ended", worker.slot)) if lives else None,
+        "ended_per_s": _rate(facts, ("ended by worker", worker.slot)) if lives else None,
         "loop_lag_s": process.loop_lag_s if process is not None and lives else None,
         "rss_bytes": worker.rss_bytes,
         "cpu": round(cpu, _DIGITS) if cpu is not None and lives else None,

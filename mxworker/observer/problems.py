@@ -14,7 +14,7 @@ from enum import IntEnum
 from mxworker.board.metric_values import ConsumerMetrics
 from mxworker.control.status import WorkerStatus
 from mxworker.observer.figures import count_of, duration
-from mxworker.observer.history import ENDED, FIVE_MINUTES_S, MINUTE_S, History, failed
+from mxworker.observer.history import FIVE_MINUTES_S, MINUTE_S, History
 from mxworker.observer.view import View
 
 MASTER_SILENT_S = 5.0  # the master tells something every second
@@ -261,8 +261,8 @@ def _of_stuck(row: ConsumerMetrics) -> Iterator[Problem]:
 
 def _of_failures(facts: Facts, row: ConsumerMetrics) -> Iterator[Problem]:
     pair = (row.queue, row.handler)
-    failures = facts.history.grown(MINUTE_S, *failed([pair]))
-    total = facts.history.grown(MINUTE_S, *(("outcome", *pair, outcome) for outcome in ENDED))
+    failures = facts.history.grown(MINUTE_S, ("failed", *pair))
+    total = facts.history.grown(MINUTE_S, ("ended", *pair))
     if failures >= FEW_FAILURES and failures > FAILED_SHARE * total:
         errors = {name: facts.history.grown(MINUTE_S, ("failures", *pair, name)) for name in row.failures}
         worst = max(errors, key=lambda name: errors[name], default="")
@@ -290,11 +290,11 @@ def _of_age(facts: Facts, row: ConsumerMetrics) -> Iterator[Problem]:
 
 def _of_silence(facts: Facts, row: ConsumerMetrics, ready: int | None) -> Iterator[Problem]:
     """Yield a problem for a queue that has messages and seems to be consumed, and from which nothing comes."""
-    silent_s = facts.now_unix_s - row.last_delivery_unix_s
-    is_told_otherwise = row.paused or any(queue.queue == row.queue for queue in facts.service.unconsumed)
-    is_idle = not (row.in_flight or row.prefetched or is_told_otherwise)
-    has_begun = facts.service.uptime_s > STUCK_S and not _has_lost_consuming(facts)
-    if ready and silent_s > STUCK_S and is_idle and has_begun:
+    silent_s = min(facts.now_unix_s - row.last_delivery_unix_s, facts.service.uptime_s)
+    if not ready or silent_s <= STUCK_S or row.in_flight or row.prefetched or row.paused:
+        return
+    is_told_otherwise = any(queue.queue == row.queue for queue in facts.service.unconsumed)
+    if not is_told_otherwise and not _has_lost_consuming(facts):
         yield Problem(
             Severity.WARNING,
             f"queue {row.queue} has {count_of(ready, 'message')} ready, and delivers none",

@@ -75,9 +75,7 @@ def queues(view: View) -> Html:
 
 def _queue_row(queue: View, history: View, now_unix_s: float) -> list[Html]:
     curves = history["queues"].get(queue["queue"], {"ended_per_s": [], "ready": []})
-    busy = f"of {count(queue['slots'])}"
-    if queue["utilisation"] is not None:
-        busy += f", {share(queue['utilisation'])} busy"
+    busy = "" if queue["utilisation"] is None else element("small", f"{share(queue['utilisation'])} busy")
     age, objective = queue["age_p95_s"], queue["objective_s"]
     is_late = age is not None and objective is not None and age > objective
     name = queue["queue"]
@@ -86,8 +84,8 @@ def _queue_row(queue: View, history: View, now_unix_s: float) -> list[Html]:
         _number("Ready", count(queue["ready"]), _as_of(queue, now_unix_s), _spark(curves["ready"], f"ready in {name}")),
         _number(
             "In flight",
-            count(queue["in_flight"]),
-            element("small", busy),
+            f"{count(queue['in_flight'])} of {count(queue['slots'])}",
+            busy,
             _small(queue["prefetched"], "{} waiting"),
             _alert(queue["stuck"], "{} stuck"),
         ),
@@ -112,7 +110,7 @@ def _as_of(queue: View, now_unix_s: float) -> str:
     at = queue["looked_at_unix_s"]
     if at is None or now_unix_s - at < _OLD_S:
         return ""
-    return element("small", f"at {clock(at, now_unix_s)}", class_="alert warn")
+    return element("small", element("span", f"at {clock(at, now_unix_s)}", class_="alert warn"))
 
 
 def _queue_name(queue: View) -> Html:
