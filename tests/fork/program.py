@@ -28,6 +28,10 @@ from mxworker.config import MAX_WORKERS, Supervision
 from mxworker.errors import ConfigError
 from mxworker.master import loop
 from mxworker.master.listener import Listener
+from mxworker.master.observer import Observing
+from mxworker.observer import main as observer
+from mxworker.observer.access import Access
+from mxworker.observer.addresses import Address, address_of, listen_at
 from mxworker.system.child import ring
 from mxworker.system.exit_status import in_words
 from mxworker.system.log import set_up
@@ -522,12 +526,23 @@ def main() -> int:
         return error.exit_code
     try:
         terminal = LateTerminal() if options.terminal_goes_late else None
-        code = loop.run(supervision, board, run_worker, announce, listener, terminal)
+        observing = observed(options, board) if options.http else None
+        code = loop.run(supervision, board, run_worker, announce, listener, terminal, observing)
     finally:
         if listener is not None:
             listener.close()
     del extras
     return code
+
+
+def observed(options: argparse.Namespace, board: Board) -> Observing:
+    """Return what the observer runs, at the address that was asked for."""
+    listening = listen_at(Address.parse(options.http))
+    access = Access(address_of(listening).host)
+    settings = observer.Settings(listening, access, None, options.heartbeat)
+    say(options.events, 0, f"http {address_of(listening).port}")
+    url = f"http://{address_of(listening)}/"
+    return Observing(lambda: observer.run(settings, board), frozenset({listening.fileno()}), url)
 
 
 def signal_newest_child(signum: signal.Signals) -> None:
@@ -563,6 +578,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--events", type=Path, required=True)
     parser.add_argument("--name", default="test")
     parser.add_argument("--control", type=Path)
+    parser.add_argument("--http")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--heartbeat", type=float, default=30.0)
     parser.add_argument("--boot", type=float, default=30.0)
