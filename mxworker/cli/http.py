@@ -94,8 +94,7 @@ def http_listen(flags: dict[str, Any]) -> Http | None:
     from mxworker.observer.access import Access
     from mxworker.observer.addresses import Address, address_of, is_only_here, listen_at, listen_nearby
 
-    ctx = click.get_current_context()
-    if flags["no_http"] and (flags["http"] is None or _is_stronger(ctx, "no_http", "http")):
+    if flags["no_http"] and (flags["http"] is None or _is_stronger("no_http", "http")):
         return None
     token = _token(flags["http_token_file"])
     if flags["http"] is not None:
@@ -141,8 +140,9 @@ def metrics_directory(socket: Path | None) -> Iterator[Path | None]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _is_stronger(ctx: click.Context, one: str, other: str) -> bool:
+def _is_stronger(one: str, other: str) -> bool:
     """Tell which of two options that exclude each other counts: one on the command line overrides the environment."""
+    ctx = click.get_current_context()
     sources = [ctx.get_parameter_source(name) for name in (one, other)]
     if sources[0] is sources[1]:
         raise ConfigError("--http and --no-http exclude each other.")
