@@ -28,6 +28,7 @@ from aio_pika.abc import AbstractChannel
 from mxworker.amqp.connecting.borrowing import Connect, Lend, Open, Supply, Wait, next_step
 from mxworker.amqp.connecting.channel_pool import ChannelPool, PooledChannel
 from mxworker.amqp.connecting.connection import Dialler, Link
+from mxworker.amqp.connecting.exhaustion import Use
 from mxworker.brokers import Brokers
 from mxworker.config import DEFAULT_MAX_BODY_BYTES, PoolSettings
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost, PoolExhausted
@@ -39,7 +40,6 @@ log = logging.getLogger(__name__)
 BorrowedChannel = AbstractAsyncContextManager[AbstractChannel]
 
 _OWN_ROLES = 2  # consume and publish; the other connections are for handlers
-_NEARLY_EXHAUSTED = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +119,7 @@ class Pool:
         self._waiting: deque[asyncio.Future[PooledChannel]] = deque()  # one for each waiting borrower
         self._tasks: asyncio.TaskGroup | None = None
         self._borrowed = 0
-        self._told: PoolStats | None = None
-        self._has_warned = False
+        self._warned: set[str] = set()
 
     def _new_link(self, role: str, on_change: Callable[[], None] = lambda: None) -> Link:
         return Link(self._dialler, f"{self._name} {role}", on_change)
@@ -325,25 +324,31 @@ class Pool:
 
     def _tell(self) -> None:
         stats = self.stats()
-        level = logging.DEBUG if stats == self._told else logging.INFO
-        self._told = stats
-        log.log(level, "Pool health: %s", stats, extra=log_event("pool_health", **asdict(stats)))
-        if not self._is_nearly_exhausted(stats):
-            self._has_warned = False
+        log.info("Pool health: %s", stats, extra=log_event("pool_health", **asdict(stats)))
+        self._warned &= {use.what for use in self._uses(stats) if use.is_nearly_all}
+        self._watch_exhaustion()
 
     def _watch_exhaustion(self) -> None:
-        """Warn when all but a tenth of the connections are active, but only once until a check finds that over."""
-        if self._has_warned:
-            return
+        """Warn when nine tenths of connections or channels are in use, of each once until a check finds that over."""
         stats = self.stats()
-        if self._is_nearly_exhausted(stats):
-            self._has_warned = True
-            log.warning(
-                "Connection pool nearly exhausted: %s", stats, extra=log_event("pool_nearly_exhausted", **asdict(stats))
-            )
+        for use in self._uses(stats):
+            if use.is_nearly_all and use.what not in self._warned:
+                self._warned.add(use.what)
+                facts = log_event("pool_nearly_exhausted", what=use.what, used=use.used, most=use.most, **asdict(stats))
+                log.warning("Connection pool nearly exhausted: %s; %s", use, stats, extra=facts)
 
-    def _is_nearly_exhausted(self, stats: PoolStats) -> bool:
-        return stats.active_connections >= stats.max_connections * _NEARLY_EXHAUSTED
+    def _uses(self, stats: PoolStats) -> list[Use]:
+        """Return the use of what can be exhausted. A connection that was not up yet counts with what others allow."""
+        uses = []
+        for what, link in (("channels of consumers", self.consume_link), ("channels of publishers", self.publish_link)):
+            if (connection := link.live) is not None:
+                uses.append(Use(what, len(connection.channel_numbers), connection.channel_max))
+        allowed = (line.channels.limit for line in self._lines if line.channels is not None)
+        each = min(allowed, default=self._settings.max_channels)
+        most = (self._settings.max_connections - _OWN_ROLES) * each
+        uses.append(Use("channels for handlers", stats.borrowed_channels, most))
+        uses.append(Use("connections", stats.active_connections, stats.max_connections))
+        return uses
 
     def stats(self) -> PoolStats:
         """Count the live connections, their channels, and the borrowed channels."""

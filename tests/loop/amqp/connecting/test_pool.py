@@ -20,6 +20,7 @@ from mxworker.amqp.connecting.pool import Pool
 from mxworker.brokers import Brokers
 from mxworker.config import PoolSettings
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost, PoolExhausted
+from tests.harness.logged import events
 from tests.harness.waiting import until
 from tests.loop.amqp.connecting.test_connection import SOON_S, Least, decent, nobody_cares, under_way
 from tests.loop.amqp.fake_broker import FakeBroker, Peer
@@ -498,26 +499,24 @@ async def test_channels_above_the_warm_ones_are_closed_after_a_while() -> None:
         await until(lambda: pool.stats().total_channels == 1 + 3, SOON_S, "the trim")
 
 
-async def test_health_is_told_at_info_only_when_it_has_changed(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "mxworker.amqp.connecting.pool")
+async def test_health_is_told_at_each_check_whether_it_has_changed_or_not(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "mxworker.amqp.connecting.pool")
 
-    def lines(level: int) -> list[logging.LogRecord]:
-        return [record for record in caplog.records if record.levelno == level and "Pool health" in record.msg]
+    def told() -> list[list[int]]:
+        names = ("active_connections", "idle_connections", "total_channels", "borrowed_channels", "max_connections")
+        return [[line[name] for name in names] for line in events(caplog, "pool_health")]
 
     async with FakeBroker(decent) as broker, running(broker, health_check_s=0.05) as pool:
-        await until(lambda: len(lines(logging.DEBUG)) >= 3, SOON_S)
-        (first,) = lines(logging.INFO)
+        await until(lambda: told()[-3:] == [[2, 0, 0, 0, 4]] * 3, SOON_S)
         async with pool.channel():
-            await until(lambda: len(lines(logging.INFO)) == 2, SOON_S)
-    assert first.getMessage() == "Pool health: 2 connections active and 0 idle, at most 4; 0 channels, 0 borrowed"
-    second = vars(lines(logging.INFO)[1])
-    names = ("active_connections", "idle_connections", "total_channels", "borrowed_channels", "max_connections")
-    assert [second[name] for name in names] == [3, 0, 1, 1, 4]
+            await until(lambda: told()[-2:] == [[3, 0, 1, 1, 4]] * 2, SOON_S)
+    health = "Pool health: 2 connections active and 0 idle, at most 4; 0 channels, 0 borrowed"
+    assert [record.levelname for record in caplog.records if record.getMessage() == health][:1] == ["INFO"]
 
 
 async def test_near_exhaustion_is_warned_of_once_per_crossing(caplog: pytest.LogCaptureFixture) -> None:
     def warnings() -> int:
-        return sum("Connection pool nearly exhausted" in record.msg for record in caplog.records)
+        return len(events(caplog, "pool_nearly_exhausted", what="connections"))
 
     def told() -> int:
         return sum("Pool health" in record.msg for record in caplog.records)
@@ -538,6 +537,50 @@ async def test_near_exhaustion_is_warned_of_once_per_crossing(caplog: pytest.Log
             async with pool.channel():  # before the next look: no new crossing
                 assert warnings() == crossing
             await looks(1)  # finds that it is over
+
+
+@pytest.mark.parametrize(("channel_max", "max_channels"), [(10, 100), (2047, 10)])
+async def test_near_exhaustion_of_the_channels_is_warned_of_too(
+    channel_max: int, max_channels: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The limit is that of the settings, or that of the broker when it is lower."""
+
+    async def some(peer: Peer) -> None:
+        await peer.handshake(channel_max=channel_max)
+        await peer.serve()
+
+    def warnings() -> list[dict[str, Any]]:
+        return events(caplog, "pool_nearly_exhausted", what="channels for handlers")
+
+    caplog.set_level(logging.INFO, "mxworker.amqp.connecting.pool")
+    settings = {"max_channels": max_channels, "max_connections": 3}
+    async with FakeBroker(some) as broker, running(broker, **settings) as pool, AsyncExitStack() as borrowing:
+        for _ in range(8):
+            await borrowing.enter_async_context(pool.channel())
+        assert warnings() == []
+        for _ in range(2):
+            await borrowing.enter_async_context(pool.channel())
+        (warning,) = warnings()
+    assert (warning["used"], warning["most"], warning["levelname"]) == (9, 10, "WARNING")
+
+
+async def test_near_exhaustion_of_the_channels_of_consumers_is_found_by_the_check(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def few(peer: Peer) -> None:
+        await peer.handshake(channel_max=10)
+        await peer.serve()
+
+    caplog.set_level(logging.INFO, "mxworker.amqp.connecting.pool")
+    async with FakeBroker(few) as broker, running(broker, health_check_s=0.05) as pool:
+        connection = pool.consume_link.live
+        assert connection is not None
+        for number in range(1, 10):
+            assert events(caplog, "pool_nearly_exhausted") == []
+            await connection.channel(number)
+        await until(lambda: events(caplog, "pool_nearly_exhausted"), SOON_S, "the check")
+        (warning,) = events(caplog, "pool_nearly_exhausted")
+    assert (warning["what"], warning["used"], warning["most"]) == ("channels of consumers", 9, 10)
 
 
 def test_every_failure_to_borrow_is_the_broker_s_or_passes() -> None:
