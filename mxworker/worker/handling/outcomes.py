@@ -19,7 +19,6 @@ from mxworker.system.cancellation import raise_own_cancellation
 from mxworker.system.foreign_errors import errors_in, is_a, type_name
 
 _MOST_AWAITED = 8  # a wrapper around a wrapper returns an awaitable of an awaitable; more of them are a mistake
-_SHOWN_CHARACTERS = 20  # of text: a longer one may be the message's body, which must not be logged
 _WITHOUT_ORDER = (str, bytes, bytearray, memoryview, Set)  # iterables, but not of settlements by position
 
 MAY_RETURN = "return None, Ack(), Requeue(), Retry() or Reject()"
@@ -133,11 +132,8 @@ def unknown(outcome: object, may_return: str = MAY_RETURN) -> UnknownOutcome:
 
 
 def _shown(outcome: object) -> str:
-    """Return `42 (int)` for a short scalar, and only the type of any other result."""
+    """Return `True (bool)`, but only the type of any other result, which may be the message's body."""
     name = type_name(outcome)
-    if type(outcome) in (bool, int, float) or (type(outcome) is str and len(outcome) <= _SHOWN_CHARACTERS):
-        try:
-            return f"{outcome!r} ({name})"
-        except ValueError:  # an integer of thousands of digits
-            pass
+    if type(outcome) is bool:
+        return f"{outcome!r} ({name})"
     return f"{'an' if name[:1].lower() in ('a', 'e', 'i', 'o', 'u') else 'a'} {name}"

@@ -82,7 +82,7 @@ MEANS: dict[str, tuple[type[Settlement], str]] = {
     "an ack to come": (Ack, ""),
     "a group": (Reject, "no stock"),
     "several": (Retry, "ExceptionGroup: Reject: a; Retry: b"),
-    "a number": (Retry, "UnknownOutcome: returned 42 (int); return None, Ack(), Requeue(), Retry() or Reject()"),
+    "a number": (Retry, "UnknownOutcome: returned an int; return None, Ack(), Requeue(), Retry() or Reject()"),
     "an exception as a reason": (Reject, "ValueError: no"),
     "a mute reason": (Retry, "Mute: (its text cannot be shown)"),
     "mute": (Retry, "Mute: (its text cannot be shown)"),

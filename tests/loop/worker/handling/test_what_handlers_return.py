@@ -212,12 +212,12 @@ def _gen() -> Iterator[Ack]:
 
 
 NO_SETTLEMENTS: dict[str, Callable[[], Any]] = {
-    "returned 42 (int)": lambda: 42,
-    "returned 0 (int)": lambda: 0,
+    "returned an int": lambda: 42,
+    "returned an int; return None": lambda: 0,
     "returned True (bool)": lambda: True,
     "returned False (bool)": lambda: False,
-    "returned '' (str)": str,
-    "returned 'ok' (str)": lambda: "ok",
+    "returned a str": str,
+    "returned a str; return None": lambda: "ok",
     "returned a str;": lambda: "x" * 100,
     "returned a bytes;": lambda: b"ok",
     "returned a list;": lambda: [Ack()],
@@ -262,7 +262,7 @@ async def test_text_that_may_be_the_body_is_not_shown(caplog: pytest.LogCaptureF
 
     @handlers.consume("queue", retry=None)
     async def echo(payload: Any) -> Any:
-        return "CANARY-" * 5
+        return "CANARY"
 
     await handled(handlers)
     assert "CANARY" not in caplog.text
@@ -333,8 +333,8 @@ async def test_generator_of_a_def_handler_runs_in_its_thread() -> None:
 
 
 BATCH_FAILURES: dict[str, Callable[[], Any]] = {
-    "returned 42 (int)": lambda: 42,
-    "returned 'ok' (str)": lambda: "ok",
+    "returned an int": lambda: 42,
+    "returned a str": lambda: "ok",
     "returned a bytes": lambda: b"okay",
     "returned a set": lambda: {1, 2, 3, 4},
     "returned an async_generator": _agen,
