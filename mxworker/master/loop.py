@@ -40,7 +40,7 @@ from mxworker.master.replacing import START_ATTEMPTS
 from mxworker.master.service_status import StatusReport
 from mxworker.master.signals import SignalInbox
 from mxworker.master.slot import NS_PER_S, Order
-from mxworker.system.log import tell_error
+from mxworker.system.log import tell_error, tell_lost_lines
 from mxworker.system.log_events import log_event
 from mxworker.system.terminal import Terminal
 
@@ -154,6 +154,7 @@ class _Master:
             self._act(now_ns)
             if self._observer is not None:
                 self._observer.act(now_ns)
+            tell_lost_lines()
             code = self._fleet.exit_code
             if code is not None:
                 break

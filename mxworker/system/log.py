@@ -27,6 +27,7 @@ class LineHandler(logging.Handler):
         super().__init__()
         self._fd = fd
         self._lost_lines = 0
+        self._dropped_lines = 0
         self._lost_by = 0  # the pid of the process that lost them: a forked child must not report them again
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -42,6 +43,20 @@ class LineHandler(logging.Handler):
         finally:
             self.release()
 
+    @property
+    def dropped_lines(self) -> int:
+        """The number of lines that this process has dropped so far."""
+        return self._dropped_lines if self._lost_by == os.getpid() else 0
+
+    def tell_lost(self) -> None:
+        """Report lines that were lost since the last report, if the reader takes a line again."""
+        self.acquire()
+        try:
+            if self._lost_by == os.getpid() and self._lost_lines and self._confess(self._lost_lines):
+                self._lost_lines = 0
+        finally:
+            self.release()
+
     def _line(self, record: logging.LogRecord) -> bytes:
         try:
             line = self.format(record)
@@ -51,12 +66,17 @@ class LineHandler(logging.Handler):
 
     def _write(self, raw: bytes) -> None:
         pid = os.getpid()
-        lost_lines = self._lost_lines if self._lost_by == pid else 0
-        if lost_lines and put(self._fd, self._line(_confession(lost_lines))):
-            lost_lines = 0
-        if lost_lines or not put(self._fd, raw):
-            lost_lines += raw.count(b"\n")
-        self._lost_lines, self._lost_by = lost_lines, pid
+        if self._lost_by != pid:
+            self._lost_lines, self._dropped_lines, self._lost_by = 0, 0, pid
+        if self._lost_lines and self._confess(self._lost_lines):
+            self._lost_lines = 0
+        if self._lost_lines or not put(self._fd, raw):
+            lines = raw.count(b"\n")
+            self._lost_lines += lines
+            self._dropped_lines += lines
+
+    def _confess(self, lost_lines: int) -> bool:
+        return put(self._fd, self._line(_confession(lost_lines)))
 
 
 def _apology(record: logging.LogRecord, error: BaseException) -> logging.LogRecord:
@@ -98,6 +118,16 @@ def set_up(level: str, style: str = "auto") -> None:
 def add_facts(facts: Facts) -> None:
     """Give each line of the application that is logged from now on the facts that `facts` returns then and there."""
     _last_resort().setFormatter(JsonFormatter(facts) if is_json() else TextFormatter(facts))
+
+
+def lines_dropped() -> int:
+    """Return how many lines of its log this process has dropped so far, since stderr did not take them at once."""
+    return _last_resort().dropped_lines
+
+
+def tell_lost_lines() -> None:
+    """Report dropped lines, if their reader is back. Call now and then: otherwise the next line brings the report."""
+    _last_resort().tell_lost()
 
 
 def facts_for_line(record: logging.LogRecord) -> Mapping[str, object]:
@@ -224,14 +254,24 @@ class LineBudget:
         self._used = 0
         self._suppressed = 0
 
-    def spend(self, now: float) -> str | None:
-        """Return the suffix of the line, often ""; None when the line must not be written. `now` is monotonic."""
+    def spend(self, now: float, count: int = 1) -> str | None:
+        """Return the suffix of the line, often ""; None when the line must not be written. `now` is monotonic.
+
+        `count` is how many things the line tells of.
+        """
         if now >= self._window_ends_at:
             self._window_ends_at = now + self._window_s
             self._used = 0
         if self._used >= self._lines:
-            self._suppressed += 1
+            self._suppressed += count
             return None
         self._used += 1
         suppressed, self._suppressed = self._suppressed, 0
         return f" (and {suppressed} more like this before)" if suppressed else ""
+
+    def rest(self, now: float) -> int:
+        """Return how many were held back in a window that is over, and that no line has told of; each only once."""
+        if now < self._window_ends_at:
+            return 0
+        suppressed, self._suppressed = self._suppressed, 0
+        return suppressed

@@ -7,9 +7,12 @@ import time
 from collections.abc import Callable
 
 from mxworker.board.check import latest_deadline_ns
+from mxworker.board.metric_rows import MetricRows
+from mxworker.board.metrics_layout import ProcessWord
 from mxworker.board.slot import BoardSlot
 from mxworker.config import Consumption
 from mxworker.system.child import ring
+from mxworker.system.log import lines_dropped, tell_lost_lines
 from mxworker.worker.recycling import Recycling
 
 EVERY_S = 1.0
@@ -29,12 +32,23 @@ class Heartbeat:
         self._recycling = recycling
         self._look_at_board = look_at_board
         self._loop = asyncio.get_running_loop()
+        self._metrics = MetricRows(slot.metrics).process
+        self._lines_dropped = 0
+
+    def _tell_of_the_log(self) -> None:
+        """Report dropped lines of the log when their reader is back, and count them in the metrics."""
+        tell_lost_lines()
+        dropped, before = lines_dropped(), self._lines_dropped
+        if dropped != before:
+            self._lines_dropped = dropped
+            self._metrics[ProcessWord.LOG_LINES_DROPPED] += dropped - before
 
     def beat(self) -> None:
         """Write the deadline of the next heartbeat, and schedule it."""
         self._loop.call_later(EVERY_S, self.beat)  # first: an error in what follows must not look like a hang
         self._slot.beat(time.monotonic_ns() + self._timeout_ns)
         self._recycling.beat()
+        self._tell_of_the_log()
         self._look_at_board()
         if self._slot.look(latest_deadline_ns(time.monotonic_ns(), *self._timeouts_s)) is not None:
             ring()  # the slot was overwritten: the master checks it, too, and replaces this process

@@ -319,6 +319,23 @@ def test_a_line_that_nobody_has_room_for_is_dropped_and_the_next_one_says_so(ful
     assert (then["message"], last["message"]) == ("then", "last")
 
 
+def test_what_was_lost_can_be_told_without_another_line(full_pipe: tuple[int, int]) -> None:
+    reader, writer = full_pipe
+    handler = LineHandler(writer)
+    handler.setFormatter(JsonFormatter())
+    handler.tell_lost()
+    handler.handle(record("first"))
+    handler.tell_lost()
+    assert handler.dropped_lines == 1
+    assert os.read(reader, 1 << 20).strip() == b""
+    for _ in range(2):
+        handler.tell_lost()
+    os.set_blocking(reader, False)
+    (told,) = map(json.loads, os.read(reader, 1 << 20).splitlines())
+    assert (told["event"], told["lines"]) == ("log_lines_lost", 1)
+    assert handler.dropped_lines == 1
+
+
 def test_a_fork_does_not_tell_of_what_its_parent_lost(full_pipe: tuple[int, int]) -> None:
     reader, writer = full_pipe
     handler = LineHandler(writer)
@@ -327,6 +344,8 @@ def test_a_fork_does_not_tell_of_what_its_parent_lost(full_pipe: tuple[int, int]
     os.read(reader, 1 << 20)
     child = os.fork()
     if child == 0:
+        handler.tell_lost()
+        assert handler.dropped_lines == 0
         handler.handle(record("of the child"))
         os._exit(0)
     os.waitpid(child, 0)
