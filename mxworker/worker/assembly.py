@@ -45,6 +45,7 @@ from mxworker.worker.handling.batching import Gatherer
 from mxworker.worker.handling.breaker_driver import HandlerBreaker
 from mxworker.worker.handling.copy_publisher import CopyPublisher
 from mxworker.worker.handling.decode_budget import DecodeBudget
+from mxworker.worker.handling.delivery_log import DeliveryLog
 from mxworker.worker.handling.dispatcher import Dispatcher
 from mxworker.worker.handling.execution import Execute, pipeline
 from mxworker.worker.handling.handler_runner import HandlerRunner, ProcessScope
@@ -60,6 +61,7 @@ from mxworker.worker.handling.work import SingleWork
 from mxworker.worker.heartbeat import Heartbeat
 from mxworker.worker.lifespans import Lifespans
 from mxworker.worker.lost_places import LostPlaces
+from mxworker.worker.performance import PerformanceLog
 from mxworker.worker.readiness import Readiness
 from mxworker.worker.recycling import Recycling
 from mxworker.worker.service import Parts, Service
@@ -176,6 +178,7 @@ def assemble(
             start=start,
             lost_places=lost_places,
             shutdown=shutdown,
+            performance=PerformanceLog(slot.number, lambda: publisher.stats, lambda: controls.stats, runners),
         ),
     )
     return service
@@ -205,7 +208,10 @@ def runner_of(
         partial(topology.repair, link, queue, handler.retry_steps_ms) if link is not None else None,
         partial(topology.declare_quarantine, link, queue) if link is not None and queue.declare == "ensure" else None,
     )
-    settling = Settling(handler, process.slot, copies, process.rng, lambda delivery: runner.run_next(delivery))
+    delivery_log = DeliveryLog(handler)
+    settling = Settling(
+        handler, process.slot, copies, process.rng, lambda delivery: runner.run_next(delivery), delivery_log
+    )
     running: Running[Any] = Running(
         handler.timeout_s, process.loop, lambda unit, task: runner.report_stuck(unit, task), process.grace_s
     )
@@ -232,7 +238,9 @@ def runner_of(
         in_order=queue.single_active_consumer,
     )
     gatherer = Gatherer(handler.batch, process.loop, dispatcher.admit) if handler.batch is not None else None
-    runner = HandlerRunner(handler, record, running, dispatcher, gatherer, work.give_back, breaker, process)
+    runner = HandlerRunner(
+        handler, record, running, dispatcher, gatherer, work.give_back, breaker, process, delivery_log.tell_rest
+    )
     return runner
 
 

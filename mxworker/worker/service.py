@@ -40,6 +40,7 @@ from mxworker.worker.handling.threads import Threads
 from mxworker.worker.heartbeat import Heartbeat
 from mxworker.worker.lifespans import Lifespans
 from mxworker.worker.lost_places import LostPlaces
+from mxworker.worker.performance import PerformanceLog
 from mxworker.worker.readiness import Readiness
 from mxworker.worker.shutdown import Shutdown
 from mxworker.worker.start import Start
@@ -69,6 +70,7 @@ class Parts:
     start: Start
     lost_places: LostPlaces
     shutdown: Shutdown
+    performance: PerformanceLog
 
 
 class Service:
@@ -157,7 +159,7 @@ class Service:
         parts.make_handlers()
         self.look_at_board()  # before anything is consumed
         parts.readiness.move(WorkerState.CONNECTING)
-        carrying = self._start_duties(parts.pool.run(), parts.publisher.run())
+        carrying = self._start_duties(parts.pool.run(), parts.publisher.run(), parts.performance.run())
         consuming = self._start_duties(*(consumer.run() for consumer in parts.consumers), parts.reconciler.run())
         try:
             self.failure = await parts.start.run()

@@ -1,7 +1,8 @@
 """The log line of a delivery that did not end in a plain ack. It is written when the delivery's outcome is decided.
 
 Lines of one kind are limited to ten in ten seconds per handler, so that a queue full of bad messages does not fill the
-disk. Dead letters and dropped messages have limits of their own. Otherwise the lines of retries would use up the limit.
+disk; one more line then counts the rest. Dead letters and dropped messages have limits of their own. Otherwise the
+lines of retries would use up the limit.
 
 This module knows nothing about carrying out settlements.
 """
@@ -28,7 +29,16 @@ _ENDED = {
     FailureKind.TIMEOUT: ("was stopped on", logging.ERROR),
     FailureKind.CANCELLED: ("was stopped on", logging.ERROR),
     FailureKind.LOST: ("was lost with", logging.ERROR),
+    FailureKind.UNSETTLED: ("could not settle", logging.ERROR),
     FailureKind.UNDECODABLE: ("cannot decode", logging.WARNING),
+}
+_REST = {
+    "dead_letter": "became dead letters",
+    "gone": "are gone, since the queue has no dead-letter queue",
+    FailureKind.FAILED: "failed",
+    FailureKind.TIMEOUT: "were stopped",
+    FailureKind.CANCELLED: "were stopped",
+    FailureKind.LOST: "were lost with their process",
 }
 GONE = "it is gone, since the queue has no dead-letter queue"
 
@@ -52,17 +62,15 @@ class DeliveryLog:
         elif isinstance(settlement, Ack):
             return
         elif isinstance(settlement, Reject):
-            what, level, kind = "rejected", logging.INFO, "rejected"
+            what, level, kind = "rejected", logging.WARNING, "rejected"
         else:  # the handler asked for another attempt, which is a warning only when it gets none
             what, kind = "asked for another attempt at", "again"
             level = logging.WARNING if isinstance(ends, Dead) else logging.DEBUG
         outcome, text = self._outcome(delivery, ends)
-        if outcome == "gone":
-            level = max(level, logging.WARNING)
         if not log.isEnabledFor(level):
             return
         budget = self._budgets.setdefault(outcome if isinstance(ends, Dead) else kind, LineBudget())
-        more = budget.spend(time.monotonic())
+        more = budget.spend(time.monotonic(), alike)
         if more is None:
             return
         reason = failure or (ends.failure.text if isinstance(ends, Again | Later | Dead) else "no reason given")
@@ -102,6 +110,28 @@ class DeliveryLog:
             }
             | ({"retry_in_s": ends.step_ms / 1000} if outcome == "retry" and isinstance(ends, Later) else {}),
         )
+
+    def tell_rest(self, now: float) -> None:
+        """Log how many deliveries had no line because of the limits. Call it every few seconds; `now` is monotonic."""
+        for kind, budget in self._budgets.items():
+            count = budget.rest(now)
+            if count:
+                say_safely(
+                    log,
+                    logging.WARNING,
+                    "handler %s: %d more messages of queue %s %s",
+                    self._handler.name,
+                    count,
+                    self._handler.queue.name,
+                    _REST.get(kind, "had to be tried again"),
+                    fields=log_event(
+                        "deliveries_ended",
+                        handler=self._handler.name,
+                        queue=self._handler.queue.name,
+                        deliveries=count,
+                        kind=str(kind),
+                    ),
+                )
 
     def _outcome(self, delivery: Delivery, ends: Ending) -> tuple[str, str]:
         """Return the outcome of a delivery, as the word of the field `outcome` and as text."""

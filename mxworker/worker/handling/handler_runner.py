@@ -91,10 +91,15 @@ class HandlerRunner:
         give_back: Callable[[Any], None],
         breaker: HandlerBreaker,
         process: ProcessScope,
+        tell_rest: Callable[[float], None],
     ) -> None:
-        """`gatherer` is for a batch handler; `give_back` settles a unit as not processed."""
+        """`gatherer` is for a batch handler; `give_back` settles a unit as not processed.
+
+        For `tell_rest` see `DeliveryLog`.
+        """
         self.handler = handler
         self.breaker = breaker
+        self.tell_rest = tell_rest
         self._record = record
         self._running = running
         self._dispatcher = dispatcher

@@ -22,13 +22,14 @@ import asyncio
 import logging
 import random
 import time
+from collections import defaultdict
 from collections.abc import Callable
 
 from mxworker.api.attempts import attempt_of
 from mxworker.api.compilation import Handler
 from mxworker.api.delivery import Delivery, source_of
 from mxworker.api.failures import Failure, FailureKind
-from mxworker.api.settlement import Settlement
+from mxworker.api.settlement import Reject, Settlement
 from mxworker.backoff import COPY
 from mxworker.board.layout import Word
 from mxworker.board.slot import BoardSlot
@@ -64,6 +65,7 @@ class Settling:
         copies: CopyPublisher,
         rng: random.Random,
         run_next: Callable[[Delivery], None] = lambda delivery: None,
+        delivery_log: DeliveryLog | None = None,
     ) -> None:
         """When copies are not possible, retries and requeues go back to the queue, and the broker dead-letters.
 
@@ -76,10 +78,8 @@ class Settling:
         self._run_next = run_next
         self._rng = rng
         self._refusals = 0
-        self._teller = DeliveryLog(handler)
-        self._refused = LineBudget()
-        self._quarantined = LineBudget()
-        self._unsettled = LineBudget()
+        self._teller = delivery_log or DeliveryLog(handler)
+        self._budgets: defaultdict[object, LineBudget] = defaultdict(LineBudget)  # one for each event of `_say`
 
     def settle(self, delivery: Delivery, settlement: Settlement, alike: int = 1) -> Again | Later | Dead | None:
         """Settle at once and return None, or return the ending that needs `by_copy`.
@@ -133,7 +133,6 @@ class Settling:
             was_sent = source_of(delivery).ack(delivery)
         self._say(
             log_event("delivery_quarantined"),
-            self._quarantined,
             f"{facts.summary}; it is kept in queue {kept_in}",
             delivery,
             logging.ERROR,
@@ -205,8 +204,11 @@ class Settling:
         if delivery.is_stale or not self._handler.queue.dead_letter:
             await self._give_back_later(delivery, error)
         else:
-            failure = Failure(FailureKind.UNSETTLED, type_name(error), text_of(error))
-            await self._dead_letter(delivery, Dead(failure))
+            settlement = Reject()
+            settlement.failure = Failure(FailureKind.UNSETTLED, type_name(error), text_of(error))
+            ends = Dead(settlement.failure)
+            self._teller.tell(delivery, settlement, ends, attempt_of(delivery, self._max_attempts))
+            await self._dead_letter(delivery, ends)
 
     async def _give_back_later(self, delivery: Delivery, error: BaseException) -> None:
         if delivery.is_stale:
@@ -228,7 +230,6 @@ class Settling:
             becomes = "it is a dead letter now" if self._handler.queue.dead_letter else GONE
             self._say(
                 log_event("retry_not_copied"),
-                self._refused,
                 f"cannot be copied for another attempt ({error}): {becomes}",
                 delivery,
             )
@@ -249,7 +250,6 @@ class Settling:
             if queue.dead_letters_itself:
                 self._say(
                     log_event("dead_letter_not_copied"),
-                    self._refused,
                     f"is dead-lettered by the broker, without the facts ({error})",
                     delivery,
                 )
@@ -261,7 +261,7 @@ class Settling:
 
     async def _return(self, delivery: Delivery, why: str) -> None:
         """Give a delivery back after a pause, since the broker redelivers it at once."""
-        self._say(log_event("delivery_returned"), self._refused, f"goes back to its queue: {why}", delivery)
+        self._say(log_event("delivery_returned"), f"goes back to its queue: {why}", delivery)
         self._refusals += 1
         await asyncio.sleep(COPY.delay_s(self._refusals, self._rng))
         self._count(Word.REQUEUED, source_of(delivery).give_back(delivery))
@@ -294,18 +294,17 @@ class Settling:
 
     def _tell_of_fault(self, delivery: Delivery, error: BaseException) -> None:
         what = f"could not be settled: {error_in_words(error)}"
-        self._say(log_event("delivery_unsettled"), self._unsettled, what, delivery, logging.ERROR, error)
+        self._say(log_event("delivery_unsettled"), what, delivery, logging.ERROR, error)
 
     def _say(
         self,
         event: LogEvent,
-        budget: LineBudget,
         what: str,
         delivery: Delivery,
         level: int = logging.WARNING,
         error: BaseException | None = None,
     ) -> None:
-        more = budget.spend(time.monotonic())
+        more = self._budgets[event["event"]].spend(time.monotonic())
         if more is not None:
             queue = self._handler.queue.name
             say_safely(

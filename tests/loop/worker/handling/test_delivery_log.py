@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from mxworker import Ack, Delivery, Handlers, Queue, Reject, Requeue, Retry, Ret
 from mxworker.api.context import WorkerResources
 from mxworker.system.log_formats import JsonFormatter, TextFormatter
 from mxworker.wire.field_table import encode
+from tests.harness.logged import events
 from tests.harness.refusing import Hasty, Publishing
 from tests.harness.runners import Channel, at_work
 from tests.rabbit.raw import raw_properties
@@ -118,7 +120,7 @@ async def test_stale_one_is_the_brokers(caplog: pytest.LogCaptureFixture) -> Non
         (lambda: Ack(), None),
         (lambda: Retry(reason="busy"), None),
         (lambda: Requeue(), None),
-        (lambda: Reject("no"), "INFO"),
+        (lambda: Reject("no"), "WARNING"),
     ],
 )
 async def test_what_the_handler_asked_for_and_gets_is_no_failure(
@@ -179,6 +181,58 @@ async def test_lines_of_what_is_gone_are_limited_and_those_of_retries_take_nothi
     await handled(failing(lambda: ValueError("no"), dead_letter=False), *many, *last)
     assert caplog.text.count("again in 1 s") == 10
     assert caplog.text.count("it is gone") == 10
+
+
+@pytest.mark.parametrize("level", ["WARNING", "ERROR"])
+@pytest.mark.parametrize("dead_letter", [True, False])
+@pytest.mark.parametrize("outcome", [lambda: Reject("no"), lambda: ValueError("no"), lambda: Retry(reason="busy")])
+async def test_what_becomes_a_dead_letter_is_told_whatever_the_settings(
+    outcome: Callable[[], Any], dead_letter: bool, level: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(level, "mxworker")
+    await handled(failing(outcome, dead_letter=dead_letter, retry=None), delivery(Channel()))
+    told = [(line["outcome"], line["levelname"]) for line in events(caplog, "delivery_ended")]
+    is_failure = isinstance(outcome(), ValueError)
+    if level == "WARNING" or is_failure:
+        assert told == [("dead_letter" if dead_letter else "gone", "ERROR" if is_failure else "WARNING")]
+
+
+async def test_deliveries_without_a_line_are_counted_in_one(caplog: pytest.LogCaptureFixture) -> None:
+    channel = Channel()
+    publishing: Any = Publishing(None)
+    bench = at_work(
+        failing(lambda: ValueError("no"), retry=None),
+        resources=WorkerResources(publishing, publishing, publishing),
+        rng=Hasty(),
+    )
+    for tag in range(1, 61):
+        bench.runner.admit(delivery(channel, tag=tag))
+    await asyncio.wait_for(bench.runner.finished(), SOON_S)
+    now = time.monotonic()
+    bench.runner.tell_rest(now)
+    assert events(caplog, "deliveries_ended") == []  # the ten seconds are not over
+    for _ in range(2):
+        bench.runner.tell_rest(now + 11)
+    (line,) = events(caplog, "deliveries_ended")
+    assert line.items() >= {"handler": "order", "queue": "orders", "deliveries": 50, "kind": "dead_letter"}.items()
+    assert caplog.messages[-1] == "handler order: 50 more messages of queue orders became dead letters"
+    assert len(events(caplog, "delivery_ended")) == 10
+
+
+async def test_rest_of_batches_is_counted_in_messages(caplog: pytest.LogCaptureFixture) -> None:
+    handlers = Handlers()
+
+    @handlers.consume_batch(Queue("orders", dead_letter=False), size=5, retry=None)
+    async def order(payloads: list[Any]) -> None:
+        raise ValueError("no")
+
+    bench = at_work(handlers)
+    channel = Channel()
+    for tag in range(1, 101):
+        bench.runner.admit(delivery(channel, tag=tag))
+    await asyncio.wait_for(bench.runner.finished(), SOON_S)
+    bench.runner.tell_rest(time.monotonic() + 11)
+    assert [(line["deliveries"], line["kind"]) for line in events(caplog, "deliveries_ended")] == [(50, "gone")]
 
 
 # ---- where it failed
@@ -271,5 +325,7 @@ async def test_in_json_each_fact_is_a_field(lines: dict[str, io.StringIO]) -> No
             "level": "error",
         }.items()
     )
-    assert rejected.items() >= {"outcome": "dead_letter", "error": "too old", "error_type": "", "level": "info"}.items()
+    assert (
+        rejected.items() >= {"outcome": "dead_letter", "error": "too old", "error_type": "", "level": "warning"}.items()
+    )
     assert "retry_in_s" not in rejected
