@@ -143,6 +143,11 @@ class ConsumerRow:
         self._row = row
         self._failures: dict[str, FailureCount | None] = {}
 
+    @property
+    def is_own(self) -> bool:
+        """Whether the row is that of this handler alone, and not the one for all others."""
+        return self._row < layout.ROWS
+
     def failed(self, error_type: str) -> None:
         """Count a failure by the type of its error."""
         if error_type not in self._failures and len(self._failures) < 2 * FAILURE_TYPES:

@@ -124,6 +124,11 @@ class BoardSlot:
         return self.words[Word.DEADLINE_NS]
 
     @property
+    def used(self) -> Iterator[BoardSlot]:
+        """All slots that ever had a process, this one included."""
+        return self._used_slots()
+
+    @property
     def wish(self) -> Wish:
         """Why the worker wants to be replaced."""
         return self.told.wish

@@ -62,6 +62,7 @@ from mxworker.worker.heartbeat import Heartbeat
 from mxworker.worker.lifespans import Lifespans
 from mxworker.worker.lost_places import LostPlaces
 from mxworker.worker.performance import PerformanceLog
+from mxworker.worker.queue_watch import QueueWatch
 from mxworker.worker.readiness import Readiness
 from mxworker.worker.recycling import Recycling
 from mxworker.worker.service import Parts, Service
@@ -167,6 +168,7 @@ def assemble(
             runners=runners,
             consumers=consumers,
             reconciler=Reconciler(link, consumers),
+            queue_watch=QueueWatch(slot, link, handlers, consumers),
             isolation=isolation,
             threads=threads,
             cpu=cpu,

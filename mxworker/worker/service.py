@@ -41,6 +41,7 @@ from mxworker.worker.heartbeat import Heartbeat
 from mxworker.worker.lifespans import Lifespans
 from mxworker.worker.lost_places import LostPlaces
 from mxworker.worker.performance import PerformanceLog
+from mxworker.worker.queue_watch import QueueWatch
 from mxworker.worker.readiness import Readiness
 from mxworker.worker.shutdown import Shutdown
 from mxworker.worker.start import Start
@@ -59,6 +60,7 @@ class Parts:
     runners: list[HandlerRunner]
     consumers: list[Consumer]
     reconciler: Reconciler
+    queue_watch: QueueWatch
     isolation: Isolation
     threads: Threads
     cpu: CpuPool
@@ -160,7 +162,9 @@ class Service:
         self.look_at_board()  # before anything is consumed
         parts.readiness.move(WorkerState.CONNECTING)
         carrying = self._start_duties(parts.pool.run(), parts.publisher.run(), parts.performance.run())
-        consuming = self._start_duties(*(consumer.run() for consumer in parts.consumers), parts.reconciler.run())
+        consuming = self._start_duties(
+            *(consumer.run() for consumer in parts.consumers), parts.reconciler.run(), parts.queue_watch.run()
+        )
         try:
             self.failure = await parts.start.run()
             if self.failure is None:
