@@ -33,6 +33,14 @@ class Process:
         """Whether this very process still runs; a zombie does not."""
         return Process.find(self.pid) == self
 
+    @property
+    def title(self) -> str:
+        """The title of the process, "" when it has ended."""
+        try:
+            return Path(f"/proc/{self.pid}/cmdline").read_bytes().partition(b"\0")[0].decode(errors="replace")
+        except OSError:
+            return ""
+
     def signal(self, number: Signals) -> bool:
         """Send a signal and say whether the process was still there to get it."""
         try:

@@ -27,6 +27,7 @@ from signal import SIGKILL, SIGTERM, Signals
 from types import TracebackType
 from typing import Any
 
+from tests.harness.http import Web
 from tests.harness.processes import Process, children, in_session
 from tests.harness.repository import REPOSITORY
 from tests.harness.waiting import wait_until
@@ -34,6 +35,7 @@ from tests.rabbit.processes import DIES_WITH_PARENT
 
 WITHOUT_UVLOOP = Path(__file__).parent / "without_uvloop"
 
+_OBSERVER = "mxworker: observer"
 _STOP_PATIENCE_S = 60.0
 _KILL_PATIENCE_S = 10.0
 
@@ -156,18 +158,24 @@ class Service:
         wait_until(self._kill_survivors, _KILL_PATIENCE_S, f"the end of all processes of {self!r}")
         shutil.rmtree(self._runtime, ignore_errors=True)
 
+    @property
+    def web(self) -> Web:
+        """What it serves over HTTP. Its log must be in JSON, and say that it is ready."""
+        return Web(self.events("service_ready")[0]["http"])
+
     # Its processes
 
     def workers(self) -> list[Process]:
-        """Return the living children of the master, ordered by pid."""
-        return children(self.pid) if self.exit_code is None else []
+        """Return the living workers, ordered by pid: the children of the master but its observer."""
+        living = children(self.pid) if self.exit_code is None else []
+        return [child for child in living if child.title != _OBSERVER]
 
     def worker_pids(self) -> list[int]:
         """Return the pids of the living children of the master, in order."""
         return [worker.pid for worker in self.workers()]
 
     def wait_workers(self, count: int, timeout_s: float = 90.0) -> list[Process]:
-        """Wait until the master has exactly `count` living children and return them."""
+        """Wait until the master has exactly `count` living workers and return them."""
         wait_until(lambda: len(self.workers()) == count, timeout_s, f"{count} workers of {self!r}")
         return self.workers()
 

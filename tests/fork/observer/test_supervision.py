@@ -21,14 +21,7 @@ TITLE = "mxworker: observer"
 
 
 def observers(service: Service) -> list[Process]:
-    return [process for process in children(service.pid) if title(process) == TITLE]
-
-
-def title(process: Process) -> str:
-    try:
-        return Path(f"/proc/{process.pid}/cmdline").read_bytes().partition(b"\0")[0].decode()
-    except OSError:
-        return ""
+    return [process for process in children(service.pid) if process.title == TITLE]
 
 
 def observer(service: Service) -> Process:
