@@ -121,8 +121,6 @@ class Fault:
 
     alerts: tuple[str, ...]
     changes: Mapping[str, Values] = field(default_factory=dict)
-    minute: int = MINUTES - 1
-    """When to look."""
 
     def series(self) -> dict[str, Values]:
         """Return all series under the fault."""
@@ -136,6 +134,7 @@ _RETRIES = f'mxworker_messages_total{{{HANDLER},outcome="retry"}}'
 _ERRORS = f'mxworker_failures_total{{{HANDLER},error_type="ValueError"}}'
 _READY = f"mxworker_queue_ready{{{ORDERS}}}"
 _LAST = f"mxworker_last_delivery_timestamp_seconds{{{ORDERS}}}"
+_STARTING, _RUNNING = (f'mxworker_service_state{{{ME},state="{state}"}}' for state in ("starting", "running"))
 _CONSUMING = f"mxworker_consuming_workers{{{ORDERS}}}"
 _HELD = f"mxworker_in_flight{{{ORDERS}}}"
 _STANDING = {
@@ -183,6 +182,7 @@ FAULTS: dict[str, Fault] = {
         },
     ),
     "one very long message": Fault((), {**_STANDING, _HELD: always(1), _READY: _GROWING}),
+    "handler so quick that nothing is seen in flight": Fault((), {_HELD: always(0)}),
     "nothing to do": Fault((), {**_STANDING, _READY: always(0)}),
     "long queue that is served": Fault((), {_READY: from_begin(always(5), always(100_000))}),
     "old messages": Fault(
@@ -205,8 +205,12 @@ FAULTS: dict[str, Fault] = {
         ("FailureRatio",),
         {_ACKS: stopping(rising(600)), _RETRIES: growing(rising(6), 600), _ERRORS: growing(rising(6), 600)},
     ),
-    "three failures and nothing else": Fault(
-        (), {_ACKS: stopping(rising(600)), _RETRIES: once(always(0), 3), _ERRORS: once(always(0), 3)}, BEGINS + 3
+    "a failure every two minutes, and nothing else": Fault(
+        (),
+        {
+            _ACKS: stopping(rising(600)),
+            **{name: growing(stopping(rising(6)), 0.5) for name in (_RETRIES, _ERRORS)},
+        },
     ),
     "rejected messages": Fault(
         ("DeadLettersRising",), {f'mxworker_messages_total{{{HANDLER},outcome="reject"}}': growing(always(0), 1)}
@@ -214,8 +218,8 @@ FAULTS: dict[str, Fault] = {
     "messages that the broker dead-letters": Fault(
         ("DeadLettersRising",), {f"mxworker_queue_dead_letters{{{ORDERS}}}": growing(always(7), 1)}
     ),
-    "dead letters that wait": Fault(
-        (), {f"mxworker_queue_dead_letters{{{ORDERS}}}": once(always(7), 100)}, BEGINS + 20
+    "dead letters that are put back": Fault(
+        (), {f"mxworker_queue_dead_letters{{{ORDERS}}}": from_begin(always(7), always(0))}
     ),
     "poison message": Fault(
         ("Quarantined",),
@@ -237,8 +241,8 @@ FAULTS: dict[str, Fault] = {
         ("NeverReady",),
         {
             **_STANDING,
-            f'mxworker_service_state{{{ME},state="starting"}}': from_begin(always(0), always(1)),
-            f'mxworker_service_state{{{ME},state="running"}}': from_begin(always(1), always(0)),
+            _STARTING: from_begin(always(0), always(1)),
+            _RUNNING: from_begin(always(1), always(0)),
             _CONSUMING: from_begin(always(2), always(0)),
             _READY: _GROWING,
         },
@@ -246,24 +250,28 @@ FAULTS: dict[str, Fault] = {
     "never ready, and started again and again": Fault(
         ("NeverReady",), {name: from_begin(values, _at_times(name)) for name, values in HEALTHY.items()}
     ),
-    "a slow start": Fault(
+    "a slow start of a new service": Fault(
         (),
         {
-            f'mxworker_service_state{{{ME},state="starting"}}': from_begin(always(0), always(1)),
-            f'mxworker_service_state{{{ME},state="running"}}': from_begin(always(1), always(0)),
+            **{name: from_begin(lambda minute: None, values) for name, values in HEALTHY.items()},
+            _STARTING: from_begin(lambda minute: None, lambda minute: minute < 4),
+            _RUNNING: from_begin(lambda minute: None, lambda minute: minute >= 4),
         },
-        BEGINS + 4,
     ),
     "broker that does not confirm": Fault(("PublishUnconfirmed",), {_UNCONFIRMED: growing(always(0), 30)}),
-    "one lost connection": Fault((), {_UNCONFIRMED: once(always(0), 500)}, BEGINS + 6),
+    "one lost connection": Fault((), {_UNCONFIRMED: once(always(0), 500)}),
     "broker low on memory": Fault(
         ("PublishBlocked",), {f"mxworker_publish_blocked{{{ME}}}": from_begin(always(0), always(1))}
     ),
     "slow confirms": Fault(
         ("ConfirmSlow",), other_histogram("mxworker_publish_confirm_duration_seconds", ME, 600, 0.004, later_s=0.9)
     ),
-    "blocked loop": Fault(
-        ("LoopLag",), {f'mxworker_event_loop_lag_seconds{{{ME},worker="1"}}': from_begin(always(0.002), always(0.6))}
+    "blocked loop, which reads confirms late": Fault(
+        ("LoopLag",),
+        {
+            f'mxworker_event_loop_lag_seconds{{{ME},worker="1"}}': from_begin(always(0.002), always(0.6)),
+            **other_histogram("mxworker_publish_confirm_duration_seconds", ME, 600, 0.004, later_s=0.9),
+        },
     ),
     "stuck handler": Fault(
         ("StuckHandlers",), {f"mxworker_stuck_handlers{{{ORDERS}}}": from_begin(always(0), always(1))}
