@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from mxworker import __version__
+from mxworker.cli.broker import broker
 from mxworker.cli.ctl import ctl, status
 from mxworker.cli.dev.command import dev
 from mxworker.cli.help import EXIT_CODES, Group
@@ -32,5 +33,5 @@ def main() -> None:
     """Run a service of several worker processes that consume queues of RabbitMQ."""
 
 
-for command in (run, dev, status, ctl):
+for command in (run, dev, status, ctl, broker):
     main.add_command(command)

@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "payloads": frozenset({GROUND, "system", "wire"}),
     "board": frozenset({GROUND, "system", "wire"}),
     "control": frozenset({GROUND, "system", "board"}),
+    "devbroker": frozenset({GROUND, "system", "wire"}),
     "api": BELOW_API,
     PUBLIC: BELOW_AMQP,
     "amqp": frozenset(),
@@ -59,6 +60,7 @@ ANNOTATION_ONLY = frozenset(
     }
 )
 AMQP_LIBRARIES = frozenset({"aio_pika", "aiormq", "pamqp"})
+CODEC_OF_THE_BROKER = "pamqp"  # which `devbroker` stands on; it has nothing to do with the client libraries
 # What decides is pure: in these rooms and modules nothing waits, and nothing reads or writes outside the process.
 PURE_PLACES = (
     "api",
@@ -71,6 +73,9 @@ PURE_PLACES = (
     "board.metric_values",
     "board.metrics",
     "board.metrics_layout",
+    *(f"devbroker.{name}" for name in ("exchanges", "queues", "ready", "consumers", "dead_letters", "arguments")),
+    *(f"devbroker.{name}" for name in ("topology", "message", "unacked", "confirms", "frames", "handshake", "clock")),
+    *(f"devbroker.{name}" for name in ("vhost", "publishing", "consuming", "declaring", "channel", "client", "faults")),
 )
 IMPURE_LIBRARIES = frozenset({"asyncio", "ctypes", "mmap", "os", "select", "socket", "subprocess", "threading"})
 IMPURE_ALL_THE_SAME = {
@@ -173,6 +178,9 @@ def test_what_a_process_does_not_need_is_not_imported(module: str, unwanted: fro
         ("mxworker.wire.origins", "from socket import socket"),
         ("mxworker.amqp.protocol.reader", "import select"),
         ("mxworker.control.protocol", "import subprocess"),
+        ("mxworker.devbroker.server", "import aiormq"),
+        ("mxworker.devbroker.server", "from mxworker.amqp.protocol import frames"),
+        ("mxworker.devbroker.queues", "import asyncio"),
     ],
 )
 def test_the_checker_sees_a_violation(module: str, source: str) -> None:
@@ -193,6 +201,7 @@ def test_the_checker_sees_a_violation(module: str, source: str) -> None:
         ("mxworker.cli", "from mxworker.master import loop\nfrom mxworker.worker import main"),
         ("mxworker.api.receipts", "import asyncio"),
         ("mxworker.control.client", "import os\nimport socket"),
+        ("mxworker.devbroker.connection", "import asyncio\nfrom pamqp import commands"),
         ("mxworker.amqp.connecting.pool", "import asyncio"),
     ],
 )
@@ -239,6 +248,8 @@ def refusal(room: str, imported: str, where: str) -> str | None:
     root = imported.partition(".")[0]
     if root == "":
         return f"{where}: imports are absolute"
+    if room == "devbroker" and root == CODEC_OF_THE_BROKER:
+        return None
     if root in AMQP_LIBRARIES and room.partition(".")[0] != "amqp":
         return f"{where}: only amqp/ imports {root}"
     if root == "mxworker" and not may_import(room, imported):

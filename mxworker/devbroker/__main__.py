@@ -1,0 +1,77 @@
+"""`python -m mxworker.devbroker`: the broker as a process of its own, until SIGTERM or Ctrl-C.
+
+With `--dies-with` another program reads what it prints: one line of JSON with the `url`, or with the `error`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+
+from mxworker.devbroker.client import Limits
+from mxworker.devbroker.handshake import Account
+from mxworker.devbroker.process import PASSWORD, refuse_production
+from mxworker.devbroker.server import Settings
+from mxworker.devbroker.serving import serve, warning
+from mxworker.errors import ConfigError, ExitCode
+from mxworker.system.child import bind_to_parent
+
+
+def main() -> int:
+    """Serve, and return the exit code."""
+    options = _parser().parse_args()
+    to_people = options.dies_with is None
+    if not to_people:
+        bind_to_parent(options.dies_with)
+    settings = _settings(options)
+    try:
+        refuse_production(os.environ)
+        serve(settings, lambda url: print(warning(url) if to_people else json.dumps({"url": url}), flush=True))
+    except ConfigError as error:
+        return _fail(str(error), to_people, error.exit_code)
+    except OSError as error:
+        said = f"the embedded broker cannot listen on {settings.host}:{settings.port}: {error}"
+        return _fail(said, to_people, ExitCode.RUNTIME)
+    return ExitCode.OK
+
+
+def _fail(what: str, to_people: bool, code: ExitCode) -> ExitCode:
+    if to_people:
+        print(what, file=sys.stderr)
+    else:
+        print(json.dumps({"error": what}), flush=True)
+    return code
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    defaults = Limits()
+    return Settings(
+        host=options.host,
+        port=options.port,
+        account=Account(options.user, os.environ.get(PASSWORD, Account().password)),
+        limits=Limits(
+            max_message_bytes=options.max_message_bytes or defaults.max_message_bytes,
+            channel_max=options.channel_max or defaults.channel_max,
+            heartbeat_s=defaults.heartbeat_s if options.heartbeat is None else options.heartbeat,
+        ),
+        control_path=options.control,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m mxworker.devbroker", description="An AMQP 0-9-1 broker in memory.")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
+    parser.add_argument("--port", type=int, default=5672, help="the port to listen on; 0 is any free one")
+    parser.add_argument("--user", default="guest", help=f"the user; {PASSWORD} has the password, by default guest")
+    parser.add_argument("--max-message-bytes", type=int, help="the largest body to take")
+    parser.add_argument("--channel-max", type=int, help="the most channels of a connection")
+    parser.add_argument("--heartbeat", type=int, help="the interval to ask clients for, in seconds; 0 is none")
+    parser.add_argument("--control", metavar="PATH", help="where to listen for tests that move the clock")
+    parser.add_argument("--dies-with", type=int, metavar="PID", help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""The broker as a child process: starting and stopping it, and the arguments by which it is told what to be."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from mxworker.devbroker.control import BrokerControl
+from mxworker.devbroker.server import Settings
+from mxworker.errors import BrokerError, ConfigError
+
+PRODUCTION = "MXWORKER_ENV"
+PASSWORD = "MXWORKER_EMBEDDED_PASSWORD"  # noqa: S105 - the name of a variable
+_SERVICE_MANAGER = ("INVOCATION_ID", "NOTIFY_SOCKET")
+_STOP_PATIENCE_S = 10.0
+
+
+def refuse_production(environment: Mapping[str, str]) -> None:
+    """Raise ConfigError where the broker would lose messages that matter."""
+    if environment.get(PRODUCTION) == "production":
+        raise ConfigError(
+            f"{PRODUCTION}=production: the embedded broker keeps messages in memory only, and does not run in "
+            "production. Use RabbitMQ, and name it with --broker-url."
+        )
+    for name in _SERVICE_MANAGER:
+        if environment.get(name):
+            raise ConfigError(
+                f"{name} is set, so this is a service of systemd: the embedded broker keeps messages in memory only, "
+                "and does not run as a service. Use RabbitMQ, and name it with --broker-url."
+            )
+
+
+class BrokerProcess:
+    """A running broker. Use it as a context manager, or call `stop`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], url: str, control_path: str) -> None:
+        self.url = url
+        self.pid = process.pid
+        self.control_path = control_path
+        self._process = process
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.poll() is None
+
+    def control(self) -> BrokerControl:
+        """Return a connection that moves the broker's clock."""
+        return BrokerControl(self.control_path)
+
+    def stop(self) -> None:
+        """End it, and lose what it holds. Ended already: nothing happens."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(_STOP_PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        shutil.rmtree(Path(self.control_path).parent, ignore_errors=True)
+
+
+def start_broker(settings: Settings | None = None) -> BrokerProcess:
+    """Start a broker as a child process, which dies with this one, and return when it serves.
+
+    By default it takes any free port of loopback. Raises ConfigError in production, BrokerError when the child does not
+    start.
+    """
+    refuse_production(os.environ)
+    settings = settings or Settings(port=0)
+    folder = tempfile.mkdtemp(prefix="mxworker-broker-")  # 0700, so that the control socket is ours alone
+    control_path = settings.control_path or f"{folder}/control.sock"
+    process = subprocess.Popen(  # noqa: S603 - our own module
+        [sys.executable, "-P", "-m", "mxworker.devbroker", *_arguments(settings, control_path)],
+        env={**os.environ, PASSWORD: settings.account.password},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is for the parent, which then stops the broker
+    )
+    assert process.stdout is not None
+    with process.stdout as said:
+        answer = json.loads(said.readline() or '{"error": "it ended without a word"}')
+    if "error" in answer:
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+        raise BrokerError(f"the embedded broker did not start: {answer['error']}")
+    return BrokerProcess(process, answer["url"], control_path)
+
+
+def _arguments(settings: Settings, control_path: str) -> Sequence[str]:
+    limits = settings.limits
+    return (
+        f"--host={settings.host}",
+        f"--port={settings.port}",
+        f"--user={settings.account.user}",
+        f"--max-message-bytes={limits.max_message_bytes}",
+        f"--channel-max={limits.channel_max}",
+        f"--heartbeat={limits.heartbeat_s}",
+        f"--control={control_path}",
+        f"--dies-with={os.getpid()}",
+    )

@@ -1,0 +1,91 @@
+"""The broker in its process: it listens for clients, has the clocks run, and keeps the virtual hosts.
+
+There are two clocks of one kind. `clock` is that of messages and queues, which tests move. `peer_clock` is that of
+heartbeats and other waits for a client; a client lives in real time, so it is moved on demand only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+from mxworker.devbroker.client import Limits
+from mxworker.devbroker.connection import Connection
+from mxworker.devbroker.handshake import Account
+from mxworker.devbroker.running_clock import RunningClock
+from mxworker.devbroker.vhost import VirtualHost
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run the broker. Port 0 is any free port; `control_path` is where to make a control socket."""
+
+    host: str = "127.0.0.1"
+    port: int = 5672
+    account: Account = field(default_factory=Account)
+    limits: Limits = field(default_factory=Limits)
+    control_path: str | None = None
+
+
+class EmbeddedBroker:
+    """A broker that serves in the running event loop. Call `start`, and `stop` at the end."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.account = settings.account
+        self.limits = settings.limits
+        self.clock = RunningClock()
+        self.peer_clock = RunningClock()
+        self.alarm: str | None = None
+        self.vhosts: dict[str, VirtualHost] = {}
+        self.connections: set[Connection] = set()
+        self.port = settings.port
+        self._host = settings.host
+        self._server: asyncio.Server | None = None
+
+    @property
+    def url(self) -> str:
+        """Where clients connect, with the password."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        account = f"{quote(self.account.user, safe='')}:{quote(self.account.password, safe='')}"
+        return f"amqp://{account}@{host}:{self.port}/"
+
+    async def start(self) -> None:
+        """Listen for clients; OSError when the address cannot be used."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._accept, self._host, self.port, backlog=1024)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Take no clients any more, and close the connections of those that are there."""
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self.connections):
+            connection.force_close("broker forced connection closure with reason 'shutdown'")
+        await asyncio.sleep(0)  # one turn, in which the closes leave
+        self.clock.stop()
+        self.peer_clock.stop()
+
+    def vhost(self, name: str) -> VirtualHost:
+        """Return a virtual host, which is made at first use."""
+        if name not in self.vhosts:
+            self.vhosts[name] = VirtualHost(name, self.clock, time.time(), self.limits.delivery_limit)
+        return self.vhosts[name]
+
+    def opened(self, connection: Connection) -> None:
+        """Note a connection."""
+        self.connections.add(connection)
+
+    def closed(self, connection: Connection) -> None:
+        """Forget a connection."""
+        self.connections.discard(connection)
+
+    def set_alarm(self, reason: str | None) -> None:
+        """Block clients that publish, for this reason; None ends that."""
+        self.alarm = reason
+        for connection in list(self.connections):
+            connection.alarm_changed()
+
+    def _accept(self) -> Connection:
+        return Connection(self)

@@ -1,0 +1,48 @@
+"""The broker as the work of a whole process: it serves until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from mxworker.devbroker.control import ControlServer
+from mxworker.devbroker.server import EmbeddedBroker, Settings
+
+
+def serve(settings: Settings, announce: Callable[[str], object]) -> None:
+    """Serve until a signal ends it; `announce` gets the URL when clients can connect.
+
+    Raises OSError when the address cannot be used.
+    """
+    asyncio.run(_serve(settings, announce))
+
+
+def warning(url: str) -> str:
+    """Return the box that says what this broker is."""
+    lines = (
+        "The embedded broker is for development.",
+        "It keeps messages in memory: all are lost when it ends.",
+        f"Clients connect to {url}",
+        "Ctrl-C ends it.",
+    )
+    width = max(map(len, lines))
+    edge = f"+-{'-' * width}-+"
+    return "\n".join((edge, *(f"| {line:<{width}} |" for line in lines), edge))
+
+
+async def _serve(settings: Settings, announce: Callable[[str], object]) -> None:
+    broker = EmbeddedBroker(settings)
+    await broker.start()
+    control = None if settings.control_path is None else ControlServer(broker, Path(settings.control_path))
+    if control is not None:
+        await control.start()
+    end = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, end.set)
+    announce(broker.url)
+    await end.wait()
+    if control is not None:
+        await control.stop()
+    await broker.stop()
