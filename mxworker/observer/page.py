@@ -162,6 +162,7 @@ def _figures(view: Mapping[str, Any]) -> Html:
     fails = _curve(history, "failed_per_s", "failures a second")
     running = _curve(history, "in_flight", "in flight")
     published = _curve(history, "published_per_s", "publishes a second")
+    retries = "not known yet" if totals["ready"] is None else f"{count(totals['retry_waiting'])} wait for a retry"
     quarantined = f", {count(totals['quarantined'])} in quarantine" if totals["quarantined"] else ""
     return element(
         "section",
@@ -175,7 +176,7 @@ def _figures(view: Mapping[str, Any]) -> Html:
         ),
         _figure("In flight", count(totals["in_flight"]), f"{count(totals['prefetched'])} wait in workers", running),
         _figure("Publishes per second", rate(totals["published_per_s"]), "confirmed", published),
-        _figure("Ready in queues", count(totals["ready"]), f"{count(totals['retry_waiting'])} wait for a retry"),
+        _figure("Ready in queues", count(totals["ready"]), retries),
         _figure("Dead letters", count(totals["dead_letters"]), f"of all queues{quarantined}"),
         class_="figures",
         aria_label="Figures",

@@ -19,6 +19,7 @@ from mxworker.observer.view import View
 
 MASTER_SILENT_S = 5.0  # the master tells something every second
 LOOP = 3  # deaths in five minutes: backoff lets a worker die up to twenty times in that time
+WELL_AFTER_S = 60.0  # as long as it takes until the backoff of its slot begins anew
 LAG_S = 0.5
 FAILED_SHARE = 0.05
 FEW_FAILURES = 10  # in a minute: below that a share means little
@@ -209,7 +210,10 @@ def _of_workers(facts: Facts) -> Iterator[Problem]:
 
 
 def _is_in_trouble(facts: Facts, worker: WorkerStatus) -> bool:
-    return worker.state == "backoff" or facts.history.grown(FIVE_MINUTES_S, ("restarts", worker.slot)) >= LOOP
+    if worker.state == "backoff":
+        return True
+    is_young = worker.uptime_s is None or worker.uptime_s < WELL_AFTER_S
+    return is_young and facts.history.grown(FIVE_MINUTES_S, ("restarts", worker.slot)) >= LOOP
 
 
 def _of_hung_workers(facts: Facts) -> Iterator[Problem]:
@@ -308,15 +312,13 @@ def _of_silence(facts: Facts, row: ConsumerMetrics, ready: int | None) -> Iterat
 
 def _of_publishing(facts: Facts) -> Iterator[Problem]:
     for row in facts.metrics.exchanges:
-        counts = {
-            name: facts.history.grown(FIVE_MINUTES_S, ("published", row.exchange, name)) for name in _PUBLISH_FAULTS
-        }
+        counts = {name: facts.history.grown(MINUTE_S, ("published", row.exchange, name)) for name in _PUBLISH_FAULTS}
         found = ", ".join(f"{number:,} {name}" for name, number in counts.items() if number)
         if found:
             yield Problem(
                 Severity.WARNING,
                 f"publishes to {exchange_name(row.exchange)} fail",
-                f"in the last 5 min: {found}",
+                f"in the last minute: {found}",
                 "Unconfirmed ones may be in their queue or not; the others are not. See the log for the reasons.",
             )
 

@@ -12,15 +12,17 @@ HEIGHT = 24
 
 
 def sparkline(values: Sequence[float | None], label: str) -> Html:
-    """Return the curve of these values, the latest at the right edge. Unknown values are drawn as 0.
+    """Return the curve of these values, the latest at the right edge. The time before them is a faint line.
 
-    `label` says in words what the curve shows.
+    A value that is None is drawn as 0. `label` says in words what the curve shows.
     """
-    path = element("path", d=path_of([value or 0.0 for value in values][-POINTS:]))
+    known = [value or 0.0 for value in values][-POINTS:]
+    before = element("path", d=f"M0 {HEIGHT}h{POINTS - max(1, len(known))}", class_="unknown")
     return element(
         "svg",
-        path,
-        class_="spark" if any(values) else "spark flat",
+        before if len(known) < POINTS else "",
+        element("path", d=path_of(known)),
+        class_="spark" if any(known) else "spark flat",
         viewBox=f"0 -1 {POINTS - 1} {HEIGHT + 2}",
         preserveAspectRatio="none",
         role="img",
@@ -31,7 +33,7 @@ def sparkline(values: Sequence[float | None], label: str) -> Html:
 def path_of(values: Sequence[float]) -> str:
     """Return the path of a curve: relative steps, and one step for a run of equal values, so that it is short."""
     if not values:
-        return f"M0 {HEIGHT}h{POINTS - 1}"
+        return ""
     top = max(values) or 1.0
     heights = [HEIGHT - round(max(0.0, value) / top * HEIGHT) for value in values]
     path = [f"M{POINTS - len(heights)} {heights[0]}"]
@@ -44,4 +46,4 @@ def path_of(values: Sequence[float]) -> str:
             path.append(f"h{run}")
         path.append(f"l1 {following - height}".replace(" -", "-"))
         run = 0
-    return "".join(path) + (f"h{run}" if run else "")
+    return "".join(path) + (f"h{run}" if run or len(heights) == 1 else "")

@@ -131,7 +131,8 @@ def test_elements_escape_what_is_no_html() -> None:
 @pytest.mark.parametrize(
     ("values", "path"),
     [
-        ([], "M0 24h89"),
+        ([], ""),
+        ([3], "M89 0h0"),
         ([0, 0, 0], "M87 24h2"),
         ([0, 5, 10, 10, 10], "M85 24l1-12l1-12h2"),
         ([10, 0], "M88 0l1 24"),

@@ -100,6 +100,18 @@ def test_workers_that_die_alike_are_one_problem() -> None:
     assert whats(problems(died(4))) == ["workers 1, 2 crash-loop"]
 
 
+def test_a_worker_that_has_worked_for_a_minute_is_well() -> None:
+    before = service_facts.idle()
+
+    def recovered(uptime_s: float) -> list[Problem]:
+        well = worker(1, restarts=5, last_exit="exit code 1 (crash)", uptime_s=uptime_s)
+        status = replace(before.service, workers=(well, worker(2)))
+        return problems(later(before, status, lambda second: before.metrics, 1))
+
+    assert whats(recovered(59)) == ["worker 1 crash-loops"]
+    assert recovered(61) == []
+
+
 def test_a_reload_or_a_recycled_worker_is_no_crash_loop() -> None:
     workers = (worker(1, restarts=9, last_exit="exit code 0 (reload)"), worker(2, restarts=9, last_exit="(recycle)"))
     assert with_status(workers=workers) == []
@@ -174,7 +186,7 @@ def test_a_queue_that_delivers_nothing_is_told() -> None:
 def test_publishes_that_fail_are_told() -> None:
     failing = ExchangeMetrics("", {"confirmed": 18_240, "returned": 3, "nacked": 0}, 0)
     [found] = with_metrics(lambda metrics: replace(metrics, exchanges=(failing,)))
-    assert (found.what, found.why) == ("publishes to the default exchange fail", "in the last 5 min: 3 returned")
+    assert (found.what, found.why) == ("publishes to the default exchange fail", "in the last minute: 3 returned")
 
 
 def test_quarantine_dead_letters_and_lost_log_lines_are_told() -> None:
