@@ -33,6 +33,7 @@ from mxworker.master.isolation_turns import IsolationTurns
 from mxworker.master.listener import Listener
 from mxworker.master.notify import Condition, Notifier, Phase
 from mxworker.master.observer import Observer, Observing
+from mxworker.master.outside_view import tell_tasks
 from mxworker.master.plan import Look, RollState, Send, Spawn
 from mxworker.master.processes import Children, Ended
 from mxworker.master.profiles import Profiles
@@ -287,7 +288,9 @@ class _Master:
             match action:
                 case Spawn():
                     self._spawn(action, now_ns)
-                case Send(pid=pid, order=order):
+                case Send(slot=number, pid=pid, order=order):
+                    if order is Order.DUMP:  # the worker hangs, and may not be able to answer
+                        tell_tasks(number, pid, self._board.told(number).in_flight_count)
                     self._children.send(pid, order.value)
         self._give_turn()
 

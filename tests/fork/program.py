@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from resource import struct_rusage
-from types import FrameType
+from types import FrameType, SimpleNamespace
 
 from mxworker.board.layout import Given, Word
 from mxworker.board.lifecycle import Wish, WorkerState
@@ -487,6 +487,10 @@ class LateTerminal(Terminal):
 def main() -> int:
     options = parse()
     set_up(options.log_level, "json" if options.json_log else "text")
+    if options.sees_tasks:  # as Python 3.14 does
+        sys.modules["asyncio.tools"] = SimpleNamespace(  # type: ignore[assignment]
+            get_all_awaited_by=lambda pid: pid, build_async_tree=lambda pid: [[f"a task of process {pid}"]]
+        )
     board = Board(MAX_WORKERS + 1, may_seal=not options.cannot_seal)
     behaviours = options.behaviours.split(",")
 
@@ -593,6 +597,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--asks-right-after-fork", action="store_true")
     parser.add_argument("--leaves-after-reaping", action="store_true")
     parser.add_argument("--second-thread", action="store_true")
+    parser.add_argument("--sees-tasks", action="store_true")
     parser.add_argument("--announce-fails", action="store_true")
     parser.add_argument("--cannot-seal", action="store_true")
     parser.add_argument("--terminal-goes-late", action="store_true")
