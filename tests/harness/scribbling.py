@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 PAGE = mmap.PAGESIZE
+MEMORY = ("/dev/zero", "/memfd:")  # as proc(5) names shared memory that belongs to no file
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 LIBC.mremap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
@@ -57,12 +58,16 @@ def scribble(
 
 
 def shared_mappings() -> list[tuple[int, int, str]]:
-    """Return start, end and permissions of the memory that is shared with other processes."""
+    """Return start, end and permissions of the memory that is shared with other processes.
+
+    Files are left out, since a test that runs as root would damage those of the system (glibc maps one of its own), and
+    so are the rings of io_uring(7), since libuv ends a process whose rings are damaged.
+    """
     found = []
     with Path("/proc/self/maps").open() as maps:
         for line in maps:
-            addresses, permissions = line.split()[:2]
-            if permissions[3] == "s":
+            addresses, permissions, _, _, _, path = [*line.split(maxsplit=5), ""][:6]
+            if permissions[3] == "s" and path.startswith(MEMORY):
                 start, last = (int(part, 16) for part in addresses.split("-"))
                 found.append((start, last, permissions))
     return found

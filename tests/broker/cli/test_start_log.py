@@ -102,7 +102,7 @@ def test_plain_start_has_a_line_for_each_fact_and_each_worker(folder: Path, brok
     assert sum(" is ready: RabbitMQ " in line for line in lines) == workers
     assert lines[-1].startswith("Ready in ")
     warned = sum("this runs as root" in line for line in lines)  # as the tests may
-    assert len(lines) <= 8 + workers + warned, lines
+    assert len(lines) <= 9 + workers + warned, lines
     assert not any("->" in line or "queue" in line for line in lines), "states, and what the facts say already"
 
 
