@@ -30,6 +30,8 @@ ENV PYTHONDONTWRITEBYTECODE=1 \
 VOLUME ["/run/mxworker"]
 WORKDIR /app
 USER 10001:10001
+# For --http 0.0.0.0:9191, which needs --http-token-file; without it the service is served inside of the container alone.
+EXPOSE 9191
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=5s --start-period=120s CMD ["mxworker", "status", "--healthy"]
 ENTRYPOINT ["mxworker"]

@@ -46,6 +46,9 @@ class Patience:
     linger_s: float = 1.0
 
 
+USUAL = Patience()
+
+
 class HttpServer:
     """Serves one listening socket."""
 

@@ -61,6 +61,7 @@ ANNOTATION_ONLY = frozenset(
 )
 AMQP_LIBRARIES = frozenset({"aio_pika", "aiormq", "pamqp"})
 CODEC_OF_THE_BROKER = "pamqp"  # which `devbroker` stands on; it has nothing to do with the client libraries
+VIEWS = frozenset({"prometheus_client", "h11", "rich"})  # what only the views of a service need
 # What decides is pure: in these rooms and modules nothing waits, and nothing reads or writes outside the process.
 PURE_PLACES = (
     "api",
@@ -125,9 +126,11 @@ def test_a_circle_is_seen() -> None:
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("mxworker", AMQP_LIBRARIES | {"click", "msgspec", "pydantic"}),
-        ("mxworker.worker.cpu.member", AMQP_LIBRARIES | {"click", "watchfiles"}),
-        ("mxworker.cli", AMQP_LIBRARIES | {"watchfiles", "msgspec", "pydantic"}),
+        ("mxworker", AMQP_LIBRARIES | VIEWS | {"click", "msgspec", "pydantic"}),
+        ("mxworker.worker.main", VIEWS | {"click", "watchfiles"}),
+        ("mxworker.worker.cpu.member", AMQP_LIBRARIES | VIEWS | {"click", "watchfiles"}),
+        ("mxworker.observer.main", AMQP_LIBRARIES | {"click", "rich", "watchfiles", "msgspec", "pydantic"}),
+        ("mxworker.cli", AMQP_LIBRARIES | VIEWS | {"watchfiles", "msgspec", "pydantic"}),
     ],
 )
 def test_what_a_process_does_not_need_is_not_imported(module: str, unwanted: frozenset[str]) -> None:

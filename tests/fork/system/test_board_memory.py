@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from mxworker.board import memory as board_memory
+from mxworker.board.lifecycle import WorkerState
 from mxworker.board.memory import PAGE_BYTES, SharedMemory
+from mxworker.board.page import Board
 from tests.harness.scribbling import FILLS, LIBC, READ_WRITE, scribble, shared_mappings
 
 SIZES = [PAGE_BYTES, 3 * PAGE_BYTES, 2 * PAGE_BYTES + 1, 100]
@@ -235,3 +237,35 @@ def test_memory_is_unmapped_with_its_last_user() -> None:
 
 def test_seal_is_the_kernels() -> None:
     assert getattr(fcntl, "F_SEAL_FUTURE_WRITE", 0x10) == board_memory._F_SEAL_FUTURE_WRITE
+
+
+def test_observer_can_write_its_heartbeat_and_nothing_else() -> None:
+    board = Board(3)
+    board.status.write(b"running", 1)
+
+    def child() -> None:
+        own = board.of_observer()
+        own.beat_as_observer(77)
+        status = own.status.read()
+        assert status is not None
+        assert status.text == b"running"
+        for write in (
+            lambda: own.status.write(b"forged", 2),
+            lambda: own.directives.pause_all(),
+            lambda: own.slot(1).write_state(WorkerState.READY),
+        ):
+            with pytest.raises(TypeError, match="read-only"):
+                write()
+
+    assert ending_of(child) == 0
+    assert board.observer_deadline_ns == 77
+
+
+def test_worker_cannot_write_the_heartbeat_of_the_observer() -> None:
+    board = Board(3)
+
+    def child() -> None:
+        with pytest.raises(TypeError, match="read-only"):
+            board.of_worker(1).beat_as_observer(2**63)
+
+    assert ending_of(child) == 0
