@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from mxworker.board.metric_values import ConsumerMetrics
-from mxworker.control.status import WorkerStatus
+from mxworker.control.status import LinkStatus, UnconsumedStatus, WorkerStatus
 from mxworker.observer.figures import count_of, duration
 from mxworker.observer.history import FIVE_MINUTES_S, MINUTE_S, History
 from mxworker.observer.view import View
@@ -21,6 +21,7 @@ MASTER_SILENT_S = 5.0  # the master tells something every second
 LOOP = 3  # deaths in five minutes: backoff lets a worker die up to twenty times in that time
 WELL_AFTER_S = 60.0  # as long as it takes until the backoff of its slot begins anew
 LAG_S = 0.5
+BEGINNING_S = 3.0
 FAILED_SHARE = 0.05
 FEW_FAILURES = 10  # in a minute: below that a share means little
 STUCK_S = 30.0
@@ -110,7 +111,7 @@ def _of_master(facts: Facts) -> Iterator[Problem]:
 
 def _of_consuming_links(facts: Facts) -> Iterator[Problem]:
     for link in facts.service.links:
-        if link.role == "consume" and link.state == "down":
+        if link.role == "consume" and link.state == "down" and not _begins(facts, link):
             extent = _extent(facts, link.workers)
             remedy = "Check that the broker runs and can be reached from here. Workers connect again by themselves."
             severity = Severity.WARNING if extent else Severity.CRITICAL
@@ -122,6 +123,8 @@ def _of_publishing_links(facts: Facts) -> Iterator[Problem]:
     for link in facts.service.links:
         if link.state == "up" or (link.state == "down" and (link.role == "consume" or _has_lost_consuming(facts))):
             continue
+        if _begins(facts, link):
+            continue
         what, remedy = "there is no connection for publishing", "Workers connect again by themselves."
         if link.state == "blocked":
             what = "the broker takes no publishes"
@@ -129,6 +132,12 @@ def _of_publishing_links(facts: Facts) -> Iterator[Problem]:
                 "Free memory or disk on the broker; then publishes go on by themselves. Consuming goes on meanwhile."
             )
         yield Problem(Severity.WARNING, what, link.why, remedy, link.since_unix_s, _extent(facts, link.workers))
+
+
+def _begins(facts: Facts, entry: LinkStatus | UnconsumedStatus) -> bool:
+    """Tell whether this may be a new worker that has not come so far yet: each reload and recycling has some."""
+    is_part = entry.workers < alive_of(facts)
+    return is_part and facts.now_unix_s - entry.since_unix_s < BEGINNING_S
 
 
 def _extent(facts: Facts, workers: int) -> str:
@@ -152,6 +161,8 @@ def _has_lost_consuming(facts: Facts) -> bool:
 def _of_queues(facts: Facts) -> Iterator[Problem]:
     for queue in facts.service.unconsumed:
         extent = _extent(facts, queue.workers)
+        if _begins(facts, queue):
+            continue
         if queue.state != "paused":
             remedy = (
                 f"Remove the cause; then reload, or 'mxworker ctl pause {queue.queue}' and 'resume' it."

@@ -68,6 +68,14 @@ def test_one_worker_without_a_connection_is_a_warning() -> None:
     assert (found.severity, found.extent) == (Severity.WARNING, " in 1 of 2 workers")
 
 
+def test_a_new_worker_that_does_not_consume_yet_is_no_problem() -> None:
+    declaring = UnconsumedStatus("orders", "waiting", "not answered yet", 1, NOW_UNIX_S)
+    connecting = link("consume", 1, "down", "not connected yet", 0)
+    assert with_status(unconsumed=(declaring,), links=(link("consume", 1), connecting)) == []
+    assert len(with_status(unconsumed=(replace(declaring, since_unix_s=NOW_UNIX_S - 4),))) == 1
+    assert len(with_status(unconsumed=(replace(declaring, workers=2),))) == 1
+
+
 @pytest.mark.parametrize(
     ("reason", "severity"),
     [("operator", Severity.NOTE), ("asked", Severity.NOTE), ("circuit breaker", Severity.WARNING)],
@@ -83,7 +91,7 @@ def test_queues_are_not_named_when_all_are_paused() -> None:
 
 
 def test_a_stopped_queue_names_the_commands() -> None:
-    [found] = with_status(unconsumed=(UnconsumedStatus("orders", "stopped", "501 again", 1, NOW_UNIX_S),))
+    [found] = with_status(unconsumed=(UnconsumedStatus("orders", "stopped", "501 again", 1, NOW_UNIX_S - 4),))
     assert "'mxworker ctl pause orders' and 'resume' it" in found.remedy
     assert found.extent == " in 1 of 2 workers"
 
