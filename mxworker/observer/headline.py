@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mxworker.observer.facts import Facts, Problem, Severity, alive_of
 from mxworker.observer.figures import clock, count_of, duration, rate
 from mxworker.observer.history import MINUTE_S, NOW_S
-from mxworker.observer.problems import MASTER_SILENT_S, Facts, Problem, Severity, alive_of
+from mxworker.observer.service_problems import MASTER_SILENT_S
 
 _NAMED = 3  # problems in the line; the others are counted
 _CONSUME = ("ready", "degraded")

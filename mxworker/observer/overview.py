@@ -14,6 +14,7 @@ from typing import Any
 
 from mxworker.board.metric_values import ConsumerMetrics
 from mxworker.control.status import WorkerStatus
+from mxworker.observer.facts import Facts, alive_of
 from mxworker.observer.headline import headline
 from mxworker.observer.history import (
     FAILED,
@@ -23,7 +24,7 @@ from mxworker.observer.history import (
     NOW_S,
     STEP_S,
 )
-from mxworker.observer.problems import Facts, alive_of, problems
+from mxworker.observer.problems import problems
 
 ERRORS_SHOWN = 20
 _DIGITS = 3

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 
 import orjson
 
+from mxworker.observer.facts import Facts
 from mxworker.observer.history import History
 from mxworker.observer.overview import overview
 from mxworker.observer.page import CONTENT_TYPE, page, policy
-from mxworker.observer.problems import Facts
 from mxworker.observer.reply import Reply
 from mxworker.observer.view import View
 

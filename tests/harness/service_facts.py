@@ -25,8 +25,8 @@ from mxworker.control.status import (
     UnconsumedStatus,
     WorkerStatus,
 )
+from mxworker.observer.facts import Facts
 from mxworker.observer.history import History
-from mxworker.observer.problems import Facts
 from mxworker.observer.view import View
 
 NOW_UNIX_S = 1_795_960_931.0  # 2026-11-29 14:02:11 UTC

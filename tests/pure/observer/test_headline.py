@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from mxworker.control.status import PausedStatus, UnconsumedStatus
+from mxworker.observer.facts import Facts
 from mxworker.observer.headline import Headline, headline
-from mxworker.observer.problems import Facts, problems
+from mxworker.observer.problems import problems
 from tests.harness import service_facts
 from tests.harness.service_facts import NOW_UNIX_S, STATES, later, link, worker
 

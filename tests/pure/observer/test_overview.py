@@ -9,9 +9,9 @@ import orjson
 import pytest
 
 from mxworker.board.metric_values import ServiceMetrics
+from mxworker.observer.facts import Facts
 from mxworker.observer.history import POINTS, History
 from mxworker.observer.overview import overview
-from mxworker.observer.problems import Facts
 from tests.harness import service_facts
 from tests.harness.service_facts import NOW_UNIX_S, STATES, consumer, later, process, service, view, worker
 

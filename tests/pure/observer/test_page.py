@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from mxworker.observer import page as page_module
+from mxworker.observer.facts import Facts
 from mxworker.observer.html import Html, element, join
 from mxworker.observer.overview import overview
 from mxworker.observer.page import page, policy
-from mxworker.observer.problems import Facts
 from mxworker.observer.sparkline import path_of
 from tests.harness import service_facts
 from tests.harness.service_facts import STATES, later, renamed

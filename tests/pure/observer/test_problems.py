@@ -10,7 +10,8 @@ import pytest
 
 from mxworker.board.metric_values import ConsumerMetrics, ExchangeMetrics, ServiceMetrics
 from mxworker.control.status import PausedStatus, ReloadStatus, UnconsumedStatus
-from mxworker.observer.problems import Facts, Problem, Severity, problems
+from mxworker.observer.facts import Facts, Problem, Severity
+from mxworker.observer.problems import problems
 from tests.harness import service_facts
 from tests.harness.service_facts import NOW_UNIX_S, STATES, depth, later, link, spread, worker
 
