@@ -1,13 +1,15 @@
 """Measure the cost of a delivery in the worker alone: bytes into the transport and acks out of it, without a socket.
 
-    python -m bench.in_process [--messages 20000] [--concurrency 32 --prefetch 64] [--instructions] [SCENARIO ...]
+    python -m bench.in_process [--messages 20000] [--concurrency 32 --prefetch 64] [--instructions]
+                               [--without-metrics] [--timestamps] [SCENARIO ...]
 
 The scenarios are those of `bench/consume.py`. Each read brings up to 50 deliveries of 256 bytes, within the prefetch,
 to handlers that do nothing. The benchmark prints the lowest CPU time per message of all rounds. Concurrency and
 prefetch default to 1000; batches keep their own.
 
 `--instructions` counts the instructions per message instead, by valgrind, which must be installed. Their number does
-not depend on the load of the machine, so it shows the effect of a small change.
+not depend on the load of the machine, so it shows the effect of a small change. `--without-metrics` counts outcomes
+alone, and no times, ages and bytes. With `--timestamps` each message has the time at which it was published.
 """
 
 from __future__ import annotations
@@ -47,15 +49,26 @@ def _frame(kind: int, payload: bytes) -> bytes:
     return struct.pack(">BHI", kind, CHANNEL, len(payload)) + payload + b"\xce"
 
 
-def _around_tag() -> tuple[bytes, bytes]:
+def _around_tag(has_timestamp: bool) -> tuple[bytes, bytes]:
     """Return the bytes before and after the delivery tag in the frames of a delivery."""
     tag = bytes(8)
     body = json.dumps({"id": 1, "customer": "c-1042", "total": 19.9}).encode().ljust(BODY_BYTES)
     consumer_tag, exchange, routing_key = b"\x1eamq.ctag-0123456789abcdefghijk", b"\0", b"\x0emxworker-bench"
     method = struct.pack(">I", BASIC_DELIVER) + consumer_tag + tag + b"\0" + exchange + routing_key
-    header = struct.pack(">HHQH", 60, 0, len(body), 0x1000) + b"\2"
+    flags, values = (0x1040, b"\2" + struct.pack(">Q", int(time.time()))) if has_timestamp else (0x1000, b"\2")
+    header = struct.pack(">HHQH", 60, 0, len(body), flags) + values
     before, after = _frame(FRAME_METHOD, method).split(tag, 1)
     return before, after + _frame(FRAME_HEADER, header) + _frame(FRAME_BODY, body)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a run is given."""
+
+    concurrency: int
+    prefetch: int
+    without_metrics: bool
+    timestamps: bool
 
 
 class Wire:
@@ -74,12 +87,14 @@ class Wire:
 class Broker:
     """Feeds deliveries into the transport, one read in each loop turn."""
 
-    def __init__(self, registry: Handlers, concurrency: int, prefetch: int) -> None:
+    def __init__(self, registry: Handlers, bounds: Bounds) -> None:
         loop = asyncio.get_running_loop()
         (handler,) = compile_handlers(registry)
         if handler.batch is None:
-            handler = dataclasses.replace(handler, concurrency=concurrency, prefetch=prefetch)
-        runner = at_work([handler], process_concurrency=concurrency).runner
+            handler = dataclasses.replace(handler, concurrency=bounds.concurrency, prefetch=bounds.prefetch)
+        runner = at_work(
+            [handler], process_concurrency=bounds.concurrency, has_metrics=not bounds.without_metrics
+        ).runner
         self._plane = DataPlane(asyncio.StreamReader(loop=loop), loop, BODY_CAP_BYTES)
         self._plane.connection_made(cast(asyncio.Transport, Wire()))
         self._plane.frames.started = True
@@ -95,7 +110,7 @@ class Broker:
         )
         self._plane.register(CHANNEL, self._subscription)
         self._prefetch = handler.prefetch
-        self._around_tag = _around_tag()
+        self._around_tag = _around_tag(bounds.timestamps)
         self._tag = 0
 
     async def deliver(self, messages: int) -> float:
@@ -117,23 +132,23 @@ class Broker:
         return b"".join([part for tag in tags for part in (before, tag.to_bytes(8, "big"), after)])
 
 
-def _broker(scenario: str, concurrency: int, prefetch: int) -> Broker:
+def _broker(scenario: str, bounds: Bounds) -> Broker:
     os.environ |= {"BENCH_QUEUE": "bench", "BENCH_TYPE": "classic", "BENCH_REPORT": os.devnull}
     os.environ["BENCH_MESSAGES"] = str(sys.maxsize)
     from bench import consume_app  # it reads these variables at its import
 
-    return Broker(getattr(consume_app, scenario), concurrency, prefetch)
+    return Broker(getattr(consume_app, scenario), bounds)
 
 
-async def cpu_us(scenario: str, messages: int, rounds: int, concurrency: int, prefetch: int) -> float:
+async def cpu_us(scenario: str, messages: int, rounds: int, bounds: Bounds) -> float:
     """Return the lowest CPU microseconds per message of all rounds."""
-    broker = _broker(scenario, concurrency, prefetch)
+    broker = _broker(scenario, bounds)
     return min([await broker.deliver(messages) for _ in range(rounds)]) / messages * 1e6
 
 
-async def under_valgrind(scenario: str, concurrency: int, prefetch: int) -> None:
+async def under_valgrind(scenario: str, bounds: Bounds) -> None:
     """Deliver messages to warm up, then as many with their instructions counted."""
-    broker = _broker(scenario, concurrency, prefetch)
+    broker = _broker(scenario, bounds)
     await broker.deliver(COUNTED)
     _switch_counting("on")
     await broker.deliver(COUNTED)
@@ -144,11 +159,12 @@ def _switch_counting(on_or_off: str) -> None:
     subprocess.run(["callgrind_control", "-i", on_or_off, str(os.getpid())], check=True, stdout=subprocess.DEVNULL)
 
 
-def instructions(scenario: str, concurrency: int, prefetch: int) -> int:
+def instructions(scenario: str, bounds: Bounds) -> int:
     """Return the instructions per message."""
-    bounds = ["--concurrency", str(concurrency), "--prefetch", str(prefetch)]
+    numbers = ["--concurrency", str(bounds.concurrency), "--prefetch", str(bounds.prefetch)]
+    switches = ["--without-metrics"] * bounds.without_metrics + ["--timestamps"] * bounds.timestamps
     valgrind = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={os.devnull}"]
-    run = [sys.executable, "-m", "bench.in_process", "--under-valgrind", *bounds, scenario]
+    run = [sys.executable, "-m", "bench.in_process", "--under-valgrind", *numbers, *switches, scenario]
     environment = os.environ | {"PYTHONHASHSEED": "0"}
     ended = subprocess.run([*valgrind, *run], env=environment, capture_output=True, text=True)
     found = re.search(r"Collected : (\d+)", ended.stderr)
@@ -165,17 +181,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--concurrency", type=int, default=1000)
     parser.add_argument("--prefetch", type=int, default=1000)
+    parser.add_argument("--without-metrics", action="store_true", help="count outcomes alone")
+    parser.add_argument("--timestamps", action="store_true", help="send messages with a timestamp")
     parser.add_argument("--instructions", action="store_true", help="count instructions, with valgrind")
     parser.add_argument("--under-valgrind", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    bounds = options.concurrency, options.prefetch
+    bounds = Bounds(options.concurrency, options.prefetch, options.without_metrics, options.timestamps)
     for scenario in options.scenarios:
         if options.under_valgrind:
-            asyncio.run(under_valgrind(scenario, *bounds))
+            asyncio.run(under_valgrind(scenario, bounds))
         elif options.instructions:
-            print(f"{scenario:<10} {instructions(scenario, *bounds):>9,} instructions/msg", flush=True)
+            print(f"{scenario:<10} {instructions(scenario, bounds):>9,} instructions/msg", flush=True)
         else:
-            cost_us = asyncio.run(cpu_us(scenario, options.messages, options.rounds, *bounds))
+            cost_us = asyncio.run(cpu_us(scenario, options.messages, options.rounds, bounds))
             print(f"{scenario:<10} {cost_us:>9.2f} us CPU/msg", flush=True)
 
 

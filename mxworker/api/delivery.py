@@ -51,7 +51,8 @@ class Delivery:
 
     `body` has the bytes as published. `delivery_tag` is unique on its channel only. `redelivered` means that the broker
     may have delivered the message before. `raw_properties` and `raw_route` (exchange and routing key) are as on the
-    wire. `executed` is the number of executions since the delivery came, none of which settled it.
+    wire. `executed` is the number of executions since the delivery came, none of which settled it. `received_at` is a
+    monotonic time in seconds, and `published_at` one since 1970, of the message's first publish; 0 is unknown.
     """
 
     __slots__ = (
@@ -60,13 +61,22 @@ class Delivery:
         "body",
         "delivery_tag",
         "executed",
+        "published_at",
         "raw_properties",
         "raw_route",
+        "received_at",
         "redelivered",
     )
 
     def __init__(
-        self, body: bytes, raw_properties: bytes, route: bytes, redelivered: bool, delivery_tag: int, source: Source
+        self,
+        body: bytes,
+        raw_properties: bytes,
+        route: bytes,
+        redelivered: bool,
+        delivery_tag: int,
+        source: Source,
+        received_at: float = 0.0,
     ) -> None:
         """`route` and `raw_properties` are as on the wire."""
         self.body = body
@@ -75,6 +85,8 @@ class Delivery:
         self.delivery_tag = delivery_tag
         self.raw_route = route
         self.executed = 0
+        self.received_at = received_at
+        self.published_at = 0.0
         self._decoded: Properties | None = None
         self._source = source
 

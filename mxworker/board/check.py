@@ -1,8 +1,8 @@
 """The check of a slot's words, before the master believes what the worker has written.
 
 A worker runs code of others, some of it native, and may write anything to its slot. The master kills a worker whose
-slot makes no sense, and believes only those of its words that make sense by themselves. Texts and deliveries in flight
-are read so that any bytes do no harm, see `reading`.
+slot makes no sense, and believes only those of its words that make sense by themselves. Texts, deliveries in flight and
+metrics are read so that any bytes do no harm, see `reading` and `metrics`.
 
 Pure.
 """
@@ -15,10 +15,7 @@ from types import MappingProxyType
 from mxworker.board.layout import NOTE_BYTES, PROFILE_BYTES, WORDS, Word
 from mxworker.board.lifecycle import Wish, WorkerState
 
-COUNTERS = (Word.ACKED, Word.REQUEUED, Word.RETRIED, Word.REJECTED, Word.QUARANTINED, Word.STALE)
-
 _MOST_COUNTED = 1 << 53
-_MOST_SINCE_LOOK = 1 << 32  # more than 1,000,000 a second for an hour; the master looks at least once in a timeout
 _BEYOND_TIMEOUT_NS = (
     120 * 1_000_000_000
 )  # a worker that has drained promises its next beat a minute after the end of its drain
@@ -31,7 +28,6 @@ _MOST: Mapping[Word, int] = MappingProxyType(
         Word.RSS_BYTES: 1 << 52,
         Word.EVER_READY: 1,
         Word.NOTE_LENGTH: NOTE_BYTES,
-        **dict.fromkeys(COUNTERS, _MOST_COUNTED),
         Word.ISOLATION_WANTED: _MOST_COUNTED,
         Word.IS_ALONE: 1,
         Word.UNPLACED: 1 << 32,
@@ -42,7 +38,7 @@ _MOST: Mapping[Word, int] = MappingProxyType(
         Word.PROFILE_FAILED: 1,
     }
 )
-_NEVER_FALL = frozenset({*COUNTERS, Word.EVER_READY, Word.PLACES_USED, Word.CLEARINGS})
+_NEVER_FALL = frozenset({Word.EVER_READY, Word.PLACES_USED, Word.CLEARINGS})
 
 
 def latest_deadline_ns(now_ns: int, *timeouts_s: float) -> int:
@@ -88,8 +84,6 @@ def _fault(word: Word, value: int, before: int, places: int, latest_deadline_ns:
         return f"is {value}, where {most} is the most"
     if word in _NEVER_FALL and value < before:
         return f"has fallen from {before} to {value}"
-    if word in COUNTERS and value - before > _MOST_SINCE_LOOK:
-        return f"has risen from {before} to {value} since the last look"
     if word is Word.PID and before and value != before:
         return f"has changed from {before} to {value}"
     return None

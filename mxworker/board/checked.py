@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mxworker.board.check import believed, check
 from mxworker.board.layout import WORDS, Given, ProfileKind, Word
+from mxworker.board.metric_rows import SavedMetrics
 from mxworker.board.reading import Told
 from mxworker.board.slot import BoardSlot
 
@@ -16,19 +17,25 @@ class CheckedSlot:
     def __init__(self, slot: BoardSlot) -> None:
         self._slot = slot
         self._cleared = 0
+        self._saved: SavedMetrics = []
         self.fault: str | None = None
         """Which word of the present worker made no sense, and why. What it writes after that is ignored."""
         self._believe(bytes(WORDS))
 
     def prepare(self, generation: int, is_on_trial: bool, boot_deadline_ns: int) -> None:
-        """Make the slot ready for a new process, see `BoardSlot.prepare`, with the counts that the master believes."""
+        """Make the slot ready for a new process, see `BoardSlot.prepare`, with the counts that the master believes.
+
+        They are those of the last look at which the slot made sense, when it makes none now.
+        """
+        if self.fault is not None:
+            self._slot.rows.restore(self._saved)
         self._slot.prepare(generation, is_on_trial, boot_deadline_ns, kept=self.told.words)
         self._cleared = 0
         self.fault = None
         self._believe(self._slot.words.tolist())
 
     def look(self, latest_deadline_ns: int) -> str | None:
-        """Read the slot, and return its `fault`; see `check`. Takes about 10 us.
+        """Read the slot, and return its `fault`; see `check`. Takes about 20 us.
 
         When the slot as a whole makes no sense, the words that make sense by themselves are still believed.
         """
@@ -37,6 +44,8 @@ class CheckedSlot:
             words = self._slot.words.tolist()
             self.fault = check(words, *bounds)
             self._believe(words if self.fault is None else believed(words, *bounds))
+            if self.fault is None:
+                self._saved = self._slot.rows.saved()
         return self.fault
 
     def new_clearings(self) -> list[tuple[int, int]]:

@@ -4,7 +4,7 @@ Only the slot's worker writes these fields while it lives; the master writes the
 
     field          size          meaning
     -----          ----          -------
-    words          64 x 8        see `Word`: state, heartbeat deadline, counters; the rest is spare, and 0
+    words          64 x 8        see `Word`: state, heartbeat deadline and more; the rest is spare, and 0
     note           4096          UTF-8: the note that the master logs for the worker
     clearings      256 x 16      a ring of requests to clear a suspect: its key, and the number of a death
     directory      64 x 64       names of its handlers
@@ -71,12 +71,6 @@ class Word(IntEnum):
     RSS_BYTES = auto()
     EVER_READY = auto()
     NOTE_LENGTH = auto()
-    ACKED = auto()
-    REQUEUED = auto()
-    RETRIED = auto()
-    REJECTED = auto()
-    QUARANTINED = auto()
-    STALE = auto()
     ISOLATION_WANTED = auto()
     """The number of a request to run a suspect alone, from 1; 0 while there is none."""
     IS_ALONE = auto()

@@ -146,7 +146,7 @@ class ProcessMetrics:
     prefetched: int
     stuck: int
     loop_lag_s: float
-    """By how much the event loop was late at its last heartbeat, or at a look since."""
+    """The longest time that the event loop took to answer, of the last 5 s."""
     rss_bytes: int
     cpu_s: float
     log_lines_dropped: int

@@ -35,9 +35,9 @@ from mxworker.board.metrics_layout import (
     PUBLISH_OUTCOMES,
     Cause,
     ChannelState,
+    ConnectionState,
     ExchangeWord,
     FailureWord,
-    LinkState,
     Loss,
     Outcome,
     ProcessSeconds,
@@ -117,6 +117,13 @@ def fold(board: ReadBoard) -> ServiceMetrics:
         processes=tuple(processes),
         queues=_queue_facts(of_names),
     )
+
+
+def outcomes(area: memoryview) -> list[int]:
+    """Return how many deliveries of a slot ended with each `Outcome`; `area` is the metrics area of the slot."""
+    used = min(_words(area, ProcessWord.ROWS_USED * layout.WORD_BYTES, 1)[0], layout.ROWS)
+    words = _words(area, layout.ROWS_AT, (used + (used == layout.ROWS)) * layout.ROW_WORDS)
+    return [min(sum(words[outcome :: layout.ROW_WORDS]), _MOST) for outcome in Outcome]
 
 
 # ---- from memory
@@ -317,7 +324,7 @@ def _process(slot: ReadSlot, process: _Row, rows: Sequence[_Row]) -> ProcessMetr
     def each(kind: type[Cause] | type[Loss], at: int) -> dict[str, int]:
         return {_label(one): words[at + one] for one in kind}
 
-    def by_role(state: type[LinkState] | type[ChannelState], at: int) -> dict[tuple[str, str], int]:
+    def by_role(state: type[ConnectionState] | type[ChannelState], at: int) -> dict[tuple[str, str], int]:
         return {(_label(role), _label(one)): words[at + role * len(state) + one] for role in Role for one in state}
 
     return ProcessMetrics(
@@ -335,7 +342,7 @@ def _process(slot: ReadSlot, process: _Row, rows: Sequence[_Row]) -> ProcessMetr
         publish_in_flight=words[ProcessWord.PUBLISH_IN_FLIGHT],
         publish_waiting_for=each(Cause, ProcessWord.PUBLISH_WAITING),
         is_publish_blocked=bool(words[ProcessWord.IS_PUBLISH_BLOCKED]),
-        connections=by_role(LinkState, ProcessWord.CONNECTIONS),
+        connections=by_role(ConnectionState, ProcessWord.CONNECTIONS),
         channels=by_role(ChannelState, ProcessWord.CHANNELS),
         borrowed_channels=words[ProcessWord.BORROWED_CHANNELS],
         reconnects=each(Loss, ProcessWord.RECONNECTS),
@@ -344,5 +351,5 @@ def _process(slot: ReadSlot, process: _Row, rows: Sequence[_Row]) -> ProcessMetr
     )
 
 
-def _label(one: Cause | Loss | Role | LinkState | ChannelState) -> str:
+def _label(one: Cause | Loss | Role | ConnectionState | ChannelState) -> str:
     return one.name.lower().replace("_", " ")

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from enum import IntEnum, auto
 
-BOUNDS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60, 300)
+BOUNDS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0, 300.0)
 """The bounds of all histograms: those of OpenTelemetry's messaging conventions, and 0.001, 30, 60 and 300 s."""
 BUCKETS = len(BOUNDS_S) + 1
 """The words of a histogram: the numbers of values, not cumulative, the last one for what is above all bounds.
@@ -140,7 +140,7 @@ class Role(IntEnum):
     """Its channels are lent to handlers."""
 
 
-class LinkState(IntEnum):
+class ConnectionState(IntEnum):
     """The state of a connection. It is active when it consumes, publishes, or has a borrowed channel."""
 
     ACTIVE = 0
@@ -164,6 +164,11 @@ class Cause(IntEnum):
     EXCHANGE = auto()
     SAME_ID = auto()
     RETRY = auto()
+
+    @property
+    def label(self) -> str:
+        """The cause in words."""
+        return self.name.lower().replace("_", " ")
 
 
 class Loss(IntEnum):
@@ -193,7 +198,7 @@ class ProcessWord(IntEnum):
     PUBLISH_WAITING = auto()
     """From here on one for each `Cause`."""
     CONNECTIONS = 48
-    """From here on one for each `Role` with each `LinkState`."""
+    """From here on one for each `Role` with each `ConnectionState`."""
     CHANNELS = 60
     """From here on one for each `Role` with each `ChannelState`."""
 
@@ -212,7 +217,7 @@ class ProcessSeconds(IntEnum):
     CONFIRM = auto()
     CPU = auto()
     LOOP_LAG = auto()
-    """By how much the loop was late at its last heartbeat, or at a look since, whichever is more. A gauge."""
+    """The longest time that the event loop took to answer, of the last 5 s. A gauge; a thread writes it."""
 
 
 class ExchangeWord(IntEnum):

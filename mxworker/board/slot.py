@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from mxworker.board.check import COUNTERS, check
+from mxworker.board.check import check
 from mxworker.board.conditions import Conditions
 from mxworker.board.layout import (
     CLEARING_WORDS,
@@ -43,15 +43,12 @@ NOT_ENTERED = -2
 
 _pack_entry = ENTRY.pack_into  # once: CPython looks up methods of imported names the slow way
 
-_KEPT = (*COUNTERS, Word.EVER_READY)
-"""The words that belong to the slot and not to the process."""
-
 
 class BoardSlot:
     """One worker's part of the board.
 
-    `words` is public: the hot path adds to a counter with `slot.words[Word.ACKED] += 1`. `given` has the words of the
-    master for this slot, and `conditions` what the worker tells of its connections and queues.
+    `words` are the worker's, see `layout`, and `given` those of the master for this slot. `conditions` has what the
+    worker tells of its connections and queues, and `rows` its metrics.
     """
 
     def __init__(
@@ -76,6 +73,7 @@ class BoardSlot:
         self.view = view
         self.metrics = metrics
         """The metrics area, see `metrics_layout`. `metrics.fold` reads it."""
+        self.rows = MetricRows(metrics)
         self.words = view[:NOTE_AT].cast("Q")
         self.told = Told(self.words, view)
         self.conditions = Conditions(view[CONDITIONS_AT:ENTRIES_AT])
@@ -92,8 +90,8 @@ class BoardSlot:
     ) -> None:
         """Make the slot ready for a new process. Call before the fork, after the former process was reaped.
 
-        Counters and EVER_READY belong to the slot and not to the process, so they stay: with their values in `kept`,
-        or by default in the slot. The metrics area keeps its counters, too.
+        EVER_READY belongs to the slot and not to the process, so it stays: with its value in `kept`, or by default in
+        the slot. The counters among the metrics stay, too.
         """
         latest = self.words.tolist() if kept is None else kept
         used = max(self.told.places_used, min(latest[Word.PLACES_USED], self.told.places))
@@ -103,8 +101,7 @@ class BoardSlot:
         self.given[Given.ISOLATION_GRANTED] = 0
         self.given[Given.PROFILE_WANTED] = 0
         self.view[:NOTE_AT] = bytes(NOTE_AT)
-        for word in _KEPT:
-            self.words[word] = latest[word]
+        self.words[Word.EVER_READY] = latest[Word.EVER_READY]
         self.view[NAMES_AT:CONDITIONS_AT] = bytes(CONDITIONS_AT - NAMES_AT)
         self.conditions.clear()
         self.view[ENTRIES_AT:KEYS_AT] = bytes(KEYS_AT - ENTRIES_AT)
@@ -114,7 +111,7 @@ class BoardSlot:
 
     def clear_gauges(self) -> None:
         """Set the gauges among the metrics to 0. Call when the slot's process was reaped."""
-        MetricRows(self.metrics).clear_gauges()
+        self.rows.clear_gauges()
 
     # ---- the worker's side
 

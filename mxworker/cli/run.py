@@ -345,7 +345,7 @@ def _supervise(app: str, brokers: Brokers, flags: dict[str, Any], as_text: bool,
         )
     if board.ever_ready:
         tally = _tally(board)
-        done = ", ".join(f"{count:,} {name}" for name, count in tally.items())
+        done = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in tally.items())
         log.info(
             "stopped with exit code %d: %s", code, done, extra=log_event("service_stopped", exit_code=code, **tally)
         )
@@ -400,7 +400,18 @@ class _Greeting:
 
 def _tally(board: Board) -> dict[str, int]:
     """Return the counts of all workers of this run, with those that died."""
-    from mxworker.board.check import COUNTERS
+    from mxworker.board.metrics import outcomes
+    from mxworker.board.metrics_layout import Outcome
 
-    words = [board.told(slot.number).words for slot in board.used]
-    return {counter.name.lower(): sum(each[counter] for each in words) for counter in COUNTERS}
+    counts = [outcomes(slot.metrics) for slot in board.used]
+    names = {
+        Outcome.ACK: "acked",
+        Outcome.REQUEUE: "requeued",
+        Outcome.RETRY: "retried",
+        Outcome.REJECT: "rejected",
+        Outcome.DECODE_ERROR: "undecodable",
+        Outcome.TIMEOUT: "timed_out",
+        Outcome.QUARANTINE: "quarantined",
+        Outcome.STALE: "stale",
+    }
+    return {name: sum(each[outcome] for each in counts) for outcome, name in names.items()}

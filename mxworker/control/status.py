@@ -31,6 +31,10 @@ class WorkerStatus:
     requeued: int
     retried: int
     rejected: int
+    undecodable: int
+    timed_out: int
+    """Deliveries whose handler ran out of time, whatever became of them. They are in no other count."""
+    quarantined: int
     stale: int
     restarts: int
     last_exit: str

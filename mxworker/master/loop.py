@@ -271,6 +271,7 @@ class _Master:
         told = self._board.told(ended.slot)
         self._status.note_exit(ended, describe(ended), note_of(ended, told))
         self._exit_report.tell(ended, told, stack, self._fleet.generation, now_ns)
+        self._board.slot(ended.slot).clear_gauges()
 
     def _heed_crashes(self, now_ns: int) -> None:
         """Have the queues run alone whose messages kill, and lay that to no worker's charge."""

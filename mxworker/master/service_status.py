@@ -10,6 +10,8 @@ import time
 
 from mxworker import __version__
 from mxworker.board.layout import Word
+from mxworker.board.metrics import outcomes
+from mxworker.board.metrics_layout import Outcome
 from mxworker.board.page import Board
 from mxworker.config import Supervision
 from mxworker.control.status import (
@@ -115,7 +117,7 @@ class StatusReport:
 
     def _worker(self, slot: Slot, now_ns: int) -> WorkerStatus:
         told = self._board.told(slot.number)
-        words = told.words
+        words, counts = told.words, outcomes(self._board.slot(slot.number).metrics)
         lives = slot.pid is not None
         return WorkerStatus(
             slot=slot.number,
@@ -129,11 +131,14 @@ class StatusReport:
             heartbeat_age_s=self._heartbeat_age_s(slot, now_ns),
             rss_bytes=words[Word.RSS_BYTES] if lives else None,
             in_flight=told.in_flight_count if lives else 0,
-            acked=words[Word.ACKED],
-            requeued=words[Word.REQUEUED],
-            retried=words[Word.RETRIED],
-            rejected=words[Word.REJECTED],
-            stale=words[Word.STALE],
+            acked=counts[Outcome.ACK],
+            requeued=counts[Outcome.REQUEUE],
+            retried=counts[Outcome.RETRY],
+            rejected=counts[Outcome.REJECT],
+            undecodable=counts[Outcome.DECODE_ERROR],
+            timed_out=counts[Outcome.TIMEOUT],
+            quarantined=counts[Outcome.QUARANTINE],
+            stale=counts[Outcome.STALE],
             restarts=max(0, slot.spawns - 1),
             last_exit=self._exits.get(slot.number, ""),
         )

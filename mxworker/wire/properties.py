@@ -48,7 +48,8 @@ _SIZES = (
     (FLAG_APP_ID, _SHORT_STRING),
     (_FLAG_CLUSTER_ID, _SHORT_STRING),
 )
-
+_TIMESTAMP_IN_MS = b"\x0ftimestamp_in_msl"  # with its length before, and after it the type octet of a long
+_YEAR_S, _MINUTE_S = 366 * 86400.0, 60.0
 
 _flags = struct.Struct(">H").unpack_from
 _pack_flags = struct.Struct(">H").pack
@@ -212,6 +213,26 @@ def headers_span(raw: bytes) -> tuple[int, int]:
     return len(raw), len(raw)
 
 
+def published_at(raw: bytes, now: float) -> float:
+    """Return when a message was published, in seconds since 1970, by its own claim; 0 when nothing is known.
+
+    The claim is the header `timestamp_in_ms`, which RabbitMQ writes when it is told to
+    (https://www.rabbitmq.com/docs/message-interceptors), or else the property `timestamp`. A claim of more
+    than a year before `now`, or a minute after it, is not believed: some publishers write milliseconds.
+    """
+    claim: float = 0.0
+    try:
+        (flags,) = _flags(raw)
+        if flags & FLAG_HEADERS and (at := raw.find(_TIMESTAMP_IN_MS)) != -1:
+            claim = _timestamp(raw, at + len(_TIMESTAMP_IN_MS))[0] / 1000
+        elif flags & FLAG_TIMESTAMP:
+            at = _id_at(raw, flags)
+            claim = float(_timestamp(raw, at + 1 + raw[at] if flags & FLAG_MESSAGE_ID else at)[0])
+    except (IndexError, struct.error):
+        return 0.0
+    return claim if now - _YEAR_S < claim < now + _MINUTE_S else 0.0
+
+
 def message_id_bytes(raw: bytes) -> bytes:
     """Return the message id in raw properties, as sent; b"" when it is missing or cannot be reached.
 
@@ -221,24 +242,30 @@ def message_id_bytes(raw: bytes) -> bytes:
         (flags,) = _flags(raw)
         if not flags & FLAG_MESSAGE_ID:
             return b""
-        at = 2
-        if flags & FLAG_CONTENT_TYPE:
-            at += 1 + raw[at]
-        if flags & FLAG_CONTENT_ENCODING:
-            at += 1 + raw[at]
-        if flags & FLAG_HEADERS:
-            at += 4 + _table_size(raw, at)[0]
-        if flags & FLAG_DELIVERY_MODE:
-            at += 1
-        if flags & FLAG_PRIORITY:
-            at += 1
-        if flags & FLAG_CORRELATION_ID:
-            at += 1 + raw[at]
-        if flags & FLAG_REPLY_TO:
-            at += 1 + raw[at]
-        if flags & FLAG_EXPIRATION:
-            at += 1 + raw[at]
+        at = _id_at(raw, flags)
         end = at + 1 + raw[at]
         return raw[at + 1 : end] if end <= len(raw) else b""
     except (IndexError, struct.error):
         return b""
+
+
+def _id_at(raw: bytes, flags: int) -> int:
+    """Return where the message id is, or would be. Raises IndexError or struct.error when it cannot be reached."""
+    at = 2
+    if flags & FLAG_CONTENT_TYPE:
+        at += 1 + raw[at]
+    if flags & FLAG_CONTENT_ENCODING:
+        at += 1 + raw[at]
+    if flags & FLAG_HEADERS:
+        at += 4 + _table_size(raw, at)[0]
+    if flags & FLAG_DELIVERY_MODE:
+        at += 1
+    if flags & FLAG_PRIORITY:
+        at += 1
+    if flags & FLAG_CORRELATION_ID:
+        at += 1 + raw[at]
+    if flags & FLAG_REPLY_TO:
+        at += 1 + raw[at]
+    if flags & FLAG_EXPIRATION:
+        at += 1 + raw[at]
+    return at

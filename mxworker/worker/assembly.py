@@ -48,6 +48,7 @@ from mxworker.worker.handling.decode_budget import DecodeBudget
 from mxworker.worker.handling.delivery_log import DeliveryLog
 from mxworker.worker.handling.dispatcher import Dispatcher
 from mxworker.worker.handling.execution import Execute, pipeline
+from mxworker.worker.handling.handler_metrics import HandlerMetrics
 from mxworker.worker.handling.handler_runner import HandlerRunner, ProcessScope
 from mxworker.worker.handling.isolation import Isolation
 from mxworker.worker.handling.limiter import Limiter
@@ -62,12 +63,14 @@ from mxworker.worker.heartbeat import Heartbeat
 from mxworker.worker.lifespans import Lifespans
 from mxworker.worker.lost_places import LostPlaces
 from mxworker.worker.performance import PerformanceLog
+from mxworker.worker.publish_metrics import PublishMetrics
 from mxworker.worker.queue_watch import QueueWatch
 from mxworker.worker.readiness import Readiness
 from mxworker.worker.recycling import Recycling
 from mxworker.worker.service import Parts, Service
 from mxworker.worker.shutdown import Shutdown
 from mxworker.worker.start import Start, level_of
+from mxworker.worker.worker_metrics import WorkerMetrics
 
 # The number of queues that are declared at a time. The broker is slow (21 s were measured for 300 queues), and the time
 # that a queue has for its answer must not pass while its declaration waits behind all others.
@@ -103,7 +106,10 @@ def assemble(
     pool = Pool(settings.pool, settings.brokers, name, lambda: look_at_links(), rng, tell_at, settings.max_body_bytes)
     link = pool.consume_link
     encoder = Encoder(None, serializers, settings.publisher.max_body_bytes)
-    publisher = Publisher(pool.publish_link, settings.publisher, encoder, rng)
+    publisher = Publisher(pool.publish_link, settings.publisher, encoder, rng, PublishMetrics(slot.rows))
+    metrics = WorkerMetrics(slot.rows, pool, publisher, runners, consumers)
+    pool.on_borrowed = metrics.note_borrowed
+    pool.on_loss(metrics.note_loss)
 
     # the state of the worker, and the requests to leave
     shutdown = Shutdown(slot.number)
@@ -156,7 +162,7 @@ def assemble(
 
     # the exchange with the master
     follower = DirectiveFollower(directives or no_directives(), consumers, runners)
-    heartbeat = Heartbeat(settings, slot, recycling, lambda: service.look_at_board())
+    heartbeat = Heartbeat(settings, slot, recycling, lambda: service.look_at_board(), metrics.write)
     service = Service(
         settings,
         slot,
@@ -176,6 +182,7 @@ def assemble(
             conditions=conditions,
             directives=follower,
             heartbeat=heartbeat,
+            metrics=metrics,
             readiness=readiness,
             start=start,
             lost_places=lost_places,
@@ -211,8 +218,16 @@ def runner_of(
         partial(topology.declare_quarantine, link, queue) if link is not None and queue.declare == "ensure" else None,
     )
     delivery_log = DeliveryLog(handler)
+    row = process.slot.rows.consumer(queue.name, handler.name)
+    metrics = HandlerMetrics(handler, row) if process.has_metrics else None
     settling = Settling(
-        handler, process.slot, copies, process.rng, lambda delivery: runner.run_next(delivery), delivery_log
+        handler,
+        row,
+        copies,
+        process.rng,
+        lambda delivery: runner.run_next(delivery),
+        metrics.note_success if metrics is not None else lambda published_at: None,
+        delivery_log,
     )
     running: Running[Any] = Running(
         handler.timeout_s, process.loop, lambda unit, task: runner.report_stuck(unit, task), process.grace_s
@@ -222,11 +237,18 @@ def runner_of(
     work: SingleWork | BatchWork
     if handler.batch is None:
         execute = _execute_of(handler, report, scope, running, process)
-        work = SingleWork(record, execute, report, settling, running, watch)
+        work = SingleWork(record, execute, report, settling, running, watch, metrics)
     else:
         execute_batch = batch_pipeline(handler, report, scope, process.threads, process.decode_budget)
         work = BatchWork(
-            record, execute_batch, report, settling, running, watch, lambda gathered: dispatcher.run_next(gathered)
+            record,
+            execute_batch,
+            report,
+            settling,
+            running,
+            watch,
+            lambda gathered: dispatcher.run_next(gathered),
+            metrics,
         )
     dispatcher: Dispatcher[Any] = Dispatcher(
         handler.concurrency,
@@ -241,7 +263,16 @@ def runner_of(
     )
     gatherer = Gatherer(handler.batch, process.loop, dispatcher.admit) if handler.batch is not None else None
     runner = HandlerRunner(
-        handler, record, running, dispatcher, gatherer, work.give_back, breaker, process, delivery_log.tell_rest
+        handler,
+        record,
+        running,
+        dispatcher,
+        gatherer,
+        work.give_back,
+        breaker,
+        process,
+        metrics,
+        delivery_log.tell_rest,
     )
     return runner
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 from asyncio import _get_running_loop
 from collections.abc import Callable, Sequence
+from operator import sub
 
 from mxworker.amqp.consuming.consumer import Consumer
 from mxworker.api.context import WorkerStats
-from mxworker.board.layout import Word
+from mxworker.board.metrics import outcomes
+from mxworker.board.metrics_layout import Outcome
 from mxworker.board.slot import BoardSlot
 from mxworker.worker.handling.handler_runner import HandlerRunner
 
 _ASKED = "asked"
-_FAILED = (Word.REQUEUED, Word.RETRIED, Word.REJECTED, Word.QUARANTINED)
-_COUNTED = (Word.ACKED, *_FAILED)
+_NOT_FAILED = (Outcome.ACK, Outcome.STALE)
 
 
 class Controls:
@@ -22,8 +23,8 @@ class Controls:
 
     def __init__(self, slot: BoardSlot, consumers: Sequence[Consumer], runners: Sequence[HandlerRunner]) -> None:
         """Start the counts at zero now. The sequences may be filled later."""
-        self._words = slot.words
-        self._counted_before = {word: slot.words[word] for word in _COUNTED}
+        self._area = slot.metrics
+        self._counted_before = outcomes(self._area)
         self._consumers = consumers
         self._runners = runners
         self._loop = asyncio.get_running_loop()
@@ -31,10 +32,10 @@ class Controls:
     @property
     def stats(self) -> WorkerStats:
         """The counts of this process since its start, and what runs and waits in it now."""
-        counts = {word: self._words[word] - before for word, before in self._counted_before.items()}
+        counts = list(map(sub, outcomes(self._area), self._counted_before))
         return WorkerStats(
-            messages_processed=counts[Word.ACKED],
-            messages_failed=sum(counts[word] for word in _FAILED),
+            messages_processed=counts[Outcome.ACK],
+            messages_failed=sum(counts) - sum(counts[outcome] for outcome in _NOT_FAILED),
             active_workers=sum(runner.running for runner in self._runners),
             queued_tasks=sum(runner.waiting for runner in self._runners),
         )

@@ -23,9 +23,18 @@ class Heartbeat:
     """Beats from the first `beat` on, on the event loop: a thread would still beat while the loop is blocked."""
 
     def __init__(
-        self, settings: Consumption, slot: BoardSlot, recycling: Recycling, look_at_board: Callable[[], None]
+        self,
+        settings: Consumption,
+        slot: BoardSlot,
+        recycling: Recycling,
+        look_at_board: Callable[[], None],
+        write_metrics: Callable[[], None],
     ) -> None:
-        """`look_at_board` is called at each beat, since a signal can come before its handler is installed."""
+        """Call `look_at_board` at each beat, since a signal can come before its handler is installed.
+
+        `write_metrics` is called at each beat, too.
+        """
+        self._write_metrics = write_metrics
         self._timeout_ns = int(settings.heartbeat_timeout_s * _NS_PER_S)
         self._timeouts_s = (settings.heartbeat_timeout_s, settings.boot_timeout_s, settings.drain_timeout_s)
         self._slot = slot
@@ -50,5 +59,6 @@ class Heartbeat:
         self._recycling.beat()
         self._tell_of_the_log()
         self._look_at_board()
+        self._write_metrics()
         if self._slot.look(latest_deadline_ns(time.monotonic_ns(), *self._timeouts_s)) is not None:
             ring()  # the slot was overwritten: the master checks it, too, and replaces this process

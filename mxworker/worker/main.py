@@ -169,7 +169,9 @@ async def _serve(
     signal.signal(signal.SIGUSR1, lambda _, frame: _tell_what_runs(settings, slot, service.runners, frame))
     forks.claim_signals([signal.SIGTERM, signal.SIGRTMAX, signal.SIGURG, signal.SIGUSR1])
     profiler = Profiler(slot, loop, service.runners)
-    watchdog = Watchdog(slot.number, loop, lambda frame: blocker_of(frame, loop, service.runners), profiler.look)
+    watchdog = Watchdog(
+        slot.number, loop, lambda frame: blocker_of(frame, loop, service.runners), profiler.look, slot.rows.show_lag
+    )
     watchdog.start()
     try:
         code = await service.run_or_give_up()

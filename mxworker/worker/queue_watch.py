@@ -18,8 +18,9 @@ from mxworker.amqp.consuming.consumer import Consumer
 from mxworker.amqp.consuming.depths import DepthReader
 from mxworker.api.compilation import Handler
 from mxworker.api.queues import Queue
-from mxworker.board.layout import Word
 from mxworker.board.metric_rows import ConsumerRow, MetricRows
+from mxworker.board.metrics import outcomes
+from mxworker.board.metrics_layout import Outcome
 from mxworker.board.slot import BoardSlot
 from mxworker.board.turn import has_turn
 from mxworker.errors import BrokerError
@@ -78,7 +79,7 @@ class QueueWatch:
 
     def _expect_quarantine(self, reader: DepthReader) -> None:
         """Have the quarantine queues looked for, when any worker has put a message into one since the last look."""
-        quarantined = sum(each.words[Word.QUARANTINED] for each in self._slot.used)
+        quarantined = sum(outcomes(each.metrics)[Outcome.QUARANTINE] for each in self._slot.used)
         if quarantined != self._quarantined:
             self._quarantined = quarantined
             reader.expect([watched.queue.quarantine_name for watched in self._watched])

@@ -14,6 +14,8 @@ from contextlib import suppress
 
 from mxworker.board.layout import Word
 from mxworker.board.lifecycle import Wish
+from mxworker.board.metrics import outcomes
+from mxworker.board.metrics_layout import Outcome
 from mxworker.board.slot import BoardSlot
 from mxworker.limits import Limits
 from mxworker.system.child import ring
@@ -23,7 +25,6 @@ from mxworker.system.memory import resident_bytes
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.1
-_SETTLED = (Word.ACKED, Word.REQUEUED, Word.RETRIED, Word.REJECTED, Word.QUARANTINED)
 
 
 class Recycling:
@@ -80,7 +81,8 @@ class Recycling:
             self.wish(wish)
 
     def _settled(self) -> int:
-        return sum(self._slot.words[word] for word in _SETTLED)
+        counts = outcomes(self._slot.metrics)
+        return sum(counts) - counts[Outcome.STALE]
 
 
 def exceeded(limits: Limits, messages: int, rss_bytes: int, age_s: float) -> Wish:

@@ -46,6 +46,7 @@ from mxworker.worker.readiness import Readiness
 from mxworker.worker.shutdown import Shutdown
 from mxworker.worker.start import Start
 from mxworker.worker.tasks import end, first_of
+from mxworker.worker.worker_metrics import WorkerMetrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ class Parts:
     conditions: ConditionReport
     directives: DirectiveFollower
     heartbeat: Heartbeat
+    metrics: WorkerMetrics
     readiness: Readiness
     start: Start
     lost_places: LostPlaces
@@ -216,6 +218,7 @@ class Service:
         await closing
         parts.threads.close()
         await parts.publisher.close()
+        parts.metrics.write()  # what came since the last heartbeat
         if not self.has_running_handlers:
             await parts.pool.close()
 

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from types import FrameType
 
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 _MOST_TOLD, _TOLD_IN_S = 10, 60.0  # each has a second line when the block is over
 _ACCOUNTS, _ACCOUNTS_BYTES = 3, 100  # nanoseconds on a CPU, nanoseconds waiting for one, number of times on one
 _NS_PER_S = 1_000_000_000
+_LAGS = round(5.0 / LOOK_EVERY_S)
 
 
 class Watchdog:
@@ -39,12 +41,17 @@ class Watchdog:
         loop: asyncio.AbstractEventLoop,
         find_blocker: Callable[[FrameType | None], Blocker],
         at_look: Callable[[], None] = lambda: None,
+        show_lag: Callable[[float], None] = lambda lag_s: None,
     ) -> None:
         """`find_blocker` gets the innermost frame of the loop's thread. `number` is the worker's.
 
-        `at_look` is called four times a second, in the thread of the watchdog.
+        At each look, in the watchdog's thread, `at_look` is called, and `show_lag` with the longest time that the loop
+        took to answer in the last 5 s.
         """
         self._at_look = at_look
+        self._show_lag = show_lag
+        self._lags_s: deque[float] = deque(maxlen=_LAGS)
+        self._asked_at = 0.0
         self._number = number
         self._loop = loop
         self._find_blocker = find_blocker
@@ -85,6 +92,11 @@ class Watchdog:
                 os.close(self._accounts)
 
     def _look(self) -> None:
+        now = time.monotonic()
+        if self._has_answered and self._asked_at:
+            self._lags_s.append(self._answered_at - self._asked_at)
+        waited_s = 0.0 if self._has_answered else now - self._asked_at
+        self._show_lag(max(waited_s, *self._lags_s, 0.0))
         if self._has_answered:
             if self._told is not None:
                 self._clock.answer(self._answered_at)
@@ -92,6 +104,7 @@ class Watchdog:
                 self._told = None
             self._clock.restart(time.monotonic(), self._spent())
             self._has_answered = False
+            self._asked_at = time.monotonic()
             self._loop.call_soon_threadsafe(self._answer)
             return
         self._clock.no_answer(time.monotonic(), self._spent())

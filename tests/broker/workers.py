@@ -9,14 +9,15 @@ from typing import Any
 
 from mxworker import Handlers, Queue
 from mxworker.api.handlers import compile_handlers
-from mxworker.board.layout import Word
 from mxworker.board.lifecycle import WorkerState
+from mxworker.board.metrics_layout import Outcome
 from mxworker.board.page import Board
 from mxworker.brokers import Brokers
 from mxworker.config import Consumption
 from mxworker.errors import ExitCode
 from mxworker.worker.assembly import assemble
 from mxworker.worker.service import Service
+from tests.harness.counts import counted
 from tests.harness.waiting import until
 from tests.rabbit.client import Client
 
@@ -31,14 +32,14 @@ class Worker:
         self.board = board
         self.slot = board.slot(1)
 
-    def count(self, word: Word) -> int:
-        return self.slot.words[word]
+    def count(self, outcome: Outcome) -> int:
+        return counted(self.slot, outcome)
 
-    async def settle_one(self, admin: Client, queue: str, word: Word = Word.ACKED) -> None:
-        """Publish a message to `queue`, and wait until one more is counted in `word`."""
-        before = self.count(word)
+    async def settle_one(self, admin: Client, queue: str, outcome: Outcome = Outcome.ACK) -> None:
+        """Publish a message to `queue`, and wait until one more is counted as `outcome`."""
+        before = self.count(outcome)
         admin.publish(queue, [b"1"])
-        await until(lambda: self.count(word) == before + 1, _SETTLED_WITHIN_S, f"one more in {word.name}")
+        await until(lambda: self.count(outcome) == before + 1, _SETTLED_WITHIN_S, f"one more in {outcome.name}")
 
 
 class Holding:

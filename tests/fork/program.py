@@ -23,6 +23,7 @@ from types import FrameType, SimpleNamespace
 
 from mxworker.board.layout import Given, Word
 from mxworker.board.lifecycle import Wish, WorkerState
+from mxworker.board.metrics_layout import Outcome
 from mxworker.board.page import Board
 from mxworker.config import MAX_WORKERS, Supervision
 from mxworker.errors import ConfigError
@@ -364,8 +365,13 @@ def takes_turns(worker: Worker) -> int:
     return 0
 
 
+def acked(worker: Worker) -> memoryview:
+    """Return the words of the only handler."""
+    return worker.slot.rows.consumer("orders", "order").words
+
+
 def counts(worker: Worker) -> int:
-    worker.slot.words[Word.ACKED] = 1000 + worker.number
+    acked(worker)[Outcome.ACK] = 1000 + worker.number
     worker.start()
     worker.slot.enter(0, 7, 1, b"message-7", time.monotonic_ns(), key=worker.number)
     return worker.serve()
@@ -375,7 +381,7 @@ def broken_by(damage: Callable[[Worker], object]) -> Callable[[Worker], int]:
     """Return a behaviour: once a queue is paused, the first process of the slot does damage to the board."""
 
     def behave(worker: Worker) -> int:
-        worker.slot.words[Word.ACKED] = max(worker.slot.words[Word.ACKED], 500)
+        acked(worker)[Outcome.ACK] = max(acked(worker)[Outcome.ACK], 500)
         worker.start()
         if worker.slot.given[Given.SPAWNS] == 1:
             worker.turn_until(lambda: bool(worker.asked or worker.directives.paused_queues))
@@ -392,8 +398,8 @@ def promises_for_ever(worker: Worker) -> None:
     time.sleep(1000)
 
 
-def counts_down(worker: Worker) -> None:
-    worker.slot.words[Word.ACKED] = 499
+def was_never_ready(worker: Worker) -> None:
+    worker.slot.words[Word.EVER_READY] = 0
 
 
 DAMAGES: dict[str, Callable[[Worker], object]] = {
@@ -403,7 +409,7 @@ DAMAGES: dict[str, Callable[[Worker], object]] = {
         for name, fill in FILLS.items()
     },
     "promises_for_ever": promises_for_ever,
-    "counts_down": counts_down,
+    "was_never_ready": was_never_ready,
 }
 
 

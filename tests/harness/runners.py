@@ -12,6 +12,7 @@ from mxworker.api.compilation import Handler
 from mxworker.api.context import WorkerResources
 from mxworker.api.handlers import compile_handlers
 from mxworker.board.layout import Given, Word
+from mxworker.board.metrics_layout import Outcome
 from mxworker.board.page import Board
 from mxworker.board.slot import BoardSlot
 from mxworker.config import DEFAULT_PROCESS_CONCURRENCY
@@ -22,6 +23,7 @@ from mxworker.worker.handling.handler_runner import HandlerRunner, ProcessScope
 from mxworker.worker.handling.isolation import Isolation
 from mxworker.worker.handling.limiter import Limiter
 from mxworker.worker.handling.threads import Threads
+from tests.harness.counts import counted
 
 
 class Channel:
@@ -101,9 +103,9 @@ class Bench:
         self.slot.given[Given.ISOLATION_GRANTED] = words[Word.ISOLATION_WANTED]
         self.isolation.look()
 
-    def count(self, word: Word) -> int:
-        """Return a counter of the board."""
-        return self.slot.words[word]
+    def count(self, outcome: Outcome) -> int:
+        """Return how many deliveries ended so."""
+        return counted(self.slot, outcome)
 
 
 def at_work(
@@ -116,6 +118,7 @@ def at_work(
     rng: random.Random | None = None,
     quarantine_after: int = 3,
     decode_budget: DecodeBudget | None = None,
+    has_metrics: bool = True,
 ) -> Bench:
     """Return the runners of `handlers`. Without resources a retry goes back, and a dead letter is rejected."""
     loop = asyncio.get_running_loop()
@@ -142,6 +145,7 @@ def at_work(
         resources=resources,
         quarantine_after=quarantine_after,
         decode_budget=decode_budget or unlimited(),
+        has_metrics=has_metrics,
     )
     compiled = compile_handlers(handlers) if isinstance(handlers, Handlers) else handlers
     bench.runners += [runner_of(index, handler, process) for index, handler in enumerate(compiled)]

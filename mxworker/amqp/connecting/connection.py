@@ -173,6 +173,8 @@ class Dialler:
         self._connect_timeout_s = connect_timeout_s
         self._attempt = asyncio.Lock()
         self._outage = Outage()
+        self.on_loss: Callable[[BrokerConnection], None] = lambda connection: None
+        """Called with each established connection that has ended by itself, and is made anew."""
         self._level_of = level_of
 
     async def dial(self, name: str) -> BrokerConnection:
@@ -193,6 +195,7 @@ class Dialler:
 
     def note_loss(self, connection: BrokerConnection, loss: ConnectionLost) -> None:
         """Record and log that an established connection has ended."""
+        self.on_loss(connection)
         now = asyncio.get_running_loop().time()
         self.rotation.note_failed(connection.url, loss, now)
         level = self._level_of(loss) if self._outage.is_news(str(connection.url), _LOST, now) else logging.DEBUG

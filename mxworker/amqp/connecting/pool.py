@@ -27,7 +27,7 @@ from aio_pika.abc import AbstractChannel
 
 from mxworker.amqp.connecting.borrowing import Connect, Lend, Open, Supply, Wait, next_step
 from mxworker.amqp.connecting.channel_pool import ChannelPool, PooledChannel
-from mxworker.amqp.connecting.connection import Dialler, Link
+from mxworker.amqp.connecting.connection import BrokerConnection, Dialler, Link
 from mxworker.amqp.connecting.exhaustion import Use
 from mxworker.brokers import Brokers
 from mxworker.config import DEFAULT_MAX_BODY_BYTES, PoolSettings
@@ -120,9 +120,15 @@ class Pool:
         self._tasks: asyncio.TaskGroup | None = None
         self._borrowed = 0
         self._warned: set[str] = set()
+        self.on_borrowed: Callable[[float], None] = lambda waited_s: None
+        """Called with the seconds that a handler waited for each channel that it got."""
 
     def _new_link(self, role: str, on_change: Callable[[], None] = lambda: None) -> Link:
         return Link(self._dialler, f"{self._name} {role}", on_change)
+
+    def on_loss(self, call: Callable[[BrokerConnection], None]) -> None:
+        """Have `call` called with each connection that has ended by itself, and is made anew."""
+        self._dialler.on_loss = call
 
     def expect_until(self, gives_up_at: float | None) -> None:
         """Log failures with the loop time at which the process stops trying; None means that it never does."""
@@ -183,7 +189,9 @@ class Pool:
                 "a channel can be borrowed in the worker's own event loop only, so in an 'async def' handler; "
                 "a 'def' handler publishes with ctx.publisher.publish_sync(...)."
             )
+        asked_at = self._loop.time()
         pooled = await self._borrow()
+        self.on_borrowed(self._loop.time() - asked_at)
         self._borrowed += 1
         self._watch_exhaustion()
         try:
@@ -349,6 +357,19 @@ class Pool:
         uses.append(Use("channels for handlers", stats.borrowed_channels, most))
         uses.append(Use("connections", stats.active_connections, stats.max_connections))
         return uses
+
+    @property
+    def lent_connections(self) -> tuple[int, int, int]:
+        """How many connections for handlers have a borrowed channel, have none, and are being made."""
+        live = [line for line in self._lines if line.link.live is not None]
+        lending = sum(line.is_lending for line in live)
+        return lending, len(live) - lending, len(self._lines) - len(live)
+
+    @property
+    def lent_channels(self) -> tuple[int, int]:
+        """How many channels for handlers are borrowed, and how many are open beside them."""
+        opened = [len(live.channel_numbers) for line in self._lines if (live := line.link.live) is not None]
+        return self._borrowed, max(0, sum(opened) - self._borrowed)
 
     def stats(self) -> PoolStats:
         """Count the live connections, their channels, and the borrowed channels."""

@@ -22,6 +22,7 @@ import asyncio
 import logging
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -66,6 +67,12 @@ class DataPlane(asyncio.StreamReaderProtocol):
         self._fd = -1
         self._error: ConnectionLost | None = None
         self._dirty: list[Callable[[], bytes]] = []
+        self.was_silent = False
+        """Whether the connection was ended because no byte came for two heartbeats."""
+        self.was_aborted = False
+        """Whether the connection was ended from this side, without a close in AMQP."""
+        self.read_at = 0.0
+        """The monotonic time of the last read, in seconds. The time of uvloop is up to a turn of the loop behind."""
         self._heard_at = loop.time()
         self._fed_at = self._heard_at
         self._watch: asyncio.TimerHandle | None = None
@@ -85,6 +92,7 @@ class DataPlane(asyncio.StreamReaderProtocol):
         """Divert the frames of our channels and pass the others on. Every inbound byte goes through here."""
         if self._error is not None:
             return
+        self.read_at = time.monotonic()
         try:
             passed = self.frames.feed(data)
         except ProtocolViolation as error:
@@ -223,6 +231,7 @@ class DataPlane(asyncio.StreamReaderProtocol):
         now = self._loop.time()
         overslept = now - armed_at > heartbeat_s  # the loop was blocked, so unread bytes may wait in the socket
         if not overslept and now - self._heard_at >= 2 * heartbeat_s:
+            self.was_silent = True
             self.abort(ConnectionLost(f"the broker was silent for {now - self._heard_at:.0f} s"))
             return
         self.watch_peer(heartbeat_s)
@@ -231,6 +240,7 @@ class DataPlane(asyncio.StreamReaderProtocol):
         """End the connection now, without closing it in AMQP. Everybody who uses it gets `error`."""
         if self._error is None:
             self._error = error
+            self.was_aborted = True
             if self._wire is not None:
                 self._wire.abort()
 

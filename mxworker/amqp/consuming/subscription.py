@@ -213,7 +213,7 @@ class Subscription:
         self._budget.held_bytes += size_bytes
         self.delivered += 1
         self._received_bytes += size_bytes
-        self._admit(Delivery(body, properties, route, redelivered, tag, self))
+        self._admit(Delivery(body, properties, route, redelivered, tag, self, self._plane.read_at))
 
     def on_too_large(self, tag: int, size_bytes: int, properties: bytes) -> None:
         """Reject a message above the cap to the dead-letter queue, or give it back when the broker might drop it."""

@@ -27,7 +27,7 @@ from mxworker.amqp.publishing.exchanges import Exchanges
 from mxworker.amqp.publishing.publish_errors import headers_too_large, nacked, unroutable, unsent, verdict
 from mxworker.amqp.publishing.publisher_channel import PublisherChannel
 from mxworker.amqp.publishing.publishing import Publishing, State
-from mxworker.amqp.publishing.stats import PublisherStats
+from mxworker.amqp.publishing.stats import PublisherStats, PublishTally
 from mxworker.amqp.publishing.waiting import Waiting, take_first
 from mxworker.backoff import PUBLISH_RETRY
 from mxworker.config import PublisherSettings
@@ -48,8 +48,13 @@ class Outbox:
         rng: random.Random,
         link: Link,
         exchanges: Exchanges,
+        tally: PublishTally | None = None,
     ) -> None:
-        """`link` has the reason when nothing can be sent. Nothing is sent before there are channels to `use`."""
+        """`link` has the reason when nothing can be sent. Nothing is sent before there are channels to `use`.
+
+        `tally` counts each publish at its end.
+        """
+        self._tally = tally
         self.queued = 0
         """The number of publishes since the start. Each is in one of the next three counts, or has no outcome."""
         self.confirmed_count = 0
@@ -84,6 +89,7 @@ class Outbox:
             waiting=len(self._waiting.window),
             waiting_for=self._waiting.counts(has_channel),
             is_blocked=self.blocked_reason is not None,
+            open_channels=sum(has_channel),
         )
 
     @property
@@ -112,13 +118,18 @@ class Outbox:
             return
         raise PublishOverflow(f"not sent: {why}")
 
-    def refuse(self, error: PublishError) -> None:
-        """Count a publish that was not accepted."""
+    def refuse(self, error: PublishError, exchange: str) -> None:
+        """Count a publish that was not accepted. One that cannot be encoded is the caller's, and no publish."""
         self.queued += 1
+        tally = self._tally
         if isinstance(error, PublishOverflow) and self._settings.overflow == "drop" and self.is_full:
             self.dropped += 1
+            if tally is not None:
+                tally.dropped(exchange)
         else:
             self.failed += 1
+            if tally is not None and isinstance(error, PublishOverflow):
+                tally.failed(exchange, error)
 
     def accept(self, publishing: Publishing, has_own_timeout: bool) -> None:
         """Take a publish into the window, or let it wait for room. Its receipt gets the outcome."""
@@ -208,9 +219,13 @@ class Outbox:
 
     def confirmed(self, publishings: Iterable[Publishing]) -> None:
         """End publishes that the broker confirmed, as confirmed or as unroutable."""
+        tally = self._tally
+        now = self._loop.time()
         for publishing in publishings:
             if publishing.return_reason is None:
                 self.confirmed_count += 1
+                if tally is not None:
+                    tally.confirmed(publishing.route.exchange, len(publishing.body), now - publishing.accepted_at)
                 self._end(publishing, None)
             else:
                 self._fail(publishing, unroutable(publishing))
@@ -274,7 +289,10 @@ class Outbox:
     def _fail(self, publishing: Publishing, refusal: PublishError | None = None) -> None:
         publishing.refusal = refusal or publishing.refusal
         self.failed += 1
-        self._end(publishing, verdict(publishing, self._why_unsent))
+        error = verdict(publishing, self._why_unsent)
+        if self._tally is not None:
+            self._tally.failed(publishing.route.exchange, error)
+        self._end(publishing, error)
 
     def _end(self, publishing: Publishing, error: PublishError | None) -> None:
         state = publishing.state

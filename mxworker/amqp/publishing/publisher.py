@@ -33,7 +33,7 @@ from mxworker.amqp.publishing.message_ids import MessageIds
 from mxworker.amqp.publishing.outbox import Outbox
 from mxworker.amqp.publishing.publishing import Publishing
 from mxworker.amqp.publishing.routes import Routes
-from mxworker.amqp.publishing.stats import PublisherStats
+from mxworker.amqp.publishing.stats import PublisherStats, PublishTally
 from mxworker.amqp.publishing.unawaited import Begun, begin, unawaited
 from mxworker.api.message import Content, Encoder, MessageOptions
 from mxworker.api.receipts import Confirmed, PublishOutcome, Receipt
@@ -64,15 +64,25 @@ class Publisher:
     In a worker it is `ctx.publisher`. Elsewhere: `async with Publisher.connect(url) as publisher`.
     """
 
-    def __init__(self, link: Link, settings: PublisherSettings, encoder: Encoder, rng: random.Random) -> None:
-        """Prepare; nothing is sent before `run` runs. Publishes that come earlier wait, each up to its timeout."""
+    def __init__(
+        self,
+        link: Link,
+        settings: PublisherSettings,
+        encoder: Encoder,
+        rng: random.Random,
+        tally: PublishTally | None = None,
+    ) -> None:
+        """Prepare; nothing is sent before `run` runs. Publishes that come earlier wait, each up to its timeout.
+
+        `tally` counts the publishes by exchange.
+        """
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
         self._settings = settings
         self._encoder = encoder
         self._ids = MessageIds()
         self._exchanges = Exchanges()
-        self._outbox = Outbox(settings, self._loop, rng, link, self._exchanges)
+        self._outbox = Outbox(settings, self._loop, rng, link, self._exchanges, tally)
         self._channels = Channels(link, self._outbox, self._exchanges, settings.channels, rng)
         self._routes = Routes(settings.channels)
 
@@ -325,12 +335,13 @@ class Publisher:
                 raise EncodeError(f"timeout_s must be a number of seconds above 0, not {timeout_s!r}")
             self._outbox.check(may_wait)
         except PublishError as error:
-            self._outbox.refuse(error)
+            self._outbox.refuse(error, exchange)
             raise
         message_id = content.message_id or self._ids.next()
         properties = b"".join((content.head, bytes((len(message_id),)), message_id, content.tail))
-        deadline = self._loop.time() + (self._settings.timeout_s if timeout_s is None else timeout_s)
-        publishing = Publishing(route, message_id, properties, content.body, deadline)
+        now = self._loop.time()
+        deadline = now + (self._settings.timeout_s if timeout_s is None else timeout_s)
+        publishing = Publishing(route, message_id, properties, content.body, deadline, now)
         self._outbox.accept(publishing, has_own_timeout=timeout_s is not None)
         return publishing
 

@@ -63,6 +63,7 @@ class Publishing:
     """A message with its route, its deadline and its receipt. `properties` and `message_id` are as on the wire."""
 
     __slots__ = (
+        "accepted_at",
         "attempts",
         "body",
         "deadline",
@@ -79,8 +80,17 @@ class Publishing:
         "timer",
     )
 
-    def __init__(self, route: Route, message_id: bytes, properties: bytes, body: bytes, deadline: float) -> None:
-        """`deadline` is a loop time, over all attempts."""
+    def __init__(
+        self,
+        route: Route,
+        message_id: bytes,
+        properties: bytes,
+        body: bytes,
+        deadline: float,
+        accepted_at: float = 0.0,
+    ) -> None:
+        """`deadline` and `accepted_at` are loop times; the deadline is that of all attempts."""
+        self.accepted_at = accepted_at
         self.route = route
         self.message_id = message_id
         self.properties = properties

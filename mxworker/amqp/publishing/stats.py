@@ -1,9 +1,25 @@
-"""The counts of a publisher."""
+"""The counts of a publisher, and who else counts its publishes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
+
+from mxworker.errors import PublishError
+
+
+class PublishTally(Protocol):
+    """Counts publishes by exchange as they end. Its methods are called while the socket is read, and never raise."""
+
+    def confirmed(self, exchange: str, body_bytes: int, took_s: float) -> None:
+        """Count a publish that was confirmed, `took_s` seconds after it was accepted."""
+
+    def failed(self, exchange: str, error: PublishError) -> None:
+        """Count a publish that ended in another way."""
+
+    def dropped(self, exchange: str) -> None:
+        """Count a publish that was dropped at a full window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +52,5 @@ class PublisherStats:
     """
     is_blocked: bool
     """Whether the broker takes no publishes now (https://www.rabbitmq.com/docs/connection-blocked)."""
+    open_channels: int
+    """The number of channels that take publishes now."""

@@ -18,6 +18,7 @@ from mxworker.worker.handling.batch_execution import ExecuteBatch, Undecodable
 from mxworker.worker.handling.batching import Gathered
 from mxworker.worker.handling.decode_budget import Unprocessed
 from mxworker.worker.handling.endings import Again, Dead, Later
+from mxworker.worker.handling.handler_metrics import HandlerMetrics
 from mxworker.worker.handling.record import Record
 from mxworker.worker.handling.report import ACK, Report
 from mxworker.worker.handling.running import Running
@@ -37,8 +38,10 @@ class BatchWork:
         running: Running[Gathered],
         watch: Watch | None,
         run_next: Callable[[Gathered], None],
+        metrics: HandlerMetrics | None,
     ) -> None:
-        """`run_next` puts a batch before all others that wait."""
+        """`run_next` puts a batch before all others that wait. Without `metrics`, only outcomes are counted."""
+        self._metrics = metrics
         self._record = record
         self._execute = execute
         self._report = report
@@ -61,6 +64,23 @@ class BatchWork:
             await quarantine(deliveries[0], convict, self._record, self._settling)
             return True
         started_at = time.monotonic()
+        if self._metrics is not None:
+            in_flight = self.in_flight
+            for delivery in deliveries:
+                self._metrics.begin(delivery, started_at, in_flight)
+        try:
+            return await self._executed(gathered, deliveries, started_at)
+        finally:
+            if self._metrics is not None:
+                self._metrics.show_in_flight(self.in_flight - len(gathered.deliveries))  # the batch leaves them next
+
+    @property
+    def in_flight(self) -> int:
+        """The number of deliveries in the batches that run."""
+        return sum(len(gathered.deliveries) for gathered in self._running.started)
+
+    async def _executed(self, gathered: Gathered, deliveries: list[Delivery], started_at: float) -> bool:
+        running = self._running
         undecodable: Undecodable = {}
         with self._record.entered(deliveries) as entries:
             try:
@@ -79,6 +99,8 @@ class BatchWork:
                     return True
                 settlement = self._report.cancelled(running.is_timed_out(gathered))
                 settlements = [undecodable.get(delivery, settlement) for delivery in deliveries]
+            if self._metrics is not None:
+                self._metrics.end_run(started_at)
             if self._watch is not None:
                 for settlement in settlements:
                     self._watch(settlement, started_at)

@@ -30,6 +30,7 @@ from mxworker.worker.handling.breaker_driver import HandlerBreaker
 from mxworker.worker.handling.decode_budget import DecodeBudget, unlimited
 from mxworker.worker.handling.dispatcher import Alone, Dispatcher
 from mxworker.worker.handling.execution import Execute
+from mxworker.worker.handling.handler_metrics import HandlerMetrics
 from mxworker.worker.handling.isolation import Isolation
 from mxworker.worker.handling.limiter import Limiter
 from mxworker.worker.handling.record import Record, Standing
@@ -50,7 +51,7 @@ class ProcessScope:
 
     `on_broken` is called for a bug of ours, `on_stuck` for each stuck handler. `execute_in_process` is set when a
     handler has `cpu=True`: it returns the function that takes deliveries to settlements in another process.
-    `quarantine_after`: see `config.Consumption`.
+    `quarantine_after`: see `config.Consumption`. Without `has_metrics`, only outcomes are counted, for a benchmark.
     """
 
     slot: BoardSlot
@@ -66,6 +67,7 @@ class ProcessScope:
     execute_in_process: ExecuteInProcess | None = None
     quarantine_after: int = DEFAULT_QUARANTINE_AFTER
     decode_budget: DecodeBudget = field(default_factory=unlimited)
+    has_metrics: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class HandlerRunner:
         give_back: Callable[[Any], None],
         breaker: HandlerBreaker,
         process: ProcessScope,
+        metrics: HandlerMetrics | None,
         tell_rest: Callable[[float], None],
     ) -> None:
         """`gatherer` is for a batch handler; `give_back` settles a unit as not processed.
@@ -99,6 +102,7 @@ class HandlerRunner:
         """
         self.handler = handler
         self.breaker = breaker
+        self.metrics = metrics
         self.tell_rest = tell_rest
         self._record = record
         self._running = running
@@ -110,9 +114,14 @@ class HandlerRunner:
 
     def admit(self, delivery: Delivery) -> None:
         """Take a delivery, and start it or let it wait. A suspect is a unit of its own, and runs alone."""
+        metrics = self.metrics
+        if metrics is not None:
+            metrics.received_bytes += len(delivery.body)
         if not delivery.redelivered:
             self._admit_innocent(delivery)
             return
+        if metrics is not None:
+            metrics.note_redelivered()
         match self._record.standing(delivery):
             case Standing.INNOCENT:
                 self._admit_innocent(delivery)
@@ -165,6 +174,17 @@ class HandlerRunner:
     def running(self) -> int:
         """The number of units that run."""
         return len(self._running)
+
+    @property
+    def in_flight(self) -> int:
+        """The number of deliveries in the units that run."""
+        return sum(len(_deliveries(unit)) for unit in self._running.started)
+
+    @property
+    def running_s(self) -> float:
+        """The time for which the units that run have gone on so far, all together."""
+        now = self._process.loop.time()
+        return sum(now - started_at for _, started_at, _ in self._running.started.values())
 
     @property
     def stuck(self) -> int:

@@ -14,7 +14,7 @@ from enum import Enum, auto
 from mxworker.api.attempts import attempt_of
 from mxworker.api.compilation import Handler
 from mxworker.api.delivery import Delivery, source_of
-from mxworker.board.layout import Word
+from mxworker.board.metrics_layout import Outcome
 from mxworker.board.slot import NOT_ENTERED, BoardSlot
 from mxworker.board.suspects import Suspect
 from mxworker.config import DEFAULT_QUARANTINE_AFTER
@@ -45,22 +45,22 @@ class Record:
         call_master: Callable[[], None] = ring,
     ) -> None:
         """`index` is the handler's place in the board's directory; `call_master` makes the master look at the board."""
-        self.words = slot.words
         self.leave = slot.leave
         self._slot = slot
         self._index = index
+        self._outcomes = slot.rows.consumer(handler.queue.name, handler.name).words
         self._keys = MessageKeys(slot.secret, handler.queue.name)
         self._max_attempts = handler.max_attempts
         self._suspects = slot.suspects
         self._quarantine_after = quarantine_after
         self._call_master = call_master
 
-    def enter(self, delivery: Delivery) -> int:
-        """Record a delivery as started. Pass the entry to `leave`."""
+    def enter(self, delivery: Delivery, started_at: float) -> int:
+        """Record a delivery as started at a monotonic time in seconds. Pass the entry to `leave`."""
         message_id = message_id_bytes(delivery.raw_properties)
         attempt = attempt_of(delivery, self._max_attempts)
         key = self._keys.key(delivery.raw_properties, delivery.raw_route, delivery.body)
-        return self._slot.enter(self._index, delivery.delivery_tag, attempt, message_id, time.monotonic_ns(), key)
+        return self._slot.enter(self._index, delivery.delivery_tag, attempt, message_id, int(started_at * 1e9), key)
 
     @contextmanager
     def entered(self, deliveries: Sequence[Delivery]) -> Iterator[dict[Delivery, int]]:
@@ -69,10 +69,11 @@ class Record:
         A delivery that cannot be put on record, because of a bug of ours, is handled all the same.
         """
         entries = dict.fromkeys(deliveries, NOT_ENTERED)
+        now = time.monotonic()
         try:
             for delivery in deliveries:
                 try:
-                    entries[delivery] = self.enter(delivery)
+                    entries[delivery] = self.enter(delivery, now)
                 except Exception:  # noqa: S112 - a bug of ours, which must not stop the batch
                     continue
             yield entries
@@ -83,7 +84,7 @@ class Record:
     def give_back(self, delivery: Delivery) -> None:
         """Settle a delivery as not processed, and count it when it was stale."""
         if not source_of(delivery).give_back(delivery):
-            self.words[Word.STALE] += 1
+            self._outcomes[Outcome.STALE] += 1
 
     # ---- suspects
 

@@ -31,8 +31,8 @@ from mxworker.api.delivery import Delivery, source_of
 from mxworker.api.failures import Failure, FailureKind
 from mxworker.api.settlement import Reject, Settlement
 from mxworker.backoff import COPY
-from mxworker.board.layout import Word
-from mxworker.board.slot import BoardSlot
+from mxworker.board.metric_rows import ConsumerRow
+from mxworker.board.metrics_layout import Outcome
 from mxworker.board.suspects import Suspect
 from mxworker.errors import (
     BrokerError,
@@ -52,7 +52,9 @@ from mxworker.worker.handling.report import ACK
 log = logging.getLogger(__name__)
 
 # Plain numbers, since they are used for every ack: on Python 3.11 a member of an enum takes 0.3 us more.
-_ACKED, _STALE = int(Word.ACKED), int(Word.STALE)
+_ACK, _STALE = int(Outcome.ACK), int(Outcome.STALE)
+_OUTCOME_OF_KIND = {FailureKind.UNDECODABLE: Outcome.DECODE_ERROR, FailureKind.TIMEOUT: Outcome.TIMEOUT}
+_NO_ERRORS = frozenset({FailureKind.REJECTED, FailureKind.UNSETTLED})
 
 
 class Settling:
@@ -61,21 +63,25 @@ class Settling:
     def __init__(
         self,
         handler: Handler,
-        slot: BoardSlot,
+        row: ConsumerRow,
         copies: CopyPublisher,
         rng: random.Random,
         run_next: Callable[[Delivery], None] = lambda delivery: None,
+        on_success: Callable[[float], None] = lambda published_at: None,
         delivery_log: DeliveryLog | None = None,
     ) -> None:
         """When copies are not possible, retries and requeues go back to the queue, and the broker dead-letters.
 
-        `run_next` puts a delivery that was executed before all others, to be executed again.
+        `row` gets the outcome of each delivery. `run_next` puts a delivery that was executed before all others, to be
+        executed again. `on_success` is called for each ack of a message of which it is known when it was published.
         """
         self._handler = handler
         self._max_attempts = handler.max_attempts
-        self._words = slot.words
+        self._row = row
+        self._words = row.words
         self._copies = copies
         self._run_next = run_next
+        self._on_success = on_success
         self._rng = rng
         self._refusals = 0
         self._teller = delivery_log or DeliveryLog(handler)
@@ -89,27 +95,34 @@ class Settling:
         if settlement is ACK:
             self.acked(delivery)
             return None
+        failure = settlement.failure
+        if failure is not None and failure.kind not in _NO_ERRORS:
+            self._row.failed(failure.error_type or failure.kind.value)
         attempt = attempt_of(delivery, self._max_attempts)
         ends = ending(settlement, attempt, self._handler.retry, self._rng)
         if alike:
             self._teller.tell(delivery, settlement, ends, attempt, alike)
         match ends:
-            case Done():
+            case Done() if failure is None:
                 self.acked(delivery)
+            case Done():
+                self._count(Outcome.ACK, source_of(delivery).ack(delivery), failure)
             case Again() if self._handler.keeps_order:
-                self._in_place(delivery)
+                self._in_place(delivery, ends.failure)
             case Again() if not self._copies.are_possible:
-                self._count(Word.REQUEUED, source_of(delivery).reject(delivery, requeue=True))
+                self._count(Outcome.REQUEUE, source_of(delivery).reject(delivery, requeue=True), ends.failure)
             case Again() | Later() | Dead():
                 if not delivery.is_stale:
                     return ends
-                self._count(Word.STALE, source_of(delivery).give_back(delivery))
+                self._count(Outcome.STALE, source_of(delivery).give_back(delivery))
         return None
 
     def acked(self, delivery: Delivery) -> None:
         """Ack a delivery. This is `settle` for an `Ack`."""
         was_sent = source_of(delivery).ack(delivery)
-        self._words[_ACKED if was_sent else _STALE] += 1
+        self._words[_ACK if was_sent else _STALE] += 1
+        if delivery.published_at and was_sent:
+            self._on_success(delivery.published_at)
         if log.isEnabledFor(logging.DEBUG):
             self._tell(delivery, "acked" if was_sent else "settled too late, so the broker delivers it again")
 
@@ -137,20 +150,21 @@ class Settling:
             delivery,
             logging.ERROR,
         )
-        self._count(Word.QUARANTINED, was_sent)
+        self._count(Outcome.QUARANTINE, was_sent)
         return True
 
-    def _in_place(self, delivery: Delivery) -> None:
+    def _in_place(self, delivery: Delivery, failure: Failure) -> None:
         """Execute an unsettled delivery again before any other, since waiting messages would overtake a copy.
 
         During a pause the delivery goes back, since another worker may already consume the queue. During a drain it
         waits, and goes back in its place when the channel is closed.
         """
         if not source_of(delivery).is_consumed:
-            self._count(Word.REQUEUED, source_of(delivery).give_back(delivery))
+            self._count(Outcome.REQUEUE, source_of(delivery).give_back(delivery), failure)
             return
         delivery.executed += 1
-        self._words[Word.REQUEUED] += 1
+        self._count(Outcome.REQUEUE, was_sent=True, failure=failure)
+        delivery.received_at = time.monotonic()  # its wait begins anew
         self._run_next(delivery)
 
     async def by_copy(self, delivery: Delivery, ends: Again | Later | Dead) -> None:
@@ -166,14 +180,14 @@ class Settling:
     async def _again(self, delivery: Delivery, ends: Again) -> None:
         policy = self._handler.retry
         try:
-            await self._copy(delivery, ends, self._handler.queue.name, Word.REQUEUED)
+            await self._copy(delivery, ends, self._handler.queue.name, Outcome.REQUEUE)
         except PublishNacked as error:
             if policy is None:
-                await self._return(delivery, f"its queue took no copy ({error})")
+                await self._return(delivery, f"its queue took no copy ({error})", ends.failure)
             else:
                 await self._later(delivery, Later(policy.step_after_ms(0), ends.attempt, ends.failure))
         except (PublishError, BrokerError) as error:
-            await self._return(delivery, f"its queue took no copy ({error})")
+            await self._return(delivery, f"its queue took no copy ({error})", ends.failure)
 
     async def rescue(self, delivery: Delivery, error: BaseException, is_cut: Callable[[BaseException], bool]) -> None:
         """Settle a delivery whose settlement failed with `error`. Raises nothing but a cancellation by a cut.
@@ -212,17 +226,17 @@ class Settling:
 
     async def _give_back_later(self, delivery: Delivery, error: BaseException) -> None:
         if delivery.is_stale:
-            self._count(Word.STALE, source_of(delivery).give_back(delivery))
+            self._count(Outcome.STALE, source_of(delivery).give_back(delivery))
         else:
             await self._return(delivery, f"it could not be settled ({error_in_words(error)})")
 
     async def _later(self, delivery: Delivery, ends: Later) -> None:
         try:
-            await self._copy(delivery, ends, self._handler.queue.retry_name(ends.step_ms), Word.RETRIED)
+            await self._copy(delivery, ends, self._handler.queue.retry_name(ends.step_ms), Outcome.RETRY)
         except (PublishError, BrokerError) as error:
-            await self._return(delivery, f"no retry queue took a copy ({error})")
+            await self._return(delivery, f"no retry queue took a copy ({error})", ends.failure)
 
-    async def _copy(self, delivery: Delivery, ends: Again | Later, queue: str, word: Word) -> None:
+    async def _copy(self, delivery: Delivery, ends: Again | Later, queue: str, outcome: Outcome) -> None:
         """Publish a copy for the next attempt to `queue`, and ack. Raises PublishError or BrokerError."""
         try:
             await self._copies.publish(retry_copy(delivery, ends.attempt), queue)
@@ -236,13 +250,13 @@ class Settling:
             await self._dead_letter(delivery, Dead(ends.failure))
         else:
             self._refusals = 0
-            self._count(word, source_of(delivery).ack(delivery))
+            self._count(outcome, source_of(delivery).ack(delivery), ends.failure)
 
     async def _dead_letter(self, delivery: Delivery, ends: Dead) -> None:
         attempt = attempt_of(delivery, self._max_attempts)
         queue = self._handler.queue
         if not queue.dead_letter:
-            self._count(Word.REJECTED, source_of(delivery).reject(delivery, requeue=False))
+            self._count(Outcome.REJECT, source_of(delivery).reject(delivery, requeue=False), ends.failure)
             return
         try:
             await self._copies.dead_letter(delivery, self._facts(attempt, ends))
@@ -253,18 +267,18 @@ class Settling:
                     f"is dead-lettered by the broker, without the facts ({error})",
                     delivery,
                 )
-                self._count(Word.REJECTED, source_of(delivery).reject(delivery, requeue=False))
+                self._count(Outcome.REJECT, source_of(delivery).reject(delivery, requeue=False), ends.failure)
             else:
-                await self._return(delivery, f"the dead-letter queue took no copy ({error})")
+                await self._return(delivery, f"the dead-letter queue took no copy ({error})", ends.failure)
         else:
-            self._count(Word.REJECTED, source_of(delivery).ack(delivery))
+            self._count(Outcome.REJECT, source_of(delivery).ack(delivery), ends.failure)
 
-    async def _return(self, delivery: Delivery, why: str) -> None:
+    async def _return(self, delivery: Delivery, why: str, failure: Failure | None = None) -> None:
         """Give a delivery back after a pause, since the broker redelivers it at once."""
         self._say(log_event("delivery_returned"), f"goes back to its queue: {why}", delivery)
         self._refusals += 1
         await asyncio.sleep(COPY.delay_s(self._refusals, self._rng))
-        self._count(Word.REQUEUED, source_of(delivery).give_back(delivery))
+        self._count(Outcome.REQUEUE, source_of(delivery).give_back(delivery), failure)
 
     def _facts(self, attempt: int, ends: Dead) -> Facts:
         return Facts(
@@ -277,8 +291,11 @@ class Settling:
             at_s=int(time.time()),
         )
 
-    def _count(self, word: Word, was_sent: bool) -> None:
-        self._words[word if was_sent else Word.STALE] += 1
+    def _count(self, outcome: Outcome, was_sent: bool, failure: Failure | None = None) -> None:
+        """Count the outcome of a delivery; a `failure` may have one of its own, see `Outcome`."""
+        if failure is not None:
+            outcome = _OUTCOME_OF_KIND.get(failure.kind, outcome)
+        self._words[outcome if was_sent else Outcome.STALE] += 1
 
     def _tell(self, delivery: Delivery, how: str) -> None:
         message = delivery.shown_id or f"(no id, delivery tag {delivery.delivery_tag})"

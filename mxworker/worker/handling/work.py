@@ -17,6 +17,7 @@ from mxworker.board.suspects import Suspect
 from mxworker.system.foreign_errors import is_a
 from mxworker.worker.handling.decode_budget import Unprocessed
 from mxworker.worker.handling.execution import Execute
+from mxworker.worker.handling.handler_metrics import HandlerMetrics
 from mxworker.worker.handling.record import Record
 from mxworker.worker.handling.report import Report
 from mxworker.worker.handling.running import Running
@@ -93,7 +94,10 @@ class SingleWork:
         settling: Settling,
         running: Running[Delivery],
         watch: Watch | None,
+        metrics: HandlerMetrics | None,
     ) -> None:
+        """Without `metrics`, only outcomes are counted."""
+        self._metrics = metrics
         self._record = record
         self._execute = execute
         self._report = report
@@ -121,8 +125,11 @@ class SingleWork:
             running.settle(delivery)
             await quarantine(delivery, convict, record, self._settling)
             return True
-        started_at = time.monotonic() if self._watch is not None else 0.0
-        entry = record.enter(delivery)
+        metrics = self._metrics
+        started_at = time.monotonic()
+        if metrics is not None:
+            metrics.begin(delivery, started_at, len(running.started))
+        entry = record.enter(delivery, started_at)
         try:
             try:
                 settlement = await self._execute(delivery)
@@ -133,6 +140,8 @@ class SingleWork:
                 if running.is_cut_short:
                     return True
                 settlement = self._report.cancelled(running.is_timed_out(delivery))
+            if metrics is not None:
+                metrics.end_run(started_at)
             # A handler may turn its cancellation into another exception. After a cut only a success counts.
             if running.is_cut_short and not isinstance(settlement, Ack):
                 return True
@@ -146,6 +155,8 @@ class SingleWork:
             return True
         finally:
             record.leave(entry)
+            if metrics is not None:
+                metrics.show_in_flight(len(running.started) - 1)  # it leaves them next
 
     async def rescue(self, delivery: Delivery, error: BaseException) -> None:
         """Settle a delivery that `run` left unsettled when it raised `error`."""

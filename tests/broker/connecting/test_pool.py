@@ -18,8 +18,8 @@ from aio_pika.exceptions import AMQPError, DeliveryError
 
 from mxworker import Context, Handlers
 from mxworker.amqp.connecting.pool import Pool
-from mxworker.board.layout import Word
 from mxworker.board.lifecycle import WorkerState
+from mxworker.board.metrics_layout import Outcome
 from mxworker.brokers import Brokers
 from mxworker.config import PoolSettings
 from mxworker.errors import ConnectionLost, ExitCode, PoolExhausted
@@ -142,7 +142,7 @@ async def test_handler_borrows_a_channel(broker_url: str, queue_name: str, outpu
     bodies = [str(number).encode() for number in range(200)]
     async with worker_running(broker_url, handlers) as worker:
         admin.publish(queue_name, bodies)
-        await until(lambda: worker.count(Word.ACKED) == 200, 20, "all")
+        await until(lambda: worker.count(Outcome.ACK) == 200, 20, "all")
     assert sorted(message.body for message in admin.drain(output)) == sorted(bodies)
 
 
@@ -168,10 +168,10 @@ async def test_message_that_kills_the_library_s_reader_does_not_disturb_the_cons
             admin.publish_raw(output, b"hostile", properties)
         consuming = worker.service.parts.pool.consume_link.live
         admin.publish(queue_name, [b""] * 8)
-        await until(lambda: worker.count(Word.ACKED) + worker.count(Word.REJECTED) == 8, 30, "all")
+        await until(lambda: worker.count(Outcome.ACK) + worker.count(Outcome.REJECT) == 8, 30, "all")
         assert worker.service.parts.pool.consume_link.live is consuming
         assert worker.service.state is WorkerState.READY
-        assert worker.count(Word.STALE) == 0
+        assert worker.count(Outcome.STALE) == 0
     lost = [outcome for outcome in outcomes if outcome not in ("got one", "empty")]
     assert len(lost) == 3, "each of the messages has killed a connection"
     assert outcomes[-1] == "empty", "and after each the next borrow worked"
@@ -197,7 +197,7 @@ async def test_borrowed_channel_lives_through_the_drain(
         worker.service.request_stop()
         await until(lambda: worker.service.state is WorkerState.DRAINING, SOON_S, "the drain")
         release.set()
-    assert worker.count(Word.ACKED) == 2
+    assert worker.count(Outcome.ACK) == 2
     assert sorted(message.body for message in admin.drain(output)) == [b"1", b"1", b"2", b"2"]
     assert worker.service.parts.pool.stats().total_channels == 0
 

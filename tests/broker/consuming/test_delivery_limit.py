@@ -11,7 +11,7 @@ import pytest
 
 from mxworker import Handlers, Queue, Reject, RetryPolicy
 from mxworker.amqp.consuming import topology
-from mxworker.board.layout import Word
+from mxworker.board.metrics_layout import Outcome
 from tests.broker.failing import Notes, dead_letters
 from tests.broker.workers import running
 from tests.harness.retries import FAST
@@ -49,7 +49,7 @@ async def test_message_that_people_look_at_often_stays_in_each_queue_beside(
 
     async with running(node.url, handlers) as worker:
         await topology.declare_quarantine(worker.service.parts.pool.consume_link, Queue(queue_name))
-        await worker.settle_one(admin, queue_name, Word.REJECTED)
+        await worker.settle_one(admin, queue_name, Outcome.REJECT)
     try:
         for beside in besides[1:]:
             admin.publish(f"{queue_name}.{beside}", [b"1"])
@@ -143,7 +143,7 @@ async def test_failing_message_of_a_user_who_may_not_publish_copies_is_kept(
     async with running(mute_url, handlers) as worker:
         await until(lambda: ran >= 2, SOON_S, "it to be tried again")
         fails = False
-        await until(lambda: worker.count(Word.ACKED) == 1, SOON_S, "it to be handled")
+        await until(lambda: worker.count(Outcome.ACK) == 1, SOON_S, "it to be handled")
     assert admin.counts(queue.dead_letter_name).messages == 0
     told = [message for message in caplog.messages if "goes back to its queue" in message]
     assert told

@@ -20,7 +20,7 @@ import pytest
 
 from mxworker import Context, Delivery, Handlers, Queue
 from mxworker.api.handlers import compile_handlers
-from mxworker.board.layout import Word
+from mxworker.board.metrics_layout import Outcome
 from mxworker.board.page import Board
 from mxworker.brokers import Brokers
 from mxworker.config import Consumption
@@ -28,6 +28,7 @@ from mxworker.errors import ExitCode
 from mxworker.worker.assembly import assemble
 from tests.broker.workers import running
 from tests.harness.bombs import gzip_bomb, zstd_bomb
+from tests.harness.counts import counted
 from tests.harness.waiting import until
 from tests.rabbit.client import Client
 from tests.rabbit.raw import HOSTILE, NANOSECONDS, NOT_UTF_8, raw_properties
@@ -146,12 +147,14 @@ def test_hostile_messages_between_good_ones(
         serve(
             broker_url,
             getattr(handled, form)(queue),
-            lambda board: handled.bodies.keys() >= ids - refused and board.slot(1).words[Word.REJECTED] >= len(refused),
+            lambda board: (
+                handled.bodies.keys() >= ids - refused and counted(board.slot(1), Outcome.DECODE_ERROR) >= len(refused)
+            ),
         )
     )
     assert handled.bodies == Counter(dict.fromkeys(ids - refused, 1)), "each was handled exactly once"
-    assert board.slot(1).words[Word.ACKED] == len(ids - refused)
-    assert board.slot(1).words[Word.STALE] == 0
+    assert counted(board.slot(1), Outcome.ACK) == len(ids - refused)
+    assert counted(board.slot(1), Outcome.STALE) == 0
     assert admin.counts(queue_name).messages == 0
     assert {json.loads(message.body)["id"] for message in admin.drain(f"{queue_name}.dlq")} == refused
     connected = [record for record in caplog.records if record.getMessage().startswith("connected to")]
@@ -226,7 +229,7 @@ def test_compressed_bombs_end_in_the_dead_letter_queue(
                 admin.publish_raw(queue_name, body, raw_properties(delivery_mode=2, content_encoding=encoding))
                 good = gzip.compress(json.dumps({"id": id_}).encode())
                 admin.publish_raw(queue_name, good, raw_properties(delivery_mode=2, content_encoding=b"gzip"))
-            await until(lambda: worker.count(Word.ACKED) + worker.count(Word.REJECTED) == 2 * len(bodies), 30)
+            await until(lambda: worker.count(Outcome.ACK) + worker.count(Outcome.DECODE_ERROR) == 2 * len(bodies), 30)
 
     memory = PeakMemory()
     loop.run_until_complete(consume_all())

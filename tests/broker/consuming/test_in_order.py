@@ -12,7 +12,7 @@ import pytest
 
 from mxworker import Ack, Context, Handlers, Queue, Requeue
 from mxworker.api.attempts import attempt_of
-from mxworker.board.layout import Word
+from mxworker.board.metrics_layout import Outcome
 from tests.broker.workers import running
 from tests.harness.waiting import until
 from tests.rabbit.client import Client
@@ -115,7 +115,7 @@ async def test_requeued_messages_of_a_batch_run_again_in_their_order_before_the_
     admin.declare(queue_name, arguments=queue.declared_arguments())
     admin.publish(queue_name, [str(number).encode() for number in range(20)])
     async with running(broker_url, handlers) as worker:
-        await until(lambda: worker.count(Word.ACKED) == 20, SOON_S, "all")
+        await until(lambda: worker.count(Outcome.ACK) == 20, SOON_S, "all")
     assert sorted(ended, key=int) == [str(number) for number in range(20)]
     firsts = [body for body, attempt in ran if attempt == 1]
     assert firsts == [str(number) for number in range(20)]

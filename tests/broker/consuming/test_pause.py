@@ -8,8 +8,8 @@ import pytest
 
 from mxworker import Handlers, Queue
 from mxworker.amqp.consuming.consumer import Consumer
-from mxworker.board.layout import Word
 from mxworker.board.lifecycle import WorkerState
+from mxworker.board.metrics_layout import Outcome
 from mxworker.errors import ExitCode
 from tests.broker.workers import Holding, Worker, running
 from tests.harness.waiting import until
@@ -57,14 +57,14 @@ async def test_paused_queue_goes_on_where_it_was_on_the_same_channel(
             await until(lambda: admin.counts(queue_name).messages == 48, 10, "all but the running ones to be free")
             assert worker.service.state is WorkerState.READY
             release.set()
-            await until(lambda: worker.count(Word.ACKED) % 50 == 2, 10, "the running ones to be acked")
+            await until(lambda: worker.count(Outcome.ACK) % 50 == 2, 10, "the running ones to be acked")
             await asyncio.sleep(0.2)  # for what must not happen
             assert len(started) % 50 == 2, "nothing is started while paused"
             consumer.resume("test")
-            await until(lambda round_=round_: worker.count(Word.ACKED) == 50 * round_, 10, "all")
+            await until(lambda round_=round_: worker.count(Outcome.ACK) == 50 * round_, 10, "all")
         assert consumer.subscription is subscription
     assert len(set(started)) == len(started) == 100
-    assert worker.count(Word.STALE) == 0
+    assert worker.count(Outcome.STALE) == 0
 
 
 async def test_queue_deleted_and_made_again_is_noticed_by_a_consumer_that_was_paused(
@@ -106,7 +106,7 @@ async def test_drain_while_paused_finishes_what_runs(broker_url: str, queue_name
         worker.service.request_stop()
         await until(lambda: worker.service.state is WorkerState.DRAINING, 10, "the drain")
         holding.release.set()
-    assert worker.count(Word.ACKED) == 2
+    assert worker.count(Outcome.ACK) == 2
     await until(lambda: admin.counts(queue_name).messages == 48, 5, "what the barrier took, too")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mxworker import Context, Handlers, Publisher
-from mxworker.board.layout import Word
+from mxworker.board.metrics_layout import Outcome
 from mxworker.errors import PublishError, Unroutable
 from tests.broker.failing import dead_letters
 from tests.broker.publishing.test_publish_in_handler import Withheld, assert_not_acked_before_the_confirm
@@ -81,7 +81,7 @@ async def failure_of(kind: str, act: Callable[[Context], Any], url: str, queue: 
     async with running(url, handlers) as worker:
         admin.publish(queue, [b"1"])
         letters = await dead_letters(admin, queue, 1)
-        assert worker.count(Word.ACKED) == 0
+        assert worker.count(Outcome.ACK) == 0
     headers = letters["1"].headers
     return str(headers["mx-error-type"]), str(headers["mx-error"])
 
@@ -236,7 +236,7 @@ async def test_thread_pauses_and_resumes_a_queue(broker_url: str, queue_name: st
     async with running(broker_url, handlers) as worker:
         (consumer,) = worker.service.parts.consumers
         admin.publish(queue_name, [b"1"])
-        await until(lambda: worker.count(Word.ACKED) == 1 and consumer.consumer_tag is None, SOON_S, "the pause")
+        await until(lambda: worker.count(Outcome.ACK) == 1 and consumer.consumer_tag is None, SOON_S, "the pause")
         await asyncio.to_thread(worker.service.parts.controls.resume, queue_name)
         await until(lambda: consumer.is_consuming, SOON_S, "the resumption")
         admin.publish(queue_name, [b"2"])

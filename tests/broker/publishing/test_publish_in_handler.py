@@ -12,8 +12,8 @@ import pytest
 
 from mxworker import Ack, Context, Handlers, Publisher
 from mxworker.api.receipts import Receipt
-from mxworker.board.layout import Word
 from mxworker.board.lifecycle import WorkerState
+from mxworker.board.metrics_layout import Outcome
 from mxworker.config import PublisherSettings
 from mxworker.errors import PublishOverflow, PublishUnconfirmed, Unroutable
 from tests.broker.workers import running
@@ -89,10 +89,10 @@ async def assert_not_acked_before_the_confirm(
         admin.publish(queue, [b"1"])
         await until(lambda: returned and len(withheld), SOON_S, "the confirm")
         await asyncio.sleep(0.2)  # for what must not happen
-        assert worker.count(Word.ACKED) == 0
+        assert worker.count(Outcome.ACK) == 0
         assert len(worker.slot.told.in_flight()) == 1
         withheld.release()
-        await until(lambda: worker.count(Word.ACKED) == 1, SOON_S, "the ack")
+        await until(lambda: worker.count(Outcome.ACK) == 1, SOON_S, "the ack")
 
 
 @pytest.mark.parametrize("ending", ["None", "Ack()", "raise Ack()"])
@@ -109,9 +109,9 @@ async def test_unroutable_output_makes_its_input_a_dead_letter(
         return None if ending == "None" else Ack()
 
     async with running(broker_url, handlers) as worker:
-        await worker.settle_one(admin, queue_name, Word.REJECTED)
+        await worker.settle_one(admin, queue_name, Outcome.REJECT)
         await until(lambda: admin.counts(f"{queue_name}.dlq").messages == 1, SOON_S, "the dead letter")
-        assert worker.count(Word.ACKED) == 0
+        assert worker.count(Outcome.ACK) == 0
 
 
 async def test_failure_that_the_handler_has_seen_is_its_own_business(
@@ -141,7 +141,7 @@ async def test_each_handler_waits_for_its_own_outputs_only(broker_url: str, queu
 
     async with running(broker_url, handlers) as worker:
         admin.publish(queue_name, [b"bad", b"good"])
-        await until(lambda: worker.count(Word.ACKED) + worker.count(Word.REJECTED) == 2, SOON_S, "both")
+        await until(lambda: worker.count(Outcome.ACK) + worker.count(Outcome.REJECT) == 2, SOON_S, "both")
         await until(lambda: admin.counts(f"{queue_name}.dlq").messages == 4, SOON_S, "the dead letter")
     assert sorted(message.body for message in admin.drain(f"{queue_name}.dlq")) == [b"bad", b"good", b"good", b"good"]
 
@@ -162,7 +162,7 @@ async def test_handler_without_a_context_is_held_to_its_outputs_too(
 
     async with running(broker_url, handlers) as worker:
         publishers.append(worker.service.parts.publisher)
-        await worker.settle_one(admin, queue_name, Word.REJECTED)
+        await worker.settle_one(admin, queue_name, Outcome.REJECT)
 
 
 async def test_background_publishes_of_a_finished_handler_are_nobody_s(

@@ -14,7 +14,7 @@ import pytest
 
 from mxworker import Context, Handlers, Publisher
 from mxworker.api.receipts import Confirmed
-from mxworker.board.layout import Word
+from mxworker.board.metrics_layout import Outcome
 from mxworker.config import PublisherSettings
 from mxworker.errors import EncodeError, ExitCode, PublishOverflow, PublishUnconfirmed, Unroutable
 from tests.broker.workers import running
@@ -38,7 +38,7 @@ async def test_thread_of_a_handler_publishes(broker_url: str, queue_name: str, o
 
     async with running(broker_url, handlers) as worker:
         admin.publish(queue_name, [str(number).encode() for number in range(100)])
-        await until(lambda: worker.count(Word.ACKED) == 100, SOON_S, "all")
+        await until(lambda: worker.count(Outcome.ACK) == 100, SOON_S, "all")
     assert {type(outcome) for outcome in outcomes} == {Confirmed}
     assert sorted(int(message.body) for message in admin.drain(output)) == list(range(100))
 

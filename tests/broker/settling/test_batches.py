@@ -10,7 +10,7 @@ from typing import Any
 
 from mxworker import Context, Handlers, Reject, Requeue, Retry
 from mxworker.api.attempts import attempt_of
-from mxworker.board.layout import Word
+from mxworker.board.metrics_layout import Outcome
 from tests.broker.apps import Recorded
 from tests.broker.workers import running
 from tests.harness import ledger
@@ -64,7 +64,7 @@ async def test_batch_is_acked_by_one_frame(broker_url: str, queue_name: str, adm
         acks = proxy.on(TO_BROKER, BASIC_ACK, lambda frame: frame.raw)
         async with running(proxy.url(broker_url), handlers) as worker:
             admin.publish(queue_name, [b""] * 1000)
-            await until(lambda: worker.count(Word.ACKED) == 1000, 20, "all")
+            await until(lambda: worker.count(Outcome.ACK) == 1000, 20, "all")
     assert sizes == [100] * 10
     assert acks.hits <= 10
 
@@ -85,14 +85,13 @@ async def test_each_delivery_of_a_batch_ends_as_its_settlement_says(
 
     async with running(broker_url, handlers) as worker:
         admin.publish(queue_name, [b"done", b"later", b"never", b"again", b"\xff"])
-        await until(lambda: worker.count(Word.ACKED) == 3, 20, "all but the dead letters")
+        await until(lambda: worker.count(Outcome.ACK) == 3, 20, "all but the dead letters")
         await until(lambda: admin.counts(f"{queue_name}.dlq").messages == 2, 10, "the dead letters")
     assert batches[0] == [("done", 1), ("later", 1), ("never", 1), ("again", 1)]
     assert sorted(one for batch in batches[1:] for one in batch) == [("again", 2), ("later", 2)]
     reasons = {message.body: message.headers["mx-reason"] for message in admin.drain(f"{queue_name}.dlq")}
     assert reasons == {b"never": "rejected", b"\xff": "undecodable"}
-    counted = [worker.count(word) for word in (Word.REQUEUED, Word.RETRIED, Word.REJECTED, Word.STALE)]
-    assert counted == [1, 1, 2, 0]
+    assert [worker.count(outcome) for outcome in Outcome] == [3, 1, 1, 1, 1, 0, 0, 0]
 
 
 async def test_batch_that_is_not_full_goes_back_when_the_worker_leaves(

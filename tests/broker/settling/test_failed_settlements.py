@@ -8,7 +8,7 @@ import pytest
 
 from mxworker import Handlers, Queue, Reject, Retry
 from mxworker.amqp.protocol.acks import AckLedger
-from mxworker.board.layout import Word
+from mxworker.board.metrics_layout import Outcome
 from mxworker.errors import InvariantError
 from tests.broker.failing import dead_letters
 from tests.broker.workers import running
@@ -54,7 +54,7 @@ async def test_whatever_is_raised_becomes_a_dead_letter_with_the_facts(
         admin.publish(f"{queue_name}.other", [b"beside"])
         dead = await dead_letters(admin, queue_name, len(ENDS))
         await until(lambda: sorted(handled) == ["beside", "good"], SOON_S)
-        await until(lambda: worker.count(Word.REJECTED) == len(ENDS), SOON_S)
+        await until(lambda: worker.count(Outcome.REJECT) == len(ENDS), SOON_S)
     assert dead.keys() == ENDS.keys()
     assert dead["an exception as a reason"].headers["mx-error"] == "ValueError: no"
     assert dead["a reason without a text"].headers["mx-error"] == "Mute: (its text cannot be shown)"
@@ -104,7 +104,7 @@ async def test_what_nothing_keeps_leaves_a_line(
 
     async with running(broker_url, handlers) as worker:
         admin.publish(queue_name, [b"{}", b"not json"])
-        await until(lambda: worker.count(Word.REJECTED) == 2, SOON_S)
+        await until(lambda: worker.count(Outcome.REJECT) + worker.count(Outcome.DECODE_ERROR) == 2, SOON_S)
     assert admin.counts(queue_name).messages == 0
     gone = [line for line in caplog.messages if "it is gone, since the queue has no dead-letter queue" in line]
     assert len(gone) == 2

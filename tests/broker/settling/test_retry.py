@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pytest
 
 from mxworker import Ack, Context, Handlers, Queue, Reject, Requeue, Retry, RetryPolicy
-from mxworker.board.layout import Word
+from mxworker.board.metrics_layout import Outcome
 from mxworker.errors import BrokerError, ExitCode, TopologyRefused
 from mxworker.wire.field_table import encode
 from tests.broker.cli.test_start import run
@@ -98,8 +98,8 @@ async def test_handler_that_always_fails_gets_each_message_four_times_and_holds_
             admin.publish_raw(work, good[number].encode(), plain(number, work))
         await until(lambda: all(notes.at[body] for body in good), SOON_S, "the good ones")
         dead = await dead_letters(admin, work, count)
-        await until(lambda: worker.count(Word.REJECTED) == count, SOON_S, "their acks")
-        assert worker.count(Word.RETRIED) == 3 * count
+        await until(lambda: worker.count(Outcome.REJECT) == count, SOON_S, "their acks")
+        assert worker.count(Outcome.RETRY) == 3 * count
         assert back.frames == 0, "the broker saw an immediate requeue"
     assert admin.counts(f"{work}.sent").messages == (2 * count if properties is acted_upon else 0)
     assert admin.counts(work).messages == 0
@@ -226,7 +226,7 @@ async def test_on_error_settles_at_once(
     handlers = noting(queue_name, notes, on_error=on_error)
     async with running(broker_url, handlers) as worker:
         admin.publish(queue_name, [b"1"])
-        await until(lambda: worker.count(Word.ACKED) + worker.count(Word.REJECTED) == 1, SOON_S, "its end")
+        await until(lambda: worker.count(Outcome.ACK) + worker.count(Outcome.REJECT) == 1, SOON_S, "its end")
     dead = await dead_letters(admin, queue_name, int(on_error == "reject"))
     assert [letter.headers["mx-error"] for letter in dead.values()] == ["boom"] * len(dead)
     assert notes.executions == 1
@@ -286,7 +286,7 @@ async def test_requeued_messages_of_a_single_active_consumer_keep_their_places(
 
     async with running(broker_url, handlers) as worker:
         admin.publish(queue_name, [str(number).encode() for number in range(20)])
-        await until(lambda: worker.count(Word.ACKED) == 20, SOON_S, "all")
+        await until(lambda: worker.count(Outcome.ACK) == 20, SOON_S, "all")
     assert ran == [(str(number), attempt) for number in range(20) for attempt in range(1, number % 3 + 2)]
 
 
@@ -314,7 +314,7 @@ async def test_requeue_into_a_full_queue_waits_in_a_retry_queue_or_here_and_is_n
         await until(lambda: started == ["first"], SOON_S, "the first to run")
         admin.publish(queue_name, [b"second"])  # now it is full
         release.set()
-        await until(lambda: worker.count(Word.ACKED) == 2, SOON_S, "both")
+        await until(lambda: worker.count(Outcome.ACK) == 2, SOON_S, "both")
     assert sorted(started) == ["first", "first", "second"]
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from mxworker import Context, Handlers, Reject
-from mxworker.board.layout import Word
+from mxworker.board.metrics_layout import Outcome
 from mxworker.config import PublisherSettings
 from tests.broker.workers import running
 from tests.harness.retries import FAST
@@ -52,8 +52,8 @@ async def test_memory_alarm_while_handlers_fail_loses_nothing_and_makes_no_hot_l
         try:
             release.set()
             await asyncio.sleep(ALARM_S)  # the fault is the time itself
-            executed, given_back = executions.total(), worker.count(Word.REQUEUED)
-            retried = worker.count(Word.RETRIED)
+            executed, given_back = executions.total(), worker.count(Outcome.REQUEUE)
+            retried = worker.count(Outcome.RETRY)
             assert worker.service.parts.publisher.stats.is_blocked
         finally:
             await asyncio.to_thread(node.ctl, *ALL_CLEAR)

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 
 from mxworker import Handlers, Queue, Reject
-from mxworker.board.layout import Word
 from mxworker.board.lifecycle import WorkerState
+from mxworker.board.metrics_layout import Outcome
 from mxworker.errors import ExitCode
 from tests.broker.workers import Holding, running
 from tests.harness.faults import TO_BROKER, TO_CLIENT
@@ -123,7 +123,7 @@ async def test_messages_wait_for_others_while_handlers_finish(broker_url: str, q
         await until(lambda: admin.counts(queue_name).messages == 48, 10, "all but the running ones to be free")
         assert worker.service.state is WorkerState.DRAINING
         holding.release.set()
-    assert worker.count(Word.ACKED) == 2
+    assert worker.count(Outcome.ACK) == 2
     assert len(holding.started) == 2
     await until(lambda: admin.counts(queue_name).messages == 48, 5, "what the barrier's basic.get brought")
 

@@ -13,7 +13,7 @@ from signal import SIGTERM
 import pytest
 
 from mxworker import Context, Handlers
-from mxworker.board.layout import Word
+from mxworker.board.metrics_layout import Outcome
 from mxworker.errors import ExitCode
 from mxworker.worker.handling.running import GRACE_S
 from tests.broker.apps import Recorded
@@ -195,7 +195,7 @@ async def test_thread_handlers_publish_and_are_acked_after_that(
     try:
         async with running(broker_url, handlers) as worker:
             admin.publish(queue_name, [str(number).encode() for number in range(200)])
-            await until(lambda: worker.count(Word.ACKED) == 200, SOON_S, "all")
+            await until(lambda: worker.count(Outcome.ACK) == 200, SOON_S, "all")
         assert sorted(int(message.body) for message in admin.drain(output)) == list(range(200))
     finally:
         admin.delete(output)

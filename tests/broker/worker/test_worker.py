@@ -12,8 +12,8 @@ from pamqp import commands
 
 from mxworker import Ack, Context, Delivery, Handlers, Queue, Reject, Requeue
 from mxworker.api.handlers import compile_handlers
-from mxworker.board.layout import Word
 from mxworker.board.lifecycle import WorkerState
+from mxworker.board.metrics_layout import Outcome
 from mxworker.board.page import Board
 from mxworker.brokers import Brokers
 from mxworker.config import Consumption
@@ -66,7 +66,12 @@ async def test_each_settlement_does_what_it_says(broker_url: str, queue_name: st
         b"returns the class Reject",
     ]
     assert seen.count((b"returns Requeue once", False)) == 2, "what comes again is a copy"
-    assert [worker.count(word) for word in (Word.ACKED, Word.REQUEUED, Word.REJECTED, Word.STALE)] == [3, 1, 4, 0]
+    assert [worker.count(word) for word in (Outcome.ACK, Outcome.REQUEUE, Outcome.REJECT, Outcome.STALE)] == [
+        3,
+        1,
+        4,
+        0,
+    ]
     assert admin.counts(queue_name).messages == 0
 
 
@@ -175,7 +180,7 @@ async def test_concurrency_is_bounded_and_used(broker_url: str, queue_name: str,
 
     async with running(broker_url, handlers) as worker:
         admin.publish(queue_name, [b""] * 200)
-        await until(lambda: worker.count(Word.ACKED) == 200, 20, "all")
+        await until(lambda: worker.count(Outcome.ACK) == 200, 20, "all")
     assert most == 7
 
 
@@ -212,9 +217,9 @@ async def test_handlers_outlive_a_lost_channel_and_know_it(broker_url: str, queu
         admin.delete(queue_name)
         await until(lambda: all(ctx.is_stale for ctx in held), 10, "the loss to be seen")
         release.set()
-        await until(lambda: worker.count(Word.STALE) == 2, 10, "both to finish")
+        await until(lambda: worker.count(Outcome.STALE) == 2, 10, "both to finish")
         await until(lambda: worker.service.state is WorkerState.READY, 10, "the queue to be consumed again")
-    assert worker.count(Word.ACKED) == 0
+    assert worker.count(Outcome.ACK) == 0
 
 
 async def test_what_a_handler_leaves_in_its_context_is_not_seen_by_the_next(

@@ -32,7 +32,7 @@ def address() -> Iterator[Path]:
         *((f"fills_with_{fill}", ()) for fill in FILLS),
         *((f"fills_what_is_writable_with_{fill}", ("--cannot-seal",)) for fill in FILLS),
         ("promises_for_ever", ()),
-        ("counts_down", ()),
+        ("was_never_ready", ()),
     ],
 )
 def test_worker_that_damages_the_board_is_replaced_and_all_else_is_as_it_was(

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxworker.board.check import COUNTERS
 from mxworker.board.layout import (
     CLEARINGS,
     FEWER_PLACES,
@@ -22,6 +21,9 @@ from mxworker.board.layout import (
     Word,
 )
 from mxworker.board.lifecycle import WorkerState
+from mxworker.board.metric_rows import count_publish
+from mxworker.board.metrics import fold
+from mxworker.board.metrics_layout import ROWS, ExchangeWord, Outcome
 from mxworker.board.page import Board
 from mxworker.board.reading import InFlight
 from mxworker.board.slot import NO_ENTRY
@@ -64,7 +66,6 @@ def test_every_word_has_its_own_place() -> None:
 def test_prepare_keeps_what_belongs_to_the_slot_and_clears_what_belonged_to_the_process() -> None:
     board = Board(1)
     slot = board.slot(1)
-    slot.words[Word.ACKED] = 7
     slot.words[Word.EVER_READY] = 1
     slot.words[Word.PID] = 4711
     slot.write_state(WorkerState.READY)
@@ -72,7 +73,7 @@ def test_prepare_keeps_what_belongs_to_the_slot_and_clears_what_belonged_to_the_
     slot.name_handler(0, "orders", "shop.orders")
     slot.enter(0, 1, 1, b"id", 1)
     slot.prepare(generation=2, is_on_trial=False, boot_deadline_ns=99)
-    assert (slot.words[Word.ACKED], slot.given[Given.GENERATION], slot.words[Word.PID]) == (7, 2, 0)
+    assert (slot.given[Given.GENERATION], slot.words[Word.PID]) == (2, 0)
     assert slot.ever_ready
     assert (slot.told.state, slot.told.note, slot.told.in_flight(), slot.deadline_ns) == (
         WorkerState.VACANT,
@@ -330,39 +331,43 @@ def test_master_reads_what_made_sense_at_its_last_look() -> None:
     board = Board(1)
     slot, checked = board.slot(1), board.checked(1)
     checked.prepare(1, False, 5)
-    slot.words[Word.ACKED] = 7
+    slot.words[Word.RSS_BYTES] = 7
     slot.write_state(WorkerState.READY)
     assert checked.told.state is WorkerState.VACANT
     assert checked.look(9) is None
-    assert (checked.told.state, checked.told.words[Word.ACKED]) == (WorkerState.READY, 7)
-    slot.words[Word.ACKED] = 9
+    assert (checked.told.state, checked.told.words[Word.RSS_BYTES]) == (WorkerState.READY, 7)
+    slot.words[Word.RSS_BYTES] = 9
     slot.words[Word.STATE] = 255
     assert checked.look(9) == "STATE is 255, where 6 is the most"
-    assert (checked.told.state, checked.told.words[Word.ACKED]) == (WorkerState.READY, 9)
-    slot.words[Word.ACKED] = 10
+    assert (checked.told.state, checked.told.words[Word.RSS_BYTES]) == (WorkerState.READY, 9)
+    slot.words[Word.RSS_BYTES] = 10
     slot.words[Word.STATE] = WorkerState.READY
     assert checked.look(9) == "STATE is 255, where 6 is the most", "a broken worker is not believed again"
-    assert checked.told.words[Word.ACKED] == 9
-    slot.words[Word.ACKED] = 2**64 - 1
+    assert checked.told.words[Word.RSS_BYTES] == 9
     checked.prepare(2, False, 5)
     assert checked.look(9) is None
-    assert slot.words[Word.ACKED] == checked.told.words[Word.ACKED] == 9
 
 
 @pytest.mark.parametrize("rubbish", [b"\xff", b"\0", b"\x5a\xa5\x01"])
-def test_counts_stay_as_they_were_whatever_a_worker_fills_its_slot_with(rubbish: bytes) -> None:
+@pytest.mark.parametrize("rows", [0, 3, ROWS + 2])
+def test_counts_stay_as_they_were_whatever_a_worker_fills_its_slot_with(rubbish: bytes, rows: int) -> None:
     board = Board(1)
     slot, checked = board.slot(1), board.checked(1)
     checked.prepare(1, False, 5)
-    for count, word in enumerate(COUNTERS, start=10):
-        slot.words[word] = count
+    for number in range(rows):
+        row = slot.rows.consumer("orders", f"handler-{number}")
+        row.words[Outcome.ACK] += number
+        row.failed("ValueError")
+        count_publish(slot.rows.exchange(f"exchange-{number}"), ExchangeWord.CONFIRMED, 10)
     slot.words[Word.EVER_READY] = 1
     assert checked.look(9) is None
-    slot.view[:] = (rubbish * (len(slot.view) // len(rubbish) + 1))[: len(slot.view)]
+    before = fold(board)
+    for area in (slot.view, slot.metrics):
+        area[:] = (rubbish * (len(area) // len(rubbish) + 1))[: len(area)]
     assert checked.look(9) is not None
     assert len(checked.told.keys_in_flight()) == 0, "it had started nothing when it made sense"
     checked.prepare(2, False, 5)
-    assert [slot.words[word] for word in COUNTERS] == [10, 11, 12, 13, 14, 15]
+    assert fold(board) == before
     assert slot.ever_ready
     assert checked.look(9) is None
 

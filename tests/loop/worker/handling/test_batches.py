@@ -9,7 +9,7 @@ import pytest
 
 from mxworker import Ack, Context, Handlers, Reject, Requeue
 from mxworker.api.delivery import Delivery
-from mxworker.board.layout import Word
+from mxworker.board.metrics_layout import Outcome
 from tests.harness.runners import Bench, Channel, at_work, deliveries
 from tests.harness.waiting import until
 
@@ -54,7 +54,7 @@ async def test_nothing_returned_acks_all() -> None:
     channel, bench = await handled(batching(None, taken), b"a", b"b", b"c", b"d")
     assert taken == [["a", "b", "c", "d"]]
     assert channel.acked == [1, 2, 3, 4]
-    assert bench.count(Word.ACKED) == 4
+    assert bench.count(Outcome.ACK) == 4
 
 
 @pytest.mark.parametrize("outcome", [Reject("no"), Reject], ids=["instance", "class"])
@@ -73,7 +73,7 @@ async def test_each_delivery_gets_its_own_settlement(kind: type) -> None:
     outcome = kind([None, Reject("no"), Ack(), Requeue])
     channel, bench = await handled(batching(outcome, []), b"a", b"b", b"c", b"d")
     assert (channel.acked, channel.rejected, channel.requeued) == ([1, 3], [2], [4])
-    assert [bench.count(word) for word in (Word.ACKED, Word.REJECTED, Word.REQUEUED)] == [2, 1, 1]
+    assert [bench.count(word) for word in (Outcome.ACK, Outcome.REJECT, Outcome.REQUEUE)] == [2, 1, 1]
 
 
 @pytest.mark.parametrize("length", [0, 3, 5])
@@ -254,7 +254,7 @@ async def test_delivery_of_a_lost_channel_is_not_in_the_batch() -> None:
     await bench.runner.finished()
     assert taken == [["new 1", "new 2"]]
     assert alive.acked == [1, 2]
-    assert (bench.count(Word.STALE), bench.count(Word.ACKED)) == (2, 2)
+    assert (bench.count(Outcome.STALE), bench.count(Outcome.ACK)) == (2, 2)
 
 
 async def test_batch_of_lost_channels_alone_calls_nobody() -> None:
@@ -267,7 +267,7 @@ async def test_batch_of_lost_channels_alone_calls_nobody() -> None:
     bench.runner.admit(early[3])
     await bench.runner.finished()
     assert not taken
-    assert bench.count(Word.STALE) == 4
+    assert bench.count(Outcome.STALE) == 4
     assert not bench.broken
 
 
@@ -287,7 +287,7 @@ async def test_batch_whose_channel_is_lost_while_it_runs_is_stale_one_by_one() -
     channel.is_lost = True
     release.set()
     await bench.runner.finished()
-    assert bench.count(Word.STALE) == 3
+    assert bench.count(Outcome.STALE) == 3
     assert not bench.broken
 
 

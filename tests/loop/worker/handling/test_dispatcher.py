@@ -9,7 +9,7 @@ import pytest
 
 from mxworker import CircuitBreaker, Context, Handlers
 from mxworker.api.settlement import Settlement
-from mxworker.board.layout import Word
+from mxworker.board.metrics_layout import Outcome
 from mxworker.errors import InvariantError
 from mxworker.worker.handling.work import SingleWork
 from tests.harness.runners import Channel, at_work, deliveries
@@ -37,7 +37,7 @@ async def test_what_lost_channels_left_waiting_does_not_pile_up() -> None:
     release.set()
     await bench.runner.finished()
     await until(lambda: len(last.acked) == 50, 5)
-    assert bench.count(Word.STALE) == 20 * 50
+    assert bench.count(Outcome.STALE) == 20 * 50
     assert not bench.broken
 
 

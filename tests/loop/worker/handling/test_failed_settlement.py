@@ -14,7 +14,7 @@ import pytest
 from mxworker import Ack, CircuitBreaker, Context, Delivery, Handlers, Queue, Reject, Requeue, Retry
 from mxworker.api.circuit_breaker import Breaker
 from mxworker.api.context import WorkerResources
-from mxworker.board.layout import Word
+from mxworker.board.metrics_layout import Outcome
 from mxworker.errors import InvariantError
 from mxworker.worker.handling import settling
 from tests.harness.copied import properties_on_wire, received
@@ -330,7 +330,7 @@ async def test_stale_one_that_cannot_be_settled_is_left_to_the_broker() -> None:
     bench.runner.admit(*deliveries(channel, 1, b"1"))
     await asyncio.wait_for(bench.runner.finished(), SOON_S)
     assert not publishing.published
-    assert bench.count(Word.STALE) == 1
+    assert bench.count(Outcome.STALE) == 1
 
 
 async def test_cut_leaves_unsettled_what_waits_for_its_rescue() -> None:

@@ -271,7 +271,7 @@ async def test_suspect_that_is_stuck_is_alone_no_more_and_lets_all_else_go_on() 
     bench.runner.admit(delivery(channel, 2))
     await until(lambda: gated.running == [1, 2], 5, "the other beside the stuck one")
     assert bench.slot.told.alone_key is None
-    assert bench.count(Word.ISOLATION_WANTED) == 0
+    assert bench.slot.words[Word.ISOLATION_WANTED] == 0
     gated.release(1, 2)
     await bench.runner.finished()
 
@@ -376,20 +376,20 @@ async def test_each_suspect_asks_for_a_turn_of_its_own_and_the_request_is_taken_
     bench, channel = at_work(gated.handlers), Channel()
     bench.runner.admit(suspect(bench, channel, 1))
     bench.runner.admit(suspect(bench, channel, 2))
-    assert bench.count(Word.ISOLATION_WANTED) == 1
+    assert bench.slot.words[Word.ISOLATION_WANTED] == 1
     bench.give_turn()
     gated.release(1, 2)
     await until(lambda: channel.acked == [1], 5)
     await turns()
     assert gated.started == [1], "the turn was good for one"
-    assert bench.count(Word.ISOLATION_WANTED) == 2
+    assert bench.slot.words[Word.ISOLATION_WANTED] == 2
     bench.isolation.look()
     await turns()
     assert gated.started == [1]
     bench.give_turn()
     await until(lambda: channel.acked == [1, 2], 5)
     await turns()
-    assert bench.count(Word.ISOLATION_WANTED) == 0
+    assert bench.slot.words[Word.ISOLATION_WANTED] == 0
 
 
 async def test_between_two_suspects_others_have_as_much_time_as_they_waited() -> None:
@@ -406,8 +406,8 @@ async def test_between_two_suspects_others_have_as_much_time_as_they_waited() ->
     gated.release(1)
     await until(lambda: gated.running == [3], 5)
     reopened_at = loop.time()
-    assert bench.count(Word.ISOLATION_WANTED) == 0
-    await until(lambda: bench.count(Word.ISOLATION_WANTED) == 2, 5)
+    assert bench.slot.words[Word.ISOLATION_WANTED] == 0
+    await until(lambda: bench.slot.words[Word.ISOLATION_WANTED] == 2, 5)
     assert loop.time() - reopened_at > 0.8 * closed_s
     gated.release(2, 3)
     bench.give_turn()
@@ -424,9 +424,9 @@ async def test_suspect_that_comes_while_others_have_their_time_waits_for_its_end
     gated.release(1)
     await until(lambda: gated.running == [3], 5)
     bench.runner.admit(suspect(bench, channel, 2))
-    assert bench.count(Word.ISOLATION_WANTED) == 0
+    assert bench.slot.words[Word.ISOLATION_WANTED] == 0
     gated.release(2, 3)
-    await until(lambda: bench.count(Word.ISOLATION_WANTED) == 2, 5)
+    await until(lambda: bench.slot.words[Word.ISOLATION_WANTED] == 2, 5)
     bench.give_turn()
     await until(lambda: channel.settled == 3, 5)
 
@@ -444,7 +444,7 @@ async def test_pause_gives_suspects_back_and_the_turn_too() -> None:
     bench.give_turn()
     bench.runner.return_waiting()
     assert channel.given_back == [2]
-    assert bench.count(Word.ISOLATION_WANTED) == 0
+    assert bench.slot.words[Word.ISOLATION_WANTED] == 0
     bench.runner.admit(delivery(channel, 3))
     await turns()
     assert gated.running == [1, 3], "the process is open again"
@@ -482,7 +482,7 @@ async def test_drain_gives_suspects_back_and_starts_none() -> None:
     await bench.runner.finished()
     await turns()
     assert gated.started == [1]
-    assert bench.count(Word.ISOLATION_WANTED) == 0
+    assert bench.slot.words[Word.ISOLATION_WANTED] == 0
 
 
 async def test_drain_while_the_process_empties_gives_the_turn_back_at_once() -> None:
@@ -492,7 +492,7 @@ async def test_drain_while_the_process_empties_gives_the_turn_back_at_once() -> 
     bench.runner.admit(suspect(bench, channel, 2))
     bench.give_turn()
     bench.isolation.stop()
-    assert bench.count(Word.ISOLATION_WANTED) == 0
+    assert bench.slot.words[Word.ISOLATION_WANTED] == 0
     bench.runner.hold()
     bench.runner.return_all()
     gated.release(1)
@@ -512,7 +512,7 @@ async def test_suspects_of_a_lost_channel_are_let_go() -> None:
     await turns()
     assert gated.started == [1]
     assert bench.runner.waiting == 0
-    assert bench.count(Word.ISOLATION_WANTED) == 0
+    assert bench.slot.words[Word.ISOLATION_WANTED] == 0
 
 
 async def test_what_waits_behind_suspects_of_a_lost_channel_starts_without_another_delivery() -> None:
@@ -586,7 +586,7 @@ async def test_suspect_that_has_waited_a_third_of_consumer_timeout_is_given_back
     await until(lambda: channel.given_back == [1], 5, "the suspect to be given back")
     assert loop.time() - admitted_at > 0.09
     assert is_suspect(bench, 1)
-    assert bench.count(Word.ISOLATION_WANTED) == 0
+    assert bench.slot.words[Word.ISOLATION_WANTED] == 0
     assert gated.running == [2]
     gated.release(2)
     await bench.runner.finished()
@@ -643,7 +643,7 @@ async def test_message_that_another_process_has_started_waits_for_the_masters_lo
     gated.release(2)
     await bench.runner.finished()
     await turns()
-    assert bench.count(Word.ISOLATION_WANTED) == 0
+    assert bench.slot.words[Word.ISOLATION_WANTED] == 0
     assert (gated.beside[2] == set()) is has_died
 
 
@@ -661,7 +661,7 @@ async def test_doubt_ends_in_time_although_others_have_the_turn() -> None:
     bench.isolation.look()
     await turns()
     assert gated.running == [1]
-    assert bench.count(Word.ISOLATION_WANTED) == 1, "the suspect still waits for its turn"
+    assert bench.slot.words[Word.ISOLATION_WANTED] == 1, "the suspect still waits for its turn"
     gated.release(1, 2)
     await until(lambda: channel.settled == 1, 5)
     bench.give_turn()

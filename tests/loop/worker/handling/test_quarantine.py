@@ -12,7 +12,7 @@ from mxworker import Delivery, Handlers, Queue
 from mxworker.api.context import WorkerResources
 from mxworker.api.handlers import compile_handlers
 from mxworker.api.message import Content
-from mxworker.board.layout import Word
+from mxworker.board.metrics_layout import Outcome
 from mxworker.board.page import Board
 from mxworker.board.suspects import Death
 from mxworker.errors import (
@@ -28,6 +28,7 @@ from mxworker.wire.message_keys import MessageKeys
 from mxworker.worker.handling.copy_publisher import CopyPublisher, Repair
 from mxworker.worker.handling.settling import Settling
 from tests.harness.copied import properties_on_wire, route_of
+from tests.harness.counts import counted
 from tests.harness.refusing import Hasty, Publishing
 from tests.harness.runners import Channel, at_work
 from tests.harness.waiting import until
@@ -60,7 +61,7 @@ class Ward:
         self.slot = Board(1).slot(1)
         publisher: Any = self.publishing
         copies = CopyPublisher(handler.queue, publisher, None, self.declare)
-        self.settling = Settling(handler, self.slot, copies, Hasty())
+        self.settling = Settling(handler, self.slot.rows.consumer("orders", "order"), copies, Hasty())
         self.suspects = self.slot.suspects
         for _ in range(3):
             self.suspects.enter([1], 1, self.death)
@@ -93,7 +94,7 @@ async def test_copy_has_the_facts_and_the_original_is_acked_after_it() -> None:
     assert ward.targets == [QUARANTINE]
     assert settled_before == [0]
     assert ward.channel.acked == [1]
-    assert ward.slot.words[Word.QUARANTINED] == 1
+    assert counted(ward.slot, Outcome.QUARANTINE) == 1
     (content, _) = ward.publishing.published[0]
     assert (content.body, content.message_id) == (b"body", b"m-1")
     headers = ward.headers()
@@ -181,7 +182,7 @@ async def test_convict_is_acked_once_a_copy_is_kept_and_goes_back_otherwise(case
     assert getattr(ward.channel, way) == [1]
     assert ward.channel.settled == 1
     assert is_done is (way != "given_back")
-    assert ward.slot.words[Word.QUARANTINED] == is_done
+    assert counted(ward.slot, Outcome.QUARANTINE) == is_done
     assert all(ward.headers(index)["mx-kills"] == 3 for index in range(len(targets)))
 
 
@@ -250,7 +251,7 @@ async def test_convict_is_not_executed_any_more_and_all_others_are(
     await asyncio.sleep(0)
     assert set(executed) == ({b"before", b"killer", b"after"} if runs else {b"before", b"after"})
     assert [queue for _, queue in publishing.published] == ([] if runs else [QUARANTINE])
-    assert bench.count(Word.QUARANTINED) == (not runs)
+    assert bench.count(Outcome.QUARANTINE) == (not runs)
     assert bench.slot.suspects.find(key) is None, "put back by an operator, it has new tries"
 
 

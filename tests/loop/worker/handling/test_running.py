@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mxworker import Handlers, Retry
-from mxworker.board.layout import Word
+from mxworker.board.metrics_layout import Outcome
 from mxworker.worker.handling.running import Running
 from tests.harness.hand_clock import HandClock
 from tests.harness.runners import Bench, Channel, at_work, deliveries
@@ -210,7 +210,7 @@ async def test_success_after_the_deadline_is_a_success() -> None:
     bench.runner.admit(*deliveries(channel, 1))
     await finished(bench)
     assert channel.acked == [1]
-    assert bench.count(Word.ACKED) == 1
+    assert bench.count(Outcome.ACK) == 1
 
 
 async def test_error_after_the_deadline_is_a_failure(caplog: pytest.LogCaptureFixture) -> None:

@@ -14,12 +14,13 @@ from mxworker import Ack, Delivery, Handlers, Queue, Reject, Requeue, Retry, Ret
 from mxworker.api.attempts import attempt_of
 from mxworker.api.handlers import compile_handlers
 from mxworker.api.settlement import Settlement
-from mxworker.board.layout import Word
+from mxworker.board.metrics_layout import Outcome
 from mxworker.board.page import Board
 from mxworker.wire.field_table import encode
 from mxworker.worker.handling.copy_publisher import CopyPublisher
 from mxworker.worker.handling.settling import Settling
 from tests.harness.copied import properties_on_wire, received, route_of
+from tests.harness.counts import counted
 from tests.harness.refusing import Hasty, Publishing
 from tests.harness.runners import Channel
 from tests.harness.waiting import until
@@ -28,7 +29,6 @@ from tests.rabbit.raw import raw_properties
 RETRY_QUEUE, DEAD_LETTER_QUEUE = "orders.retry.1000", "orders.dlq"
 UNSPLITTABLE = raw_properties(headers=b"\x00\x00\x00\x03abc")
 CONFIRMED = None
-OUTCOMES = (Word.ACKED, Word.REQUEUED, Word.RETRIED, Word.REJECTED, Word.STALE)
 
 
 @dataclass
@@ -56,7 +56,9 @@ class WorkerControls:
         self.slot = Board(1).slot(1)
         publisher: Any = self.publishing
         copies = CopyPublisher(handler.queue, publisher, self.repair)
-        self.settling = Settling(handler, self.slot, copies, self.rng, run_next=self.next.append)
+        self.settling = Settling(
+            handler, self.slot.rows.consumer("orders", "order"), copies, self.rng, run_next=self.next.append
+        )
 
     def delivery(self, raw: bytes = raw_properties(message_id=b"m-1"), *, redelivered: bool = False) -> Delivery:
         return Delivery(b"body", raw, route_of(b"shop", b"new"), redelivered, 1, self.channel)
@@ -69,9 +71,9 @@ class WorkerControls:
             await self.settling.by_copy(delivery, ends)
 
     @property
-    def counts(self) -> dict[Word, int]:
+    def counts(self) -> dict[Outcome, int]:
         """What was counted, without what was not."""
-        return {word: count for word in OUTCOMES if (count := self.slot.words[word])}
+        return {outcome: count for outcome in Outcome if (count := counted(self.slot, outcome))}
 
     @property
     def settled(self) -> list[str]:
@@ -110,7 +112,7 @@ async def test_for_an_ack_a_frame_is_enough() -> None:
     await controls.settle(Ack())
     assert not publishing.published
     assert controls.settled == ["acked"]
-    assert controls.counts == {Word.ACKED: 1}
+    assert controls.counts == {Outcome.ACK: 1}
 
 
 # ---- a requeue
@@ -125,7 +127,7 @@ async def test_requeue_is_a_copy_with_its_attempt_at_the_end_of_the_queue() -> N
     assert queue == "orders"
     assert attempt_of(received(properties_on_wire(copy)), 9) == 2
     assert controls.settled == ["acked"]
-    assert controls.counts == {Word.REQUEUED: 1}
+    assert controls.counts == {Outcome.REQUEUE: 1}
 
 
 async def test_requeue_into_a_full_queue_is_a_retry_so_that_it_is_counted_and_waits() -> None:
@@ -135,7 +137,7 @@ async def test_requeue_into_a_full_queue_is_a_retry_so_that_it_is_counted_and_wa
     assert [queue for _, queue in publishing.published] == ["orders", RETRY_QUEUE]
     assert attempt_of(received(properties_on_wire(publishing.published[1][0])), 9) == 2
     assert controls.settled == ["acked"]
-    assert controls.counts == {Word.RETRIED: 1}
+    assert controls.counts == {Outcome.RETRY: 1}
 
 
 @pytest.mark.parametrize(
@@ -145,7 +147,7 @@ async def test_requeue_that_no_queue_takes_goes_back_after_a_pause(error: errors
     controls = WorkerControls(Publishing(error))
     await controls.settle(Requeue())
     assert controls.settled == ["given_back"]
-    assert controls.counts == {Word.REQUEUED: 1}
+    assert controls.counts == {Outcome.REQUEUE: 1}
     assert len(controls.rng.ceilings_s) == 1
 
 
@@ -192,7 +194,7 @@ async def test_requeue_where_order_is_promised_goes_back_when_nothing_is_consume
     await controls.settle(Requeue())
     assert controls.settled == ["given_back"]
     assert controls.next == []
-    assert controls.counts == {Word.REQUEUED: 1}
+    assert controls.counts == {Outcome.REQUEUE: 1}
 
 
 async def test_requeue_of_several_at_once_is_a_copy_also_with_a_single_active_consumer() -> None:
@@ -231,7 +233,7 @@ LATER = {
     "unroutable, no answer": ([errors.Unroutable("no queue")], repairing(errors.ChannelLost("late")), "given_back", 1),
     "unroutable, no repair": ([errors.Unroutable("no queue")], None, "given_back", 1),
 }
-RETRY_WORD = {"acked": Word.RETRIED, "given_back": Word.REQUEUED, "rejected": Word.REJECTED}
+RETRY_WORD = {"acked": Outcome.RETRY, "given_back": Outcome.REQUEUE, "rejected": Outcome.REJECT}
 
 
 @pytest.mark.parametrize("case", LATER)
@@ -278,7 +280,7 @@ async def test_dead_letter_that_nobody_takes_goes_back_after_a_pause(declare: st
     controls = WorkerControls(Publishing(errors.PublishNacked("full")), queue=elsewhere(declare))
     await controls.settle(settlement)
     assert controls.settled == ["given_back"]
-    assert controls.counts == {Word.REQUEUED: 1}
+    assert controls.counts == {Outcome.REQUEUE: 1}
     assert len(controls.rng.ceilings_s) == 1
 
 
@@ -350,7 +352,7 @@ async def test_dead_letter_is_acked_once_its_copy_is_confirmed_and_left_to_the_b
     publishing.before_each = lambda: _assert_unsettled(controls)
     await controls.settle(Reject("too old"))
     assert controls.settled == [way]
-    assert controls.counts == {Word.REJECTED: 1}
+    assert controls.counts == {Outcome.REJECT: 1}
     assert [queue for _, queue in publishing.published] == [DEAD_LETTER_QUEUE] * publishes
     for copy, _ in publishing.published:
         assert received(properties_on_wire(copy)).headers["mx-error"] == "too old"
@@ -368,7 +370,7 @@ async def test_without_a_dead_letter_queue_of_ours_the_broker_gets_the_rejection
     await controls.settle(Reject())
     assert not publishing.published
     assert controls.settled == ["rejected"]
-    assert controls.counts == {Word.REJECTED: 1}
+    assert controls.counts == {Outcome.REJECT: 1}
 
 
 async def test_dead_letter_that_cannot_be_copied_is_left_to_the_broker() -> None:
@@ -390,7 +392,7 @@ async def test_stale_delivery_ends_in_one_call_of_its_source_and_no_copy(settlem
     await controls.settle(settlement)
     assert not publishing.published, "the broker delivers it again: a copy would be one too many"
     assert len(controls.settled) == 1
-    assert controls.counts == {Word.STALE: 1}
+    assert controls.counts == {Outcome.STALE: 1}
 
 
 @pytest.mark.parametrize("settlement", [Retry(), Reject()], ids=repr)
@@ -403,7 +405,7 @@ async def test_delivery_that_goes_stale_while_its_copy_is_published_ends_in_one_
     publishing.before_each = lambda: setattr(controls.channel, "is_lost", True)
     await controls.settle(settlement)
     assert len(controls.settled) == 1
-    assert controls.counts == {Word.STALE: 1}
+    assert controls.counts == {Outcome.STALE: 1}
 
 
 # ---- cut

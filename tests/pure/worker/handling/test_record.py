@@ -22,10 +22,10 @@ def test_delivery_that_cannot_be_put_on_record_takes_nothing_off_it(monkeypatch:
     record = Record(compile_handlers(handlers)[0], 0, slot)
     enter = record.enter
 
-    def enter_but_the_second(delivery: Delivery) -> int:
+    def enter_but_the_second(delivery: Delivery, started_at: float) -> int:
         if delivery.delivery_tag == 2:
             raise OverflowError("a fault of ours")
-        return enter(delivery)
+        return enter(delivery, started_at)
 
     monkeypatch.setattr(record, "enter", enter_but_the_second)
     with record.entered(deliveries(Channel(), 3)):
