@@ -40,18 +40,26 @@ def asked(
     request: protocol.Request, name: str | None, control_socket: str | None, within_s: float = ANSWER_WITHIN_S
 ) -> dict[str, Any]:
     """Return the answer of the service; exit with an error when it refuses or does not answer."""
-    from mxworker.control.client import ask, find
+    from mxworker.control.client import ask
+
+    path = socket_of(name, control_socket)
+    try:
+        return ask(path, request, time.monotonic() + within_s)
+    except MxWorkerError as error:
+        fail(str(error))
+
+
+def socket_of(name: str | None, control_socket: str | None) -> Path:
+    """Return the control socket of the service; exit with an error when it is not clear which service is meant."""
+    from mxworker.control.client import find
     from mxworker.control.socket_directories import to_look_in
 
     places = tuple(to_look_in([*protocol.directories(os.environ, os.geteuid()), protocol.SYSTEM_DIRECTORY]))
     name, control_socket = _said("name", name), _said("control_socket", control_socket)
+    if control_socket is not None:
+        return Path(control_socket)
     try:
-        path = (
-            Path(control_socket)
-            if control_socket is not None
-            else find(places, name or None, protocol.as_text(present_directory()))
-        )
-        return ask(path, request, time.monotonic() + within_s)
+        return find(places, name or None, protocol.as_text(present_directory()))
     except ConfigError as error:
         fail(str(error), ExitCode.USAGE)
     except MxWorkerError as error:

@@ -111,6 +111,8 @@ def _queue(facts: Facts, row: ConsumerMetrics) -> dict[str, Any]:
         "quarantined": depth and depth.quarantined,
         "looked_at_unix_s": depth and depth.looked_at_unix_s,
         "ended_per_s": _rate(facts, ("ended", *pair)),
+        "ended_per_s_1min": _rate(facts, ("ended", *pair), window_s=MINUTE_S),
+        "ended_per_s_5min": _rate(facts, ("ended", *pair), window_s=FIVE_MINUTES_S),
         "failed_per_s": _rate(facts, ("failed", *pair)),
         "duration_p50_s": _quantile(facts, 0.5, ("duration", *pair)),
         "duration_p95_s": _quantile(facts, 0.95, ("duration", *pair)),
@@ -281,8 +283,8 @@ def _short(number: float) -> float:
     return round(number, 1)
 
 
-def _rate(facts: Facts, *counters: Hashable) -> float | None:
-    per_s = facts.history.per_s(NOW_S, *counters)
+def _rate(facts: Facts, *counters: Hashable, window_s: float = NOW_S) -> float | None:
+    per_s = facts.history.per_s(window_s, *counters)
     return None if per_s is None else round(per_s, _DIGITS)
 
 

@@ -29,8 +29,8 @@ SHAPE = {
     """,
     "queues": """
         queue handler state why ready consumers retry_waiting dead_letters quarantined looked_at_unix_s
-        ended_per_s failed_per_s duration_p50_s duration_p95_s age_p95_s objective_s outcomes redelivered
-        in_flight prefetched stuck slots utilisation last_delivery_unix_s
+        ended_per_s ended_per_s_1min ended_per_s_5min failed_per_s duration_p50_s duration_p95_s age_p95_s
+        objective_s outcomes redelivered in_flight prefetched stuck slots utilisation last_delivery_unix_s
     """,
     "workers": """
         slot pid state reason generation uptime_s heartbeat_late_s in_flight prefetched stuck ended_per_s

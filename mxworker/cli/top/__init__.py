@@ -1,0 +1,1 @@
+"""`mxworker top`: a service in a terminal, looked at every second."""
