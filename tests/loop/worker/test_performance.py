@@ -13,7 +13,7 @@ from mxworker.worker.performance import PerformanceLog
 from tests.harness.logged import events
 from tests.harness.waiting import until
 
-NO_PUBLISHES = PublisherStats(0, 0, 0, 0, 0, 0, {}, False)
+NO_PUBLISHES = PublisherStats(0, 0, 0, 0, 0, 0, {}, False, 0)
 NO_DELIVERIES = WorkerStats(0, 0, 0, 0)
 
 
