@@ -55,6 +55,9 @@ def worker(slot: int, **facts: Any) -> WorkerStatus:
         retried=0,
         rejected=0,
         stale=0,
+        undecodable=0,
+        timed_out=0,
+        quarantined=0,
         restarts=0,
         last_exit="",
     )
