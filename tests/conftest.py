@@ -99,8 +99,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if not_run:
             terminalreporter.section(f"{what} is missing", sep="!", red=True)
             terminalreporter.line(f"{not_run} tests that need it were NOT run. {missing}")
-    properties = [found for report in terminalreporter.getreports("passed") for found in report.user_properties]
-    for folder in dict(properties).get("screenshots", "").splitlines():
+    passed = terminalreporter.getreports("passed")
+    for folder in dict.fromkeys(
+        value for report in passed for name, value in report.user_properties if name == "screenshots"
+    ):
         terminalreporter.line(f"screenshots: {folder}")
 
 
