@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -17,8 +18,10 @@ from typing import Any
 
 import pytest
 
+from tests.harness.ledger import FINISH, read
 from tests.harness.service import Service, mxworker_run, write_app
 from tests.harness.waiting import wait_until
+from tests.rabbit.client import Client
 
 PATIENCE_S = 60.0
 GOOD, BAD = 480, 20
@@ -130,6 +133,35 @@ def shown_once(service: Service, folder: Path, *flags: str) -> str:
     shown = service.mxworker("top", "--interval=200ms", f"--control-socket={folder / SOCKET}", *flags)
     assert shown.returncode == 0, shown.stderr
     return shown.stdout
+
+
+def test_figures_are_those_of_the_handlers(
+    start: Callable[[], Service], tops: Callable[[], Top], queue_name: str, admin: Client, tmp_path: Path
+) -> None:
+    with start() as service:
+        service.wait_ready()
+        top = tops()
+        top.wait_for("Working")
+        admin.publish(queue_name, [f"good {number}".encode() for number in range(GOOD)])
+        admin.publish(queue_name, [f"bad {number}".encode() for number in range(BAD)])
+        top.wait_for(f"acked {GOOD}  failed {BAD}")
+        top.wait_for(f"dead {BAD}")
+        finished = sum(record.event is FINISH for record in read(tmp_path / "ledger"))
+        assert (finished, admin.counts(f"{queue_name}.dlq").messages) == (GOOD, BAD)
+        lines = top.screen()
+        assert len(lines) <= LINES
+        assert max(map(len, lines)) <= COLUMNS
+        (row,) = [line.split() for line in lines if line.startswith(queue_name[:12])]
+        assert row[1] == "order"
+        assert row[-2:] == [str(BAD), str(BAD)]  # dead letters, and failed
+        below = next(line for line in lines if line.startswith("WORKER"))
+        workers = [line.split() for line in lines[lines.index(below) + 1 :] if line.split()[:1] in (["1"], ["2"])]
+        assert sorted(int(line[1]) for line in workers) == sorted(service.worker_pids())
+
+        figures = json.loads(shown_once(service, tmp_path, "--json"))
+        assert (figures["totals"]["acked"], figures["totals"]["failed"]) == (GOOD, BAD)
+        (queue,) = figures["queues"]
+        assert (queue["queue"], queue["outcomes"]["ack"], queue["outcomes"]["reject"]) == (queue_name, GOOD, BAD)
 
 
 def test_it_says_when_the_service_does_not_answer_and_goes_on_when_it_is_back(
