@@ -117,8 +117,9 @@ def _header(view: Mapping[str, Any]) -> Html:
 
 
 def _state(state: Mapping[str, Any], tone: str) -> Html:
-    text = element("div", element("h1", state["text"]), element("p", state["detail"]))
-    return element("section", icon(tone), text, class_=f"state {tone}", role="status", aria_label="State")
+    said = element("div", element("h1", state["text"]), role="status")  # a screen reader tells when it changes
+    text = element("div", said, element("p", state["detail"]))
+    return element("section", icon(tone), text, class_=f"state {tone}", aria_label="State")
 
 
 def _problems(view: Mapping[str, Any]) -> Html:
