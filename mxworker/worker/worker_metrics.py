@@ -82,6 +82,7 @@ class WorkerMetrics:
         row.words[RowWord.PREFETCHED] = sum(runner.waiting for runner, _ in pairs)
         row.words[RowWord.STUCK] = sum(runner.stuck for runner, _ in pairs)
         row.words[RowWord.IS_PAUSED] = all(consumer.pause_reasons for _, consumer in pairs)
+        row.words[RowWord.IS_CONSUMED] = any(consumer.is_consuming for _, consumer in pairs)
         row.seconds[RowSeconds.OBJECTIVE] = min((runner.handler.objective_s or 0.0 for runner, _ in pairs))
 
     def _write_publisher(self) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
 from mxworker import Handlers, Queue
 from mxworker.amqp.consuming.consumer import Consumer
 from mxworker.board.lifecycle import WorkerState
+from mxworker.board.metrics import fold
 from mxworker.board.metrics_layout import Outcome
 from mxworker.errors import ExitCode
 from tests.broker.workers import Holding, Worker, running
@@ -95,6 +97,22 @@ async def test_queue_deleted_while_paused_is_made_again_when_it_is_resumed(
         await until(lambda: admin.exists(queue_name) and consumes(worker), 10, "the queue to be consumed again")
         admin.publish(queue_name, [b"new"])
         await until(lambda: done == ["new"], 10, "its message")
+
+
+async def test_the_metrics_tell_whether_a_queue_is_consumed_or_paused(broker_url: str, queue_name: str) -> None:
+    handlers, _ = taking(queue_name)
+    async with running(broker_url, handlers) as worker:
+        board = SimpleNamespace(used=[worker.slot])
+
+        def told() -> tuple[int, int]:
+            (consumer,) = fold(board).consumers
+            return consumer.consuming, consumer.paused
+
+        await until(lambda: told() == (1, 0), 10, "a queue that is consumed")
+        paused = await pause(worker)
+        await until(lambda: told() == (0, 1), 10, "a queue that is paused")
+        paused.resume("test")
+        await until(lambda: told() == (1, 0), 10, "a queue that is consumed again")
 
 
 async def test_drain_while_paused_finishes_what_runs(broker_url: str, queue_name: str, admin: Client) -> None:
