@@ -160,8 +160,6 @@ class _Master:
             if code is not None:
                 break
             events = self._sleep(_earliest(self._next_wakeup(now_ns), self._notify(now_ns)))
-        if self._observer is not None:
-            self._observer.end()
         self._exit_report.say_notes()
         if code is ExitCode.NEVER_READY:
             tell_error(_NEVER_READY_TEXT, log_event("never_ready", exit_code=code))

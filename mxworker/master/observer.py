@@ -2,7 +2,8 @@
 
 The observer serves HTTP and knows the service by the board alone. The master writes the status of the service there in
 each turn of its loop, but ten times a second at most, and at least once a second: the instant of the last status tells
-the observer that the loop turns. What becomes of the observer never matters to the workers.
+the observer that the loop turns. What becomes of the observer never matters to the workers. It is the last process to
+go: it dies with the master.
 """
 
 from __future__ import annotations
@@ -80,8 +81,6 @@ class Observer:
             case Action.START:
                 self._start(now_ns)
             case Action.KILL:
-                text = "the observer (process %d) has missed its heartbeat; it is killed"
-                _LOG.warning(text, self._pid, extra=log_event("observer_late", observer_pid=self._pid))
                 self._kill()
 
     def next_wakeup(self) -> int:
@@ -92,11 +91,6 @@ class Observer:
     def overslept(self, now_ns: int) -> None:
         """Take in that the master was held up."""
         self._plan.overslept(now_ns)
-
-    def end(self) -> None:
-        """Kill the process, if there is one. It is the last one to go: nobody waits for it but its clients."""
-        if self._pid is not None:
-            self._kill()
 
     def _tell(self, now_ns: int) -> None:
         """Write the status, or note when it is due: soon after a turn that came too early, else in a second."""
@@ -129,5 +123,7 @@ class Observer:
             _LOG.warning(text, child.pid, in_words(child.status), next_s, extra=facts)
 
     def _kill(self) -> None:
-        if self._pid is not None:
-            self._children.send(self._pid, signal.SIGKILL)
+        assert self._pid is not None, "the plan kills only a process"
+        text = "the observer (process %d) has missed its heartbeat; it is killed"
+        _LOG.warning(text, self._pid, extra=log_event("observer_late", observer_pid=self._pid))
+        self._children.send(self._pid, signal.SIGKILL)

@@ -44,6 +44,7 @@ ASYNC = """
 """
 CPU = """
     import os
+    import time
 
     from prometheus_client import Counter
     from mxworker import Handlers, Queue
@@ -59,6 +60,7 @@ CPU = """
     def record(message_id: str) -> None:
         ledger.start(message_id)
         started.inc()
+        time.sleep(0.05)  # so that several run at once
         if hash(message_id) % 7 == 0:  # which differs in each process
             os._exit(1)
         ledger.finish(message_id)

@@ -142,7 +142,7 @@ def test_signals_to_the_observer_do_nothing(observed: Observed) -> None:
 
 
 def test_stopped_worker_does_not_delay_a_scrape_and_its_age_is_seen(observed: Observed) -> None:
-    service, web = observed("healthy")
+    service, web = observed("healthy", "--heartbeat", "300")  # so nothing but the observer wakes up the master
     web.wait_for("/readyz", 200)
     pid = service.worker(1)
     os.kill(pid, signal.SIGSTOP)
