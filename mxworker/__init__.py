@@ -58,6 +58,7 @@ __all__ = [
     "MessageOptions",
     "OnError",
     "Origin",
+    "PoolStats",
     "Properties",
     "PublishOutcome",
     "Publisher",
@@ -83,7 +84,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from mxworker.amqp.connecting.pool import BorrowedChannel
+    from mxworker.amqp.connecting.pool import BorrowedChannel, PoolStats
     from mxworker.amqp.publishing.publisher import Publisher
     from mxworker.amqp.publishing.stats import PublisherStats
     from mxworker.api.receipts import (

@@ -16,7 +16,7 @@ from mxworker.system.printable import foreign
 _BATCH_IDS = 10  # of a batch in a log line
 
 if TYPE_CHECKING:  # only for annotations: this room imports nothing that does I/O (see test_imports)
-    from mxworker.amqp.connecting.pool import BorrowedChannel, Pool
+    from mxworker.amqp.connecting.pool import BorrowedChannel, Pool, PoolStats
     from mxworker.amqp.publishing.publisher import Publisher
 
 
@@ -27,7 +27,7 @@ class WorkerStats:
     messages_processed: int
     """Deliveries that were acked."""
     messages_failed: int
-    """Executions that ended in a requeue, a retry or a rejection."""
+    """Executions that ended in a requeue, a retry or a rejection, with those that ran out of time."""
     active_workers: int
     """Handlers that run now."""
     queued_tasks: int
@@ -161,6 +161,11 @@ class Context:
     def stats(self) -> WorkerStats:
         """The counts of this process so far."""
         return self._resources.controls.stats
+
+    @property
+    def pool_stats(self) -> PoolStats:
+        """The connections and channels of this process now."""
+        return self._resources.pool.stats()
 
     @property
     def _resources(self) -> WorkerResources:

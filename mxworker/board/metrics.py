@@ -233,7 +233,8 @@ def _pair(names: bytes) -> tuple[str, str]:
 def _summed(rows: Sequence[Words]) -> Words:
     if len(rows) == 1:
         return rows[0]
-    return [min(total, _MOST) for total in map(sum, zip(*rows, strict=True))]
+    totals = list(map(sum, zip(*rows, strict=True)))
+    return totals if max(totals) <= _MOST else [min(total, _MOST) for total in totals]
 
 
 def _histogram(words: Words, at: int, sum_s: float) -> Histogram:

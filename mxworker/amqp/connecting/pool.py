@@ -44,13 +44,18 @@ _OWN_ROLES = 2  # consume and publish; the other connections are for handlers
 
 @dataclass(frozen=True, slots=True)
 class PoolStats:
-    """The present counts of a pool. A connection is active when it consumes, publishes, or has a borrowed channel."""
+    """The connections of a process and their channels, at one time."""
 
     active_connections: int
+    """Live connections that consume, publish, or have a borrowed channel."""
     idle_connections: int
+    """Live connections for borrowed channels, of which none is borrowed."""
     total_channels: int
+    """The channels of all live connections, with those that are being opened or closed."""
     borrowed_channels: int
+    """The channels that handlers have borrowed."""
     max_connections: int
+    """The most connections that the process may have, see the pool's `max_connections`."""
 
     def __str__(self) -> str:
         return (
