@@ -33,7 +33,11 @@ _SEED = pytest.StashKey[int]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("mxworker")
     group.addoption("--seed", type=int, help="seed of random faults and inputs; default: a random one, see the header")
-    group.addoption("--broker", metavar="MAJOR", help="major version of RabbitMQ (3, 4); default: the installed one")
+    group.addoption(
+        "--broker",
+        metavar="MAJOR",
+        help="RabbitMQ's major version (3, 4), or embedded; default: the installed RabbitMQ",
+    )
     group.addoption("--full", action="store_true", help="run guarantee tests in full, not at a tenth of their size")
 
 

@@ -16,17 +16,17 @@ from typing import Any
 import pytest
 
 from mxworker.api.retry_policy import DEFAULT_RETRY
+from mxworker.devbroker.process import BrokerProcess, start_broker
 from tests.harness.retries import FAST
 from tests.rabbit.client import Client
-from tests.rabbit.installation import OWN_BROKER
+from tests.rabbit.installation import OWN_BROKER, is_embedded
 from tests.rabbit.node import Node
 
 
 @pytest.fixture(scope="session")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """The private node that tests share. Do not stop, kill or configure it."""
-    if os.environ.get(OWN_BROKER):
-        pytest.skip(f"needs a private node, but {OWN_BROKER} names a broker")
+    _need_nodes()
     shared = Node(tmp_path_factory.mktemp("node"))
     try:
         shared.start()
@@ -46,13 +46,24 @@ def broker_url(request: pytest.FixtureRequest) -> str:
     named = os.environ.get(OWN_BROKER)
     if named:
         return named
-    shared: Node = request.getfixturevalue("node")
+    shared: Node | BrokerProcess = request.getfixturevalue("embedded" if is_embedded() else "node")
     return shared.url
 
 
 @pytest.fixture(scope="session")
-def worker_url(node: Node) -> Iterator[str]:
-    """The URL for a user of the shared node who is not the one that publishes originals."""
+def embedded() -> Iterator[BrokerProcess]:
+    """The embedded broker that tests share."""
+    with start_broker() as shared:
+        yield shared
+
+
+@pytest.fixture(scope="session")
+def worker_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL for another user of the shared node than the publisher of originals; the embedded broker has one user."""
+    if is_embedded():
+        yield request.getfixturevalue("broker_url")
+        return
+    node: Node = request.getfixturevalue("node")
     with node.user() as url:
         yield url
 
@@ -85,6 +96,7 @@ def own_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...,
 
     They end with the test; their logs stay in the test run's temporary folder.
     """
+    _need_nodes()
     nodes: list[Node] = []
 
     def make(**parameters: Any) -> Node:
@@ -96,6 +108,13 @@ def own_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...,
     yield make
     for made in nodes:
         _remove(made, crash=True)
+
+
+def _need_nodes() -> None:
+    if os.environ.get(OWN_BROKER):
+        pytest.skip(f"needs a private node, but {OWN_BROKER} names a broker")
+    if is_embedded():
+        pytest.skip("needs a private node of RabbitMQ")
 
 
 def _remove(node: Node, *, crash: bool = False) -> None:

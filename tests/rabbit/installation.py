@@ -23,6 +23,8 @@ from tests.rabbit.debian_tree import DEBIAN, entering, tree_for, why_not_enterab
 
 OWN_BROKER = "MXWORKER_TEST_BROKER_URL"
 WANTED = "MXWORKER_TEST_RABBITMQ"
+EMBEDDED = "embedded"
+"""The value of `WANTED` for mxworker's own broker, on which the tests run that need no node."""
 _PACKAGED_SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 HOW_TO_GET = (
     "Install it ('apt-get install --no-install-recommends rabbitmq-server', which 'make test' does when it may), "
@@ -100,15 +102,22 @@ def broker() -> str:
     """Return what the run uses as its broker, for its header."""
     if os.environ.get(OWN_BROKER):
         return f"the one that {OWN_BROKER} names"
+    if is_embedded():
+        return "the embedded one"
     try:
         return str(find_rabbitmq())
     except RabbitMQMissing:
         return "none"
 
 
+def is_embedded() -> bool:
+    """Tell whether the run uses the embedded broker."""
+    return os.environ.get(WANTED) == EMBEDDED
+
+
 def missing_broker() -> str | None:
     """Return what to do to get a broker; None when there is one, named or installed."""
-    if os.environ.get(OWN_BROKER):
+    if os.environ.get(OWN_BROKER) or is_embedded():
         return None
     try:
         find_rabbitmq()

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from mxworker.devbroker.control import BrokerControl
-from mxworker.devbroker.process import BrokerProcess, start_broker
-from tests.broker.devbroker.wire import Channel, Closed, Wire
+from mxworker.devbroker.process import BrokerProcess
+from tests.harness.wire import Channel, Closed, Wire
 from tests.rabbit.node import Node
 
 BLOCKING_WATERMARK, USUAL_WATERMARK = "0.00000001", "0.4"
@@ -23,13 +23,6 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true"
         time.sleep(0.02)
-
-
-@pytest.fixture(scope="session")
-def embedded() -> Iterator[BrokerProcess]:
-    """The embedded broker that the tests of this folder share."""
-    with start_broker() as broker:
-        yield broker
 
 
 @pytest.fixture(scope="package")

@@ -8,7 +8,7 @@ import pytest
 from pamqp import commands
 
 from tests.broker.devbroker.conftest import Broker, wait_for
-from tests.broker.devbroker.wire import Channel, Closed, Wire
+from tests.harness.wire import Channel, Closed, Wire
 
 SLOW = pytest.mark.slow_on_rabbitmq
 PROTOCOL = b"AMQP\x00\x00\x09\x01"
@@ -22,7 +22,7 @@ def frame(kind: int, channel: int, payload: bytes, end: int = 0xCE) -> bytes:
 def test_another_protocol_is_told_the_right_one(broker: Broker, greeting: bytes) -> None:
     wire = Wire(broker.url, opened=False)
     wire.send_bytes(greeting)
-    assert wire.receive(8) == PROTOCOL
+    assert wire.receive(4) == b"AMQP"  # RabbitMQ 4 names AMQP 1.0
     assert wire.at_end()
 
 

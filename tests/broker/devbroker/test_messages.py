@@ -10,7 +10,7 @@ import pytest
 from pamqp import commands
 
 from tests.broker.devbroker.conftest import Broker
-from tests.broker.devbroker.wire import Channel, Closed, Content, Wire
+from tests.harness.wire import Channel, Closed, Content, Wire
 
 QUORUM = {"x-queue-type": "quorum"}
 LIMITED = {**QUORUM, "x-delivery-limit": 100}

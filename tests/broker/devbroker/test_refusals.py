@@ -12,7 +12,7 @@ from pamqp.base import Frame
 from pamqp.header import ContentHeader
 
 from tests.broker.devbroker.conftest import Broker
-from tests.broker.devbroker.wire import Channel, Closed, Wire
+from tests.harness.wire import Channel, Closed, Wire
 
 Declare, Bind, Exchange = commands.Queue.Declare, commands.Queue.Bind, commands.Exchange
 

@@ -8,7 +8,7 @@ import pytest
 from pamqp import commands
 
 from tests.broker.devbroker.conftest import Broker, wait_for
-from tests.broker.devbroker.wire import Channel, Closed, Content, Wire
+from tests.harness.wire import Channel, Closed, Content, Wire
 
 TTL_S = 0.2
 KINDS = {"classic": {"x-queue-type": "classic"}, "quorum": {"x-queue-type": "quorum", "x-delivery-limit": 100}}

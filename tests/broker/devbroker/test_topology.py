@@ -8,7 +8,7 @@ import pytest
 from pamqp import commands
 
 from tests.broker.devbroker.conftest import Broker, wait_for
-from tests.broker.devbroker.wire import Channel, Closed, Content, Wire
+from tests.harness.wire import Channel, Closed, Content, Wire
 
 
 def queue_for(channel: Channel, exchange: str, *keys: str, **arguments: Any) -> str:

@@ -279,6 +279,23 @@ class Channel:
         **properties: Any,
     ) -> None:
         """Send a message; nothing is waited for."""
+        self.wire.send_bytes(
+            self.encoded_publish(
+                routing_key, body, exchange=exchange, mandatory=mandatory, immediate=immediate, **properties
+            )
+        )
+
+    def encoded_publish(
+        self,
+        routing_key: str,
+        body: bytes = b"body",
+        *,
+        exchange: str = "",
+        mandatory: bool = False,
+        immediate: bool = False,
+        **properties: Any,
+    ) -> bytes:
+        """Return what `publish` sends."""
         method = commands.Basic.Publish(
             exchange=exchange, routing_key=routing_key, mandatory=mandatory, immediate=immediate
         )
@@ -288,7 +305,7 @@ class Channel:
         for at in range(0, len(body), most):
             piece = body[at : at + most]
             pieces.append(_head.pack(_BODY, self.number, len(piece)) + piece + b"\xce")
-        self.wire.send_bytes(b"".join(pieces))
+        return b"".join(pieces)
 
     def confirm(self) -> None:
         self.call(commands.Confirm.Select())

@@ -1,0 +1,169 @@
+"""The broker as a process: it says what it is, refuses production, dies with its parent, and has its time moved."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from pamqp import commands
+
+from mxworker.devbroker.control import BrokerControl
+from mxworker.devbroker.process import BrokerProcess, start_broker
+from mxworker.devbroker.server import Settings
+from mxworker.errors import BrokerError, ConfigError
+from tests.harness.wire import Closed, Wire
+
+COMMAND = [sys.executable, "-m", "mxworker.devbroker"]
+REFUSED = [{"MXWORKER_ENV": "production"}, {"INVOCATION_ID": "1234"}, {"NOTIFY_SOCKET": "/run/systemd/notify"}]
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    names = ("MXWORKER_ENV", "INVOCATION_ID", "NOTIFY_SOCKET")
+    return {name: value for name, value in os.environ.items() if name not in names} | more
+
+
+@pytest.mark.parametrize("environment", REFUSED, ids=lambda environment: next(iter(environment)))
+def test_it_refuses_production(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    done = subprocess.run(
+        [*COMMAND, "--port=0"], env=clean_environment(**environment), capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 2
+    assert "in memory only" in done.stderr
+    assert next(iter(environment)) in done.stderr
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="in memory only"):
+        start_broker()
+
+
+@pytest.mark.parametrize("command", [COMMAND, [sys.executable, "-m", "mxworker", "broker"]])
+def test_it_warns_in_a_box_and_ends_by_signal(command: list[str]) -> None:
+    with subprocess.Popen([*command, "--port=0"], env=clean_environment(), stdout=subprocess.PIPE, text=True) as broker:
+        assert broker.stdout is not None
+        box = [broker.stdout.readline().rstrip() for _ in range(6)]
+        assert "all are lost when it ends" in box[2]
+        assert len({len(line) for line in box}) == 1
+        url = box[3].split()[-2]
+        with Wire(url) as wire:
+            assert wire.server_properties["product"] == "mxworker embedded broker"
+            broker.send_signal(signal.SIGINT)
+            with pytest.raises(Closed, match="320 CONNECTION_FORCED"):
+                wire.read(0)
+        assert broker.wait(30) == 0
+
+
+def test_a_port_in_use_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(BrokerError, match=f"cannot listen on 127.0.0.1:{port}"):
+            start_broker(Settings(port=port))
+        done = subprocess.run(
+            [sys.executable, "-m", "mxworker", "broker", f"--port={port}"],
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert done.returncode == 2
+        assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+
+
+def test_it_dies_with_its_parent() -> None:
+    program = (
+        "from mxworker.devbroker.process import start_broker; import os, time\n"
+        "broker = start_broker(); print(broker.pid, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        parent.kill()
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{pid}/stat").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_the_control_socket_is_its_owners_alone(embedded: BrokerProcess) -> None:
+    path = Path(embedded.control_path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_a_request_that_cannot_be_done_is_told(embedded: BrokerProcess) -> None:
+    with embedded.control() as control:
+        with pytest.raises(ValueError, match="forward only"):
+            control.advance(-1)
+        with pytest.raises(ValueError, match="cannot be done"):
+            control._ask("dance")
+        assert control.connections() >= 0
+
+
+def test_a_retry_ladder_takes_milliseconds(embedded: BrokerProcess) -> None:
+    """1 s, 5 s, 25 s: each step is a queue whose messages expire back into the work queue."""
+    with Wire(embedded.url) as wire, embedded.control() as control:
+        channel = wire.channel()
+        channel.declare("ladder", auto_delete=True)
+        for step in (1, 5, 25):
+            back = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "ladder"}
+            channel.declare(f"ladder.{step}", exclusive=True, arguments={"x-message-ttl": step * 1000, **back})
+        channel.consume("ladder", no_ack=True)
+        moved = []
+        for step in (1, 5, 25):
+            channel.publish(f"ladder.{step}", str(step).encode())
+            channel.sync()
+            moved.append(control.advance_to_next(60))
+            assert channel.delivery().body == str(step).encode()
+        assert [round(seconds) for seconds in moved] == [1, 5, 25]
+
+
+def test_messages_expire_in_the_order_of_their_instants(embedded: BrokerProcess) -> None:
+    with Wire(embedded.url) as wire, embedded.control() as control:
+        channel = wire.channel()
+        channel.declare("expired", exclusive=True)
+        for number, ttl_s in enumerate((30, 10, 20)):
+            back = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "expired"}
+            channel.declare(f"in-{ttl_s}", exclusive=True, arguments={"x-message-ttl": ttl_s * 1000, **back})
+            channel.publish(f"in-{ttl_s}", str(number).encode())
+        channel.sync()
+        control.advance(60)
+        got = [channel.get("expired") for _ in range(3)]
+        assert [each.body for each in got if each is not None] == [b"1", b"2", b"0"]
+        times = [each.headers["x-death"][0]["time"] for each in got if each is not None]
+        assert [round((at - times[0]).total_seconds()) for at in times] == [0, 10, 20]
+
+
+def test_the_control_tells_what_queues_hold(embedded: BrokerProcess) -> None:
+    with Wire(embedded.url) as wire, embedded.control() as control:
+        channel = wire.channel()
+        channel.declare("held", exclusive=True)
+        for _ in range(3):
+            channel.publish("held")
+        channel.qos(1)
+        channel.consume("held")
+        channel.sync()
+        assert control.queues()["held"] == {"ready": 2, "unacked": 1, "consumers": 1}
+
+
+def test_all_connections_are_closed_on_demand() -> None:
+    with start_broker() as broker, Wire(broker.url) as wire, BrokerControl(broker.control_path) as control:
+        assert control.disconnect() == 1
+        with pytest.raises(Closed, match="320 CONNECTION_FORCED"):
+            wire.read(0)
+
+
+def test_another_user_and_a_virtual_host() -> None:
+    from mxworker.devbroker.handshake import Account
+
+    with start_broker(Settings(port=0, account=Account("me", "sec:ret/"))) as broker:
+        assert "guest" not in broker.url
+        with Wire(f"{broker.url}one") as one, Wire(f"{broker.url}two") as two:
+            one.channel().declare("mine")
+            with pytest.raises(Closed, match="no queue 'mine' in vhost 'two'"):
+                two.channel().call(commands.Queue.Declare(queue="mine", passive=True))
