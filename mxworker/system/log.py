@@ -48,6 +48,14 @@ class LineHandler(logging.Handler):
         """The number of lines that this process has dropped so far."""
         return self._dropped_lines if self._lost_by == os.getpid() else 0
 
+    def count_dropped(self, lines: int) -> None:
+        """Count lines that another process has dropped, for which this one keeps the count."""
+        self.acquire()
+        self._dropped_lines = self.dropped_lines + lines
+        if self._lost_by != os.getpid():
+            self._lost_lines, self._lost_by = 0, os.getpid()
+        self.release()
+
     def tell_lost(self) -> None:
         """Report lines that were lost since the last report, if the reader takes a line again."""
         self.acquire()
@@ -123,6 +131,11 @@ def add_facts(facts: Facts) -> None:
 def lines_dropped() -> int:
     """Return how many lines of its log this process has dropped so far, since stderr did not take them at once."""
     return _last_resort().dropped_lines
+
+
+def count_dropped(lines: int) -> None:
+    """Count lines that a process for `cpu=True` handlers has dropped, as if this process had dropped them."""
+    _last_resort().count_dropped(lines)
 
 
 def tell_lost_lines() -> None:

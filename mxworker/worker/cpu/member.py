@@ -38,7 +38,7 @@ from mxworker.system.at_exit import finish
 from mxworker.system.child import bind_to_parent, do_nothing, flush
 from mxworker.system.descriptors import claim
 from mxworker.system.forks import Forks, end_fork
-from mxworker.system.log import add_facts, keep_telling, set_up
+from mxworker.system.log import add_facts, keep_telling, lines_dropped, set_up, tell_lost_lines
 from mxworker.system.log_events import log_event
 from mxworker.worker.app_errors import faults_told
 from mxworker.worker.cpu.pipe import Pipe
@@ -69,6 +69,7 @@ DEAF_TO = frozenset(
 """The signals that mean something to the master: a terminal or service manager sends them to all processes at once."""
 
 _ENTER_S = 50.0  # less than the pool waits for a start, so that this process can report a lifespan that hangs
+_TELL_EVERY_S = 1.0  # as often as a worker does
 _LONG_S = 24 * 3600.0  # no limit for leaving the lifespans here: the worker kills this process when its time is up
 
 
@@ -145,13 +146,25 @@ async def _serve(handlers: Sequence[Handler], pipe: Pipe, publisher: CpuPublishe
         for handler in handlers
     }
     pipe.send_now(Frame(READY, {}))
+    telling = asyncio.create_task(_tell_lost_lines())
+    dropped_before = 0
     while (frame := await pipe.receive()) is not None:
         queue, delivery = requested(frame, _ELSEWHERE)
         publisher.open()
         settlement = await places[queue].settlement_of(delivery)
         publisher.close()
-        pipe.send_now(settled(settlement))
+        dropped = lines_dropped()
+        pipe.send_now(settled(settlement, dropped - dropped_before))
+        dropped_before = dropped
+    telling.cancel()
     await lifespans.leave(asyncio.get_running_loop().time() + _LONG_S)
+
+
+async def _tell_lost_lines() -> None:
+    """Report dropped lines of the log when their reader is back, although this process may log nothing more."""
+    while True:
+        await asyncio.sleep(_TELL_EVERY_S)
+        tell_lost_lines()
 
 
 class _Place:

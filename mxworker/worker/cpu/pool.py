@@ -33,6 +33,7 @@ from mxworker.api.receipts import Confirmed
 from mxworker.api.settlement import Settlement
 from mxworker.backoff import CPU_START
 from mxworker.errors import PublishError, PublishOverflow
+from mxworker.system.log import count_dropped
 from mxworker.system.log_events import log_event
 from mxworker.worker.cpu.process import CpuProcess, end_of
 from mxworker.worker.cpu.protocol import (
@@ -44,6 +45,7 @@ from mxworker.worker.cpu.protocol import (
     Outgoing,
     ProtocolBroken,
     fault_of,
+    lines_dropped_of,
     outgoing,
     published,
     request,
@@ -151,6 +153,8 @@ class CpuPool:
             raise EOFError("the process has ended")
         if frame.kind != SETTLEMENT:
             raise ProtocolBroken(f"'{frame.kind}' is no answer")
+        if lines := lines_dropped_of(frame):
+            count_dropped(lines)
         return settlement_of(frame)
 
     async def _publish(self, message: Outgoing) -> Confirmed | PublishError:

@@ -49,6 +49,7 @@ _BESIDE_BODY_BYTES = 1024 * 1024  # for properties and route: a frame of AMQP ho
 _MAX_PARTS = 8
 _FAULT_BYTES = 16 * 1024  # of the error text of a member that cannot start
 _JOINED_BYTES = 128 * 1024  # a frame up to this size is joined for one write; larger frames are not copied
+_MOST_LINES = 1 << 40
 _TRACE_BYTES = 3000  # of a traceback, since a log line has room for no more
 _KINDS: Mapping[str, type[Settlement]] = {kind.__name__: kind for kind in (Ack, Requeue, Retry, Reject)}
 _PUBLISH_ERRORS: Mapping[str, type[errors.PublishError]] = {
@@ -235,10 +236,12 @@ def requested(frame: Frame, source: Source) -> tuple[str, Delivery]:
         raise ProtocolBroken(f"'{frame.kind:.20}' instead of a request: {facts!r:.200}") from error
 
 
-def settled(settlement: Settlement) -> Frame:
-    """Return the answer to a request."""
+def settled(settlement: Settlement, lines_dropped: int = 0) -> Frame:
+    """Return the answer to a request. The member has dropped `lines_dropped` lines of its log since the last one."""
     kind = next(name for name, kind in _KINDS.items() if isinstance(settlement, kind))
     facts: dict[str, Any] = {"kind": kind}
+    if lines_dropped:
+        facts |= {"lines_dropped": lines_dropped}
     if isinstance(settlement, Retry):
         facts |= {"after_s": None if settlement.after_s is None else float(settlement.after_s)}
     if isinstance(settlement, Retry | Reject):
@@ -262,6 +265,14 @@ def settlement_of(frame: Frame) -> Settlement:
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolBroken(f"an answer without a settlement: {facts!r:.200}") from error
     return settlement
+
+
+def lines_dropped_of(frame: Frame) -> int:
+    """Return how many lines of its log the member dropped since its last answer. Raises ProtocolBroken."""
+    lines = frame.facts.get("lines_dropped", 0)
+    if type(lines) is not int or not 0 <= lines <= _MOST_LINES:
+        raise ProtocolBroken(f"dropped lines that cannot be counted: {lines!r:.200}")
+    return lines
 
 
 def _settlement(facts: Mapping[str, Any]) -> Settlement:

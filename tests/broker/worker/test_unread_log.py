@@ -7,8 +7,11 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from mxworker.board.metric_values import ServiceMetrics
 from mxworker.control.client import ask
@@ -20,6 +23,7 @@ from tests.rabbit.client import Client
 
 PATIENCE_S = 60.0
 MESSAGES = 2_000
+CPU_LINES = 3_000
 
 APP = """
     import logging
@@ -34,11 +38,25 @@ APP = """
     @handlers.consume(os.environ["QUEUE"])
     async def order(body: bytes) -> None:
         log.info("%s", "x" * 1500)
-"""
+
+
+    @handlers.consume(os.environ["QUEUE"] + ".cpu", cpu=True, concurrency=1)
+    def report(body: bytes) -> None:
+        for _ in range(CPU_LINES):
+            log.info("%s", "x" * 1500)
+""".replace("CPU_LINES", str(CPU_LINES))
+
+
+@pytest.fixture
+def cpu_queue(queue_name: str, admin: Client) -> Iterator[str]:
+    name = f"{queue_name}.cpu"
+    yield name
+    for beside in ("", ".dlq"):
+        admin.delete(name + beside)
 
 
 def test_handlers_go_on_while_the_reader_is_stopped_and_the_drops_are_told(
-    broker_url: str, queue_name: str, admin: Client, tmp_path: Path
+    broker_url: str, queue_name: str, cpu_queue: str, admin: Client, tmp_path: Path
 ) -> None:
     command = mxworker_run(write_app(tmp_path, APP), "--workers=2", "--log-format=json", app_dir=tmp_path)
     redirected = ["sh", "-c", 'exec "$@" 2>"$0"', str(tmp_path / "pipe"), *command]
@@ -55,6 +73,9 @@ def test_handlers_go_on_while_the_reader_is_stopped_and_the_drops_are_told(
                     lambda: acked(service) == MESSAGES, PATIENCE_S, "all messages, although nobody reads the log"
                 )
                 wait_until(lambda: dropped(service) > MESSAGES // 4, PATIENCE_S, "the drops in the metrics")
+                before = dropped(service)
+                admin.publish(cpu_queue, [b""])
+                wait_until(lambda: dropped(service) >= before + CPU_LINES, PATIENCE_S, "those of the other process")
                 reader.send_signal(signal.SIGCONT)
                 wait_until(lambda: told(tmp_path) == dropped(service), PATIENCE_S, "the drops in the log")
                 lines = [line for line in records(tmp_path) if line["logger"] == "shop"]

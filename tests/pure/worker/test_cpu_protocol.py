@@ -32,6 +32,7 @@ from mxworker.worker.cpu.protocol import (
     Unpacker,
     failed,
     fault_of,
+    lines_dropped_of,
     outcome_of,
     outgoing,
     publish,
@@ -87,6 +88,19 @@ def test_settlement_arrives_as_it_was(settlement: Settlement) -> None:
     assert type(there) is type(settlement)
     assert there.failure == settlement.failure
     assert vars(there) | {"failure": None} == vars(settlement) | {"failure": None}
+
+
+@pytest.mark.parametrize("lines", [0, 1, 5_000])
+def test_dropped_lines_of_the_log_arrive_with_the_settlement(lines: int) -> None:
+    frame = carried(settled(Ack(), lines))
+    assert lines_dropped_of(frame) == lines
+    assert type(settlement_of(frame)) is Ack
+
+
+@pytest.mark.parametrize("lines", [-1, True, 1.5, "1", None, 2**50])
+def test_dropped_lines_that_nobody_can_have_counted_are_refused(lines: object) -> None:
+    with pytest.raises(ProtocolBroken):
+        lines_dropped_of(Frame(SETTLEMENT, {"kind": "Ack", "lines_dropped": lines}))
 
 
 @given(st.data(), st.binary(), st.binary(), st.binary(), st.booleans(), st.integers(1, 2**64 - 1))
