@@ -1,8 +1,10 @@
-"""HTML from text that may be hostile: whatever is not made here is escaped. Pure."""
+"""HTML from text that may be hostile: whatever is not made here is escaped, hidden characters too. Pure."""
 
 from __future__ import annotations
 
 from html import escape
+
+from mxworker.system.printable import printable
 
 _VOID = frozenset({"br", "link", "meta"})
 
@@ -29,9 +31,11 @@ def _attribute(name: str, value: str | bool | None) -> str:
     if value is None or value is False:
         return ""
     named = name.rstrip("_").replace("_", "-")
-    return f" {named}" if value is True else f' {named}="{escape(value)}"'
+    return f" {named}" if value is True else f' {named}="{escape(printable(value))}"'
 
 
 def join(*children: str) -> Html:
     """Return children one after the other; those that are no `Html` are escaped."""
-    return Html("".join(child if isinstance(child, Html) else escape(child, quote=False) for child in children))
+    return Html(
+        "".join(child if isinstance(child, Html) else escape(printable(child), quote=False) for child in children)
+    )

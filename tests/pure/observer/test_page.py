@@ -17,7 +17,9 @@ from mxworker.observer.html import Html, element, join
 from mxworker.observer.overview import overview
 from mxworker.observer.page import page, policy
 from mxworker.observer.sparkline import path_of
+from mxworker.system.printable import printable
 from tests.harness import service_facts
+from tests.harness.hostile_text import hidden_in
 from tests.harness.service_facts import STATES, later, renamed
 
 MOST_BYTES = 60_000
@@ -89,7 +91,8 @@ def test_hostile_names_stay_text() -> None:
     assert {name for _, attributes in shown.tags for name in attributes} <= {
         name for _, attributes in harmless.tags for name in attributes
     }
-    assert shown.words.count(HOSTILE) >= 10
+    assert shown.words.count(printable(HOSTILE)) >= 10
+    assert hidden_in(shown.text) == set()
 
 
 def test_nothing_is_loaded_from_elsewhere_and_no_style_or_handler_is_inline() -> None:
