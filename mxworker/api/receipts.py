@@ -69,6 +69,11 @@ class Receipt:
         self.is_observed = True
         return self._error
 
+    @property
+    def failed_with(self) -> str:
+        """The class of the error that it ended with, or "". To ask does not count as reading the outcome."""
+        return "" if self._error is None else type(self._error).__name__
+
     def __await__(self) -> Generator[Any, None, Confirmed]:
         if not self._is_done:
             waiter = asyncio.get_running_loop().create_future()

@@ -22,7 +22,7 @@ from mxworker.amqp.consuming.consumer import UNPROVEN, Consumer
 from mxworker.amqp.consuming.declared import DeclaredQueues
 from mxworker.amqp.consuming.faulty_queues import FaultyQueues
 from mxworker.amqp.consuming.reconcile import Reconciler
-from mxworker.amqp.publishing.publisher import Publisher
+from mxworker.amqp.publishing.publisher import Publisher, trace
 from mxworker.api.compilation import Handler, HandlerKind
 from mxworker.api.context import HandlerScope, WorkerResources
 from mxworker.api.message import Encoder
@@ -34,6 +34,7 @@ from mxworker.config import Consumption
 from mxworker.errors import BrokerError
 from mxworker.payloads.serializers import NO_SERIALIZERS, Serializer
 from mxworker.system.log import as_set_up
+from mxworker.tracing.tracer import Tracer, find_tracer, set_up_from
 from mxworker.worker.conditions import ConditionReport
 from mxworker.worker.controls import Controls
 from mxworker.worker.cpu.pool import CpuPool
@@ -58,6 +59,7 @@ from mxworker.worker.handling.report import Report
 from mxworker.worker.handling.running import Running
 from mxworker.worker.handling.settling import Settling
 from mxworker.worker.handling.threads import Threads
+from mxworker.worker.handling.traced import traced, traced_batch
 from mxworker.worker.handling.work import SingleWork
 from mxworker.worker.heartbeat import Heartbeat
 from mxworker.worker.lifespans import Lifespans
@@ -150,9 +152,12 @@ def assemble(
 
     # the runners, each with the consumer that brings its deliveries
     def make_handlers() -> None:
+        tracer = _tracer_of_process()
+        if tracer is not None:
+            trace(publisher, tracer)
         shared = _Shared(link, look_at_links, rng, budget, tell_at, DeclaredQueues(declared))
         for index, handler in enumerate(handlers):
-            runner = runner_of(index, handler, process, link, lifespans.state_of(handler))
+            runner = runner_of(index, handler, process, link, lifespans.state_of(handler), tracer)
             consumer = _consumer_of(handler, runner, shared)
             if readiness.is_checking:
                 consumer.pause(UNPROVEN)
@@ -193,6 +198,13 @@ def assemble(
     return service
 
 
+def _tracer_of_process() -> Tracer | None:
+    """Return the tracer that the application has set up, or that the environment asks for, or None."""
+    if find_tracer() is None:
+        set_up_from(os.environ)
+    return find_tracer()
+
+
 def _places_for(kind: HandlerKind, handlers: Sequence[Handler], most: int) -> int:
     """Return how many threads or processes the handlers of one kind need: one for each delivery that may run."""
     wanted = sum(handler.concurrency for handler in handlers if handler.kind is kind)
@@ -200,12 +212,17 @@ def _places_for(kind: HandlerKind, handlers: Sequence[Handler], most: int) -> in
 
 
 def runner_of(
-    index: int, handler: Handler, process: ProcessScope, link: Link | None = None, state: Any = None
+    index: int,
+    handler: Handler,
+    process: ProcessScope,
+    link: Link | None = None,
+    state: Any = None,
+    tracer: Tracer | None = None,
 ) -> HandlerRunner:
     """Return the runner of one handler.
 
     `index` is the handler's place in the board's directory, `state` the value that its lifespan yielded. Without
-    `link`, queues that are found missing are not declared again.
+    `link`, queues that are found missing are not declared again. With `tracer` each execution has a span.
     """
     queue = handler.queue
     scope = HandlerScope(queue.name, handler.name, handler.max_attempts, state, process.resources, process.slot.number)
@@ -237,9 +254,13 @@ def runner_of(
     work: SingleWork | BatchWork
     if handler.batch is None:
         execute = _execute_of(handler, report, scope, running, process)
+        if tracer is not None:
+            execute = traced(execute, queue.name, tracer)
         work = SingleWork(record, execute, report, settling, running, watch, metrics)
     else:
         execute_batch = batch_pipeline(handler, report, scope, process.threads, process.decode_budget)
+        if tracer is not None:
+            execute_batch = traced_batch(execute_batch, queue.name, tracer)
         work = BatchWork(
             record,
             execute_batch,

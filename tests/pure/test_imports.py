@@ -25,12 +25,13 @@ COMPOSITION_ROOTS = frozenset({"cli", "__main__"})
 ROOMS_INSIDE = frozenset({"amqp", "worker"})
 BELOW_API = frozenset({GROUND, "system", "wire", "payloads"})
 BELOW_AMQP = BELOW_API | {"api"}
-BELOW_WORKER = BELOW_AMQP | {"amqp", "amqp.connecting", "amqp.consuming", "amqp.publishing", "board"}
+BELOW_WORKER = BELOW_AMQP | {"amqp", "amqp.connecting", "amqp.consuming", "amqp.publishing", "board", "tracing"}
 MAY_IMPORT: dict[str, frozenset[str]] = {
     GROUND: frozenset(),
     "system": frozenset({GROUND}),
     "wire": frozenset({GROUND, "system"}),
     "payloads": frozenset({GROUND, "system", "wire"}),
+    "tracing": frozenset({GROUND, "system"}),
     "board": frozenset({GROUND, "system", "wire"}),
     "control": frozenset({GROUND, "system", "board"}),
     "devbroker": frozenset({GROUND, "system", "wire"}),
@@ -40,7 +41,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "amqp.protocol": frozenset({GROUND, "system"}),
     "amqp.connecting": BELOW_AMQP | {"amqp.protocol"},
     "amqp.consuming": BELOW_AMQP | {"amqp.protocol", "amqp.connecting"},
-    "amqp.publishing": BELOW_AMQP | {"amqp.protocol", "amqp.connecting"},
+    "amqp.publishing": BELOW_AMQP | {"amqp.protocol", "amqp.connecting", "tracing"},
     "worker.handling": BELOW_WORKER,
     "worker.cpu": BELOW_WORKER | {"worker", "worker.handling"},
     "worker.profiling": BELOW_WORKER | {"worker.handling"},
@@ -127,7 +128,7 @@ def test_a_circle_is_seen() -> None:
     ("module", "unwanted"),
     [
         ("mxworker", AMQP_LIBRARIES | VIEWS | {"click", "msgspec", "pydantic"}),
-        ("mxworker.worker.main", VIEWS | {"click", "watchfiles"}),
+        ("mxworker.worker.main", VIEWS | {"opentelemetry"} | {"click", "watchfiles"}),
         ("mxworker.worker.cpu.member", AMQP_LIBRARIES | VIEWS | {"click", "watchfiles"}),
         ("mxworker.observer.main", AMQP_LIBRARIES | {"click", "rich", "watchfiles", "msgspec", "pydantic"}),
         ("mxworker.cli", AMQP_LIBRARIES | VIEWS | {"watchfiles", "msgspec", "pydantic"}),

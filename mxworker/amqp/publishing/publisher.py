@@ -34,6 +34,7 @@ from mxworker.amqp.publishing.outbox import Outbox
 from mxworker.amqp.publishing.publishing import Publishing
 from mxworker.amqp.publishing.routes import Routes
 from mxworker.amqp.publishing.stats import PublisherStats, PublishTally
+from mxworker.amqp.publishing.traced import Accept, How, traced
 from mxworker.amqp.publishing.unawaited import Begun, begin, unawaited
 from mxworker.api.message import Content, Encoder, MessageOptions
 from mxworker.api.receipts import Confirmed, PublishOutcome, Receipt
@@ -43,11 +44,9 @@ from mxworker.errors import EncodeError, PublishError, PublishOverflow, PublishU
 from mxworker.payloads.compression import Compression
 from mxworker.payloads.serializers import Serializer
 from mxworker.system.log_events import log_event
+from mxworker.tracing.tracer import Tracer, find_tracer
 
 log = logging.getLogger(__name__)
-
-_How = tuple[str, str, bool, float | None]
-"""Exchange, routing key, mandatory and timeout_s of one publish, or of many; see `Publisher.publish`."""
 
 DRAIN_S = 30.0
 _SYNC_GRACE_S = 2.0  # a publish ends at its own timeout; after this time the event loop does not answer
@@ -85,6 +84,7 @@ class Publisher:
         self._outbox = Outbox(settings, self._loop, rng, link, self._exchanges, tally)
         self._channels = Channels(link, self._outbox, self._exchanges, settings.channels, rng)
         self._routes = Routes(settings.channels)
+        self._take: Accept = self._accept
 
     @classmethod
     def connect(
@@ -127,6 +127,9 @@ class Publisher:
         attempted = asyncio.Event()
         link = Link(Dialler(brokers, rng), name, attempted.set)
         publisher = cls(link, settings, encoder, rng)
+        tracer = find_tracer()
+        if tracer is not None:
+            trace(publisher, tracer)
         duties = [asyncio.create_task(link.run()), asyncio.create_task(publisher.run())]
         try:
             await until_up(link, attempted, connect_wait_s)
@@ -174,10 +177,10 @@ class Publisher:
             begun.by(coroutine)
         return coroutine
 
-    async def _confirmed(self, begun: Begun | None, body: Any, how: _How, options: MessageOptions) -> Confirmed:
+    async def _confirmed(self, begun: Begun | None, body: Any, how: How, options: MessageOptions) -> Confirmed:
         try:
             self._check_loop("publish")
-            publishing = self._accept(body, how, options, may_wait=True)
+            publishing = self._take(body, how, options, True)
             try:
                 confirmed = await publishing.receipt
             except asyncio.CancelledError:
@@ -211,7 +214,7 @@ class Publisher:
         self._check_loop("publish_nowait")
         try:
             how = (exchange, routing_key, mandatory, timeout_s)
-            receipt = self._accept(body, how, options, may_wait=False).receipt
+            receipt = self._take(body, how, options, False).receipt
         except PublishOverflow as error:
             if self._settings.overflow != "drop":
                 raise
@@ -245,7 +248,7 @@ class Publisher:
         return coroutine
 
     async def _all_ended(
-        self, begun: Begun | None, bodies: Iterable[Any], how: _How, options: MessageOptions
+        self, begun: Begun | None, bodies: Iterable[Any], how: How, options: MessageOptions
     ) -> list[PublishOutcome]:
         try:
             self._check_loop("publish_many")
@@ -258,7 +261,7 @@ class Publisher:
             begun.end_all(outcomes)
         return outcomes
 
-    async def _outcomes(self, bodies: Iterable[Any], how: _How, options: MessageOptions) -> list[PublishOutcome]:
+    async def _outcomes(self, bodies: Iterable[Any], how: How, options: MessageOptions) -> list[PublishOutcome]:
         outcomes: list[Receipt | PublishError] = []
         still_open: deque[Receipt] = deque()
         for number, body in enumerate(bodies, 1):
@@ -267,7 +270,7 @@ class Publisher:
             while still_open and self._outbox.is_full:
                 await _outcome(still_open.popleft())
             try:
-                receipt = self._accept(body, how, options, may_wait=True).receipt
+                receipt = self._take(body, how, options, True).receipt
             except PublishError as error:
                 outcomes.append(error)
             else:
@@ -325,7 +328,7 @@ class Publisher:
                 "in a 'def' handler, or another thread, use publish_sync(...)."
             )
 
-    def _accept(self, body: Any, how: _How, options: MessageOptions, may_wait: bool) -> Publishing:
+    def _accept(self, body: Any, how: How, options: MessageOptions, may_wait: bool) -> Publishing:
         """Encode a publish and give it to the outbox. A publish that is refused here is counted, and was not sent."""
         exchange, routing_key, mandatory, timeout_s = how
         try:
@@ -385,3 +388,8 @@ async def _outcome(receipt: Receipt | PublishError) -> PublishOutcome:
         return receipt if isinstance(receipt, PublishError) else await receipt
     except PublishError as error:
         return error
+
+
+def trace(publisher: Publisher, tracer: Tracer) -> None:
+    """Make a span for each publish of `publisher` from now on. Its owner calls this at most once."""
+    publisher._take = traced(publisher._accept, tracer)

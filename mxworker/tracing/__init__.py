@@ -1,0 +1,1 @@
+"""Spans of OpenTelemetry for publishes and for executions of handlers."""
