@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGCONT, SIGSTOP, SIGTERM
 from typing import Any
 from urllib.request import urlopen
 
@@ -143,6 +143,16 @@ def test_each_fault_is_named(watched: Watched, record_property: Callable[[str, s
     watched.look("lost-broker")
     node.start()
     watched.wait_for("Working")
+
+    service.signal(SIGSTOP)
+    watched.wait_for("Unsupervised: the master process has said nothing for ")
+    watched.look("unsupervised")
+    service.signal(SIGCONT)
+    watched.wait_for("Working")
+
+    service.mxworker("ctl", "pause", "mails")
+    watched.wait_for("Working", "queue mails is paused: an operator paused it")
+    service.mxworker("ctl", "resume", "mails")
 
     holding.touch()
     with Client(node.url) as admin:
