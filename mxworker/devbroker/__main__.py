@@ -25,14 +25,16 @@ def main() -> int:
     to_people = options.dies_with is None
     if not to_people:
         bind_to_parent(options.dies_with)
-    settings = _settings(options)
     try:
+        settings = _settings(options)
         refuse_production(os.environ)
         serve(settings, lambda url: print(warning(url) if to_people else json.dumps({"url": url}), flush=True))
     except ConfigError as error:
         return _fail(str(error), to_people, error.exit_code)
+    except (TypeError, ValueError) as error:
+        return _fail(f"the limits cannot be used: {error}", to_people, ExitCode.USAGE)
     except OSError as error:
-        said = f"the embedded broker cannot listen on {settings.host}:{settings.port}: {error}"
+        said = f"the embedded broker cannot listen on {options.host}:{options.port}: {error}"
         return _fail(said, to_people, ExitCode.RUNTIME)
     return ExitCode.OK
 
@@ -46,16 +48,11 @@ def _fail(what: str, to_people: bool, code: ExitCode) -> ExitCode:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    defaults = Limits()
     return Settings(
         host=options.host,
         port=options.port,
         account=Account(options.user, os.environ.get(PASSWORD, Account().password)),
-        limits=Limits(
-            max_message_bytes=options.max_message_bytes or defaults.max_message_bytes,
-            channel_max=options.channel_max or defaults.channel_max,
-            heartbeat_s=defaults.heartbeat_s if options.heartbeat is None else options.heartbeat,
-        ),
+        limits=Limits(**json.loads(options.limits)),
         control_path=options.control,
     )
 
@@ -65,9 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
     parser.add_argument("--port", type=int, default=5672, help="the port to listen on; 0 is any free one")
     parser.add_argument("--user", default="guest", help=f"the user; {PASSWORD} has the password, by default guest")
-    parser.add_argument("--max-message-bytes", type=int, help="the largest body to take")
-    parser.add_argument("--channel-max", type=int, help="the most channels of a connection")
-    parser.add_argument("--heartbeat", type=int, help="the interval to ask clients for, in seconds; 0 is none")
+    parser.add_argument("--limits", default="{}", metavar="JSON", help='bounds, such as {"max_message_bytes": 1048576}')
     parser.add_argument("--control", metavar="PATH", help="where to listen for tests that move the clock")
     parser.add_argument("--dies-with", type=int, metavar="PID", help=argparse.SUPPRESS)
     return parser

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from decimal import Decimal
 from typing import Any
 
 from mxworker.devbroker.faults import Fault, precondition_failed
 from mxworker.devbroker.message import MAX_TTL_MS
+from mxworker.devbroker.type_names import type_name
 
 DROP_HEAD, REJECT, REJECT_AND_DEAD_LETTER = "drop-head", "reject-publish", "reject-publish-dlx"
 CLASSIC, QUORUM = "classic", "quorum"
@@ -70,6 +69,12 @@ def assert_exchange_name(where: str, name: str, arguments: Mapping[str, Any]) ->
         raise precondition_failed(f"invalid type '{type_name(arguments[name])}' for arg '{name}' in {where}")
 
 
+def assert_consumer_arguments(where: str, arguments: Mapping[str, Any]) -> None:
+    """Raise Fault when the priority of a consumer is no integer."""
+    if "x-priority" in arguments and not _is_integer(arguments["x-priority"]):
+        raise precondition_failed(f"invalid arg 'x-priority' for {where}: {_no_integer(arguments['x-priority'])}")
+
+
 def _overflow(kind: str, asked: str) -> str:
     """Return what happens to a full queue; a quorum queue takes the last behaviour for the first, with a warning."""
     return DROP_HEAD if kind == QUORUM and asked == REJECT_AND_DEAD_LETTER else asked
@@ -108,40 +113,12 @@ def _shown(value: object) -> str:
     return "none" if value is None else f"the value '{_word(value)}' of type '{type_name(value)}'"
 
 
-def type_name(value: object) -> str:
-    """Return RabbitMQ's name of a field's type, for the type that our clients choose for such a value."""
-    match value:
-        case bool():
-            return "bool"
-        case int():
-            return _integer_type(value)
-        case str():
-            return "longstr"
-        case float():
-            return "float"
-        case datetime():
-            return "timestamp"
-        case Decimal():
-            return "decimal"
-        case Mapping():
-            return "table"
-        case list():
-            return "array"
-        case bytearray() | bytes():
-            return "binary"
-        case _:
-            return "void"
-
-
-def _integer_type(value: int) -> str:
-    for bits, name in ((8, "byte"), (16, "short"), (32, "signedint")):
-        if -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
-            return name
-    return "long"
-
-
 def _unacceptable(value: object) -> str:
     return f"{{unacceptable_type,{type_name(value)}}}"
+
+
+def _no_integer(value: object) -> str:
+    return f'"expected integer, got {type_name(value)}"'
 
 
 def _is_integer(value: object) -> bool:
@@ -150,7 +127,7 @@ def _is_integer(value: object) -> bool:
 
 def _natural(value: Any, _: Mapping[str, Any]) -> str | None:
     if not _is_integer(value):
-        return f'"expected integer, got {type_name(value)}"'
+        return _no_integer(value)
     return f"{{value_negative,{value}}}" if value < 0 else None
 
 

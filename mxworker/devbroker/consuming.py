@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pamqp import commands
 
 from mxworker.devbroker import frames
+from mxworker.devbroker.arguments import assert_consumer_arguments
 from mxworker.devbroker.client import Line
 from mxworker.devbroker.faults import Fault, access_refused, precondition_failed
 from mxworker.devbroker.message import REPLY_TO, Message, with_headers
@@ -63,8 +64,9 @@ class Consuming:
             self._consume_replies(method, tag)
             return
         queue = self._line.vhost.topology.queue(queue_name, self._line.client)
-        if queue.consumers and (method.exclusive or queue.consumers.has_exclusive):
-            raise access_refused(f"{self._line.vhost.topology.where('queue', queue_name)} in exclusive use")
+        where = self._line.vhost.topology.where("queue", queue_name)
+        assert_consumer_arguments(where, method.arguments or {})
+        self._assert_may_consume(queue, where, method.exclusive)
         consumer = Consumer(
             self,
             queue,
@@ -92,6 +94,12 @@ class Consuming:
     def get(self, method: commands.Basic.Get, queue_name: str) -> None:
         """Give the next message of a queue out."""
         queue = self._line.vhost.topology.queue(queue_name, self._line.client)
+        if queue.is_quorum and queue.settings.single_active:
+            raise Fault(
+                405,
+                f"cannot obtain access to locked {self._line.vhost.topology.where('queue', queue_name)}. basic.get "
+                "operations are not supported by quorum queues with single active consumer",
+            )
         entry = self._line.vhost.take(queue)
         if entry is None:
             self._line.send(commands.Basic.GetEmpty())
@@ -207,6 +215,16 @@ class Consuming:
                     vhost.serve(queue)
         if self._limit:
             self.serve_all()
+
+    def _assert_may_consume(self, queue: Queue, where: str, exclusive: bool) -> None:
+        if queue.is_quorum:
+            if self._limit:
+                raise Fault(540, f"{where} does not support global qos")
+            is_free = not exclusive or queue.settings.single_active or not queue.consumers
+        else:
+            is_free = not exclusive or not (queue.consumers or queue.settings.single_active)
+        if not is_free or queue.consumers.has_exclusive:
+            raise access_refused(f"{where} in exclusive use")
 
     def _consume_replies(self, method: commands.Basic.Consume, tag: str) -> None:
         if not method.no_ack:

@@ -7,7 +7,7 @@ from pamqp import commands
 from mxworker.devbroker import frames
 from mxworker.devbroker.client import Line
 from mxworker.devbroker.exchanges import EXCHANGE, QUEUE, Binding, Destination, Exchange
-from mxworker.devbroker.faults import not_found, precondition_failed
+from mxworker.devbroker.faults import Fault, not_found, precondition_failed
 from mxworker.devbroker.message import REPLY_TO
 from mxworker.devbroker.queues import Declared, Queue
 
@@ -101,6 +101,7 @@ class Declaring:
         name = self.queue_name(method.queue)
         if name in self._topology.queues:
             queue = self._topology.queue(name, self._line.client)
+            self._assert_deletable(queue, method)
             if method.if_unused and queue.consumers:
                 raise precondition_failed(f"{self._topology.where(QUEUE, name)} in use")
             if method.if_empty and queue.ready.count:
@@ -108,6 +109,15 @@ class Declaring:
             deleted = self._line.vhost.delete_queue(queue)
         if not method.nowait:
             self._line.send(commands.Queue.DeleteOk(deleted))
+
+    def _assert_deletable(self, queue: Queue, method: commands.Queue.Delete) -> None:
+        for flag, name in ((method.if_unused, "if-unused"), (method.if_empty, "if-empty")):
+            if flag and queue.is_quorum:
+                raise Fault(
+                    540,
+                    f"cannot delete {self._topology.where(QUEUE, queue.name)}. queue.delete operations with {name} "
+                    "flag set are not supported by quorum queues",
+                )
 
     def _find(self, name: str) -> Queue:
         return self._topology.queue(self.queue_name(name), self._line.client)

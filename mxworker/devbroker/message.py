@@ -13,6 +13,7 @@ from typing import Any
 
 from mxworker.devbroker.faults import precondition_failed
 from mxworker.devbroker.frames import short_string
+from mxworker.devbroker.type_names import type_name
 from mxworker.errors import DecodeError
 from mxworker.wire import field_table
 from mxworker.wire.properties import FLAG_EXPIRATION, FLAG_HEADERS, FLAG_USER_ID, Properties, join, split
@@ -113,9 +114,9 @@ def _with_copies(message: Message) -> Message:
 
 
 def _keys(name: str, value: object) -> list[str]:
-    if isinstance(value, list) and all(isinstance(key, str) for key in value):
-        return value
-    raise precondition_failed(f"invalid {name} header: an array of strings is expected")
+    if not isinstance(value, list):
+        raise precondition_failed(f'invalid message: {{unacceptable_type_in_header,"{name}",{type_name(value)}}}')
+    return [key for key in value if isinstance(key, str)]
 
 
 def replaced(message: Message, properties: bytes) -> Message:

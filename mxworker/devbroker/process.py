@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import asdict
 from types import TracebackType
 from typing import Self
 
@@ -42,11 +42,12 @@ def refuse_production(environment: Mapping[str, str]) -> None:
 class BrokerProcess:
     """A running broker. Use it as a context manager, or call `stop`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], url: str, control_path: str) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], url: str, control_path: str, folder: str) -> None:
         self.url = url
         self.pid = process.pid
         self.control_path = control_path
         self._process = process
+        self._folder = folder
 
     def __enter__(self) -> Self:
         return self
@@ -74,14 +75,15 @@ class BrokerProcess:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        shutil.rmtree(Path(self.control_path).parent, ignore_errors=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def start_broker(settings: Settings | None = None) -> BrokerProcess:
     """Start a broker as a child process, which dies with this one, and return when it serves.
 
-    By default it takes any free port of loopback. Raises ConfigError in production, BrokerError when the child does not
-    start.
+    By default it takes any free port of loopback. You must call this from a thread that outlives the broker, because
+    the kernel ends a child with the thread that made it (prctl(2)). Raises ConfigError in production, BrokerError when
+    the child does not start.
     """
     refuse_production(os.environ)
     settings = settings or Settings(port=0)
@@ -101,18 +103,15 @@ def start_broker(settings: Settings | None = None) -> BrokerProcess:
         process.wait()
         shutil.rmtree(folder, ignore_errors=True)
         raise BrokerError(f"the embedded broker did not start: {answer['error']}")
-    return BrokerProcess(process, answer["url"], control_path)
+    return BrokerProcess(process, answer["url"], control_path, folder)
 
 
 def _arguments(settings: Settings, control_path: str) -> Sequence[str]:
-    limits = settings.limits
     return (
         f"--host={settings.host}",
         f"--port={settings.port}",
         f"--user={settings.account.user}",
-        f"--max-message-bytes={limits.max_message_bytes}",
-        f"--channel-max={limits.channel_max}",
-        f"--heartbeat={limits.heartbeat_s}",
+        f"--limits={json.dumps(asdict(settings.limits))}",
         f"--control={control_path}",
         f"--dies-with={os.getpid()}",
     )

@@ -17,6 +17,7 @@ from mxworker.devbroker.exchanges import ALTERNATE, EXCHANGE, QUEUE, TYPES, Bind
 from mxworker.devbroker.faults import Fault, access_refused, not_found, precondition_failed
 from mxworker.devbroker.message import Message
 from mxworker.devbroker.queues import Declared, Queue
+from mxworker.devbroker.type_names import type_name
 
 DEFAULT = ""
 _RESERVED = "amq."
@@ -164,11 +165,8 @@ class Topology:
         else:
             _refuse_default(name)
             self.exchange(name)
-        if exchange.type == "headers" and not is_match(binding.arguments.get("x-match", "all")):
-            raise precondition_failed(
-                f"Invalid x-match field value {binding.arguments['x-match']!r}; expected all, any, all-with-x, or "
-                "any-with-x"
-            )
+        if exchange.type == "headers":
+            _assert_match(binding.arguments.get("x-match", "all"))
         return exchange
 
     def _forget(self, destination: Destination) -> None:
@@ -205,6 +203,15 @@ class Topology:
 
 def _with_kind(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {"x-queue-type": "classic", **arguments}
+
+
+def _assert_match(kind: object) -> None:
+    if not isinstance(kind, str):
+        raise precondition_failed(f"Invalid x-match field type {type_name(kind)} (value {kind}); expected longstr")
+    if not is_match(kind):
+        raise precondition_failed(
+            f'Invalid x-match field value <<"{kind}">>; expected all, any, all-with-x, or any-with-x'
+        )
 
 
 def _refuse_default(name: str) -> None:

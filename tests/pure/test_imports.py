@@ -77,7 +77,10 @@ PURE_PLACES = (
     "board.metrics_layout",
     *(f"devbroker.{name}" for name in ("exchanges", "queues", "ready", "consumers", "dead_letters", "arguments")),
     *(f"devbroker.{name}" for name in ("topology", "message", "unacked", "confirms", "frames", "handshake", "clock")),
-    *(f"devbroker.{name}" for name in ("vhost", "publishing", "consuming", "declaring", "channel", "client", "faults")),
+    *(
+        f"devbroker.{name}"
+        for name in ("vhost", "publishing", "consuming", "declaring", "channel", "client", "faults", "type_names")
+    ),
 )
 IMPURE_LIBRARIES = frozenset({"asyncio", "ctypes", "mmap", "os", "select", "socket", "subprocess", "threading"})
 IMPURE_ALL_THE_SAME = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -155,6 +155,20 @@ OF_CHANNEL: dict[str, tuple[Callable[[str, str], Frame], str]] = {
         lambda q, n: commands.Basic.Ack(99, True),
         "406 PRECONDITION_FAILED - unknown delivery tag 99",
     ),
+    "bad x-match": (
+        lambda q, n: Bind(queue=q, exchange="amq.headers", arguments={"x-match": "some"}),
+        '406 PRECONDITION_FAILED - Invalid x-match field value <<"some">>; expected all, any, all-with-x, or '
+        "any-with-x",
+    ),
+    "x-match as a number": (
+        lambda q, n: Bind(queue=q, exchange="amq.headers", arguments={"x-match": 1}),
+        "406 PRECONDITION_FAILED - Invalid x-match field type byte (value 1); expected longstr",
+    ),
+    "consumer priority as text": (
+        lambda q, n: commands.Basic.Consume(queue=q, arguments={"x-priority": "high"}),
+        "406 PRECONDITION_FAILED - invalid arg 'x-priority' for queue '{q}' in vhost '/': "
+        '"expected integer, got longstr"',
+    ),
     "commit without a transaction": (
         lambda q, n: commands.Tx.Commit(),
         "406 PRECONDITION_FAILED - channel is not transactional",
@@ -263,6 +277,10 @@ def test_a_consumer_tag_is_used_once(channel: Channel, queue: str) -> None:
             "406 PRECONDITION_FAILED - invalid expiration '10s': {leftover_string,\"s\"}",
         ),
         ({"expiration": "-1"}, "406 PRECONDITION_FAILED - invalid expiration '-1': {value_negative,-1}"),
+        (
+            {"headers": {"CC": "text"}},
+            '406 PRECONDITION_FAILED - invalid message: {unacceptable_type_in_header,"CC",longstr}',
+        ),
         ({"reply_to": "amq.rabbitmq.reply-to"}, "406 PRECONDITION_FAILED - fast reply consumer does not exist"),
     ],
 )
@@ -272,6 +290,48 @@ def test_publishes(channel: Channel, publish: dict[str, Any], said: str) -> None
         channel.sync()
     assert str(closed.value) == said
     assert closed.value.method == (60, 40)
+
+
+@pytest.fixture
+def quorum(channel: Channel, name: str) -> Iterator[str]:
+    """A quorum queue with a single active consumer."""
+    arguments = {"x-queue-type": "quorum", "x-single-active-consumer": True}
+    channel.declare(f"{name}.quorum", durable=True, arguments=arguments)
+    yield f"{name}.quorum"
+    with Wire(channel.wire.url) as wire:
+        wire.channel().call(commands.Queue.Delete(queue=f"{name}.quorum"))
+
+
+@pytest.mark.parametrize("flag", ["if_unused", "if_empty"])
+def test_quorum_queues_are_deleted_without_conditions(broker: Broker, quorum: str, flag: str) -> None:
+    with Wire(broker.url) as wire:
+        closed = refusal(wire.channel(), commands.Queue.Delete(queue=quorum, **{flag: True}))
+    assert closed.of_connection
+    assert str(closed) == (
+        f"540 NOT_IMPLEMENTED - cannot delete queue '{quorum}' in vhost '/'. queue.delete operations with "
+        f"{flag.replace('_', '-')} flag set are not supported by quorum queues"
+    )
+
+
+def test_a_quorum_queue_with_a_single_active_consumer_has_no_get(wire: Wire, quorum: str) -> None:
+    assert str(refusal(wire.channel(), commands.Basic.Get(queue=quorum))) == (
+        f"405 RESOURCE_LOCKED - cannot obtain access to locked queue '{quorum}' in vhost '/'. basic.get operations are "
+        "not supported by quorum queues with single active consumer"
+    )
+
+
+def test_quorum_queues_have_no_prefetch_of_a_channel(broker: Broker, quorum: str) -> None:
+    with Wire(broker.url) as wire:
+        channel = wire.channel()
+        channel.qos(5, all_consumers=True)
+        closed = refusal(channel, commands.Basic.Consume(queue=quorum))
+    assert str(closed) == f"540 NOT_IMPLEMENTED - queue '{quorum}' in vhost '/' does not support global qos"
+
+
+def test_a_single_active_consumer_is_not_exclusive(wire: Wire, channel: Channel, name: str) -> None:
+    channel.declare(name, exclusive=True, arguments={"x-single-active-consumer": True})
+    closed = refusal(wire.channel(), commands.Basic.Consume(queue=name, exclusive=True))
+    assert str(closed) == f"403 ACCESS_REFUSED - queue '{name}' in vhost '/' in exclusive use"
 
 
 def test_confirms_and_transactions_exclude_each_other(wire: Wire) -> None:

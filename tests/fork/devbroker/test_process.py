@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 from pamqp import commands
 
+from mxworker.devbroker.client import Limits
 from mxworker.devbroker.control import BrokerControl
+from mxworker.devbroker.handshake import Account
 from mxworker.devbroker.process import BrokerProcess, start_broker
 from mxworker.devbroker.server import Settings
 from mxworker.errors import BrokerError, ConfigError
@@ -158,9 +160,32 @@ def test_all_connections_are_closed_on_demand() -> None:
             wire.read(0)
 
 
-def test_another_user_and_a_virtual_host() -> None:
-    from mxworker.devbroker.handshake import Account
+def test_limits_are_settings() -> None:
+    limits = Limits(max_message_bytes=100, channel_max=3, heartbeat_s=7, frame_max=8192, delivery_limit=None)
+    with start_broker(Settings(port=0, limits=limits)) as broker, Wire(broker.url, opened=False) as wire:
+        wire.send_bytes(b"AMQP\x00\x00\x09\x01")
+        wire.expect(0, commands.Connection.Start)
+        wire.send(wire.start_ok())
+        tune = wire.expect(0, commands.Connection.Tune)
+        assert (tune.channel_max, tune.frame_max, tune.heartbeat) == (3, 8192, 7)
+        wire.send(commands.Connection.TuneOk(3, 8192, 0))
+        wire.send(commands.Connection.Open("/"))
+        wire.expect(0, commands.Connection.OpenOk)
+        channel = wire.channel()
+        channel.publish("x", b"x" * 101)
+        with pytest.raises(Closed, match="message size 101 is larger than configured max size 100"):
+            channel.sync()
 
+
+def test_a_control_socket_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    with start_broker(Settings(port=0, control_path=str(path))) as broker, broker.control() as control:
+        assert control.connections() == 0
+    assert tmp_path.exists()
+    assert not path.exists()
+
+
+def test_another_user_and_a_virtual_host() -> None:
     with start_broker(Settings(port=0, account=Account("me", "sec:ret/"))) as broker:
         assert "guest" not in broker.url
         with Wire(f"{broker.url}one") as one, Wire(f"{broker.url}two") as two:
