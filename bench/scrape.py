@@ -15,6 +15,8 @@ import signal
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
 
 import orjson
 
@@ -118,14 +120,19 @@ def work(row: ConsumerRow) -> None:
 
 def status(slots: int) -> ServiceStatus:
     """Return what the master tells of this service."""
-    facts = (0.0, 50_000_000, 1, 1, 0, 0, 0, 0, 0, "", 0.5)
-    workers = [
-        WorkerStatus(slot, 1000 + slot, "running", "ready", "beat", 1, 60.0, *facts) for slot in range(1, slots + 1)
-    ]
     reload, paused = ReloadStatus("none", 1, "", ""), PausedStatus(False, ())
+    workers = tuple(map(worker, range(1, slots + 1)))
     return ServiceStatus(
-        "shop", "1", 1, "running", 0.0, 60.0, 1, slots, slots, "", "", reload, paused, (), "info", tuple(workers)
+        "shop", "1", 1, "running", 0.0, 60.0, 1, slots, slots, "", "", reload, paused, (), "info", workers
     )
+
+
+def worker(slot: int) -> WorkerStatus:
+    """Return what the master tells of a worker that consumes."""
+    texts = {"state": "running", "consuming": "ready", "reason": "beat", "last_exit": ""}
+    counts = {field.name: 0 for field in fields(WorkerStatus) if field.name not in texts}
+    told: dict[str, Any] = {**counts, **texts, "slot": slot, "pid": 1000 + slot, "heartbeat_age_s": 0.5}
+    return WorkerStatus(**told)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ import time
 
 from tests.broker.apps import Recorded
 from tests.harness.faults import Arrival
+from tests.harness.prometheus import promtool
 from tests.harness.proxy import proxy_to
+from tests.harness.waiting import wait_until
 
 BACK_WITHIN_S = 5.0
 NOISE_S = 10.0
@@ -31,3 +33,13 @@ def test_broker_that_is_away_makes_a_service_unready_and_leaves_it_alive(recorde
         back_at = time.monotonic()
         web.wait_for("/readyz", 200)
         assert time.monotonic() - back_at < BACK_WITHIN_S + NOISE_S
+
+
+def test_scrape_of_a_service_at_work_has_its_counts_and_passes_the_checker(recorded: Recorded) -> None:
+    with recorded.service("--workers=2", "--http=127.0.0.1:0") as service:
+        service.wait_ready()
+        recorded.publish(50)
+        acked = f'mxworker_messages_total{{handler="record",outcome="ack",queue="{recorded.queue}"}}'
+        wait_until(lambda: service.web.samples().get(acked) == 50, 30, "50 acked messages in the scrape")
+        checked = promtool("check", "metrics", text=service.web.get("/metrics").text)
+        assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
