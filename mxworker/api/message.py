@@ -46,6 +46,7 @@ _TRANSIENT, _PERSISTENT = 1, 2
 _MORE_ROUTES = ("CC", "BCC")
 _DIRECT_REPLY = "amq.rabbitmq.reply-to"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FLAGS_BYTES, _SIZE_BYTES = 2, 4  # of the flags of properties, and of the size of a table
 _flags = struct.Struct(">H").pack
 _table_size = struct.Struct(">I").pack
 _timestamp = struct.Struct(">Q").pack
@@ -112,8 +113,30 @@ class Content:
         self.tail = tail
         self.body = body
 
+    def with_headers(self, headers: Mapping[str, Any]) -> Content:
+        """Return the content with these headers in place of those of the same names. Raises EncodeError."""
+        flags = int.from_bytes(self.head[:_FLAGS_BYTES])
+        at = _FLAGS_BYTES
+        for flag in (FLAG_CONTENT_TYPE, FLAG_CONTENT_ENCODING):  # the properties before the headers are short strings
+            if flags & flag:
+                at += 1 + self.head[at]
+        rest, kept = at, b""
+        if flags & FLAG_HEADERS:
+            rest = at + _SIZE_BYTES + int.from_bytes(self.head[at : at + _SIZE_BYTES])
+            replaced = {name.encode() for name in headers}
+            kept = field_table.in_order_of_names(self.head[at + _SIZE_BYTES : rest], replaced)
+        table = kept + field_table.encode(headers)
+        head = _flags(flags | FLAG_HEADERS) + self.head[_FLAGS_BYTES:at] + _table_size(len(table)) + table
+        return Content(head + self.head[rest:], self.message_id, self.tail, self.body)
+
     def __repr__(self) -> str:
         return f"<Content id={self.message_id!r} {len(self.body)} bytes>"
+
+
+class Copy(Content):
+    """The content of a copy that mxworker makes of a message that it received."""
+
+    __slots__ = ()
 
 
 class Encoder:

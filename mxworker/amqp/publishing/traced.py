@@ -1,7 +1,6 @@
 """A span for each publish, from its acceptance to its outcome, with its context in the headers of the message.
 
-Contents that were encoded before are published as they are, without a span: copies for retries and dead letters, which
-keep the context of the original, and what an application prepares once to publish it often.
+A copy for a retry or a dead letter has no span, and keeps the context of the original.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from mxworker.amqp.publishing.publishing import Publishing
-from mxworker.api.message import Content, Message, MessageOptions
+from mxworker.api.message import Content, Copy, Message, MessageOptions
 from mxworker.tracing.tracer import Tracer
 
 How = tuple[str, str, bool, float | None]
@@ -25,7 +24,7 @@ def traced(accept: Accept, tracer: Tracer) -> Accept:
     """Return a function that does what `accept` does, with a span."""
 
     def accept_with_span(body: Any, how: How, options: MessageOptions, may_wait: bool) -> Publishing:
-        if isinstance(body, Content):
+        if isinstance(body, Copy):
             return accept(body, how, options, may_wait)
         exchange, routing_key, _, _ = how
         span = tracer.start_publish(str(exchange), str(routing_key))
@@ -47,6 +46,8 @@ def _carrying(
     body: Any, how: How, options: MessageOptions, headers: Mapping[str, str]
 ) -> tuple[Any, How, MessageOptions]:
     """Return a publish with more headers. Headers of the same name, such as those of a message received, give way."""
+    if isinstance(body, Content):
+        return body.with_headers(headers), how, options
     if isinstance(body, Message):
         return replace(body, headers={**(body.headers or {}), **headers}), how, options
     return body, how, {**options, "headers": {**(options.get("headers") or {}), **headers}}

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mxworker.api.delivery import Delivery
-from mxworker.api.message import Content, Encoder, Message
+from mxworker.api.message import Content, Copy, Encoder, Message
 from mxworker.board.suspects import Suspect
 from mxworker.system.exit_status import in_words
 from mxworker.system.printable import head, printable
@@ -129,7 +129,8 @@ def copy_with_facts(delivery: Delivery, facts: Facts | KillFacts) -> Content:
 def bare_facts(delivery: Delivery, facts: Facts | KillFacts) -> Content:
     """Return the body with the facts, for a message of which no copy can be made. Its id stays, if it can be read."""
     message = Message(delivery.body, headers=facts.headers(), message_id=delivery.message_id)
-    return Encoder(max_body_bytes=len(delivery.body)).encode(message)
+    content = Encoder(max_body_bytes=len(delivery.body)).encode(message)
+    return Copy(content.head, content.message_id, content.tail, content.body)
 
 
 def _copy(delivery: Delivery, added: Mapping[str, Any]) -> Content:
@@ -141,7 +142,7 @@ def _copy(delivery: Delivery, added: Mapping[str, Any]) -> Content:
     message_id = values.get(FLAG_MESSAGE_ID)
     raw = join({**values, FLAG_MESSAGE_ID: b""})  # the flag alone: the publisher puts the id where it belongs
     middle = _FLAGS_BYTES + sum(len(value) for flag, value in values.items() if flag > FLAG_MESSAGE_ID)
-    return Content(raw[:middle], None if message_id is None else message_id[1:], raw[middle:], delivery.body)
+    return Copy(raw[:middle], None if message_id is None else message_id[1:], raw[middle:], delivery.body)
 
 
 def _shown(text: str, size_bytes: int) -> str:

@@ -28,7 +28,7 @@ SET_UP = """
     @handlers.lifespan
     async def writing_spans():
         yield
-        with open("spans", "w") as file:
+        with open("spans", "a") as file:  # the processes of cpu=True handlers write theirs, too, which are none
             for span in exporter.get_finished_spans():
                 print(span.to_json(indent=None), file=file)
 """
@@ -41,9 +41,9 @@ APP = """
     handlers = Handlers()
     SETUP
 
-    @handlers.consume(Queue("QUEUE"))
-    async def first(body: str, ctx: Context) -> None:
-        await ctx.publisher.publish(body, routing_key="QUEUE.def", headers={"mine": 1})
+    @handlers.consume(Queue("QUEUE"), cpu=CPU)
+    DEFINE first(body: str, ctx: Context) -> None:
+        PUBLISH(body, routing_key="QUEUE.def", headers={"mine": 1, "traceparent": "old"})
 
 
     @handlers.consume(Queue("QUEUE.def"), retry=RetryPolicy(delays=(1,)))
@@ -66,8 +66,12 @@ def queues(queue_name: str, admin: Client) -> Iterator[str]:
         admin.delete(f"{queue_name}{beside}")
 
 
-def start(directory: Path, queues: str, broker_url: str, set_up: str = "", **environment: str) -> Service:
-    source = APP.replace("SETUP", set_up).replace("QUEUE", queues)
+def start(
+    directory: Path, queues: str, broker_url: str, set_up: str = "", cpu: bool = False, **environment: str
+) -> Service:
+    publish = "ctx.publisher.publish_sync" if cpu else "await ctx.publisher.publish"
+    source = APP.replace("SETUP", set_up).replace("QUEUE", queues).replace("CPU", str(cpu))
+    source = source.replace("DEFINE", "def" if cpu else "async def").replace("PUBLISH", publish)
     command = mxworker_run(write_app(directory, source), "--workers=1", "--log-format=json", app_dir=directory)
     return Service(command, directory, env={"MXWORKER_BROKER_URL": broker_url, **environment})
 
@@ -86,10 +90,11 @@ def spans_of(directory: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (directory / "spans").read_text().splitlines()]
 
 
+@pytest.mark.parametrize("cpu", [False, True])
 def test_chain_of_publishes_and_handlers_is_one_trace(
-    queues: str, broker_url: str, admin: Client, tmp_path: Path
+    cpu: bool, queues: str, broker_url: str, admin: Client, tmp_path: Path
 ) -> None:
-    with start(tmp_path, queues, broker_url, SET_UP) as service:
+    with start(tmp_path, queues, broker_url, SET_UP, cpu) as service:
         run_chain(service, tmp_path, admin, queues)
     spans = spans_of(tmp_path)
     by_id = {span["context"]["span_id"]: span for span in spans}

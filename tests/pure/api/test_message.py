@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 import msgspec
 import pydantic
@@ -366,3 +366,27 @@ def test_prepared_message_is_taken_as_it_is() -> None:
 
 def test_repr_shows_no_body() -> None:
     assert repr(Encoder().encode(b"S3cr3t")) == "<Content id=None 6 bytes>"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"headers": {"a": 1, "trace": "old", "z": [1, {"b": None}]}},
+        {"content_type": "text/x", "compression": "gzip", "headers": {}, "priority": 3, "correlation_id": "c"},
+        {"message_id": "mine", "app_id": "app", "timestamp": 7},
+    ],
+)
+def test_content_with_headers_differs_in_its_headers_alone(options: MessageOptions) -> None:
+    content = Encoder().encode("body " * 500, options)
+    more = content.with_headers({"trace": "new", "state": "x"})
+    expected = {**options, "headers": {**(options.get("headers") or {}), "trace": "new", "state": "x"}}
+    same = Encoder().encode("body " * 500, cast("MessageOptions", expected))
+    assert (more.message_id, more.tail, more.body) == (content.message_id, content.tail, content.body)
+
+    def read(one: Content) -> tuple[object, ...]:
+        raw = one.head + bytes((1,)) + b"i" + one.tail
+        found = Properties(raw)
+        return found.headers, found.content_type, found.content_encoding, found.priority, found.correlation_id
+
+    assert read(more) == read(same)
