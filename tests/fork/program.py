@@ -23,7 +23,7 @@ from types import FrameType, SimpleNamespace
 
 from mxworker.board.layout import Given, Word
 from mxworker.board.lifecycle import Wish, WorkerState
-from mxworker.board.metrics_layout import Outcome
+from mxworker.board.metrics_layout import Outcome, RowWord
 from mxworker.board.page import Board
 from mxworker.config import MAX_WORKERS, Supervision
 from mxworker.errors import ConfigError
@@ -372,6 +372,7 @@ def acked(worker: Worker) -> memoryview:
 
 def counts(worker: Worker) -> int:
     acked(worker)[Outcome.ACK] = 1000 + worker.number
+    acked(worker)[RowWord.IN_FLIGHT] = 1
     worker.start()
     worker.slot.enter(0, 7, 1, b"message-7", time.monotonic_ns(), key=worker.number)
     return worker.serve()

@@ -20,17 +20,21 @@ from typing import Any
 import orjson
 import pytest
 
+from mxworker.board.metric_values import ServiceMetrics
 from mxworker.control.client import NoAnswer, ask, find
+from mxworker.control.metrics_json import metrics_of
 from mxworker.control.protocol import (
     ADDRESS_BYTES,
     REQUEST_BYTES,
     Dump,
     Identity,
     LogLevel,
+    Metrics,
     Pause,
     Request,
     RequestRefused,
     Resume,
+    Scale,
     Status,
     Stop,
     line_of,
@@ -112,6 +116,22 @@ def test_status_remembers_how_the_last_worker_of_a_slot_ended(controlled: Start,
     service.wait_for("ready", slot=2, count=2)
     worker = status(address)["workers"][1]
     assert (worker["restarts"], worker["last_exit"]) == (1, "SIGSEGV (crash)")
+
+
+def test_metrics_are_those_of_all_workers_and_gauges_of_those_that_live(controlled: Start, address: Path) -> None:
+    service = controlled("counts")
+    service.wait_for("ready", count=2)
+
+    def metrics() -> ServiceMetrics:
+        return metrics_of(answer(address, Metrics())["metrics"])
+
+    wait_until(lambda: [each.in_flight for each in metrics().processes] == [1, 1], what="both deliveries")
+    (found,) = metrics().consumers
+    assert (found.queue, found.handler, found.outcomes["ack"], found.in_flight) == ("orders", "order", 2003, 2)
+    answer(address, Scale(1))
+    wait_until(lambda: [each.in_flight for each in metrics().processes] == [1, 0], what="the end of one")
+    assert metrics().consumers[0].outcomes["ack"] == 2003
+    assert "control socket: Metrics" not in service.stderr(), "looking is no news"
 
 
 def test_stop_drains(controlled: Start, address: Path) -> None:

@@ -71,6 +71,23 @@ async def run_one(handlers: Handlers, caplog: Caplog) -> logging.LogRecord:
     return record
 
 
+async def test_the_time_that_the_loop_took_to_answer_is_shown_while_it_is_blocked() -> None:
+    loop, shown = asyncio.get_running_loop(), [0.0]
+    watchdog = Watchdog(1, loop, lambda frame: blocker_of(frame, loop, []), show_lag=shown.append)
+    watchdog.start()
+    try:
+        await until(lambda: len(shown) > 2, SOON_S, "looks")
+        deadline = time.monotonic() + SOON_S
+        while shown[-1] < 0.6 and time.monotonic() < deadline:
+            time.sleep(0.01)  # noqa: ASYNC251 - it blocks the loop
+        assert shown[-1] >= 0.6, "it is shown although the loop has not answered yet"
+        looks = len(shown)
+        await until(lambda: len(shown) > looks + 2, SOON_S, "looks after the block")
+        assert shown[-1] >= 0.6, "a short block is seen by who looks every few seconds"
+    finally:
+        watchdog.stop()
+
+
 @on_both_loops
 async def test_handler_that_blocks_is_told_with_its_line_and_what_to_do(caplog: Caplog) -> None:
     handlers = Handlers()

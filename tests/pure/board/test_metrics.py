@@ -107,6 +107,7 @@ def test_rows_are_found_again_by_name_whatever_the_order_of_the_handlers() -> No
         rows_of(board).consumer("orders", name).words[Outcome.ACK] += 10 * (index + 1)
     acked = {each.handler: each.outcomes["ack"] for each in fold(board).consumers}
     assert acked == {"a": 30, "b": 41, "c": 12, "new": 20}
+    assert rows_of(board).process[ProcessWord.ROWS_USED] == 4, "each has one row, however often it is found again"
 
 
 def test_the_same_handler_of_two_queues_has_two_rows() -> None:
