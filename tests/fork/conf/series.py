@@ -13,6 +13,7 @@ MINUTES = 90
 BEGINS = 40
 ME = 'job="shop",instance="10.0.0.1:9191"'
 ORDERS = f'{ME},queue="orders"'
+MAILS = f'{ME},queue="mails"'
 HANDLER = f'{ORDERS},handler="take_order"'
 OUTCOMES = ("ack", "requeue", "retry", "reject", "decode_error", "timeout", "stale", "quarantine")
 
@@ -89,6 +90,9 @@ HEALTHY: dict[str, Values] = {
     f'mxworker_service_state{{{ME},state="running"}}': always(1),
     f"mxworker_consuming_workers{{{ORDERS}}}": always(2),
     f"mxworker_consumer_paused{{{ORDERS}}}": always(0),
+    f"mxworker_consuming_workers{{{MAILS}}}": always(2),
+    f"mxworker_consumer_paused{{{MAILS}}}": always(0),
+    f'mxworker_handler_slots{{{MAILS},handler="send"}}': always(8),
     f"mxworker_in_flight{{{ORDERS}}}": always(3),
     f"mxworker_prefetched{{{ORDERS}}}": always(0),
     f"mxworker_last_delivery_timestamp_seconds{{{ORDERS}}}": rising(60),
@@ -150,6 +154,10 @@ def _is_up(name: str) -> bool:
     return name.startswith("up{")
 
 
+def _is_of_workers(name: str) -> bool:
+    return name.startswith(("mxworker_consuming_workers", "mxworker_handler_slots"))
+
+
 def _at_times(name: str) -> Values:
     """A service that starts every four minutes, answers one scrape, and gives up."""
     shown = 1 if _is_up(name) or 'state="starting"' in name else 0
@@ -172,6 +180,21 @@ FAULTS: dict[str, Fault] = {
         ("NotConsuming",), {**_STANDING, _CONSUMING: from_begin(always(2), always(0)), _READY: _GROWING}
     ),
     "connected and not consuming": Fault(("NotConsuming",), {**_STANDING, _READY: _GROWING}),
+    "all workers dead": Fault(
+        ("NotConsuming",),
+        {
+            **_STANDING,
+            **{name: from_begin(values, always(0)) for name, values in HEALTHY.items() if _is_of_workers(name)},
+        },
+    ),
+    "queue that new code consumes no more": Fault(
+        (),
+        {
+            name: from_begin(values, always(0))
+            for name, values in HEALTHY.items()
+            if _is_of_workers(name) and MAILS in name
+        },
+    ),
     "queue paused": Fault(
         (),
         {
