@@ -16,8 +16,10 @@ from mxworker.config import PoolSettings
 from mxworker.errors import PublishNacked, PublishOverflow, Unroutable
 from tests.broker.workers import Worker, running
 from tests.harness.proxy import How, proxy_to
+from tests.harness.retries import FAST
 from tests.harness.waiting import until
 from tests.rabbit.client import Client
+from tests.rabbit.raw import raw_properties
 
 SOON_S = 30.0
 
@@ -170,6 +172,26 @@ async def test_what_waits_here_and_what_came_is_shown(broker_url: str, queue_nam
         await until(lambda: worker.count(Outcome.ACK) == 20, SOON_S, "all")
     assert (consumer(worker).bytes_received, consumer(worker).in_flight, consumer(worker).prefetched) == (60, 0, 0)
     assert process(worker).cpu_s > 0
+
+
+async def test_the_time_to_success_counts_from_the_first_publish_through_all_retries(
+    broker_url: str, queue_name: str, admin: Client
+) -> None:
+    handlers = Handlers()
+
+    @handlers.consume(queue_name, retry=FAST)
+    async def fail_once(body: bytes, ctx: Context) -> None:
+        if ctx.attempt == 1:
+            raise ValueError("no")
+
+    async with running(broker_url, handlers) as worker:
+        published = int(time.time()) - 50
+        admin.publish_raw(queue_name, b"1", raw_properties(delivery_mode=2, timestamp=published))
+        await until(lambda: worker.count(Outcome.ACK) == 1, SOON_S, "the success")
+    found = consumer(worker)
+    assert (found.outcomes["retry"], found.failures, found.age.count) == (1, {"ValueError": 1}, 2)
+    assert found.end_to_end.count == 1
+    assert found.end_to_end.sum_s >= 50
 
 
 async def test_a_publisher_that_stands_alone_counts_nothing(broker_url: str, queue_name: str, admin: Client) -> None:

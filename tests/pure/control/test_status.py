@@ -56,7 +56,8 @@ def test_what_is_paused_is_told(paused: dict[str, Any], text: str) -> None:
 
 
 def worker(slot: int, **facts: Any) -> dict[str, Any]:
-    nothing = dict.fromkeys(("in_flight", "acked", "retried", "rejected", "requeued", "restarts"), 0)
+    counts = ("in_flight", "acked", "retried", "rejected", "undecodable", "timed_out", "requeued", "restarts")
+    nothing = dict.fromkeys(counts, 0)
     return {
         "slot": slot,
         "pid": 100 + slot,
@@ -93,14 +94,17 @@ def service(**facts: Any) -> dict[str, Any]:
 def test_table_lines_up() -> None:
     gone = worker(2, pid=None, state="backoff", uptime_s=None, rss_bytes=None, restarts=3, last_exit="SIGSEGV (crash)")
     spare = worker(3, pid=None, state="empty")
-    assert render(service(workers=[worker(1, acked=1234567, in_flight=12), gone, spare])) == (
+    assert render(
+        service(workers=[worker(1, acked=1234567, in_flight=12, rejected=1, undecodable=2), gone, spare])
+    ) == (
         "service     shop, process 7, mxworker 1\n"
         "state       running, ready, for 1d 1h\n"
         "workers     1 of 2 consume, code generation 3\n"
         "\n"
-        "slot  pid  state    uptime  in flight      acked  retried  rejected  requeued     RSS  restarts  last exit\n"
-        "   1  101  ready     1m 1s         12  1,234,567        0         0         0  50 MiB         0\n"
-        "   2    -  backoff       -          0          0        0         0         0       -         3"
+        "slot  pid  state    uptime  in flight      acked  retried  rejected  timed out  requeued     RSS  restarts"
+        "  last exit\n"
+        "   1  101  ready     1m 1s         12  1,234,567        0         3          0         0  50 MiB         0\n"
+        "   2    -  backoff       -          0          0        0         0          0         0       -         3"
         "  SIGSEGV (crash)"
     )
 
