@@ -122,8 +122,14 @@ def fold(board: ReadBoard) -> ServiceMetrics:
 def outcomes(area: memoryview) -> list[int]:
     """Return how many deliveries of a slot ended with each `Outcome`; `area` is the metrics area of the slot."""
     used = min(_words(area, ProcessWord.ROWS_USED * layout.WORD_BYTES, 1)[0], layout.ROWS)
-    words = _words(area, layout.ROWS_AT, (used + (used == layout.ROWS)) * layout.ROW_WORDS)
-    return [min(sum(words[outcome :: layout.ROW_WORDS]), _MOST) for outcome in Outcome]
+    end = layout.ROWS_AT + (used + (used == layout.ROWS)) * layout.ROW_WORDS * layout.WORD_BYTES
+    words = area[layout.ROWS_AT : end].cast("Q")
+    return [min(_counted(words[outcome :: layout.ROW_WORDS].tolist()), _MOST) for outcome in Outcome]
+
+
+def _counted(words: Words) -> int:
+    """Return the sum of words, without those that cannot have come about by counting."""
+    return sum(words) if max(words, default=0) < _UNCOUNTABLE else sum(word for word in words if word < _UNCOUNTABLE)
 
 
 # ---- from memory
@@ -352,5 +358,6 @@ def _process(slot: ReadSlot, process: _Row, rows: Sequence[_Row]) -> ProcessMetr
     )
 
 
+@lru_cache(maxsize=64, typed=True)  # by type too: members of different enums are equal numbers
 def _label(one: Cause | Loss | Role | ConnectionState | ChannelState) -> str:
     return one.name.lower().replace("_", " ")
