@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import resource
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import pytest
 
@@ -14,11 +15,15 @@ from mxworker import Handlers
 from mxworker.api.handlers import compile_handlers
 from mxworker.board.directives import DIRECTIVES_BYTES, Directives
 from mxworker.board.layout import Word
+from mxworker.board.metric_rows import MetricRows
+from mxworker.board.metrics_layout import ProcessWord
 from mxworker.board.page import Board
 from mxworker.board.slot import BoardSlot
 from mxworker.brokers import Brokers
 from mxworker.config import Consumption
 from mxworker.errors import ExitCode
+from mxworker.system.log import LineHandler
+from mxworker.system.log_formats import JsonFormatter
 from mxworker.worker import heartbeat
 from mxworker.worker.assembly import assemble
 from tests.harness.waiting import until
@@ -115,3 +120,31 @@ async def test_worker_that_fails_to_look_at_the_board_beats_on(directives: Unrea
         directives.is_broken = False
         read_before = directives.times_read
         await until(lambda: directives.times_read > read_before, SOON_S, "it to look again")
+
+
+async def test_beat_reports_dropped_lines_of_the_log_and_counts_them(
+    directives: Unreadable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    handler = LineHandler(writer)
+    handler.setFormatter(JsonFormatter())
+    monkeypatch.setattr(logging, "lastResort", handler)
+    lines = 0
+    while not handler.dropped_lines:  # until the pipe is full
+        handler.handle(logging.makeLogRecord({"msg": "x" * 3000}))
+        lines += 1
+    async with starting(directives) as slot:
+        counts = MetricRows(slot.metrics).process
+        await until(lambda: counts[ProcessWord.LOG_LINES_DROPPED] == 1, SOON_S, "the count")
+        read = bytearray()
+
+        def is_told() -> bool:
+            with suppress(BlockingIOError):
+                read.extend(os.read(reader, 1 << 20))
+            return b"log_lines_lost" in read
+
+        await until(is_told, SOON_S, "the report")
+    assert read.count(b"\n") == lines
+    os.close(reader)
+    os.close(writer)
