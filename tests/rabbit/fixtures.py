@@ -26,7 +26,7 @@ from tests.rabbit.node import Node
 @pytest.fixture(scope="session")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """The private node that tests share. Do not stop, kill or configure it."""
-    _need_nodes()
+    need_nodes()
     shared = Node(tmp_path_factory.mktemp("node"))
     try:
         shared.start()
@@ -96,7 +96,7 @@ def own_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...,
 
     They end with the test; their logs stay in the test run's temporary folder.
     """
-    _need_nodes()
+    need_nodes()
     nodes: list[Node] = []
 
     def make(**parameters: Any) -> Node:
@@ -110,7 +110,8 @@ def own_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...,
         _remove(made, crash=True)
 
 
-def _need_nodes() -> None:
+def need_nodes() -> None:
+    """Skip the test in a run whose broker is not a private node of ours."""
     if os.environ.get(OWN_BROKER):
         pytest.skip(f"needs a private node, but {OWN_BROKER} names a broker")
     if is_embedded():

@@ -18,6 +18,7 @@ from tests.harness.certificates import Authority, Identity, TlsStub
 from tests.harness.proxy import Proxy
 from tests.harness.service import Service, mxworker_run, write_app
 from tests.harness.waiting import wait_until
+from tests.rabbit.fixtures import need_nodes
 from tests.rabbit.node import Node
 from tests.rabbit.ports import free_port
 
@@ -65,6 +66,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsBroker]:
     folder = tmp_path_factory.mktemp("certificates")
     authority, port = Authority(folder), free_port()
     config = CONFIG.format(port=port, ca=authority.file, identity=authority.issue())
+    need_nodes()
     node = Node(tmp_path_factory.mktemp("tls-node"), config=config)
     try:
         node.start()

@@ -19,6 +19,7 @@ from tests.broker.publishers import Reported, publish_all
 from tests.broker.workers import running
 from tests.harness.waiting import until, wait_until
 from tests.rabbit.client import Client
+from tests.rabbit.fixtures import need_nodes
 from tests.rabbit.node import Node
 
 MAX_MESSAGE_BYTES = 1_000_000
@@ -34,6 +35,7 @@ LIFETIME_S = 60.0
 @pytest.fixture(scope="module")
 def strict_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A node of this module's own, with a limit on messages and a user who may not write everywhere."""
+    need_nodes()
     node = Node(tmp_path_factory.mktemp("strict"), config=f"max_message_size = {MAX_MESSAGE_BYTES}")
     try:
         node.start()
