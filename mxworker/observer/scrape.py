@@ -16,8 +16,9 @@ from mxworker.observer.user_metrics import UserMetrics
 from mxworker.observer.view import View
 
 _END = b"# EOF\n"
-_NOT_ESCAPED = openmetrics.exposition.ALLOWUTF8
-"""The scheme for our names. They need no escaping in any scheme, and this one takes half of the time."""
+_QUICK_TEXT = openmetrics.exposition.UNDERSCORES
+_QUICK_OPENMETRICS = openmetrics.exposition.ALLOWUTF8
+"""The schemes for our names, which need no escaping in any. The other one would double the time of OpenMetrics."""
 
 
 class _Families(Collector):
@@ -34,7 +35,8 @@ class _Families(Collector):
 def scrape(view: View, accept: str, user_metrics: UserMetrics | None = None) -> Reply:
     """Return all metrics in the format that `accept` prefers, which is OpenMetrics or the text format."""
     encode, content_type = choose_encoder(accept)
-    body = encoded(families(view), accept, _NOT_ESCAPED)
+    quick = _QUICK_OPENMETRICS if "openmetrics" in content_type else _QUICK_TEXT
+    body = encoded(families(view), accept, quick)
     if user_metrics is not None:
         living = {worker.slot for worker in view.service.workers if worker.pid is not None}
         body = body.removesuffix(_END) + encode(_Families(user_metrics.families(living)))
