@@ -49,7 +49,7 @@ class FactsFormatter(logging.Formatter):
         Code of ours also runs for other messages while a handler waits, and names its message itself. asyncio reports a
         forgotten task while the garbage collector runs, in the context of some other task.
         """
-        name = record.name
+        name = str(record.name)  # None in one that `logging.makeLogRecord` made
         if name.partition(".")[0] in _WITHOUT_FACTS and not name.startswith(_OURS_WITH_FACTS):
             return {}
         return self._facts()

@@ -240,6 +240,11 @@ def test_a_record_is_one_line_of_at_most_4096_bytes(formatter: logging.Formatter
     assert raw.count(b"\n") == 1
 
 
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
+def test_a_record_without_a_name_is_written(formatter: logging.Formatter) -> None:
+    assert b"charged" in written(logging.makeLogRecord({"msg": "charged"}), formatter)
+
+
 def test_a_log_call_with_wrong_arguments_does_not_raise_and_names_its_place() -> None:
     raw = written(record("%d apples", "no"), JsonFormatter())
     assert json.loads(raw)["message"] == "a log call at shop.py:7 cannot be formatted: TypeError"
