@@ -24,6 +24,7 @@ _NARROW_BELOW = 100
 _NAME_LEAST, _END_LEAST = 12, 26
 _NAME_MOST = 40
 _TEXT_MOST = 60
+_ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 
 
 class Tone(Enum):
@@ -79,12 +80,24 @@ def fitted(columns: Sequence[Column], rows: Sequence[Row], width: int | None) ->
         kept.remove(max(kept, key=lambda column: column.rank))
     if width is not None:
         widths = _spread(kept, widths, least, width, gap)
+        for column in kept:
+            if column.may_shrink_to == _NAME_LEAST:
+                cells[column.heading] = [_short_name(cell, widths[column.heading]) for cell in cells[column.heading]]
     rows_of_cells = tuple(zip(*(cells[column.heading] for column in kept), strict=True)) if rows else ()
     return Table(tuple(kept), tuple(widths[column.heading] for column in kept), rows_of_cells, gap)
 
 
 def _printable(cell: Cell) -> Cell:
     return Cell(foreign(cell.text), cell.tone)
+
+
+def _short_name(cell: Cell, width: int) -> Cell:
+    """Return a name that fits. Names that begin alike differ at their ends, so both stay."""
+    text = cell.text
+    if len(text) <= width:
+        return cell
+    begin = width // 3
+    return Cell(f"{text[:begin]}{_ELLIPSIS}{text[len(text) - (width - begin - 1) :]}", cell.tone)
 
 
 def _width(column: Column, cells: Sequence[Cell], is_unlimited: bool) -> int:

@@ -95,6 +95,17 @@ def test_handlers_that_do_not_fit_are_counted_and_the_busiest_are_shown() -> Non
     assert rest.startswith(f"and {120 - shown} more: {(119 - (shown - 1)) * 5} messages a second")
 
 
+def test_long_names_are_cut_in_the_middle() -> None:
+    names = [f"warehouse.events.of.the.north.number.{number}" for number in range(10, 14)]
+    view = overview(load())
+    view["queues"] = [{**view["queues"][0], "queue": name} for name in names]
+    lines = on_screen(frame(view, 80, 24), 80, 24)
+    rows = [line.split()[0] for line in lines if line.startswith("ware")]
+    assert len(rows) == 4
+    assert [row[-2:] for row in rows] == ["10", "11", "12", "13"]
+    assert all(len(row) <= 20 for row in rows)
+
+
 def test_workers_in_trouble_are_shown_before_the_others() -> None:
     lines = on_screen(frame(many(), 80, 24), 80, 24)
     first = lines[next(number for number, line in enumerate(lines) if line.startswith("WORKER")) + 1]
