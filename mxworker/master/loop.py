@@ -205,8 +205,8 @@ class _Master:
 
         Signals are read after reaping: when a whole process group got SIGTERM, a worker that already left because of it
         must not look like one that left unasked. They are applied before the exits for the same reason, but after those
-        of workers that were leaving anyhow: these ended before the stop, and their drain does not count for its exit
-        code. The board is read after reaping, so that it is final for those who left. A SIGCHLD read here may be of a
+        of workers that were leaving anyhow or crashed: these ended before the stop, and do not count for its exit code.
+        The board is read after reaping, so that it is final for those who left. A SIGCHLD read here may be of a
         worker that left after the reaping: no other will tell of it, so the next turn comes at once.
         """
         ended = self._children.reap()
@@ -214,9 +214,9 @@ class _Master:
             ended = self._observer.take_in(ended, now_ns)
         signums = self._inbox.read()
         leaving = {slot.pid for slot in self._fleet.slots if slot.is_leaving}
-        for child in ended:
-            if child.pid in leaving:
-                self._take_in_end(child, now_ns)
+        before = [child for child in ended if child.pid in leaving or child.has_crashed]
+        for child in before:
+            self._take_in_end(child, now_ns)
         self._reaps_again = signal.SIGCHLD in signums
         self._commands.take_signals(signums, now_ns)
         for slot in self._fleet.slots:
@@ -224,7 +224,7 @@ class _Master:
         if self._board.ever_ready:
             self._fleet.became_ready(now_ns)
         for child in ended:
-            if child.pid not in leaving:
+            if child not in before:
                 self._take_in_end(child, now_ns)
         self._heed_crashes(now_ns)
         if self._board.ever_ready:

@@ -34,6 +34,7 @@ from mxworker.system.log_events import log_event
 _LOG = logging.getLogger("mxworker.master")
 _WORKER_LOG = logging.getLogger("mxworker.worker")
 
+_STOP_A_GROUP = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP})
 _STANDARD_FDS = frozenset({0, 1, 2})
 _REAP_LOOK_S = 0.02
 _KIBIBYTE = 1024
@@ -66,6 +67,11 @@ class Ended:
     pid: int
     status: int
     peak_rss_bytes: int
+
+    @property
+    def has_crashed(self) -> bool:
+        """Whether it was ended by a signal that nobody sends to a whole process group in order to stop it."""
+        return self.status < 0 and -self.status not in _STOP_A_GROUP
 
 
 class Children:

@@ -17,10 +17,11 @@ def test_signal_right_after_the_fork_never_reaches_the_masters_pipe(start: Start
     assert service.stderr().count(" s: SIGTERM") == 9
 
 
-def test_child_has_the_standard_streams_the_file_for_its_last_words_and_no_other_descriptor(start_ready: Start) -> None:
+def test_child_has_the_standard_streams_the_files_of_its_slot_and_no_other_descriptor(start_ready: Start) -> None:
     service = start_ready("shows_fds", "--open-sockets")
     for slot in (1, 2):
-        assert [event.what for event in service.events("fds", slot)] == [f"fds 0 1 2 memfd:mxworker-slot-{slot}"]
+        files = f"memfd:mxworker-stacks-{slot} memfd:mxworker-profile-{slot}"
+        assert [event.what for event in service.events("fds", slot)] == [f"fds 0 1 2 {files}"]
 
 
 def test_respawns_leave_no_descriptor_behind_in_the_master(start_ready: Start) -> None:

@@ -94,6 +94,20 @@ def test_drain_that_a_reload_began_and_that_ended_before_the_stop_does_not_count
     assert "exit code 6" in service.stderr()
 
 
+def test_crash_before_the_stop_does_not_count(start_ready: Start) -> None:
+    """The master is held up, so that it learns of the end and of the stop at once."""
+    service = start_ready("healthy")
+    killed = service.worker(1)
+    service.kill(signal.SIGSTOP)
+    wait_until(lambda: status(service.pid)["State"][0] == "T", 10, "the master to stand still")
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: status(killed)["State"][0] == "Z", 10, "the end of the worker")
+    service.kill(signal.SIGTERM, signal.SIGCONT)
+    assert service.wait() == 0
+    assert "SIGKILL" in service.stderr()
+    assert len(service.events("left")) == 1
+
+
 def status(pid: int) -> dict[str, str]:
     """Return what proc_pid_status(5) says of a process that was not reaped yet."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
