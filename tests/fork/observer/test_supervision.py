@@ -7,7 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -218,7 +218,10 @@ def test_observer_inherits_the_listening_socket_alone(observed: Observed) -> Non
 
 
 def open_sockets(pid: int) -> set[str]:
-    names = (str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir())
+    names = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # a connection that has ended since
+            names.add(str(entry.readlink()))
     return {name for name in names if name.startswith("socket:")}
 
 
