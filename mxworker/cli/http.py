@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,13 +121,17 @@ def http_listen(flags: dict[str, Any]) -> Http | None:
 def metrics_directory(socket: Path | None) -> Iterator[Path | None]:
     """Make the directory for the application's own metrics, beside the control socket, and remove it at the end.
 
-    The socket has a lock, so no other service uses the directory. One that was left over is emptied: counters begin
+    The socket has a lock, so no other service uses the directory. Files that were left over are removed: counters begin
     with the service. Without a socket the directory is a temporary one. None when none can be made.
     """
     try:
-        directory = Path(tempfile.mkdtemp(prefix="mxworker-")) if socket is None else socket.with_suffix(".metrics")
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(mode=0o700)
+        if socket is None:
+            directory = Path(tempfile.mkdtemp(prefix="mxworker-"))
+        else:
+            directory = socket.with_name(f"{socket.name}.metrics")
+            directory.mkdir(exist_ok=True)
+            directory.chmod(0o700)
+            _remove_metrics(directory)
     except OSError as error:
         facts = log_event("user_metrics_missing", error=str(error))
         log.warning("the application's own metrics are not collected: %s", error, extra=facts)
@@ -137,7 +140,15 @@ def metrics_directory(socket: Path | None) -> Iterator[Path | None]:
     try:
         yield directory
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        with suppress(OSError):
+            _remove_metrics(directory)
+            directory.rmdir()
+
+
+def _remove_metrics(directory: Path) -> None:
+    """Remove the files of prometheus_client, and nothing else that may be there."""
+    for path in directory.glob("*.db"):
+        path.unlink(missing_ok=True)
 
 
 def _is_stronger(one: str, other: str) -> bool:

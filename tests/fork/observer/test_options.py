@@ -191,7 +191,7 @@ def flags(**changed: object) -> dict[str, object]:
 
 
 def test_directory_for_metrics_is_ours_alone_and_removed_at_the_end(tmp_path: Path) -> None:
-    place = tmp_path / "shop.metrics"
+    place = tmp_path / "shop.sock.metrics"
     place.mkdir(0o755)
     (place / "counter_1.db").write_bytes(b"of a service that was killed")
     with metrics_directory(tmp_path / "shop.sock") as directory:
@@ -200,6 +200,15 @@ def test_directory_for_metrics_is_ours_alone_and_removed_at_the_end(tmp_path: Pa
         assert list(directory.iterdir()) == []
         (directory / "counter_2.db").write_bytes(b"x")
     assert not place.exists()
+
+
+def test_files_of_others_in_the_directory_for_metrics_stay(tmp_path: Path) -> None:
+    place = tmp_path / "shop.sock.metrics"
+    place.mkdir()
+    (place / "notes").write_text("not ours")
+    with metrics_directory(tmp_path / "shop.sock"):
+        (place / "counter_1.db").write_bytes(b"x")
+    assert [path.name for path in place.iterdir()] == ["notes"]
 
 
 def test_service_without_a_directory_for_metrics_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
