@@ -250,7 +250,7 @@ class Connection(asyncio.Protocol):
 
     def _open_channel(self, number: int) -> None:
         most = self._handshake.channel_max
-        if number > most or len(self._channels) >= most:
+        if len(self._channels) >= most:  # any number will do, as with RabbitMQ
             raise ConnectionFault(
                 530,
                 f"number of channels opened ({len(self._channels)}) has reached the negotiated channel_max ({most})",

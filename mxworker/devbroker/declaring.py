@@ -31,7 +31,7 @@ class Declaring:
     def declare_exchange(self, method: commands.Exchange.Declare) -> None:
         """Answer exchange.declare."""
         if method.passive:
-            self._topology.exchange(method.exchange)
+            self._topology.exchange_but_default(method.exchange)
         else:
             self._topology.declare_exchange(
                 Exchange(

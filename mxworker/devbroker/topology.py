@@ -57,6 +57,11 @@ class Topology:
         except KeyError:
             raise not_found(f"no {self.where(EXCHANGE, name)}") from None
 
+    def exchange_but_default(self, name: str) -> Exchange:
+        """Return an exchange; Fault 403 for the default one, which takes publishes only."""
+        _refuse_default(name)
+        return self.exchange(name)
+
     def queue(self, name: str, user: object) -> Queue:
         """Return a queue; Fault 404 when it is missing, 405 when it belongs to another connection than `user`."""
         found = self.queues.get(name)

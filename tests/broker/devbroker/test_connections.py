@@ -100,6 +100,11 @@ def test_channels_above_the_maximum(broker: Broker) -> None:
         assert "number of channels opened (2) has reached the negotiated channel_max (2)" in closed.value.text
 
 
+def test_a_channel_may_have_any_number(wire: Wire) -> None:
+    wire.send(commands.Channel.Open(), 65_535)
+    wire.expect(65_535, commands.Channel.OpenOk)
+
+
 PUBLISH = frame(1, 1, struct.pack(">IHBB", 60 << 16 | 40, 0, 0, 1) + b"x" + b"\x00")
 HEADER = frame(2, 1, struct.pack(">HHQH", 60, 0, 5, 0))
 

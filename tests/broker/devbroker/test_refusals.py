@@ -54,6 +54,10 @@ OF_CHANNEL: dict[str, tuple[Callable[[str, str], Frame], str]] = {
         lambda q, n: Exchange.Declare(exchange=""),
         "403 ACCESS_REFUSED - operation not permitted on the default exchange",
     ),
+    "look at the default exchange": (
+        lambda q, n: Exchange.Declare(exchange="", passive=True),
+        "403 ACCESS_REFUSED - operation not permitted on the default exchange",
+    ),
     "delete a predeclared exchange": (
         lambda q, n: Exchange.Delete(exchange="amq.direct"),
         "403 ACCESS_REFUSED - deletion of system exchange 'amq.direct' in vhost '/' not allowed",
