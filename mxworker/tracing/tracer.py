@@ -11,7 +11,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import entry_points, version
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from mxworker.system.log_events import log_event
@@ -46,7 +46,7 @@ class Tracer:
         from opentelemetry import propagate, trace
 
         self._trace = trace
-        self._tracer = trace.get_tracer("mxworker", version("mxworker"))
+        self._tracer = trace.get_tracer("mxworker", sys.modules["mxworker"].__version__)
         self._propagator = propagate.get_global_textmap()
         self._fields = frozenset(self._propagator.fields)
 
