@@ -198,10 +198,13 @@ def _read_failures(area: memoryview, process: Words, into: Mapping[bytes, _Failu
     """Add the failures of one slot to those of the other slots."""
     used = min(process[ProcessWord.FAILURES_USED], layout.FAILURES)
     entries = area[layout.FAILURES_AT : layout.FAILURES_AT + used * layout.FAILURE_BYTES]
+    of_rows: dict[int, _Failures] = {}
     for row, count, last_at, raw in _FAILURE.iter_unpack(entries):
         if row > layout.OTHER_ROW:
             continue
-        of_row = into[_names_of(area, row)]
+        of_row = of_rows.get(row)
+        if of_row is None:
+            of_row = of_rows[row] = into[_names_of(area, row)]
         error_type = _text(raw)
         of_row.counts[error_type] += count if count < _UNCOUNTABLE else 0
         known_at = of_row.last_at.get(error_type, 0.0)
