@@ -181,7 +181,8 @@ def test_reload_that_is_refused_says_why_and_fails(operator: Operator, runtime: 
 def hostile_status(**facts: Any) -> dict[str, Any]:
     """Return a status in which every text is hostile, and most of what should be a number."""
     worker = dict.fromkeys(("slot", "pid", "state", "consuming", "last_exit"), HOSTILE)
-    numbers = dict.fromkeys(("in_flight", "acked", "retried", "rejected", "requeued", "restarts", "uptime_s"), 1)
+    counts = ("in_flight", "acked", "retried", "rejected", "requeued", "undecodable", "timed_out", "quarantined")
+    numbers = dict.fromkeys((*counts, "restarts", "uptime_s"), 1)
     return {
         **dict.fromkeys(("name", "version", "state", "unhealthy_because", "unready_because"), HOSTILE),
         **dict.fromkeys(("pid", "workers_ready", "workers_wanted", "generation"), HOSTILE),
