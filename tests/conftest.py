@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ pytest_plugins = ["tests.rabbit.fixtures"]
 # Hypothesis takes an example of 0.2 s for a fault; with the machine busy, any of them may take that.
 settings.register_profile("shared-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared-machine")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it to what it runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # so that Ctrl-C means to our children what it should
 
 TESTS = Path(__file__).parent
 NEED_A_BROKER = frozenset({"broker", "chaos"})

@@ -143,9 +143,12 @@ def held(request: pytest.FixtureRequest, broker_url: str, admin: Client, tmp_pat
 
 def test_pauses(held: Held, scale: Callable[[int, int], int]) -> None:
     with held.service("--workers=2") as service:
-        for _ in range(scale(3, 25)):
+        service.wait_ready()
+        for number in range(scale(3, 25)):
             held.wait_held()
             service.signal(SIGUSR2)
+            paused = 2 * (number + 1)
+            wait_until(lambda paused=paused: len(service.events("queue_paused")) == paused, SOON_S, "both to pause")
             wait_until(lambda: held.ready() >= MESSAGES - 2 * CONCURRENCY, SOON_S, "what waits to be back")
             service.signal(SIGUSR2)
         held.finish(service)

@@ -98,7 +98,7 @@ async def test_refused_messages_are_not_among_those_of_which_too_many_fail(refus
 
 async def test_breaker_of_a_handler_that_is_held_does_nothing_any_more() -> None:
     handlers = Handlers()
-    pause_s = 0.1
+    pause_s = 2.0
     go_on = asyncio.Event()
 
     @handlers.consume("queue", retry=None, circuit_breaker=CircuitBreaker(min_deliveries=1, pause=pause_s))
@@ -123,5 +123,5 @@ async def test_breaker_of_a_handler_that_is_held_does_nothing_any_more() -> None
         runner.hold()
         go_on.set()
         await runner.finished()
-        await asyncio.sleep(3 * pause_s)  # for what must not happen
+        await asyncio.sleep(1.5 * pause_s)  # for what must not happen
         assert done == what_was_done
