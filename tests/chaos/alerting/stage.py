@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -15,7 +16,7 @@ from pamqp import commands
 from tests.chaos.alerting import app
 from tests.harness.proxy import Proxy
 from tests.harness.service import Service
-from tests.rabbit.client import Client
+from tests.rabbit.client import Client, NotConfirmed
 from tests.rabbit.node import Node
 
 PER_SECOND = 20
@@ -65,7 +66,8 @@ class Traffic:
                 if self._stopped.wait(1 / self.per_second):
                     return
                 bodies = [body for every, body in self.every.items() if number % every == 0]
-                send(client, (bodies or [ORDINARY])[0], self.age_s)
+                with suppress(NotConfirmed):  # for a moment a fault may leave no queue
+                    send(client, (bodies or [ORDINARY])[0], self.age_s)
 
 
 def send(client: Client, body: str, age_s: int = 0) -> None:
