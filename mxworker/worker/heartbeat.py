@@ -59,6 +59,6 @@ class Heartbeat:
         self._recycling.beat()
         self._tell_of_the_log()
         self._look_at_board()
-        self._write_metrics()
         if self._slot.look(latest_deadline_ns(time.monotonic_ns(), *self._timeouts_s)) is not None:
             ring()  # the slot was overwritten: the master checks it, too, and replaces this process
+        self._write_metrics()

@@ -1,6 +1,11 @@
-"""The metrics of the publishes of a process: how they ended, by exchange, and how long their confirms took."""
+"""The metrics of the publishes of a process: how they ended, by exchange, and how long their confirms took.
+
+A count that is as large as a word can be was overwritten, and stays. The master replaces such a process.
+"""
 
 from __future__ import annotations
+
+from contextlib import suppress
 
 from mxworker.board.metric_rows import MetricRows, observe
 from mxworker.board.metrics_layout import ExchangeWord, ProcessSeconds, ProcessWord
@@ -21,18 +26,23 @@ class PublishMetrics:
     def confirmed(self, exchange: str, body_bytes: int, took_s: float) -> None:
         """Count a publish that the broker has confirmed."""
         rows = self._rows
-        words = rows.exchange(exchange)
-        words[_CONFIRMED] += 1
-        words[_BYTES_SENT] += body_bytes
-        observe(rows.process, _CONFIRM, rows.process_seconds, _CONFIRM_SUM, took_s)
+        try:  # `suppress` would take as long as the rest
+            words = rows.exchange(exchange)
+            words[_CONFIRMED] += 1
+            words[_BYTES_SENT] += body_bytes
+            observe(rows.process, _CONFIRM, rows.process_seconds, _CONFIRM_SUM, took_s)
+        except ValueError:
+            pass
 
     def failed(self, exchange: str, error: PublishError) -> None:
         """Count a publish that ended in another way."""
-        self._rows.exchange(exchange)[_outcome_of(error)] += 1
+        with suppress(ValueError):
+            self._rows.exchange(exchange)[_outcome_of(error)] += 1
 
     def dropped(self, exchange: str) -> None:
         """Count a publish that was dropped at a full window."""
-        self._rows.exchange(exchange)[ExchangeWord.DROPPED] += 1
+        with suppress(ValueError):
+            self._rows.exchange(exchange)[ExchangeWord.DROPPED] += 1
 
 
 def _outcome_of(error: PublishError) -> ExchangeWord:

@@ -1,9 +1,13 @@
-"""The metrics of a process that are written once a second, by its heartbeat: gauges, and sums of what goes on."""
+"""The metrics of a process that are written once a second, by its heartbeat: gauges, and sums of what goes on.
+
+A count that is as large as a word can be was overwritten, and stays. The master replaces such a process.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from mxworker.amqp.connecting.connection import BrokerConnection
 from mxworker.amqp.connecting.pool import Pool
@@ -53,6 +57,10 @@ class WorkerMetrics:
 
     def write(self) -> None:
         """Write all. Call at each heartbeat, and last before the process ends."""
+        with suppress(ValueError):
+            self._write()
+
+    def _write(self) -> None:
         for pairs in self._by_row().values():
             self._write_handlers(pairs)
         process, seconds = self._rows.process, self._rows.process_seconds
@@ -115,12 +123,14 @@ class WorkerMetrics:
 
     def note_loss(self, connection: BrokerConnection) -> None:
         """Count a connection that was lost, and is made anew."""
-        self._rows.process[ProcessWord.RECONNECTS + _kind_of(connection)] += 1
+        with suppress(ValueError):
+            self._rows.process[ProcessWord.RECONNECTS + _kind_of(connection)] += 1
 
     def note_borrowed(self, waited_s: float) -> None:
         """Count a channel that a handler has borrowed."""
         rows = self._rows
-        observe(rows.process, ProcessWord.POOL_WAIT, rows.process_seconds, ProcessSeconds.POOL_WAIT, waited_s)
+        with suppress(ValueError):
+            observe(rows.process, ProcessWord.POOL_WAIT, rows.process_seconds, ProcessSeconds.POOL_WAIT, waited_s)
 
 
 def _of_link(live: BrokerConnection | None) -> tuple[int, int, int]:

@@ -75,6 +75,7 @@ class HandlerMetrics:
         self._wait_counts = self._waits.counts
         self._duration_counts = self._durations.counts
         self._unix_offset_s = time.time() - time.monotonic()
+        self._redelivered = 0  # since the last `write`
         self._waited_s = 0.0  # sums that are not written yet
         self._took_s = 0.0
         self._ran_s = 0.0  # of all runs that have ended
@@ -118,7 +119,7 @@ class HandlerMetrics:
 
     def note_redelivered(self) -> None:
         """Count a delivery that the broker may have delivered before."""
-        self.row.words[RowWord.REDELIVERED] += 1
+        self._redelivered += 1
 
     # ---- called once a second
 
@@ -143,6 +144,8 @@ class HandlerMetrics:
         seconds[RowSeconds.BUSY] += busy_s - self._busy_s
         self._busy_s = busy_s
         if has_received:
+            words[RowWord.REDELIVERED] += self._redelivered
+            self._redelivered = 0
             words[RowWord.BYTES_RECEIVED] += self.received_bytes
             seconds[RowSeconds.LAST_DELIVERY_AT] = time.time()
             self.received_bytes = 0

@@ -194,6 +194,25 @@ async def test_the_time_to_success_counts_from_the_first_publish_through_all_ret
     assert found.end_to_end.sum_s >= 50
 
 
+async def test_counts_that_were_overwritten_hold_up_neither_heartbeats_nor_publishes(
+    broker_url: str, queue_name: str, admin: Client
+) -> None:
+    handlers, outcomes = Handlers(), []
+
+    @handlers.consume(queue_name)
+    async def overwrite(body: bytes, ctx: Context) -> None:
+        admin.declare(f"{queue_name}.out", durable=False, exclusive=True)
+        saved = bytes(worker.slot.metrics)
+        worker.slot.metrics[:] = b"\xff" * len(saved)
+        worker.service.parts.metrics.write()
+        outcomes.append(await ctx.publisher.publish(b"1", routing_key=f"{queue_name}.out"))
+        worker.slot.metrics[:] = saved
+
+    async with running(broker_url, handlers) as worker:
+        await worker.settle_one(admin, queue_name)
+    assert len(outcomes) == 1
+
+
 async def test_a_publisher_that_stands_alone_counts_nothing(broker_url: str, queue_name: str, admin: Client) -> None:
     admin.declare(queue_name, durable=False, exclusive=True)
     async with Publisher.connect(broker_url) as publisher:
