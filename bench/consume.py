@@ -3,9 +3,10 @@
     python -m bench.consume [--messages 50000] [--rounds 3] [--type classic|quorum] [--rival aio-pika ...]
 
 In every round each rival drains a freshly filled queue in one process: 256-byte JSON bodies, prefetch 1000, a no-op
-handler, and an ack after it. mxworker runs three ways: with objects, with a dataclass and a middleware, and in batches
-of 100. The benchmark prints messages per second and the client's CPU time per message, from its first to its last
-message, and the ratios of the medians. Absolute figures depend on the machine; compare the ratios.
+handler, and an ack after it. mxworker runs four ways: with objects, the same without metrics, with a dataclass and a
+middleware, and in batches of 100. The benchmark prints messages per second and the client's CPU time per message, from
+its first to its last message, and the ratios of the medians. Absolute figures depend on the machine; compare the
+ratios.
 
 The broker is the one in MXWORKER_BROKER_URL; `make bench` starts a private one.
 """
@@ -26,9 +27,9 @@ BODY_BYTES = 256
 QUEUE = "mxworker-bench"
 
 
-def _mxworker(registry: str) -> list[str]:
+def _mxworker(registry: str, module: str = "mxworker") -> list[str]:
     """Return the command that runs one registry of the application in one worker."""
-    run = [sys.executable, "-m", "mxworker", "run", f"bench.consume_app:{registry}", "--app-dir", "."]
+    run = [sys.executable, "-m", module, "run", f"bench.consume_app:{registry}", "--app-dir", "."]
     return [
         *run,
         "--name",
@@ -44,6 +45,7 @@ def _mxworker(registry: str) -> list[str]:
 
 COMMANDS = {
     OURS: _mxworker("handlers"),
+    "... without metrics": _mxworker("handlers", "bench.without_metrics"),
     "... typed": _mxworker("typed"),
     "... batches": _mxworker("batches"),
     "aio-pika": [sys.executable, "-m", "bench.rival_aio_pika"],
@@ -85,7 +87,7 @@ def main() -> None:
                 sample = measure(command, settings, options.messages, Path(folder))
                 samples[name].append(sample)
                 print(
-                    f"round {number}  {name:<10} {sample.rate:>9,.0f} msg/s  {sample.cpu_us:>6.1f} us CPU/msg",
+                    f"round {number}  {name:<19} {sample.rate:>9,.0f} msg/s  {sample.cpu_us:>6.1f} us CPU/msg",
                     flush=True,
                 )
     with Client(url) as client:

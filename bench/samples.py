@@ -57,13 +57,13 @@ def measure(command: Sequence[str], settings: Mapping[str, str], messages: int, 
 def table(samples: Mapping[str, Sequence[Sample]]) -> str:
     """Return a table with the medians, and the ratio of our rate to that of each rival."""
     rates = {name: statistics.median(sample.rate for sample in taken) for name, taken in samples.items()}
-    lines = [f"{'median':<12} {'msg/s':>9}  {'us CPU/msg':>10}  {'CPU busy':>8}  {'p95 ms':>7}  {'ours : it':>9}"]
+    lines = [f"{'median':<19} {'msg/s':>9}  {'us CPU/msg':>10}  {'CPU busy':>8}  {'p95 ms':>7}  {'ours : it':>9}"]
     for name, taken in samples.items():
         cpu_us = statistics.median(sample.cpu_us for sample in taken)
         late_ms = [sample.p95_ms for sample in taken if sample.p95_ms is not None]
         p95_ms = f"{statistics.median(late_ms):.2f}" if late_ms else "-"
         lines.append(
-            f"{name:<12} {rates[name]:>9,.0f}  {cpu_us:>10.1f}  {rates[name] * cpu_us / 1e6:>8.0%}"
+            f"{name:<19} {rates[name]:>9,.0f}  {cpu_us:>10.1f}  {rates[name] * cpu_us / 1e6:>8.0%}"
             f"  {p95_ms:>7}  {rates[OURS] / rates[name]:>8.2f}x"
         )
     return "\n".join(lines)
