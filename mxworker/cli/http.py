@@ -51,7 +51,7 @@ _OPTIONS = (
         multiple=True,
         section=_SECTION,
         metavar="NAME",
-        show_default="the address and localhost",
+        show_default="the host of --http and localhost",
         help="A host name under which clients may ask, such as that of a proxy; * is any. Repeat the option to give "
         "several.",
     ),
@@ -90,14 +90,17 @@ class Http:
 
 def http_listen(flags: dict[str, Any]) -> Http | None:
     """Take the address for HTTP; return None when there shall be none. Raises ConfigError."""
-    from mxworker.observer.access import Access
+    from mxworker.observer.access import Access, name_in
     from mxworker.observer.addresses import Address, address_of, is_only_here, listen_at, listen_nearby
 
     if flags["no_http"] and (flags["http"] is None or _is_stronger("no_http", "http")):
         return None
     token = _token(flags["http_token_file"])
+    hosts = {name_in(name) or name.lower() for name in flags["http_host"]}
     if flags["http"] is not None:
-        listening = listen_at(Address.parse(flags["http"]))
+        asked = Address.parse(flags["http"])
+        listening = listen_at(asked)
+        hosts.add(name_in(asked.host) or asked.host)
     else:
         try:
             listening = listen_nearby(Address())
@@ -113,8 +116,7 @@ def http_listen(flags: dict[str, Any]) -> Http | None:
             "  Try:  openssl rand -hex 32 > token && chmod 600 token, and --http-token-file token\n"
             "  or serve this machine alone:  --http 127.0.0.1:9191"
         )
-    hosts = frozenset(name.lower() for name in flags["http_host"])
-    return Http(listening, Access(address.host, hosts, token))
+    return Http(listening, Access(address.host, frozenset(hosts), token))
 
 
 @contextmanager

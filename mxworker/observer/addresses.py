@@ -47,6 +47,9 @@ def listen_at(address: Address) -> socket.socket:
         return _bind(address)
     except OSError as error:
         raise ConfigError(_why_not(address, error)) from error
+    except ValueError as error:  # from the encoding of a name
+        why = f"{foreign(address)} cannot be used: '{foreign(address.host)}' is no host name"
+        raise ConfigError(f"{why}.\n  Choose another with --http.") from error
 
 
 def listen_nearby(address: Address) -> socket.socket:

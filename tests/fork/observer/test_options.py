@@ -91,6 +91,7 @@ def test_address_in_use_is_refused_at_the_start(run: Run, taken: int) -> None:
         ("127.0.0.1:{taken}", "is in use by another process"),
         ("192.0.2.1:9191", "this machine has no address 192.0.2.1"),
         ("no.such.name.invalid:9191", "no.such.name.invalid:9191 cannot be used"),
+        ("two..dots:9191", "'two..dots' is no host name"),
         ("nonsense", "is no address"),
         ("0.0.0.0:0", "other machines can reach 0.0.0.0:"),
         ("[::]:0", "other machines can reach"),
@@ -103,6 +104,30 @@ def test_address_that_cannot_be_used_is_refused_with_a_remedy(taken: int, addres
         http_listen(flags(http=address.format(taken=taken)))
     assert refused.value.exit_code == 2
     assert re.search("--http|Write it like", str(refused.value))
+
+
+@pytest.mark.parametrize(
+    ("address", "more", "host"),
+    [
+        ("LocalHost:0", (), "localhost:80"),
+        ("{machine}:0", (), "{machine}"),
+        ("127.0.0.1:0", ("Shop.Example.:443",), "shop.example"),
+        ("127.0.0.1:0", ("*",), "any.example"),
+    ],
+)
+def test_host_by_which_the_address_was_given_is_ours(
+    address: str, more: tuple[str, ...], host: str, token_file: Path
+) -> None:
+    machine = socket.gethostname()
+    try:
+        socket.getaddrinfo(machine, 0)
+    except OSError:
+        pytest.skip("this machine's name has no address")
+    http = http_listen(flags(http=address.format(machine=machine), http_host=more, http_token_file=str(token_file)))
+    assert http is not None
+    with http.listening:
+        assert http.access.is_our_host(host.format(machine=machine))
+        assert http.access.is_our_host("another.example") == ("*" in more)
 
 
 def test_default_that_is_in_use_gives_way_to_the_next_free_port(taken: int) -> None:
