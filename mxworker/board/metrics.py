@@ -307,9 +307,15 @@ def _folded_exchanges(exchanges: Mapping[bytes, list[Words]]) -> tuple[ExchangeM
 
 
 def _queue_facts(rows: Mapping[tuple[str, str], Sequence[_Row]]) -> tuple[QueueFacts, ...]:
-    """Return the newest facts of each queue that was ever looked at."""
+    """Return the newest facts of each queue that was ever looked at.
+
+    While a worker has any handler, no worker looks at the queues of former code any more: their facts only grow old.
+    """
+    present = {queue for (queue, _), of_queue in rows.items() if any(row.words[RowWord.SLOTS] for row in of_queue)}
     newest: dict[str, _Row] = {}
     for (queue, _), of_queue in rows.items():
+        if present and queue not in present:
+            continue
         for row in of_queue:
             if row.seconds[RowSeconds.LOOKED_AT] > (
                 newest[queue].seconds[RowSeconds.LOOKED_AT] if queue in newest else 0

@@ -112,6 +112,7 @@ class BoardSlot:
     def clear_gauges(self) -> None:
         """Set the gauges among the metrics to 0. Call when the slot's process was reaped."""
         self.rows.clear_gauges()
+        self.words[Word.RSS_BYTES] = 0
 
     # ---- the worker's side
 

@@ -26,7 +26,7 @@ def families(view: View) -> Iterator[Metric]:
     yield from _of_queues(view.metrics)
     yield from _of_publishing(view.metrics)
     yield from _of_connections(view.metrics.processes)
-    yield from _of_processes(view.metrics.processes)
+    yield from _of_processes(view)
 
 
 # ---- what the master knows
@@ -268,25 +268,27 @@ def _of_connections(processes: Sequence[ProcessMetrics]) -> Iterator[Metric]:
     )
 
 
-def _of_processes(processes: Sequence[ProcessMetrics]) -> Iterator[Metric]:
-    labels = [((str(each.slot),), each) for each in processes]
+def _of_processes(view: View) -> Iterator[Metric]:
+    processes = view.metrics.processes
+    pids = {worker.slot: worker.pid for worker in view.service.workers}
+    living = [((str(each.slot),), each) for each in processes if pids.get(each.slot) is not None]
     yield gauge(
         "mxworker_event_loop_lag_seconds",
         "By how much the event loop of the worker was late at its last heartbeat, or is now.",
         "worker",
-        ((label, each.loop_lag_s) for label, each in labels),
+        ((label, each.loop_lag_s) for label, each in living),
     )
     yield gauge(
         "mxworker_worker_rss_bytes",
         "The resident memory of the worker.",
         "worker",
-        ((label, each.rss_bytes) for label, each in labels),
+        ((label, each.rss_bytes) for label, each in living),
     )
     yield counter(
         "mxworker_worker_cpu_seconds",
         "The CPU time of the worker and of its predecessors in this slot.",
         "worker",
-        ((label, each.cpu_s) for label, each in labels),
+        (((str(each.slot),), each.cpu_s) for each in processes),
     )
     yield CounterMetricFamily(
         "mxworker_log_lines_dropped",

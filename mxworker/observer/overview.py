@@ -89,9 +89,8 @@ def _totals(facts: Facts) -> dict[str, Any]:
 
 
 def _shown(rows: Sequence[ConsumerMetrics]) -> list[ConsumerMetrics]:
-    """Return the rows without those of handlers that the present code no longer has."""
-    served = {row.queue for row in rows if row.slots}
-    return [row for row in rows if row.slots or row.queue not in served]
+    """Return the rows of the present code's handlers; all rows while no worker says which these are."""
+    return [row for row in rows if row.slots] or list(rows)
 
 
 def _queue(facts: Facts, row: ConsumerMetrics) -> dict[str, Any]:

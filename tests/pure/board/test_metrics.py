@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mxworker.board.layout import Word
 from mxworker.board.metric_rows import MetricRows, count_publish, observe
 from mxworker.board.metric_values import ConsumerMetrics, Histogram, ServiceMetrics
 from mxworker.board.metrics import fold
@@ -94,8 +95,10 @@ def test_counters_stay_and_gauges_are_cleared_when_a_worker_is_replaced() -> Non
 def test_gauges_of_a_worker_that_has_ended_are_cleared() -> None:
     board = board_of(1)
     rows_of(board).consumer("orders", "order").words[RowWord.IN_FLIGHT] = 3
+    board.slot(1).words[Word.RSS_BYTES] = 50_000_000
     board.slot(1).clear_gauges()
     assert consumer(board).in_flight == 0
+    assert fold(board).processes[0].rss_bytes == 0
 
 
 def test_rows_are_found_again_by_name_whatever_the_order_of_the_handlers() -> None:
@@ -225,6 +228,18 @@ def test_the_newest_facts_of_a_queue_count() -> None:
         "quarantined": 4,
         "looked_at_unix_s": 200.0,
     }
+
+
+def test_facts_of_queues_that_the_code_no_longer_has_are_left_out() -> None:
+    board = board_of(1)
+    rows = rows_of(board)
+    present, former = rows.consumer("orders", "order"), rows.consumer("former", "order")
+    for row in (present, former):
+        row.write_queue_facts(5, 1, 2, 3, 4, 200.0)
+    present.words[RowWord.SLOTS] = 8
+    assert [facts.queue for facts in fold(board).queues] == ["orders"]
+    board.slot(1).clear_gauges()  # no worker lives, so nobody knows what the next one consumes
+    assert [facts.queue for facts in fold(board).queues] == ["former", "orders"]
 
 
 # ---- any bytes

@@ -84,8 +84,8 @@ def test_slots_that_are_empty_are_not_shown() -> None:
 
 def test_the_row_of_a_handler_that_the_code_no_longer_has_is_not_shown() -> None:
     before = service_facts.idle()
-    old = consumer("orders", "former", {"ack": 5}, slots=0)
-    metrics = replace(before.metrics, consumers=(old, *before.metrics.consumers))
+    old = consumer("orders", "former", {"ack": 5}, slots=0), consumer("gone", "former", {"ack": 5}, slots=0)
+    metrics = replace(before.metrics, consumers=(*old, *before.metrics.consumers))
     facts = later(before, before.service, lambda second: metrics, 1)
     assert "former" not in {queue["handler"] for queue in overview(facts)["queues"]}
 

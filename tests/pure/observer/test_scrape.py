@@ -207,10 +207,13 @@ def test_worker_that_does_not_live_has_no_heartbeat() -> None:
 
 
 def test_memory_and_lag_of_each_worker() -> None:
-    shown = samples(view(metrics=metrics(processes=(process(7, loop_lag_s=0.5, cpu_s=2.25),))))
+    processes = process(6), process(7, loop_lag_s=0.5, cpu_s=2.25)
+    workers = worker(6, pid=None), worker(7)
+    shown = samples(view(metrics=metrics(processes=processes), service=service(workers=workers)))
     assert shown['event_loop_lag_seconds{worker="7"}'] == 0.5
     assert shown['worker_cpu_seconds_total{worker="7"}'] == 2.25
     assert shown['worker_rss_bytes{worker="7"}'] == 50_000_000
+    assert {name for name in shown if 'worker="6"' in name} == {'worker_cpu_seconds_total{worker="6"}'}
 
 
 def test_facts_of_the_service() -> None:
