@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from mxworker.board.metric_values import ConsumerMetrics
@@ -13,6 +14,7 @@ FAILED_SHARE = 0.05
 FEW_FAILURES = 10  # in a minute: below that a share means little
 STUCK_S = 30.0
 _PUBLISH_FAULTS = ("nacked", "returned", "unconfirmed", "overflow", "dropped")
+_EXCHANGES_NAMED = 3  # an application may name one for each message
 
 
 # ---- queues
@@ -129,17 +131,31 @@ def _of_silence(facts: Facts, row: ConsumerMetrics, ready: int | None) -> Iterat
 
 
 def of_publishing(facts: Facts) -> Iterator[Problem]:
-    """Yield the exchanges to which publishes failed in the last minute."""
-    for row in facts.metrics.exchanges:
-        counts = {name: facts.history.grown(MINUTE_S, ("published", row.exchange, name)) for name in _PUBLISH_FAULTS}
-        found = ", ".join(f"{number:,} {name}" for name, number in counts.items() if number)
-        if found:
-            yield Problem(
-                Severity.WARNING,
-                f"publishes to {exchange_name(row.exchange)} fail",
-                f"in the last minute: {found}",
-                "Unconfirmed ones may be in their queue or not; the others are not. See the log for the reasons.",
-            )
+    """Yield the exchanges to which publishes failed in the last minute; those with fewer failures are one problem."""
+    failed = {row.exchange: _failed_publishes(facts, row.exchange) for row in facts.metrics.exchanges}
+    failing = sorted([each for each in failed if failed[each]], key=lambda each: -failed[each].total())
+    for exchange in failing[:_EXCHANGES_NAMED]:
+        yield _of_failed_publishes(exchange_name(exchange), failed[exchange])
+    others = failing[_EXCHANGES_NAMED:]
+    if others:
+        counts = sum((failed[exchange] for exchange in others), Counter[str]())
+        yield _of_failed_publishes(count_of(len(others), "other exchange"), counts)
+
+
+def _failed_publishes(facts: Facts, exchange: str) -> Counter[str]:
+    """Return how many publishes to an exchange failed in the last minute, by how they ended."""
+    counts = {name: facts.history.grown(MINUTE_S, ("published", exchange, name)) for name in _PUBLISH_FAULTS}
+    return Counter({name: number for name, number in counts.items() if number})
+
+
+def _of_failed_publishes(where: str, counts: Counter[str]) -> Problem:
+    found = ", ".join(f"{counts[name]:,} {name}" for name in _PUBLISH_FAULTS if counts[name])
+    return Problem(
+        Severity.WARNING,
+        f"publishes to {where} fail",
+        f"in the last minute: {found}",
+        "Unconfirmed ones may be in their queue or not; the others are not. See the log for the reasons.",
+    )
 
 
 def exchange_name(name: str) -> str:

@@ -198,6 +198,16 @@ def test_publishes_that_fail_are_told() -> None:
     assert (found.what, found.why) == ("publishes to the default exchange fail", "in the last minute: 3 returned")
 
 
+def test_publishes_to_many_exchanges_are_a_few_problems() -> None:
+    exchanges = tuple(ExchangeMetrics(f"x{number}", {"returned": number}, 0) for number in range(40))
+    found = with_metrics(lambda metrics: replace(metrics, exchanges=exchanges))
+    assert whats(found) == [
+        *(f"publishes to {name} fail" for name in ("x39", "x38", "x37")),
+        "publishes to 36 other exchanges fail",
+    ]
+    assert found[-1].why == f"in the last minute: {sum(range(37))} returned"
+
+
 def test_quarantine_dead_letters_and_lost_log_lines_are_told() -> None:
     def change(metrics: ServiceMetrics) -> ServiceMetrics:
         queues = (depth("orders", 0, quarantined=1, dead_letters=2),)
