@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 from prometheus_client import openmetrics
@@ -19,6 +19,8 @@ _END = b"# EOF\n"
 _QUICK_TEXT = openmetrics.exposition.UNDERSCORES
 _QUICK_OPENMETRICS = openmetrics.exposition.ALLOWUTF8
 """The schemes for our names, which need no escaping in any. The other one would double the time of OpenMetrics."""
+
+_Encode = Callable[[Collector], bytes]
 
 
 class _Families(Collector):
@@ -39,8 +41,29 @@ def scrape(view: View, accept: str, user_metrics: UserMetrics | None = None) -> 
     body = encoded(families(view), accept, quick)
     if user_metrics is not None:
         living = {worker.slot for worker in view.service.workers if worker.pid is not None}
-        body = body.removesuffix(_END) + encode(_Families(user_metrics.families(living)))
+        body = body.removesuffix(_END) + _encoded_foreign(user_metrics.families(living), encode)
     return Reply(body, content_type=content_type)
+
+
+def _encoded_foreign(families: Sequence[Metric], encode: _Encode) -> bytes:
+    """Return families of the application, whose labels may have texts of messages: JSON can bring lone surrogates."""
+    try:
+        return encode(_Families(families))
+    except Exception:  # of the encoder, for any text that it cannot write
+        return encode(_Families(map(_encodable, families)))
+
+
+def _encodable(family: Metric) -> Metric:
+    family.documentation = _escaped(str(family.documentation))
+    family.samples = [
+        sample._replace(labels={name: _escaped(str(value)) for name, value in sample.labels.items()})
+        for sample in family.samples
+    ]
+    return family
+
+
+def _escaped(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def encoded(families: Iterable[Metric], accept: str, escaping: str) -> bytes:

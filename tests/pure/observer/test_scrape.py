@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 from prometheus_client import openmetrics
 from prometheus_client.core import Metric
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families as text_families
 
@@ -14,6 +17,7 @@ from mxworker.board.metric_values import Histogram, ServiceMetrics
 from mxworker.board.metrics_layout import BOUNDS_S, OUTCOMES
 from mxworker.observer.families import families
 from mxworker.observer.scrape import encoded, scrape
+from mxworker.observer.user_metrics import UserMetrics
 from mxworker.observer.view import View
 from tests.harness.prometheus import promtool
 from tests.pure.observer.views import consumer, metrics, process, service, view, worker
@@ -234,3 +238,14 @@ def test_name_of_any_characters_is_read_back(name: str) -> None:
     for accept in ("", OPENMETRICS):
         found = families_of(scrape(view(metrics=hostile), accept).body.decode())
         assert found["mxworker_handler_slots"].samples[0].labels == {"queue": name, "handler": name}
+
+
+@pytest.mark.parametrize("accept", ["", OPENMETRICS])
+def test_label_that_cannot_be_encoded_is_escaped_and_costs_no_other_metric(accept: str, tmp_path: Path) -> None:
+    values = MmapedDict(str(tmp_path / "counter_1.db"))
+    for label in ("good", json.loads('"bad \\ud800"')):  # as a handler may have it from a message
+        values.write_value(mmap_key("shop", "shop_total", ["kind"], [label], "Help."), 7.0, 0.0)
+    values.close()
+    found = families_of(scrape(view(), accept, UserMetrics(tmp_path)).body.decode())
+    assert {sample.labels["kind"]: sample.value for sample in found["shop"].samples} == {"good": 7, "bad \\ud800": 7}
+    assert "mxworker_worker_up" in found
