@@ -26,10 +26,10 @@ from mxworker.board.metrics_layout import ExchangeWord, Outcome, ProcessSeconds,
 from mxworker.board.page import Board
 from mxworker.control.status import PausedStatus, ReloadStatus, ServiceStatus, WorkerStatus
 from mxworker.observer import main as observer
-from mxworker.observer.access import Access
-from mxworker.observer.addresses import Address, address_of, listen_at
-from mxworker.observer.looking import Lookout
-from mxworker.observer.scrape import scrape
+from mxworker.observer.http.access import Access
+from mxworker.observer.http.addresses import Address, address_of, listen_at
+from mxworker.observer.overview.looking import Lookout
+from mxworker.observer.scrape.scrape import scrape
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 TIMES = ((RowWord.WAIT, RowSeconds.WAIT), (RowWord.DURATION, RowSeconds.DURATION), (RowWord.AGE, RowSeconds.AGE))

@@ -22,7 +22,7 @@ from mxworker.system.printable import foreign
 if TYPE_CHECKING:
     from mxworker.board.page import Board
     from mxworker.master.observer import Observing
-    from mxworker.observer.access import Access
+    from mxworker.observer.http.access import Access
 
 log = logging.getLogger("mxworker")
 
@@ -75,7 +75,7 @@ class Http:
     @property
     def url(self) -> str:
         """The address to open in a browser on this machine or, if it is not for that one alone, on others."""
-        from mxworker.observer.addresses import address_of
+        from mxworker.observer.http.addresses import address_of
 
         return f"http://{address_of(self.listening)}/"
 
@@ -90,8 +90,8 @@ class Http:
 
 def http_listen(flags: dict[str, Any]) -> Http | None:
     """Take the address for HTTP; return None when there shall be none. Raises ConfigError."""
-    from mxworker.observer.access import Access, name_in
-    from mxworker.observer.addresses import Address, address_of, is_only_here, listen_at, listen_nearby
+    from mxworker.observer.http.access import Access, name_in
+    from mxworker.observer.http.addresses import Address, address_of, is_only_here, listen_at, listen_nearby
 
     if flags["no_http"] and (flags["http"] is None or _is_stronger("no_http", "http")):
         return None

@@ -20,15 +20,15 @@ from setproctitle import setproctitle
 
 from mxworker.board.page import Board
 from mxworker.errors import ExitCode
-from mxworker.observer.access import Access
-from mxworker.observer.connections import HttpServer
-from mxworker.observer.history import History
-from mxworker.observer.looking import Lookout
+from mxworker.observer.http.access import Access
+from mxworker.observer.http.connections import HttpServer
+from mxworker.observer.http.routes import LIVEZ, METRICS, READYZ, Route, reply_to
+from mxworker.observer.overview.history import History
+from mxworker.observer.overview.looking import Lookout
 from mxworker.observer.pages import Page, pages
 from mxworker.observer.probes import livez, readyz
-from mxworker.observer.routes import LIVEZ, METRICS, READYZ, Route, reply_to
-from mxworker.observer.scrape import scrape
-from mxworker.observer.user_metrics import UserMetrics
+from mxworker.observer.scrape.scrape import scrape
+from mxworker.observer.scrape.user_metrics import UserMetrics
 from mxworker.system.child import do_nothing
 from mxworker.system.log_events import log_event
 

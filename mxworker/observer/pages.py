@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 
 import orjson
 
-from mxworker.observer.facts import Facts
-from mxworker.observer.history import History
-from mxworker.observer.overview import overview
-from mxworker.observer.page import CONTENT_TYPE, page, policy
-from mxworker.observer.reply import Reply
-from mxworker.observer.view import View
+from mxworker.observer.http.reply import Reply
+from mxworker.observer.overview.facts import Facts
+from mxworker.observer.overview.history import History
+from mxworker.observer.overview.overview import overview
+from mxworker.observer.overview.view import View
+from mxworker.observer.page.page import CONTENT_TYPE, page, policy
 
 Page = Callable[[View], Reply]
 

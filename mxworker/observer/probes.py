@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 
 from mxworker.control.status import ServiceStatus
-from mxworker.observer.reply import Reply, text_reply
+from mxworker.observer.http.reply import Reply, text_reply
 
 SILENT_S = 10.0
 """For how long the master may tell nothing, of which it tells something every second, before it counts as stuck."""

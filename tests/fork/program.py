@@ -31,8 +31,8 @@ from mxworker.master import loop
 from mxworker.master.listener import Listener
 from mxworker.master.observer import Observing
 from mxworker.observer import main as observer
-from mxworker.observer.access import Access
-from mxworker.observer.addresses import Address, address_of, listen_at
+from mxworker.observer.http.access import Access
+from mxworker.observer.http.addresses import Address, address_of, listen_at
 from mxworker.system.child import ring
 from mxworker.system.exit_status import in_words
 from mxworker.system.log import set_up

@@ -25,9 +25,9 @@ from mxworker.control.status import (
     UnconsumedStatus,
     WorkerStatus,
 )
-from mxworker.observer.facts import Facts
-from mxworker.observer.history import History
-from mxworker.observer.view import View
+from mxworker.observer.overview.facts import Facts
+from mxworker.observer.overview.history import History
+from mxworker.observer.overview.view import View
 
 NOW_UNIX_S = 1_795_960_931.0  # 2026-11-29 14:02:11 UTC
 BEGAN_UNIX_S = NOW_UNIX_S - 11_645.0

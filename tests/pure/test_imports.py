@@ -1,8 +1,8 @@
 """The floors of the house: which room may import which, who may do I/O, touch the AMQP libraries, and fork (DESIGN 3).
 
-A room is a folder of `mxworker/`; `amqp/` and `worker/` have rooms inside. The modules at the top, beside `__init__`
-and `__main__`, are the ground. Rooms stand on floors: a module imports what lies below its own room, and its own room.
-`master` and `worker` never meet; only `cli` and `__main__`, which put it all together, may import everything.
+A room is a folder of `mxworker/`; `amqp/`, `worker/` and `observer/` have rooms inside. The modules at the top, beside
+`__init__` and `__main__`, are the ground. Rooms stand on floors: a module imports what lies below its own room, and its
+own room. `master` and `worker` never meet; only `cli` and `__main__`, which put it all together, may import everything.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ GROUND = "ground"
 PUBLIC = "public"
 COMPOSITION = "composition"
 COMPOSITION_ROOTS = frozenset({"cli", "__main__"})
-ROOMS_INSIDE = frozenset({"amqp", "worker"})
+ROOMS_INSIDE = frozenset({"amqp", "worker", "observer"})
 BELOW_API = frozenset({GROUND, "system", "wire", "payloads"})
 BELOW_AMQP = BELOW_API | {"api"}
 BELOW_WORKER = BELOW_AMQP | {"amqp", "amqp.connecting", "amqp.consuming", "amqp.publishing", "board", "tracing"}
+BELOW_OBSERVER = frozenset({GROUND, "system", "board", "control"})
 MAY_IMPORT: dict[str, frozenset[str]] = {
     GROUND: frozenset(),
     "system": frozenset({GROUND}),
@@ -47,7 +48,11 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "worker.profiling": BELOW_WORKER | {"worker.handling"},
     "worker": BELOW_WORKER | {"worker.handling", "worker.cpu", "worker.profiling"},
     "master": frozenset({GROUND, "system", "board", "control"}),
-    "observer": frozenset({GROUND, "system", "board", "control"}),
+    "observer.http": frozenset({GROUND, "system"}),
+    "observer.overview": BELOW_OBSERVER,
+    "observer.scrape": BELOW_OBSERVER | {"observer.http", "observer.overview"},
+    "observer.page": BELOW_OBSERVER | {"observer.overview"},
+    "observer": BELOW_OBSERVER | {"observer.http", "observer.overview", "observer.scrape", "observer.page"},
 }
 # What a module may name in annotations alone, under TYPE_CHECKING: nothing of it is loaded, and an editor knows what an
 # application imports, and what a handler gets from its context.

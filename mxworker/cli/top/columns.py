@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from mxworker.cli.top.figures import count, duration, rate, share, size
-from mxworker.observer.history import FAILED
+from mxworker.observer.overview.history import FAILED
 from mxworker.system.printable import foreign
 
 Row = Mapping[str, Any]

@@ -14,10 +14,10 @@ from mxworker.control.metrics_json import metrics_of
 from mxworker.control.protocol import Metrics
 from mxworker.control.status import ServiceStatus
 from mxworker.errors import MxWorkerError
-from mxworker.observer.facts import Facts
-from mxworker.observer.history import History
-from mxworker.observer.overview import overview
-from mxworker.observer.view import View
+from mxworker.observer.overview.facts import Facts
+from mxworker.observer.overview.history import History
+from mxworker.observer.overview.overview import overview
+from mxworker.observer.overview.view import View
 
 
 class NotUnderstood(MxWorkerError):

@@ -14,7 +14,7 @@ import pytest
 
 from mxworker.cli.http import http_listen, metrics_directory
 from mxworker.errors import ConfigError
-from mxworker.observer.addresses import Address, address_of, listen_nearby
+from mxworker.observer.http.addresses import Address, address_of, listen_nearby
 from tests.harness.http import Web
 from tests.harness.places import open_directory
 from tests.harness.service import Service, mxworker_run, write_app

@@ -10,8 +10,8 @@ from threading import Thread
 
 import pytest
 
-from mxworker.observer.overview import overview
-from mxworker.observer.page import CONTENT_TYPE, page, policy
+from mxworker.observer.overview.overview import overview
+from mxworker.observer.page.page import CONTENT_TYPE, page, policy
 from tests.harness.chromium import Chromium, Tab, started
 from tests.harness.service_facts import STATES, renamed
 

@@ -12,8 +12,8 @@ import yaml
 
 from mxworker.cli.run import run
 from mxworker.config import DEFAULT_CONCURRENCY, Consumption, Supervision
-from mxworker.observer.addresses import Address
-from mxworker.observer.routes import LIVEZ, METRICS, READYZ
+from mxworker.observer.http.addresses import Address
+from mxworker.observer.http.routes import LIVEZ, METRICS, READYZ
 from tests.harness.repository import REPOSITORY
 from tests.pure.test_image import instructions
 

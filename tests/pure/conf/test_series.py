@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mxworker.board.metric_values import QueueFacts
 from mxworker.master.slot_states import Reason
-from mxworker.observer.scrape import scrape
+from mxworker.observer.scrape.scrape import scrape
 from tests.harness.dashboard import expressions
 from tests.harness.repository import REPOSITORY
 from tests.pure.observer.views import metrics, service, view

@@ -15,7 +15,7 @@ from mxworker.board.metric_values import (
 )
 from mxworker.board.metrics_layout import OUTCOMES, PUBLISH_OUTCOMES
 from mxworker.control.status import PausedStatus, ReloadStatus, ServiceStatus, WorkerStatus
-from mxworker.observer.view import View
+from mxworker.observer.overview.view import View
 
 
 def worker(slot: int = 1, **changed: Any) -> WorkerStatus:

@@ -13,7 +13,7 @@ from mxworker.cli.top.columns import HANDLERS, WORKERS, fitted
 from mxworker.cli.top.figures import count, duration, rate, size
 from mxworker.cli.top.frame import Frame, Silence, frame
 from mxworker.cli.top.screen import drawn, plain
-from mxworker.observer.overview import overview
+from mxworker.observer.overview.overview import overview
 from tests.harness.hostile_text import HOSTILE, hidden_in
 from tests.harness.service_facts import STATES, consumer, later, load, renamed, service, worker
 

@@ -1,0 +1,1 @@
+"""Serving HTTP: connections, who may ask, and which reply a request gets."""

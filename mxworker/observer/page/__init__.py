@@ -1,0 +1,1 @@
+"""The status page: the overview as one document of HTML."""
