@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.scales import FULL_ONLY
 from tests.harness.service import Service, write_app
 from tests.harness.waiting import wait_until
 from tests.rabbit.client import Client
@@ -89,7 +90,7 @@ FAILING = """
 BODY = "B0dy-of-a-message"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def url(node: Node) -> Iterator[str]:
     """The URL of a user whose password is the canary."""
     node.ctl("add_user", USER, CANARY)
@@ -108,8 +109,15 @@ def cpu_queue(queue_name: str, node: Node) -> Iterator[str]:
                 client.delete(f"{queue_name}.{kind}{beside}")
 
 
-@pytest.mark.parametrize("command", ["run", "dev"])
-@pytest.mark.parametrize("is_typed", [False, True])
+@pytest.mark.parametrize(
+    ("command", "is_typed"),
+    [
+        ("run", False),
+        pytest.param("run", True, marks=FULL_ONLY),  # test_start.py looks at it
+        pytest.param("dev", False, marks=FULL_ONLY),
+        ("dev", True),
+    ],
+)
 def test_password_shows_nowhere(
     command: str, is_typed: bool, url: str, node: Node, queue_name: str, cpu_queue: str, tmp_path: Path
 ) -> None:
