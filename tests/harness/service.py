@@ -64,7 +64,7 @@ class Service:
         self, command: Sequence[str], directory: Path, *, name: str = "service", env: Mapping[str, str] | None = None
     ) -> None:
         self.command = list(command)
-        self._directory = directory
+        self.directory = directory
         self._runtime = tempfile.mkdtemp(prefix="mx-")  # short, as the address of a socket has to be
         self._env = _environment({"XDG_RUNTIME_DIR": self._runtime, **(env or {})})
         self._err = directory / f"{name}.err"
@@ -120,7 +120,7 @@ class Service:
         """Run another `mxworker` command, such as `ctl`, to its end, in the environment of the service."""
         command = [sys.executable, "-m", "mxworker", *arguments]
         return subprocess.run(
-            command, cwd=self._directory, env=self._env, capture_output=True, text=True, timeout=60, check=False
+            command, cwd=self.directory, env=self._env, capture_output=True, text=True, timeout=60, check=False
         )
 
     def wait_ready(self, timeout_s: float = 90.0, times: int = 1) -> None:

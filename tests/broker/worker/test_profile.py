@@ -8,6 +8,7 @@ import re
 import stat
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGSTOP
@@ -53,6 +54,7 @@ APP = """
 
     @handlers.consume(Queue("QUEUE.block", type="classic"))
     async def block(message_id: str) -> None:
+        Path("blocks").touch()
         while not release.exists():
             crunch(0.05)
 
@@ -63,17 +65,36 @@ APP = """
 """
 
 
+QUEUE = f"profiled-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, broker_url: str) -> Iterator[Service]:
+    """The service that all tests here share; one more profile does it no harm."""
+    folder = tmp_path_factory.mktemp("profiled")
+    app = write_app(folder, APP.replace("QUEUE", QUEUE))
+    command = mxworker_run(app, "--workers=1", "--log-format=json", app_dir=folder)
+    with Service(command, folder, env={"MXWORKER_BROKER_URL": broker_url}) as started:
+        started.wait_ready()
+        yield started
+    with Client(broker_url) as client:
+        for name in ("", ".def", ".block", ".quick"):
+            for side in ("", ".dlq"):
+                client.delete(f"{QUEUE}{name}{side}")
+
+
 @pytest.fixture
-def service(tmp_path: Path, queue_name: str, broker_url: str, admin: Client) -> Iterator[Service]:
-    app = write_app(tmp_path, APP.replace("QUEUE", queue_name))
-    command = mxworker_run(app, "--workers=1", "--log-format=json", app_dir=tmp_path)
-    with Service(command, tmp_path, env={"MXWORKER_BROKER_URL": broker_url}) as running:
-        running.wait_ready()
-        yield running
-        (tmp_path / "release").touch()
-    for name in ("", ".def", ".block", ".quick"):
-        for side in ("", ".dlq"):
-            admin.delete(f"{queue_name}{name}{side}")
+def service(running: Service, folder: Path) -> Iterator[Service]:
+    """That service, whose handlers work until `release` is there, and end with the test."""
+    (folder / "release").unlink(missing_ok=True)
+    yield running
+    (folder / "release").touch()
+
+
+@pytest.fixture
+def folder(running: Service) -> Path:
+    """Where the service and the commands run."""
+    return running.directory
 
 
 def publish(admin: Client, queue: str, count: int) -> None:
@@ -86,28 +107,28 @@ def done(ended: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_profiles_of_a_busy_worker_name_what_is_hot_and_what_leaks(
-    service: Service, queue_name: str, admin: Client, tmp_path: Path
+    service: Service, admin: Client, folder: Path
 ) -> None:
-    publish(admin, queue_name, 1)
-    publish(admin, f"{queue_name}.def", 1)
+    pids = service.worker_pids()
+    publish(admin, QUEUE, 1)
+    publish(admin, f"{QUEUE}.def", 1)
     shown = done(service.mxworker("ctl", "profile", "--cpu", "2s", "--output", "cpu.json"))
     assert shown.splitlines()[0] == "CPU profile of worker 1: cpu.json"
     assert "crunch" in shown.splitlines()[2]
-    document = json.loads((tmp_path / "cpu.json").read_bytes())
+    document = json.loads((folder / "cpu.json").read_bytes())
     for thread, caller in (("MainThread (event loop)", "work"), ("mxworker-handler_0", "work_in_thread")):
         assert spent_in("crunch", caller, document, thread) > 0.3, "on a busy machine, much is spent in sampling"
-    assert stat.S_IMODE((tmp_path / "cpu.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE((folder / "cpu.json").stat().st_mode) == 0o600
 
-    publish(admin, f"{queue_name}.quick", 100)
+    publish(admin, f"{QUEUE}.quick", 100)
     shown = done(service.mxworker("ctl", "profile", "--memory", "2s", "--output", "leak.txt"))
     assert shown == "Memory profile of worker 1: leak.txt\n"
-    first = re.findall(r"^ *[\d,.]+ KiB .*", (tmp_path / "leak.txt").read_text(), re.MULTILINE)[0]
+    first = re.findall(r"^ *[\d,.]+ KiB .*", (folder / "leak.txt").read_text(), re.MULTILINE)[0]
     assert "kept.append(bytearray(100_000))" in first
-    wait_until(lambda: admin.counts(f"{queue_name}.quick").messages == 0, 90, "the handling of other messages")
-    (tmp_path / "release").touch()
+    wait_until(lambda: admin.counts(f"{QUEUE}.quick").messages == 0, 90, "the handling of other messages")
+    (folder / "release").touch()
     status = json.loads(done(service.mxworker("status", "--json")))
-    assert [worker["pid"] for worker in status["workers"]] == service.worker_pids()
-    assert status["workers"][0]["restarts"] == 0
+    assert [worker["pid"] for worker in status["workers"]] == service.worker_pids() == pids
 
 
 def spent_in(function: str, caller: str, document: dict[str, Any], thread: str) -> float:
@@ -122,20 +143,20 @@ def spent_in(function: str, caller: str, document: dict[str, Any], thread: str) 
     return spent[True] / profile["endValue"]
 
 
-def test_blocked_worker_is_profiled(service: Service, queue_name: str, admin: Client, tmp_path: Path) -> None:
-    publish(admin, f"{queue_name}.block", 1)
-    service.wait_for_event("event_loop_blocked")
-    done(service.mxworker("ctl", "profile", "--cpu", "0.5s", "--output", "cpu.json"))
-    (tmp_path / "release").touch()
-    document = json.loads((tmp_path / "cpu.json").read_bytes())
+def test_blocked_worker_is_profiled(service: Service, admin: Client, folder: Path) -> None:
+    publish(admin, f"{QUEUE}.block", 1)
+    wait_until((folder / "blocks").exists, 60, "the handler that blocks")
+    done(service.mxworker("ctl", "profile", "--cpu", "0.5s", "--output", "blocked.json"))
+    (folder / "release").touch()
+    document = json.loads((folder / "blocked.json").read_bytes())
     names = {document["shared"]["frames"][number]["name"] for number in document["profiles"][0]["samples"][0]}
     assert {"handler block", "block"} <= names
 
 
 def test_second_profile_and_a_file_that_exists_are_refused_and_ctrl_c_ends_a_profile(
-    service: Service, tmp_path: Path
+    service: Service, folder: Path
 ) -> None:
-    with profiling(service, tmp_path, "--memory", "60s") as first:
+    with profiling(service, folder, "--memory", "60s") as first:
         refused = service.mxworker("ctl", "profile", "--cpu", "1s", "--output", "second.json")
         assert refused.returncode == 1
         assert "a memory profile of worker 1 is being taken" in refused.stderr
@@ -143,30 +164,29 @@ def test_second_profile_and_a_file_that_exists_are_refused_and_ctrl_c_ends_a_pro
         _, errors = first.communicate(timeout=60)
         assert (first.returncode, errors) == (130, "Error: the profile was ended, and nothing was written.\n")
     done(service.mxworker("ctl", "profile", "--cpu", "0.2s", "--output", "third.json"))
-    assert sorted(path.name for path in tmp_path.glob("*.json")) == ["third.json"]
-    assert not (tmp_path / "first").exists()
+    assert (folder / "third.json").exists()
+    assert not (folder / "second.json").exists()
+    assert not (folder / "first").exists()
 
     for name, content in (("link", None), ("old", "mine")):
-        (tmp_path / name).symlink_to(tmp_path / "elsewhere") if content is None else (tmp_path / name).write_text(
-            content
-        )
+        (folder / name).symlink_to(folder / "elsewhere") if content is None else (folder / name).write_text(content)
         refused = service.mxworker("ctl", "profile", "--cpu", "1s", "--output", name)
         assert (refused.returncode, refused.stderr) == (
             1,
             f"Error: {name} cannot be made: File exists. Name another file with --output.\n",
         )
-    assert (tmp_path / "old").read_text() == "mine"
-    assert not (tmp_path / "elsewhere").exists()
+    assert (folder / "old").read_text() == "mine"
+    assert not (folder / "elsewhere").exists()
 
 
-def test_worker_that_ends_or_stands_still_ends_its_profile_with_an_error(service: Service, tmp_path: Path) -> None:
+def test_worker_that_ends_or_stands_still_ends_its_profile_with_an_error(service: Service, folder: Path) -> None:
     [worker] = service.workers()
-    with profiling(service, tmp_path, "--cpu", "60s") as first:
+    with profiling(service, folder, "--cpu", "60s") as first:
         worker.signal(SIGKILL)
         _, errors = first.communicate(timeout=60)
         assert first.returncode == 1
         assert f"worker 1 (process {worker.pid}) ended before its profile was complete" in errors
-    assert not (tmp_path / "first").exists()
+    assert not (folder / "first").exists()
     [worker] = service.wait_workers(1)
     worker.signal(SIGSTOP)
     refused = service.mxworker("ctl", "profile", "--cpu", "1s")
@@ -182,14 +202,16 @@ class profiling:  # noqa: N801 - used as a function
         command = [sys.executable, "-m", "mxworker", "ctl", "profile", *options, "--output", "first"]
         env = {**os.environ, "XDG_RUNTIME_DIR": str(service.runtime_directory)}
         self._service = service
+        self._asked = len(self._requests())
         self._popen = subprocess.Popen(command, cwd=directory, env=env, stderr=subprocess.PIPE, text=True)
 
     def __enter__(self) -> subprocess.Popen[str]:
-        asked = self._service.events
-        wait_until(
-            lambda: any("Profile(" in each["request"] for each in asked("control_request")), 60, "a request to profile"
-        )
+        wait_until(lambda: len(self._requests()) > self._asked, 60, "a request to profile")
         return self._popen
+
+    def _requests(self) -> list[str]:
+        requests = [each["request"] for each in self._service.events("control_request")]
+        return [request for request in requests if "Profile(" in request]
 
     def __exit__(self, *_: object) -> None:
         self._popen.kill()

@@ -46,7 +46,7 @@ APP = """
         PUBLISH(body, routing_key="QUEUE.def", headers={"mine": 1, "traceparent": "old"})
 
 
-    @handlers.consume(Queue("QUEUE.def"), retry=RetryPolicy(delays=(1,)))
+    @handlers.consume(Queue("QUEUE.def"), retry=RetryPolicy(delays=(0.1,), jitter=False))
     def second(body: str, ctx: Context) -> None:
         if ctx.delivery.properties.headers["mine"] != 1 or ctx.attempt == 1:
             raise LookupError("once")
@@ -62,7 +62,7 @@ APP = """
 @pytest.fixture
 def queues(queue_name: str, admin: Client) -> Iterator[str]:
     yield queue_name
-    for beside in (".def", ".def.dlq", ".def.retry.1000", ".batch", ".batch.dlq"):
+    for beside in (".def", ".def.dlq", ".def.retry.100", ".batch", ".batch.dlq"):
         admin.delete(f"{queue_name}{beside}")
 
 
@@ -144,10 +144,10 @@ def test_environment_sets_tracing_up_and_spans_are_flushed_at_the_end(
 
 
 def test_environment_that_asks_for_an_unknown_exporter_is_a_warning(
-    queues: str, broker_url: str, admin: Client, tmp_path: Path
+    queues: str, broker_url: str, tmp_path: Path
 ) -> None:
     with start(tmp_path, queues, broker_url, OTEL_TRACES_EXPORTER="nowhere") as service:
-        run_chain(service, tmp_path, admin, queues)
+        service.wait_ready()
         assert service.events("tracing_not_set_up")
 
 
