@@ -29,7 +29,7 @@ from tests.rabbit.node import Node
 WITHIN_S = 60
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def powerless(node: Node) -> Iterator[str]:
     """The URL for a user who may neither configure, write nor read anything."""
     name = f"powerless-{uuid.uuid4().hex[:8]}"
@@ -96,6 +96,9 @@ APP = """
     from pathlib import Path
 
     from mxworker import Handlers, Queue, RetryPolicy
+    from mxworker.worker import queue_watch
+
+    queue_watch.LOOK_EVERY_S = 0.5  # so that the test need not wait for two looks of 5 s
 
     if Path("hang").exists():
         time.sleep(600)
