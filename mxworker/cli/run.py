@@ -16,10 +16,11 @@ import click
 
 from mxworker import __version__
 from mxworker.cli import settings
+from mxworker.cli.embedded import DEFAULT_PORT, lent_broker
 from mxworker.cli.help import EXIT_CODES, Command, option
 from mxworker.cli.http import http_listen, http_options, metrics_directory
 from mxworker.cli.options import DURATION, SIZE, Workers
-from mxworker.cli.settings import URL_FILE, checked, errors_told, hide_urls
+from mxworker.cli.settings import URL_FILE, errors_told, hide_urls
 from mxworker.config import DEFAULT_PROCESS_CONCURRENCY, DEFAULT_QUARANTINE_AFTER, LOG_LEVELS, MAX_WORKERS
 from mxworker.system.log_events import log_event
 from mxworker.system.printable import foreign
@@ -48,6 +49,7 @@ _LOGGING = "Logging"
     examples=(
         "mxworker run app:handlers --broker-url amqp://user:password@rabbit/",
         "mxworker run shop/app.py --workers 4 --drain-timeout 1m",
+        "mxworker run app:handlers --embedded",
     ),
     epilog="A DURATION is written like 250ms, 30s, 5m or 1h, a SIZE like 512MB or 1GiB. SIGTERM and Ctrl-C drain: "
     "running handlers finish. A second Ctrl-C cancels them, a third one kills the workers. SIGHUP reloads the code.",
@@ -60,6 +62,13 @@ _LOGGING = "Logging"
     metavar="URL",
     help="The address of RabbitMQ: amqp[s]://user:password@host/vhost. Repeat the option to name brokers to fail over "
     f"to. {URL_FILE} names a file with one URL on each line.",
+)
+@option(
+    "--embedded",
+    is_flag=True,
+    section=_BROKER,
+    help="For development: start a broker that ends with this service, and loses all messages then. It listens on "
+    f"127.0.0.1:{DEFAULT_PORT}, or on the next free port.",
 )
 @option("--broker-shuffle", is_flag=True, section=_BROKER, help="Try the brokers in a random order in each worker.")
 @option(
@@ -293,8 +302,10 @@ def run(ctx: click.Context, /, app: str, log_level: str, log_format: str, dies_w
     set_up(log_level, log_format)
     if dies_with is not None:
         bind_to_parent(dies_with)
-    with errors_told():
-        brokers = checked(ctx, flags)
+    with errors_told(), ExitStack() as lending:
+        settings.check(app, flags)
+        flags = lending.enter_context(lent_broker(flags, flags["embedded"]))
+        brokers = settings.checked_brokers(ctx, flags)
         if brokers.exposed_places:
             places = ", ".join(brokers.exposed_places)
             facts = log_event("plain_text_connection", brokers=list(brokers.exposed_places))
@@ -322,7 +333,7 @@ def _supervise(app: str, brokers: Brokers, flags: dict[str, Any], as_text: bool,
     listener = _listener(identity, flags["control_socket"])
     board = Board(MAX_WORKERS + 1)  # a replacement starts in the spare slot
     places = {
-        "http": "none" if http is None else http.url,
+        **({"http": "none"} if http is None else {"http": http.url, "metrics": f"{http.url}metrics"}),
         "control": "none" if listener is None else str(listener.path),
     }
     greeting = _Greeting(identity.name, app, brokers, f"{workers} ({origin})", places, as_text)

@@ -53,11 +53,24 @@ def errors_told() -> Iterator[None]:
         sys.exit(error.exit_code)
 
 
-def checked(ctx: click.Context, flags: dict[str, Any]) -> Brokers:
-    """Check all settings and return the brokers. Raises ConfigError."""
-    brokers = _brokers(flags, ctx.info_name or "run")
+def check(app: str, flags: dict[str, Any]) -> None:
+    """Check all settings but those of the broker. Raises ConfigError."""
     _check(flags)
-    _check_code(ctx.params["app"], flags)
+    _check_code(app, flags)
+
+
+def url_source(flags: dict[str, Any]) -> str | None:
+    """Return the name of what gives the broker URL, None when nothing does."""
+    if flags["broker_url"]:
+        ctx = click.get_current_context()
+        is_typed = ctx.get_parameter_source("broker_url") is click.core.ParameterSource.COMMANDLINE
+        return "--broker-url" if is_typed else URL
+    return URL_FILE if os.environ.get(URL_FILE) else None
+
+
+def checked_brokers(ctx: click.Context, flags: dict[str, Any]) -> Brokers:
+    """Check the settings of the broker and return them. Raises ConfigError."""
+    brokers = _brokers(flags, ctx.info_name or "run")
     is_typed = ctx.get_parameter_source("broker_url") is click.core.ParameterSource.COMMANDLINE
     if is_typed and any(map(_has_password, flags["broker_url"])):
         text = "a password on the command line is visible to others; %s names a file to read it from"
@@ -96,7 +109,8 @@ def _brokers(flags: dict[str, Any], command: str) -> Brokers:
         raise ConfigError(
             "no broker URL.\n"
             f"  Try:  mxworker {command} APP --broker-url amqp://user:password@host/\n"
-            f"  or set {URL}, or let {URL_FILE} name a file that holds it."
+            f"  or set {URL}, or let {URL_FILE} name a file that holds it.\n"
+            "  Without RabbitMQ, for development:  mxworker run APP --embedded, or mxworker dev APP"
         )
     tls = Tls(flags["tls_ca"], flags["tls_cert"], flags["tls_key"])
     brokers = Brokers.parse(urls, flags["broker_shuffle"], tls)

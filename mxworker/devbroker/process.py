@@ -42,7 +42,8 @@ def refuse_production(environment: Mapping[str, str]) -> None:
 class BrokerProcess:
     """A running broker. Use it as a context manager, or call `stop`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], url: str, control_path: str, folder: str) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], url: str, control_path: str, folder: str | None) -> None:
+        """`control_path` is empty for a broker without a control socket; `folder` is removed at the end."""
         self.url = url
         self.pid = process.pid
         self.control_path = control_path
@@ -56,6 +57,11 @@ class BrokerProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return int(self.url.rstrip("/").rpartition(":")[2])
 
     @property
     def is_running(self) -> bool:
@@ -75,20 +81,24 @@ class BrokerProcess:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        _remove(self._folder)
 
 
-def start_broker(settings: Settings | None = None) -> BrokerProcess:
+def start_broker(settings: Settings | None = None, *, is_controlled: bool = True) -> BrokerProcess:
     """Start a broker as a child process, which dies with this one, and return when it serves.
 
     By default it takes any free port of loopback. You must call this from a thread that outlives the broker, because
-    the kernel ends a child with the thread that made it (prctl(2)). Raises ConfigError in production, BrokerError when
-    the child does not start.
+    the kernel ends a child with the thread that made it (prctl(2)). With `is_controlled` it has a control socket, by
+    default in a temporary folder, which stays behind when this process is killed. Raises ConfigError in production,
+    BrokerError when the child does not start.
     """
     refuse_production(os.environ)
     settings = settings or Settings(port=0)
-    folder = tempfile.mkdtemp(prefix="mxworker-broker-")  # 0700, so that the control socket is ours alone
-    control_path = settings.control_path or f"{folder}/control.sock"
+    folder = None
+    control_path = settings.control_path or ""
+    if is_controlled and not control_path:
+        folder = tempfile.mkdtemp(prefix="mxworker-broker-")  # 0700, so that the control socket is ours alone
+        control_path = f"{folder}/control.sock"
     process = subprocess.Popen(  # noqa: S603 - our own module
         [sys.executable, "-P", "-m", "mxworker.devbroker", *_arguments(settings, control_path)],
         env={**os.environ, PASSWORD: settings.account.password},
@@ -101,17 +111,23 @@ def start_broker(settings: Settings | None = None) -> BrokerProcess:
         answer = json.loads(said.readline() or '{"error": "it ended without a word"}')
     if "error" in answer:
         process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         raise BrokerError(f"the embedded broker did not start: {answer['error']}")
     return BrokerProcess(process, answer["url"], control_path, folder)
 
 
+def _remove(folder: str | None) -> None:
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _arguments(settings: Settings, control_path: str) -> Sequence[str]:
+    control = (f"--control={control_path}",) if control_path else ()
     return (
+        *control,
         f"--host={settings.host}",
         f"--port={settings.port}",
         f"--user={settings.account.user}",
         f"--limits={json.dumps(asdict(settings.limits))}",
-        f"--control={control_path}",
         f"--dies-with={os.getpid()}",
     )

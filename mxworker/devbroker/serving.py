@@ -21,12 +21,16 @@ def serve(settings: Settings, announce: Callable[[str], object]) -> None:
 
 def warning(url: str) -> str:
     """Return the box that says what this broker is."""
-    lines = (
+    return boxed(
         "The embedded broker is for development.",
         "It keeps messages in memory: all are lost when it ends.",
         f"Clients connect to {url}",
         "Ctrl-C ends it.",
     )
+
+
+def boxed(*lines: str) -> str:
+    """Return the lines in a box."""
     width = max(map(len, lines))
     edge = f"+-{'-' * width}-+"
     return "\n".join((edge, *(f"| {line:<{width}} |" for line in lines), edge))

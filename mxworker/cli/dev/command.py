@@ -6,14 +6,16 @@ import copy
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
 
+from mxworker.cli.embedded import lent_broker
 from mxworker.cli.help import EXIT_CODES, Command, option
 from mxworker.cli.run import run
-from mxworker.cli.settings import checked, errors_told, hide_urls
+from mxworker.cli.settings import check, checked_brokers, errors_told, hide_urls, url_source
 from mxworker.system import interpreter
 from mxworker.system.printable import foreign
 
@@ -37,7 +39,7 @@ def _for_dev(parameter: click.Parameter) -> click.Parameter:
     cls=Command,
     params=parameters(run),
     exit_codes=EXIT_CODES,
-    examples=("mxworker dev app:handlers --broker-url amqp://guest:guest@localhost/",),
+    examples=("mxworker dev app:handlers", "mxworker dev app:handlers --broker-url amqp://guest:guest@localhost/"),
     epilog=run.epilog,
 )
 @option(
@@ -50,7 +52,10 @@ def _for_dev(parameter: click.Parameter) -> click.Parameter:
 )
 @click.pass_context
 def dev(ctx: click.Context, /, app: str, reload_dir: tuple[str, ...], **flags: Any) -> None:
-    """Run APP as `run` does, and reload it when a file is saved."""
+    """Run APP as `run` does, and reload it when a file is saved.
+
+    Without a broker URL it starts the embedded broker, as `run` does with --embedded.
+    """
     from mxworker.cli.dev import outer, sources
     from mxworker.system.log import set_up
     from mxworker.system.terminal import Terminal
@@ -58,11 +63,14 @@ def dev(ctx: click.Context, /, app: str, reload_dir: tuple[str, ...], **flags: A
     terminal = Terminal()
     hide_urls(f"mxworker: dev {foreign(app)}")
     set_up(flags["log_level"], flags["log_format"])
-    command, environment = service_command(run, ctx.params), service_environment(run, ctx.params)
     watched = sources.folders(app, flags["app_dir"], reload_dir)
-    with errors_told():
-        checked(ctx, flags)
-        code = outer.run(command, environment, watched, terminal)
+    with errors_told(), ExitStack() as lending:
+        check(app, flags)
+        is_embedded = flags["embedded"] or url_source(flags) is None
+        flags = lending.enter_context(lent_broker(flags, is_embedded))
+        checked_brokers(ctx, flags)
+        values = {**ctx.params, **flags}
+        code = outer.run(service_command(run, values), service_environment(run, values), watched, terminal)
     sys.exit(code)
 
 

@@ -257,9 +257,3 @@ def test_no_service_outlives_a_killed_outer_process(develop_really: Develop) -> 
     service.signal(signal.SIGKILL)
     service.wait_exit()
     wait_until(lambda: not service.survivors(), 3.0, "the end of all processes")
-
-
-def test_missing_broker_url_is_said_at_once(tmp_path: Path) -> None:
-    with Service([sys.executable, "-m", "mxworker", "dev", "app"], tmp_path) as service:
-        assert service.wait_exit() == 2
-        assert service.log_text().startswith("Error: no broker URL.\n")

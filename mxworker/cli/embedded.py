@@ -1,0 +1,90 @@
+"""The embedded broker of a service: a child of the outermost process, started before all others and ended after them.
+
+That process is the master of `run` or the outer process of `dev`, so the broker outlives workers, reloads and drains.
+The kernel ends it when that process is killed. A Ctrl-C of the terminal does not reach it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from mxworker.cli.settings import url_source
+from mxworker.errors import BrokerError, ConfigError
+from mxworker.system.log_events import log_event
+
+if TYPE_CHECKING:
+    from mxworker.devbroker.process import BrokerProcess
+
+log = logging.getLogger("mxworker")
+
+DEFAULT_PORT = 5672
+_TRIES = 5
+"""How often another program may take the port between our look at it and the start of the broker."""
+
+
+@contextmanager
+def lent_broker(flags: dict[str, Any], is_wanted: bool) -> Iterator[dict[str, Any]]:
+    """Yield the flags, if `is_wanted` with the URL of an embedded broker that runs until the block ends.
+
+    You must call this from the main thread. Raises ConfigError in production, beside a URL, and when no broker starts.
+    """
+    if not is_wanted:
+        yield flags
+        return
+    from mxworker.devbroker.process import refuse_production
+
+    source = url_source(flags)
+    if source is not None:
+        raise ConfigError(f"--embedded starts a broker, and {source} names another one.\n  Leave one of them out.")
+    refuse_production(os.environ)
+    with _started() as broker:
+        _tell(broker)
+        yield {**flags, "embedded": False, "broker_url": (broker.url,)}
+
+
+def _started() -> BrokerProcess:
+    """Start a broker on the default port or the next free one."""
+    from mxworker.devbroker.process import start_broker
+    from mxworker.devbroker.server import Settings
+
+    for left in reversed(range(_TRIES)):
+        port = _free_port()
+        try:
+            return start_broker(Settings(port=port), is_controlled=False)
+        except BrokerError as error:
+            if left == 0 or _free_port() == port:
+                raise ConfigError(f"{error}.") from error
+    raise AssertionError("the last try returns or raises")
+
+
+def _free_port() -> int:
+    from mxworker.observer.http.addresses import LOOPBACK, Address, address_of, listen_nearby
+
+    try:
+        with listen_nearby(Address(LOOPBACK, DEFAULT_PORT)) as listening:
+            return address_of(listening).port
+    except OSError as error:
+        raise ConfigError(f"the embedded broker cannot listen on {LOOPBACK}: {error.strerror}.") from error
+
+
+def _tell(broker: BrokerProcess) -> None:
+    """Say what it is and where: in a box for people, in a JSON log as one event."""
+    from mxworker.devbroker.serving import boxed
+    from mxworker.system.log import is_json, say
+
+    moved = (f"Port {DEFAULT_PORT} is in use, so it took {broker.port}.",) if broker.port != DEFAULT_PORT else ()
+    if is_json():
+        text = "the embedded broker listens at %s; messages are lost when this ends"
+        log.warning(text, broker.url, extra=log_event("embedded_broker_started", url=broker.url))
+    elif log.isEnabledFor(logging.WARNING):
+        say(
+            boxed(
+                "The embedded broker is for development. Messages are lost when this ends.",
+                f"Clients connect to {broker.url}",
+                *moved,
+            )
+        )
