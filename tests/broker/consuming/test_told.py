@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mxworker.control.client import ask
+from mxworker.control.protocol import Status
 from tests.harness.faults import Arrival
 from tests.harness.proxy import Proxy, proxy_to
 from tests.harness.service import Service, mxworker_run, write_app
@@ -46,7 +48,8 @@ class Told:
 
     @property
     def status(self) -> dict[str, Any]:
-        return json.loads(self.service.mxworker("status", "--json").stdout)  # type: ignore[no-any-return]
+        (path,) = self.service.runtime_directory.glob("**/*.sock")
+        return ask(path, Status(), time.monotonic() + WITHIN_S)["status"]  # type: ignore[no-any-return]
 
     def wait(self, what: str, holds: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         found: dict[str, Any] = {}

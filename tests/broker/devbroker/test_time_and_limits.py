@@ -225,7 +225,7 @@ def test_a_full_queue_refuses_and_dead_letters(broker: Broker, channel: Channel,
     assert (got.body, got.headers["x-death"][0]["reason"]) == (b"2", "maxlen")
 
 
-def test_an_unused_queue_expires(broker: Broker, channel: Channel, made: Any, name: str) -> None:
+def test_an_unused_queue_expires(broker: Broker, channel: Channel, name: str) -> None:
     for each in ("idle", "consumed"):
         channel.declare(f"{name}.{each}", arguments={"x-expires": 500})
     channel.consume(f"{name}.consumed", consumer_tag="user")

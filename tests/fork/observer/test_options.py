@@ -70,9 +70,15 @@ def taken() -> Iterator[int]:
 
 
 def status(service: Service) -> dict[str, object]:
-    wait_until(lambda: service.mxworker("status", "--json").returncode == 0, 30, "the status")
-    found: dict[str, object] = orjson.loads(service.mxworker("status", "--json").stdout)
+    asked = wait_until(lambda: answered(service), 30, "the status")
+    found: dict[str, object] = orjson.loads(asked)
     return found
+
+
+def answered(service: Service) -> str:
+    """Return what `status` writes, or nothing while there is no service."""
+    asked = service.mxworker("status", "--json")
+    return asked.stdout if asked.returncode == 0 else ""
 
 
 # ---- addresses
