@@ -43,6 +43,7 @@ from mxworker.master.signals import SignalInbox
 from mxworker.master.slot import NS_PER_S, Order
 from mxworker.system.log import tell_error, tell_lost_lines
 from mxworker.system.log_events import log_event
+from mxworker.system.printable import well_formed
 from mxworker.system.terminal import Terminal
 
 _LOG = logging.getLogger("mxworker.master")
@@ -83,7 +84,7 @@ def run(
     Call from the main thread, with no other thread alive. From then on the process takes its signals through the
     master, and ignores them after this returns: the exit code is decided then.
     """
-    setproctitle(f"mxworker: master {supervision.name}")
+    setproctitle(f"mxworker: master {well_formed(supervision.name)}")
     notifier = Notifier.from_environment()
     inbox = SignalInbox()
     children = Children(run_worker)

@@ -115,6 +115,12 @@ def test_service_of_another_directory_is_never_meant_without_a_name(
     assert service.exit_code is None
 
 
+def test_directory_may_have_any_bytes_in_its_name(begin: Begin, operator: Operator, tmp_path: Path) -> None:
+    place = tmp_path / os.fsdecode(b"shop\xff")
+    service = begin(place)
+    assert operator.pid_of(cwd=place) == service.pid
+
+
 def test_service_with_a_name_of_its_own_is_meant_everywhere(begin: Begin, operator: Operator, tmp_path: Path) -> None:
     service = begin(tmp_path / "shop", "--name=shop")
     assert operator.pid_of(cwd=tmp_path) == service.pid
