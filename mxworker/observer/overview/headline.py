@@ -86,7 +86,11 @@ def _detail(facts: Facts) -> str:
     in_flight = sum(row.in_flight for row in metrics.consumers)
     now = rate(facts.history.per_s(NOW_S, *ended))
     is_busy = in_flight or facts.history.grown(MINUTE_S, *ended)
-    work = f"{now} messages a second, {in_flight:,} in flight" if is_busy else "No message has ended in the last minute"
+    known_s = facts.history.span_s(MINUTE_S)
+    if is_busy or not known_s:
+        work = f"{now} messages a second, {in_flight:,} in flight"
+    else:
+        work = f"No message has ended in the last {'minute' if known_s >= MINUTE_S else duration(known_s)}"
     return f"{_workers(facts, len(queues))}. {work}."
 
 
@@ -97,4 +101,5 @@ def _workers(facts: Facts, queues: int) -> str:
     what = f" {count_of(queues, 'queue')}" if queues and service.workers_ready and not partly else ""
     if partly:
         what = f" all queues, {partly} some of them"
-    return f"{service.workers_ready} of {count_of(service.workers_wanted, 'worker')} consume{what}"
+    verb = "consumes" if service.workers_wanted == 1 else "consume"
+    return f"{service.workers_ready} of {count_of(service.workers_wanted, 'worker')} {verb}{what}"

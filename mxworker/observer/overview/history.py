@@ -69,6 +69,10 @@ class History:
             self._point_due_at = max(self._point_due_at + STEP_S, view.now_s)
         self._last_at = view.now_s
 
+    def span_s(self, window_s: float) -> float:
+        """Return the time over which figures for this window are taken: less than the window until it is known."""
+        return self._rates.span_s(window_s)
+
     def per_s(self, window_s: float, *counters: Hashable) -> float | None:
         """Return by how much these counters grow in a second; None as long as there is no earlier look."""
         if not self._rates.span_s(window_s):

@@ -14,6 +14,7 @@ from mxworker.observer.http.reply import Reply
 from mxworker.observer.overview.view import View
 from mxworker.observer.scrape.families import families
 from mxworker.observer.scrape.user_metrics import UserMetrics
+from mxworker.system.printable import well_formed
 
 _END = b"# EOF\n"
 _QUICK_TEXT = openmetrics.exposition.UNDERSCORES
@@ -54,16 +55,12 @@ def _encoded_foreign(families: Sequence[Metric], encode: _Encode) -> bytes:
 
 
 def _encodable(family: Metric) -> Metric:
-    family.documentation = _escaped(str(family.documentation))
+    family.documentation = well_formed(str(family.documentation))
     family.samples = [
-        sample._replace(labels={name: _escaped(str(value)) for name, value in sample.labels.items()})
+        sample._replace(labels={name: well_formed(str(value)) for name, value in sample.labels.items()})
         for sample in family.samples
     ]
     return family
-
-
-def _escaped(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def encoded(families: Iterable[Metric], accept: str, escaping: str) -> bytes:

@@ -10,7 +10,9 @@ import pytest
 from mxworker.control.status import PausedStatus, UnconsumedStatus
 from mxworker.observer.overview.facts import Facts
 from mxworker.observer.overview.headline import Headline, headline
+from mxworker.observer.overview.history import History
 from mxworker.observer.overview.problems import problems
+from mxworker.observer.overview.view import View
 from tests.harness import service_facts
 from tests.harness.service_facts import NOW_UNIX_S, STATES, later, link, worker
 
@@ -49,6 +51,22 @@ def test_each_state_has_its_sentence(state: str, text: str) -> None:
 )
 def test_what_the_service_does_is_told(state: str, detail: str) -> None:
     assert told(STATES[state]()).detail == detail
+
+
+def test_one_worker_is_told_in_the_singular() -> None:
+    assert told(idle(workers=(worker(1),), workers_ready=1, workers_wanted=1)).detail.startswith(
+        "1 of 1 worker consumes "
+    )
+
+
+def test_only_the_time_that_is_known_is_told() -> None:
+    facts = service_facts.idle()
+    view = View(facts.now_unix_s, facts.now_s, facts.metrics, facts.service, facts.told_s_ago)
+    history = History()
+    history.add(view)
+    assert told(Facts.of(view, history)).detail.endswith(" messages a second, 0 in flight.")
+    history.add(replace(view, now_s=view.now_s + 2))
+    assert told(Facts.of(view, history)).detail.endswith(" No message has ended in the last 2 s.")
 
 
 def test_a_service_that_starts_tells_what_it_waits_for() -> None:
