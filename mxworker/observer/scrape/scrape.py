@@ -37,6 +37,7 @@ class _Families(Collector):
 
 def scrape(view: View, accept: str, user_metrics: UserMetrics | None = None) -> Reply:
     """Return all metrics in the format that `accept` prefers, which is OpenMetrics or the text format."""
+    accept = _understood(accept)
     encode, content_type = choose_encoder(accept)
     quick = _QUICK_OPENMETRICS if "openmetrics" in content_type else _QUICK_TEXT
     body = encoded(families(view), accept, quick)
@@ -44,6 +45,15 @@ def scrape(view: View, accept: str, user_metrics: UserMetrics | None = None) -> 
         living = {worker.slot for worker in view.service.workers if worker.pid is not None}
         body = body.removesuffix(_END) + _encoded_foreign(user_metrics.families(living), encode)
     return Reply(body, content_type=content_type)
+
+
+def _understood(accept: str) -> str:
+    """Return what a client accepts, or nothing when prometheus_client cannot read it: that is the text format."""
+    try:
+        choose_encoder(accept)
+    except Exception:  # whatever the parser of a version raises
+        return ""
+    return accept
 
 
 def _encoded_foreign(families: Sequence[Metric], encode: _Encode) -> bytes:

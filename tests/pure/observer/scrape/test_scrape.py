@@ -240,6 +240,12 @@ def test_name_of_any_characters_is_read_back(name: str) -> None:
         assert found["mxworker_handler_slots"].samples[0].labels == {"queue": name, "handler": name}
 
 
+@pytest.mark.parametrize("version", ["\xff", "a.b.c", "", "1"])
+def test_client_that_asks_for_a_version_that_is_none_gets_an_answer(version: str) -> None:
+    accept = f"application/openmetrics-text; version={version}; escaping=,;="
+    assert "mxworker_worker_up" in families_of(scrape(view(), accept).body.decode())
+
+
 @pytest.mark.parametrize("accept", ["", OPENMETRICS])
 def test_label_that_cannot_be_encoded_is_escaped_and_costs_no_other_metric(accept: str, tmp_path: Path) -> None:
     values = MmapedDict(str(tmp_path / "counter_1.db"))
