@@ -28,6 +28,7 @@ log = logging.getLogger("mxworker")
 
 _SECTION = "HTTP"
 _TOKEN_CHARACTERS = 16
+_DELETE = 0x7F
 _OPTIONS = (
     option(
         "--http",
@@ -174,9 +175,13 @@ def _token(path: str | None) -> bytes | None:
         token = Path(path).read_bytes().strip()
     except OSError as error:
         raise ConfigError(f"{what} names '{foreign(path)}', which cannot be read: {error.strerror}.") from error
+    fault = ""
     if len(token) < _TOKEN_CHARACTERS:
+        fault = f"fewer than {_TOKEN_CHARACTERS} characters"
+    elif any(byte < ord(" ") or byte == _DELETE for byte in token):  # no header can have them
+        fault = "line ends or control characters in it"
+    if fault:
         raise ConfigError(
-            f"{what} names '{foreign(path)}', whose token has fewer than {_TOKEN_CHARACTERS} characters.\n"
-            f"  Try:  openssl rand -hex 32 > {foreign(path)}"
+            f"{what} names '{foreign(path)}', whose token has {fault}.\n  Try:  openssl rand -hex 32 > {foreign(path)}"
         )
     return token

@@ -191,9 +191,16 @@ def test_token_opens_what_others_must_not_see(run: Run, token_file: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("content", "why"), [("short", "fewer than 16"), ("\n", "fewer than 16"), ("x" * 15 + " \n", "fewer than 16")]
+    ("content", "why"),
+    [
+        ("short", "fewer than 16"),
+        ("\n", "fewer than 16"),
+        ("x" * 15 + " \n", "fewer than 16"),
+        (f"{TOKEN}\n{TOKEN}\n", "line ends"),
+        (f"{TOKEN}\0", "control characters"),
+    ],
 )
-def test_token_that_could_be_guessed_is_refused(token_file: Path, content: str, why: str) -> None:
+def test_token_that_could_be_guessed_or_cannot_be_sent_is_refused(token_file: Path, content: str, why: str) -> None:
     token_file.write_text(content)
     with pytest.raises(ConfigError, match=why):
         http_listen(flags(http="0.0.0.0:0", http_token_file=str(token_file)))
