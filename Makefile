@@ -16,8 +16,13 @@ export MXWORKER_TEST_RABBITMQ := $(or $(BROKER),$(MXWORKER_TEST_RABBITMQ))
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: $(READY) rabbitmq ## Start a broker and two workers, send them 10,000 orders, show a summary
+demo: $(READY) ## Run two workers on the embedded broker, send them 10,000 orders, show a summary (BROKER=4: on RabbitMQ 4)
+ifeq ($(MXWORKER_TEST_RABBITMQ)$(MXWORKER_TEST_BROKER_URL),)
+	@$(BIN)/python -m handlers_example.demo
+else
+	@$(MAKE) rabbitmq
 	@$(BIN)/python -m tests.rabbit -- $(BIN)/python -m handlers_example.demo
+endif
 
 test: $(READY) ## Check style and types, then run all tests, those of guarantees at a tenth of their size (BROKER=4: on RabbitMQ 4)
 	@$(MAKE) lint || { echo "make test: style or types are wrong, see above; no test was run ('make lint' repeats this)." >&2; exit 1; }
@@ -54,7 +59,7 @@ $(READY): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
 	@touch $@
 
-# If RabbitMQ may not be installed, `test` and `chaos` say which tests they skip, and `demo` and `bench` say what is
+# If RabbitMQ may not be installed, `test` and `chaos` say which tests they skip, and `bench` says what is
 # missing. A version that BROKER asks for is never skipped: without it they fail.
 rabbitmq:
 ifneq ($(MXWORKER_TEST_RABBITMQ),)

@@ -1,9 +1,9 @@
 """Start the shop on two workers, send it orders, wait until every order is accounted for, stop it, and sum up.
 
-    MXWORKER_BROKER_URL=amqp://guest:guest@localhost/ python -m handlers_example.demo
+    python -m handlers_example.demo
 
-The demo creates and deletes its own queues. Exit codes: 0 every order has met its right end, 1 some have not, 2 usage,
-130 interrupted.
+It runs on the embedded broker, or on the broker that MXWORKER_BROKER_URL names. The demo creates and deletes its own
+queues. Exit codes: 0 every order has met its right end, 1 some have not, 2 usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -22,14 +24,18 @@ import click
 from handlers_example.demo.service import ServiceFailed
 from handlers_example.demo.story import DemoFailed, Plan, demonstrate
 from mxworker.brokers import BrokerUrl
+from mxworker.devbroker.process import start_broker
 from mxworker.errors import BrokerError, ConfigError, PublishError
 
 _FAILED = 1
+_USAGE = 2
 _INTERRUPTED = 130
 _INTERRUPTING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def _read_url(_context: click.Context, _option: click.Parameter, text: str) -> BrokerUrl:
+def _read_url(_context: click.Context, _option: click.Parameter, text: str | None) -> BrokerUrl | None:
+    if text is None:
+        return None
     try:
         return BrokerUrl.parse(text)
     except ConfigError as error:
@@ -67,16 +73,16 @@ def _new_folder(_context: click.Context, _option: click.Parameter, path: Path | 
     "--broker-url",
     envvar="MXWORKER_BROKER_URL",
     show_envvar=True,
-    required=True,
     callback=_read_url,
-    help="The address of RabbitMQ.  'make demo' starts one.",
+    help="The address of RabbitMQ; default: an embedded broker, which ends with the demo.",
 )
-def main(orders: int, out: Path | None, patience: float, broker_url: BrokerUrl) -> None:
+def main(orders: int, out: Path | None, patience: float, broker_url: BrokerUrl | None) -> None:
     """Run a shop on two workers: send it orders, some of them bad, and account for every order."""
     for library in ("aio_pika", "aiormq", "mxworker"):  # they would report a lost broker a second time
         logging.getLogger(library).addHandler(logging.NullHandler())
-    folder = out or Path(tempfile.mkdtemp(prefix="mxworker-demo-"))
-    code = asyncio.run(_run(Plan(broker_url, orders, folder, patience)))
+    with _broker(broker_url) as url:
+        folder = out or Path(tempfile.mkdtemp(prefix="mxworker-demo-"))
+        code = asyncio.run(_run(Plan(url, orders, folder, patience)))
     if out is None and code != _FAILED:
         shutil.rmtree(folder)
     elif code != _INTERRUPTED:
@@ -84,6 +90,22 @@ def main(orders: int, out: Path | None, patience: float, broker_url: BrokerUrl) 
     if code == 0:
         click.echo(_how_to_go_on())
     sys.exit(code)
+
+
+@contextmanager
+def _broker(named: BrokerUrl | None) -> Iterator[BrokerUrl]:
+    """Lend the broker that was named, otherwise an embedded one that ends with the block."""
+    if named is not None:
+        yield named
+        return
+    os.environ.pop("INVOCATION_ID", None)  # a terminal or a runner that systemd has started makes no service of a demo
+    try:
+        broker = start_broker(is_controlled=False)
+    except (ConfigError, BrokerError) as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(_USAGE if isinstance(error, ConfigError) else _FAILED)
+    with broker:
+        yield BrokerUrl.parse(broker.url)
 
 
 async def _run(plan: Plan) -> int:
@@ -126,6 +148,8 @@ def _how_to_go_on() -> str:
     return (
         "\n"
         "The handlers are in handlers_example/shop.py. README.md explains how they work.\n"
+        "To run them without RabbitMQ, and to reload them when you edit them:\n"
+        f"  {mxworker} dev handlers_example.shop\n"
         "To run them on your own RabbitMQ:\n"
         "  export MXWORKER_BROKER_URL=amqp://guest:guest@localhost/\n"
         f"  {mxworker} run handlers_example.shop"

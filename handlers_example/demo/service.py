@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shlex
 import sys
 from asyncio.subprocess import DEVNULL, Process
@@ -15,6 +16,7 @@ from tempfile import TemporaryDirectory
 REPOSITORY = Path(__file__).parents[2]
 
 _READY = "Ready in"
+_PAGE = re.compile(r"^http +(http://\S+)$", re.MULTILINE)
 _READY_WITHIN_S = 60.0
 _LOOK_EVERY_S = 0.05
 _DRAIN_WITHIN_S = 40.0  # the service's own deadline is 30 s
@@ -40,6 +42,12 @@ class Service:
             if asyncio.get_running_loop().time() > give_up_at:
                 raise self._failure(f"is not ready after {_READY_WITHIN_S:g} s")
             await self.pause(_LOOK_EVERY_S)
+
+    @property
+    def page(self) -> str | None:
+        """The address of its status page, None before it is ready and when it serves no HTTP."""
+        found = _PAGE.search(self._log_text())
+        return None if found is None else found[1]
 
     async def pause(self, seconds: float) -> None:
         """Sleep for `seconds` while the service runs. Raises ServiceFailed as soon as it has ended."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 import uuid
 from contextlib import closing, suppress
@@ -52,12 +53,19 @@ async def demonstrate(plan: Plan) -> Summary:
     BrokerError.
     """
     prefix, times = f"mxworker-demo-{uuid.uuid4().hex[:8]}-", plan.folder / "times.txt"
-    env = {"SHOP_PREFIX": prefix, "SHOP_FOLDER": str(plan.folder), "DEMO_TIMES": str(times)}
+    env = {
+        "MXWORKER_BROKER_URL": plan.url.dsn,
+        "SHOP_PREFIX": prefix,
+        "SHOP_FOLDER": str(plan.folder),
+        "DEMO_TIMES": str(times),
+    }
     async with (
         connected(plan.url, prefix) as broker,
         running(APP, WORKERS, env, plan.folder / "service.log") as service,
     ):
         await service.wait_ready()
+        if service.page is not None:
+            print(f"  its page, until the end of the demo: {service.page}", file=sys.stderr)
         feeding = _Feeding(plan, broker, service)
         took_s = await feeding.run()
         await service.stop()

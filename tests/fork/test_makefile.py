@@ -43,9 +43,14 @@ def project(tmp_path: Path) -> Path:
 
 def make_test(project: Path, **codes: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
     """Run `make test`, whose programs end with these codes; return it and what was called."""
+    return make(project, "test", MXWORKER_TEST_BROKER_URL="amqp://nowhere/", **codes)
+
+
+def make(project: Path, target: str, **more: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """Run a target with more variables; return it and what was called."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS", "BROKER"))}
-    env |= {"MXWORKER_TEST_BROKER_URL": "amqp://nowhere/", "MXWORKER_TEST_RABBITMQ": "", **codes}
-    made = subprocess.run(["make", "test"], cwd=project, env=env, capture_output=True, text=True, check=False)
+    env |= {"MXWORKER_TEST_BROKER_URL": "", "MXWORKER_TEST_RABBITMQ": "", **more}
+    made = subprocess.run(["make", target], cwd=project, env=env, capture_output=True, text=True, check=False)
     return made, (project / "runs").read_text().splitlines()
 
 
@@ -67,3 +72,11 @@ def test_wrong_style_or_types_end_it_at_once_with_a_clear_line(project: Path, to
     assert made.returncode != 0
     assert not [run for run in runs if "pytest" in run]
     assert "style or types are wrong" in made.stderr
+
+
+def test_the_demo_needs_no_rabbitmq_unless_it_is_told_to_run_on_one(project: Path) -> None:
+    codes = {"CODE_OF_MOST": "0", "CODE_OF_ALONE": "0"}
+    _, runs = make(project, "demo", **codes)
+    assert runs == ["-m handlers_example.demo"]
+    _, runs = make(project, "demo", MXWORKER_TEST_BROKER_URL="amqp://nowhere/", **codes)
+    assert runs[1:] == ["-m tests.rabbit -- .venv/bin/python -m handlers_example.demo"]

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -149,6 +150,24 @@ def test_port_in_use_moves_to_the_next_free_one_and_says_so(begin: Begin) -> Non
         port = int(url_of(service).rstrip("/").rpartition(":")[2])
         assert port > DEFAULT_PORT
         assert f"Port {DEFAULT_PORT} is in use, so it took {port}." in service.log_text()
+
+
+def test_the_demo_runs_on_a_broker_of_its_own_and_shows_its_page(tmp_path: Path) -> None:
+    (tmp_path / "temporary").mkdir()
+    command = [sys.executable, "-m", "handlers_example.demo", "--orders=200"]
+    env = {"TMPDIR": str(tmp_path / "temporary"), "MXWORKER_HTTP": "127.0.0.1:0", "MXWORKER_NO_HTTP": ""}
+    with Service(command, tmp_path, env=env) as demo:
+        demo.wait_for_log("its page, until the end of the demo: http://")
+        broker = broker_of(demo)
+        page = re.search(r"its page.*(http://\S+)", demo.log_text())
+        assert page
+        with urlopen(page[1], timeout=30) as answer:
+            assert answer.status == 200
+        assert demo.wait_exit() == 0, demo.log_text()
+        assert "Every order has met its right end." in demo.output_text()
+        assert not broker.is_alive
+        assert demo.survivors() == []
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 @pytest.mark.parametrize(
