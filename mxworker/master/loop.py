@@ -217,6 +217,7 @@ class _Master:
         leaving = {slot.pid for slot in self._fleet.slots if slot.is_leaving}
         before = [child for child in ended if child.pid in leaving or child.has_crashed]
         for child in before:
+            self._look_at(self._slot_of(child), now_ns)
             self._take_in_end(child, now_ns)
         self._reaps_again = signal.SIGCHLD in signums
         self._commands.take_signals(signums, now_ns)
@@ -262,7 +263,7 @@ class _Master:
 
     def _take_in_end(self, child: Ended, now_ns: int) -> None:
         """Take in that a worker ended, and say how. It is attributed first: its messages are on their way again."""
-        number = next(slot.number for slot in self._fleet.slots if slot.pid == child.pid)
+        number = self._slot_of(child)
         is_queues_fault = self._crash_attribution.is_queues_fault(self._board.told(number))
         ended = self._fleet.exited(child.pid, child.status, now_ns, is_queues_fault)
         stack = self._children.stack_files(ended.slot)
@@ -271,6 +272,9 @@ class _Master:
         self._status.note_exit(ended, describe(ended), note_of(ended, told))
         self._exit_report.tell(ended, told, stack, self._fleet.generation, now_ns)
         self._board.slot(ended.slot).clear_gauges()
+
+    def _slot_of(self, child: Ended) -> int:
+        return next(slot.number for slot in self._fleet.slots if slot.pid == child.pid)
 
     def _heed_crashes(self, now_ns: int) -> None:
         """Have the queues run alone whose messages kill, and lay that to no worker's charge."""

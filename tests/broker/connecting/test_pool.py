@@ -72,7 +72,7 @@ async def test_publish_on_a_borrowed_channel_is_not_lied_to(broker_url: str) -> 
 
 
 async def test_a_hundred_at_once_are_lent_and_the_next_one_waits_in_vain(broker_url: str) -> None:
-    async with running(broker_url, max_connections=3, borrow_timeout_s=5) as pool, AsyncExitStack() as stack:
+    async with running(broker_url, max_connections=3, borrow_timeout_s=15) as pool, AsyncExitStack() as stack:
         async with asyncio.timeout(SOON_S):
             await asyncio.gather(*(stack.enter_async_context(pool.channel()) for _ in range(100)))
         assert pool.stats().borrowed_channels == 100
