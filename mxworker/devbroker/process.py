@@ -17,22 +17,28 @@ from typing import Self
 from mxworker.devbroker.control import BrokerControl
 from mxworker.devbroker.server import Settings
 from mxworker.errors import BrokerError, ConfigError
+from mxworker.system.terminal import has_terminal
 
 PRODUCTION = "MXWORKER_ENV"
 PASSWORD = "MXWORKER_EMBEDDED_PASSWORD"  # noqa: S105 - the name of a variable
-_SERVICE_MANAGER = ("INVOCATION_ID", "NOTIFY_SOCKET")
+_INVOCATION = "INVOCATION_ID"
+_NOTIFY = "NOTIFY_SOCKET"
 _STOP_PATIENCE_S = 10.0
 
 
 def refuse_production(environment: Mapping[str, str]) -> None:
-    """Raise ConfigError where the broker would lose messages that matter."""
+    """Raise ConfigError where the broker would lose messages that matter.
+
+    A shell in a terminal window may inherit INVOCATION_ID from the window's own unit (systemd.exec(5)), so the variable
+    alone makes no service of a process that has a controlling terminal.
+    """
     if environment.get(PRODUCTION) == "production":
         raise ConfigError(
             f"{PRODUCTION}=production: the embedded broker keeps messages in memory only, and does not run in "
             "production. Use RabbitMQ, and name it with --broker-url."
         )
-    for name in _SERVICE_MANAGER:
-        if environment.get(name):
+    for name in (_NOTIFY, _INVOCATION):
+        if environment.get(name) and not (name == _INVOCATION and has_terminal()):
             raise ConfigError(
                 f"{name} is set, so this is a service of systemd: the embedded broker keeps messages in memory only, "
                 "and does not run as a service. Use RabbitMQ, and name it with --broker-url."
@@ -99,9 +105,10 @@ def start_broker(settings: Settings | None = None, *, is_controlled: bool = True
     if is_controlled and not control_path:
         folder = tempfile.mkdtemp(prefix="mxworker-broker-")  # 0700, so that the control socket is ours alone
         control_path = f"{folder}/control.sock"
+    environment = {name: value for name, value in os.environ.items() if name != _INVOCATION}  # as was decided above
     process = subprocess.Popen(  # noqa: S603 - our own module
         [sys.executable, "-P", "-m", "mxworker.devbroker", *_arguments(settings, control_path)],
-        env={**os.environ, PASSWORD: settings.account.password},
+        env={**environment, PASSWORD: settings.account.password},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is for the parent, which then stops the broker

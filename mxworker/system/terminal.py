@@ -20,13 +20,18 @@ When the leader of a session ends, the kernel first sends SIGHUP and then takes 
 _GONE = frozenset({errno.ENXIO, errno.EIO})
 
 
+def has_terminal() -> bool:
+    """Return whether this process has a controlling terminal, so that a person may sit before it."""
+    return _error_of_opening() == 0
+
+
 class Terminal:
     """The controlling terminal of this process as it was when this object was made."""
 
     def __init__(self) -> None:
         """Look for the terminal. A process that ignores SIGHUP, as under nohup(1), counts as having none."""
         is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        self.was_there = not is_ignored and _error_of_opening() == 0
+        self.was_there = not is_ignored and has_terminal()
 
     @property
     def has_gone(self) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from pamqp import commands
 
+from mxworker.devbroker import process
 from mxworker.devbroker.client import Limits
 from mxworker.devbroker.control import BrokerControl
 from mxworker.devbroker.handshake import Account
@@ -34,15 +35,28 @@ def clean_environment(**more: str) -> dict[str, str]:
 @pytest.mark.parametrize("environment", REFUSED, ids=lambda environment: next(iter(environment)))
 def test_it_refuses_production(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     done = subprocess.run(
-        [*COMMAND, "--port=0"], env=clean_environment(**environment), capture_output=True, text=True, timeout=30
+        [*COMMAND, "--port=0"],
+        env=clean_environment(**environment),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        start_new_session=True,  # so that it has no terminal, as a service has none
     )
     assert done.returncode == 2
     assert "in memory only" in done.stderr
     assert next(iter(environment)) in done.stderr
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(process, "has_terminal", lambda: False)
     with pytest.raises(ConfigError, match="in memory only"):
         start_broker()
+
+
+def test_it_starts_in_a_terminal_window_that_systemd_has_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INVOCATION_ID", "1234")
+    monkeypatch.setattr(process, "has_terminal", lambda: True)
+    with start_broker() as broker, Wire(broker.url) as wire:
+        assert wire.server_properties["product"] == "mxworker embedded broker"
 
 
 @pytest.mark.parametrize("command", [COMMAND, [sys.executable, "-m", "mxworker", "broker"]])
