@@ -9,6 +9,7 @@ this machine's loopback, from an observer in a process of its own.
 from __future__ import annotations
 
 import argparse
+import gc
 import http.client
 import os
 import signal
@@ -54,6 +55,7 @@ def main() -> None:
     show("OpenMetrics", lambda: scrape(view, OPENMETRICS), options.rounds)
     with listen_at(Address(port=0)) as listening:
         address = address_of(listening)
+        gc.freeze()  # as the master does before it forks
         pid = os.fork()
         if pid == 0:
             os._exit(observer.run(observer.Settings(listening, Access(address.host), None, 30.0), board))

@@ -7,6 +7,7 @@ anything, has no connection to a broker, and loads no code of the application.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -35,6 +36,8 @@ from mxworker.system.log_events import log_event
 _LOG = logging.getLogger("mxworker.observer")
 
 BEAT_S = 1.0
+_COLLECT_EVERY = 100_000
+"""How many new objects make a garbage collection: more than a scrape makes, and those go without one."""
 _DEAF_TO = (signal.SIGTERM, signal.SIGQUIT)
 """Signals that a terminal or service manager sends to all processes: the observer goes after the last worker."""
 
@@ -54,6 +57,7 @@ def run(settings: Settings, board: Board) -> int:
     for signum in _DEAF_TO:
         signal.signal(signum, do_nothing)
     setproctitle("mxworker: observer")
+    gc.set_threshold(_COLLECT_EVERY)
     _forget_settings()
     try:
         asyncio.run(_serve(settings, board.of_observer()))
