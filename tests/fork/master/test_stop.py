@@ -85,8 +85,7 @@ def test_drain_that_a_reload_began_and_that_ended_before_the_stop_does_not_count
     os.kill(old, signal.SIGSTOP)
     service.kill(signal.SIGHUP)
     wait_until(lambda: is_asked_to_stop(old), 10, "the order to drain")
-    service.kill(signal.SIGSTOP)
-    wait_until(lambda: status(service.pid)["State"][0] == "T", 10, "the master to stand still")
+    hold_up(service)
     os.kill(old, signal.SIGCONT)
     wait_until(lambda: status(old)["State"][0] == "Z", 10, "the end of the worker")
     service.kill(signal.SIGTERM, signal.SIGCONT)
@@ -98,14 +97,20 @@ def test_crash_before_the_stop_does_not_count(start_ready: Start) -> None:
     """The master is held up, so that it learns of the end and of the stop at once."""
     service = start_ready("healthy")
     killed = service.worker(1)
-    service.kill(signal.SIGSTOP)
-    wait_until(lambda: status(service.pid)["State"][0] == "T", 10, "the master to stand still")
+    hold_up(service)
     os.kill(killed, signal.SIGKILL)
     wait_until(lambda: status(killed)["State"][0] == "Z", 10, "the end of the worker")
     service.kill(signal.SIGTERM, signal.SIGCONT)
     assert service.wait() == 0
     assert "SIGKILL" in service.stderr()
     assert len(service.events("left")) == 1
+
+
+def hold_up(service: Service) -> None:
+    """Stop the master while it sleeps, and not between two steps."""
+    wait_until(lambda: status(service.pid)["State"][0] == "S", 10, "the master to sleep")
+    service.kill(signal.SIGSTOP)
+    wait_until(lambda: status(service.pid)["State"][0] == "T", 10, "the master to stand still")
 
 
 def status(pid: int) -> dict[str, str]:
