@@ -21,7 +21,7 @@ from typing import Any
 
 import orjson
 
-from mxworker.board.metric_rows import ConsumerRow, MetricRows, count_publish, observe
+from mxworker.board.metric_rows import ConsumerRow, MetricRows, observe
 from mxworker.board.metrics import fold
 from mxworker.board.metrics_layout import ExchangeWord, Outcome, ProcessSeconds, ProcessWord, RowSeconds, RowWord
 from mxworker.board.page import Board
@@ -100,7 +100,9 @@ def board_of(slots: int, handlers: int) -> Board:
             work(rows.consumer(f"shop.queue-{number}", f"handler_{number}"))
         rows.process[ProcessWord.PUBLISH_IN_FLIGHT] = 5
         rows.process_seconds[ProcessSeconds.CPU] = 12.5
-        count_publish(rows.exchange("shop"), ExchangeWord.CONFIRMED, 100)
+        exchange = rows.exchange("shop")
+        exchange[ExchangeWord.CONFIRMED] = 1
+        exchange[ExchangeWord.BYTES_SENT] = 100
     board.status.write(orjson.dumps(status(slots)), time.monotonic_ns())
     return board
 

@@ -15,7 +15,6 @@ from mxworker.board.metrics_layout import (
     FAILURE_TYPES,
     PROCESS_GAUGES,
     ROW_GAUGES,
-    ExchangeWord,
     FailureWord,
     ProcessSeconds,
     ProcessWord,
@@ -220,10 +219,3 @@ def observe(words: memoryview, histogram_at: int, seconds: memoryview[float], su
         value_s = 0.0
     words[histogram_at + bisect_left(BOUNDS_S, value_s)] += 1
     seconds[sum_at] += value_s
-
-
-def count_publish(words: memoryview, outcome: ExchangeWord, body_bytes: int = 0) -> None:
-    """Count the end of a publish in the words of its exchange; `body_bytes` for one that was confirmed."""
-    words[outcome] += 1
-    if body_bytes:
-        words[ExchangeWord.BYTES_SENT] += body_bytes

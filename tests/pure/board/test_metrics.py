@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxworker.board.layout import Word
-from mxworker.board.metric_rows import MetricRows, count_publish, observe
+from mxworker.board.metric_rows import MetricRows, observe
 from mxworker.board.metric_values import ConsumerMetrics, Histogram, ServiceMetrics
 from mxworker.board.metrics import fold
 from mxworker.board.metrics_layout import (
@@ -72,7 +72,8 @@ def test_counters_stay_and_gauges_are_cleared_when_a_worker_is_replaced() -> Non
     rows.process_seconds[ProcessSeconds.LOOP_LAG] = 1
     for gauge in PROCESS_GAUGES:
         rows.process[gauge] = 1
-    count_publish(rows.exchange("shop"), ExchangeWord.CONFIRMED, 10)
+    rows.exchange("shop")[ExchangeWord.CONFIRMED] += 1
+    rows.exchange("shop")[ExchangeWord.BYTES_SENT] += 10
     board.slot(1).prepare(2, False, 1)
     metrics = fold(board)
     (kept,) = metrics.consumers
@@ -137,7 +138,7 @@ def test_exchanges_beyond_the_last_row_share_one() -> None:
     board = board_of(1)
     rows = rows_of(board)
     for number in [*range(3 * EXCHANGES), *range(EXCHANGES)]:
-        count_publish(rows.exchange(f"exchange-{number:03}"), ExchangeWord.RETURNED)
+        rows.exchange(f"exchange-{number:03}")[ExchangeWord.RETURNED] += 1
     exchanges = {each.exchange: each.outcomes["returned"] for each in fold(board).exchanges}
     assert len(exchanges) == EXCHANGES + 1
     assert exchanges["other"] == 2 * EXCHANGES

@@ -21,7 +21,6 @@ from mxworker.board.layout import (
     Word,
 )
 from mxworker.board.lifecycle import WorkerState
-from mxworker.board.metric_rows import count_publish
 from mxworker.board.metrics import fold
 from mxworker.board.metrics_layout import ROWS, ExchangeWord, Outcome
 from mxworker.board.page import Board
@@ -358,7 +357,9 @@ def test_counts_stay_as_they_were_whatever_a_worker_fills_its_slot_with(rubbish:
         row = slot.rows.consumer("orders", f"handler-{number}")
         row.words[Outcome.ACK] += number
         row.failed("ValueError")
-        count_publish(slot.rows.exchange(f"exchange-{number}"), ExchangeWord.CONFIRMED, 10)
+        exchange = slot.rows.exchange(f"exchange-{number}")
+        exchange[ExchangeWord.CONFIRMED] += 1
+        exchange[ExchangeWord.BYTES_SENT] += 10
     slot.words[Word.EVER_READY] = 1
     assert checked.look(9) is None
     before = fold(board)
