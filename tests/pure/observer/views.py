@@ -14,59 +14,29 @@ from mxworker.board.metric_values import (
     ServiceMetrics,
 )
 from mxworker.board.metrics_layout import OUTCOMES, PUBLISH_OUTCOMES
-from mxworker.control.status import PausedStatus, ReloadStatus, ServiceStatus, WorkerStatus
+from mxworker.control.status import ServiceStatus, WorkerStatus
 from mxworker.observer.overview.view import View
+from tests.harness import service_facts
 
 
 def worker(slot: int = 1, **changed: Any) -> WorkerStatus:
-    facts = WorkerStatus(
-        slot=slot,
-        pid=1000 + slot,
-        state="running",
-        consuming="ready",
-        reason="beat",
-        generation=1,
-        uptime_s=60.0,
-        heartbeat_late_s=0.0,
-        rss_bytes=50_000_000,
-        in_flight=0,
-        acked=0,
-        requeued=0,
-        retried=0,
-        rejected=0,
-        stale=0,
-        undecodable=0,
-        timed_out=0,
-        quarantined=0,
-        restarts=0,
-        last_exit="",
-        heartbeat_age_s=0.25,
-    )
-    return replace(facts, **changed)
+    facts = {"pid": 1000 + slot, "uptime_s": 60.0, "rss_bytes": 50_000_000, "heartbeat_age_s": 0.25}
+    return service_facts.worker(slot, **{**facts, **changed})
 
 
 def service(**changed: Any) -> ServiceStatus:
-    facts = ServiceStatus(
-        name="shop",
-        version="1.2.3",
-        pid=1000,
-        state="running",
-        started_at_unix_s=1_700_000_000.0,
-        uptime_s=60.0,
-        generation=1,
-        workers_wanted=2,
-        workers_ready=2,
-        unhealthy_because="",
-        unready_because="",
-        reload=ReloadStatus("none", 1, "", ""),
-        paused=PausedStatus(False, ()),
-        run_alone=(),
-        log_level="info",
-        workers=(worker(1), worker(2)),
-        restarts={"crash": 3, "reload": 0},
-        reloads={"done": 1, "refused": 0},
-    )
-    return replace(facts, **changed)
+    facts = {
+        "name": "shop",
+        "version": "1.2.3",
+        "pid": 1000,
+        "started_at_unix_s": 1_700_000_000.0,
+        "uptime_s": 60.0,
+        "log_level": "info",
+        "links": (),
+        "restarts": {"crash": 3, "reload": 0},
+        "reloads": {"done": 1, "refused": 0},
+    }
+    return service_facts.service(worker(1), worker(2), **{**facts, **changed})
 
 
 def consumer(queue: str = "orders", handler: str = "order", **changed: Any) -> ConsumerMetrics:
