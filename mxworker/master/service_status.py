@@ -73,7 +73,8 @@ class StatusReport:
         fleet, directives = self._fleet, self._board.directives
         state = "stopping" if fleet.is_stopping else "running" if self._board.ever_ready else "starting"
         alive = [self._board.told(slot.number) for slot in fleet.slots if slot.pid is not None]
-        links, unconsumed = links_of(alive, now_ns, time.time()), unconsumed_by(alive, now_ns, time.time())
+        now_unix_s = time.time()
+        links, unconsumed = links_of(alive, now_ns, now_unix_s), unconsumed_by(alive, now_ns, now_unix_s)
         cause = cause_of(links, unconsumed)
         return ServiceStatus(
             name=well_formed(self._name),

@@ -13,6 +13,7 @@ from mxworker.amqp.connecting.connection import BrokerConnection
 from mxworker.amqp.connecting.pool import Pool
 from mxworker.amqp.consuming.consumer import Consumer
 from mxworker.amqp.publishing.publisher import Publisher
+from mxworker.amqp.publishing.stats import PublisherStats
 from mxworker.board.metric_rows import MetricRows, observe
 from mxworker.board.metrics_layout import (
     Cause,
@@ -49,9 +50,8 @@ class WorkerMetrics:
         self._runners = runners
         self._consumers = consumers
         self._rows_used: dict[int, list[_PAIR]] = {}  # by the number of the row, which nearly always has one handler
-        self._delivered: dict[
-            HandlerRunner, tuple[object, int]
-        ] = {}  # on which channel, and how many, at the last write
+        # On which channel deliveries had come at the last write, and how many.
+        self._delivered: dict[HandlerRunner, tuple[object, int]] = {}
         self._cpu_before_s = rows.process_seconds[ProcessSeconds.CPU]
         self._dropped_before = rows.process[ProcessWord.LOG_LINES_DROPPED]
 
@@ -66,8 +66,9 @@ class WorkerMetrics:
         process, seconds = self._rows.process, self._rows.process_seconds
         seconds[ProcessSeconds.CPU] = self._cpu_before_s + time.process_time()
         process[ProcessWord.LOG_LINES_DROPPED] = self._dropped_before + lines_dropped()
-        self._write_publisher()
-        self._write_connections()
+        published = self._publisher.stats
+        self._write_publisher(published)
+        self._write_connections(published.open_channels)
 
     def _by_row(self) -> dict[int, list[_PAIR]]:
         """Return the handlers by their rows, once they are made."""
@@ -93,17 +94,16 @@ class WorkerMetrics:
         row.words[RowWord.IS_CONSUMED] = any(consumer.is_consuming for _, consumer in pairs)
         row.seconds[RowSeconds.OBJECTIVE] = min((runner.handler.objective_s or 0.0 for runner, _ in pairs))
 
-    def _write_publisher(self) -> None:
+    def _write_publisher(self, stats: PublisherStats) -> None:
         process = self._rows.process
-        stats = self._publisher.stats
         process[ProcessWord.PUBLISH_IN_FLIGHT] = stats.in_flight
         process[ProcessWord.IS_PUBLISH_BLOCKED] = stats.is_blocked
         for cause in Cause:
             process[ProcessWord.PUBLISH_WAITING + cause] = stats.waiting_for[cause.label]
 
-    def _write_connections(self) -> None:
+    def _write_connections(self, publishing: int) -> None:
+        """Write the numbers of connections and channels; `publishing` is the number of the publisher's channels."""
         process = self._rows.process
-        publishing = self._publisher.stats.open_channels
         process[ProcessWord.BORROWED_CHANNELS] = self._pool.stats().borrowed_channels
         consumed = [consumer.subscription for consumer in self._consumers if consumer.subscription is not None]
         subscribed = [subscription for subscription in consumed if not subscription.is_lost]
