@@ -37,12 +37,13 @@ def refuse_production(environment: Mapping[str, str]) -> None:
             f"{PRODUCTION}=production: the embedded broker keeps messages in memory only, and does not run in "
             "production. Use RabbitMQ, and name it with --broker-url."
         )
-    for name in (_NOTIFY, _INVOCATION):
-        if environment.get(name) and not (name == _INVOCATION and has_terminal()):
-            raise ConfigError(
-                f"{name} is set, so this is a service of systemd: the embedded broker keeps messages in memory only, "
-                "and does not run as a service. Use RabbitMQ, and name it with --broker-url."
-            )
+    marks = [_NOTIFY] if has_terminal() else [_NOTIFY, _INVOCATION]
+    mark = next(filter(environment.get, marks), None)
+    if mark is not None:
+        raise ConfigError(
+            f"{mark} is set, so this is a service of systemd: the embedded broker keeps messages in memory only, "
+            "and does not run as a service. Use RabbitMQ, and name it with --broker-url."
+        )
 
 
 class BrokerProcess:
