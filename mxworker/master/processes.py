@@ -38,9 +38,8 @@ _STOP_A_GROUP = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal
 _STANDARD_FDS = frozenset({0, 1, 2})
 _REAP_LOOK_S = 0.02
 _KIBIBYTE = 1024
-_STACKS_BYTES = (
-    1024 * 1024
-)  # faulthandler writes at most 100 threads of 100 frames, and the thread at fault is often the last
+# faulthandler writes at most 100 threads of 100 frames, and the thread at fault is often the last.
+_STACKS_BYTES = 1024 * 1024
 
 # A terminal or a service manager may send some of these to the whole process group, and the master alone decides what
 # they mean. Others are the master's orders, of which a worker that still boots must not die; SIGTERM may end it then.

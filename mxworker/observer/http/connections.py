@@ -52,7 +52,7 @@ USUAL = Patience()
 class HttpServer:
     """Serves one listening socket."""
 
-    def __init__(self, answer: Answer, patience: Patience = Patience()) -> None:
+    def __init__(self, answer: Answer, patience: Patience = USUAL) -> None:
         """`answer` returns the reply to a request; what it raises is logged, and the reply is a 500."""
         self.patience = patience
         self._answer = answer
