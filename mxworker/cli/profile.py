@@ -46,6 +46,14 @@ class _Asked:
     worker: int
 
 
+def _lasting(flag: str, text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the option for a kind of profile; its value is how long the profile takes."""
+    usual = f"{_SECONDS:g}s"
+    return click.option(
+        flag, type=DURATION, is_flag=False, flag_value=usual, show_default="not taken", help=text.format(usual)
+    )
+
+
 @click.command(
     cls=Command,
     exit_codes={
@@ -56,21 +64,11 @@ class _Asked:
     },
     examples=("mxworker ctl profile --cpu", "mxworker ctl profile --memory 30s --worker 2 --output leak.txt"),
 )
-@click.option(
-    "--cpu",
-    type=DURATION,
-    is_flag=False,
-    flag_value=f"{_SECONDS:g}s",
-    show_default="not taken",
-    help="Sample for this long (10s when not said) where the worker spends CPU time, for https://speedscope.app.",
+@_lasting(
+    "--cpu", "Sample for this long ({} when not said) where the worker spends CPU time, for https://speedscope.app."
 )
-@click.option(
-    "--memory",
-    type=DURATION,
-    is_flag=False,
-    flag_value=f"{_SECONDS:g}s",
-    show_default="not taken",
-    help="List the lines whose memory grows in this time (10s when not said). Allocations cost more meanwhile.",
+@_lasting(
+    "--memory", "List the lines whose memory grows in this time ({} when not said). Allocations cost more meanwhile."
 )
 @click.option(
     "--worker",
@@ -90,9 +88,10 @@ def profile(
     output: str | None,
 ) -> None:
     """Profile a worker while it works, and write the result to a file."""
-    if (cpu is None) == (memory is None):
+    wanted = [(kind, seconds) for kind, seconds in (("cpu", cpu), ("memory", memory)) if seconds is not None]
+    if len(wanted) != 1:
         raise click.UsageError("Say either --cpu or --memory.")
-    kind, seconds = ("cpu", cpu) if cpu is not None else ("memory", memory or _SECONDS)
+    ((kind, seconds),) = wanted
     if not PROFILE_S[0] <= seconds <= PROFILE_S[1]:
         raise click.UsageError(f"A profile takes from {PROFILE_S[0]:g} to {PROFILE_S[1]:g} seconds.")
 
