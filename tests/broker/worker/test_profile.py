@@ -89,6 +89,12 @@ def service(running: Service, folder: Path) -> Iterator[Service]:
     (folder / "release").unlink(missing_ok=True)
     yield running
     (folder / "release").touch()
+    wait_until(lambda: in_flight(running) == 0, 60, "the handlers to see it")
+
+
+def in_flight(service: Service) -> int:
+    status = json.loads(done(service.mxworker("status", "--json")))
+    return sum(worker["in_flight"] for worker in status["workers"])
 
 
 @pytest.fixture
