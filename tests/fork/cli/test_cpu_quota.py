@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.harness.waiting import wait_until
 
 V1_CPU = Path("/sys/fs/cgroup/cpu")
 V2 = Path("/sys/fs/cgroup")
@@ -37,7 +40,17 @@ def half_a_cpu() -> Iterator[Path]:
             group.rmdir()
         pytest.skip(f"no cgroup with a CPU quota can be made here: {error}")
     yield group / "cgroup.procs"
-    group.rmdir()
+    wait_until(lambda: is_removed(group), 30, "the kernel to let go of processes that have ended")
+
+
+def is_removed(group: Path) -> bool:
+    try:
+        group.rmdir()
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
 
 
 def test_auto_workers_follow_the_quota_and_say_so(half_a_cpu: Path) -> None:
