@@ -73,6 +73,7 @@ def test_handler_that_damages_all_it_can_reach_costs_its_worker_and_the_others_g
         service.wait_ready()
         before = {worker.pid for worker in service.workers()}
         assert service.mxworker("ctl", "pause", f"{queue_name}-paused").returncode == 0
+        wait_until(lambda: len(service.events("queue_paused")) == 3, 30, "all workers to pause")
         client.publish(f"{queue_name}-paused", [b"x"])
         client.publish(queue_name, [b"x"] * MESSAGES)
         client.publish(f"{queue_name}-{where}", [fill.encode()])
