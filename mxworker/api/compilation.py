@@ -78,6 +78,8 @@ class Handler:
     queue: Queue
     function: AnyCallable
     kind: HandlerKind
+    payload: Any
+    """The annotation of its payload, of a single one when it takes batches."""
     decode: Decoder
     wants_context: bool
     concurrency: int
@@ -169,6 +171,7 @@ def _compiled(said: Registration, overrides: Overrides, around: Around) -> Handl
         queue=said.queue,
         function=function,
         kind=kind,
+        payload=payload,
         decode=decode,
         wants_context=wants_context,
         concurrency=concurrency,

@@ -59,14 +59,19 @@ def decoder_for(annotation: Any, codecs: Mapping[str, ContentCodec] = NO_CODECS)
 
     Raises AppLoadError, see `typed_form`. Decoders raise DecodeError.
     """
-    annotation = bare(annotation)
-    annotation = _entry(_ALIASES, (get_origin(annotation), get_args(annotation))) or annotation
+    annotation = simplest(annotation)
     as_it_came = _entry(_AS_IT_CAME, annotation)
     if as_it_came is not None:
         return as_it_came
     if get_origin(annotation) is Annotated and _entry(_AS_IT_CAME, annotation.__origin__) is not None:
         raise unusable(annotation, "it is taken as it came, so nothing would check the constraint")
     return _by_content_type(_entry(_FORMS, annotation) or typed_form(annotation), codecs)
+
+
+def simplest(annotation: Any) -> Any:
+    """Return the shortest annotation that means the same: `dict` for `dict[str, Any]`, a type for its other names."""
+    annotation = bare(annotation)
+    return _entry(_ALIASES, (get_origin(annotation), get_args(annotation))) or annotation
 
 
 def whole_delivery(delivery: Delivery, body: bytes) -> Delivery:

@@ -15,13 +15,14 @@ class PayloadForm:
     """`from_json` reads a payload from JSON; `from_value` makes one from a value that an application's codec has read.
 
     Both raise DecodeError or one of `refusals`; `explain` turns those into the text of a DecodeError. So the usual
-    delivery costs a single call, which may be a function of a library.
+    delivery costs a single call, which may be a function of a library. `library` is the name of that library.
     """
 
     from_json: Callable[[bytes], Any]
     from_value: Callable[[Any], Any]
     refusals: tuple[type[Exception], ...]
     explain: Callable[[Exception], str]
+    library: str = "orjson"
 
 
 def bounded(text: str) -> str:

@@ -112,7 +112,7 @@ def _of_msgspec(annotation: Any, decoder: msgspec.json.Decoder[Any]) -> PayloadF
         return f"the body is not JSON: {bounded(str(error))}"
 
     refusals = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
-    return PayloadForm(decoder.decode, from_value, refusals, explain)
+    return PayloadForm(decoder.decode, from_value, refusals, explain, "msgspec")
 
 
 def _without_value(text: str) -> str:
@@ -163,7 +163,7 @@ def _of_pydantic(annotation: Any) -> PayloadForm:
         reason = _reason(error) if isinstance(error, pydantic.ValidationError) else _TOO_DEEP
         return f"the body does not fit {name}: {reason}"
 
-    return PayloadForm(from_json, from_value, (pydantic.ValidationError, RecursionError), explain)
+    return PayloadForm(from_json, from_value, (pydantic.ValidationError, RecursionError), explain, "pydantic")
 
 
 def _validators(annotation: Any) -> tuple[Callable[[bytes], Any], Callable[[Any], Any]]:

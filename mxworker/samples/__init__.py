@@ -1,0 +1,1 @@
+"""Make up a valid payload from the annotation of a handler. Pure."""
