@@ -238,13 +238,19 @@ class Rotation:
     def rest_s(self, attempt: int, now: float) -> float:
         """Return the seconds to wait after attempt number `attempt`, counted from 0, has failed.
 
-        Backoff grows with each round over all brokers, not with each broker, because the next one may be healthy.
+        Backoff grows with each round over all brokers, not with each broker, because the next one may be healthy. All
+        waits of a round together are as long as the one wait of a single broker, so that each of up to 8 brokers is
+        tried within the same time after it is back.
         """
         _, open_at = self.turn(now)
         if open_at > now:
             return open_at - now
         rounds, begun = divmod(attempt + 1, len(self._standings))
-        return RECONNECT.delay_s(0 if begun else rounds - 1, self._rng)
+        if begun:
+            return RECONNECT.delay_s(0, self._rng)
+        waited_s = RECONNECT.ceiling_s(0) * (len(self._standings) - 1)
+        longest_s = max(RECONNECT.ceiling_s(0), RECONNECT.ceiling_s(rounds - 1) - waited_s)
+        return self._rng.uniform(0.0, longest_s)
 
     def note_connected(self, url: BrokerUrl) -> None:
         """Record that a connection to `url` was made."""

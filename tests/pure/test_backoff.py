@@ -44,7 +44,7 @@ def test_the_same_seed_gives_the_same_waits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("backoff", "first_s", "last_s"), [(RECONNECT, 0.5, 5.0), (REFUSED, 8.0, 8.0), (RESPAWN, 0.5, 30.0)]
+    ("backoff", "first_s", "last_s"), [(RECONNECT, 0.5, 4.0), (REFUSED, 8.0, 8.0), (RESPAWN, 0.5, 30.0)]
 )
 def test_the_backoffs_in_use_start_and_end_where_the_design_says(
     backoff: Backoff, first_s: float, last_s: float

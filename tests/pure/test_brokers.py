@@ -347,7 +347,7 @@ def test_the_backoff_grows_from_round_to_round() -> None:
     for attempt in range(8):
         brokers.note_failed(brokers.turn(100.0 + attempt)[0], DOWN, 100.0 + attempt)
         rests.append(brokers.rest_s(attempt, 100.0 + attempt))
-    assert rests == [0.5, 0.5, 0.5, 1.0, 0.5, 2.0, 0.5, 4.0]
+    assert rests == [0.5, 0.5, 0.5, 0.5, 0.5, 1.5, 0.5, 3.5]
 
 
 def test_shuffled_brokers_are_shuffled_once_and_differ_between_processes() -> None:

@@ -162,6 +162,6 @@ async def test_refused_by_all_is_permanent_and_nobody_is_asked_again_soon() -> N
 async def test_refusing_broker_is_left_alone_while_another_is_away() -> None:
     missing = away()
     async with FakeBroker(refuses) as first, running(1, first.url, missing) as ((link,), rng):
-        await until(lambda: rng.asked.count(RECONNECT.base_s * 2) >= 1, SOON_S, "the second round")
+        await until(lambda: rng.asked.count(RECONNECT.base_s) >= 4, SOON_S, "the second round")
         assert len(first.peers) == 1
         assert type(link.last_error) is ConnectionLost
