@@ -220,7 +220,7 @@ def _request(event: h11.Request) -> Request:
     return Request(
         method=event.method.decode("ascii"),
         target=event.target.decode("ascii"),
-        host=headers.get(b"host"),
+        host_header=headers.get(b"host"),
         authorization=headers.get(b"authorization"),
         accept=headers.get(b"accept", ""),
     )

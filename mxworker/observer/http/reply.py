@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from http import HTTPStatus
 
 TEXT = "text/plain; charset=utf-8"
 NOTHING_LOADED = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 """The content security policy of a reply that loads nothing and runs no script."""
+_ABSOLUTE = re.compile("https?://([^/?#]*)", re.IGNORECASE)
+"""The beginning of a target in the form that proxies are sent, with its host and port."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request without a body. `target` is as it came, `host` and `authorization` are None when they are missing."""
+    """A request without a body.
+
+    `target` is as it came, `host_header` and `authorization` are None when they are missing.
+    """
 
     method: str
     target: str
-    host: str | None
+    host_header: str | None
     authorization: str | None
     accept: str
 
     @property
+    def host(self) -> str | None:
+        """The host and port of an absolute target, otherwise the Host header (RFC 9112, 3.2.2)."""
+        absolute = _ABSOLUTE.match(self.target)
+        return self.host_header if absolute is None else absolute[1]
+
+    @property
     def path(self) -> str:
-        """The target without its query; nothing in it is decoded or normalised."""
-        return self.target.partition("?")[0]
+        """The path of the target; nothing in it is decoded or normalised."""
+        absolute = _ABSOLUTE.match(self.target)
+        if absolute is None:
+            return self.target.partition("?")[0]
+        return self.target[absolute.end() :].partition("?")[0] or "/"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ ROUTES = {
 
 
 def ask(target: str = "/metrics", access: Access | None = None, **changed: str | None) -> Reply:
-    fields = {"method": "GET", "host": "127.0.0.1:9191", "authorization": None, "accept": ""} | changed
+    fields = {"method": "GET", "host_header": "127.0.0.1:9191", "authorization": None, "accept": ""} | changed
     request = Request(target=target, **fields)  # type: ignore[arg-type]
     return reply_to(request, access or Access("127.0.0.1"), ROUTES)
 
@@ -43,7 +43,7 @@ def ask(target: str = "/metrics", access: Access | None = None, **changed: str |
     ],
 )
 def test_host_that_is_ours_is_served(host: str | None) -> None:
-    assert ask(access=Access("127.0.0.1", {"proxy.example"}), host=host).status == 200
+    assert ask(access=Access("127.0.0.1", {"proxy.example"}), host_header=host).status == 200
 
 
 @pytest.mark.parametrize(
@@ -69,21 +69,46 @@ def test_host_that_is_ours_is_served(host: str | None) -> None:
     ],
 )
 def test_foreign_host_is_refused(host: str) -> None:
-    reply = ask(access=Access("127.0.0.1", {"proxy.example"}), host=host)
+    reply = ask(access=Access("127.0.0.1", {"proxy.example"}), host_header=host)
     assert reply.status == HTTPStatus.MISDIRECTED_REQUEST
     assert b"--http-host" in reply.body
 
 
 def test_any_address_is_ours_when_all_are_served_but_no_name() -> None:
     everywhere = Access("0.0.0.0", token=TOKEN)
-    assert ask(access=everywhere, host="10.1.2.3:9191").status == 200
-    assert ask(access=everywhere, host="[2001:db8::1]:9191").status == 200
-    assert ask(access=everywhere, host="evil.example").status == HTTPStatus.MISDIRECTED_REQUEST
-    assert ask(access=Access("10.1.2.3", token=TOKEN), host="10.1.2.4").status == HTTPStatus.MISDIRECTED_REQUEST
+    assert ask(access=everywhere, host_header="10.1.2.3:9191").status == 200
+    assert ask(access=everywhere, host_header="[2001:db8::1]:9191").status == 200
+    assert ask(access=everywhere, host_header="evil.example").status == HTTPStatus.MISDIRECTED_REQUEST
+    assert ask(access=Access("10.1.2.3", token=TOKEN), host_header="10.1.2.4").status == HTTPStatus.MISDIRECTED_REQUEST
 
 
 def test_every_host_is_ours_when_the_operator_says_so() -> None:
-    assert ask(access=Access("127.0.0.1", {"*"}), host="whatever.example").status == 200
+    assert ask(access=Access("127.0.0.1", {"*"}), host_header="whatever.example").status == 200
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("http://127.0.0.1:9191/metrics", "/metrics"),
+        ("HTTP://LOCALHOST/metrics?name=x", "/metrics"),
+        ("https://[::1]:9191/livez", "/livez"),
+        ("http://localhost", "/"),
+        ("http://localhost?x=/metrics", "/"),
+    ],
+)
+@pytest.mark.parametrize("header", [None, "localhost", "evil.example"])
+def test_host_of_an_absolute_target_counts_and_not_that_of_the_header(
+    target: str, path: str, header: str | None
+) -> None:
+    assert ask(target, host_header=header).body == f"{path}\n".encode()
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["http://evil.example/metrics", "http:///metrics", "http://localhost@evil.example/", "http://me@localhost/livez"],
+)
+def test_absolute_target_of_a_foreign_host_is_refused(target: str) -> None:
+    assert ask(target, host_header="localhost").status == HTTPStatus.MISDIRECTED_REQUEST
 
 
 @pytest.mark.parametrize(
@@ -126,7 +151,8 @@ def test_query_is_ignored(target: str) -> None:
         "/metrics;x",
         "/metrics#x",
         "metrics",
-        "http://127.0.0.1/metrics",
+        "http:/metrics",
+        "ftp://127.0.0.1/metrics",
         "*",
         "/../../etc/passwd",
         "/static/../../etc/passwd",
@@ -190,7 +216,7 @@ def test_another_token_is_none(given: str) -> None:
 
 
 def test_token_does_not_help_a_foreign_host() -> None:
-    reply = ask("/", Access("0.0.0.0", token=TOKEN), host="evil.example", authorization=bearer(TOKEN))
+    reply = ask("/", Access("0.0.0.0", token=TOKEN), host_header="evil.example", authorization=bearer(TOKEN))
     assert reply.status == HTTPStatus.MISDIRECTED_REQUEST
 
 
