@@ -36,6 +36,12 @@ from mxworker.system.log_events import log_event
 _LOG = logging.getLogger("mxworker.observer")
 
 BEAT_S = 1.0
+_LATE_AFTER_S = 10.0
+"""After how long without a heartbeat it is replaced, unless workers are replaced sooner.
+
+It runs no code of the application, and no turn of its loop takes seconds. Its successor comes early enough for the
+third probe of a client that asks every five seconds.
+"""
 _COLLECT_EVERY = 100_000
 """How many new objects make a garbage collection: more than a scrape makes, and those go without one."""
 _DEAF_TO = (signal.SIGTERM, signal.SIGQUIT)
@@ -78,8 +84,9 @@ async def _serve(settings: Settings, board: Board) -> None:
     routes = _routes(lookout, user_metrics, pages(history))
     server = HttpServer(lambda request: reply_to(request, settings.access, routes))
     await server.start(settings.listening)
+    late_after_ns = round(min(settings.heartbeat_timeout_s, _LATE_AFTER_S) * 1e9)
     while True:
-        board.beat_as_observer(time.monotonic_ns() + round(settings.heartbeat_timeout_s * 1e9))
+        board.beat_as_observer(time.monotonic_ns() + late_after_ns)
         history.add(lookout.view())
         if user_metrics is not None:
             user_metrics.sweep()

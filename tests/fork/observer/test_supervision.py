@@ -15,6 +15,7 @@ import pytest
 from tests.fork.conftest import Service, Start
 from tests.harness.http import Web
 from tests.harness.processes import Process, children
+from tests.harness.scales import FULL_ONLY
 from tests.harness.waiting import wait_until
 
 TITLE = "mxworker: observer"
@@ -92,8 +93,9 @@ def test_dead_observer_is_replaced_and_nobody_else_notices(observed: Observed) -
     assert service.wait() == 0
 
 
-def test_observer_that_hangs_is_killed_and_replaced(observed: Observed) -> None:
-    service, web = observed("healthy", "--heartbeat", "2")
+@pytest.mark.parametrize("heartbeat_s", ["2", pytest.param("300", marks=FULL_ONLY)])
+def test_observer_that_hangs_is_killed_and_replaced(observed: Observed, heartbeat_s: str) -> None:
+    service, web = observed("healthy", "--heartbeat", heartbeat_s)
     web.wait_for("/readyz", 200)
     before = observer(service)
     before.signal(signal.SIGSTOP)
