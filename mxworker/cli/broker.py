@@ -40,7 +40,9 @@ def broker(host: str, port: int) -> None:
     from mxworker.devbroker.process import refuse_production
     from mxworker.devbroker.server import Settings
     from mxworker.devbroker.serving import serve, warning
+    from mxworker.system.log import set_up
 
+    set_up("info")
     with errors_told():
         refuse_production(os.environ)
         try:

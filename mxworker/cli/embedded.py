@@ -1,7 +1,8 @@
 """The embedded broker of a service: a child of the outermost process, started before all others and ended after them.
 
 That process is the master of `run` or the outer process of `dev`, so the broker outlives workers, reloads and drains.
-The kernel ends it when that process is killed. A Ctrl-C of the terminal does not reach it.
+The kernel ends it when that process is killed. A Ctrl-C of the terminal does not reach it. When the broker ends alone,
+its messages are lost, and that process starts an empty one in its place.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from mxworker.errors import BrokerError, ConfigError
 from mxworker.system.log_events import log_event
 
 if TYPE_CHECKING:
+    from mxworker.devbroker.keeping import KeptBroker
     from mxworker.devbroker.process import BrokerProcess
 
 log = logging.getLogger("mxworker")
@@ -27,13 +29,14 @@ _TRIES = 5
 
 
 @contextmanager
-def lent_broker(flags: dict[str, Any], is_wanted: bool) -> Iterator[dict[str, Any]]:
+def lent_broker(flags: dict[str, Any], is_wanted: bool) -> Iterator[tuple[dict[str, Any], KeptBroker | None]]:
     """Yield the flags, if `is_wanted` with the URL of an embedded broker that runs until the block ends.
 
-    You must call this from the main thread. Raises ConfigError in production, beside a URL, and when no broker starts.
+    Beside them is that broker, or None. You must call this from the main thread, and the broker's `act` in each turn of
+    your loop. Raises ConfigError in production, beside a URL, and when no broker starts.
     """
     if not is_wanted:
-        yield flags
+        yield flags, None
         return
     from mxworker.devbroker.process import refuse_production
 
@@ -41,23 +44,30 @@ def lent_broker(flags: dict[str, Any], is_wanted: bool) -> Iterator[dict[str, An
     if source is not None:
         raise ConfigError(f"--embedded starts a broker, and {source} names another one.\n  Leave one of them out.")
     refuse_production(os.environ)
-    with _started() as broker:
-        _tell(broker)
-        yield {**flags, "embedded": False, "broker_url": (broker.url,)}
+    broker = _started()
+    try:
+        yield {**flags, "embedded": False, "broker_url": (broker.url,)}, broker
+    finally:
+        broker.stop()
 
 
-def _started() -> BrokerProcess:
+def _started() -> KeptBroker:
     """Start a broker on the default port or the next free one."""
+    from mxworker.devbroker.keeping import KeptBroker
     from mxworker.devbroker.process import start_broker
     from mxworker.devbroker.server import Settings
 
     for left in reversed(range(_TRIES)):
         port = _free_port()
+        settings = Settings(port=port)
         try:
-            return start_broker(Settings(port=port), is_controlled=False)
+            broker = start_broker(settings, is_controlled=False)
         except BrokerError as error:
             if left == 0 or _free_port() == port:
                 raise ConfigError(f"{error}.") from error
+        else:
+            _tell(broker)
+            return KeptBroker(broker, settings)
     raise AssertionError("the last try returns or raises")
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mxworker.board.page import Board
     from mxworker.brokers import Brokers
     from mxworker.control.protocol import Identity
+    from mxworker.devbroker.keeping import KeptBroker
     from mxworker.master.listener import Listener
     from mxworker.system.terminal import Terminal
 
@@ -304,18 +305,25 @@ def run(ctx: click.Context, /, app: str, log_level: str, log_format: str, dies_w
         bind_to_parent(dies_with)
     with errors_told(), ExitStack() as lending:
         settings.check(app, flags)
-        flags = lending.enter_context(lent_broker(flags, flags["embedded"]))
+        flags, embedded = lending.enter_context(lent_broker(flags, flags["embedded"]))
         brokers = settings.checked_brokers(ctx, flags)
         if brokers.exposed_places:
             places = ", ".join(brokers.exposed_places)
             facts = log_event("plain_text_connection", brokers=list(brokers.exposed_places))
             log.warning("password and messages go to %s in plain text; write amqps:// for TLS", places, extra=facts)
         settings.warn_of_root()
-        code = _supervise(app, brokers, flags, is_text(log_format), terminal)
+        code = _supervise(app, brokers, flags, is_text(log_format), terminal, embedded)
     sys.exit(code)
 
 
-def _supervise(app: str, brokers: Brokers, flags: dict[str, Any], as_text: bool, terminal: Terminal | None) -> int:
+def _supervise(
+    app: str,
+    brokers: Brokers,
+    flags: dict[str, Any],
+    as_text: bool,
+    terminal: Terminal | None,
+    embedded: KeptBroker | None,
+) -> int:
     """Create the board, and run the master with the workers; return the exit code of the service."""
     from mxworker.board.page import Board
     from mxworker.cli.cpus import usable
@@ -353,6 +361,7 @@ def _supervise(app: str, brokers: Brokers, flags: dict[str, Any], as_text: bool,
             listener=listener,
             terminal=terminal,
             observing=observing,
+            companion=embedded,
         )
     if board.ever_ready:
         tally = _tally(board)

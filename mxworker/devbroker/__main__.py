@@ -10,6 +10,7 @@ import json
 import os
 import sys
 
+from mxworker.config import LOG_LEVELS
 from mxworker.devbroker.client import Limits
 from mxworker.devbroker.handshake import Account
 from mxworker.devbroker.process import PASSWORD, refuse_production
@@ -17,11 +18,15 @@ from mxworker.devbroker.server import Settings
 from mxworker.devbroker.serving import serve, warning
 from mxworker.errors import ConfigError, ExitCode
 from mxworker.system.child import bind_to_parent
+from mxworker.system.log import set_up
+
+_FORMATS = ("auto", "text", "json")
 
 
 def main() -> int:
     """Serve, and return the exit code."""
     options = _parser().parse_args()
+    set_up(options.log_level, options.log_format)
     to_people = options.dies_with is None
     if not to_people:
         bind_to_parent(options.dies_with)
@@ -64,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--user", default="guest", help=f"the user; {PASSWORD} has the password, by default guest")
     parser.add_argument("--limits", default="{}", metavar="JSON", help='bounds, such as {"max_message_bytes": 1048576}')
     parser.add_argument("--control", metavar="PATH", help="where to listen for tests that move the clock")
+    parser.add_argument("--log-level", default="info", choices=LOG_LEVELS, help="the lowest level to log on stderr")
+    parser.add_argument("--log-format", default="auto", choices=_FORMATS, help="auto: text on a terminal, else json")
     parser.add_argument("--dies-with", type=int, metavar="PID", help=argparse.SUPPRESS)
     return parser
 

@@ -10,13 +10,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Self
 
+from mxworker.config import LOG_LEVELS
 from mxworker.devbroker.control import BrokerControl
 from mxworker.devbroker.server import Settings
 from mxworker.errors import BrokerError, ConfigError
+from mxworker.system.log import as_set_up
 from mxworker.system.terminal import has_terminal
 
 PRODUCTION = "MXWORKER_ENV"
@@ -46,6 +48,14 @@ def refuse_production(environment: Mapping[str, str]) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What the process of a broker says when it serves, or why it cannot."""
+
+    url: str = ""
+    error: str | None = None
+
+
 class BrokerProcess:
     """A running broker. Use it as a context manager, or call `stop`."""
 
@@ -73,7 +83,26 @@ class BrokerProcess:
     @property
     def is_running(self) -> bool:
         """Whether the process has not ended."""
-        return self._process.poll() is None
+        return self.status is None
+
+    @property
+    def status(self) -> int | None:
+        """None while the process runs, then its exit code, or minus the number of the signal that killed it."""
+        return self._process.poll()
+
+    def was_reaped(self, status: int) -> None:
+        """Take in how the process ended, from somebody else who has waited for it."""
+        self._process.returncode = status
+
+    def answer(self) -> Answer | None:
+        """Return what the process says of its start, once; None while it says nothing. For `start_again` only."""
+        if self._process.stdout is None or self._process.stdout.closed:
+            return None
+        line = self._process.stdout.readline()
+        if not line:
+            return None
+        self._process.stdout.close()
+        return Answer(**json.loads(line))
 
     def control(self) -> BrokerControl:
         """Return a connection that moves the broker's clock."""
@@ -106,22 +135,37 @@ def start_broker(settings: Settings | None = None, *, is_controlled: bool = True
     if is_controlled and not control_path:
         folder = tempfile.mkdtemp(prefix="mxworker-broker-")  # 0700, so that the control socket is ours alone
         control_path = f"{folder}/control.sock"
-    environment = {name: value for name, value in os.environ.items() if name != _INVOCATION}  # as was decided above
-    process = subprocess.Popen(  # noqa: S603 - our own module
+    process = _spawn(settings, control_path)
+    assert process.stdout is not None
+    with process.stdout as said:
+        answer = Answer(**json.loads(said.readline() or '{"error": "it ended without a word"}'))
+    if answer.error is not None:
+        process.wait()
+        _remove(folder)
+        raise BrokerError(f"the embedded broker did not start: {answer.error}")
+    return BrokerProcess(process, answer.url, control_path, folder)
+
+
+def start_again(ended: BrokerProcess, settings: Settings) -> BrokerProcess:
+    """Start a broker in the place of one that has ended, and do not wait until it serves: its `answer` tells.
+
+    `settings` must name the port. Raises OSError when the machine cannot start a process now.
+    """
+    process = _spawn(settings, ended.control_path)
+    assert process.stdout is not None
+    os.set_blocking(process.stdout.fileno(), False)
+    return BrokerProcess(process, ended.url, ended.control_path, None)
+
+
+def _spawn(settings: Settings, control_path: str) -> subprocess.Popen[bytes]:
+    environment = {name: value for name, value in os.environ.items() if name != _INVOCATION}  # by `refuse_production`
+    return subprocess.Popen(  # noqa: S603 - our own module
         [sys.executable, "-P", "-m", "mxworker.devbroker", *_arguments(settings, control_path)],
         env={**environment, PASSWORD: settings.account.password},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is for the parent, which then stops the broker
     )
-    assert process.stdout is not None
-    with process.stdout as said:
-        answer = json.loads(said.readline() or '{"error": "it ended without a word"}')
-    if "error" in answer:
-        process.wait()
-        _remove(folder)
-        raise BrokerError(f"the embedded broker did not start: {answer['error']}")
-    return BrokerProcess(process, answer["url"], control_path, folder)
 
 
 def _remove(folder: str | None) -> None:
@@ -131,11 +175,14 @@ def _remove(folder: str | None) -> None:
 
 def _arguments(settings: Settings, control_path: str) -> Sequence[str]:
     control = (f"--control={control_path}",) if control_path else ()
+    level, style = as_set_up()
     return (
         *control,
         f"--host={settings.host}",
         f"--port={settings.port}",
         f"--user={settings.account.user}",
         f"--limits={json.dumps(asdict(settings.limits))}",
+        f"--log-level={level if level in LOG_LEVELS else 'warning'}",
+        f"--log-format={style}",
         f"--dies-with={os.getpid()}",
     )

@@ -10,6 +10,8 @@ from pathlib import Path
 from mxworker.devbroker.control import ControlServer
 from mxworker.devbroker.server import EmbeddedBroker, Settings
 
+_ENDS = frozenset({signal.SIGTERM, signal.SIGINT})
+
 
 def serve(settings: Settings, announce: Callable[[str], object]) -> None:
     """Serve until a signal ends it; `announce` gets the URL when clients can connect.
@@ -43,8 +45,9 @@ async def _serve(settings: Settings, announce: Callable[[str], object]) -> None:
     if control is not None:
         await control.start()
     end = asyncio.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
+    for signum in _ENDS:
         asyncio.get_running_loop().add_signal_handler(signum, end.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)  # `dev` blocks its own signals, and a child inherits that
     announce(broker.url)
     await end.wait()
     if control is not None:

@@ -25,6 +25,7 @@ from mxworker.board.page import Board
 from mxworker.config import Supervision
 from mxworker.errors import ExitCode
 from mxworker.master.commands import Commands
+from mxworker.master.companion import Companion
 from mxworker.master.control_server import ControlServer
 from mxworker.master.crash_attribution import CrashAttribution
 from mxworker.master.exit_report import ExitReport, describe, note_of
@@ -72,6 +73,7 @@ def run(
     listener: Listener | None = None,
     terminal: Terminal | None = None,
     observing: Observing | None = None,
+    companion: Companion | None = None,
 ) -> int:
     """Keep `supervision.workers` processes alive until told to stop, and return the exit code of the service.
 
@@ -79,7 +81,7 @@ def run(
     in `board` and `fleet.Order`. `announce(seconds, note)` is called once, when every slot has had a ready worker: the
     seconds since this call, and the note that one of them left. `listener` is where requests come in; it is left open.
     `terminal` is the one whose end makes a SIGHUP mean a drain; without it every SIGHUP means a reload. `observing` is
-    what the observer runs; None for a service without one.
+    what the observer runs; None for a service without one. `companion` is another child, which is kept going.
 
     Call from the main thread, with no other thread alive. From then on the process takes its signals through the
     master, and ignores them after this returns: the exit code is decided then.
@@ -87,13 +89,15 @@ def run(
     setproctitle(f"mxworker: master {well_formed(supervision.name)}")
     notifier = Notifier.from_environment()
     inbox = SignalInbox()
-    children = Children(run_worker)
+    children = Children(run_worker, companion)
     if board.weakness:
         _LOG.warning(_WEAK, board.weakness, extra=log_event("board_unsealed", why=str(board.weakness)))
     gc.collect()
     gc.freeze()  # no collection touches the pages that the workers share
     try:
-        master = _Master(supervision, board, children, inbox, announce, notifier, listener, terminal, observing)
+        master = _Master(
+            supervision, board, children, inbox, announce, notifier, listener, terminal, observing, companion
+        )
         return master.supervise()
     except Exception:
         _LOG.exception("the master failed; it ends its workers and gives up", extra=log_event("master_failed"))
@@ -117,9 +121,11 @@ class _Master:
         listener: Listener | None,
         terminal: Terminal | None,
         observing: Observing | None,
+        companion: Companion | None,
     ) -> None:
         self._board = board
         self._children = children
+        self._companion = companion
         self._inbox = inbox
         self._announce = announce
         self._notifier = notifier
@@ -156,6 +162,8 @@ class _Master:
             self._act(now_ns)
             if self._observer is not None:
                 self._observer.act(now_ns)
+            if self._companion is not None:
+                self._companion.act(now_ns)
             tell_lost_lines()
             code = self._fleet.exit_code
             if code is not None:
@@ -175,6 +183,7 @@ class _Master:
             self._fleet.next_wakeup(now_ns),
             None if self._control is None else self._control.next_wakeup(now_ns),
             None if self._observer is None else self._observer.next_wakeup(),
+            None if self._companion is None else self._companion.next_wakeup(),
             self._commands.next_wakeup(),
             self._crash_attribution.next_wakeup(now_ns),
         )

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mxworker.errors import ExitCode, InvariantError
+from mxworker.master.companion import Companion
 from mxworker.master.signals import TAKEN
 from mxworker.master.slot import Order
 from mxworker.master.slot_files import SlotFiles
@@ -76,9 +77,10 @@ class Ended:
 class Children:
     """The processes that this master forked and has not reaped."""
 
-    def __init__(self, run_worker: Callable[[int], int]) -> None:
+    def __init__(self, run_worker: Callable[[int], int], companion: Companion | None = None) -> None:
         """Remember `run_worker(slot)`, which runs in each child and returns its exit code."""
         self._run_worker = run_worker
+        self._companion = companion
         self._pids: set[int] = set()  # of the workers
         self._observer: int | None = None
         self._stack_files = SlotFiles("stacks")
@@ -106,10 +108,11 @@ class Children:
                 break
             if pid == 0:
                 break
+            status = os.waitstatus_to_exitcode(wait_status)
             if pid in self._pids or pid == self._observer:
                 self._forget(pid)
-                ended.append(Ended(pid, os.waitstatus_to_exitcode(wait_status), usage.ru_maxrss * _KIBIBYTE))
-            else:
+                ended.append(Ended(pid, status, usage.ru_maxrss * _KIBIBYTE))
+            elif self._companion is None or not self._companion.take_end(pid, status):
                 _LOG.debug("reaped process %d, which is not ours", pid)  # as PID 1 we inherit orphans
         return ended
 

@@ -67,10 +67,10 @@ def dev(ctx: click.Context, /, app: str, reload_dir: tuple[str, ...], **flags: A
     with errors_told(), ExitStack() as lending:
         check(app, flags)
         is_embedded = flags["embedded"] or url_source(flags) is None
-        flags = lending.enter_context(lent_broker(flags, is_embedded))
+        flags, embedded = lending.enter_context(lent_broker(flags, is_embedded))
         checked_brokers(ctx, flags)
         values = {**ctx.params, **flags}
-        code = outer.run(service_command(run, values), service_environment(run, values), watched, terminal)
+        code = outer.run(service_command(run, values), service_environment(run, values), watched, terminal, embedded)
     sys.exit(code)
 
 

@@ -25,12 +25,16 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mxworker.cli.dev.sources import changes
 from mxworker.errors import ExitCode
 from mxworker.system.log_events import log_event
 from mxworker.system.printable import foreign
 from mxworker.system.terminal import SETTLES_S, Terminal
+
+if TYPE_CHECKING:
+    from mxworker.devbroker.keeping import KeptBroker
 
 log = logging.getLogger("mxworker.dev")
 
@@ -43,11 +47,18 @@ _NEVER_SERVED = frozenset({ExitCode.USAGE, ExitCode.APP_LOAD, ExitCode.BROKER, E
 _SI_KERNEL = 0x80  # sigaction(2): sent by the kernel, so here by the terminal
 
 
-def run(command: Sequence[str], environment: Mapping[str, str], watched: Sequence[Path], terminal: Terminal) -> int:
+def run(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    watched: Sequence[Path],
+    terminal: Terminal,
+    embedded: KeptBroker | None = None,
+) -> int:
     """Keep `command` running and reloading until a signal stops it; return its exit code, 128 + N after signal N.
 
-    Call this from the main thread, which must live as long as the service. The signals of this process stay blocked.
-    Raises ConfigError when the directories cannot be watched.
+    `embedded` is the service's own broker, which is kept running too. Call this from the main thread, which must live
+    as long as the service. The signals of this process stay blocked. Raises ConfigError when the directories cannot be
+    watched.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
     log.info("watching %s", ", ".join(map(foreign, watched)), extra=log_event("dev_watching"))
@@ -55,6 +66,8 @@ def run(command: Sequence[str], environment: Mapping[str, str], watched: Sequenc
     next(news)  # from here on every change is noticed
     outer = _Outer(command, environment, terminal)
     for changed in news:
+        if embedded is not None:
+            embedded.act(time.monotonic_ns())
         code = outer.turn(changed)
         if code is not None:
             return code

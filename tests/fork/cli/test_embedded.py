@@ -18,7 +18,7 @@ from mxworker.cli.embedded import DEFAULT_PORT
 from tests.harness.processes import Process, children
 from tests.harness.service import Service
 from tests.harness.waiting import wait_until
-from tests.harness.wire import Wire
+from tests.harness.wire import Closed, Wire
 
 APP = """
 import asyncio
@@ -73,6 +73,12 @@ def _arguments_of(process: Process) -> str:
     return Path(f"/proc/{process.pid}/cmdline").read_text()
 
 
+def has_consumer(url: str) -> bool:
+    with Wire(url) as wire, suppress(Closed):
+        return wire.channel().counts("orders")[1] > 0
+    return False
+
+
 def publish(url: str, *bodies: str) -> None:
     with Wire(url) as wire:
         channel = wire.channel()
@@ -121,6 +127,28 @@ def test_broker_of_run_outlives_workers_and_ends_after_the_drain(begin: Begin, t
     assert service.wait_exit() == 0, service.log_text()
     assert service.events("service_stopped", acked=2, stale=0)
     assert not broker.is_alive
+
+
+@pytest.mark.parametrize("command", [("run", "--embedded"), ("dev",)])
+def test_broker_that_ends_alone_is_told_of_and_replaced(begin: Begin, tmp_path: Path, command: tuple[str, ...]) -> None:
+    service = begin(*command, "--workers=1", "--log-format=json")
+    service.wait_ready()
+    url = service.events("embedded_broker_started")[0]["url"]
+    for number, signum in enumerate((signal.SIGKILL, signal.SIGTERM), 1):  # a child of `dev` inherits blocked signals
+        killed = broker_of(service)
+        killed.signal(signum)
+        wait_until(
+            lambda n=number: len(service.events("embedded_broker_restarted", url=url)) == n, 60, "another broker"
+        )
+        status = -signum if signum == signal.SIGKILL else 0
+        (ended,) = service.events("embedded_broker_ended", broker_pid=killed.pid, status=status)
+        assert "all its messages are lost" in ended["message"]
+    wait_until(lambda: has_consumer(url), 60, "the worker")
+    publish(url, "a")
+    wait_for_file(tmp_path / "done-a-by-1")
+    service.signal(signal.SIGTERM)
+    assert service.wait_exit() == 0, service.log_text()
+    assert service.survivors() == []
 
 
 @pytest.mark.parametrize("command", [("run", "--embedded"), ("dev",)])
