@@ -31,7 +31,7 @@ from mxworker.api.middleware import CallNext
 from mxworker.api.queues import Queue
 from mxworker.api.retry_policy import RetryPolicy
 from mxworker.api.settlement import Ack, Reject, Requeue, Retry, Settlement
-from mxworker.config import PublisherOptions, PublisherSettings
+from mxworker.config.publisher import PublisherOptions, PublisherSettings
 from mxworker.payloads.compression import Compression
 from mxworker.payloads.serializers import Serializer
 from mxworker.wire.origins import Origin

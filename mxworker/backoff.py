@@ -52,6 +52,5 @@ RECONNECT = Backoff(base_s=0.5, cap_s=4.0)
 REFUSED = Backoff(base_s=8.0, cap_s=8.0)  # slower, so that a wrong password does not lock the account
 RESPAWN = Backoff(base_s=0.5, cap_s=30.0)
 NACKING = Backoff(base_s=0.2, cap_s=5.0)  # how long a publisher channel may nack: about as long as a leader election
-PUBLISH_RETRY = Backoff(base_s=0.05, cap_s=0.5)
 COPY = Backoff(base_s=0.5, cap_s=10.0)  # before a delivery is returned because its retry queue took no copy
 CPU_START = Backoff(base_s=1.0, cap_s=30.0)  # before a new process for cpu=True handlers, after one failed to start

@@ -48,8 +48,11 @@ class BrokerUrl:
     is_tls: bool = False
 
     @classmethod
-    def parse(cls, text: str) -> BrokerUrl:
-        """Parse an `amqp://user:password@host:port/vhost` URL. Raises ConfigError, which never shows the password."""
+    def parse(cls, text: str, heartbeat_s: int = DEFAULT_HEARTBEAT_S) -> BrokerUrl:
+        """Parse an `amqp://user:password@host:port/vhost` URL. Raises ConfigError, which never shows the password.
+
+        `heartbeat_s` is for a URL that says nothing of it.
+        """
         scheme = text.strip().partition("://")[0].lower()
         if scheme not in DEFAULT_PORTS:
             raise ConfigError(f"the broker URL does not start with amqp:// or amqps://.  {_WRITE_IT_LIKE}")
@@ -62,7 +65,7 @@ class BrokerUrl:
             user=_decoded(parts.username) or "guest",
             password="guest" if parts.password is None else _decoded(parts.password),
             vhost=_decoded(parts.path[1:]) or "/",
-            heartbeat_s=_heartbeat_from(parts.query),
+            heartbeat_s=_heartbeat_from(parts.query, heartbeat_s),
             is_tls=scheme == "amqps",
         )
 
@@ -127,8 +130,7 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _heartbeat_from(query: str) -> int:
-    heartbeat_s = DEFAULT_HEARTBEAT_S
+def _heartbeat_from(query: str, heartbeat_s: int) -> int:
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name != "heartbeat":
             raise ConfigError("the broker URL has a parameter that is not supported; only 'heartbeat' is.")
@@ -163,15 +165,24 @@ class Brokers:
     tls: Tls = DEFAULT_TLS
 
     @classmethod
-    def parse(cls, texts: Sequence[str], shuffled: bool = False, tls: Tls = DEFAULT_TLS) -> Brokers:
+    def parse(
+        cls,
+        texts: Sequence[str],
+        shuffled: bool = False,
+        tls: Tls = DEFAULT_TLS,
+        heartbeat_s: int = DEFAULT_HEARTBEAT_S,
+    ) -> Brokers:
         """Parse one or more URLs; a repeated URL counts once. Raises ConfigError, which never shows a password.
+
+        `heartbeat_s` is for URLs that say nothing of it.
 
         Plain text and TLS cannot be mixed: an attacker who can disturb the connection to the TLS broker would get the
         password and the messages from the next attempt in plain text.
         """
         if not texts:
             raise ConfigError(f"no broker URL is given.  {_WRITE_IT_LIKE}")
-        urls = tuple(dict.fromkeys(_numbered(number, len(texts), text) for number, text in enumerate(texts, 1)))
+        parsed = [_numbered(number, len(texts), text, heartbeat_s) for number, text in enumerate(texts, 1)]
+        urls = tuple(dict.fromkeys(parsed))
         if len({url.is_tls for url in urls}) > 1:
             raise ConfigError(
                 "the broker URLs mix amqp:// and amqps://, so that a broker that is down would end encryption.\n"
@@ -192,9 +203,9 @@ class Brokers:
         return ", ".join(map(str, self.urls)) + (" (shuffled)" if self.shuffled else "")
 
 
-def _numbered(number: int, count: int, text: str) -> BrokerUrl:
+def _numbered(number: int, count: int, text: str, heartbeat_s: int) -> BrokerUrl:
     try:
-        return BrokerUrl.parse(text)
+        return BrokerUrl.parse(text, heartbeat_s)
     except ConfigError as error:
         if count == 1:
             raise

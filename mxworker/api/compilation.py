@@ -43,7 +43,8 @@ from mxworker.api.registration import (
     whole,
 )
 from mxworker.api.retry_policy import DEFAULT_RETRY, RetryPolicy
-from mxworker.config import DEFAULT_CONCURRENCY, DEFAULT_HANDLER_TIMEOUT_S, MAX_PREFETCH, Overrides
+from mxworker.config.bounds import DEFAULT_CONCURRENCY, DEFAULT_HANDLER_TIMEOUT_S, MAX_PREFETCH
+from mxworker.config.overrides import Overrides
 from mxworker.errors import AppLoadError
 from mxworker.payloads.annotations import bare, shown
 from mxworker.payloads.typed_payloads import TAKEN

@@ -29,7 +29,7 @@ from mxworker.api.lifespan import Lifespan
 from mxworker.api.middleware import Middleware
 from mxworker.api.queues import Queue
 from mxworker.api.registration import Batch, Registration
-from mxworker.config import AS_IN_CODE, Overrides
+from mxworker.config.overrides import AS_IN_CODE, Overrides
 from mxworker.errors import AppLoadError
 from mxworker.payloads.serializers import Serializer
 

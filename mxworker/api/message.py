@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, NoReturn, TypedDict
 
-from mxworker.config import DEFAULT_MAX_PUBLISH_BYTES
+from mxworker.config.bounds import DEFAULT_MAX_PUBLISH_BYTES
 from mxworker.errors import ConfigError, EncodeError, MessageTooLarge
 from mxworker.payloads.compression import Compression
 from mxworker.payloads.content_types import BYTES, JSON, TEXT, is_json

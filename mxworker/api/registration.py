@@ -18,7 +18,8 @@ from mxworker.api.circuit_breaker import CircuitBreaker
 from mxworker.api.handler_options import HandlerOptions, OnError
 from mxworker.api.queues import Queue
 from mxworker.api.retry_policy import RetryPolicy
-from mxworker.config import MAX_PREFETCH, parse_duration_s
+from mxworker.config.bounds import MAX_PREFETCH
+from mxworker.config.units import parse_duration_s
 from mxworker.errors import AppLoadError, ConfigError
 from mxworker.wire.field_table import SHORT_STRING_BYTES
 

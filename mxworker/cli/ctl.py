@@ -15,7 +15,7 @@ import click
 from mxworker.cli.asking import ANSWER_WITHIN_S, asked, fail, of_service, understood
 from mxworker.cli.help import Command, Group
 from mxworker.cli.profile import profile
-from mxworker.config import LOG_LEVELS
+from mxworker.config.bounds import LOG_LEVELS
 from mxworker.control import protocol
 from mxworker.errors import ExitCode
 from mxworker.system.printable import foreign

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
-from mxworker.config import MAX_WORKERS, parse_duration_s, parse_size_bytes
+from mxworker.config.bounds import MAX_WORKERS
+from mxworker.config.units import parse_duration_s, parse_size_bytes
 from mxworker.errors import ConfigError
 
 Number = TypeVar("Number", bound=float)

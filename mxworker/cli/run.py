@@ -21,7 +21,7 @@ from mxworker.cli.help import EXIT_CODES, Command, option
 from mxworker.cli.http import http_listen, http_options, metrics_directory
 from mxworker.cli.options import DURATION, SIZE, Workers
 from mxworker.cli.settings import URL_FILE, errors_told, hide_urls
-from mxworker.config import DEFAULT_PROCESS_CONCURRENCY, DEFAULT_QUARANTINE_AFTER, LOG_LEVELS, MAX_WORKERS
+from mxworker.config.bounds import DEFAULT_PROCESS_CONCURRENCY, DEFAULT_QUARANTINE_AFTER, LOG_LEVELS, MAX_WORKERS
 from mxworker.system.log_events import log_event
 from mxworker.system.printable import foreign
 

@@ -15,10 +15,12 @@ import click
 
 from mxworker.brokers import Brokers, Tls
 from mxworker.cli.options import present_directory
-from mxworker.config import Consumption, Overrides, PublisherSettings, Supervision
+from mxworker.config.limits import Limits
+from mxworker.config.overrides import Overrides
+from mxworker.config.process import Consumption, Supervision
+from mxworker.config.publisher import PublisherSettings
 from mxworker.control.protocol import Identity
 from mxworker.errors import ConfigError
-from mxworker.limits import Limits
 from mxworker.system.log_events import log_event
 from mxworker.system.printable import foreign
 

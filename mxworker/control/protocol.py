@@ -20,7 +20,7 @@ from typing import Any
 
 import orjson
 
-from mxworker.config import LOG_LEVELS, MAX_WORKERS
+from mxworker.config.bounds import LOG_LEVELS, MAX_WORKERS
 from mxworker.errors import MxWorkerError
 from mxworker.system.printable import well_formed
 

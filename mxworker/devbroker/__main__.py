@@ -10,7 +10,7 @@ import json
 import os
 import sys
 
-from mxworker.config import LOG_LEVELS
+from mxworker.config.bounds import LOG_LEVELS
 from mxworker.devbroker.client import Limits
 from mxworker.devbroker.handshake import Account
 from mxworker.devbroker.process import PASSWORD, refuse_production

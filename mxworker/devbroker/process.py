@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Self
 
-from mxworker.config import LOG_LEVELS
+from mxworker.config.bounds import LOG_LEVELS
 from mxworker.devbroker.control import BrokerControl
 from mxworker.devbroker.server import Settings
 from mxworker.errors import BrokerError, ConfigError

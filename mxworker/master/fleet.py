@@ -23,7 +23,8 @@ import random
 import signal
 from collections.abc import Mapping, Sequence
 
-from mxworker.config import MAX_WORKERS, Supervision
+from mxworker.config.bounds import MAX_WORKERS
+from mxworker.config.process import Supervision
 from mxworker.errors import NEEDS_A_HUMAN, ExitCode
 from mxworker.master.plan import Action, Exit, Look, Roll, RollState, Send, Spawn
 from mxworker.master.replacing import START_ATTEMPTS, Replacing

@@ -22,7 +22,7 @@ from mxworker.board.check import latest_deadline_ns
 from mxworker.board.layout import Word
 from mxworker.board.lifecycle import WorkerState
 from mxworker.board.page import Board
-from mxworker.config import Supervision
+from mxworker.config.process import Supervision
 from mxworker.errors import ExitCode
 from mxworker.master.commands import Commands
 from mxworker.master.companion import Companion

@@ -13,7 +13,7 @@ from mxworker.board.layout import Word
 from mxworker.board.metrics import outcomes
 from mxworker.board.metrics_layout import Outcome
 from mxworker.board.page import Board
-from mxworker.config import Supervision
+from mxworker.config.process import Supervision
 from mxworker.control.status import (
     PausedStatus,
     ReloadStatus,

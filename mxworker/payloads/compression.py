@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from types import MappingProxyType, ModuleType
 
+from mxworker.config.publisher import PublisherSettings
 from mxworker.errors import ConfigError, DecodeError
 from mxworker.payloads.content_types import shown
 
@@ -71,6 +72,13 @@ class Compression:
             return None
         compressed = _COMPRESSORS[self.encoding](body, self.level)
         return compressed if len(compressed) < len(body) <= _output_limit_bytes(compressed) else None
+
+
+def compression_of(settings: PublisherSettings) -> Compression | None:
+    """Return how a publisher with these settings compresses. Raises ConfigError without the extra that it needs."""
+    if settings.compression == "none":
+        return None
+    return Compression(settings.compression, settings.compression_level, settings.compression_threshold_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,9 @@ from mxworker.api.queues import Queue
 from mxworker.board.directives import Directives, no_directives
 from mxworker.board.lifecycle import WorkerState
 from mxworker.board.slot import BoardSlot
-from mxworker.config import Consumption
+from mxworker.config.process import Consumption
 from mxworker.errors import BrokerError
+from mxworker.payloads.compression import compression_of
 from mxworker.payloads.serializers import NO_SERIALIZERS, Serializer
 from mxworker.system.log import as_set_up
 from mxworker.tracing.tracer import Tracer, find_tracer, set_up_from
@@ -107,7 +108,7 @@ def assemble(
     name = f"mxworker {settings.app} worker {slot.number}"
     pool = Pool(settings.pool, settings.brokers, name, lambda: look_at_links(), rng, tell_at, settings.max_body_bytes)
     link = pool.consume_link
-    encoder = Encoder(None, serializers, settings.publisher.max_body_bytes)
+    encoder = Encoder(compression_of(settings.publisher), serializers, settings.publisher.max_body_bytes)
     publisher = Publisher(pool.publish_link, settings.publisher, encoder, rng, PublishMetrics(slot.rows))
     metrics = WorkerMetrics(slot.rows, pool, publisher, runners, consumers)
     pool.on_borrowed = metrics.note_borrowed

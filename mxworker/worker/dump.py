@@ -14,7 +14,7 @@ from itertools import islice
 from types import FrameType
 from typing import Any
 
-from mxworker.config import format_duration
+from mxworker.config.units import format_duration
 from mxworker.system.log_events import log_event
 from mxworker.system.stacks import frames_of, places_of, telling
 from mxworker.worker.blocking import blocker_of

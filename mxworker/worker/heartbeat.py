@@ -10,7 +10,7 @@ from mxworker.board.check import latest_deadline_ns
 from mxworker.board.metric_rows import MetricRows
 from mxworker.board.metrics_layout import ProcessWord
 from mxworker.board.slot import BoardSlot
-from mxworker.config import Consumption
+from mxworker.config.process import Consumption
 from mxworker.system.child import ring
 from mxworker.system.log import lines_dropped, tell_lost_lines
 from mxworker.worker.recycling import Recycling

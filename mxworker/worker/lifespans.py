@@ -11,7 +11,7 @@ from typing import Any
 
 from mxworker.api.compilation import Handler
 from mxworker.api.lifespan import Lifespan
-from mxworker.config import format_duration
+from mxworker.config.units import format_duration
 from mxworker.errors import AppLoadError
 from mxworker.system.cancellation import raise_own_cancellation
 from mxworker.system.log_events import log_event

@@ -15,7 +15,7 @@ from typing import Any
 
 from mxworker.api.compilation import Handler
 from mxworker.api.handlers import Handlers, compile_handlers
-from mxworker.config import Overrides
+from mxworker.config.overrides import Overrides
 from mxworker.errors import AppLoadError, ConfigError
 from mxworker.system.foreign_errors import type_name
 from mxworker.system.printable import foreign

@@ -29,7 +29,8 @@ from mxworker.board.layout import Word
 from mxworker.board.lifecycle import WorkerState
 from mxworker.board.page import Board
 from mxworker.board.slot import BoardSlot
-from mxworker.config import Consumption, format_duration
+from mxworker.config.process import Consumption
+from mxworker.config.units import format_duration
 from mxworker.errors import AppLoadError, BrokerError, ConnectionLost, CredentialsRefused, ExitCode, MxWorkerError
 from mxworker.system.at_exit import finish
 from mxworker.system.forks import Forks, end_fork

@@ -17,7 +17,7 @@ from mxworker.board.lifecycle import Wish
 from mxworker.board.metrics import outcomes
 from mxworker.board.metrics_layout import Outcome
 from mxworker.board.slot import BoardSlot
-from mxworker.limits import Limits
+from mxworker.config.limits import Limits
 from mxworker.system.child import ring
 from mxworker.system.log_events import log_event
 from mxworker.system.memory import resident_bytes

@@ -26,7 +26,7 @@ from mxworker.amqp.publishing.publisher import Publisher
 from mxworker.board.layout import Word
 from mxworker.board.lifecycle import WorkerState
 from mxworker.board.slot import BoardSlot
-from mxworker.config import Consumption
+from mxworker.config.process import Consumption
 from mxworker.errors import AppLoadError, BrokerError, ExitCode
 from mxworker.worker.burst import until_empty
 from mxworker.worker.conditions import ConditionReport

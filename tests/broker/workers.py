@@ -13,7 +13,7 @@ from mxworker.board.lifecycle import WorkerState
 from mxworker.board.metrics_layout import Outcome
 from mxworker.board.page import Board
 from mxworker.brokers import Brokers
-from mxworker.config import Consumption
+from mxworker.config.process import Consumption
 from mxworker.errors import ExitCode
 from mxworker.worker.assembly import assemble
 from mxworker.worker.service import Service

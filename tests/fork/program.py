@@ -25,7 +25,8 @@ from mxworker.board.layout import Given, Word
 from mxworker.board.lifecycle import Wish, WorkerState
 from mxworker.board.metrics_layout import Outcome, RowWord
 from mxworker.board.page import Board
-from mxworker.config import MAX_WORKERS, Supervision
+from mxworker.config.bounds import MAX_WORKERS
+from mxworker.config.process import Supervision
 from mxworker.errors import ConfigError
 from mxworker.master import loop
 from mxworker.master.listener import Listener

@@ -15,7 +15,7 @@ from mxworker.api.compilation import Handler
 from mxworker.api.handlers import compile_handlers
 from mxworker.api.settlement import Settlement
 from mxworker.brokers import Brokers
-from mxworker.config import Consumption
+from mxworker.config.process import Consumption
 from mxworker.worker.cpu.pool import CpuPool
 from mxworker.worker.cpu.protocol import MemberSettings
 from mxworker.worker.handling.report import Report

@@ -15,7 +15,7 @@ from mxworker.board.layout import Given, Word
 from mxworker.board.metrics_layout import Outcome
 from mxworker.board.page import Board
 from mxworker.board.slot import BoardSlot
-from mxworker.config import DEFAULT_PROCESS_CONCURRENCY
+from mxworker.config.bounds import DEFAULT_PROCESS_CONCURRENCY
 from mxworker.worker.assembly import runner_of
 from mxworker.worker.cpu.pool import CpuPool
 from mxworker.worker.handling.decode_budget import DecodeBudget, unlimited

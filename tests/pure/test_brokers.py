@@ -13,7 +13,7 @@ from yarl import URL
 
 from mxworker.backoff import RECONNECT, REFUSED
 from mxworker.brokers import COOL_DOWN_S, DEFAULT_TLS, Brokers, BrokerUrl, Rotation, Tls
-from mxworker.config import Consumption
+from mxworker.config.process import Consumption
 from mxworker.errors import BrokerError, ConfigError, ConnectionLost, CredentialsRefused, TlsRefused
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=30)

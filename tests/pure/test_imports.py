@@ -1,8 +1,9 @@
 """The floors of the house: which room may import which, who may do I/O, touch the AMQP libraries, and fork (DESIGN 3).
 
 A room is a folder of `mxworker/`; `amqp/`, `worker/` and `observer/` have rooms inside. The modules at the top, beside
-`__init__` and `__main__`, are the ground. Rooms stand on floors: a module imports what lies below its own room, and its
-own room. `master` and `worker` never meet; only `cli` and `__main__`, which put it all together, may import everything.
+`__init__` and `__main__`, are the ground, and so is the settings tree in `config/`. Rooms stand on floors: a module
+imports what lies below its own room, and its own room. `master` and `worker` never meet; only `cli` and `__main__`,
+which put it all together, may import everything.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ GROUND = "ground"
 PUBLIC = "public"
 COMPOSITION = "composition"
 COMPOSITION_ROOTS = frozenset({"cli", "__main__"})
+ROOMS_ON_THE_GROUND = frozenset({"config"})
 ROOMS_INSIDE = frozenset({"amqp", "worker", "observer"})
 BELOW_API = frozenset({GROUND, "system", "wire", "payloads"})
 BELOW_AMQP = BELOW_API | {"api"}
@@ -72,6 +74,7 @@ VIEWS = frozenset({"prometheus_client", "h11", "rich"})  # what only the views o
 # What decides is pure: in these rooms and modules nothing waits, and nothing reads or writes outside the process.
 PURE_PLACES = (
     "api",
+    "config",
     "payloads",
     "wire",
     "samples",
@@ -298,6 +301,8 @@ def room_of(module: str) -> str:
         return PUBLIC
     if parts[0] in COMPOSITION_ROOTS:
         return COMPOSITION
+    if folders and folders[0] in ROOMS_ON_THE_GROUND:
+        return GROUND
     if folders and folders[0] in ROOMS_INSIDE:
         return ".".join(folders[:2])
     return folders[0] if folders else GROUND

@@ -22,7 +22,7 @@ from pamqp import base, commands
 
 from mxworker.amqp.connecting.connection import BrokerConnection
 from mxworker.amqp.connecting.library_errors import library_errors
-from mxworker.config import PoolSettings
+from mxworker.config.pool import PoolSettings
 from mxworker.errors import BrokerError, ChannelLost
 
 Spawn = Callable[[Coroutine[Any, Any, None]], None]

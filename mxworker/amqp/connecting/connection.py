@@ -25,7 +25,7 @@ from mxworker.amqp.connecting.outage import Outage
 from mxworker.amqp.connecting.transport import DataPlane, DataPlaneFactory
 from mxworker.backoff import next_attempt
 from mxworker.brokers import DEFAULT_TLS, Brokers, BrokerUrl, Rotation, Tls
-from mxworker.config import DEFAULT_MAX_BODY_BYTES, MAX_CHANNELS
+from mxworker.config.bounds import DEFAULT_MAX_BODY_BYTES, MAX_CHANNELS
 from mxworker.errors import BrokerError, ConnectionLost
 from mxworker.system.cancellation import raise_own_cancellation
 from mxworker.system.log_events import log_event

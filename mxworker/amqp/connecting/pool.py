@@ -30,7 +30,8 @@ from mxworker.amqp.connecting.channel_pool import ChannelPool, PooledChannel
 from mxworker.amqp.connecting.connection import BrokerConnection, Dialler, Link
 from mxworker.amqp.connecting.exhaustion import Use
 from mxworker.brokers import Brokers
-from mxworker.config import DEFAULT_MAX_BODY_BYTES, PoolSettings
+from mxworker.config.bounds import DEFAULT_MAX_BODY_BYTES
+from mxworker.config.pool import PoolSettings
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost, PoolExhausted
 from mxworker.system.cancellation import raise_own_cancellation
 from mxworker.system.log_events import log_event

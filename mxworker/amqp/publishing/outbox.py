@@ -29,8 +29,8 @@ from mxworker.amqp.publishing.publisher_channel import PublisherChannel
 from mxworker.amqp.publishing.publishing import Publishing, State
 from mxworker.amqp.publishing.stats import PublisherStats, PublishTally
 from mxworker.amqp.publishing.waiting import Waiting, take_first
-from mxworker.backoff import PUBLISH_RETRY
-from mxworker.config import PublisherSettings
+from mxworker.backoff import Backoff
+from mxworker.config.publisher import PublisherSettings
 from mxworker.errors import PublishError, PublishOverflow
 
 _TOO_LATE = "no confirm came in time"
@@ -63,6 +63,7 @@ class Outbox:
         self.is_closed = False
         """Whether further publishes are refused."""
         self._settings = settings
+        self._retry_backoff = Backoff(settings.retry_base_s, settings.retry_cap_s, settings.retry_factor)
         self._loop = loop
         self._rng = rng
         self._link = link
@@ -276,7 +277,7 @@ class Outbox:
             else:
                 self._fail(publishing)
         if again:
-            delay_s = PUBLISH_RETRY.delay_s(again[0].attempts - 1, self._rng)
+            delay_s = self._retry_backoff.delay_s(again[0].attempts - 1, self._rng)
             self._loop.call_later(delay_s, self._retry, again)
         self.send_waiting()
 

@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 from mxworker.amqp.connecting.connection import Dialler, Link, until_up
 from mxworker.amqp.connecting.tls import check_files
@@ -39,16 +39,15 @@ from mxworker.amqp.publishing.unawaited import Begun, begin, unawaited
 from mxworker.api.message import Content, Encoder, MessageOptions
 from mxworker.api.receipts import Confirmed, PublishOutcome, Receipt
 from mxworker.brokers import Brokers, Tls
-from mxworker.config import PublisherOptions, PublisherSettings
+from mxworker.config.publisher import PublisherOptions, PublisherSettings
 from mxworker.errors import EncodeError, PublishError, PublishOverflow, PublishUnconfirmed
-from mxworker.payloads.compression import Compression
+from mxworker.payloads.compression import Compression, compression_of
 from mxworker.payloads.serializers import Serializer
 from mxworker.system.log_events import log_event
 from mxworker.tracing.tracer import Tracer, find_tracer
 
 log = logging.getLogger(__name__)
 
-DRAIN_S = 30.0
 _SYNC_GRACE_S = 2.0  # a publish ends at its own timeout; after this time the event loop does not answer
 _BODIES_PER_TURN = 256  # of publish_many, so that other tasks run in between
 _FORKED = (
@@ -91,7 +90,7 @@ class Publisher:
         cls,
         *urls: str,
         settings: PublisherSettings | None = None,
-        compression: Compression | None = None,
+        compression: Compression | Literal["none", "gzip", "zstd"] | None = None,
         serializers: Mapping[str, Serializer] | None = None,
         shuffled: bool = False,
         tls_ca: str | None = None,
@@ -101,20 +100,22 @@ class Publisher:
         connect_wait_s: float = 30.0,
         **options: Unpack[PublisherOptions],
     ) -> AbstractAsyncContextManager[Publisher]:
-        """Connect to a broker, and yield a publisher. At its end wait up to 30 s for open outcomes, and close it.
+        """Connect to a broker, and yield a publisher. At its end wait for open outcomes, up to 30 s, and close it.
 
         `urls` are tried in order, or `shuffled`. A broker that fails is not tried again for a while. For amqps://
         `tls_ca` names the file of the CA to trust instead of the system's; `tls_cert` and `tls_key` name the files of
         our own certificate. `options` are fields of `PublisherSettings`, and replace those of `settings`.
-        `compression` is for messages that name none; `serializers`, by content type, encode bodies. The broker's
-        operator sees the `name` of the connection.
+        `compression` replaces that of `settings`; `serializers`, by content type, encode bodies. The broker's operator
+        sees the `name` of the connection.
 
         Raises ConfigError for a wrong setting, URL or file; ConnectionLost, when no broker answers within
         `connect_wait_s` seconds; CredentialsRefused or TlsRefused, at once, when every broker refused us.
         """
         settings = replace(settings or PublisherSettings(), **options)
         brokers = Brokers.parse(urls, shuffled, Tls(tls_ca, tls_cert, tls_key))
-        encoder = Encoder(compression, serializers, settings.max_body_bytes)
+        if isinstance(compression, str):
+            settings, compression = replace(settings, compression=compression), None
+        encoder = Encoder(compression or compression_of(settings), serializers, settings.max_body_bytes)
         return cls._lent(brokers, settings, encoder, name, connect_wait_s)
 
     @classmethod
@@ -359,10 +360,13 @@ class Publisher:
         """Keep the channels open, until cancelled. The owner calls this once."""
         await self._channels.run()
 
-    async def drain(self, timeout_s: float = DRAIN_S) -> bool:
-        """Wait for the outcomes of all publishes so far, at most `timeout_s` seconds. Return whether all have one."""
+    async def drain(self, timeout_s: float | None = None) -> bool:
+        """Wait for the outcomes of all publishes so far, and return whether all have one.
+
+        Waits at most `timeout_s` seconds; default: the publisher's `drain_timeout_s`, 30 s.
+        """
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(self._settings.drain_timeout_s if timeout_s is None else timeout_s):
                 await self._outbox.emptied()
         except TimeoutError:
             return False

@@ -34,6 +34,7 @@ from mxworker.api.delivery import Delivery
 from mxworker.api.message import Encoder
 from mxworker.api.settlement import Settlement
 from mxworker.errors import ExitCode, MxWorkerError
+from mxworker.payloads.compression import compression_of
 from mxworker.system.at_exit import finish
 from mxworker.system.child import bind_to_parent, do_nothing, flush
 from mxworker.system.descriptors import claim
@@ -118,7 +119,8 @@ def _live(settings: MemberSettings, pipe: Pipe, forks: Forks) -> ExitCode:
             path = sys.path.copy()
             application = load(settings.app, settings.app_dir, settings.may_be_insecure)
             sys.path[:] = path  # the path came from the worker, whose loading has changed it in the same way
-            publisher = CpuPublisher(pipe, Encoder(None, application.serializers, settings.max_publish_bytes))
+            compression, most_bytes = compression_of(settings.publisher), settings.publisher.max_body_bytes
+            publisher = CpuPublisher(pipe, Encoder(compression, application.serializers, most_bytes))
             chosen = select(application, settings.queues, settings.overrides)
         handlers = [handler for handler in chosen if handler.kind is HandlerKind.PROCESS]
         gc.collect()

@@ -45,7 +45,7 @@ class CpuProcess:
         """The exit code, or minus the signal that killed the process; set when the process is reaped."""
         ours, theirs = socket.socketpair()
         with ExitStack() as undoing:
-            self.pipe = Pipe(ours, settings.max_publish_bytes)
+            self.pipe = Pipe(ours, settings.publisher.max_body_bytes)
             undoing.callback(ours.close)
             with theirs:
                 self._popen = _start(settings, theirs)

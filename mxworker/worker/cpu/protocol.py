@@ -29,7 +29,9 @@ from mxworker.api.failures import Failure, FailureKind
 from mxworker.api.message import Content
 from mxworker.api.receipts import Confirmed
 from mxworker.api.settlement import Ack, Reject, Requeue, Retry, Settlement
-from mxworker.config import Consumption, Overrides
+from mxworker.config.overrides import Overrides
+from mxworker.config.process import Consumption
+from mxworker.config.publisher import PublisherSettings
 from mxworker.system.printable import head as beginning
 from mxworker.system.printable import tail, well_formed
 from mxworker.system.tracebacks import trace_of
@@ -161,13 +163,13 @@ class MemberSettings:
     worker_pid: int
     log_level: str
     log_style: str
-    max_publish_bytes: int
 
     # The worker's own settings, by their names in `Consumption`.
     app: str
     app_dir: str | None
     may_be_insecure: bool
     queues: tuple[str, ...]
+    publisher: PublisherSettings
     overrides: Overrides
     boot_timeout_s: float
     max_body_bytes: int
@@ -181,13 +183,18 @@ class MemberSettings:
     def of(cls, settings: Consumption, worker: int, worker_pid: int, log_as: tuple[str, str]) -> MemberSettings:
         """Return the settings for members of worker `worker`; `log_as` is level and style, see `log.set_up`."""
         own = {name: getattr(settings, name) for name in cls.__slots__ if hasattr(settings, name)}
-        return cls(worker, worker_pid, *log_as, settings.publisher.max_body_bytes, **own)
+        return cls(worker, worker_pid, *log_as, **own)
 
     @classmethod
     def from_json(cls, text: str) -> MemberSettings:
         """Return the settings in a text that `to_json` made."""
         facts = json.loads(text)
-        return cls(**facts | {"queues": tuple(facts["queues"]), "overrides": Overrides(**facts["overrides"])})
+        made = {
+            "queues": tuple(facts["queues"]),
+            "overrides": Overrides(**facts["overrides"]),
+            "publisher": PublisherSettings(**facts["publisher"]),
+        }
+        return cls(**facts | made)
 
     def to_json(self) -> str:
         """Return the settings as an argument of a command."""

@@ -21,7 +21,7 @@ from mxworker.api.compilation import Handler
 from mxworker.api.context import WorkerResources
 from mxworker.api.delivery import Delivery
 from mxworker.board.slot import BoardSlot
-from mxworker.config import DEFAULT_QUARANTINE_AFTER
+from mxworker.config.bounds import DEFAULT_QUARANTINE_AFTER
 from mxworker.system.log import say_safely
 from mxworker.system.log_events import log_event
 from mxworker.system.task_stacks import task_stack

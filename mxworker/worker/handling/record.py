@@ -17,7 +17,7 @@ from mxworker.api.delivery import Delivery, source_of
 from mxworker.board.metrics_layout import Outcome
 from mxworker.board.slot import NOT_ENTERED, BoardSlot
 from mxworker.board.suspects import Suspect
-from mxworker.config import DEFAULT_QUARANTINE_AFTER
+from mxworker.config.bounds import DEFAULT_QUARANTINE_AFTER
 from mxworker.system.child import ring
 from mxworker.wire.message_keys import MessageKeys
 from mxworker.wire.properties import message_id_bytes

@@ -29,7 +29,7 @@ from mxworker.amqp.connecting.transport import DataPlaneFactory
 from mxworker.amqp.protocol.acks import AckLedger
 from mxworker.amqp.protocol.frames import encode_ack, encode_get, encode_give_back
 from mxworker.brokers import BrokerUrl
-from mxworker.config import DEFAULT_MAX_BODY_BYTES
+from mxworker.config.bounds import DEFAULT_MAX_BODY_BYTES
 from mxworker.errors import ChannelLost, ConnectionLost, TopologyRefused
 from tests.harness.waiting import until
 from tests.loop.amqp.fake_broker import FakeBroker, Peer

@@ -21,7 +21,7 @@ from mxworker.amqp.connecting.pool import Pool
 from mxworker.board.lifecycle import WorkerState
 from mxworker.board.metrics_layout import Outcome
 from mxworker.brokers import Brokers
-from mxworker.config import PoolSettings
+from mxworker.config.pool import PoolSettings
 from mxworker.errors import ConnectionLost, ExitCode, PoolExhausted
 from tests.broker.workers import running as worker_running
 from tests.harness.proxy import proxy_to

@@ -23,7 +23,7 @@ from mxworker.api.handlers import compile_handlers
 from mxworker.board.metrics_layout import Outcome
 from mxworker.board.page import Board
 from mxworker.brokers import Brokers
-from mxworker.config import Consumption
+from mxworker.config.process import Consumption
 from mxworker.errors import ExitCode
 from mxworker.worker.assembly import assemble
 from tests.broker.workers import running

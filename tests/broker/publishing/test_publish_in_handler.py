@@ -14,7 +14,7 @@ from mxworker import Ack, Context, Handlers, Publisher
 from mxworker.api.receipts import Receipt
 from mxworker.board.lifecycle import WorkerState
 from mxworker.board.metrics_layout import Outcome
-from mxworker.config import PublisherSettings
+from mxworker.config.publisher import PublisherSettings
 from mxworker.errors import PublishOverflow, PublishUnconfirmed, Unroutable
 from tests.broker.workers import running
 from tests.harness.faults import TO_CLIENT

@@ -15,7 +15,7 @@ import pytest
 from mxworker import Context, Handlers, Publisher
 from mxworker.api.receipts import Confirmed
 from mxworker.board.metrics_layout import Outcome
-from mxworker.config import PublisherSettings
+from mxworker.config.publisher import PublisherSettings
 from mxworker.errors import EncodeError, ExitCode, PublishOverflow, PublishUnconfirmed, Unroutable
 from tests.broker.workers import running
 from tests.harness.faults import TO_CLIENT

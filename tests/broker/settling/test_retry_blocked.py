@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from mxworker import Context, Handlers, Reject
 from mxworker.board.metrics_layout import Outcome
-from mxworker.config import PublisherSettings
+from mxworker.config.publisher import PublisherSettings
 from tests.broker.workers import running
 from tests.harness.retries import FAST
 from tests.harness.waiting import until

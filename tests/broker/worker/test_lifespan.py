@@ -15,7 +15,7 @@ from mxworker import Context, Handlers
 from mxworker.api.handlers import compile_handlers
 from mxworker.board.page import Board
 from mxworker.brokers import Brokers
-from mxworker.config import Consumption
+from mxworker.config.process import Consumption
 from mxworker.errors import ExitCode
 from mxworker.worker.assembly import assemble
 from tests.broker.workers import running

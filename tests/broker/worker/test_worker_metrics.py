@@ -12,7 +12,7 @@ from mxworker import Context, Handlers, Publisher, PublisherSettings, Queue
 from mxworker.board.metric_values import ConsumerMetrics, ExchangeMetrics, ProcessMetrics
 from mxworker.board.metrics import fold
 from mxworker.board.metrics_layout import Outcome
-from mxworker.config import PoolSettings
+from mxworker.config.pool import PoolSettings
 from mxworker.errors import PublishNacked, PublishOverflow, Unroutable
 from tests.broker.workers import Worker, running
 from tests.harness.proxy import How, proxy_to

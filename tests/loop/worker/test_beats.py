@@ -20,7 +20,7 @@ from mxworker.board.metrics_layout import ProcessWord
 from mxworker.board.page import Board
 from mxworker.board.slot import BoardSlot
 from mxworker.brokers import Brokers
-from mxworker.config import Consumption
+from mxworker.config.process import Consumption
 from mxworker.errors import ExitCode
 from mxworker.system.log import LineHandler
 from mxworker.system.log_formats import JsonFormatter

@@ -15,7 +15,7 @@ from mxworker.api.queues import Queue
 from mxworker.board.lifecycle import WorkerState
 from mxworker.board.page import Board
 from mxworker.brokers import Brokers
-from mxworker.config import Consumption
+from mxworker.config.process import Consumption
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost, CredentialsRefused, ExitCode, RequestFault
 from mxworker.worker import assembly, start_deadline
 from mxworker.worker import start as worker_start

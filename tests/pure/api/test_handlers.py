@@ -17,7 +17,7 @@ from mxworker import Context, Delivery, Handlers, Queue
 from mxworker.api.compilation import Handler, HandlerKind
 from mxworker.api.handlers import compile_handlers
 from mxworker.api.registration import Batch
-from mxworker.config import Overrides
+from mxworker.config.overrides import Overrides
 from mxworker.errors import AppLoadError, DecodeError
 from mxworker.payloads.typed_payloads import TAKEN
 from tests.pure.api.test_delivery import delivery

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mxworker.api.compilation import Handler, HandlerKind
-from mxworker.config import Overrides
+from mxworker.config.overrides import Overrides
 from mxworker.errors import AppLoadError
 from mxworker.worker.loading import load, select
 from tests.harness.imports import forgotten_imports

@@ -26,7 +26,7 @@ from mxworker.board.metrics_layout import ROWS, ExchangeWord, Outcome
 from mxworker.board.page import Board
 from mxworker.board.reading import InFlight
 from mxworker.board.slot import NO_ENTRY
-from mxworker.config import MAX_WORKERS
+from mxworker.config.bounds import MAX_WORKERS
 from mxworker.system.printable import by_line
 
 MIB = 1024 * 1024

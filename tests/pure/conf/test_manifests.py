@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from mxworker.cli.run import run
-from mxworker.config import DEFAULT_CONCURRENCY, Consumption, Supervision
+from mxworker.config.bounds import DEFAULT_CONCURRENCY
+from mxworker.config.process import Consumption, Supervision
 from mxworker.observer.http.addresses import Address
 from mxworker.observer.http.routes import LIVEZ, METRICS, READYZ
 from tests.harness.repository import REPOSITORY

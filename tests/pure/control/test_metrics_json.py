@@ -22,7 +22,7 @@ from mxworker.board.metrics_layout import (
     RowWord,
 )
 from mxworker.board.page import Board
-from mxworker.config import MAX_WORKERS
+from mxworker.config.bounds import MAX_WORKERS
 from mxworker.control.metrics_json import metrics_of, plain
 from mxworker.control.protocol import ANSWER_BYTES, answer_line
 

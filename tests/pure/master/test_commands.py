@@ -8,7 +8,7 @@ from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, 
 import pytest
 
 from mxworker.board.page import Board
-from mxworker.config import Supervision
+from mxworker.config.process import Supervision
 from mxworker.master.commands import Commands
 from mxworker.master.fleet import Fleet
 from mxworker.master.plan import Send

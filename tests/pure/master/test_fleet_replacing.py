@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mxworker.board.lifecycle import Wish
-from mxworker.config import MAX_WORKERS
+from mxworker.config.bounds import MAX_WORKERS
 from mxworker.master.plan import RollState
 from mxworker.master.replacing import RECYCLE_AGAIN_NS, START_ATTEMPTS, STEADY_NS
 from mxworker.master.slot import NS_PER_S, Order

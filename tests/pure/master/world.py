@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, field
 
 from mxworker.board.lifecycle import Wish
-from mxworker.config import Supervision
+from mxworker.config.process import Supervision
 from mxworker.master.fleet import Fleet
 from mxworker.master.plan import Exit, Look, Send, Spawn
 from mxworker.master.slot import NS_PER_S, Order

@@ -16,7 +16,8 @@ from mxworker.api.message import Content
 from mxworker.api.receipts import Confirmed
 from mxworker.api.settlement import Settlement
 from mxworker.brokers import Brokers
-from mxworker.config import Consumption, Overrides
+from mxworker.config.overrides import Overrides
+from mxworker.config.process import Consumption
 from mxworker.errors import PublishError, PublishUnconfirmed, Unroutable
 from mxworker.system.foreign_errors import TEXT_CHARACTERS, text_of, type_name
 from mxworker.worker.cpu.protocol import (

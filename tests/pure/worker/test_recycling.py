@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mxworker.board.lifecycle import Wish
+from mxworker.config.limits import JITTER, Limits
 from mxworker.errors import ConfigError
-from mxworker.limits import JITTER, Limits
 from mxworker.worker.recycling import exceeded
 
 

@@ -18,7 +18,7 @@ from pamqp import commands
 from mxworker.amqp.connecting import channel_pool
 from mxworker.amqp.connecting.pool import Pool
 from mxworker.brokers import Brokers
-from mxworker.config import PoolSettings
+from mxworker.config.pool import PoolSettings
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost, PoolExhausted
 from tests.harness.logged import events
 from tests.harness.waiting import until

@@ -14,7 +14,7 @@ from pamqp import base, commands
 from mxworker import Publisher, errors
 from mxworker.amqp.publishing import exchanges
 from mxworker.api.receipts import Receipt
-from mxworker.config import PublisherSettings
+from mxworker.config.publisher import PublisherSettings
 from tests.harness.waiting import until
 from tests.loop.amqp.fake_broker import FakeBroker, Peer
 from tests.loop.amqp.publishing.confirming import Confirming

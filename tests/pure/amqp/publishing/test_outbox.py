@@ -22,8 +22,7 @@ from mxworker.amqp.publishing.exchanges import Answered
 from mxworker.amqp.publishing.outbox import Outbox
 from mxworker.amqp.publishing.publishing import TRANSITIONS, Publishing, State
 from mxworker.amqp.publishing.routes import Route
-from mxworker.backoff import PUBLISH_RETRY
-from mxworker.config import PublisherSettings
+from mxworker.config.publisher import PublisherSettings
 from tests.harness.hand_clock import HandClock
 
 TIMEOUT_S = 5.0
@@ -183,7 +182,7 @@ class Office:
         self.confirm(publishing)
 
     def next_attempt(self) -> None:
-        self.clock.advance(PUBLISH_RETRY.cap_s)
+        self.clock.advance(self.settings.retry_cap_s)
 
 
 def outcome(publishing: Publishing) -> type[errors.PublishError] | None:
@@ -321,7 +320,7 @@ def test_publish_ends_at_its_deadline_wherever_it_is() -> None:
     office.nack(nacked)
     office.lose(lost)
     assert not any(one.receipt.done() for one in (sent, nacked, lost, waiting))
-    office.clock.advance(0.01)
+    office.clock.advance(1 / 64)
     assert outcome(sent) is errors.PublishUnconfirmed
     assert outcome(nacked) is errors.PublishNacked
     assert outcome(lost) is errors.PublishUnconfirmed
@@ -831,3 +830,17 @@ def truth(history: list[str]) -> type[errors.PublishError] | None:
 
 TestOutboxAgainstTheTruth = OutboxAgainstTheTruth.TestCase
 TestOutboxAgainstTheTruth.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+
+
+def test_waits_between_attempts_grow_as_the_settings_say() -> None:
+    office = Office(attempts=5, retry_base_s=0.125, retry_cap_s=0.5, retry_factor=3.0)
+    publishing = office.publish(timeout_s=60.0)
+    waits = []
+    for _ in range(4):
+        office.nack(publishing)
+        sent = len(office.wire.sent)
+        begun = office.clock.time()
+        while len(office.wire.sent) == sent:
+            office.clock.advance(1 / 64)
+        waits.append(office.clock.time() - begun)
+    assert waits == [0.125, 0.375, 0.5, 0.5]

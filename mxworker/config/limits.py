@@ -8,6 +8,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from mxworker.config.kinds import Duration, Size, Whole
+from mxworker.config.leaf import leaf
 from mxworker.errors import ConfigError
 
 JITTER = 0.1
@@ -17,9 +19,27 @@ JITTER = 0.1
 class Limits:
     """Replace a worker after this many settled deliveries, bytes of resident memory, or seconds. None means never."""
 
-    messages: int | None = None
-    rss_bytes: int | None = None
-    age_s: float | None = None
+    messages: int | None = leaf(
+        None,
+        Whole(1, 10**12),
+        "Replace a worker after this many messages. Jittered by 10 %.",
+        name="max-messages",
+        unset="no limit",
+    )
+    rss_bytes: int | None = leaf(
+        None,
+        Size(),
+        "Replace a worker that uses more memory than this. Jittered by 10 %.",
+        name="max-rss",
+        unset="no limit",
+    )
+    age_s: float | None = leaf(
+        None,
+        Duration(),
+        "Replace a worker that has run for this long. Jittered by 10 %.",
+        name="max-age",
+        unset="no limit",
+    )
 
     def __post_init__(self) -> None:
         for flag, limit in (("max-messages", self.messages), ("max-rss", self.rss_bytes), ("max-age", self.age_s)):

@@ -1,0 +1,39 @@
+"""What an operator can set for handlers in place of the code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mxworker.config.bounds import MAX_PREFETCH
+from mxworker.config.kinds import Duration, Whole, WholeOrShared
+from mxworker.config.leaf import leaf
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """The operator's values for handlers, which override those in the code; None keeps the value in the code."""
+
+    concurrency: int | None = leaf(
+        None,
+        Whole(1, 65535),
+        "How many handlers may run at once, for each queue in each worker.",
+        short="-c",
+        unset="as in the code",
+    )
+    prefetch: int | None = leaf(
+        None,
+        WholeOrShared(1, MAX_PREFETCH),
+        "How many unsettled messages the broker may send, for each queue to each worker. 1000/workers divides 1000 by "
+        "the number of workers at the start.",
+        unset="as in the code",
+    )
+    timeout_s: float | None = leaf(
+        None,
+        Duration(),
+        "How long a handler may run for one message.",
+        name="handler-timeout",
+        unset="as in the code",
+    )
+
+
+AS_IN_CODE = Overrides()
