@@ -14,6 +14,9 @@ from operator import add, sub
 
 from mxworker.board.metrics_layout import BOUNDS_S, BUCKETS
 
+OLD_S = 60.0
+"""For how long an answer of the broker holds. The next worker asks sooner, when the one that asked hangs or dies."""
+
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
@@ -131,6 +134,10 @@ class QueueFacts:
     dead_letters: int | None
     quarantined: int | None
     looked_at_unix_s: float
+
+    def is_old(self, now_unix_s: float) -> bool:
+        """Whether this must not be shown as what is in the queue now, because nobody could ask the broker since."""
+        return now_unix_s - self.looked_at_unix_s > OLD_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ A row is one of `overview.overview`, which the status page shows, too. Pure.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 from typing import Any
@@ -168,7 +168,12 @@ def _age(row: Row) -> Cell:
 
 
 def _depth(name: str, row: Row) -> Cell:
-    return Cell(count(row[name]), Tone.WARNING if row[name] else Tone.PLAIN)
+    """Return how many messages a queue has; nothing when the broker could not be asked for a while."""
+    return Cell(count(None if row["is_depth_old"] else row[name]))
+
+
+def _dead_letters(row: Row) -> Cell:
+    return replace(_depth("dead_letters", row), tone=Tone.WARNING if row["dead_letters"] else Tone.PLAIN)
 
 
 def _failed(row: Row) -> Cell:
@@ -196,9 +201,9 @@ HANDLERS = (
     Column("RUN", 0, _running),
     Column("WAIT", 10, partial(_figure, count, "prefetched")),
     Column("AGE", 1, _age),
-    Column("READY", 1, partial(_figure, count, "ready")),
-    Column("RETRY", 3, partial(_figure, count, "retry_waiting")),
-    Column("DEAD", 2, partial(_depth, "dead_letters")),
+    Column("READY", 1, partial(_depth, "ready")),
+    Column("RETRY", 3, partial(_depth, "retry_waiting")),
+    Column("DEAD", 2, _dead_letters),
     Column("QUARANT.", 5, _quarantined, only_when_said=True),
     Column("ACKED", 9, partial(_outcome, "ack")),
     Column("FAILED", 5, _failed),

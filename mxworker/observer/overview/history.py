@@ -97,7 +97,7 @@ class History:
         return total
 
     def _point(self, metrics: ServiceMetrics, now_unix_s: float) -> Point:
-        ready = {facts.queue: facts.ready for facts in metrics.queues}
+        ready = {facts.queue: facts.ready for facts in metrics.queues if not facts.is_old(now_unix_s)}
         pairs = [(row.queue, row.handler) for row in metrics.consumers]
         ended = {pair: self.per_s(STEP_S, ("ended", *pair)) or 0.0 for pair in pairs}
         queues: dict[str, float] = {}

@@ -69,6 +69,7 @@ def overview(facts: Facts) -> dict[str, Any]:
 
 def _totals(facts: Facts) -> dict[str, Any]:
     metrics = facts.metrics
+    fresh = [queue for queue in metrics.queues if not queue.is_old(facts.now_unix_s)]
     pairs = [(row.queue, row.handler) for row in metrics.consumers]
     return {
         "ended_per_s": _rate(facts, *(("ended", *pair) for pair in pairs)),
@@ -78,10 +79,10 @@ def _totals(facts: Facts) -> dict[str, Any]:
         "failed": sum(count for row in metrics.consumers for name, count in row.outcomes.items() if name in FAILED),
         "in_flight": sum(row.in_flight for row in metrics.consumers),
         "prefetched": sum(row.prefetched for row in metrics.consumers),
-        "ready": _sum(queue.ready for queue in metrics.queues),
-        "retry_waiting": _sum(queue.retry_waiting for queue in metrics.queues),
-        "dead_letters": _sum(queue.dead_letters for queue in metrics.queues),
-        "quarantined": _sum(queue.quarantined for queue in metrics.queues),
+        "ready": _sum(queue.ready for queue in fresh),
+        "retry_waiting": _sum(queue.retry_waiting for queue in fresh),
+        "dead_letters": _sum(queue.dead_letters for queue in fresh),
+        "quarantined": _sum(queue.quarantined for queue in fresh),
     }
 
 
@@ -109,6 +110,7 @@ def _queue(facts: Facts, row: ConsumerMetrics) -> dict[str, Any]:
         "dead_letters": depth and depth.dead_letters,
         "quarantined": depth and depth.quarantined,
         "looked_at_unix_s": depth and depth.looked_at_unix_s,
+        "is_depth_old": depth is not None and depth.is_old(facts.now_unix_s),
         "ended_per_s": _rate(facts, ("ended", *pair)),
         "ended_per_s_1min": _rate(facts, ("ended", *pair), window_s=MINUTE_S),
         "ended_per_s_5min": _rate(facts, ("ended", *pair), window_s=FIVE_MINUTES_S),

@@ -11,7 +11,6 @@ from mxworker.observer.page.icons import icon
 from mxworker.observer.page.sparkline import sparkline
 
 _LAG_S = 0.5
-_OLD_S = 60.0
 _NAMES = {
     "decode_error": "undecodable",
     "ack": "acked",
@@ -107,10 +106,10 @@ def _queue_row(queue: View, history: View, now_unix_s: float) -> list[Html]:
 
 def _as_of(queue: View, now_unix_s: float) -> str:
     """Return when the broker was asked for the depth of a queue, if that was long ago."""
-    at = queue["looked_at_unix_s"]
-    if at is None or now_unix_s - at < _OLD_S:
+    if not queue["is_depth_old"]:
         return ""
-    return element("small", element("span", f"at {clock(at, now_unix_s)}", class_="alert warn"))
+    at = clock(queue["looked_at_unix_s"], now_unix_s)
+    return element("small", element("span", f"at {at}", class_="alert warn"))
 
 
 def _queue_name(queue: View) -> Html:

@@ -23,7 +23,8 @@ def families(view: View) -> Iterator[Metric]:
     """Yield all families."""
     yield from _of_service(view.service)
     yield from _of_handlers(view.metrics.consumers)
-    yield from _of_queues(view.metrics)
+    yield from _of_queues(view.metrics.consumers)
+    yield from _of_broker(view.metrics.queues, view.now_unix_s)
     yield from _of_publishing(view.metrics)
     yield from _of_connections(view.metrics.processes)
     yield from _of_processes(view)
@@ -116,8 +117,7 @@ def _of_handlers(consumers: Sequence[ConsumerMetrics]) -> Iterator[Metric]:
     )
 
 
-def _of_queues(metrics: ServiceMetrics) -> Iterator[Metric]:
-    consumers = metrics.consumers
+def _of_queues(consumers: Sequence[ConsumerMetrics]) -> Iterator[Metric]:
     yield counter(
         "mxworker_redelivered",
         "Deliveries that the broker marked as redelivered.",
@@ -178,10 +178,17 @@ def _of_queues(metrics: ServiceMetrics) -> Iterator[Metric]:
         "queue",
         _by_queue(consumers, lambda each: each.stuck),
     )
-    yield from _of_broker(metrics.queues)
 
 
-def _of_broker(queues: Sequence[QueueFacts]) -> Iterator[Metric]:
+def _of_broker(queues: Sequence[QueueFacts], now_unix_s: float) -> Iterator[Metric]:
+    """Yield what the broker said. A depth that is old has no sample: Prometheus would take it for the present one."""
+    yield gauge(
+        "mxworker_queue_last_answer_timestamp_seconds",
+        "When the broker was last asked about the queue and answered.",
+        "queue",
+        (((each.queue,), each.looked_at_unix_s) for each in queues),
+    )
+    fresh = [each for each in queues if not each.is_old(now_unix_s)]
     facts: Sequence[tuple[str, str, Callable[[QueueFacts], int | None]]] = (
         ("ready", "Messages that are ready in the queue", lambda each: each.ready),
         ("consumers", "Consumers of the queue, those of other services included", lambda each: each.consumers),
@@ -190,8 +197,8 @@ def _of_broker(queues: Sequence[QueueFacts]) -> Iterator[Metric]:
         ("quarantined", "Messages in the quarantine of the queue", lambda each: each.quarantined),
     )
     for name, text, fact in facts:
-        known = (((each.queue,), count) for each in queues if (count := fact(each)) is not None)
-        yield gauge(f"mxworker_queue_{name}", f"{text}, as the broker said last.", "queue", known)
+        known = (((each.queue,), count) for each in fresh if (count := fact(each)) is not None)
+        yield gauge(f"mxworker_queue_{name}", f"{text}, as the broker said within the last minute.", "queue", known)
 
 
 def _of_publishing(metrics: ServiceMetrics) -> Iterator[Metric]:

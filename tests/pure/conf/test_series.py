@@ -27,7 +27,7 @@ GROUPING = re.compile(r"\b(?:by|on|without|ignoring)\s*\(([^)]*)\)")
 def exported() -> dict[str, dict[str, set[str]]]:
     """Return the values of each label of each series that a service exports."""
     reasons = {reason.value.replace(" ", "_"): 0 for reason in Reason}
-    queue = QueueFacts("orders", 1, 1, 1, 1, 1, 0.0)
+    queue = QueueFacts("orders", 1, 1, 1, 1, 1, looked_at_unix_s=view().now_unix_s)
     shown = view(service=service(restarts=reasons), metrics=metrics(queues=(queue,)))
     series: defaultdict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for family in text_string_to_metric_families(scrape(shown, "").body.decode()):

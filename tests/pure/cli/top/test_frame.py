@@ -74,6 +74,14 @@ def test_at_200_columns_all_are_there() -> None:
     assert [column.heading for column in HANDLERS if not column.only_when_said and column.heading not in headings] == []
 
 
+def test_depths_that_are_old_are_not_shown_as_the_present_ones() -> None:
+    busy = load()
+    view = overview(replace(busy, now_unix_s=busy.now_unix_s + 120))
+    for heading in ("READY", "RETRY", "DEAD"):
+        (column,) = (column for column in HANDLERS if column.heading == heading)
+        assert {column.cell(row).text for row in view["queues"]} == {"-"}
+
+
 @pytest.mark.parametrize("width", range(20, 200, 7))
 def test_columns_go_by_their_rank(width: int) -> None:
     view = overview(load())

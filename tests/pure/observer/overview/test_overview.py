@@ -28,7 +28,7 @@ SHAPE = {
         dead_letters quarantined
     """,
     "queues": """
-        queue handler state why ready consumers retry_waiting dead_letters quarantined looked_at_unix_s
+        queue handler state why ready consumers retry_waiting dead_letters quarantined looked_at_unix_s is_depth_old
         ended_per_s ended_per_s_1min ended_per_s_5min failed_per_s duration_p50_s duration_p95_s age_p95_s
         objective_s outcomes redelivered in_flight prefetched stuck slots utilisation last_delivery_unix_s
     """,
@@ -76,6 +76,18 @@ def test_queues_are_told_with_their_state() -> None:
     assert states("degraded") == {"images": "consumed", "mails": "waiting", "orders": "consumed"}
     assert set(states("lost broker").values()) == {"not connected"}
     assert set(states("draining").values()) == {"draining"}
+
+
+def test_depths_that_are_old_are_marked_and_do_not_count() -> None:
+    busy = service_facts.load()
+    metrics = replace(
+        busy.metrics, queues=tuple(replace(each, looked_at_unix_s=NOW_UNIX_S - 61) for each in busy.metrics.queues)
+    )
+    found = overview(later(busy, busy.service, lambda second: metrics, 20))
+    assert [queue["is_depth_old"] for queue in found["queues"]] == [True] * len(found["queues"])
+    assert [found["totals"][name] for name in ("ready", "retry_waiting", "dead_letters", "quarantined")] == [None] * 4
+    assert found["history"]["queues"]["orders"]["ready"][-1] is None
+    assert not any(queue["is_depth_old"] for queue in shown("load")["queues"])
 
 
 def test_slots_that_are_empty_are_not_shown() -> None:

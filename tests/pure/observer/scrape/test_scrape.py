@@ -13,7 +13,7 @@ from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families as text_families
 
-from mxworker.board.metric_values import Histogram, ServiceMetrics
+from mxworker.board.metric_values import OLD_S, Histogram, ServiceMetrics
 from mxworker.board.metrics_layout import BOUNDS_S, OUTCOMES
 from mxworker.observer.overview.view import View
 from mxworker.observer.scrape.families import families
@@ -62,6 +62,7 @@ SERIES = {
     "worker_rss_bytes": ("gauge", "worker"),
     "worker_cpu_seconds_total": ("counter", "worker"),
     "event_loop_lag_seconds": ("gauge", "worker"),
+    "queue_last_answer_timestamp_seconds": ("gauge", "queue"),
     "queue_ready": ("gauge", "queue"),
     "queue_consumers": ("gauge", "queue"),
     "queue_retry_waiting": ("gauge", "queue"),
@@ -195,6 +196,16 @@ def test_fact_that_nobody_knows_is_left_out() -> None:
     shown = samples(view(metrics=metrics(consumers=(consumer(objective_s=None),))))
     assert shown['queue_dead_letters{queue="orders"}'] == 4
     assert not any(name.startswith(("queue_quarantined{", "message_age_objective")) for name in shown)
+
+
+def test_depths_of_which_the_broker_has_not_told_for_a_while_have_no_samples() -> None:
+    at = view().metrics.queues[0].looked_at_unix_s
+    for now, is_shown in ((at, True), (at + OLD_S, True), (at + OLD_S + 1, False)):
+        shown = samples(view(now_unix_s=now))
+        depths = {"queue_ready", "queue_consumers", "queue_retry_waiting", "queue_dead_letters"}
+        assert ({name.partition("{")[0] for name in shown} >= depths) is is_shown
+        assert any(name.startswith("queue_ready") for name in shown) is is_shown
+        assert shown['queue_last_answer_timestamp_seconds{queue="orders"}'] == at
 
 
 def test_worker_that_does_not_live_has_no_heartbeat() -> None:
