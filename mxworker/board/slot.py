@@ -35,6 +35,7 @@ from mxworker.board.lifecycle import Wish, WorkerState
 from mxworker.board.metric_rows import MetricRows
 from mxworker.board.reading import NO_KEY, Told
 from mxworker.board.suspects import Suspects
+from mxworker.system.child import ring
 
 NO_ENTRY = -1
 """The place of a delivery that is counted, and for which the slot had no place."""
@@ -165,6 +166,11 @@ class BoardSlot:
     def beat(self, deadline_ns: int) -> None:
         """Promise to beat again before `deadline_ns`. Call from the event loop itself, never from a thread."""
         self.words[Word.DEADLINE_NS] = deadline_ns
+
+    def ring(self) -> None:
+        """Wake the master up to look at the board. There is none when no master has prepared the slot, as in a test."""
+        if self.given[Given.SPAWNS]:
+            ring()
 
     def write_note(self, text: str) -> None:
         """Leave a note for the master to log; it is cut at 4096 bytes."""

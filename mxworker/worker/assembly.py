@@ -16,6 +16,7 @@ from typing import Any
 
 from mxworker.amqp.connecting.connection import Link
 from mxworker.amqp.connecting.pool import Pool
+from mxworker.amqp.connecting.transport import Wire
 from mxworker.amqp.consuming import topology
 from mxworker.amqp.consuming.byte_budget import ByteBudget
 from mxworker.amqp.consuming.consumer import UNPROVEN, Consumer
@@ -45,6 +46,7 @@ from mxworker.worker.handling.batch_execution import batch_pipeline
 from mxworker.worker.handling.batch_work import BatchWork
 from mxworker.worker.handling.batching import Gatherer
 from mxworker.worker.handling.breaker_driver import HandlerBreaker
+from mxworker.worker.handling.clock import Clock
 from mxworker.worker.handling.copy_publisher import CopyPublisher
 from mxworker.worker.handling.decode_budget import DecodeBudget
 from mxworker.worker.handling.delivery_log import DeliveryLog
@@ -61,7 +63,7 @@ from mxworker.worker.handling.running import Running
 from mxworker.worker.handling.settling import Settling
 from mxworker.worker.handling.threads import Threads
 from mxworker.worker.handling.traced import traced, traced_batch
-from mxworker.worker.handling.work import SingleWork
+from mxworker.worker.handling.work import SingleWork, Watch
 from mxworker.worker.heartbeat import Heartbeat
 from mxworker.worker.lifespans import Lifespans
 from mxworker.worker.lost_places import LostPlaces
@@ -89,12 +91,16 @@ def assemble(
     serializers: Mapping[str, Serializer] = NO_SERIALIZERS,
     declared: Sequence[Queue] = (),
     directives: Directives | None = None,
+    wire: Wire | None = None,
+    clock: Clock | None = None,
+    watch_for: Callable[[Handler], Watch] | None = None,
 ) -> Service:
     """Return the service of one worker. Call inside a running loop.
 
     `must_start` returns whether a start may fail; `show` gets every state, for the process title. `serializers`, by
     content type, make the bodies that handlers publish; `declared` are the queues that are declared and not consumed;
-    `directives` are those of the master.
+    `directives` are those of the master. With `wire` there are no sockets; for `clock` and `watch_for` see
+    `ProcessScope`.
     """
     for index, handler in enumerate(handlers):
         slot.name_handler(index, handler.name, handler.queue.name)
@@ -106,7 +112,9 @@ def assemble(
     # the connections
     tell_at = partial(level_of, settings, slot.number, must_start)
     name = f"mxworker {settings.app} worker {slot.number}"
-    pool = Pool(settings.pool, settings.brokers, name, lambda: look_at_links(), rng, tell_at, settings.max_body_bytes)
+    pool = Pool(
+        settings.pool, settings.brokers, name, lambda: look_at_links(), rng, tell_at, settings.max_body_bytes, wire
+    )
     link = pool.consume_link
     encoder = Encoder(compression_of(settings.publisher), serializers, settings.publisher.max_body_bytes)
     publisher = Publisher(pool.publish_link, settings.publisher, encoder, rng, PublishMetrics(slot.rows))
@@ -149,6 +157,8 @@ def assemble(
         execute_in_process=cpu.executing,
         quarantine_after=settings.quarantine_after,
         decode_budget=DecodeBudget(budget),
+        clock=clock,
+        watch_for=watch_for,
     )
 
     # the runners, each with the consumer that brings its deliveries
@@ -247,11 +257,12 @@ def runner_of(
         metrics.note_success if metrics is not None else lambda published_at: None,
         delivery_log,
     )
+    clock: Clock = process.clock or process.loop
     running: Running[Any] = Running(
-        handler.timeout_s, process.loop, lambda unit, task: runner.report_stuck(unit, task), process.grace_s
+        handler.timeout_s, process.loop, lambda unit, task: runner.report_stuck(unit, task), process.grace_s, clock
     )
-    breaker = HandlerBreaker(handler, process.loop, lambda most: dispatcher.limit(most))
-    watch = breaker.note if handler.circuit_breaker is not None else None
+    breaker = HandlerBreaker(handler, clock, lambda most: dispatcher.limit(most))
+    watch = breaker.watching(process.watch_for(handler) if process.watch_for is not None else None)
     work: SingleWork | BatchWork
     if handler.batch is None:
         execute = _execute_of(handler, report, scope, running, process)
@@ -283,7 +294,7 @@ def runner_of(
         queue.consumer_timeout_s / 3,  # the rest of the time is for running the delivery
         in_order=queue.single_active_consumer,
     )
-    gatherer = Gatherer(handler.batch, process.loop, dispatcher.admit) if handler.batch is not None else None
+    gatherer = Gatherer(handler.batch, clock, dispatcher.admit) if handler.batch is not None else None
     runner = HandlerRunner(
         handler,
         record,

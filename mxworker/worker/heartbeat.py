@@ -11,7 +11,6 @@ from mxworker.board.metric_rows import MetricRows
 from mxworker.board.metrics_layout import ProcessWord
 from mxworker.board.slot import BoardSlot
 from mxworker.config.process import Consumption
-from mxworker.system.child import ring
 from mxworker.system.log import lines_dropped, tell_lost_lines
 from mxworker.worker.recycling import Recycling
 
@@ -43,6 +42,12 @@ class Heartbeat:
         self._loop = asyncio.get_running_loop()
         self._metrics = MetricRows(slot.metrics).process
         self._lines_dropped = 0
+        self._next: asyncio.TimerHandle | None = None
+
+    def stop(self) -> None:
+        """Beat no more. Where the end of the process ends the loop, there is no need to call this."""
+        if self._next is not None:
+            self._next.cancel()
 
     def _tell_of_the_log(self) -> None:
         """Report dropped lines of the log when their reader is back, and count them in the metrics."""
@@ -54,11 +59,11 @@ class Heartbeat:
 
     def beat(self) -> None:
         """Write the deadline of the next heartbeat, and schedule it."""
-        self._loop.call_later(EVERY_S, self.beat)  # first: an error in what follows must not look like a hang
+        self._next = self._loop.call_later(EVERY_S, self.beat)
         self._slot.beat(time.monotonic_ns() + self._timeout_ns)
         self._recycling.beat()
         self._tell_of_the_log()
         self._look_at_board()
         if self._slot.look(latest_deadline_ns(time.monotonic_ns(), *self._timeouts_s)) is not None:
-            ring()  # the slot was overwritten: the master checks it, too, and replaces this process
+            self._slot.ring()  # the slot was overwritten: the master checks it, too, and replaces this process
         self._write_metrics()

@@ -19,7 +19,6 @@ from mxworker.board.layout import Word
 from mxworker.board.lifecycle import WorkerState, next_worker_state
 from mxworker.board.slot import BoardSlot
 from mxworker.errors import InvariantError
-from mxworker.system.child import ring
 from mxworker.system.log_events import log_event
 
 log = logging.getLogger(__name__)
@@ -97,7 +96,7 @@ class Readiness:
             return
         former, self.state = self.state, next_worker_state(self.state, state)
         self._slot.write_state(state)
-        ring()
+        self._slot.ring()
         self._show(state)
         facts = log_event("worker_state", worker=self._slot.number, state=state.name.lower())
         log.debug("worker %d %s -> %s", self._slot.number, former.name, state.name, extra=facts)

@@ -18,7 +18,6 @@ from mxworker.board.metrics import outcomes
 from mxworker.board.metrics_layout import Outcome
 from mxworker.board.slot import BoardSlot
 from mxworker.config.limits import Limits
-from mxworker.system.child import ring
 from mxworker.system.log_events import log_event
 from mxworker.system.memory import resident_bytes
 
@@ -47,14 +46,14 @@ class Recycling:
         with suppress(OSError):
             self._slot.words[Word.RSS_BYTES] = resident_bytes()
         if is_first:
-            ring()
+            self._slot.ring()
         self._look()
 
     def wish(self, wish: Wish) -> None:
         """Ask the master to replace this process; the first wish counts."""
         if self._slot.wish is Wish.NONE:
             self._slot.words[Word.WISH] = wish
-            ring()
+            self._slot.ring()
 
     def _look_often(self) -> None:
         self._look()

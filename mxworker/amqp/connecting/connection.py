@@ -22,7 +22,7 @@ from aio_pika.abc import AbstractChannel
 
 from mxworker.amqp.connecting.library_errors import handshake_error, library_errors
 from mxworker.amqp.connecting.outage import Outage
-from mxworker.amqp.connecting.transport import DataPlane, DataPlaneFactory
+from mxworker.amqp.connecting.transport import DataPlane, DataPlaneFactory, Wire
 from mxworker.backoff import next_attempt
 from mxworker.brokers import DEFAULT_TLS, Brokers, BrokerUrl, Rotation, Tls
 from mxworker.config.bounds import DEFAULT_MAX_BODY_BYTES, MAX_CHANNELS
@@ -64,13 +64,14 @@ class BrokerConnection:
         deadline: float,
         tls: Tls = DEFAULT_TLS,
         max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+        wire: Wire | None = None,
     ) -> BrokerConnection:
         """Connect, encrypt for amqps://, authenticate and tune before the loop time `deadline`.
 
-        The broker's operator sees the connection under `name`; bodies above `max_body_bytes` are not read. Raises
-        ConnectionLost, CredentialsRefused or TlsRefused.
+        The broker's operator sees the connection under `name`; bodies above `max_body_bytes` are not read. With
+        `wire` there is no socket. Raises ConnectionLost, CredentialsRefused or TlsRefused.
         """
-        factory = DataPlaneFactory(max_body_bytes, url.heartbeat_s, tls)
+        factory = DataPlaneFactory(max_body_bytes, url.heartbeat_s, tls, wire)
         control = _ControlConnection(url.dsn, factory, name)
         try:
             async with asyncio.timeout_at(deadline):
@@ -160,12 +161,15 @@ class Dialler:
         connect_timeout_s: float = CONNECT_DEADLINE_S,
         level_of: Callable[[BrokerError], int] = lambda _: logging.WARNING,
         max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+        wire: Wire | None = None,
     ) -> None:
         """`connect_timeout_s` bounds one attempt: TCP, TLS and the AMQP handshake.
 
-        `level_of` returns the log level for an error. Bodies above `max_body_bytes` are not read.
+        `level_of` returns the log level for an error. Bodies above `max_body_bytes` are not read. With `wire` there are
+        no sockets.
         """
         self._max_body_bytes = max_body_bytes
+        self._wire = wire
         self.rotation = Rotation(brokers, rng)
         self.gives_up_at: float | None = None
         """The loop time at which the process stops trying, for the log; None when it never does."""
@@ -184,7 +188,9 @@ class Dialler:
             url = await self._turn()
             deadline = loop.time() + self._connect_timeout_s
             try:
-                connection = await BrokerConnection.open(url, name, deadline, self._tls, self._max_body_bytes)
+                connection = await BrokerConnection.open(
+                    url, name, deadline, self._tls, self._max_body_bytes, self._wire
+                )
             except BrokerError as error:
                 self.rotation.note_failed(url, error, loop.time())
                 self._tell_failure(url, error)

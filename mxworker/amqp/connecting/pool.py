@@ -29,6 +29,7 @@ from mxworker.amqp.connecting.borrowing import Connect, Lend, Open, Supply, Wait
 from mxworker.amqp.connecting.channel_pool import ChannelPool, PooledChannel
 from mxworker.amqp.connecting.connection import BrokerConnection, Dialler, Link
 from mxworker.amqp.connecting.exhaustion import Use
+from mxworker.amqp.connecting.transport import Wire
 from mxworker.brokers import Brokers
 from mxworker.config.bounds import DEFAULT_MAX_BODY_BYTES
 from mxworker.config.pool import PoolSettings
@@ -107,14 +108,15 @@ class Pool:
         rng: random.Random,
         level_of: Callable[[BrokerError], int] = lambda _: logging.WARNING,
         max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+        wire: Wire | None = None,
     ) -> None:
         """Connect nothing before `run`.
 
         The broker's operator sees each connection under `name` followed by its role. `on_change` is called whenever the
-        last error of `consume_link` has changed. For `level_of` and `max_body_bytes` see `Dialler`.
+        last error of `consume_link` has changed. For `level_of`, `max_body_bytes` and `wire` see `Dialler`.
         """
         self._settings = settings
-        self._dialler = Dialler(brokers, rng, settings.connect_timeout_s, level_of, max_body_bytes)
+        self._dialler = Dialler(brokers, rng, settings.connect_timeout_s, level_of, max_body_bytes, wire)
         self._name = name
         self._loop = asyncio.get_running_loop()
         self.consume_link = self._new_link("consume", on_change)

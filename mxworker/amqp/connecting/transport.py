@@ -245,27 +245,38 @@ class DataPlane(asyncio.StreamReaderProtocol):
                 self._wire.abort()
 
 
+Wire = Callable[[asyncio.Protocol], asyncio.Transport]
+"""Connects a protocol to a broker in this process, and returns its transport. There is no socket."""
+
+
 class DataPlaneFactory(TransportFactory):
     """aiormq's transport hook: it connects a socket with a `DataPlane` on it. It makes one connection.
 
     Only the scheme of the URL decides whether TLS is used, with the files of `tls`. The library's own TLS context is
-    not used.
+    not used. With `wire` there is no socket.
     """
 
-    def __init__(self, body_cap_bytes: int, heartbeat_s: int, tls: Tls = DEFAULT_TLS) -> None:
+    def __init__(self, body_cap_bytes: int, heartbeat_s: int, tls: Tls = DEFAULT_TLS, wire: Wire | None = None) -> None:
         self.plane: DataPlane | None = None
         self._body_cap_bytes = body_cap_bytes
         self._heartbeat_s = heartbeat_s
         self._tls = tls
+        self._wire = wire
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to `url`, in plain text only for amqp://. Raises ConnectionLost or TlsRefused."""
         kwargs.pop("ssl_context_provider", None)
-        host = url.host or ""
-        encryption = {} if url.scheme == "amqp" else self._encryption(host)
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=_NEVER_PAUSE_BYTES, loop=loop)
         plane = DataPlane(reader, loop, self._body_cap_bytes)
+        transport = await self._connected(plane, url, kwargs) if self._wire is None else self._wire(plane)
+        self.plane = plane
+        return reader, asyncio.StreamWriter(transport, plane, reader, loop)
+
+    async def _connected(self, plane: DataPlane, url: URL, kwargs: dict[str, Any]) -> asyncio.Transport:
+        host = url.host or ""
+        encryption = {} if url.scheme == "amqp" else self._encryption(host)
+        loop = asyncio.get_running_loop()
         try:
             transport, _ = await loop.create_connection(lambda: plane, host, url.port or 0, **encryption, **kwargs)
         except ssl.SSLCertVerificationError as error:
@@ -275,8 +286,7 @@ class DataPlaneFactory(TransportFactory):
         except OSError as error:
             raise ConnectionLost(f"cannot connect: {_plain(error)}") from error
         self._tune_socket(transport.get_extra_info("socket"))
-        self.plane = plane
-        return reader, asyncio.StreamWriter(transport, plane, reader, loop)
+        return transport
 
     def _encryption(self, host: str) -> dict[str, Any]:
         try:

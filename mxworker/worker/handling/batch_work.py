@@ -102,8 +102,9 @@ class BatchWork:
             if self._metrics is not None:
                 self._metrics.end_run(started_at)
             if self._watch is not None:
-                for settlement in settlements:
-                    self._watch(settlement, started_at)
+                began_at = running.started_at(gathered)
+                for delivery, settlement in zip(deliveries, settlements, strict=True):
+                    self._watch(delivery, settlement, began_at)
             await self._settle(gathered, deliveries, settlements, entries)
             return True
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from mxworker.api.delivery import Delivery
 from mxworker.api.registration import Batch
+from mxworker.worker.handling.clock import Clock, Timer
 
 
 class Gathered:
@@ -53,21 +53,26 @@ class Gathered:
 class Gatherer:
     """Gathers the deliveries of one handler. Belongs to one event loop."""
 
-    def __init__(self, batch: Batch, loop: asyncio.AbstractEventLoop, admit: Callable[[Gathered], None]) -> None:
+    def __init__(self, batch: Batch, clock: Clock, admit: Callable[[Gathered], None]) -> None:
         """`admit` takes each batch when it is complete."""
         self._batch = batch
-        self._loop = loop
+        self._clock = clock
         self._admit = admit
         self._open: Gathered | None = None
         # The last batch that was handed on: it grows until it is started. The reference is weak, since a batch has the
         # bodies of all its deliveries.
         self._handed_on: Callable[[], Gathered | None] = lambda: None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
 
     @property
     def waiting(self) -> int:
         """The number of deliveries in the batch that is not complete yet."""
         return len(self._open.deliveries) if self._open is not None else 0
+
+    @property
+    def gathering(self) -> tuple[Delivery, ...]:
+        """The deliveries in the batch that is not complete yet."""
+        return tuple(self._open.deliveries) if self._open is not None else ()
 
     def add(self, delivery: Delivery) -> None:
         """Take a delivery. A delivery that would make the batch too large begins the next batch."""
@@ -80,7 +85,7 @@ class Gatherer:
                 waiting.put(delivery)
                 return
             self._open = Gathered()
-            self._timer = self._loop.call_later(batch.wait_s, self.complete)
+            self._timer = self._clock.call_later(batch.wait_s, self.complete)
         gathered = self._open
         gathered.deliveries.append(delivery)
         gathered.bytes += len(delivery.body)

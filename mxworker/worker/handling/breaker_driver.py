@@ -7,7 +7,6 @@ neither in a trial nor in the ratio of failures.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -16,10 +15,13 @@ from typing import assert_never
 
 from mxworker.api.circuit_breaker import Action, Breaker, CircuitBreaker, Close, PauseUntil, Try
 from mxworker.api.compilation import Handler
+from mxworker.api.delivery import Delivery
 from mxworker.api.failures import FailureKind
 from mxworker.api.settlement import Ack, Reject, Settlement
 from mxworker.system.log import LineBudget, say_safely
 from mxworker.system.log_events import log_event
+from mxworker.worker.handling.clock import Clock, Timer
+from mxworker.worker.handling.work import Watch
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ class BreakerDriver:
         self,
         settings: CircuitBreaker,
         queue: str,
-        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
         pause: Callable[[str], None],
         resume: Callable[[str], None],
         limit_prefetch: Callable[[int | None], None],
@@ -53,24 +55,24 @@ class BreakerDriver:
         """
         self._switch = Breaker(settings)
         self._queue = queue
-        self._loop = loop
+        self._clock = clock
         self._pause = pause
         self._resume = resume
         self._limit_prefetch = limit_prefetch
         self._limit = limit
-        self._rest: asyncio.TimerHandle | None = None
+        self._rest: Timer | None = None
 
     def note(self, settlement: Settlement, started_at: float) -> None:
-        """Count the end of a delivery that was started at the loop time `started_at`."""
+        """Count the end of a delivery that was started at the instant `started_at`."""
         verdict = verdict_on(settlement)
         if verdict is Verdict.NO_NEWS:
             return
         take = self._switch.failed if verdict is Verdict.FAILURE else self._switch.succeeded
-        self._act(take(self._loop.time(), started_at))
+        self._act(take(self._clock.time(), started_at))
 
     def note_stuck(self, started_at: float) -> None:
         """Count a stuck delivery as a failure. It has not ended, but a trial with it has failed."""
-        self._act(self._switch.failed(self._loop.time(), started_at))
+        self._act(self._switch.failed(self._clock.time(), started_at))
 
     def _act(self, action: Action | None) -> None:
         match action:
@@ -80,11 +82,11 @@ class BreakerDriver:
                 log.error(
                     "circuit breaker of queue %s: too many deliveries fail; the queue is paused for %.0f s",
                     self._queue,
-                    until - self._loop.time(),
+                    until - self._clock.time(),
                     extra=log_event("circuit_breaker_opened", queue=self._queue),
                 )
                 self._pause(REASON)
-                self._rest = self._loop.call_at(until, self._rested)
+                self._rest = self._clock.call_at(until, self._rested)
             case Try(deliveries):
                 facts = log_event("circuit_breaker_trial", queue=self._queue, deliveries=deliveries)
                 log.warning(
@@ -107,7 +109,7 @@ class BreakerDriver:
             self._rest.cancel()
 
     def _rested(self) -> None:
-        self._act(self._switch.rested(self._loop.time()))
+        self._act(self._switch.rested(self._clock.time()))
 
 
 class HandlerBreaker:
@@ -116,11 +118,11 @@ class HandlerBreaker:
     An error of the breaker is logged, and affects no delivery.
     """
 
-    def __init__(self, handler: Handler, loop: asyncio.AbstractEventLoop, limit: Callable[[int | None], None]) -> None:
+    def __init__(self, handler: Handler, clock: Clock, limit: Callable[[int | None], None]) -> None:
         """`limit` bounds the deliveries that run at once; None removes the limit."""
         self._settings = handler.circuit_breaker
         self._queue = handler.queue.name
-        self._loop = loop
+        self._clock = clock
         self._limit = limit
         self._driver: BreakerDriver | None = None
         self._faults = LineBudget()
@@ -134,11 +136,22 @@ class HandlerBreaker:
         """Steer the consumer of the queue from now on, by these three functions."""
         if self._settings is not None:
             self._driver = BreakerDriver(
-                self._settings, self._queue, self._loop, pause, resume, limit_prefetch, self._limit
+                self._settings, self._queue, self._clock, pause, resume, limit_prefetch, self._limit
             )
 
-    def note(self, settlement: Settlement, started_at: float) -> None:
-        """Count the end of a delivery that was started at the loop time `started_at`."""
+    def watching(self, also: Watch | None) -> Watch | None:
+        """Return a function for the settlement of each delivery, which calls `also`, too; None when nobody wants it."""
+        if self._settings is None or also is None:
+            return also if self._settings is None else self.note
+
+        def note(delivery: Delivery, settlement: Settlement, started_at: float) -> None:
+            also(delivery, settlement, started_at)
+            self.note(delivery, settlement, started_at)
+
+        return note
+
+    def note(self, _: Delivery, settlement: Settlement, started_at: float) -> None:
+        """Count the end of a delivery that was started at the instant `started_at`."""
         if self._driver is None:
             return
         try:
@@ -151,7 +164,7 @@ class HandlerBreaker:
                 say_safely(log, logging.ERROR, text, self._queue, more, error=error, fields=fields)
 
     def note_stuck(self, started_at: float) -> None:
-        """Count a stuck delivery that was started at the loop time `started_at`."""
+        """Count a stuck delivery that was started at the instant `started_at`."""
         if self._driver is not None:
             self._driver.note_stuck(started_at)
 

@@ -27,6 +27,7 @@ from mxworker.system.log_events import log_event
 from mxworker.system.task_stacks import task_stack
 from mxworker.worker.handling.batching import Gathered, Gatherer
 from mxworker.worker.handling.breaker_driver import HandlerBreaker
+from mxworker.worker.handling.clock import Clock
 from mxworker.worker.handling.decode_budget import DecodeBudget, unlimited
 from mxworker.worker.handling.dispatcher import Alone, Dispatcher
 from mxworker.worker.handling.execution import Execute
@@ -37,6 +38,7 @@ from mxworker.worker.handling.record import Record, Standing
 from mxworker.worker.handling.report import Report
 from mxworker.worker.handling.running import GRACE_S, Running
 from mxworker.worker.handling.threads import Threads
+from mxworker.worker.handling.work import Watch
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,9 @@ class ProcessScope:
 
     `on_broken` is called for a bug of ours, `on_stuck` for each stuck handler. `execute_in_process` is set when a
     handler has `cpu=True`: it returns the function that takes deliveries to settlements in another process.
-    `quarantine_after`: see `config.Consumption`. Without `has_metrics`, only outcomes are counted, for a benchmark.
+    `quarantine_after`: see `config.Consumption`. `clock` is for deadlines, batches and circuit breakers, by default the
+    loop's; what `watch_for` returns for a handler gets its settlements. Without `has_metrics`, only outcomes are
+    counted, for a benchmark.
     """
 
     slot: BoardSlot
@@ -67,6 +71,8 @@ class ProcessScope:
     execute_in_process: ExecuteInProcess | None = None
     quarantine_after: int = DEFAULT_QUARANTINE_AFTER
     decode_budget: DecodeBudget = field(default_factory=unlimited)
+    clock: Clock | None = None
+    watch_for: Callable[[Handler], Watch] | None = None
     has_metrics: bool = True
 
 
@@ -110,6 +116,7 @@ class HandlerRunner:
         self._gatherer = gatherer
         self._give_back = give_back
         self._process = process
+        self._clock: Clock = process.clock or process.loop
         self._admit_innocent: Callable[[Delivery], None] = self._in_company
 
     def admit(self, delivery: Delivery) -> None:
@@ -183,13 +190,18 @@ class HandlerRunner:
     @property
     def running_s(self) -> float:
         """The time for which the units that run have gone on so far, all together."""
-        now = self._process.loop.time()
+        now = self._clock.time()
         return sum(now - started_at for _, started_at, _ in self._running.started.values())
 
     @property
     def stuck(self) -> int:
         """The number of running units that did not stop when their time was up."""
         return len(self._running.stuck)
+
+    @property
+    def gathering(self) -> tuple[Delivery, ...]:
+        """The deliveries that wait for their batch to be complete."""
+        return self._gatherer.gathering if self._gatherer is not None else ()
 
     @property
     def waiting(self) -> int:
@@ -280,7 +292,7 @@ class HandlerRunner:
                 concurrency=handler.concurrency,
             ),
         )
-        self.breaker.note_stuck(self._process.loop.time() - handler.timeout_s - self._process.grace_s)
+        self.breaker.note_stuck(self._clock.time() - handler.timeout_s - self._process.grace_s)
         self._process.loop.call_soon(self._dispatcher.look)  # not now: `Running` may have more to report
         self._process.loop.call_soon(self._process.isolation.review)
         self._process.on_stuck()

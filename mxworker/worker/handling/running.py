@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
+from mxworker.worker.handling.clock import Clock, Timer
+
 GRACE_S = 5.0
 """The seconds after which a cancelled handler that has not ended counts as stuck."""
 
@@ -31,8 +33,12 @@ class Running(Generic[Unit]):
         loop: asyncio.AbstractEventLoop,
         on_stuck: Callable[[Unit, asyncio.Task[Any]], None],
         grace_s: float = GRACE_S,
+        clock: Clock | None = None,
     ) -> None:
-        """`on_stuck` is called for each unit that has not ended `grace_s` seconds after its time was up."""
+        """`on_stuck` is called for each unit that has not ended `grace_s` seconds after its time was up.
+
+        `clock` is for the deadlines, by default the loop's.
+        """
         self.stuck: set[Unit] = set()
         self.is_cut_short = False
         """Whether all running units were cancelled, and are left unsettled."""
@@ -41,10 +47,11 @@ class Running(Generic[Unit]):
         self._timeout_s = timeout_s
         self._grace_s = grace_s
         self._loop = loop
+        self._clock: Clock = clock or loop
         self._on_stuck = on_stuck
         self._timed_out: dict[Unit, float] = {}  # with the loop time at which the grace ends
         self._settling: set[Unit] = set()  # or suspended: these have no deadline
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
         self._wake_at = math.inf  # the loop time of the timer
         self._changed = asyncio.Event()
 
@@ -59,13 +66,17 @@ class Running(Generic[Unit]):
         """Return the task of a unit."""
         return self.started[unit][0]
 
+    def started_at(self, unit: Unit) -> float:
+        """Return the instant at which a unit was started, or last went on after it was suspended."""
+        return self.started[unit][1]
+
     def age_s(self, unit: Unit) -> float:
         """Return the seconds since a unit was started."""
-        return self._loop.time() - self.started[unit][1]
+        return self._clock.time() - self.started[unit][1]
 
     def start(self, unit: Unit, task: asyncio.Task[Any]) -> None:
         """Note that `task` runs `unit` from now on."""
-        now = self._loop.time()
+        now = self._clock.time()
         expires_at = now + self._timeout_s
         self.started[unit] = task, now, expires_at
         if expires_at < self._wake_at:  # nothing else runs, or the timer is set for the end of a grace
@@ -118,7 +129,7 @@ class Running(Generic[Unit]):
 
     def _expire(self) -> None:
         """Cancel units whose time is up, report those that did not end, and set the timer for the next."""
-        now = self._loop.time()
+        now = self._clock.time()
         wake_at = math.inf
         for unit, (task, _, expires_at) in self.started.items():
             if expires_at > now:
@@ -153,4 +164,4 @@ class Running(Generic[Unit]):
         if self._timer is not None:
             self._timer.cancel()
         self._wake_at = at
-        self._timer = None if at == math.inf else self._loop.call_at(at, self._expire)
+        self._timer = None if at == math.inf else self._clock.call_at(at, self._expire)

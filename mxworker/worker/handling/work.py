@@ -26,8 +26,8 @@ from mxworker.worker.handling.settling import Settling
 Unit = TypeVar("Unit", contravariant=True)
 
 
-Watch = Callable[[Settlement, float], None]
-"""Takes the settlement of each delivery, and the monotonic instant in seconds at which it was started."""
+Watch = Callable[[Delivery, Settlement, float], None]
+"""Takes each delivery with its settlement, and the instant of the handlers' clock at which it was started."""
 
 
 class Work(Protocol[Unit]):
@@ -146,7 +146,7 @@ class SingleWork:
             if running.is_cut_short and not isinstance(settlement, Ack):
                 return True
             if self._watch is not None:
-                self._watch(settlement, started_at)
+                self._watch(delivery, settlement, running.started_at(delivery))
             ends = self._settling.settle(delivery, settlement)
             if ends is not None:
                 running.settle(delivery)
