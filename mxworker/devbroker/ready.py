@@ -36,6 +36,11 @@ class Ready:
         self.count = 0
         self.bytes = 0
 
+    def __iter__(self) -> Iterator[Entry]:
+        """Yield the entries in the order in which they will be taken."""
+        for entries in (self._returned, *reversed(self._lists)):
+            yield from entries
+
     def push(self, entry: Entry) -> None:
         """Add an entry behind those of its priority."""
         self._list_of(entry).append(entry)

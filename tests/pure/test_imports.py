@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "board": frozenset({GROUND, "system", "wire"}),
     "control": frozenset({GROUND, "system", "board"}),
     "devbroker": frozenset({GROUND, "system", "wire"}),
+    "testing": BELOW_WORKER | {"worker", "worker.handling", "devbroker", "control"},
     "api": BELOW_API,
     "samples": BELOW_AMQP,
     PUBLIC: BELOW_AMQP,
