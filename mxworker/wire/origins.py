@@ -50,7 +50,8 @@ _USER_ID = _PREFIX + b"user-id"
 _PROPERTIES: Mapping[int, bytes] = MappingProxyType({FLAG_EXPIRATION: _EXPIRATION, FLAG_USER_ID: _USER_ID})
 _ORIGIN = frozenset({_EXCHANGE, _ROUTING_KEY, *_PROPERTIES.values()})
 _ATTEMPT = ATTEMPT_HEADER.encode()
-_HEADERS = frozenset({b"x-death", b"x-delivery-count", b"x-acquired-count", b"x-deduplication-header", b"CC", b"BCC"})
+_DELIVERY_COUNTS = frozenset({b"x-delivery-count", b"x-acquired-count"})
+_HEADERS = _DELIVERY_COUNTS | {b"x-death", b"x-deduplication-header", b"CC", b"BCC"}
 _HEADER_FAMILIES = (b"x-first-death-", b"x-last-death-")
 _TABLE_SIZE_BYTES = 4
 _NO_EXCHANGE = b"\x00"
@@ -141,6 +142,18 @@ def as_delivered(raw_properties: bytes) -> bytes:
     except DecodeError:
         return raw_properties
     return join(with_headers(values, [each for each in headers if not _is_bookkeeping(each[0])]))
+
+
+def without_delivery_counts(raw_properties: bytes) -> bytes:
+    """Return raw properties without the headers in which the broker counts deliveries. Broken ones are left as is."""
+    if not any(name in raw_properties for name in _DELIVERY_COUNTS):
+        return raw_properties
+    try:
+        values = split(raw_properties)
+        headers = headers_of(values)
+    except DecodeError:
+        return raw_properties
+    return join(with_headers(values, [each for each in headers if each[0] not in _DELIVERY_COUNTS]))
 
 
 def origin_of(raw_properties: bytes, route: bytes) -> Origin | None:

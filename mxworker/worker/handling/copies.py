@@ -1,7 +1,6 @@
 """Copies of deliveries: those that are tried again later, and those that are kept with the facts of their failure.
 
-A copy is published and confirmed before its original is acked. It keeps body, properties and headers byte for byte,
-except for values on which the broker would act; see `origins`. A message without an id gets one from the publisher.
+A copy is published and confirmed before its original is acked. See `api.copying` for what it keeps.
 
 No copy can be made of a message whose headers cannot be split, or are more than a copy may have. Such a message is a
 dead letter after its first failure, since its attempts cannot be counted either (see `api.attempts`).
@@ -15,20 +14,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mxworker.api.copying import copy_of
 from mxworker.api.delivery import Delivery
 from mxworker.api.message import Content, Copy, Encoder, Message
 from mxworker.board.suspects import Suspect
 from mxworker.system.exit_status import in_words
 from mxworker.system.printable import head, printable
-from mxworker.wire import field_table
 from mxworker.wire.field_table import SHORT_STRING_BYTES, Timestamp
-from mxworker.wire.origins import ATTEMPT_HEADER, moved_away, with_headers
-from mxworker.wire.properties import FLAG_MESSAGE_ID, join
+from mxworker.wire.origins import ATTEMPT_HEADER
 
 ERROR_TEXT_BYTES = 1024
 STACK_TEXT_BYTES = 2048
-
-_FLAGS_BYTES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,15 +130,7 @@ def bare_facts(delivery: Delivery, facts: Facts | KillFacts) -> Content:
 
 
 def _copy(delivery: Delivery, added: Mapping[str, Any]) -> Content:
-    """Return a copy with `added` headers in place of those of the same names."""
-    values, headers = moved_away(delivery.raw_properties, delivery.raw_route)
-    replaced = {name.encode() for name in added}
-    kept = [(name, value) for name, value in headers if name not in replaced]
-    values = with_headers(values, kept + field_table.entries(field_table.encode(added)))
-    message_id = values.get(FLAG_MESSAGE_ID)
-    raw = join({**values, FLAG_MESSAGE_ID: b""})  # the flag alone: the publisher puts the id where it belongs
-    middle = _FLAGS_BYTES + sum(len(value) for flag, value in values.items() if flag > FLAG_MESSAGE_ID)
-    return Copy(raw[:middle], None if message_id is None else message_id[1:], raw[middle:], delivery.body)
+    return copy_of(delivery.body, delivery.raw_properties, delivery.raw_route, added)
 
 
 def _shown(text: str, size_bytes: int) -> str:
