@@ -20,9 +20,10 @@ _FLAGS_BYTES = 2
 
 
 def copy_of(body: bytes, raw_properties: bytes, raw_route: bytes, added: Mapping[str, Any]) -> Copy:
-    """Return a copy of a delivery, which is given as on the wire, see `Delivery`; it has `added` headers in place of those of the same names.
+    """Return a copy of a delivery, with `added` headers in place of those of the same names.
 
-    Raises DecodeError when properties or headers cannot be split, or are too many, so that no copy can be made.
+    Body, properties and route are as on the wire, see `Delivery`. Raises DecodeError when properties or headers cannot
+    be split, or are too many, so that no copy can be made.
     """
     values, headers = moved_away(raw_properties, raw_route)
     replaced = {name.encode() for name in added}

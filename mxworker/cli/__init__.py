@@ -13,6 +13,7 @@ from mxworker import __version__
 from mxworker.cli.broker import broker
 from mxworker.cli.ctl import ctl, status
 from mxworker.cli.dev.command import dev
+from mxworker.cli.dlq.command import dlq
 from mxworker.cli.help import EXIT_CODES, Group
 from mxworker.cli.run import run
 from mxworker.cli.top.command import top
@@ -34,5 +35,5 @@ def main() -> None:
     """Run a service of several worker processes that consume queues of RabbitMQ."""
 
 
-for command in (run, dev, status, top, ctl, broker):
+for command in (run, dev, status, top, ctl, dlq, broker):
     main.add_command(command)

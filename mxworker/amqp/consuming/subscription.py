@@ -91,6 +91,7 @@ class Subscription:
         self._received_from = 0
         self._is_dirty = False
         self._got: asyncio.Future[int | None] | None = None
+        self._keeps_got = False
 
     @classmethod
     async def open(
@@ -251,11 +252,12 @@ class Subscription:
         self._on_full()
 
     def on_get(self, tag: int | None) -> None:
-        """Handle the answer to the barrier's basic.get, and give its message back at once."""
+        """Handle the answer to the barrier's basic.get, and give its message back at once, or when the channel ends."""
         if tag is not None:
             self._ledger.deliver(tag)
-            self._ledger.give_back(tag)
-            self._write_soon()
+            if not self._keeps_got:
+                self._ledger.give_back(tag)
+                self._write_soon()
         if self._got is not None and not self._got.done():
             self._got.set_result(tag)
 
@@ -335,13 +337,15 @@ class Subscription:
 
     # ---- ending
 
-    async def barrier(self) -> None:
+    async def barrier(self, keeps_got: bool = False) -> None:
         """Wait until the broker has processed every settlement written so far, or the channel is lost.
 
         A channel close discards settlements that are still on their way inside a quorum queue. A basic.get on the same
         queue and channel is answered after them. Call this after `cancel`, when all deliveries are settled, with a
-        deadline.
+        deadline. A message that it brings is given back at once, or with `keeps_got` when the channel ends, so that it
+        goes back after unsettled deliveries that were before it in the queue.
         """
+        self._keeps_got = keeps_got
         if self.is_lost:
             return
         self._plane.write(self._take_writes())

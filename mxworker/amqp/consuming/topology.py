@@ -13,16 +13,17 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import aiormq.exceptions
 from aio_pika.abc import AbstractChannel
 
 from mxworker.amqp.connecting.connection import Link
 from mxworker.amqp.connecting.library_errors import library_errors
 from mxworker.api.queues import AT_LEAST_ONCE, KEEPS_RETURNED, Queue
-from mxworker.errors import ChannelLost, ConnectionLost
+from mxworker.errors import ChannelLost, ConnectionLost, TopologyRefused
 
 _REPAIR_DEADLINE_S = 10.0
 # Dead letters and quarantined messages wait for people, who may get a message and give it back many times.
-_WAITING_ARGUMENTS: Mapping[str, Any] = MappingProxyType({"x-queue-type": "quorum", **KEEPS_RETURNED})
+WAITING_ARGUMENTS: Mapping[str, Any] = MappingProxyType({"x-queue-type": "quorum", **KEEPS_RETURNED})
 
 
 async def ensure(channel: AbstractChannel, queue: Queue, retry_steps_ms: Sequence[int] = ()) -> None:
@@ -31,7 +32,7 @@ async def ensure(channel: AbstractChannel, queue: Queue, retry_steps_ms: Sequenc
     Raises TopologyRefused, ChannelLost or ConnectionLost; the channel cannot be used afterwards.
     """
     if queue.dead_letter:
-        await _declare(channel, queue.dead_letter_name, queue, _WAITING_ARGUMENTS)
+        await _declare(channel, queue.dead_letter_name, queue, WAITING_ARGUMENTS)
     if queue.declare != "off":
         await _declare(channel, queue.name, queue, queue.declared_arguments())
     for step_ms in retry_steps_ms:
@@ -53,9 +54,7 @@ async def repair(link: Link, queue: Queue, retry_steps_ms: Sequence[int]) -> Non
 
 async def declare_quarantine(link: Link, queue: Queue) -> None:
     """Declare or check the quarantine queue of `queue`, as `repair` does for the other queues. Raises BrokerError."""
-    await _on_a_channel(
-        link, queue, lambda channel: _declare(channel, queue.quarantine_name, queue, _WAITING_ARGUMENTS)
-    )
+    await _on_a_channel(link, queue, lambda channel: _declare(channel, queue.quarantine_name, queue, WAITING_ARGUMENTS))
 
 
 async def _on_a_channel(link: Link, queue: Queue, act: Callable[[AbstractChannel], Awaitable[None]]) -> None:
@@ -90,6 +89,16 @@ async def depth(channel: AbstractChannel, name: str) -> tuple[int, int]:
     with library_errors(name):
         declared = await underlay.queue_declare(name, passive=True)
     return declared.message_count or 0, declared.consumer_count or 0
+
+
+async def depth_if_there(channel: AbstractChannel, name: str) -> int | None:
+    """Return the number of ready messages of queue `name`, None when there is no such queue. Raises as `ensure`."""
+    try:
+        return (await depth(channel, name))[0]
+    except TopologyRefused as error:
+        if isinstance(error.__cause__, aiormq.exceptions.ChannelNotFoundEntity):
+            return None
+        raise
 
 
 async def _declare(channel: AbstractChannel, name: str, queue: Queue, arguments: Mapping[str, Any]) -> None:

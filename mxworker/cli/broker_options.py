@@ -1,0 +1,118 @@
+"""The options of commands that connect to the broker themselves, and how such a command runs and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import click
+
+from mxworker.brokers import Brokers
+from mxworker.cli import settings
+from mxworker.cli.asking import fail
+from mxworker.cli.help import option
+from mxworker.cli.options import DURATION
+from mxworker.cli.settings import URL, URL_FILE
+from mxworker.errors import ConfigError, ExitCode, MxWorkerError
+
+BROKER = "Broker"
+EXIT_CODES = {
+    ExitCode.OK: "done",
+    ExitCode.RUNTIME: "not all was done; the text says what, and why",
+    ExitCode.USAGE: "a usage or configuration error, such as a missing broker URL",
+    ExitCode.BROKER: "the broker refused the request or was unreachable",
+    ExitCode.FORCED: "interrupted by Ctrl-C",
+}
+
+T = TypeVar("T")
+
+
+def of_broker(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that choose the broker. They reach it as the keyword `broker_url` and others."""
+    options = (
+        option(
+            "--broker-url",
+            multiple=True,
+            section=BROKER,
+            metavar="URL",
+            help="The address of RabbitMQ: amqp[s]://user:password@host/vhost. Repeat the option to name brokers to "
+            f"fail over to. {URL_FILE} names a file with one URL on each line.",
+        ),
+        option(
+            "--tls-ca",
+            type=click.Path(),
+            section=BROKER,
+            metavar="FILE",
+            show_default="the system's authorities",
+            help="The certificate authorities to trust for amqps://, in PEM format.",
+        ),
+        option(
+            "--tls-cert",
+            type=click.Path(),
+            section=BROKER,
+            metavar="FILE",
+            help="The client certificate for the broker, in PEM format.",
+        ),
+        option(
+            "--tls-key",
+            type=click.Path(),
+            section=BROKER,
+            metavar="FILE",
+            show_default="in the file of --tls-cert",
+            help="The key of the client certificate, in PEM format.",
+        ),
+        option(
+            "--connect-wait",
+            type=DURATION,
+            default="30s",
+            section=BROKER,
+            show_default=True,
+            help="How long to try to reach the broker.",
+        ),
+    )
+    for each in reversed(options):
+        command = each(command)
+    return command
+
+
+def brokers_of(ctx: click.Context, flags: dict[str, Any]) -> Brokers:
+    """Return the brokers that were asked for, and set up the log. Exit with an error when they cannot be used.
+
+    The URL is hidden from other users from then on.
+    """
+    from mxworker.system.log import set_up
+
+    settings.hide_urls(f"mxworker: {ctx.command_path.removeprefix('mxworker ')}")
+    set_up("warning", "text")
+    try:
+        if not flags["broker_url"] and not os.environ.get(URL_FILE):
+            raise ConfigError(
+                "no broker URL.\n"
+                f"  Try:  {ctx.command_path} ... --broker-url amqp://user:password@host/\n"
+                f"  or set {URL}, or let {URL_FILE} name a file that holds it."
+            )
+        return settings.checked_brokers(ctx, {**flags, "broker_shuffle": False})
+    except ConfigError as error:
+        fail(str(error), error.exit_code)
+
+
+def ended(work: Coroutine[Any, Any, T]) -> T:
+    """Run the work of a command in an event loop, and return its result; exit with an error when it raises one of ours.
+
+    A reader of the output that has gone, as `head` does, ends the command without a text.
+    """
+    try:
+        return asyncio.run(work)
+    except MxWorkerError as error:
+        fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
+        sys.exit(ExitCode.RUNTIME)
+    except OSError as error:
+        fail(f"{error.strerror or error}.")
+    except KeyboardInterrupt:
+        click.echo("Interrupted.", err=True)
+        sys.exit(ExitCode.FORCED)

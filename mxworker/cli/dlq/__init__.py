@@ -1,0 +1,1 @@
+"""`mxworker dlq`: the commands for dead letters and quarantined messages."""

@@ -1,0 +1,93 @@
+"""`mxworker dlq` as an operator calls it: what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from tests.broker.letters.dead import Dead, letter
+from tests.harness.hostile_text import HOSTILE, assert_harmless
+from tests.harness.repository import REPOSITORY
+from tests.harness.waiting import wait_until
+from tests.rabbit.client import Client
+
+PATIENCE_S = 60.0
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def dead(admin: Client, queue_name: str) -> Dead:
+    made = Dead(admin, queue_name)
+    made.put(letter(number) for number in range(3))
+    made.put([letter(3, handler="app.mail", error_type=HOSTILE, tenant="acme")])
+    return made
+
+
+@pytest.fixture
+def dlq(broker_url: str) -> Run:
+    def run(*arguments: str, said: str = "") -> subprocess.CompletedProcess[str]:
+        ended = subprocess.run(
+            [sys.executable, "-m", "mxworker", "dlq", *arguments],
+            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY), "MXWORKER_BROKER_URL": broker_url},
+            input=said,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        assert_harmless(ended.stdout)
+        assert_harmless(ended.stderr)
+        return ended
+
+    return run
+
+
+def test_name_of_a_queue_shows_its_counts(dead: Dead, dlq: Run) -> None:
+    shown = dlq(dead.work)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith(f"{dead.name}: 4 letters, ")
+    counted = json.loads(dlq("stats", dead.work, "--handler", "app.order", "--json").stdout)
+    assert (counted["letters"], counted["there"], counted["by_handler"]) == (3, 4, {"app.order": 3})
+
+
+def test_list_has_keys_with_which_show_finds_the_letter(dead: Dead, dlq: Run) -> None:
+    listed = dlq("list", dead.work, "--header", "tenant=acme")
+    assert listed.returncode == 0
+    (line,) = listed.stdout.splitlines()
+    key = line.split()[2]
+    shown = dlq("show", dead.work, key, "--json")
+    assert (shown.returncode, json.loads(shown.stdout)["body"]) == (0, '{"id":3}')
+    by_id = dlq("show", dead.work, "order-3")
+    assert by_id.returncode == 0
+    assert '  {"id":3}\n' in by_id.stdout
+    unknown = dlq("show", dead.work, "order-9")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert "none of the 4 letters" in unknown.stderr
+    wait_until(lambda: dead.count == 4, PATIENCE_S, "all letters back")
+
+
+def test_limited_list_says_that_there_are_more(dead: Dead, dlq: Run) -> None:
+    listed = dlq("list", dead.work, "--limit", "2", "--json")
+    assert [json.loads(line)["message_id"] for line in listed.stdout.splitlines()] == ["order-0", "order-1"]
+    assert "--limit" in dlq("list", dead.work, "--limit", "2").stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["list", "QUEUE", "--since", "soon"], 2, "'soon' is no time"),
+        (["list", "QUEUE", "--quarantine", "--from", "other"], 2, "exclude each other"),
+        (["show", "QUEUE"], 2, "mxworker dlq show QUEUE ID"),
+        (["stats", "QUEUE", "--quarantine"], 4, "there is no queue 'QUEUE.quarantine'"),
+        (["stats", "QUEUE", "--broker-url", "amqp://guest@127.0.0.1:1/", "--connect-wait", "0.2s"], 4, "refused"),
+        (["stats", "QUEUE", "--broker-url", "http://rabbit"], 2, "amqp://"),
+    ],
+)
+def test_mistake_is_named_with_its_exit_code(dead: Dead, dlq: Run, arguments: list[str], code: int, text: str) -> None:
+    ended = dlq(*(each.replace("QUEUE", dead.work) for each in arguments))
+    assert (ended.returncode, ended.stdout) == (code, "")
+    assert text.replace("QUEUE", dead.work, 1 if code == 4 else 0) in ended.stderr
