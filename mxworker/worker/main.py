@@ -169,7 +169,7 @@ async def _serve(
     loop.add_signal_handler(signal.SIGURG, service.look_at_board)
     signal.signal(signal.SIGUSR1, lambda _, frame: _tell_what_runs(settings, slot, service.runners, frame))
     forks.claim_signals([signal.SIGTERM, signal.SIGRTMAX, signal.SIGURG, signal.SIGUSR1])
-    profiler = Profiler(slot, loop, service.runners)
+    profiler = Profiler(slot, loop, service.runners, service.cpu_processes)
     watchdog = Watchdog(
         slot.number, loop, lambda frame: blocker_of(frame, loop, service.runners), profiler.look, slot.rows.show_lag
     )

@@ -32,6 +32,7 @@ from mxworker.worker.burst import until_empty
 from mxworker.worker.conditions import ConditionReport
 from mxworker.worker.controls import Controls
 from mxworker.worker.cpu.pool import CpuPool
+from mxworker.worker.cpu.process import CpuProcess
 from mxworker.worker.directives import DirectiveFollower
 from mxworker.worker.drain import Drain
 from mxworker.worker.handling.handler_runner import HandlerRunner
@@ -119,6 +120,10 @@ class Service:
     def runners(self) -> list[HandlerRunner]:
         """The runners of the handlers; empty before the lifespans are entered."""
         return self.parts.runners
+
+    def cpu_processes(self) -> list[CpuProcess]:
+        """Return the processes for `cpu=True` handlers that are ready. May be called from any thread."""
+        return self.parts.cpu.members
 
     @property
     def has_running_handlers(self) -> bool:

@@ -49,7 +49,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "amqp.publishing": BELOW_AMQP | {"amqp.protocol", "amqp.connecting", "tracing"},
     "letters": BELOW_AMQP | {"amqp.connecting", "amqp.consuming", "amqp.publishing"},
     "worker.handling": BELOW_WORKER,
-    "worker.cpu": BELOW_WORKER | {"worker", "worker.handling"},
+    "worker.cpu": BELOW_WORKER | {"worker", "worker.handling", "worker.profiling"},
     "worker.profiling": BELOW_WORKER | {"worker.handling"},
     "worker": BELOW_WORKER | {"worker.handling", "worker.cpu", "worker.profiling"},
     "master": frozenset({GROUND, "system", "board", "control"}),

@@ -4,9 +4,9 @@ The process runs the same pipeline as its worker, so decoding, middleware, `reje
 here. The handler is called on the event loop of this process, in its main thread: the loop has nothing else to do, and
 the worker kills a process that is stuck.
 
-Requests and answers have a socket of their own; stdin is empty, stdout and stderr are the worker's. Signals to the
-whole process group do nothing here: the worker ends this process by the end of the stream, or by SIGKILL. `sys.argv`
-has no arguments.
+Requests and answers have a socket of their own, and so have profiles. stdin is empty, stdout and stderr are the
+worker's. Signals to the whole process group do nothing here: the worker ends this process by the end of the stream, or
+by SIGKILL. `sys.argv` has no arguments.
 
 This module knows nothing about AMQP, channels and deadlines.
 """
@@ -52,6 +52,7 @@ from mxworker.worker.handling.report import Report
 from mxworker.worker.lifespans import Lifespans
 from mxworker.worker.loading import load, select
 from mxworker.worker.loops import new_loop
+from mxworker.worker.profiling.remote import ProfiledProcess
 from mxworker.worker.user_metrics import keep_user_metrics
 
 log = logging.getLogger(__name__)
@@ -75,12 +76,15 @@ _LONG_S = 24 * 3600.0  # no limit for leaving the lifespans here: the worker kil
 
 
 def main() -> None:
-    """Run as a member. The command line has the descriptor of the socket and the settings. Never returns."""
-    number, text = sys.argv[1:]
+    """Run as a member. The command line has the descriptors of two sockets, and the settings. Never returns."""
+    *numbers, text = sys.argv[1:]
     settings = MemberSettings.from_json(text)
     bind_to_parent(settings.worker_pid)
     for signum in DEAF_TO:
         signal.signal(signum, do_nothing)
+    end, profiled_end = (_taken_over(int(number)) for number in numbers)
+    profiled = ProfiledProcess(profiled_end, settings.worker)
+    signal.signal(signal.SIGURG, profiled.on_signal)
     forks = Forks(f"worker {settings.worker} cpu")
     signal.pthread_sigmask(signal.SIG_UNBLOCK, DEAF_TO)
     sys.argv[1:] = []
@@ -88,13 +92,10 @@ def main() -> None:
     set_up(settings.log_level, settings.log_style)
     add_facts(message_facts)
     keep_telling()
-    end = socket.socket(fileno=int(number))
-    end.set_inheritable(False)  # not for the subprocesses of a handler
-    claim(end.fileno())
     pid = os.getpid()
     code: int = ExitCode.RUNTIME
     try:
-        code = _live(settings, Pipe(end, settings.max_body_bytes), forks)
+        code = _live(settings, Pipe(end, settings.max_body_bytes), profiled, forks)
     except BaseException:
         log.exception(
             "a process for cpu handlers of worker %d failed",
@@ -111,7 +112,14 @@ def main() -> None:
             os._exit(code)  # does not wait for threads that the application left running
 
 
-def _live(settings: MemberSettings, pipe: Pipe, forks: Forks) -> ExitCode:
+def _taken_over(fd: int) -> socket.socket:
+    end = socket.socket(fileno=fd)
+    end.set_inheritable(False)  # not for the subprocesses of a handler
+    claim(fd)
+    return end
+
+
+def _live(settings: MemberSettings, pipe: Pipe, profiled: ProfiledProcess, forks: Forks) -> ExitCode:
     if settings.metrics_directory is not None:
         keep_user_metrics(settings.metrics_directory, f"{settings.worker}-cpu{settings.number}")
     try:
@@ -125,15 +133,22 @@ def _live(settings: MemberSettings, pipe: Pipe, forks: Forks) -> ExitCode:
         handlers = [handler for handler in chosen if handler.kind is HandlerKind.PROCESS]
         gc.collect()
         gc.freeze()  # as in the worker: no collection needs to visit the objects that the import made
-        forks.run(new_loop, _serve(handlers, pipe, publisher, settings))
+        forks.run(new_loop, _serve(handlers, pipe, publisher, profiled, settings))
     except MxWorkerError as error:
         pipe.send_now(failed(error))
         return error.exit_code
     return ExitCode.OK
 
 
-async def _serve(handlers: Sequence[Handler], pipe: Pipe, publisher: CpuPublisher, settings: MemberSettings) -> None:
+async def _serve(
+    handlers: Sequence[Handler],
+    pipe: Pipe,
+    publisher: CpuPublisher,
+    profiled: ProfiledProcess,
+    settings: MemberSettings,
+) -> None:
     """Answer requests until the stream ends. Raises AppLoadError when a lifespan cannot be entered."""
+    profiled.loop = asyncio.get_running_loop()
     lifespans = Lifespans(handlers)
     await lifespans.enter(min(settings.boot_timeout_s, _ENTER_S))
     budget = DecodeBudget(ByteBudget(settings.prefetch_budget_bytes))
@@ -153,7 +168,10 @@ async def _serve(handlers: Sequence[Handler], pipe: Pipe, publisher: CpuPublishe
     while (frame := await pipe.receive()) is not None:
         queue, delivery = requested(frame, _ELSEWHERE)
         publisher.open()
-        settlement = await places[queue].settlement_of(delivery)
+        place = places[queue]
+        profiled.label = f"handler {place.handler}"
+        settlement = await place.settlement_of(delivery)
+        profiled.label = ""
         publisher.close()
         dropped = lines_dropped()
         pipe.send_now(settled(settlement, dropped - dropped_before))
@@ -176,6 +194,7 @@ class _Place:
         self, handler: Handler, state: Any, resources: WorkerResources, budget: DecodeBudget, worker: int
     ) -> None:
         """`state` is the value that the handler's lifespan yielded; `worker` is the number of the worker."""
+        self.handler = handler.name
         self._report = Report(handler)
         scope = HandlerScope(handler.queue.name, handler.name, handler.max_attempts, state, resources, worker)
         self._execute: Execute = pipeline(handler, self._report, scope, budget=budget)

@@ -91,6 +91,11 @@ class CpuPool:
         self._is_closed = False
 
     @property
+    def members(self) -> list[CpuProcess]:
+        """The processes that are ready. May be read from any thread."""
+        return list(self._members)
+
+    @property
     def pids(self) -> list[int]:
         """The process ids of the processes that are ready."""
         return sorted(member.pid for member in self._members)

@@ -21,6 +21,7 @@ from mxworker.system.exit_status import in_words
 from mxworker.worker.cpu.member import DEAF_TO
 from mxworker.worker.cpu.pipe import Pipe
 from mxworker.worker.cpu.protocol import MemberSettings
+from mxworker.worker.profiling.remote import RemoteProfile
 
 # The import path is the worker's, which has the directory of the application. With `-m`, and without -P, the current
 # directory would come first on it, and a file there could hide a module of Python's own.
@@ -43,12 +44,15 @@ class CpuProcess:
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[int] = self._loop.create_future()
         """The exit code, or minus the signal that killed the process; set when the process is reaped."""
-        ours, theirs = socket.socketpair()
         with ExitStack() as undoing:
-            self.pipe = Pipe(ours, settings.publisher.max_body_bytes)
+            ours, theirs = socket.socketpair()
             undoing.callback(ours.close)
-            with theirs:
-                self._popen = _start(settings, theirs)
+            profiler, profiled = socket.socketpair()
+            undoing.callback(profiler.close)
+            self.pipe = Pipe(ours, settings.publisher.max_body_bytes)
+            with theirs, profiled:
+                self._popen = _start(settings, theirs, profiled)
+            self.profile = RemoteProfile(profiler, lambda: self._popen.send_signal(signal.SIGURG))
             undoing.callback(self._popen.wait)
             undoing.callback(self._popen.kill)
             self._pidfd = os.pidfd_open(self.pid)
@@ -77,6 +81,7 @@ class CpuProcess:
             self.pipe.close()
 
     def _reap(self) -> None:
+        self.profile.close()
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         code = self._popen.wait()
@@ -89,8 +94,8 @@ def end_of(status: int) -> str:
     return f"its process ended with {in_words(status)}"
 
 
-def _start(settings: MemberSettings, theirs: socket.socket) -> subprocess.Popen[bytes]:
-    """Start the command with one end of a socket pair. Signals to the process group wait until it ignores them."""
+def _start(settings: MemberSettings, *ends: socket.socket) -> subprocess.Popen[bytes]:
+    """Start the command with the ends of socket pairs. Signals to the process group wait until it ignores them."""
     path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])  # imports ignore other entries
     command = [
         sys.executable,
@@ -98,12 +103,12 @@ def _start(settings: MemberSettings, theirs: socket.socket) -> subprocess.Popen[
         "-P",
         "-c",
         _BOOT,
-        str(theirs.fileno()),
+        *(str(end.fileno()) for end in ends),
         settings.to_json(),
         path,
     ]
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, DEAF_TO)
     try:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),))  # noqa: S603
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[end.fileno() for end in ends])  # noqa: S603
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -25,28 +24,46 @@ from mxworker.board.layout import PROFILE_BYTES, Given, ProfileKind, Word
 from mxworker.board.slot import BoardSlot
 from mxworker.system.log_events import log_event
 from mxworker.worker.handling.handler_runner import HandlerRunner
-from mxworker.worker.profiling import allocations
 from mxworker.worker.profiling.allocations import Stopped
+from mxworker.worker.profiling.recording import joined
+from mxworker.worker.profiling.remote import RemoteProfile
 from mxworker.worker.profiling.sampler import Sampler
+from mxworker.worker.profiling.taking import sampled, traced
 
 log = logging.getLogger(__name__)
 
-SAMPLE_EVERY_S = 0.01
-COST_SHARE = 0.02
-"""The share of a CPU that the thread of the sampler may use: when its samples cost more, there are fewer of them."""
-
-_LOOK_EVERY_S = 0.1
+_LOOK_EVERY_S = 0.05
+_LATE_S = 5.0  # how much longer than this process another one may take
 _DEFAULT_TASK_NAME = "Task-"
 
 
-class Profiler:
-    """Takes at most one profile at a time of this process. `look` belongs to one thread."""
+class Member(Protocol):
+    """Another process of this worker."""
 
-    def __init__(self, slot: BoardSlot, loop: asyncio.AbstractEventLoop, runners: Sequence[HandlerRunner]) -> None:
-        """`runners` may be filled later."""
+    @property
+    def pid(self) -> int:
+        """The process id."""
+
+    @property
+    def profile(self) -> RemoteProfile:
+        """What takes profiles of it."""
+
+
+class Profiler:
+    """Takes at most one profile at a time of this worker. `look` belongs to one thread."""
+
+    def __init__(
+        self,
+        slot: BoardSlot,
+        loop: asyncio.AbstractEventLoop,
+        runners: Sequence[HandlerRunner],
+        members: Callable[[], Sequence[Member]],
+    ) -> None:
+        """`runners` may be filled later. `members` returns the processes that are profiled too, from any thread."""
         self._slot = slot
         self._loop = loop
         self._runners = runners
+        self._members = members
         self._seen = 0
         self._thread: threading.Thread | None = None
 
@@ -83,34 +100,61 @@ class Profiler:
 
     def _taken(self, number: int) -> bytes:
         given = self._slot.given
-        seconds = given[Given.PROFILE_MS] / 1000
+        seconds, kind = given[Given.PROFILE_MS] / 1000, ProfileKind(given[Given.PROFILE_KIND])
         title = f"worker {self._slot.number}, process {os.getpid()}, for {seconds:g} s"
-        match ProfileKind(given[Given.PROFILE_KIND]):
-            case ProfileKind.CPU:
-                result = self._cpu(title, number, seconds)
-            case ProfileKind.MEMORY:
-                text = allocations.watch(title, seconds, lambda wait_s: self._wait(number, wait_s))
-                result = text.encode("utf-8", "replace")
+        members = list(self._members())
+        for member in members:
+            member.profile.begin(number, kind, seconds)
+        try:
+            match kind:
+                case ProfileKind.CPU:
+                    result = self._cpu(title, number, seconds, members)
+                case ProfileKind.MEMORY:
+                    own = traced(title, seconds, lambda: self._is_wanted(number))
+                    parts = [own.encode("utf-8", "replace"), *self._of_members(number, members).values()]
+                    result = b"\n\n".join(parts)
+        except BaseException:
+            for member in members:
+                member.profile.stop()
+            raise
         if len(result) > PROFILE_BYTES:
             raise ValueError(f"the result has {len(result)} bytes, and may have {PROFILE_BYTES}; ask for fewer seconds")
         return result
 
-    def _cpu(self, title: str, number: int, seconds: float) -> bytes:
-        sampler = Sampler(self._loop, self._label_of)
-        sampler.begin()
-        jitter = random.Random()  # noqa: S311 - so that no periodic work hides between samples; no secret
-        deadline = time.monotonic() + seconds
-        pause_s = SAMPLE_EVERY_S
-        while (left_s := deadline - time.monotonic()) > 0:
-            time.sleep(min(left_s, pause_s * jitter.uniform(0.8, 1.2)))
+    def _cpu(self, title: str, number: int, seconds: float, members: Sequence[Member]) -> bytes:
+        recording = sampled(Sampler(self._loop, self._label_of), seconds, lambda: self._is_wanted(number))
+        cut = f", without {recording.dropped} samples for which there was no room" if recording.dropped else ""
+        own = recording.speedscope(f"CPU time of {title}{cut}", f"mxworker {__version__}")
+        others = {
+            f"process {pid} for cpu handlers": orjson.loads(result)
+            for pid, result in self._of_members(number, members).items()
+        }
+        return orjson.dumps(joined(own, others))
+
+    def _of_members(self, number: int, members: Sequence[Member]) -> dict[int, bytes]:
+        """Wait a little for the results of the other processes, and return them by the process id.
+
+        A process whose code has let no other thread run, or which has ended, has none.
+        """
+        results: dict[int, bytes] = {}
+        missing = list(members)
+        deadline = time.monotonic() + _LATE_S
+        while missing and time.monotonic() < deadline:
             if not self._is_wanted(number):
                 raise Stopped
-            began_ns = time.thread_time_ns()
-            sampler.take()
-            pause_s = max(SAMPLE_EVERY_S, (time.thread_time_ns() - began_ns) / 1e9 / COST_SHARE)
-        recording = sampler.recording
-        cut = f", without {recording.dropped} samples for which there was no room" if recording.dropped else ""
-        return orjson.dumps(recording.speedscope(f"CPU time of {title}{cut}", f"mxworker {__version__}"))
+            for member in tuple(missing):
+                try:
+                    result = member.profile.result()
+                except EOFError:
+                    missing.remove(member)
+                else:
+                    if result is not None:
+                        missing.remove(member)
+                        results |= {member.pid: result} if result else {}
+            time.sleep(_LOOK_EVERY_S if missing else 0)
+        for member in missing:
+            member.profile.stop()
+        return results
 
     def _label_of(self, task: asyncio.Task[Any]) -> str:
         """Return for what a task works: the handler of its delivery, or the name that the application gave it."""
@@ -119,13 +163,6 @@ class Profiler:
             return f"handler {handler}"
         name = task.get_name()
         return "" if name.startswith(_DEFAULT_TASK_NAME) else f"task {name}"
-
-    def _wait(self, number: int, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while (left_s := deadline - time.monotonic()) > 0:
-            time.sleep(min(left_s, _LOOK_EVERY_S))
-            if not self._is_wanted(number):
-                raise Stopped
 
     def _is_wanted(self, number: int) -> bool:
         return bool(self._slot.given[Given.PROFILE_WANTED] == number)

@@ -8,6 +8,7 @@ Pure. The form of the document is at https://github.com/jlfwong/speedscope/wiki/
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any
@@ -68,6 +69,19 @@ class Recording:
             "profiles": [_profile(thread, frames) for thread in threads],
             "shared": {"frames": frames.listed},
         }
+
+
+def joined(document: dict[str, Any], others: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return a document with the profiles of others too, whose keys are put before the names of their threads."""
+    frames, profiles = list(document["shared"]["frames"]), list(document["profiles"])
+    for name, other in others.items():
+        first = len(frames)
+        frames += other["shared"]["frames"]
+        for profile in other["profiles"]:
+            samples = [[first + number for number in sample] for sample in profile["samples"]]
+            profiles.append({**profile, "name": f"{name}: {profile['name']}", "samples": samples})
+    profiles.sort(key=lambda profile: -profile["endValue"])
+    return {**document, "profiles": profiles, "shared": {"frames": frames}}
 
 
 class _Frames:

@@ -52,6 +52,14 @@ APP = """
             crunch(0.03)
 
 
+    @handlers.consume(Queue("QUEUE.cpu", type="classic"), cpu=True, timeout=300)
+    def work_in_process(message_id: str) -> None:
+        Path("computes").touch()
+        while not release.exists():
+            crunch(0.03)
+            kept.append(bytearray(100_000))
+
+
     @handlers.consume(Queue("QUEUE.block", type="classic"))
     async def block(message_id: str) -> None:
         Path("blocks").touch()
@@ -78,7 +86,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, broker_url: str) -> Iterat
         started.wait_ready()
         yield started
     with Client(broker_url) as client:
-        for name in ("", ".def", ".block", ".quick"):
+        for name in ("", ".def", ".cpu", ".block", ".quick"):
             for side in ("", ".dlq"):
                 client.delete(f"{QUEUE}{name}{side}")
 
@@ -147,6 +155,26 @@ def spent_in(function: str, caller: str, document: dict[str, Any], thread: str) 
         spent[function in stack and caller in stack[: stack.index(function)]] += weight
     assert sum(spent.values()) == profile["endValue"] > 0
     return spent[True] / profile["endValue"]
+
+
+def test_processes_of_cpu_handlers_are_profiled_with_their_worker(
+    service: Service, admin: Client, folder: Path
+) -> None:
+    (folder / "computes").unlink(missing_ok=True)
+    publish(admin, f"{QUEUE}.cpu", 1)
+    wait_until((folder / "computes").exists, 60, "the handler in a process")
+    shown = done(service.mxworker("ctl", "profile", "--cpu", "1s", "--output", "processes.json"))
+    assert "crunch" in shown.splitlines()[2]
+    document = json.loads((folder / "processes.json").read_bytes())
+    [ready] = service.events("cpu_process_ready")
+    thread = f"process {ready['member_pid']} for cpu handlers: MainThread (event loop)"
+    assert spent_in("crunch", "handler work_in_process", document, thread) > 0.3
+    done(service.mxworker("ctl", "profile", "--memory", "1s", "--output", "leaks.txt"))
+    (folder / "release").touch()
+    of_worker, of_process = re.split(r"^Memory of ", (folder / "leaks.txt").read_text(), flags=re.MULTILINE)[1:]
+    assert "kept.append(bytearray(100_000))" not in of_worker
+    assert "kept.append(bytearray(100_000))" in of_process
+    done(service.mxworker("ctl", "profile", "--cpu", "0.2s", "--output", "idle.json"))
 
 
 def test_blocked_worker_is_profiled(service: Service, admin: Client, folder: Path) -> None:

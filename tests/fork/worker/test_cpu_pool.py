@@ -22,6 +22,7 @@ from mxworker.api.failures import FailureKind
 from mxworker.api.message import Content
 from mxworker.api.receipts import Confirmed
 from mxworker.api.settlement import Settlement
+from mxworker.board.layout import ProfileKind
 from mxworker.errors import Unroutable
 from mxworker.worker.cpu import pool as cpu_pool
 from mxworker.worker.handling.execution import pipeline
@@ -655,6 +656,22 @@ async def test_signal_to_the_whole_group_does_nothing(name: str, tmp_path: Path)
         assert process.signal(signal.Signals[f"SIG{name}"])
         assert await running == str(process.pid)
         assert await app.tell("pid", b"0") == str(process.pid)
+
+
+async def test_process_that_is_idle_or_works_is_profiled_and_goes_on(tmp_path: Path) -> None:
+    async with cpu(tmp_path, DYING, size=1) as app:
+        assert await app.tell("pid", b"0")
+        for number, work_s in ((1, b"0"), (2, b"1")):
+            running = asyncio.create_task(app.tell("pid", work_s))
+            (member,) = app.pool.members
+            member.profile.begin(number, ProfileKind.CPU, 0.1)
+            result = await until(member.profile.result, SOON_S, "the profile")
+            assert b"process %d" % member.pid in (result or b"")
+            assert await running == str(member.pid)
+        member.profile.begin(3, ProfileKind.CPU, 60)
+        await member.kill()
+        with pytest.raises(EOFError):
+            member.profile.result()
 
 
 async def test_signals_at_the_start_do_nothing_either(tmp_path: Path) -> None:

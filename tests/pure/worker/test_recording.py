@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from mxworker.worker.profiling import recording
-from mxworker.worker.profiling.recording import Recording
+from mxworker.worker.profiling.recording import Recording, joined
 
 
 def outer() -> None: ...
@@ -41,6 +41,25 @@ def test_document_has_a_profile_for_each_thread_the_busiest_first() -> None:
     ]
     assert len(frames) == 4
     assert orjson.loads(orjson.dumps(document)) == document
+
+
+def test_documents_of_several_processes_become_one_the_busiest_thread_first() -> None:
+    documents = []
+    for weight_ns, stacks in ((2_000, [STACK]), (9_000, [OTHER, STACK])):
+        taken = Recording()
+        for stack in stacks:
+            taken.add(1, "MainThread", f"handler {weight_ns}", stack, weight_ns)
+        documents.append(taken.speedscope(f"of {weight_ns}", "mxworker 1"))
+    document = joined(documents[0], {"process 5": documents[1]})
+    assert document["name"] == "of 2000"
+    assert [(each["name"], each["endValue"]) for each in document["profiles"]] == [
+        ("process 5: MainThread", 18),
+        ("MainThread", 2),
+    ]
+    frames = document["shared"]["frames"]
+    labels = [[frames[stack[0]]["name"] for stack in each["samples"]] for each in document["profiles"]]
+    assert labels == [["handler 9000"] * 2, ["handler 2000"]]
+    assert [frames[stack[-1]]["line"] for stack in document["profiles"][0]["samples"]] == [8, 7]
 
 
 def test_samples_without_room_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
