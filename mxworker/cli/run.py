@@ -288,6 +288,7 @@ _LOGGING = "Logging"
     help="The format of the log: text, json, or auto, which is text on a terminal and json elsewhere.",
 )
 @click.option("--dies-with", type=int, hidden=True, help="The pid of the parent process, with which this one dies.")
+@click.option("--ready-hint", hidden=True, default="Ctrl-C drains.", help="What to tell people beside 'Ready'.")
 @click.pass_context
 def run(ctx: click.Context, /, app: str, log_level: str, log_format: str, dies_with: int | None, **flags: Any) -> None:
     """Consume the queues of APP with worker processes.
@@ -344,7 +345,7 @@ def _supervise(
         **({"http": "none"} if http is None else {"http": http.url, "metrics": f"{http.url}metrics"}),
         "control": "none" if listener is None else str(listener.path),
     }
-    greeting = _Greeting(identity.name, app, brokers, f"{workers} ({origin})", places, as_text)
+    greeting = _Greeting(identity.name, app, brokers, f"{workers} ({origin})", places, as_text, flags["ready_hint"])
     with ExitStack() as closing:
         observing = None
         if listener is not None:
@@ -385,11 +386,11 @@ class _Greeting:
     """The start-up facts: one fact a line for people, or one event with all facts in a JSON log."""
 
     def __init__(
-        self, name: str, app: str, brokers: Brokers, workers: str, places: Mapping[str, str], as_text: bool
+        self, name: str, app: str, brokers: Brokers, workers: str, places: Mapping[str, str], as_text: bool, hint: str
     ) -> None:
         """In a text log, show the facts that are known before the first worker starts.
 
-        `places` are those at which the service can be reached.
+        `places` are those at which the service can be reached; `hint` is what to tell when it is ready.
         """
         python = ".".join(str(part) for part in sys.version_info[:3])
         self._facts = {
@@ -401,6 +402,7 @@ class _Greeting:
             **{what: foreign(place) for what, place in places.items()},
         }
         self._as_text = as_text
+        self._hint = hint
         self._is_wanted = log.isEnabledFor(logging.INFO)
         if as_text and self._is_wanted:
             from mxworker.system.log import say
@@ -409,7 +411,7 @@ class _Greeting:
 
     def ready(self, seconds: float, consuming: str) -> None:
         """Log that the service is ready, and which queues it consumes."""
-        ready = f"Ready in {seconds:.2f} s. Ctrl-C drains."
+        ready = f"Ready in {seconds:.2f} s. {self._hint}"
         if self._as_text and self._is_wanted:
             from mxworker.system.log import say
 

@@ -6,7 +6,7 @@ import logging
 import os
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -167,7 +167,7 @@ def _check_code(app: str, flags: dict[str, Any]) -> None:
         log.warning("%s: %s", ALL_THE_SAME, str(error).partition("\n")[0], extra=facts)
 
 
-def identity(app: str, flags: dict[str, Any]) -> Identity:
+def identity(app: str, flags: Mapping[str, Any]) -> Identity:
     """Return the identity of the service: the operator's name for it, or one derived from the app and its directory."""
     if flags["name"]:
         return Identity(flags["name"])
@@ -175,6 +175,11 @@ def identity(app: str, flags: dict[str, Any]) -> Identity:
     target = app.partition(":")[0]
     home = Path(target).parent if target.endswith(".py") else Path(flags["app_dir"] or "")
     return Identity.of_app(app, (start / home).resolve(), start)
+
+
+def wanted_queues(flags: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the queues to consume, () for all."""
+    return tuple(name.strip() for name in (flags["queues"] or "").split(",") if name.strip())
 
 
 def supervision(name: str, workers: int, flags: dict[str, Any]) -> Supervision:
@@ -197,7 +202,7 @@ def consumption(app: str, brokers: Brokers, flags: dict[str, Any]) -> Consumptio
         brokers=brokers,
         app_dir=flags["app_dir"],
         may_be_insecure=flags["insecure_app_dir"],
-        queues=tuple(name.strip() for name in (flags["queues"] or "").split(",") if name.strip()),
+        queues=wanted_queues(flags),
         overrides=Overrides(flags["concurrency"], flags["prefetch"], flags["handler_timeout"]),
         prefetch_budget_bytes=flags["prefetch_budget"],
         max_body_bytes=flags["max_body_size"],

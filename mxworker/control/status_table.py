@@ -23,6 +23,7 @@ _HEADINGS = (
     "last exit",
 )
 _TO_THE_LEFT = frozenset({"state", "last exit"})
+_NOTE_LINES = 20
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
@@ -55,6 +56,7 @@ def _summary(status: Mapping[str, Any]) -> list[str]:
     if reload["state"] != "none":
         why = f": {reload['why']}" if reload["why"] else ""
         facts.append(f"{'reload':<11} to generation {reload['generation']}: {reload['state']}{why}")
+        facts += [f"{'':<11} {line}" for line in reload.get("note", "").split("\n")[:_NOTE_LINES] if line]
     return facts
 
 

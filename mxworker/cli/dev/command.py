@@ -8,30 +8,54 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from mxworker.cli.dev.keys import HINT
 from mxworker.cli.embedded import lent_broker
 from mxworker.cli.help import EXIT_CODES, Command, option
 from mxworker.cli.run import run
-from mxworker.cli.settings import check, checked_brokers, errors_told, hide_urls, url_source
+from mxworker.cli.settings import (
+    check,
+    checked_brokers,
+    errors_told,
+    hide_urls,
+    identity,
+    url_source,
+    wanted_queues,
+)
 from mxworker.system import interpreter
 from mxworker.system.printable import foreign
 
-_DEFAULTS = {"workers": 1, "drain_timeout": "5s", "log_level": "debug", "log_format": "text"}
-_OWN_TO_RUN = "dies_with"
+if TYPE_CHECKING:
+    from mxworker.brokers import Brokers
+    from mxworker.cli.dev.console import Console
+    from mxworker.cli.dev.wanted import Wanted
+
+_DEFAULTS = {
+    "workers": 1,
+    "drain_timeout": "5s",
+    "log_level": "debug",
+    "log_format": "text",
+    "connect_wait": "8760h",  # a year: a broker that is down is waited for
+}
+_SHOWN_DEFAULTS = {"connect_wait": "no limit"}
+_OWN_TO_RUN = ("dies_with", "ready_hint")
 _SECRET = "broker_url"  # noqa: S105 - the name of the option
 
 
 def parameters(run: click.Command) -> list[click.Parameter]:
     """Return the parameters of `run`, with the defaults of `dev`."""
-    return [_for_dev(parameter) for parameter in run.params if parameter.name != _OWN_TO_RUN]
+    return [_for_dev(parameter) for parameter in run.params if parameter.name not in _OWN_TO_RUN]
 
 
 def _for_dev(parameter: click.Parameter) -> click.Parameter:
     copied = copy.copy(parameter)
-    copied.default = _DEFAULTS.get(parameter.name or "", parameter.default)
+    name = parameter.name or ""
+    copied.default = _DEFAULTS.get(name, parameter.default)
+    if isinstance(copied, click.Option):
+        copied.show_default = _SHOWN_DEFAULTS.get(name, copied.show_default)
     return copied
 
 
@@ -50,11 +74,18 @@ def _for_dev(parameter: click.Parameter) -> click.Parameter:
     metavar="DIRECTORY",
     help="Watch this directory too. Repeat the option to watch several.",
 )
+@option(
+    "--no-keys",
+    is_flag=True,
+    section="Application",
+    help="Leave the terminal to the app, for example for breakpoint() in a handler.",
+)
 @click.pass_context
-def dev(ctx: click.Context, /, app: str, reload_dir: tuple[str, ...], **flags: Any) -> None:
+def dev(ctx: click.Context, /, app: str, reload_dir: tuple[str, ...], no_keys: bool, **flags: Any) -> None:
     """Run APP as `run` does, and reload it when a file is saved.
 
-    Without a broker URL it starts the embedded broker, as `run` does with --embedded.
+    There are two ways to a broker: with --broker-url it uses RabbitMQ, and waits for it. Without a broker URL it starts
+    the embedded broker, as `run` does with --embedded. On a terminal, keys publish a sample message, reload, and more.
     """
     from mxworker.cli.dev import outer, sources
     from mxworker.system.log import set_up
@@ -68,23 +99,61 @@ def dev(ctx: click.Context, /, app: str, reload_dir: tuple[str, ...], **flags: A
         check(app, flags)
         is_embedded = flags["embedded"] or url_source(flags) is None
         flags, embedded = lending.enter_context(lent_broker(flags, is_embedded))
-        checked_brokers(ctx, flags)
+        brokers = checked_brokers(ctx, flags)
         values = {**ctx.params, **flags}
-        code = outer.run(service_command(run, values), service_environment(run, values), watched, terminal, embedded)
+        console = None if no_keys else _console(app, brokers, values)
+        command = service_command(run, values, None if console is None else HINT)
+        code = outer.run(command, service_environment(run, values), watched, terminal, embedded, console)
     sys.exit(code)
 
 
-def service_command(run: click.Command, values: Mapping[str, Any]) -> list[str]:
+def _console(app: str, brokers: Brokers, values: Mapping[str, Any]) -> Console | None:
+    """Return the console, None when no person reads the log and presses keys."""
+    from mxworker.cli.dev.console import Console, SampleProcess
+    from mxworker.cli.dev.inquiry import Inquiry
+    from mxworker.cli.dev.keyboard import Keyboard, has_keyboard
+    from mxworker.system.log import is_json
+
+    if is_json() or not has_keyboard():
+        return None
+    command = [*_python(), "-P", "-m", "mxworker.cli.dev.publish_samples"]
+    environment = service_environment(run, {**values, _SECRET: ()})
+    samples = SampleProcess(command, environment, wanted_samples(app, brokers, values))
+    return Console(Keyboard(), Inquiry(identity(app, values), values["control_socket"]), samples)
+
+
+def wanted_samples(app: str, brokers: Brokers, values: Mapping[str, Any]) -> Wanted:
+    """Return what the key p publishes."""
+    from mxworker.cli.dev.wanted import Wanted
+
+    return Wanted(
+        app=app,
+        app_dir=values["app_dir"],
+        may_be_insecure=values["insecure_app_dir"],
+        queues=wanted_queues(values),
+        urls=tuple(url.dsn for url in brokers.urls),
+        tls_ca=values["tls_ca"],
+        tls_cert=values["tls_cert"],
+        tls_key=values["tls_key"],
+        parent=os.getpid(),
+    )
+
+
+def service_command(run: click.Command, values: Mapping[str, Any], hint: str | None = None) -> list[str]:
     """Return the command line of a `run` with these values, except for the broker URLs, which hold passwords.
 
     The interpreter gets our own options. With -m the current directory is on the import path, unless -P is given, so
-    that the service finds the modules that we find.
+    that the service finds the modules that we find. `hint` is for people, to be shown when the service is ready.
     """
     safely = [] if str(Path.cwd()) in sys.path else ["-P"]
     options = [option for option in run.params if isinstance(option, click.Option) and option.name in values]
     said = [text for option in options if option.name != _SECRET for text in _said(option, values[option.name])]
-    python = [sys.executable, *interpreter.options(), *safely]
-    return [*python, "-m", "mxworker", "run", values["app"], f"--dies-with={os.getpid()}", *said]
+    ours = [f"--dies-with={os.getpid()}", *([] if hint is None else [f"--ready-hint={hint}"])]
+    return [*_python(), *safely, "-m", "mxworker", "run", values["app"], *ours, *said]
+
+
+def _python() -> list[str]:
+    return [sys.executable, *interpreter.options()]
 
 
 def service_environment(run: click.Command, values: Mapping[str, Any]) -> dict[str, str]:

@@ -10,6 +10,7 @@ The service runs in a separate process, so that the threads of the file watcher 
     INT or QUIT from a terminal    as above, but no signal: the terminal has sent it to the whole process group
     HUP, and the terminal has gone TERM to the service, as above
     HUP otherwise, USR1, USR2      the same signal to the service
+    a key of the terminal          r as a changed file, d as USR1, q as TERM; the others are answered by `console`
 
 This module must not know RabbitMQ, the board or user code. There is at most one service, and it does not outlive this
 process (the service sees to that itself, with `child.bind_to_parent`). Signals are blocked, and taken between two looks
@@ -24,9 +25,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mxworker.cli.dev.console import Console
+from mxworker.cli.dev.keys import Key
 from mxworker.cli.dev.sources import changes
 from mxworker.errors import ExitCode
 from mxworker.system.log_events import log_event
@@ -53,35 +57,42 @@ def run(
     watched: Sequence[Path],
     terminal: Terminal,
     embedded: KeptBroker | None = None,
+    console: Console | None = None,
 ) -> int:
     """Keep `command` running and reloading until a signal stops it; return its exit code, 128 + N after signal N.
 
-    `embedded` is the service's own broker, which is kept running too. Call this from the main thread, which must live
-    as long as the service. The signals of this process stay blocked. Raises ConfigError when the directories cannot be
-    watched.
+    `embedded` is the service's own broker, which is kept running too. With a `console`, which is closed at the end, the
+    service has no stdin: the keys are for the console. Call this from the main thread, which must live as long as the
+    service. The signals of this process stay blocked. Raises ConfigError when the directories cannot be watched.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
-    log.info("watching %s", ", ".join(map(foreign, watched)), extra=log_event("dev_watching"))
-    news = changes(watched)
-    next(news)  # from here on every change is noticed
-    outer = _Outer(command, environment, terminal)
-    for changed in news:
-        if embedded is not None:
-            embedded.act(time.monotonic_ns())
-        code = outer.turn(changed)
-        if code is not None:
-            return code
+    with ExitStack() as closing:
+        if console is not None:
+            closing.callback(console.close)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
+        log.info("watching %s", ", ".join(map(foreign, watched)), extra=log_event("dev_watching"))
+        news = changes(watched)
+        next(news)  # from here on every change is noticed
+        outer = _Outer(command, environment, terminal, console)
+        for changed in news:
+            if embedded is not None:
+                embedded.act(time.monotonic_ns())
+            code = outer.turn(changed)
+            if code is not None:
+                return code
     raise AssertionError("the watching of files has ended")  # only a stop event could end it, and it has none
 
 
 class _Outer:
     """The service that runs now, or the exit code of the last one."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], terminal: Terminal) -> None:
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], terminal: Terminal, console: Console | None
+    ) -> None:
         """Start the service."""
         self._command = command
         self._environment = environment
         self._terminal = terminal
+        self._console = console
         self._hang_up_until: float | None = None
         self._code: int = ExitCode.OK
         self._is_stopping = False
@@ -94,14 +105,24 @@ class _Outer:
             self._obey(signal.Signals(sent.si_signo), is_by_terminal=sent.si_code == _SI_KERNEL)
         self._tell_hang_up_from_reload()
         self._notice_end()
+        self._take_keys()
         if self._is_stopping:
             return self._code if self._service is None else None
-        if self._service is not None and changed:
-            self._reload(changed)
-        elif changed:
-            log.info("%s; starting the service", in_words(changed), extra=log_event("dev_start"))
-            self._service = self._start()
+        if changed:
+            self._renew(in_words(changed))
         return None
+
+    def _take_keys(self) -> None:
+        if self._console is None:
+            return
+        for key in self._console.turn(None if self._service is None else self._service.pid):
+            match key:
+                case Key.DRAIN:
+                    self._obey(signal.SIGTERM, is_by_terminal=False)
+                case Key.DUMP:
+                    self._pass_on(signal.SIGUSR1)
+                case Key.RELOAD if not self._is_stopping:
+                    self._renew("key r")
 
     def _obey(self, signum: signal.Signals, is_by_terminal: bool) -> None:
         if signum is signal.SIGHUP:
@@ -147,13 +168,20 @@ class _Outer:
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._has_changed = False
-        return subprocess.Popen(self._command, env=self._environment)  # noqa: S603 - our own command
+        keyboard = None if self._console is None else subprocess.DEVNULL
+        return subprocess.Popen(self._command, env=self._environment, stdin=keyboard)  # noqa: S603 - our own command
 
-    def _reload(self, changed: Sequence[str]) -> None:
-        log.info("%s; reloading", in_words(changed), extra=log_event("dev_reload"))
+    def _renew(self, why: str) -> None:
+        """Have the service load its code again, or start it."""
+        if self._service is None:
+            log.info("%s; starting the service", why, extra=log_event("dev_start"))
+            self._service = self._start()
+            return
+        log.info("%s; reloading", why, extra=log_event("dev_reload"))
         self._has_changed = True
-        if self._service is not None:
-            self._service.send_signal(signal.SIGHUP)
+        self._service.send_signal(signal.SIGHUP)
+        if self._console is not None:
+            self._console.reload_began()
 
 
 def in_words(changed: Sequence[str]) -> str:

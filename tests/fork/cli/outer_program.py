@@ -1,7 +1,8 @@
 """The outer process of `mxworker dev` with a made-up service, run as a program of its own by `test_dev.py`.
 
-`python -m tests.fork.cli.outer_program outer FOLDER [--terminal PATH]` watches FOLDER. The service does
-what the first line of FOLDER/app.py says after its `#`, and tells on stderr what happens to it.
+`python -m tests.fork.cli.outer_program outer FOLDER [--terminal PATH] [--keys]` watches FOLDER. The service does
+what the first line of FOLDER/app.py says after its `#`, and tells on stderr what happens to it. With `--keys` its
+terminal has keys, and p crashes the outer process, because there is no program to publish samples.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ from pathlib import Path
 from types import FrameType
 
 from mxworker.cli.dev import outer
+from mxworker.cli.dev.console import Console, SampleProcess
+from mxworker.cli.dev.inquiry import Inquiry
+from mxworker.cli.dev.keyboard import Keyboard, has_keyboard
+from mxworker.cli.dev.wanted import Wanted
+from mxworker.control.protocol import Identity
 from mxworker.system.terminal import Terminal
 
 TOLD = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
@@ -92,6 +98,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("role", choices=["outer", "service"])
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--keys", action="store_true", help="take keys, if there is a keyboard")
     parser.add_argument("--terminal", type=Path, help="become the foreground of this terminal")
     options = parser.parse_args()
     if options.role == "service":
@@ -102,7 +109,13 @@ def main() -> int:
     if options.terminal:
         os.open(options.terminal, os.O_RDWR)  # a session leader without one gets it as its own: credentials(7)
     command = [sys.executable, "-m", "tests.fork.cli.outer_program", "service", str(options.folder)]
-    return outer.run(command, os.environ, [options.folder], Terminal())
+    console = make_console() if options.keys and has_keyboard() else None
+    return outer.run(command, os.environ, [options.folder], Terminal(), console=console)
+
+
+def make_console() -> Console:
+    samples = SampleProcess(["/no/such/program"], os.environ, Wanted("app", None, False, (), (), None, None, None, 1))
+    return Console(Keyboard(), Inquiry(Identity("no such service"), None), samples)
 
 
 if __name__ == "__main__":

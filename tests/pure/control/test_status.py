@@ -110,11 +110,13 @@ def test_table_lines_up() -> None:
 
 
 def test_refused_reload_and_pauses_are_shown() -> None:
-    refused = {"state": "refused", "generation": 4, "why": "exit code 3", "note": "Error: ..."}
+    note = "Error: 'app' was found but failed to import:\n  app.py:3  raise RuntimeError"
+    refused = {"state": "refused", "generation": 4, "why": "exit code 3", "note": note}
     shown = render(service(reload=refused, paused={"all": True, "queues": []}, unready_because="all queues are paused"))
     assert "state       running, all queues are paused, for 1d 1h\n" in shown
     assert "paused      all queues\n" in shown
-    assert "reload      to generation 4: refused: exit code 3" in shown
+    assert "reload      to generation 4: refused: exit code 3\n            Error: 'app' was found" in shown
+    assert "\n              app.py:3  raise RuntimeError\n" in shown
 
 
 def test_control_characters_from_the_service_do_not_reach_the_terminal() -> None:
