@@ -49,6 +49,7 @@ _SIZES = (
     (_FLAG_CLUSTER_ID, _SHORT_STRING),
 )
 _TIMESTAMP_IN_MS = b"\x0ftimestamp_in_msl"  # with its length before, and after it the type octet of a long
+_FROM_TIMESTAMP = (FLAG_TIMESTAMP << 1) - 1  # the flags of the timestamp and of what follows it
 _YEAR_S, _MINUTE_S = 366 * 86400.0, 60.0
 
 _flags = struct.Struct(">H").unpack_from
@@ -225,6 +226,8 @@ def published_at(raw: bytes, now: float) -> float:
         (flags,) = _flags(raw)
         if flags & FLAG_HEADERS and (at := raw.find(_TIMESTAMP_IN_MS)) != -1:
             claim = _timestamp(raw, at + len(_TIMESTAMP_IN_MS))[0] / 1000
+        elif flags & _FROM_TIMESTAMP == FLAG_TIMESTAMP:  # it is the last value, as nearly always
+            claim = float(_timestamp(raw, len(raw) - 8)[0])
         elif flags & FLAG_TIMESTAMP:
             at = _id_at(raw, flags)
             claim = float(_timestamp(raw, at + 1 + raw[at] if flags & FLAG_MESSAGE_ID else at)[0])

@@ -220,6 +220,7 @@ def in_ms(seconds: float) -> bytes:
     [
         (lambda now: raw_properties(timestamp=timestamp(now - 20)), True),
         (lambda now: raw_properties(message_id=b"m", content_type=b"x", timestamp=timestamp(now - 20)), True),
+        (lambda now: raw_properties(message_id=b"m", timestamp=timestamp(now - 20), app_id=b"shop"), True),
         (lambda now: raw_properties(headers=in_ms(now - 20)), True),
         (lambda now: raw_properties(headers=in_ms(now - 20), timestamp=timestamp(now - 4000)), True),
         (lambda now: raw_properties(headers=b"\0\0\0\0", timestamp=timestamp(now - 20)), True),
