@@ -109,6 +109,10 @@ def http_listen(flags: dict[str, Any]) -> Http | None:
             facts = log_event("http_missing", error=str(error))
             log.warning("no HTTP: %s cannot be used: %s", Address(), error, extra=facts)
             return None
+        taken, usual = address_of(listening).port, Address().port
+        if taken != usual:
+            facts = log_event("http_moved", port=taken)
+            log.info("port %d is in use, so HTTP is served on port %d", usual, taken, extra=facts)
     address = address_of(listening)
     if token is None and not is_only_here(listening):
         listening.close()

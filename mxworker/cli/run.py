@@ -289,8 +289,18 @@ _LOGGING = "Logging"
 )
 @click.option("--dies-with", type=int, hidden=True, help="The pid of the parent process, with which this one dies.")
 @click.option("--ready-hint", hidden=True, default="Ctrl-C drains.", help="What to tell people beside 'Ready'.")
+@click.option("--hide-workings", is_flag=True, hidden=True, help="Log no details of how mxworker works.")
 @click.pass_context
-def run(ctx: click.Context, /, app: str, log_level: str, log_format: str, dies_with: int | None, **flags: Any) -> None:
+def run(
+    ctx: click.Context,
+    /,
+    app: str,
+    log_level: str,
+    log_format: str,
+    dies_with: int | None,
+    hide_workings: bool,
+    **flags: Any,
+) -> None:
     """Consume the queues of APP with worker processes.
 
     APP is `module:attribute` or `file.py:attribute`; the attribute defaults to `handlers`.
@@ -301,7 +311,7 @@ def run(ctx: click.Context, /, app: str, log_level: str, log_format: str, dies_w
 
     terminal = None if dies_with is not None else Terminal()  # the parent watches its terminal and signals this process
     hide_urls(f"mxworker: run {foreign(app)}")
-    set_up(log_level, log_format)
+    set_up(log_level, log_format, hide_workings)
     if dies_with is not None:
         bind_to_parent(dies_with)
     with errors_told(), ExitStack() as lending:
@@ -312,7 +322,8 @@ def run(ctx: click.Context, /, app: str, log_level: str, log_format: str, dies_w
             places = ", ".join(brokers.exposed_places)
             facts = log_event("plain_text_connection", brokers=list(brokers.exposed_places))
             log.warning("password and messages go to %s in plain text; write amqps:// for TLS", places, extra=facts)
-        settings.warn_of_root()
+        if dies_with is None:  # with `dev`, a person runs what they work on
+            settings.warn_of_root()
         code = _supervise(app, brokers, flags, is_text(log_format), terminal, embedded)
     sys.exit(code)
 
@@ -366,7 +377,8 @@ def _supervise(
         )
     if board.ever_ready:
         tally = _tally(board)
-        done = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in tally.items())
+        counts = [f"{count:,} {name.replace('_', ' ')}" for name, count in tally.items() if count]
+        done = ", ".join(counts) or "no message was handled"
         log.info(
             "stopped with exit code %d: %s", code, done, extra=log_event("service_stopped", exit_code=code, **tally)
         )

@@ -19,6 +19,11 @@ from mxworker.system.log_formats import Facts, FactsFormatter, JsonFormatter, Te
 from mxworker.system.printable import by_line
 from mxworker.system.stderr import make_room, pieces, put
 
+_OURS = "mxworker."
+_ABOUT_DELIVERIES = ("mxworker.worker.handling.", "mxworker.handler.")
+_FIGURES = ("mxworker.worker.performance", "mxworker.amqp.connecting.pool")
+"""The loggers of figures that are logged again and again."""
+
 
 class LineHandler(logging.Handler):
     """Write each record as one line to a file descriptor by one `write` call; drop the line rather than wait."""
@@ -104,8 +109,11 @@ def is_text(style: str) -> bool:
     return style == "text" or (style == "auto" and sys.stderr.isatty())
 
 
-def set_up(level: str, style: str = "auto") -> None:
+def set_up(level: str, style: str = "auto", hides_workings: bool = False) -> None:
     """Send all logging to stderr. `level` is a name of the logging module in lower case, `style` auto, text or json.
+
+    With `hides_workings`, mxworker's own lines below INFO are left out, but for those about deliveries, and so are
+    figures that are logged again and again.
 
     The AMQP libraries are limited to CRITICAL: they log message bodies at DEBUG, and every connection loss with a
     traceback, which mxworker itself reports once.
@@ -114,6 +122,8 @@ def set_up(level: str, style: str = "auto") -> None:
     make_room(fd)
     handler = LineHandler(fd)
     handler.setFormatter(TextFormatter() if is_text(style) else JsonFormatter())
+    if hides_workings:
+        handler.addFilter(_is_no_working)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.lastResort = handler  # for a root logger without handlers, see keep_telling
     logging.captureWarnings(not is_text(style))  # a JSON log holds warnings as records, too
@@ -121,6 +131,13 @@ def set_up(level: str, style: str = "auto") -> None:
         logging.getLogger(library).setLevel(logging.CRITICAL)
     for chatty in ("asyncio", "watchfiles"):  # below WARNING they log only their own internals
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+def _is_no_working(record: logging.LogRecord) -> bool:
+    """Tell whether a record is more than a detail of how mxworker works."""
+    if not record.name.startswith(_OURS) or record.name.startswith(_ABOUT_DELIVERIES):
+        return True
+    return record.levelno >= (logging.WARNING if record.name in _FIGURES else logging.INFO)
 
 
 def add_facts(facts: Facts) -> None:

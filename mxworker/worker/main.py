@@ -117,8 +117,10 @@ def _live(settings: Consumption, board: Board, number: int, end: _End) -> int:
 def _described(handlers: Sequence[Handler]) -> str:
     """Return the text of what a worker consumes, one line for each handler."""
     width = max((len(handler.queue.name) for handler in handlers), default=0)
+    name_width = max((len(handler.name) for handler in handlers), default=0) + len("()")
     return "\n".join(
-        f"consuming   {handler.queue.name:<{width}}  {handler.name}()  concurrency {handler.concurrency}, "
+        f"consuming   {handler.queue.name:<{width}}  {f'{handler.name}()':<{name_width}}  "
+        f"concurrency {handler.concurrency}, "
         f"prefetch {handler.prefetch}, timeout {format_duration(handler.timeout_s)}"
         for handler in handlers
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from mxworker.cli.dev.keys import HINT
 from mxworker.cli.embedded import lent_broker
@@ -41,7 +42,7 @@ _DEFAULTS = {
     "connect_wait": "8760h",  # a year: a broker that is down is waited for
 }
 _SHOWN_DEFAULTS = {"connect_wait": "no limit"}
-_OWN_TO_RUN = ("dies_with", "ready_hint")
+_OWN_TO_RUN = ("dies_with", "ready_hint", "hide_workings")
 _SECRET = "broker_url"  # noqa: S105 - the name of the option
 
 
@@ -102,7 +103,10 @@ def dev(ctx: click.Context, /, app: str, reload_dir: tuple[str, ...], no_keys: b
         brokers = checked_brokers(ctx, flags)
         values = {**ctx.params, **flags}
         console = None if no_keys else _console(app, brokers, values)
-        command = service_command(run, values, None if console is None else HINT)
+        hint = () if console is None else (f"--ready-hint={HINT}",)
+        is_level_asked = ctx.get_parameter_source("log_level") is not ParameterSource.DEFAULT
+        hiding = () if is_level_asked else ("--hide-workings",)
+        command = service_command(run, values, *hint, *hiding)
         code = outer.run(command, service_environment(run, values), watched, terminal, embedded, console)
     sys.exit(code)
 
@@ -139,17 +143,16 @@ def wanted_samples(app: str, brokers: Brokers, values: Mapping[str, Any]) -> Wan
     )
 
 
-def service_command(run: click.Command, values: Mapping[str, Any], hint: str | None = None) -> list[str]:
+def service_command(run: click.Command, values: Mapping[str, Any], *more: str) -> list[str]:
     """Return the command line of a `run` with these values, except for the broker URLs, which hold passwords.
 
     The interpreter gets our own options. With -m the current directory is on the import path, unless -P is given, so
-    that the service finds the modules that we find. `hint` is for people, to be shown when the service is ready.
+    that the service finds the modules that we find. `more` are options that only `run` has.
     """
     safely = [] if str(Path.cwd()) in sys.path else ["-P"]
     options = [option for option in run.params if isinstance(option, click.Option) and option.name in values]
     said = [text for option in options if option.name != _SECRET for text in _said(option, values[option.name])]
-    ours = [f"--dies-with={os.getpid()}", *([] if hint is None else [f"--ready-hint={hint}"])]
-    return [*_python(), *safely, "-m", "mxworker", "run", values["app"], *ours, *said]
+    return [*_python(), *safely, "-m", "mxworker", "run", values["app"], f"--dies-with={os.getpid()}", *more, *said]
 
 
 def _python() -> list[str]:

@@ -33,6 +33,7 @@ from mxworker.cli.dev.console import Console
 from mxworker.cli.dev.keys import Key
 from mxworker.cli.dev.sources import changes
 from mxworker.errors import ExitCode
+from mxworker.system.log import is_json, say
 from mxworker.system.log_events import log_event
 from mxworker.system.printable import foreign
 from mxworker.system.terminal import SETTLES_S, Terminal
@@ -69,7 +70,7 @@ def run(
         if console is not None:
             closing.callback(console.close)
         signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
-        log.info("watching %s", ", ".join(map(foreign, watched)), extra=log_event("dev_watching"))
+        _tell_watched(watched)
         news = changes(watched)
         next(news)  # from here on every change is noticed
         outer = _Outer(command, environment, terminal, console)
@@ -80,6 +81,15 @@ def run(
             if code is not None:
                 return code
     raise AssertionError("the watching of files has ended")  # only a stop event could end it, and it has none
+
+
+def _tell_watched(watched: Sequence[Path]) -> None:
+    """Say what is watched, in a text log as one of the facts that the service shows."""
+    folders = ", ".join(map(foreign, watched))
+    if is_json():
+        log.info("watching %s", folders, extra=log_event("dev_watching"))
+    elif log.isEnabledFor(logging.INFO):
+        say(f"{'watching':<11} {folders}")
 
 
 class _Outer:

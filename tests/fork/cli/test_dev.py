@@ -221,7 +221,7 @@ def develop_really(tmp_path: Path) -> Iterator[Develop]:
 def test_app_that_cannot_be_loaded_is_shown_and_tried_again_when_it_is_saved(
     develop_really: Develop, tmp_path: Path
 ) -> None:
-    service = develop_really(BROKEN)
+    service = develop_really(BROKEN, "--log-level=debug")
     service.wait_for_log("the service ended with exit code 3")
     assert '  app.py:5  raise RuntimeError("version 1")    RuntimeError: version 1\n' in service.log_text()
     (tmp_path / "app.py").write_text(WORKING)
@@ -241,7 +241,9 @@ def test_edit_of_equal_size_within_the_second_is_seen(develop_really: Develop, t
 
 
 def test_settings_of_flags_and_variables_reach_the_service_without_the_password(develop_really: Develop) -> None:
-    service = develop_really(WORKING, "--handler-timeout=90s", "--broker-shuffle", MXWORKER_WORKERS="2")
+    service = develop_really(
+        WORKING, "--log-level=debug", "--handler-timeout=90s", "--broker-shuffle", MXWORKER_WORKERS="2"
+    )
     service.wait_for_log("worker 2 BOOTING -> CONNECTING")
     assert "workers     2 (set)" in service.log_text()
     assert "broker      amqp://me:***@127.0.0.1:" in service.log_text()
@@ -252,7 +254,7 @@ def test_settings_of_flags_and_variables_reach_the_service_without_the_password(
 
 
 def test_no_service_outlives_a_killed_outer_process(develop_really: Develop) -> None:
-    service = develop_really(WORKING, "--workers=2")
+    service = develop_really(WORKING, "--workers=2", "--log-level=debug")
     service.wait_for_log("worker 2 BOOTING -> CONNECTING")
     service.signal(signal.SIGKILL)
     service.wait_exit()

@@ -186,14 +186,18 @@ def test_sample_of_key_p_is_handled_and_key_o_tells_the_page(tmp_path: Path) -> 
     no_service = {"INVOCATION_ID": "", "NOTIFY_SOCKET": "", "XDG_RUNTIME_DIR": str(tmp_path), "RUNTIME_DIRECTORY": ""}
     env = {**ours, **no_service, "PYTHONPATH": str(REPOSITORY), "MXWORKER_HTTP": "127.0.0.1:0"}
     with Shell(tmp_path, env) as shell:
-        shell.run(sys.executable, "-m mxworker dev app --log-level=info")
-        shell.wait_for("Ready in ")
-        shell.wait_for(f"s. {HINT}")
+        shell.run(sys.executable, "-m mxworker dev app")
+        start = shell.wait_for(f"s. {HINT}")
+        assert "DEBUG" not in start  # how mxworker works interests few
+        assert f"watching    {tmp_path}\n" in start
+        assert "consuming   orders  order()  concurrency 32" in start
+        assert "consuming   codes   code()   concurrency 32" in start
         shell.type("p")
         shell.wait_for('published to orders: {"id":1,"note":"text"}')
         shell.wait_for("nothing published to codes: there is no sample of Coded: code: no text is made up that matches")
         wait_until((tmp_path / "handled").exists, 60, "the sample to be handled")
         assert (tmp_path / "handled").read_text() == "Order(id=1, note='text')"
+        wait_until(lambda: "DEBUG   mxworker.worker.handling" in shell.screen(), 20, "the line about the message")
         shell.type("o")
         shell.wait_for("\nhttp://127.0.0.1:")
         shell.type("q")

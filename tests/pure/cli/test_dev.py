@@ -33,7 +33,7 @@ def test_service_is_told_what_dev_was_told(said: list[str], monkeypatch: pytest.
     if "MXWORKER_BROKER_URL" in environment:
         monkeypatch.setenv("MXWORKER_BROKER_URL", environment["MXWORKER_BROKER_URL"])
     understood = run.make_context("run", command[command.index("run") + 1 :]).params
-    for name in ("dies_with", "ready_hint"):
+    for name in ("dies_with", "ready_hint", "hide_workings"):
         understood.pop(name)
     assert understood == {name: value for name, value in told.items() if name not in ("reload_dir", "no_keys")}
 
@@ -46,5 +46,6 @@ def test_service_runs_under_the_options_of_our_interpreter(monkeypatch: pytest.M
 
 def test_dev_has_every_option_of_run_and_other_defaults() -> None:
     told = dev.make_context("dev", ["app"]).params
-    assert {option.name for option in run.params} - told.keys() == {"dies_with", "ready_hint"}
+    assert {option.name for option in run.params} - told.keys() == {"dies_with", "ready_hint", "hide_workings"}
+    assert told["connect_wait"] > 24 * 3600  # a broker that is down is waited for
     assert (told["workers"], told["drain_timeout"], told["log_level"], told["log_format"]) == (1, 5.0, "debug", "text")
