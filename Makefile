@@ -1,7 +1,7 @@
 # `make` lists the targets. Every target prepares what it needs; a second run is quick.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos bench lint clean rabbitmq systemd prometheus chromium
+.PHONY: help demo test chaos bench lint clean rabbitmq systemd prometheus chromium clients
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
@@ -30,7 +30,7 @@ test: $(READY) ## Check style and types, then run all tests, those of guarantees
 	@$(BIN)/python -m pytest -n 3 --dist loadfile -m "not alone"; code=$$?; \
 		$(BIN)/python -m pytest -m alone && exit $$code
 
-chaos: $(READY) rabbitmq systemd prometheus chromium ## Run the fault and guarantee tests in full (long)
+chaos: $(READY) rabbitmq systemd prometheus chromium clients ## Run the fault and guarantee tests in full (long)
 	@$(BIN)/python -m pytest tests/chaos tests/broker tests/fork --full
 
 bench: $(READY) rabbitmq ## Measure consuming, publishing and memory against a private broker
@@ -80,3 +80,9 @@ prometheus:
 # Tests look at the status page with a browser. `test` does so where there is one, as it takes half a minute to install.
 chromium:
 	@command -v chromium >/dev/null || { tests/apt-install.sh fonts-dejavu-core && tests/apt-install.sh chromium; } || true
+
+# Programs of clients in Go and JavaScript run against the embedded broker. Without their languages those are skipped.
+clients:
+	@test -d /usr/share/gocode/src/github.com/rabbitmq/amqp091-go || tests/apt-install.sh golang-github-rabbitmq-amqp091-go-dev || true
+	@command -v go >/dev/null || tests/apt-install.sh golang-go || true
+	@command -v npm >/dev/null || tests/apt-install.sh npm || true

@@ -103,11 +103,11 @@ class Topology:
 
     def declare_queue(self, name: str, declared: Declared, user: object) -> tuple[Queue, bool]:
         """Make a queue, or check that it is the one which is there; return it, and whether it is new."""
+        self._refuse_reserved(QUEUE, name)
         current = self.queues.get(name)
         if current is not None:
             self._assert_same(current, declared, user)
             return current, False
-        self._refuse_reserved(QUEUE, name)
         where = self.where(QUEUE, name)
         settings = queue_settings(where, declared.arguments, self.default_delivery_limit)
         made = Queue(name or _generated_name(), declared, settings)

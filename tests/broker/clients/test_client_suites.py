@@ -11,17 +11,15 @@ import os
 import re
 import subprocess
 import sys
-import venv
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from mxworker.devbroker.process import BrokerProcess
+from tests.broker.clients.conftest import SUITES, install
 from tests.rabbit.node import Node
 
-SUITES = {"aio_pika": "aio-pika==10.2.1", "aiormq": "aiormq==7.2.4"}
-NEEDED = ("aiomisc", "aiomisc-pytest", "pytest", "shortuuid", "timeout-decorator")
 OPTIONS = ["-p", "broker_stand_in", "-p", "no:cacheprovider", "-o", "log_cli=false", "-q", "-rA", "--tb=no"]
 TIMEOUT_S = 3600
 AGAIN = 3
@@ -29,47 +27,41 @@ _OUTCOME = re.compile(r"^(PASSED|FAILED|ERROR|SKIPPED) (tests/\S+::.*?)(?: - .*)
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    """A folder with the unpacked distributions and `venv`, the Python that runs their tests."""
-    if not request.config.getoption("--full"):
-        pytest.skip("takes many minutes: --full runs it")
+def sources(tmp_path_factory: pytest.TempPathFactory, python: Path) -> Path:
+    """A folder with the unpacked distributions."""
     folder = tmp_path_factory.mktemp("clients")
-    venv.create(folder / "venv", with_pip=True)
-    pip = [folder / "venv/bin/python", "-m", "pip", "--quiet"]
-    try:
-        _run([*pip, "install", *SUITES.values(), *NEEDED], folder)
-        _run([*pip, "download", "--no-deps", f"--no-binary={','.join(SUITES)}", *SUITES.values()], folder)
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"the package index does not have it: {error.stderr[-500:]}")
+    only = f"--no-binary={','.join(SUITES)}"  # not of the tools that build them
+    install([python, "-m", "pip", "--quiet", "download", "--no-deps", only, *SUITES.values()], folder)
     for archive in folder.glob("*.tar.gz"):
-        _run(["tar", "xzf", archive], folder)
+        install(["tar", "xzf", archive], folder)
     return folder
-
-
-def _run(command: list[object], folder: Path) -> None:
-    subprocess.run([str(part) for part in command], cwd=folder, check=True, capture_output=True, text=True)
 
 
 @pytest.mark.alone
 @pytest.mark.parametrize("suite", SUITES)
-def test_what_passes_on_rabbitmq_passes(suite: str, environment: Path, node: Node, embedded: BrokerProcess) -> None:
+def test_what_passes_on_rabbitmq_passes(
+    suite: str, python: Path, sources: Path, node: Node, embedded: BrokerProcess
+) -> None:
+    def passed_on(url: str, *tests: str) -> set[str]:
+        return passed([str(python), "-m", "pytest", *OPTIONS, *(tests or ["tests"])], suite, sources, url)
+
     with node.expect_precondition_failed():
-        on_rabbitmq = passed(suite, environment, node.url)
-    on_ours = passed(suite, environment, embedded.url)
+        on_rabbitmq = passed_on(node.url)
+    on_ours = passed_on(embedded.url)
     for _ in range(AGAIN):  # what depends on the machine's speed or on the garbage collector gets another chance
         if missing := sorted(on_rabbitmq - on_ours):
-            on_ours |= passed(suite, environment, embedded.url, *missing)
+            on_ours |= passed_on(embedded.url, *missing)
     print(f"{suite}: {len(on_rabbitmq)} tests pass on RabbitMQ, {len(on_rabbitmq & on_ours)} of them here")
     assert len(on_rabbitmq) > 200
     assert sorted(on_rabbitmq - on_ours) == []
 
 
-def passed(suite: str, folder: Path, url: str, *tests: str) -> set[str]:
-    """Run a suite, or some of its tests, against a broker; return the ids that passed."""
+def passed(command: list[str], suite: str, folder: Path, url: str) -> set[str]:
+    """Run tests of a suite against a broker; return the ids that passed."""
     (home,) = folder.glob(f"{suite}-*/")
     (certificates,) = folder.glob("aiormq-*/tests/certs")
     done = subprocess.run(
-        [folder / "venv/bin/python", "-m", "pytest", *OPTIONS, *(tests or ["tests"])],
+        command,
         cwd=home,
         env={
             **os.environ,

@@ -156,6 +156,9 @@ def test_server_names_a_queue(channel: Channel) -> None:
     channel.bind("", "amq.direct", made)  # the queue declared last
     channel.publish(made, b"bound", exchange="amq.direct")
     assert channel.drain(made) == [b"bound"]
+    channel.declare(made, passive=True)
+    with pytest.raises(Closed, match=f"403 ACCESS_REFUSED - queue name '{made}' contains reserved prefix"):
+        channel.declare(made, exclusive=True)
 
 
 def test_auto_delete_queue_goes_with_its_last_consumer(wire: Wire, channel: Channel, name: str) -> None:

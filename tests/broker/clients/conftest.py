@@ -1,0 +1,42 @@
+"""The environment of other clients, which tests of them install: many minutes, so under --full only."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+SUITES = {"aio_pika": "aio-pika==10.2.1", "aiormq": "aiormq==7.2.4"}
+NEEDED = ("aiomisc", "aiomisc-pytest", "pytest", "shortuuid", "timeout-decorator")
+OTHERS = ("pika~=1.3", "kombu~=5.4")
+
+
+@pytest.fixture(scope="session")
+def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python that has the clients of its language, and what their test suites need."""
+    if not request.config.getoption("--full"):
+        pytest.skip("takes many minutes: --full runs it")
+    folder = tmp_path_factory.mktemp("python")
+    venv.create(folder, with_pip=True)
+    python = folder / "bin/python"
+    install([python, "-m", "pip", "--quiet", "install", *SUITES.values(), *NEEDED, *OTHERS], folder)
+    return python
+
+
+def install(command: Sequence[object], folder: Path) -> None:
+    """Run a command that installs something, or tell why it is missing."""
+    done = subprocess.run([str(part) for part in command], cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        missing(f"cannot be installed here: {done.stderr[-500:]}")
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip the test, or with CI=true fail it, because something is missing that `make chaos` installs."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
