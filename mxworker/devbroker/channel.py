@@ -57,7 +57,7 @@ class Channel:
         try:
             method, tag, bits = _settlement.unpack(payload)
         except struct.error:
-            raise ConnectionFault(502, "a settlement is cut short") from None
+            raise ConnectionFault(501, "cannot decode the arguments of a settlement") from None
         if method == frames.ACK:
             self._consuming.ack(tag, bool(bits & _MULTIPLE))
         elif method == frames.REJECT:

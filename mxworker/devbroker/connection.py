@@ -13,7 +13,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, Protocol
 
-from pamqp import commands, exceptions
+from pamqp import commands
 from pamqp import frame as codec
 from pamqp.base import Frame
 
@@ -22,7 +22,8 @@ from mxworker.devbroker.channel import Channel
 from mxworker.devbroker.client import Limits, Line
 from mxworker.devbroker.clock import Clock, Timer
 from mxworker.devbroker.faults import ConnectionFault, Fault
-from mxworker.devbroker.handshake import Account, Handshake, LoginRefused, Stage
+from mxworker.devbroker.handshake import Account, Handshake, Stage
+from mxworker.devbroker.methods import CONNECTION_CLOSE, CONNECTION_CLOSE_OK, decoded, method_id
 from mxworker.devbroker.queues import Consumer
 from mxworker.devbroker.unacked import Held, by_queue
 from mxworker.devbroker.vhost import VirtualHost
@@ -196,11 +197,12 @@ class Connection(asyncio.Protocol):
                 self._on_channel_frame(channel, kind, number, payload)
             else:
                 self._on_other_channel(channel, kind, number, payload)
-        elif kind == frames.METHOD:
-            self._on_connection_method(number, payload)
-        elif kind != frames.HEARTBEAT and self.state is not State.CLOSING:
-            is_content = kind == frames.BODY or (kind == frames.HEADER and frames.is_header(payload))
-            raise frames.unexpected(kind, payload) if is_content else frames.unknown(kind, payload)
+        elif self.state is State.CLOSING:
+            self._on_answer(method_id(payload) if kind == frames.METHOD else 0)
+        elif kind == frames.METHOD and not number:
+            self._on_connection_method(payload)
+        elif kind != frames.HEARTBEAT:
+            raise frames.unexpected(kind, payload) if frames.is_known(kind, payload) else frames.unknown(kind, payload)
 
     def _on_channel_frame(self, channel: Channel, kind: int, number: int, payload: bytes) -> None:
         if kind == frames.BODY:
@@ -212,18 +214,18 @@ class Connection(asyncio.Protocol):
                 raise frames.unknown(kind, payload)
             channel.on_header(payload)
         elif kind == frames.METHOD:
-            method_id = int.from_bytes(payload[:4], "big")
-            if method_id == frames.PUBLISH:
+            method = method_id(payload)
+            if method == frames.PUBLISH:
                 channel.on_publish(payload)
                 return
             if wanted := channel.awaits_content:
                 raise ConnectionFault(
                     505, f"expected content {wanted} for class 60, got non content {wanted} frame instead"
                 )
-            if method_id in _SETTLEMENTS:
+            if method in _SETTLEMENTS:
                 channel.on_settlement(payload)
             else:
-                self._on_channel_method(channel, number, _decoded(payload))
+                self._on_channel_method(channel, number, decoded(payload))
         else:
             raise frames.unknown(kind, payload)
 
@@ -237,7 +239,7 @@ class Connection(asyncio.Protocol):
 
     def _on_other_channel(self, channel: Channel | None, kind: int, number: int, payload: bytes) -> None:
         """Take a frame for a channel that is not open, or that the broker has closed."""
-        method = _decoded(payload) if kind == frames.METHOD else None
+        method = decoded(payload) if kind == frames.METHOD else None
         if channel is not None:  # all but the answer to the close is dropped
             if isinstance(method, commands.Channel.Close):
                 self._send(commands.Channel.CloseOk(), number)
@@ -259,15 +261,16 @@ class Connection(asyncio.Protocol):
         self._channels[number] = Channel(Line(number, self, self._vhost, self._broker.limits))
         self._send(commands.Channel.OpenOk(), number)
 
-    def _on_connection_method(self, number: int, payload: bytes) -> None:
-        method = _decoded(payload)
+    def _on_answer(self, method: int) -> None:
+        """Take what comes after the broker has closed the connection: all but the answer to that is dropped."""
+        if method == CONNECTION_CLOSE_OK:
+            self._end()
+        elif method == CONNECTION_CLOSE:
+            self._send(commands.Connection.CloseOk())
+
+    def _on_connection_method(self, payload: bytes) -> None:
+        method = decoded(payload)
         match self.state, method:
-            case State.CLOSING, commands.Connection.CloseOk():
-                self._end()
-            case State.CLOSING, commands.Connection.Close():
-                self._send(commands.Connection.CloseOk())
-            case State.CLOSING, _:
-                pass
             case _, commands.Connection.Close():
                 for channel in self._channels.values():
                     channel.flush()
@@ -285,7 +288,8 @@ class Connection(asyncio.Protocol):
         handshake = self._handshake
         if handshake.stage is Stage.TUNE_OK:
             handshake.tune(method)
-            self.frame_max = self._reader.frame_max = handshake.frame_max
+            self.frame_max = handshake.frame_max
+            self._reader.frame_max = handshake.frame_max or frames.UNLIMITED
             self._watch_heartbeats(handshake.heartbeat_s)
             return
         answer = handshake.answer(method)
@@ -298,9 +302,7 @@ class Connection(asyncio.Protocol):
     def _on_fault(self, fault: Fault, number: int, method: bytes) -> None:
         """Close what the fault concerns."""
         class_id, method_id = int.from_bytes(method[:2], "big"), int.from_bytes(method[2:4], "big")
-        if self.state is State.HANDSHAKE and not (
-            isinstance(fault, LoginRefused) and "authentication_failure_close" in self._handshake.capabilities
-        ):  # RabbitMQ ends it without a word too (AMQP 0-9-1, 2.2.4)
+        if self.state is State.HANDSHAKE and not self._handshake.is_told(fault):  # as with RabbitMQ (AMQP 0-9-1, 2.2.4)
             log.info("a client could not connect: %s", fault.text, extra=log_event("embedded_broker_refused"))
             self._end()
             return
@@ -404,13 +406,3 @@ def _concerned(fault: Fault, kind: int, payload: bytes) -> bytes:
     if kind == frames.METHOD:
         return payload
     return b"" if isinstance(fault, ConnectionFault) else frames.PUBLISH.to_bytes(4, "big")
-
-
-def _decoded(payload: bytes) -> Frame:
-    """Return the method in a frame; ConnectionFault when there is none."""
-    try:
-        method = codec.unmarshal(frames.method_frame(0, payload))[2]
-    except (exceptions.UnmarshalingException, ValueError, IndexError, OverflowError, OSError) as error:
-        raise ConnectionFault(503, f"the method cannot be read: {error}") from error
-    assert isinstance(method, Frame)
-    return method

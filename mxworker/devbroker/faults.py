@@ -71,8 +71,9 @@ def precondition_failed(explanation: str) -> Fault:
 
 
 def _fitting(text: str) -> str:
-    """Cut `text` to the length of a short string, as RabbitMQ does."""
-    raw = text.encode("utf-8", "replace")
+    """Cut `text` to the length of a short string, as RabbitMQ does. Octets that are not UTF-8 are escaped."""
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    raw = text.encode()
     if len(raw) <= _LONGEST_TEXT_BYTES:
         return text
     return raw[: _LONGEST_TEXT_BYTES - 3].decode("utf-8", "ignore") + "..."

@@ -7,12 +7,13 @@ refuses names that RabbitMQ takes. Names are text; bytes that are not UTF-8 surv
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 from mxworker.devbroker.faults import ConnectionFault
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 OVERHEAD = 8
-MIN_FRAME_MAX = 4096
+MIN_FRAME_MAX, UNLIMITED = 4096, 2**32
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
@@ -45,18 +46,18 @@ class FrameReader:
         """Why the bytes after the frames returned so far cannot be read; then the reader takes no more."""
         self._rest = b""
 
-    def feed(self, data: bytes) -> list[tuple[int, int, bytes]]:
-        """Return type, channel and payload of each frame that is complete now."""
+    def feed(self, data: bytes) -> Iterator[tuple[int, int, bytes]]:
+        """Yield type, channel and payload of each frame that is complete now.
+
+        `frame_max` may change between two frames. You must take all frames, unless you feed nothing more.
+        """
         if self._rest:
             data = self._rest + data
-        frames: list[tuple[int, int, bytes]] = []
-        add = frames.append
         at, end = 0, len(data)
-        most = self.frame_max - OVERHEAD if self.frame_max else end + 1
         while end - at >= 7 and self.fault is None:
             kind, channel, size = _read_head(data, at)
-            if size > most + OVERHEAD:
-                self.fault = _frame_error(kind, b"", f"{{frame_too_large,{size},{most}}}")
+            if size > self.frame_max:
+                self.fault = _frame_error(kind, b"", f"{{frame_too_large,{size},{self.frame_max - OVERHEAD}}}")
                 break
             last = at + 7 + size
             if last >= end:
@@ -65,15 +66,19 @@ class FrameReader:
             if data[last] != _END:
                 self.fault = _frame_error(kind, payload, f"{{invalid_frame_end_marker,{data[last]}}}")
                 break
-            add((kind, channel, payload))
+            yield kind, channel, payload
             at = last + 1
         self._rest = data[at:]
-        return frames
 
 
 def is_header(payload: bytes) -> bool:
-    """Tell whether the payload of a header frame can be read: weight 0, and property flags behind the size."""
-    return len(payload) >= _HEADER_BYTES + 2 and payload[2:4] == b"\0\0"
+    """Tell whether the payload of a header frame can be read: it has a class, a weight, a size, and property flags."""
+    return len(payload) >= _HEADER_BYTES + 2
+
+
+def is_known(kind: int, payload: bytes) -> bool:
+    """Tell whether a frame is one of methods and content, which may come at the wrong time only."""
+    return kind in (METHOD, BODY) or (kind == HEADER and is_header(payload))
 
 
 def unexpected(kind: int, payload: bytes) -> ConnectionFault:

@@ -16,7 +16,7 @@ from pamqp.base import Frame
 
 from mxworker import __version__
 from mxworker.devbroker.client import Limits
-from mxworker.devbroker.faults import ConnectionFault
+from mxworker.devbroker.faults import ConnectionFault, Fault
 from mxworker.devbroker.frames import MIN_FRAME_MAX
 
 PRODUCT = "mxworker embedded broker"
@@ -87,6 +87,12 @@ class Handshake:
                 return commands.Connection.OpenOk()
             case _:
                 raise ConnectionFault(503, f"{method.name} is not expected now")
+
+    def is_told(self, fault: Fault) -> bool:
+        """Tell whether the client is to hear of a fault, or the connection ends without a word."""
+        if isinstance(fault, LoginRefused):
+            return "authentication_failure_close" in self.capabilities
+        return self.stage is Stage.OPEN
 
     def tune(self, method: Frame) -> None:
         """Take connection.tune-ok, which has no answer."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from mxworker.devbroker.faults import precondition_failed
+from mxworker.devbroker.faults import ConnectionFault, precondition_failed
 from mxworker.devbroker.frames import short_string
 from mxworker.devbroker.type_names import type_name
 from mxworker.errors import DecodeError
@@ -21,6 +21,7 @@ from mxworker.wire.properties import FLAG_EXPIRATION, FLAG_HEADERS, FLAG_USER_ID
 REPLY_TO = "amq.rabbitmq.reply-to"
 MAX_TTL_MS = 10 * 365 * 24 * 60 * 60 * 1000  # ten years
 _CC, _BCC = "CC", "BCC"
+_CHECKED_TABLE_BYTES = 2 * field_table.MAX_SPLIT  # the shortest header takes two bytes
 _flags = struct.Struct(">H").unpack_from
 _pack_size = struct.Struct(">I").pack
 
@@ -65,6 +66,23 @@ class Message:
             return None
         text = self.read.expiration
         return int(text) if text and text.isdecimal() else None
+
+
+def assert_whole(properties: bytes) -> None:
+    """Raise ConnectionFault when raw properties are not whole values one after another: they would harm a consumer.
+
+    The headers are looked at one by one, but not into tables and arrays inside them. A large table is taken as it is,
+    because it may have more headers than we read.
+    """
+    try:
+        values = split(properties)
+        table = values.get(FLAG_HEADERS, b"")[4:]
+        if table and len(table) <= _CHECKED_TABLE_BYTES:
+            field_table.entries(table)
+    except DecodeError as error:
+        raise ConnectionFault(502, str(error)) from error
+    if 2 + sum(map(len, values.values())) != len(properties):
+        raise ConnectionFault(502, "there is more behind the last of the properties")
 
 
 def published(

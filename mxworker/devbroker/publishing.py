@@ -10,7 +10,7 @@ from mxworker.devbroker import frames
 from mxworker.devbroker.client import Line
 from mxworker.devbroker.confirms import Confirms
 from mxworker.devbroker.faults import ConnectionFault, Fault, access_refused, precondition_failed
-from mxworker.devbroker.message import REPLY_TO, Message, published, replaced, with_reply_to
+from mxworker.devbroker.message import REPLY_TO, Message, assert_whole, published, replaced, with_reply_to
 from mxworker.devbroker.queues import Queue
 from mxworker.devbroker.topology import DEFAULT
 from mxworker.devbroker.vhost import ReplyReceiver
@@ -80,14 +80,19 @@ class Publishing:
             raise ConnectionFault(505, "expected method frame, got non method frame instead")
         if self._missing_bytes >= 0:
             raise ConnectionFault(505, "expected content body, got non content body frame instead")
-        class_id, _, size = _content_head(payload)
+        class_id, weight, size = _content_head(payload)
+        if weight:
+            raise ConnectionFault(505, "expected content header for class 60, got non content header frame instead")
         if class_id != frames.BASIC:
             raise ConnectionFault(505, f"expected content header for class 60, got one for class {class_id} instead")
         if size > self._line.limits.max_message_bytes:
             raise precondition_failed(
                 f"message size {size} is larger than configured max size {self._line.limits.max_message_bytes}"
             )
-        self._properties = payload[_CONTENT_HEAD_BYTES:]
+        properties = payload[_CONTENT_HEAD_BYTES:]
+        if properties != self._properties:
+            assert_whole(properties)
+            self._properties = properties
         self._missing_bytes = size
         if not size:
             self._complete(b"")
@@ -179,4 +184,4 @@ def _read_target(payload: bytes) -> _Target:
         routing_key, end = frames.read_short_string(payload, at)
         return _Target(exchange, routing_key, payload[6:end], payload[end])
     except IndexError:
-        raise ConnectionFault(502, "basic.publish is cut short") from None
+        raise ConnectionFault(501, "cannot decode the arguments of Basic.Publish") from None

@@ -205,7 +205,7 @@ class Wire:
         elif kind == _HEADER:
             content = header.ContentHeader()
             content.unmarshal(payload)
-            self._partial[channel] += [content, b""]
+            self._partial[channel] += [content, bytearray()]
             self._complete(channel)
         else:
             self._partial[channel][2] += payload
@@ -214,7 +214,7 @@ class Wire:
     def _complete(self, channel: int) -> None:
         method, content, body = self._partial[channel]
         if len(body) == content.body_size:
-            self._inbox[channel].append(Content(method, content.properties, body))
+            self._inbox[channel].append(Content(method, content.properties, bytes(body)))
             del self._partial[channel]
 
 
