@@ -20,6 +20,8 @@ from pamqp import commands
 from pamqp import frame as frames
 
 from mxworker.devbroker.process import BrokerProcess, start_broker
+from tests.harness.scales import FULL_ONLY
+from tests.harness.waiting import wait_until
 from tests.harness.wire import Closed, Wire
 
 GREETING = b"AMQP\x00\x00\x09\x01"
@@ -209,6 +211,20 @@ def test_a_body_that_never_comes_costs_nothing(broker: BrokerProcess) -> None:
         assert rss_mib(broker) - before < 10
         with pytest.raises(Closed, match="505 UNEXPECTED_FRAME"):
             channel.counts("x")
+
+
+@FULL_ONLY
+def test_memory_of_messages_that_have_gone_is_given_back() -> None:
+    with start_broker() as broker, Wire(broker.url) as wire:
+        before = rss_mib(broker)
+        channel = wire.channel()
+        channel.declare("gone", exclusive=True)
+        for _ in range(10_000):
+            channel.publish("gone", b"x" * 20_000)
+        channel.sync()
+        assert rss_mib(broker) > before + 150
+        channel.call(commands.Queue.Purge(queue="gone"))
+        wait_until(lambda: rss_mib(broker) < before + 40, 30, "the memory")
 
 
 def test_tables_inside_each_other_have_a_bound(broker: BrokerProcess) -> None:
