@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
+from collections.abc import Callable, Iterable
 
 from mxworker.board import metrics_layout as layout
-from mxworker.board.metrics import padded
+from mxworker.board.metric_reading import FREE_NAMES, padded
 from mxworker.board.metrics_layout import (
     BOUNDS_S,
     FAILURE_TYPES,
     PROCESS_GAUGES,
     ROW_GAUGES,
     FailureWord,
+    Outcome,
     ProcessSeconds,
     ProcessWord,
     RowSeconds,
@@ -28,8 +30,12 @@ SavedMetrics = list[tuple[int, bytes]]
 """Parts of a metrics area, each with its place."""
 
 
+def _written(used: int) -> int:
+    """Return how many rows may have been written: also those for all others, when all rows are used."""
+    return layout.ALL_ROWS if used == layout.ROWS else used
+
+
 def _with_other(used: int, most: int) -> int:
-    """Return how many rows may have been written: also the last one, for all others, when all rows are used."""
     return used + (used == most)
 
 
@@ -53,7 +59,7 @@ class MetricRows:
             self.process[word] = 0
         self.process_seconds[ProcessSeconds.LOOP_LAG] = 0.0
         used = min(self.process[ProcessWord.ROWS_USED], layout.ROWS)
-        for row in range(_with_other(used, layout.ROWS)):
+        for row in range(_written(used)):
             words, seconds = self._row(row)
             for word in ROW_GAUGES:
                 words[word] = 0
@@ -66,7 +72,7 @@ class MetricRows:
         failures = min(self.process[ProcessWord.FAILURES_USED], layout.FAILURES)
         sizes = {
             0: layout.ROWS_AT,
-            layout.ROWS_AT: _with_other(rows, layout.ROWS) * layout.ROW_WORDS * _BYTES,
+            layout.ROWS_AT: _written(rows) * layout.ROW_WORDS * _BYTES,
             layout.ROW_NAMES_AT: rows * layout.ROW_NAMES_BYTES,
             layout.EXCHANGES_AT: _with_other(exchanges, layout.EXCHANGES) * layout.EXCHANGE_WORDS * _BYTES,
             layout.EXCHANGE_NAMES_AT: exchanges * layout.NAME_BYTES,
@@ -83,6 +89,55 @@ class MetricRows:
             self.process[ProcessWord.EXCHANGES_USED] = self.process[ProcessWord.FAILURES_USED] = 0
 
     # ---- the worker's side
+
+    def claim(self, names: Iterable[tuple[str, str]], generation: int, former: Callable[[], set[bytes]]) -> None:
+        """Give a row to each of the handlers of this code, named by queue and handler, as far as there are rows.
+
+        `generation` is that of the code. `former` returns the names of rows that may be given to others, see
+        `metric_reading.former`; it is called only when there are too few.
+        """
+        wanted = list(dict.fromkeys(padded(queue) + padded(handler) for queue, handler in names))
+        present = self._row_names()
+        missing = [name for name in wanted if name not in present]
+        room = layout.ROWS - len(present) + present.count(FREE_NAMES)
+        if len(missing) > room:
+            gone = former().difference(wanted)
+            for row in [row for row, name in enumerate(present) if name in gone][: len(missing) - room]:
+                self._free(row)
+        for name in missing:
+            self._take_row(name)
+        rows = {name: row for row, name in enumerate(self._row_names())}
+        for row in {rows.get(name, layout.OTHER_ROW) for name in wanted}:
+            self._row(row)[0][RowWord.GENERATION] = generation
+
+    def _row_names(self) -> list[bytes]:
+        size, at = layout.ROW_NAMES_BYTES, layout.ROW_NAMES_AT
+        used = min(self.process[ProcessWord.ROWS_USED], layout.ROWS)
+        return [bytes(self._area[at + row * size : at + (row + 1) * size]) for row in range(used)]
+
+    def _take_row(self, name: bytes) -> None:
+        """Give a row that is free again to a handler, or else one that was never used."""
+        names = self._row_names()
+        if FREE_NAMES in names:
+            at = layout.ROW_NAMES_AT + names.index(FREE_NAMES) * layout.ROW_NAMES_BYTES
+            self._area[at : at + layout.ROW_NAMES_BYTES] = name
+        else:
+            self._find(name, ProcessWord.ROWS_USED, layout.ROWS, layout.ROW_NAMES_AT)
+
+    def _free(self, row: int) -> None:
+        """Free the row of a former handler. What the worker has counted in it still counts for the worker."""
+        at = layout.ROW_NAMES_AT + row * layout.ROW_NAMES_BYTES
+        self._area[at : at + layout.ROW_NAMES_BYTES] = FREE_NAMES
+        (words, seconds), (kept, kept_seconds) = self._row(row), self._row(layout.FORMER_ROW)
+        for outcome in Outcome:
+            kept[outcome] += words[outcome]
+        kept_seconds[RowSeconds.BUSY] += seconds[RowSeconds.BUSY]
+        words[:] = memoryview(bytes(words.nbytes)).cast("Q")
+        seconds[:] = memoryview(bytes(seconds.nbytes)).cast("d")
+        for entry in range(min(self.process[ProcessWord.FAILURES_USED], layout.FAILURES)):
+            count, _ = self._failure(entry)
+            if count.words[FailureWord.ROW] == row:
+                count.words[FailureWord.ROW] = layout.FORMER_ROW
 
     def consumer(self, queue: str, handler: str) -> ConsumerRow:
         """Return the row of a handler: that of its predecessors, a new one, or the row for all others."""
@@ -128,19 +183,22 @@ class MetricRows:
         """Return the count of a type of error in a row; None when there is no room for it."""
         name = padded(error_type, layout.ERROR_TYPE_BYTES)
         used = min(self.process[ProcessWord.FAILURES_USED], layout.FAILURES)
-        types = 0
+        types, free = 0, used
         for entry in range(used):
             count, text = self._failure(entry)
             if count.words[FailureWord.ROW] == row:
                 if text == name:
                     return count
                 types += 1
-        if types >= FAILURE_TYPES or used == layout.FAILURES:
+            elif count.words[FailureWord.ROW] == layout.FORMER_ROW:
+                free = entry
+        if types >= FAILURE_TYPES or free == layout.FAILURES:
             return None
-        count, text = self._failure(used)
+        count, text = self._failure(free)
         text[:] = name
+        count.words[FailureWord.COUNT] = 0
         count.words[FailureWord.ROW] = row
-        self.process[ProcessWord.FAILURES_USED] = used + 1
+        self.process[ProcessWord.FAILURES_USED] = max(used, free + 1)
         return count
 
     def _failure(self, entry: int) -> tuple[FailureCount, memoryview]:

@@ -7,16 +7,20 @@ the *seconds*, a double:
     field            size          meaning
     -----            ----          -------
     process          256 x 8       see `ProcessWord` and `ProcessSeconds`: facts of the process, and two histograms
-    rows             65 x 128 x 8  see `RowWord` and `RowSeconds`: one row for each queue with its handler, and four
+    rows             66 x 128 x 8  see `RowWord` and `RowSeconds`: one row for each queue with its handler, and four
                                    histograms
-    row names        65 x 512      the queue and the handler of each row, 256 bytes each, padded with NUL
+    row names        66 x 512      the queue and the handler of each row, 256 bytes each, padded with NUL
     exchanges        65 x 8 x 8    see `ExchangeWord`: one row for each exchange that was published to
     exchange names   65 x 256      the exchange of each row
     failures         1024 x 128    see `FailureWord`: one for each row and type of error, and the type
 
 A row is found again by its names, so a later worker adds to the counters of its predecessors, in whatever order its
-handlers are. The last row of each kind is for everything that finds no free row. The name is written before the row is
-counted as used. A page of memory that was never written takes no memory.
+handlers are. The row after those of each kind is for everything that finds no free row. The name is written before the
+row is counted as used. A page of memory that was never written takes no memory.
+
+A handler that the code before the last reload did not have any more is a *former* one. It is not shown, and a worker
+that has no free row takes its row; a last row keeps what the slot has counted in such rows. A series goes in all slots
+at the same time, so that none of its values is less than an earlier one.
 
 Pure.
 """
@@ -35,6 +39,8 @@ The sum of the values is among the seconds.
 
 ROWS = 64
 OTHER_ROW = ROWS
+FORMER_ROW = ROWS + 1
+ALL_ROWS = ROWS + 2
 EXCHANGES = 64
 OTHER_EXCHANGE = EXCHANGES
 FAILURES = 1024
@@ -103,6 +109,9 @@ class RowWord(IntEnum):
     RETRY_WAITING = auto()
     DEAD_LETTERS = auto()
     QUARANTINED = auto()
+
+    GENERATION = 30
+    """The generation of the code that had this handler last."""
 
     WAIT = 32
     """From here on four histograms."""
@@ -250,8 +259,8 @@ class FailureWord(IntEnum):
 ERROR_TYPE_AT = FAILURE_BYTES - ERROR_TYPE_BYTES
 
 ROWS_AT = PROCESS_WORDS * WORD_BYTES
-ROW_NAMES_AT = ROWS_AT + (ROWS + 1) * ROW_WORDS * WORD_BYTES
-EXCHANGES_AT = ROW_NAMES_AT + (ROWS + 1) * ROW_NAMES_BYTES
+ROW_NAMES_AT = ROWS_AT + ALL_ROWS * ROW_WORDS * WORD_BYTES
+EXCHANGES_AT = ROW_NAMES_AT + ALL_ROWS * ROW_NAMES_BYTES
 EXCHANGE_NAMES_AT = EXCHANGES_AT + (EXCHANGES + 1) * EXCHANGE_WORDS * WORD_BYTES
 FAILURES_AT = EXCHANGE_NAMES_AT + (EXCHANGES + 1) * NAME_BYTES
 METRICS_BYTES = FAILURES_AT + FAILURES * FAILURE_BYTES

@@ -29,7 +29,9 @@ from mxworker.api.context import HandlerScope, WorkerResources
 from mxworker.api.message import Encoder
 from mxworker.api.queues import Queue
 from mxworker.board.directives import Directives, no_directives
+from mxworker.board.layout import Given
 from mxworker.board.lifecycle import WorkerState
+from mxworker.board.metric_reading import former
 from mxworker.board.slot import BoardSlot
 from mxworker.config.process import Consumption
 from mxworker.errors import BrokerError
@@ -104,6 +106,8 @@ def assemble(
     """
     for index, handler in enumerate(handlers):
         slot.name_handler(index, handler.name, handler.queue.name)
+    names = ((handler.queue.name, handler.name) for handler in handlers)
+    slot.rows.claim(names, slot.given[Given.GENERATION], lambda: former(slot.used))
     loop = asyncio.get_running_loop()
     rng = random.Random()  # noqa: S311  not for secrets; seeded by the system, here after the fork
     runners: list[HandlerRunner] = []

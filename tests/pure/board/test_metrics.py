@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxworker.board.layout import Word
+from mxworker.board.metric_reading import former
 from mxworker.board.metric_rows import MetricRows, observe
 from mxworker.board.metric_values import ConsumerMetrics, Histogram, ServiceMetrics
-from mxworker.board.metrics import fold
+from mxworker.board.metrics import fold, outcomes
 from mxworker.board.metrics_layout import (
     BOUNDS_S,
     EXCHANGES,
@@ -132,6 +133,84 @@ def test_handlers_beyond_the_last_row_share_one() -> None:
     (other,) = [each for each in consumers if each.queue == "other"]
     assert (other.handler, other.outcomes["ack"], other.failures) == ("other", 3, {"KeyError": 3})
     assert sum(each.outcomes["ack"] for each in consumers) == ROWS + 3
+
+
+# ---- handlers of former code
+
+
+def reloaded(board: Board, generation: int, names: list[str], slot: int = 1) -> MetricRows:
+    """Let the code of this generation run in a slot; each of its handlers acks one message and fails once."""
+    board.slot(slot).prepare(generation, False, 1)
+    rows = rows_of(board, slot)
+    rows.claim((("orders", name) for name in names), generation, lambda: former(board.used))
+    for name in names:
+        row = rows.consumer("orders", name)
+        row.words[RowWord.SLOTS] = 1
+        row.words[Outcome.ACK] += 1
+        row.failed("ValueError")
+        row.seconds[RowSeconds.BUSY] += 0.5
+    return rows
+
+
+def shown(board: Board) -> dict[str, int]:
+    return {each.handler: each.outcomes["ack"] for each in fold(board).consumers}
+
+
+def test_handler_that_two_reloads_did_not_have_is_not_shown_any_more() -> None:
+    board = board_of(2)
+    for generation, names in enumerate((["old", "same"], ["new", "same"], ["newer", "same"]), 1):
+        for slot in (1, 2):
+            reloaded(board, generation, names, slot)
+            if (generation, slot) == (3, 1):
+                assert shown(board) == {"old": 2, "new": 2, "newer": 1, "same": 5}, "while some have the code before"
+        if generation == 2:
+            assert shown(board) == {"old": 2, "new": 2, "same": 4}, "its last counts can still be scraped"
+    assert shown(board) == {"new": 2, "newer": 2, "same": 6}
+    for slot in board.slots:
+        slot.clear_gauges()
+    assert shown(board) == {"old": 2, "new": 2, "newer": 2, "same": 6}, "nobody says which code is the present one"
+
+
+def roll(board: Board, generation: int, names: list[str]) -> MetricRows:
+    """Start a worker with new code beside the one with the code before, in the other of two slots, and end that."""
+    slot = 1 + generation % 2
+    rows = reloaded(board, generation, names, slot)
+    board.slot(3 - slot).clear_gauges()
+    return rows
+
+
+def test_rows_of_former_handlers_are_given_to_new_ones_and_the_slot_keeps_its_counts() -> None:
+    board = board_of(2)
+    generations = [[f"{generation}-{number}" for number in range(ROWS // 3)] for generation in range(1, 12)]
+    for generation, names in enumerate(generations, 1):
+        rows = roll(board, generation, ["same", *names])
+        assert all(rows.consumer("orders", name).is_own for name in names)
+        before = set(generations[generation - 2]) if generation > 1 else set()
+        assert shown(board).keys() == {"same", *names} | before
+        assert shown(board)["same"] == generation
+        assert all(consumer(board, name).failures == {"ValueError": 1} for name in names)
+    acked = len(generations) * (ROWS // 3 + 1)
+    assert sum(outcomes(slot.metrics)[Outcome.ACK] for slot in board.slots) == acked
+    processes = fold(board).processes
+    assert sum(process.outcomes["ack"] for process in processes) == acked
+    assert sum(process.busy_s for process in processes) == acked / 2
+    acked, saved = outcomes(board.slot(2).metrics)[Outcome.ACK], rows.saved()
+    board.slot(2).metrics[:] = bytes(METRICS_BYTES)
+    rows.restore(saved)
+    assert outcomes(board.slot(2).metrics)[Outcome.ACK] == acked
+
+
+def test_rows_of_the_present_code_and_the_one_before_are_not_given_to_others() -> None:
+    board = board_of(2)
+    first, second = ([f"{generation}-{number}" for number in range(ROWS)] for generation in (1, 2))
+    roll(board, 1, first)
+    roll(board, 2, second)
+    rows = roll(board, 3, ["third"])
+    assert not rows.consumer("orders", "third").is_own
+    assert shown(board).keys() == {*second, "other"}
+    assert not roll(board, 4, ["fourth"]).consumer("orders", "fourth").is_own
+    assert shown(board).keys() == {"other"}
+    assert roll(board, 5, ["fifth"]).consumer("orders", "fifth").is_own
 
 
 def test_exchanges_beyond_the_last_row_share_one() -> None:
