@@ -34,6 +34,7 @@ class ControlServer:
             "unblock": self._unblock,
             "disconnect": self._disconnect,
             "state": self._state,
+            "delete_vhost": self._delete_vhost,
         }
 
     async def start(self) -> None:
@@ -92,6 +93,11 @@ class ControlServer:
         for connection in connections:
             connection.force_close(f"Closed via management plugin: {request.get('reason', '')}")
         return {"closed": len(connections)}
+
+    def _delete_vhost(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Delete a virtual host with its queues. One that is missing is no error."""
+        self._broker.delete_vhost(str(request["vhost"]))
+        return {}
 
     def _state(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
         return {
@@ -156,6 +162,10 @@ class BrokerControl:
         """Return what each queue holds: `ready`, `unacked`, `consumers`."""
         found: Mapping[str, Mapping[str, int]] = self._ask("state")["vhosts"].get(vhost, {})
         return found
+
+    def delete_vhost(self, vhost: str) -> None:
+        """Delete a virtual host with its queues. A client that opens it again gets a new one."""
+        self._ask("delete_vhost", vhost=vhost)
 
     def connections(self) -> int:
         """Return how many clients are connected."""

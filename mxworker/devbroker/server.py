@@ -73,6 +73,13 @@ class EmbeddedBroker:
             self.vhosts[name] = VirtualHost(name, self.clock, time.time(), self.limits.delivery_limit)
         return self.vhosts[name]
 
+    def delete_vhost(self, name: str) -> None:
+        """Delete a virtual host with its queues. One that is missing is no error."""
+        vhost = self.vhosts.pop(name, None)
+        if vhost is not None:
+            for queue in list(vhost.topology.queues.values()):
+                vhost.delete_queue(queue)
+
     def opened(self, connection: Connection) -> None:
         """Note a connection."""
         self.connections.add(connection)

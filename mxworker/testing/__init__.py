@@ -8,7 +8,8 @@
             assert isinstance(result.settlement, Ack)
             worker.assert_published("orders.done", {"id": 1})
 
-`TestWorker` is a worker in the test's own event loop: `worker` says how. Nothing is imported before it is used.
+`TestWorker` is a worker in the test's own event loop: `worker` says how. The fixture `mx_broker` runs services in
+processes: `plugin` has it. This module imports nothing before it is asked, since pytest imports it for the plugin.
 """
 
 from __future__ import annotations
@@ -16,18 +17,22 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["HandlerFailed", "Received", "Result", "StillWaiting", "TestWorker"]
+__all__ = ["BrokerUnderTest", "HandlerFailed", "Received", "Result", "ServiceUnderTest", "StillWaiting", "TestWorker"]
 
 if TYPE_CHECKING:
+    from mxworker.testing.end_to_end import BrokerUnderTest
     from mxworker.testing.received import Received
     from mxworker.testing.results import HandlerFailed, Result
+    from mxworker.testing.services import ServiceUnderTest
     from mxworker.testing.waiting import StillWaiting
     from mxworker.testing.worker import TestWorker
 else:
     _HOMES = {
+        "BrokerUnderTest": "end_to_end",
         "HandlerFailed": "results",
         "Received": "received",
         "Result": "results",
+        "ServiceUnderTest": "services",
         "StillWaiting": "waiting",
         "TestWorker": "worker",
     }

@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mxworker.amqp.connecting.connection import BrokerConnection
+from mxworker.amqp.consuming import topology
 from mxworker.api.attempts import attempt_of
 from mxworker.api.compilation import Handler, HandlerKind
 from mxworker.api.delivery import Delivery
@@ -31,6 +33,7 @@ from mxworker.worker.assembly import assemble
 from mxworker.worker.handling.handler_runner import HandlerRunner
 from mxworker.worker.handling.work import Watch
 
+_URL = BrokerUrl("in-memory")
 _SHOWN_FRAMES = 4
 _LIBRARY_PATIENCE_S = 0.5
 _LIBRARIES = frozenset({"aio_pika", "aiormq"})
@@ -47,9 +50,12 @@ class InProcessService:
         self.calls = Calls()
         self.broker = MemoryBroker(self.clock.queues, takes_all, self.changes.note)
         self.broker.name_queues(self.handlers.values())
+        queues = [(handler.queue, handler.retry_steps_ms) for handler in self.handlers.values()]
+        queues += [(queue, ()) for queue in handlers.declared_queues]
+        self._left_to_operator = [(queue, steps) for queue, steps in queues if queue.declare != "ensure"]
         settings = Consumption(
             app="test",
-            brokers=Brokers((BrokerUrl("in-memory"),)),
+            brokers=Brokers((_URL,)),
             drain_timeout_s=stop_timeout_s,
             quarantine_after=0,
         )
@@ -67,6 +73,18 @@ class InProcessService:
         )
         self.task: asyncio.Task[ExitCode] | None = None
         self._tasks_before = asyncio.all_tasks()
+
+    async def declare(self, deadline: float) -> None:
+        """Declare the queues that the code does not declare, as an operator would have, before the loop time given."""
+        if not self._left_to_operator:
+            return
+        connection = await BrokerConnection.open(_URL, "operator", deadline, wire=self.broker.connect)
+        try:
+            channel = await connection.channel()
+            for queue, retry_steps_ms in self._left_to_operator:
+                await topology.ensure(channel, replace(queue, declare="ensure"), retry_steps_ms)
+        finally:
+            await connection.close()
 
     def start(self) -> None:
         """Begin to run."""
@@ -93,7 +111,10 @@ class InProcessService:
             self.service.request_stop()
 
     async def close(self) -> None:
-        """End what the end of a process would end. Call when the task has ended."""
+        """End the task, and what the end of a process would end."""
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.wait({self.task})
         parts = self.service.parts
         parts.heartbeat.stop()
         if self.service.has_running_handlers:

@@ -1,8 +1,8 @@
 """The broker of a `TestWorker`: the embedded broker's own parts, without its sockets and its process.
 
-It serves one virtual host, in the test's event loop, on the clock of the test. It notes what the worker publishes. By
-default it takes every message, since the queues that other services consume are not there in a test; then an exchange
-that nobody declared is there, too.
+It serves one virtual host, in the test's event loop, on the clock of the test. It notes what the worker publishes. An
+exchange that nobody has declared is there all the same, since operators make exchanges; and by default every message
+finds a queue, since the queues that other services consume are not there in a test.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from mxworker.devbroker.running_clock import RunningClock
 from mxworker.devbroker.topology import DEFAULT, Topology
 from mxworker.devbroker.vhost import VirtualHost
 from mxworker.testing import pipes
+from mxworker.testing.app_queues import side_queues
 from mxworker.testing.received import Received
 from mxworker.wire.origins import ATTEMPT_HEADER
 
@@ -55,11 +56,10 @@ class MemoryBroker:
 
     def name_queues(self, handlers: Iterable[Handler]) -> None:
         """Learn the queues of the worker, whose copies are no publishes of the application."""
-        own, beside = set(), set()
+        own, beside = set[str](), set[str]()
         for handler in handlers:
-            queue = handler.queue
-            own.add(queue.name)
-            beside |= {queue.dead_letter_name, queue.quarantine_name, *map(queue.retry_name, handler.retry_steps_ms)}
+            own.add(handler.queue.name)
+            beside |= set(side_queues(handler))
         self.host.own_queues, self.host.side_queues = frozenset(own), frozenset(beside)
 
     @property
@@ -101,8 +101,7 @@ class _Host(VirtualHost):
         """The queues of the worker. Copies that it puts there again are no publishes of the application."""
         self.side_queues: frozenset[str] = frozenset()
         """The queues of the worker beside these: for retries, dead letters and the quarantine."""
-        if takes_all:
-            self.topology = _OpenTopology(self.topology.vhost)
+        self.topology = _OpenTopology(self.topology.vhost, takes_all)
 
     def put(self, queue: Queue, message: Message) -> None:
         """Put a message into a queue, which no client has published."""
@@ -124,11 +123,11 @@ class _Host(VirtualHost):
 
 
 class _OpenTopology(Topology):
-    """A topology that has every exchange, and in which every message has a queue to go to."""
+    """A topology that has every exchange, and when it `takes_all`, a queue for every message to go to."""
 
-    def __post_init__(self) -> None:
-        """Make the queue for what no other takes."""
-        super().__post_init__()
+    def __init__(self, vhost: str, takes_all: bool) -> None:
+        super().__init__(vhost)
+        self._takes_all = takes_all
         self._made: set[str] = set()
         self._nowhere = Queue("nowhere", Declared(True, False, None, {}), QueueSettings(max_length=0))
 
@@ -147,8 +146,9 @@ class _OpenTopology(Topology):
         return super().exchange(name)
 
     def route(self, exchange: Exchange, message: Message) -> list[Queue]:
-        """Return the queues that get a message; when there are none, one that keeps nothing."""
-        return super().route(exchange, message) or [self._nowhere]
+        """Return the queues that get a message; when there are none and it takes all, one that keeps nothing."""
+        found = super().route(exchange, message)
+        return [self._nowhere] if not found and self._takes_all else found
 
 
 def _received(message: Message) -> Received:

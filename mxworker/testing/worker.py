@@ -63,9 +63,10 @@ class TestWorker:
     async def __aenter__(self) -> Self:
         """Enter the lifespans, connect and consume. Raises AppLoadError, also for a lifespan that fails."""
         service = self._in_process = InProcessService(self._handlers, self._timeout, self._takes_all)
-        service.start()
         try:
             with self._call("the start of the worker", None) as call:
+                await service.declare(call.deadline)
+                service.start()
                 await service.changes.until(lambda: service.is_ready, call.deadline, lambda: self._why(call))
             service.check()
         except BaseException:
@@ -83,19 +84,19 @@ class TestWorker:
             judge(service.calls.take_rest(), None)
 
     async def _end(self, service: InProcessService, at_once: bool) -> None:
-        assert service.task is not None
-        service.stop(at_once)
         try:
-            with self._call("the end of the worker", None) as call:
-                is_over = service.task.done
-                await service.changes.until(is_over, call.deadline + _SETTLE_S, lambda: self._why(call))
-                if not at_once and service.task.result() is ExitCode.DRAIN_TIMEOUT:
-                    raise StillWaiting(self._why(call))
+            if service.task is not None:
+                await self._stop(service, service.task, at_once)
         finally:
-            service.task.cancel()
-            await asyncio.wait({service.task})
             await service.close()
             self._in_process = None
+
+    async def _stop(self, service: InProcessService, task: asyncio.Task[ExitCode], at_once: bool) -> None:
+        service.stop(at_once)
+        with self._call("the end of the worker", None) as call:
+            await service.changes.until(task.done, call.deadline + _SETTLE_S, lambda: self._why(call))
+            if not at_once and task.result() is ExitCode.DRAIN_TIMEOUT:
+                raise StillWaiting(self._why(call))
 
     # ---- deliveries
 

@@ -167,6 +167,19 @@ def test_the_control_tells_what_queues_hold(embedded: BrokerProcess) -> None:
         assert control.queues()["held"] == {"ready": 2, "unacked": 1, "consumers": 1}
 
 
+def test_a_virtual_host_is_deleted_with_its_queues_and_their_timers(embedded: BrokerProcess) -> None:
+    with embedded.control() as control:
+        with Wire(f"{embedded.url}brief") as wire:
+            channel = wire.channel()
+            channel.declare("waiting", arguments={"x-message-ttl": 60_000})
+            channel.publish("waiting")
+            channel.sync()
+        assert control.queues("brief")["waiting"]["ready"] == 1
+        control.delete_vhost("brief")
+        control.delete_vhost("brief")  # it is no error that it is gone
+        assert control.queues("brief") == {}
+
+
 def test_all_connections_are_closed_on_demand() -> None:
     with start_broker() as broker, Wire(broker.url) as wire, BrokerControl(broker.control_path) as control:
         assert control.disconnect() == 1

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+import aio_pika
 import pytest
 
 from mxworker import (
@@ -486,6 +487,41 @@ async def test_strict_routing_returns_what_no_queue_takes() -> None:
         assert worker.published == []
     async with TestWorker(handlers) as worker:
         await worker.deliver("orders", "o1")
+
+
+@on_both_loops
+async def test_queues_that_an_operator_declares_are_there() -> None:
+    handlers = Handlers()
+    handlers.declare(Queue("archive", declare="passive"))
+
+    @handlers.consume(Queue("passive", declare="passive"), retry=LADDER, on_error="retry")
+    async def passive(payload: Any) -> None:
+        raise KeyError("a")
+
+    @handlers.consume(Queue("off", declare="off", single_active_consumer=True), retry=LADDER)
+    async def off(payload: Any) -> None:
+        raise Reject("b")
+
+    async with TestWorker(handlers) as worker:
+        await worker.deliver("passive", {}, expect=KeyError)
+        await worker.advance(31, expect=KeyError)
+        await worker.deliver("off", {})
+        assert [len(worker.dead_letters(queue)) for queue in ("passive", "off")] == [1, 1]
+
+
+@on_both_loops
+async def test_borrowed_channel_leads_to_the_broker_of_the_test() -> None:
+    handlers = Handlers()
+
+    @handlers.consume("orders")
+    async def order(payload: bytes, ctx: Context) -> None:
+        async with ctx.channel() as channel:
+            exchange = await channel.declare_exchange("shop", "fanout")
+            await exchange.publish(aio_pika.Message(payload), "by-hand")
+
+    async with TestWorker(handlers) as worker:
+        await worker.deliver("orders", b"o1")
+        assert worker.assert_published("by-hand", exchange="shop").body == b"o1"
 
 
 @on_both_loops
