@@ -2,7 +2,8 @@
 
     annotation             sample
     bytes, str             the word "text"
-    dict, list, Any        an object, an array, an object: what the handler expects in it is not known
+    dict, Any              an object with the keys that the code of the handler reads: see `used_keys`
+    list                   an array
     Delivery               as for Any
     all else               a valid document, by what msgspec or pydantic tells about the type
 
@@ -25,6 +26,7 @@ from mxworker.payloads.payload_form import bounded
 from mxworker.payloads.serializers import to_json
 from mxworker.payloads.typed_payloads import typed_form
 from mxworker.samples import values
+from mxworker.samples.used_keys import document_read_by
 from mxworker.samples.values import NoSample
 from mxworker.system.printable import foreign
 from mxworker.wire.properties import FLAG_CONTENT_TYPE, join
@@ -44,13 +46,13 @@ class Sample:
     content_type: str
 
 
-def sample_of(annotation: Any, decode: Decoder) -> Sample:
-    """Return a sample for the payload of a handler; `decode` is its decoder.
+def sample_of(annotation: Any, decode: Decoder, source: str = "") -> Sample:
+    """Return a sample for the payload of a handler; `decode` is its decoder, `source` the text of its code, if known.
 
     Raises NoSample, which names the annotation, the field in it and the reason.
     """
     try:
-        made = _made(simplest(annotation))
+        made = _made(simplest(annotation), source)
         decode(_delivery(made), made.body)
     except (NoSample, DecodeError, AppLoadError) as error:
         raise NoSample(f"there is no sample of {foreign(shown(annotation))}: {error}") from error
@@ -60,13 +62,14 @@ def sample_of(annotation: Any, decode: Decoder) -> Sample:
     return made
 
 
-def _made(annotation: Any) -> Sample:
+def _made(annotation: Any, source: str) -> Sample:
     for kind, content_type in _RAW_TYPES.items():
         if annotation is kind:
             return Sample(values.TEXT.encode(), content_type)
     for kind, document in _DOCUMENTS.items():
         if annotation is kind:
-            return Sample(to_json(document), JSON)
+            read = document_read_by(source) if document is _OBJECT else {}
+            return Sample(to_json(read or document), JSON)
     return Sample(to_json(_typed(annotation)), JSON)
 
 

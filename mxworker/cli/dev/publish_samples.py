@@ -7,6 +7,7 @@ line of JSON, so that no password is on a command line.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import signal
 import sys
 from collections.abc import Sequence
@@ -58,12 +59,22 @@ async def _published(wanted: Wanted, handlers: Sequence[Handler]) -> None:
         for handler in handlers:
             queue = foreign(handler.queue.name)
             try:
-                sample = sample_of(handler.payload, handler.decode)
+                sample = sample_of(handler.payload, handler.decode, _source_of(handler))
                 await publisher.publish(sample.body, routing_key=handler.queue.name, content_type=sample.content_type)
             except MxWorkerError as error:
                 say(f"nothing published to {queue}: {error}")
             else:
                 say(f"published to {queue}: {_shown(sample)}")
+
+
+def _source_of(handler: Handler) -> str:
+    """Return the text of the handler's code, "" when it is not known, as for code that was compiled."""
+    if handler.batch is not None:  # the function takes a list of payloads
+        return ""
+    try:
+        return inspect.getsource(inspect.unwrap(handler.function))
+    except (OSError, TypeError, ValueError):
+        return ""
 
 
 def _shown(sample: Sample) -> str:

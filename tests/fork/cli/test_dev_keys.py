@@ -177,6 +177,11 @@ async def order(payload: Order) -> None:
 
 @handlers.consume("codes")
 async def code(payload: Coded) -> None: ...
+
+
+@handlers.consume("mails")
+def mail(payload: dict) -> None:
+    print("mail to", payload["to"].upper())
 """
 
 
@@ -195,11 +200,12 @@ def test_sample_of_key_p_is_handled_and_key_o_tells_the_page(tmp_path: Path) -> 
         shell.type("p")
         shell.wait_for('published to orders: {"id":1,"note":"text"}')
         shell.wait_for("nothing published to codes: there is no sample of Coded: code: no text is made up that matches")
+        shell.wait_for('published to mails: {"to":"text"}')
         wait_until((tmp_path / "handled").exists, 60, "the sample to be handled")
         assert (tmp_path / "handled").read_text() == "Order(id=1, note='text')"
         wait_until(lambda: "DEBUG   mxworker.worker.handling" in shell.screen(), 20, "the line about the message")
         shell.type("o")
         shell.wait_for("\nhttp://127.0.0.1:")
         shell.type("q")
-        shell.wait_for("stopped with exit code 0: 1 acked")
+        shell.wait_for("stopped with exit code 0: 2 acked\n")
         assert exit_code(shell) == 0
