@@ -123,7 +123,7 @@ def test_fuzzed_sessions(fuzzed: str, rng: random.Random, scale: Callable[[int, 
         assert len(codes) <= 1
         seen.update(codes)
     assert 541 not in seen
-    assert {501, 505} <= seen
+    assert 501 in seen
     assert serves(fuzzed)
 
 
