@@ -38,6 +38,7 @@ WITHOUT_UVLOOP = Path(__file__).parent / "without_uvloop"
 _OBSERVER = "mxworker: observer"
 _STOP_PATIENCE_S = 60.0
 _KILL_PATIENCE_S = 10.0
+_SHOWN_CHARACTERS = 20_000  # of a log, when a test fails after its service has ended
 
 
 def write_app(directory: Path, source: str, name: str = "app") -> str:
@@ -87,8 +88,8 @@ class Service:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         self.stop()
-        if error is not None:
-            sys.stdout.write(f"{self!r}\n{self.log_text()}\n")
+        log = self.log_text() if error is not None else self.log_text()[-_SHOWN_CHARACTERS:]
+        sys.stdout.write(f"{self!r}\n{log}\n")  # shown when the test fails, here or after this
 
     def __repr__(self) -> str:
         code = self._popen.poll()
