@@ -35,6 +35,7 @@ _TONES = {
 }
 _COLOURS = {"good": "#1f9d55", "warn": "#d98a00", "bad": "#d93636", "calm": "#7b8794"}
 _SEVERITIES = {"critical": "bad", "warning": "warn", "note": "calm"}
+_UNKNOWN = "not known now"
 _LINKS = ("/metrics", "/status.json", "/livez", "/readyz")
 
 
@@ -163,8 +164,9 @@ def _figures(view: Mapping[str, Any]) -> Html:
     fails = _curve(history, "failed_per_s", "failures a second")
     running = _curve(history, "in_flight", "in flight")
     published = _curve(history, "published_per_s", "publishes a second")
-    retries = "not known yet" if totals["ready"] is None else f"{count(totals['retry_waiting'])} wait for a retry"
+    retries = _UNKNOWN if totals["ready"] is None else f"{count(totals['retry_waiting'])} wait for a retry"
     quarantined = f", {count(totals['quarantined'])} in quarantine" if totals["quarantined"] else ""
+    dead = _UNKNOWN if totals["dead_letters"] is None else f"of all queues{quarantined}"
     return element(
         "section",
         _figure("Messages per second", rate(totals["ended_per_s"]), f"{count(totals['acked'])} acked", done),
@@ -178,7 +180,7 @@ def _figures(view: Mapping[str, Any]) -> Html:
         _figure("In flight", count(totals["in_flight"]), f"{count(totals['prefetched'])} wait in workers", running),
         _figure("Publishes per second", rate(totals["published_per_s"]), "confirmed", published),
         _figure("Ready in queues", count(totals["ready"]), retries),
-        _figure("Dead letters", count(totals["dead_letters"]), f"of all queues{quarantined}"),
+        _figure("Dead letters", count(totals["dead_letters"]), dead),
         class_="figures",
         aria_label="Figures",
     )

@@ -17,6 +17,8 @@ _NAMES = {
     "requeue": "requeued",
     "retry": "retried",
     "reject": "rejected",
+    "timeout": "timed out",
+    "quarantine": "put into quarantine",
 }
 _STATE_TONES = {
     "stopped": "bad",
@@ -78,9 +80,10 @@ def _queue_row(queue: View, history: View, now_unix_s: float) -> list[Html]:
     age, objective = queue["age_p95_s"], queue["objective_s"]
     is_late = age is not None and objective is not None and age > objective
     name = queue["queue"]
+    as_of = _as_of(queue, now_unix_s)
     return [
         _queue_name(queue),
-        _number("Ready", count(queue["ready"]), _as_of(queue, now_unix_s), _spark(curves["ready"], f"ready in {name}")),
+        _number("Ready", count(queue["ready"]), as_of, _spark(curves["ready"], f"ready in {name}")),
         _number(
             "In flight",
             f"{count(queue['in_flight'])} of {count(queue['slots'])}",
@@ -99,17 +102,17 @@ def _queue_row(queue: View, history: View, now_unix_s: float) -> list[Html]:
             element("small", f"objective {duration(objective)}") if objective is not None else "",
         ),
         _cell("Outcomes", _outcomes(queue["outcomes"]), _small(queue["redelivered"], "{} redelivered"), class_="wide"),
-        _number("Retries waiting", count(queue["retry_waiting"])),
-        _number("Dead letters", count(queue["dead_letters"]), _alert(queue["quarantined"], "{} in quarantine")),
+        _number("Retries waiting", count(queue["retry_waiting"]), as_of),
+        _number("Dead letters", count(queue["dead_letters"]), as_of, _alert(queue["quarantined"], "{} in quarantine")),
     ]
 
 
 def _as_of(queue: View, now_unix_s: float) -> str:
-    """Return when the broker was asked for the depth of a queue, if that was long ago."""
+    """Return how old the depths of a queue are, if the broker could not be asked for a while."""
     if not queue["is_depth_old"]:
         return ""
-    at = clock(queue["looked_at_unix_s"], now_unix_s)
-    return element("small", element("span", f"at {at}", class_="alert warn"))
+    number, unit, *_ = duration(now_unix_s - queue["looked_at_unix_s"]).split()
+    return element("small", element("span", f"{number} {unit} old", class_="alert warn"))
 
 
 def _queue_name(queue: View) -> Html:
@@ -166,6 +169,16 @@ def _worker_row(worker: View) -> list[Html]:
 
 # ---- broker and publishing
 
+_WAITS = {
+    "window": "for a place (max_in_flight)",
+    "connection": "for a connection",
+    "room": "until the broker takes more",
+    "exchange": "until it is known whether their exchange exists",
+    "same id": "for a publish with the same id",
+    "retry": "for the next attempt",
+}
+"""What publishes wait for, see `Cause`."""
+
 
 def broker(view: View) -> Html:
     """Return the facts of the broker and the connections."""
@@ -178,9 +191,9 @@ def broker(view: View) -> Html:
         told = join(_badge(link["state"], tone), " ", lines(link["why"]), element("small", who, class_="dim"))
         facts.append(({"consume": "To consume", "publish": "To publish"}.get(link["role"], link["role"]), told))
     facts += [(what.capitalize(), _by_role(of[what])) for what in ("connections", "channels")]
-    facts.append(
-        ("Borrowed channels", f"{count(of['borrowed_channels'])}, p95 of the wait {duration(of['pool_wait_p95_s'])}")
-    )
+    wait_s = of["pool_wait_p95_s"]
+    waited = "" if wait_s is None else f"; handlers waited for them: p95 {duration(wait_s)}"
+    facts.append(("Borrowed channels", f"{count(of['borrowed_channels'])}{waited}"))
     facts.append(("Reconnects", _counts(of["reconnects"]) or "none"))
     return section("Broker and connections", _facts(facts))
 
@@ -188,7 +201,7 @@ def broker(view: View) -> Html:
 def publishing(view: View) -> Html:
     """Return the facts of what handlers publish."""
     of = view["publishing"]
-    waiting = ", ".join(f"{count(number)} for {cause}" for cause, number in of["waiting_for"].items() if number)
+    waiting = ", ".join(f"{count(number)} {_WAITS[cause]}" for cause, number in of["waiting_for"].items() if number)
     facts: list[tuple[str, str]] = [
         ("In flight", count(of["in_flight"]) + (f"; waiting: {waiting}" if waiting else "")),
         ("Confirm", f"p50 {duration(of['confirm_p50_s'])}, p95 {duration(of['confirm_p95_s'])}"),

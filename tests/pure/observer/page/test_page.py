@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from mxworker.board.metrics_layout import Cause
 from mxworker.observer.overview.facts import Facts
 from mxworker.observer.overview.overview import overview
 from mxworker.observer.page import page as page_module
 from mxworker.observer.page.html import Html, element, join
 from mxworker.observer.page.page import page, policy
 from mxworker.observer.page.sparkline import path_of
+from mxworker.observer.page.tables import _WAITS
 from mxworker.system.printable import printable
 from tests.harness import service_facts
 from tests.harness.hostile_text import hidden_in
@@ -124,6 +126,19 @@ def test_a_page_without_queues_and_workers_says_so() -> None:
     assert "No worker runs." in text
 
 
+def test_depths_that_are_old_are_shown_with_their_age() -> None:
+    lost = service_facts.lost_broker()
+    text = read(replace(lost, now_unix_s=lost.now_unix_s + 3600)).text
+    assert text.count("1 h old") == 3 * len(lost.metrics.queues)
+    assert "not known now" in text
+    assert " old" not in read(service_facts.load()).text
+
+
+def test_what_publishes_wait_for_is_told_in_words() -> None:
+    assert set(_WAITS) == {cause.label for cause in Cause}
+    assert "112 until the broker takes more, 41 for a place (max_in_flight)" in read(service_facts.degraded()).text
+
+
 def test_elements_escape_what_is_no_html() -> None:
     assert element("p", "<b>", Html("<i>"), class_="a", data_x='"', hidden=True, id=None) == (
         '<p class="a" data-x="&quot;" hidden>&lt;b&gt;<i></p>'
@@ -139,9 +154,11 @@ def test_elements_escape_what_is_no_html() -> None:
         ([0, 0, 0], "M87 24h2"),
         ([0, 5, 10, 10, 10], "M85 24l1-12l1-12h2"),
         ([10, 0], "M88 0l1 24"),
+        ([None, 5, 10, None, None, 10, None], "M84 12l1-12M88 0h0"),
+        ([None, None], ""),
     ],
 )
-def test_a_curve_ends_at_the_right_edge(values: list[float], path: str) -> None:
+def test_a_curve_ends_at_the_right_edge_and_has_gaps(values: list[float | None], path: str) -> None:
     assert path_of(values) == path
 
 
