@@ -39,7 +39,7 @@ def _of_service(service: ServiceStatus) -> Iterator[Metric]:
     yield build
     yield gauge(
         "mxworker_service_state",
-        "The state of the service: 1 for the present one, which is starting until a worker has consumed.",
+        "1 for the present state of the service, which is starting until a worker consumes all its queues.",
         "state",
         (((state,), float(service.state == state)) for state in _STATES),
     )
@@ -52,7 +52,7 @@ def _of_service(service: ServiceStatus) -> Iterator[Metric]:
     )
     yield gauge(
         "mxworker_worker_heartbeat_age_seconds",
-        "The time since the event loop of the worker beat, which it does once a second.",
+        "The time since the last heartbeat of the worker's event loop, which has one every second.",
         "worker",
         (((str(worker.slot),), worker.heartbeat_age_s) for worker in living if worker.heartbeat_age_s is not None),
     )
@@ -111,7 +111,7 @@ def _of_handlers(consumers: Sequence[ConsumerMetrics]) -> Iterator[Metric]:
     )
     yield gauge(
         "mxworker_message_age_objective_seconds",
-        "The age that messages should not exceed when their handler begins, as the handler says.",
+        "The age that messages should not exceed when their handler is started, as its registration says.",
         labels,
         (((each.queue, each.handler), each.objective_s) for each in consumers if each.objective_s is not None),
     )
@@ -126,13 +126,13 @@ def _of_queues(consumers: Sequence[ConsumerMetrics]) -> Iterator[Metric]:
     )
     yield histogram(
         "mxworker_message_wait_seconds",
-        "The time that a delivery waited in its process before its handler began.",
+        "The time that a delivery waited in its process before its handler was started.",
         "queue",
         _histograms_by_queue(consumers, lambda each: each.wait),
     )
     yield histogram(
         "mxworker_message_age_seconds",
-        "The time from the publish of a message to the begin of its handler.",
+        "The time from the publish of a message to the start of its handler.",
         "queue",
         _histograms_by_queue(consumers, lambda each: each.age),
     )
@@ -162,7 +162,7 @@ def _of_queues(consumers: Sequence[ConsumerMetrics]) -> Iterator[Metric]:
     )
     yield gauge(
         "mxworker_consuming_workers",
-        "How many workers consume the queue.",
+        "Workers that consume the queue.",
         "queue",
         _by_queue(consumers, lambda each: each.consuming),
     )
@@ -174,7 +174,7 @@ def _of_queues(consumers: Sequence[ConsumerMetrics]) -> Iterator[Metric]:
     )
     yield gauge(
         "mxworker_stuck_handlers",
-        "Executions that did not stop when their time was up.",
+        "Executions of handlers that did not stop when their time was up, and still run.",
         "queue",
         _by_queue(consumers, lambda each: each.stuck),
     )
@@ -238,7 +238,7 @@ def _of_publishing(metrics: ServiceMetrics) -> Iterator[Metric]:
     )
     yield total(
         "mxworker_publish_blocked",
-        "How many workers' publishes the broker blocks.",
+        "Workers whose publishes the broker blocks.",
         (each.is_publish_blocked for each in processes),
     )
 
@@ -252,7 +252,7 @@ def _of_connections(processes: Sequence[ProcessMetrics]) -> Iterator[Metric]:
     )
     yield gauge(
         "mxworker_channels",
-        "Channels of these connections.",
+        "AMQP channels on the connections to the broker.",
         "role state",
         sums((key, count) for each in processes for key, count in each.channels.items()),
     )
@@ -269,7 +269,7 @@ def _of_connections(processes: Sequence[ProcessMetrics]) -> Iterator[Metric]:
     )
     yield histogram(
         "mxworker_pool_wait_seconds",
-        "The time that handlers waited for a channel.",
+        "The time that handlers waited for a channel that they borrowed.",
         "",
         [((), sum_of(each.pool_wait for each in processes))],
     )
@@ -281,7 +281,7 @@ def _of_processes(view: View) -> Iterator[Metric]:
     living = [((str(each.slot),), each) for each in processes if pids.get(each.slot) is not None]
     yield gauge(
         "mxworker_event_loop_lag_seconds",
-        "By how much the event loop of the worker was late at its last heartbeat, or is now.",
+        "The longest time that the event loop of the worker took to answer, within the last 5 s.",
         "worker",
         ((label, each.loop_lag_s) for label, each in living),
     )

@@ -47,6 +47,7 @@ def test_service_is_seen_from_its_start_to_its_end(observed: Observed) -> None:
     service, web = observed("drains_slowly")
     web.wait_for("/readyz", 200, "ready")
     assert web.get("/livez").text == "alive\n"
+    assert web.get(f"{web.url}livez").text == "alive\n", "as a proxy asks"
     assert web.samples()['mxworker_worker_up{worker="1"}'] == 1
     assert web.get("/status.json").status == 200
     before = observer(service)
