@@ -70,11 +70,18 @@ class Letter:
 
 def letter_of(delivery: Delivery) -> Letter:
     """Return the facts of a delivery from a dead-letter queue or a quarantine."""
-    properties = Properties(delivery.raw_properties)
+    counted = _headers(Properties(delivery.raw_properties))
+    count = _count(counted, "x-acquired-count") or _count(counted, "x-delivery-count") or 0
+    return letter_in(Original.of(delivery), count)
+
+
+def letter_in(original: Original, delivery_count: int = 0) -> Letter:
+    """Return the facts of an original, which was given back `delivery_count` times."""
+    properties = Properties(original.raw_properties)
     headers = _headers(properties)
     death = _last_death(headers)
     return Letter(
-        key=key_of(Original.of(delivery)),
+        key=key_of(original),
         message_id=properties.message_id,
         queue=_text(headers, "mx-queue") or _text(death, "queue"),
         handler=_text(headers, "mx-handler"),
@@ -85,9 +92,9 @@ def letter_of(delivery: Delivery) -> Letter:
         attempts=_count(headers, "mx-attempts"),
         replays=_count(headers, REPLAYS_HEADER) or 0,
         replay=_text(headers, REPLAY_HEADER),
-        delivery_count=_count(headers, "x-acquired-count") or _count(headers, "x-delivery-count") or 0,
+        delivery_count=delivery_count,
         content_type=properties.content_type,
-        body_bytes=len(delivery.body),
+        body_bytes=len(original.body),
         headers=headers,
     )
 

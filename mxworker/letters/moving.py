@@ -21,7 +21,7 @@ from mxworker.letters.holding import Hold
 from mxworker.letters.letter import Original
 from mxworker.letters.spool import Spool
 
-AT_ONCE = 100
+AT_ONCE = 32
 BYTES_AT_ONCE = 16 * 1024 * 1024
 
 Headers = Callable[[Original], Mapping[str, Any]]

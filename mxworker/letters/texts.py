@@ -99,6 +99,25 @@ def letter_json(letter: Letter) -> dict[str, Any]:
     }
 
 
+def audit_line(done: str, letter: Letter, source: str, target: str, at: float) -> str:
+    """Return the line that tells what was done to a letter."""
+    identity = f"{letter.key} id {foreign(letter.message_id)}" if letter.message_id is not None else letter.key
+    return f"{_moment(at)}  {done} {identity} from {source} to {target}"
+
+
+def audit_json(done: str, letter: Letter, source: str, target: str, at: float) -> dict[str, Any]:
+    """Return what was done to a letter as values of JSON."""
+    return {
+        "event": done,
+        "at": _iso(at),
+        "key": letter.key,
+        "message_id": letter.message_id,
+        "from": source,
+        "to": target,
+        "replays": letter.replays,
+    }
+
+
 def page(letter: Letter, original: Original) -> str:
     """Return all of a letter, with its headers and the beginning of its body."""
     return "\n".join(_page_lines(letter, original))

@@ -83,6 +83,7 @@ PURE_PLACES = (
     "amqp.protocol",
     "letters.filters",
     "letters.letter",
+    "letters.plan",
     "letters.summary",
     "letters.texts",
     "control.metrics_json",

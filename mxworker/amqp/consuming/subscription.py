@@ -131,14 +131,14 @@ class Subscription:
 
     # ---- consuming
 
-    async def consume(self, prefetch: int) -> None:
+    async def consume(self, prefetch: int, consumer_tag: str | None = None) -> None:
         """Consume again after `cancel`, with a new consumer tag. A refusal ends the subscription."""
         try:
-            await self._consume(prefetch)
+            await self._consume(prefetch, consumer_tag)
         except BrokerError as error:
             self._end(error)
 
-    async def _consume(self, prefetch: int) -> None:
+    async def _consume(self, prefetch: int, consumer_tag: str | None = None) -> None:
         underlay = await self._channel.get_underlay_channel()
         self.is_consumed = True
         with library_errors(self._queue.name):
@@ -147,7 +147,10 @@ class Subscription:
             # ends (540).
             await underlay.basic_qos(prefetch_count=prefetch)
             consumed = await underlay.basic_consume(
-                self._queue.name, _never_called, arguments=self._queue.consumer_arguments()
+                self._queue.name,
+                _never_called,
+                arguments=self._queue.consumer_arguments(),
+                consumer_tag=consumer_tag,
             )
             self.prefetch, self.consumer_tag = prefetch, consumed.consumer_tag
             if self._queue.type == "quorum" and self._connection.server.startswith("RabbitMQ 3."):

@@ -6,6 +6,7 @@ import click
 
 from mxworker.cli.broker_options import EXIT_CODES
 from mxworker.cli.dlq.looking import list_, show, stats
+from mxworker.cli.dlq.moving import move, replay
 from mxworker.cli.help import Group
 
 
@@ -32,5 +33,5 @@ def dlq() -> None:
     """
 
 
-for command in (stats, list_, show):
+for command in (stats, list_, show, replay, move):
     dlq.add_command(command)

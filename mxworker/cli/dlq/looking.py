@@ -37,10 +37,9 @@ def stats(ctx: click.Context, /, queue: str, json_wanted: bool, **flags: Any) ->
     name, filters, brokers = source_of(queue, flags), filters_of(flags), brokers_of(ctx, flags)
     summary = Summary()
 
-    def see(letter: Letter, _: Original) -> bool:
+    def see(letter: Letter, _: Original) -> None:
         if filters.match(letter):
             summary.add(letter)
-        return True
 
     there = ended(_look(brokers, name, see, flags["connect_wait"]))
     if json_wanted:
@@ -69,19 +68,21 @@ def list_(ctx: click.Context, /, queue: str, limit: int, json_wanted: bool, **fl
     from mxworker.letters.texts import letter_json, line
 
     name, filters, brokers = source_of(queue, flags), filters_of(flags), brokers_of(ctx, flags)
-    shown = 0
+    shown = matching = 0
 
-    def see(letter: Letter, _: Original) -> bool:
-        nonlocal shown
+    def see(letter: Letter, _: Original) -> None:
+        nonlocal shown, matching
         if filters.match(letter):
-            click.echo(as_json(letter_json(letter)) if json_wanted else line(letter))
-            shown += 1
-        return shown < limit
+            matching += 1
+            if shown < limit:
+                click.echo(as_json(letter_json(letter)) if json_wanted else line(letter))
+                shown += 1
 
     there = ended(_look(brokers, name, see, flags["connect_wait"]))
     if not json_wanted:
-        more = ". There may be more: see --limit" if shown == limit < there else ""
-        click.echo(f"{name}: {shown:,} of {there:,} letters shown{more}.", err=True)
+        which = "" if matching == there else " that match"
+        more = "; --limit shows more" if shown < matching else ""
+        click.echo(f"{name}: {shown:,} of {matching:,} letters{which}{more}.", err=True)
 
 
 @click.command(
@@ -108,12 +109,11 @@ def show(ctx: click.Context, /, queue: str, letter_id: str | None, json_wanted: 
         raise click.UsageError("Name the letter: mxworker dlq show QUEUE ID. 'mxworker dlq list QUEUE' shows the keys.")
     shown = 0
 
-    def see(letter: Letter, original: Original) -> bool:
+    def see(letter: Letter, original: Original) -> None:
         nonlocal shown
         if filters.match(letter):
             click.echo(as_json(page_json(letter, original)) if json_wanted else page(letter, original))
             shown += 1
-        return True
 
     there = ended(_look(brokers, name, see, flags["connect_wait"]))
     if not shown:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +14,7 @@ import pytest
 from tests.broker.letters.dead import Dead, letter
 from tests.harness.hostile_text import HOSTILE, assert_harmless
 from tests.harness.repository import REPOSITORY
+from tests.harness.scales import FULL_ONLY
 from tests.harness.waiting import wait_until
 from tests.rabbit.client import Client
 
@@ -91,3 +94,55 @@ def test_mistake_is_named_with_its_exit_code(dead: Dead, dlq: Run, arguments: li
     ended = dlq(*(each.replace("QUEUE", dead.work) for each in arguments))
     assert (ended.returncode, ended.stdout) == (code, "")
     assert text.replace("QUEUE", dead.work, 1 if code == 4 else 0) in ended.stderr
+
+
+def test_replay_is_a_dry_run_without_yes(dead: Dead, dlq: Run) -> None:
+    ended = dlq("replay", dead.work, "--handler", "app.order", said="3\n")
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert "3 of 4 letters" in ended.stderr
+    assert f"To replay 3 letters from {dead.name} to {dead.work}, add --yes." in ended.stderr
+    assert (dead.count, dead.admin.counts(dead.work).messages) == (4, 0)
+
+
+def test_replay_tells_of_each_letter(dead: Dead, dlq: Run) -> None:
+    ended = dlq("replay", dead.work, "--limit", "2", "--yes")
+    assert ended.returncode == 0, ended.stderr
+    assert [line.split(" id ")[1] for line in ended.stdout.splitlines()] == [
+        f"order-{number} from {dead.name} to {dead.work}" for number in range(2)
+    ]
+    told = [json.loads(line) for line in dlq("replay", dead.work, "--yes", "--json").stdout.splitlines()]
+    assert [each["event"] for each in told] == ["chosen", "replayed", "replayed", "ended"]
+    assert (told[-1]["replayed"], told[-1]["left"], told[-1]["stopped"]) == (2, 0, None)
+    assert (dead.count, dead.admin.counts(dead.work).messages) == (0, 4)
+
+
+def test_letters_are_moved_to_a_queue_that_must_exist(dead: Dead, dlq: Run) -> None:
+    missing = dlq("move", dead.work, f"{dead.work}.gone", "--yes")
+    assert missing.returncode == 1
+    assert f"{dead.work}.gone" in missing.stderr
+    assert dead.count == 4
+    moved = dlq("move", dead.work, dead.work, "--id", "order-1", "--yes")
+    assert moved.returncode == 0
+    assert (dead.count, dead.admin.counts(dead.work).messages) == (3, 1)
+
+
+@pytest.mark.parametrize(("answer", "replayed"), [("4", 4), ("y", 0), pytest.param("", 0, marks=FULL_ONLY)])
+def test_answer_at_the_terminal_names_the_number(dead: Dead, broker_url: str, answer: str, replayed: int) -> None:
+    ours, theirs = pty.openpty()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mxworker", "dlq", "replay", dead.work],
+            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY), "MXWORKER_BROKER_URL": broker_url},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+        )
+        shown = b""
+        while b"type 4: " not in shown:
+            shown += os.read(ours, 4096)
+        os.write(ours, f"{answer}\n".encode())
+        assert process.wait(PATIENCE_S) == 0
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert (dead.count, dead.admin.counts(dead.work).messages) == (4 - replayed, replayed)

@@ -15,7 +15,9 @@ from mxworker.api.copying import copy_of
 from mxworker.cli.dlq.output import as_json
 from mxworker.errors import ConfigError
 from mxworker.letters.filters import Filters, parse_header, parse_moment
-from mxworker.letters.letter import Letter, Original, key_of, letter_of
+from mxworker.letters.letter import REPLAYS_HEADER, Letter, Original, key_of, letter_of
+from mxworker.letters.lock import lock_name
+from mxworker.letters.plan import Plan, too_slow
 from mxworker.letters.summary import MOST_TEXTS, OTHERS, Summary
 from mxworker.letters.texts import letter_json, line, page, page_json, summary_json, summary_text
 from mxworker.wire.field_table import encode, entries
@@ -231,3 +233,38 @@ def test_body_is_shown_as_text_or_as_base64(body: bytes, key: str) -> None:
     delivery = dead(body=body)
     assert key in page_json(letter_of(delivery), Original.of(delivery))
     assert page(letter_of(delivery), Original.of(delivery))
+
+
+def test_plan_takes_each_chosen_letter_once_and_no_other() -> None:
+    plan = Plan(Filters(handlers=("app.order",)), max_replays=3)
+    twice, other, tired = letter(), letter({**FACTS, "mx-handler": "app.mail"}), letter({**FACTS, REPLAYS_HEADER: 3})
+    for each in (twice, twice, other, tired):
+        plan.see(each)
+    assert (plan.letters, plan.replayed_too_often, plan.left) == (2, 1, 2)
+    assert [plan.takes(each.key) for each in (other, twice, tired, twice, twice)] == [False, True, False, True, False]
+    assert plan.left == 0
+
+
+def test_plan_with_a_limit_chooses_the_first() -> None:
+    plan = Plan(Filters(), limit=2)
+    letters = [letter(body=bytes([number])) for number in range(4)]
+    for each in letters:
+        plan.see(each)
+    assert [plan.takes(each.key) for each in letters] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("letters", "rate", "is_refused"), [(10**6, None, False), (1500, 1.0, False), (1501, 1.0, True)]
+)
+def test_rate_at_which_the_broker_would_lose_patience_is_refused(
+    letters: int, rate: float | None, is_refused: bool
+) -> None:
+    said = too_slow(letters, rate)
+    assert (said is not None) is is_refused
+    assert said is None or "--limit 1500," in said
+
+
+@pytest.mark.parametrize("name", ["orders.dlq", "q" * 255])
+def test_lock_has_a_name_that_the_broker_takes(name: str) -> None:
+    assert len(lock_name(name)) <= 255
+    assert lock_name(name) != lock_name(name + ".")
