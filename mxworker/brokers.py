@@ -113,6 +113,11 @@ def _split(text: str, default_port: int) -> tuple[SplitResult, int]:
     return parts, port
 
 
+def has_password(url: str) -> bool:
+    """Tell whether the text of a URL, which may be wrong, has a password."""
+    return "@" in url and ":" in url.partition("://")[2].rpartition("@")[0]
+
+
 def _decoded(part: str | None) -> str:
     try:
         return unquote(part or "", errors="strict")

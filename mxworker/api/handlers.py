@@ -29,7 +29,7 @@ from mxworker.api.lifespan import Lifespan
 from mxworker.api.middleware import Middleware
 from mxworker.api.queues import Queue
 from mxworker.api.registration import Batch, Registration
-from mxworker.config.overrides import AS_IN_CODE, Overrides
+from mxworker.config.overrides import AS_IN_CODE, NO_OVERRIDES, Overrides
 from mxworker.errors import AppLoadError
 from mxworker.payloads.serializers import Serializer
 
@@ -206,20 +206,27 @@ class Handlers:
         codecs = [codec for member in reversed(self._family()) for codec in member._own_codecs.values()]
         return {codec.content_type: codec.encode for codec in codecs if codec.encode is not None}
 
-    def _compile(self, overrides: Overrides, outer: Around) -> list[Handler]:
+    def _compile(self, overrides: Overrides, of_queue: Mapping[str, Overrides], outer: Around) -> list[Handler]:
         around = Around(
             middleware=(*outer.middleware, *self._own_layers),
             lifespans=outer.lifespans if self._own_lifespan is None else (*outer.lifespans, self._own_lifespan),
             codecs={**outer.codecs, **self._own_codecs},
         )
-        handlers = [compiled(said, overrides, around) for said in self._own_registrations.values()]
+        handlers = [
+            compiled(said, of_queue.get(said.queue.name, overrides), around)
+            for said in self._own_registrations.values()
+        ]
         for included in self._others:
-            handlers += included._compile(overrides, around)
+            handlers += included._compile(overrides, of_queue, around)
         return handlers
 
 
-def compile_handlers(handlers: Handlers, overrides: Overrides = AS_IN_CODE) -> tuple[Handler, ...]:
+def compile_handlers(
+    handlers: Handlers, overrides: Overrides = AS_IN_CODE, of_queue: Mapping[str, Overrides] = NO_OVERRIDES
+) -> tuple[Handler, ...]:
     """Check the handlers of a registry and of those that it includes, and return them.
+
+    `overrides` are for the handlers of queues for which `of_queue` has none.
 
     Raises AppLoadError, which names file and line.
     """
@@ -229,7 +236,7 @@ def compile_handlers(handlers: Handlers, overrides: Overrides = AS_IN_CODE) -> t
     for member in handlers._family():
         if member._own_lifespan is not None:
             member._own_lifespan.check()
-    return tuple(handlers._compile(overrides, Around((), (), NO_CODECS)))
+    return tuple(handlers._compile(overrides, of_queue, Around((), (), NO_CODECS)))
 
 
 def _as_queue(queue: str | Queue, decorator: str) -> Queue:

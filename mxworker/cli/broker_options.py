@@ -13,12 +13,16 @@ import click
 from mxworker.brokers import Brokers
 from mxworker.cli import settings
 from mxworker.cli.asking import fail
-from mxworker.cli.help import option
-from mxworker.cli.options import DURATION
+from mxworker.cli.config import sources
+from mxworker.cli.config.options import BY_KEY, options_of, with_options
+from mxworker.cli.config.sources import configuration_options
 from mxworker.cli.settings import URL, URL_FILE
 from mxworker.errors import ConfigError, ExitCode, MxWorkerError
 
-BROKER = "Broker"
+_LEAVES = [
+    BY_KEY[key]
+    for key in ("broker-url", "broker-url-file", "broker-heartbeat", "tls-ca", "tls-cert", "tls-key", "connect-wait")
+]
 EXIT_CODES = {
     ExitCode.OK: "done",
     ExitCode.RUNTIME: "not all was done; the text says what, and why",
@@ -32,50 +36,7 @@ T = TypeVar("T")
 
 def of_broker(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options that choose the broker. They reach it as the keyword `broker_url` and others."""
-    options = (
-        option(
-            "--broker-url",
-            multiple=True,
-            section=BROKER,
-            metavar="URL",
-            help="The address of RabbitMQ: amqp[s]://user:password@host/vhost. Repeat the option to name brokers to "
-            f"fail over to. {URL_FILE} names a file with one URL on each line.",
-        ),
-        option(
-            "--tls-ca",
-            type=click.Path(),
-            section=BROKER,
-            metavar="FILE",
-            show_default="the system's authorities",
-            help="The certificate authorities to trust for amqps://, in PEM format.",
-        ),
-        option(
-            "--tls-cert",
-            type=click.Path(),
-            section=BROKER,
-            metavar="FILE",
-            help="The client certificate for the broker, in PEM format.",
-        ),
-        option(
-            "--tls-key",
-            type=click.Path(),
-            section=BROKER,
-            metavar="FILE",
-            show_default="in the file of --tls-cert",
-            help="The key of the client certificate, in PEM format.",
-        ),
-        option(
-            "--connect-wait",
-            type=DURATION,
-            default="30s",
-            section=BROKER,
-            show_default=True,
-            help="How long to try to reach the broker.",
-        ),
-    )
-    for each in reversed(options):
-        command = each(command)
-    return command
+    return with_options([*options_of(_LEAVES), *configuration_options()])(command)
 
 
 def brokers_of(ctx: click.Context, flags: dict[str, Any]) -> Brokers:
@@ -88,7 +49,8 @@ def brokers_of(ctx: click.Context, flags: dict[str, Any]) -> Brokers:
     settings.hide_urls(f"mxworker: {ctx.command_path.removeprefix('mxworker ')}")
     set_up("warning", "text")
     try:
-        if not flags["broker_url"] and not os.environ.get(URL_FILE):
+        sources.check()
+        if settings.url_source(flags) is None:
             raise ConfigError(
                 "no broker URL.\n"
                 f"  Try:  {ctx.command_path} ... --broker-url amqp://user:password@host/\n"

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from mxworker.cli.settings import url_source
+from mxworker.cli.config.options import BY_KEY
+from mxworker.cli.config.sources import Rank, rank
+from mxworker.cli.settings import URL_LEAVES, url_source
 from mxworker.errors import BrokerError, ConfigError
 from mxworker.system.log_events import log_event
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("mxworker")
 
 DEFAULT_PORT = 5672
+_EMBEDDED = BY_KEY["embedded"]
 _TRIES = 5
 """How often another program may take the port between our look at it and the start of the broker."""
 
@@ -41,14 +44,19 @@ def lent_broker(flags: dict[str, Any], is_wanted: bool) -> Iterator[tuple[dict[s
     from mxworker.devbroker.process import refuse_production
 
     source = url_source(flags)
-    if source is not None:
+    if source is not None and not _is_overridden():
         raise ConfigError(f"--embedded starts a broker, and {source} names another one.\n  Leave one of them out.")
     refuse_production(os.environ)
     broker = _started()
     try:
-        yield {**flags, "embedded": False, "broker_url": (broker.url,)}, broker
+        yield {**flags, "embedded": False, "broker_url": (broker.url,), "broker_url_file": None}, broker
     finally:
         broker.stop()
+
+
+def _is_overridden() -> bool:
+    """Tell whether the operator asks for a broker of our own in place of one that only a file names."""
+    return rank(_EMBEDDED) > Rank.FILE and all(rank(leaf) <= Rank.FILE for leaf in URL_LEAVES)
 
 
 def _started() -> KeptBroker:

@@ -1,20 +1,18 @@
-"""The options about HTTP, and the observer that is made of them."""
+"""The observer, and what the options about HTTP mean for it."""
 
 from __future__ import annotations
 
 import logging
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-from click.core import ParameterSource
-
-from mxworker.cli.help import option
+from mxworker.cli.config import sources
+from mxworker.cli.config.options import BY_KEY
 from mxworker.errors import ConfigError
 from mxworker.system.log_events import log_event
 from mxworker.system.printable import foreign
@@ -26,44 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mxworker")
 
-_SECTION = "HTTP"
 _TOKEN_CHARACTERS = 16
 _DELETE = 0x7F
-_OPTIONS = (
-    option(
-        "--http",
-        section=_SECTION,
-        metavar="ADDR:PORT",
-        show_default="127.0.0.1:9191, or the next free port",
-        help="Where to serve metrics, probes and the status page.",
-    ),
-    option("--no-http", is_flag=True, section=_SECTION, help="Serve no HTTP."),
-    option(
-        "--http-token-file",
-        type=click.Path(),
-        section=_SECTION,
-        metavar="FILE",
-        show_default="no token",
-        help="A file with the token that is needed to see more than metrics and probes. An address that other machines "
-        "can reach must have one.",
-    ),
-    option(
-        "--http-host",
-        multiple=True,
-        section=_SECTION,
-        metavar="NAME",
-        show_default="the host of --http and localhost",
-        help="A host name under which clients may ask, such as that of a proxy; * is any. Repeat the option to give "
-        "several.",
-    ),
-)
-
-
-def http_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options about HTTP to a command."""
-    for each in reversed(_OPTIONS):
-        command = each(command)
-    return command
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +56,7 @@ def http_listen(flags: dict[str, Any]) -> Http | None:
     from mxworker.observer.http.access import Access, name_in
     from mxworker.observer.http.addresses import Address, address_of, is_only_here, listen_at, listen_nearby
 
-    if flags["no_http"] and (flags["http"] is None or _is_stronger("no_http", "http")):
+    if flags["no_http"] and (flags["http"] is None or _is_stronger("no-http", "http")):
         return None
     token = _token(flags["http_token_file"])
     hosts = {name_in(name) or name.lower() for name in flags["http_host"]}
@@ -159,12 +121,11 @@ def _remove_metrics(directory: Path) -> None:
 
 
 def _is_stronger(one: str, other: str) -> bool:
-    """Tell which of two options that exclude each other counts: one on the command line overrides the environment."""
-    ctx = click.get_current_context()
-    sources = [ctx.get_parameter_source(name) for name in (one, other)]
-    if sources[0] is sources[1]:
+    """Tell which of two options that exclude each other counts: that of the stronger source."""
+    ranks = [sources.rank(BY_KEY[key]) for key in (one, other)]
+    if ranks[0] == ranks[1]:
         raise ConfigError("--http and --no-http exclude each other.")
-    return sources[0] is ParameterSource.COMMANDLINE
+    return ranks[0] > ranks[1]
 
 
 def _token(path: str | None) -> bytes | None:
@@ -173,7 +134,7 @@ def _token(path: str | None) -> bytes | None:
 
     if path is None:
         return None
-    what = "--http-token-file"
+    what = sources.name_of(BY_KEY["http-token-file"])
     check_secret(what, path)
     try:
         token = Path(path).read_bytes().strip()

@@ -8,17 +8,22 @@ import resource
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mxworker.brokers import Brokers, Tls
+from mxworker.brokers import Brokers, Tls, has_password
+from mxworker.cli.config import sources
+from mxworker.cli.config.options import BY_KEY, LEAVES
+from mxworker.cli.config.sources import Rank
 from mxworker.cli.options import present_directory
-from mxworker.config.limits import Limits
-from mxworker.config.overrides import Overrides
+from mxworker.config.kinds import Shared
+from mxworker.config.leaf import Leaf, leaves, with_values
+from mxworker.config.overrides import AS_IN_CODE, Overrides
 from mxworker.config.process import Consumption, Supervision
-from mxworker.config.publisher import PublisherSettings
+from mxworker.config.tree import DEFAULTS, Settings
 from mxworker.control.protocol import Identity
 from mxworker.errors import ConfigError
 from mxworker.system.log_events import log_event
@@ -26,8 +31,11 @@ from mxworker.system.printable import foreign
 
 log = logging.getLogger("mxworker")
 
-URL = "MXWORKER_BROKER_URL"
-URL_FILE = f"{URL}_FILE"
+_URL = BY_KEY["broker-url"]
+_URL_FILE = BY_KEY["broker-url-file"]
+URL_LEAVES = (_URL, _URL_FILE)
+URL = _URL.variable
+URL_FILE = _URL_FILE.variable
 
 
 def hide_urls(title: str) -> None:
@@ -57,24 +65,22 @@ def errors_told() -> Iterator[None]:
 
 def check(app: str, flags: dict[str, Any]) -> None:
     """Check all settings but those of the broker. Raises ConfigError."""
+    sources.check()
     _check(flags)
     _check_code(app, flags)
 
 
 def url_source(flags: dict[str, Any]) -> str | None:
     """Return the name of what gives the broker URL, None when nothing does."""
-    if flags["broker_url"]:
-        ctx = click.get_current_context()
-        is_typed = ctx.get_parameter_source("broker_url") is click.core.ParameterSource.COMMANDLINE
-        return "--broker-url" if is_typed else URL
-    return URL_FILE if os.environ.get(URL_FILE) else None
+    given = [leaf for leaf in URL_LEAVES if flags[leaf.name]]
+    return sources.name_of(max(given, key=sources.rank)) if given else None
 
 
 def checked_brokers(ctx: click.Context, flags: dict[str, Any]) -> Brokers:
     """Check the settings of the broker and return them. Raises ConfigError."""
     brokers = _brokers(flags, ctx.info_name or "run")
     is_typed = ctx.get_parameter_source("broker_url") is click.core.ParameterSource.COMMANDLINE
-    if is_typed and any(map(_has_password, flags["broker_url"])):
+    if is_typed and any(map(has_password, flags["broker_url"])):
         text = "a password on the command line is visible to others; %s names a file to read it from"
         log.warning(text, URL_FILE, extra=log_event("password_on_command_line"))
     return brokers
@@ -106,7 +112,7 @@ def _is_root_outside() -> bool:
 
 def _brokers(flags: dict[str, Any], command: str) -> Brokers:
     """Return the brokers, after checking the files for TLS."""
-    urls = flags["broker_url"] or _urls_from_file()
+    urls = _urls(flags)
     if not urls:
         raise ConfigError(
             "no broker URL.\n"
@@ -114,8 +120,8 @@ def _brokers(flags: dict[str, Any], command: str) -> Brokers:
             f"  or set {URL}, or let {URL_FILE} name a file that holds it.\n"
             "  Without RabbitMQ, for development:  mxworker run APP --embedded, or mxworker dev APP"
         )
-    tls = Tls(flags["tls_ca"], flags["tls_cert"], flags["tls_key"])
-    brokers = Brokers.parse(urls, flags["broker_shuffle"], tls)
+    tls = tls_of(flags)
+    brokers = Brokers.parse(urls, flags["broker_shuffle"], tls, int(flags["broker_heartbeat"]))
     if brokers.urls[0].is_tls:
         from mxworker.amqp.connecting.tls import check_files
 
@@ -123,35 +129,41 @@ def _brokers(flags: dict[str, Any], command: str) -> Brokers:
     return brokers
 
 
-def _urls_from_file() -> list[str]:
+def tls_of(flags: Mapping[str, Any]) -> Tls:
+    """Return the files for TLS."""
+    return Tls(flags["tls_ca"], flags["tls_cert"], flags["tls_key"])
+
+
+def _urls(flags: dict[str, Any]) -> list[str]:
+    """Return the URLs of what counts more: those that are given, or those in the file that is named."""
+    urls, path = list(flags["broker_url"]), flags["broker_url_file"]
+    if urls and path and sources.rank(_URL) == sources.rank(_URL_FILE):
+        if sources.rank(_URL) is not Rank.VARIABLE:
+            raise ConfigError(f"{sources.name_of(_URL)} and {sources.name_of(_URL_FILE)} exclude each other.")
+        return urls
+    if not path or (urls and sources.rank(_URL) > sources.rank(_URL_FILE)):
+        return urls
+    return _urls_from(path)
+
+
+def _urls_from(path: str) -> list[str]:
     from mxworker.system.secret_files import check_secret
 
-    path = os.environ.get(URL_FILE)
-    if not path:
-        return []
+    what = sources.name_of(_URL_FILE)
     try:
-        check_secret(URL_FILE, path)
+        check_secret(what, path)
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{URL_FILE} names '{foreign(path)}', which cannot be read: {foreign(error)}.") from error
+        raise ConfigError(f"{what} names '{foreign(path)}', which cannot be read: {foreign(error)}.") from error
     return [line for line in lines if line.strip()]
 
 
-def _has_password(url: str) -> bool:
-    return "@" in url and ":" in url.partition("://")[2].rpartition("@")[0]
-
-
 def _check(flags: dict[str, Any]) -> None:
-    for name in ("handler_timeout", "heartbeat_timeout", "boot_timeout"):
-        if flags[name] is not None and flags[name] <= 0:
-            raise ConfigError(f"--{name.replace('_', '-')} must be longer than 0.")
     for name in ("max_messages", "max_rss", "max_age"):
         if flags[name] is not None and flags["burst"]:
             raise ConfigError(
                 f"--burst and --{name.replace('_', '-')} exclude each other: in a burst no worker is replaced."
             )
-    if flags["heartbeat_timeout"] < 2:
-        raise ConfigError("--heartbeat-timeout must be at least 2s: workers beat once a second.")
 
 
 def _check_code(app: str, flags: dict[str, Any]) -> None:
@@ -179,40 +191,74 @@ def identity(app: str, flags: Mapping[str, Any]) -> Identity:
 
 def wanted_queues(flags: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the queues to consume, () for all."""
-    return tuple(name.strip() for name in (flags["queues"] or "").split(",") if name.strip())
+    return flags["queues"] or ()
 
 
-def supervision(name: str, workers: int, flags: dict[str, Any]) -> Supervision:
+def tree(flags: Mapping[str, Any], workers: int) -> Settings:
+    """Return the settings tree of a service with so many workers. Raises ConfigError for what cannot go together."""
+    from mxworker.payloads.compression import compression_of
+
+    values = {leaf.path: _value(leaf, flags[leaf.name], workers) for leaf in LEAVES}
+    settings: Settings = with_values(DEFAULTS, values)
+    compression_of(settings.publisher)  # it may need an extra
+    return settings
+
+
+def _value(leaf: Leaf, value: Any, workers: int) -> Any:
+    if isinstance(value, Shared):
+        return value.of(workers)
+    return leaf.default if value is None else value
+
+
+def supervision(name: str, workers: int, settings: Settings) -> Supervision:
     """Return the settings of the master."""
     return Supervision(
         name=name,
         workers=workers,
-        drain_timeout_s=flags["drain_timeout"],
-        heartbeat_timeout_s=flags["heartbeat_timeout"],
-        boot_timeout_s=flags["boot_timeout"],
-        burst=flags["burst"],
-        quarantine_after=flags["quarantine_after"],
+        drain_timeout_s=settings.limits.drain_timeout_s,
+        heartbeat_timeout_s=settings.supervision.heartbeat_timeout_s,
+        boot_timeout_s=settings.supervision.boot_timeout_s,
+        burst=settings.application.burst,
+        quarantine_after=settings.limits.quarantine_after,
     )
 
 
-def consumption(app: str, brokers: Brokers, flags: dict[str, Any]) -> Consumption:
+def queue_overrides(settings: Settings, workers: int) -> dict[str, Overrides]:
+    """Return the values for handlers of queues that have a table of their own in a file.
+
+    A flag or a variable, which is for all queues, counts more than such a table.
+    """
+    free = [leaf for leaf in leaves(AS_IN_CODE) if sources.rank(leaf) <= Rank.FILE]
+    return {
+        queue: replace(
+            settings.handlers,
+            **{leaf.path[-1]: _value(leaf, values[leaf.key], workers) for leaf in free if leaf.key in values},
+        )
+        for queue, values in sources.sources().queues().items()
+    }
+
+
+def consumption(app: str, brokers: Brokers, settings: Settings, of_queue: Mapping[str, Overrides]) -> Consumption:
     """Return the settings of a worker."""
     return Consumption(
         app=app,
         brokers=brokers,
-        app_dir=flags["app_dir"],
-        may_be_insecure=flags["insecure_app_dir"],
-        queues=wanted_queues(flags),
-        overrides=Overrides(flags["concurrency"], flags["prefetch"], flags["handler_timeout"]),
-        prefetch_budget_bytes=flags["prefetch_budget"],
-        max_body_bytes=flags["max_body_size"],
-        process_concurrency=flags["process_concurrency"],
-        drain_timeout_s=flags["drain_timeout"],
-        heartbeat_timeout_s=flags["heartbeat_timeout"],
-        boot_timeout_s=flags["boot_timeout"],
-        connect_wait_s=flags["connect_wait"],
-        burst=flags["burst"],
-        limits=Limits(flags["max_messages"], flags["max_rss"], flags["max_age"]),
-        quarantine_after=flags["quarantine_after"],
-        publisher=PublisherSettings(retry_unconfirmed=True, max_body_bytes=flags["max_publish_size"]),
+        app_dir=settings.application.app_dir,
+        may_be_insecure=settings.application.insecure_app_dir,
+        queues=settings.application.queues,
+        exclude_queues=settings.application.exclude_queues,
+        overrides=settings.handlers,
+        queue_overrides=of_queue,
+        prefetch_budget_bytes=settings.concurrency.prefetch_budget_bytes,
+        max_body_bytes=settings.limits.max_body_bytes,
+        process_concurrency=settings.concurrency.process_concurrency,
+        drain_timeout_s=settings.limits.drain_timeout_s,
+        heartbeat_timeout_s=settings.supervision.heartbeat_timeout_s,
+        boot_timeout_s=settings.supervision.boot_timeout_s,
+        connect_wait_s=settings.broker.connect_wait_s,
+        burst=settings.application.burst,
+        limits=settings.limits.replace_after,
+        quarantine_after=settings.limits.quarantine_after,
+        pool=settings.pool,
+        publisher=settings.publisher,
     )

@@ -329,7 +329,7 @@ class Texts:
     @property
     def allowed(self) -> str:
         """What they are."""
-        return "texts that are not empty"
+        return "a list of texts that are not empty"
 
     def parse(self, text: str) -> tuple[str, ...]:
         """Return the texts, without those that are empty."""

@@ -7,8 +7,8 @@ reference are all made from its leaf. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import Field, dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from mxworker.config.kinds import Kind
@@ -156,3 +156,15 @@ def check_fields(settings: Any, what: str) -> None:
             continue
         if not described.kind.allows(value):
             raise ConfigError(out_of_range(f"{what}{each.name}", value, described.kind, described.why))
+
+
+def with_values(at: Any, values: Mapping[tuple[str, ...], Any], path: tuple[str, ...] = ()) -> Any:
+    """Return a tree with these values by the paths of their leaves. Raises ConfigError when they do not go together."""
+    changed = {}
+    for each in fields(at):
+        here = (*path, each.name)
+        if "group" in each.metadata:
+            changed[each.name] = with_values(getattr(at, each.name), values, here)
+        elif here in values:
+            changed[each.name] = values[here]
+    return replace(at, **changed)

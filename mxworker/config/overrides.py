@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from mxworker.config.bounds import MAX_PREFETCH
 from mxworker.config.kinds import Duration, Whole, WholeOrShared
@@ -37,3 +39,4 @@ class Overrides:
 
 
 AS_IN_CODE = Overrides()
+NO_OVERRIDES: Mapping[str, Overrides] = MappingProxyType({})

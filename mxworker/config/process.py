@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mxworker.brokers import Brokers
@@ -30,8 +31,9 @@ class Supervision:
 class Consumption:
     """The settings of a worker. Durations are in seconds. For the values see the leaves of the same names.
 
-    `overrides` replace the values of the handlers in the code. `queues` limits the worker to the handlers of those
-    queues; empty means all. With `may_be_insecure`, code that other users could change is loaded too.
+    `overrides` replace the values of the handlers in the code, and for a queue in `queue_overrides` its own do.
+    `queues` limits the worker to the handlers of those queues; empty means all. With `may_be_insecure`, code that other
+    users could change is loaded too.
     """
 
     app: str
@@ -39,7 +41,9 @@ class Consumption:
     app_dir: str | None = None
     may_be_insecure: bool = False
     queues: tuple[str, ...] = ()
+    exclude_queues: tuple[str, ...] = ()
     overrides: Overrides = AS_IN_CODE
+    queue_overrides: Mapping[str, Overrides] = field(default_factory=dict)
     prefetch_budget_bytes: int = DEFAULTS.concurrency.prefetch_budget_bytes
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
     process_concurrency: int = DEFAULT_PROCESS_CONCURRENCY

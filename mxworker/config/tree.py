@@ -39,7 +39,11 @@ class BrokerSettings:
         is_secret=True,
     )
     url_file: str | None = leaf(
-        None, Text("FILE", is_file=True), "A file with one broker URL on each line.", name="broker-url-file"
+        None,
+        Text("FILE", is_file=True),
+        "A file with one broker URL on each line, instead of --broker-url.",
+        name="broker-url-file",
+        unset="none",
     )
     embedded: bool = leaf(
         False,
@@ -63,7 +67,7 @@ class BrokerSettings:
         unset="the system's authorities",
     )
     tls_cert: str | None = leaf(
-        None, Text("FILE", is_file=True), "The client certificate for the broker, in PEM format."
+        None, Text("FILE", is_file=True), "The client certificate for the broker, in PEM format.", unset="none"
     )
     tls_key: str | None = leaf(
         None,
@@ -84,6 +88,13 @@ class ApplicationSettings:
         "Consume only these queues; separate them by commas.",
         short="-Q",
         unset="all queues of the app",
+    )
+    exclude_queues: tuple[str, ...] = leaf(
+        (),
+        Texts("NAMES", ","),
+        "Do not consume these queues; separate them by commas.",
+        short="-X",
+        unset="none",
     )
     app_dir: str | None = leaf(
         None,

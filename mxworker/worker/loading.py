@@ -9,13 +9,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from mxworker.api.compilation import Handler
 from mxworker.api.handlers import Handlers, compile_handlers
-from mxworker.config.overrides import Overrides
+from mxworker.config.overrides import NO_OVERRIDES, Overrides
 from mxworker.errors import AppLoadError, ConfigError
 from mxworker.system.foreign_errors import type_name
 from mxworker.system.printable import foreign
@@ -58,16 +59,34 @@ def load(app: str, app_dir: str | None, may_be_insecure: bool = False) -> Handle
     return _pick(module, target, attribute, folder)
 
 
-def select(handlers: Handlers, queues: tuple[str, ...], overrides: Overrides) -> tuple[Handler, ...]:
-    """Return the compiled handlers of `queues`, or all when it is empty. Raises ConfigError for an unknown queue."""
-    compiled = compile_handlers(handlers, overrides)
-    unknown = [queue for queue in queues if queue not in handlers.queues]
+def select(
+    handlers: Handlers,
+    queues: tuple[str, ...],
+    overrides: Overrides,
+    exclude_queues: tuple[str, ...] = (),
+    queue_overrides: Mapping[str, Overrides] = NO_OVERRIDES,
+) -> tuple[Handler, ...]:
+    """Return the compiled handlers of `queues`, or of all when it is empty, without those of `exclude_queues`.
+
+    Raises ConfigError for an unknown queue, and when none is left.
+    """
+    compiled = compile_handlers(handlers, overrides, queue_overrides)
+    _check_queues(handlers, queues, "--queues")
+    _check_queues(handlers, exclude_queues, "--exclude-queues")
+    _check_queues(handlers, queue_overrides, "the [queues] tables of the configuration file")
+    wanted = set(queues or handlers.queues).difference(exclude_queues)
+    if not wanted:
+        raise ConfigError("no queue is left to consume.\n  Check --queues and --exclude-queues.")
+    return tuple(handler for handler in compiled if handler.queue.name in wanted)
+
+
+def _check_queues(handlers: Handlers, names: Iterable[str], where: str) -> None:
+    unknown = [name for name in names if name not in handlers.queues]
     if unknown:
         raise ConfigError(
             f"no handler consumes queue '{foreign(unknown[0])}'.  The app consumes: {', '.join(handlers.queues)}.\n"
-            "  Check --queues."
+            f"  Check {where}."
         )
-    return tuple(handler for handler in compiled if not queues or handler.queue.name in queues)
 
 
 def _check_name(app: str, target: str, attribute: str, folder: Path) -> None:

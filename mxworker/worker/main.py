@@ -101,7 +101,13 @@ def _live(settings: Consumption, board: Board, number: int, end: _End) -> int:
     try:
         with faults_told(settings.app):
             application = load(settings.app, settings.app_dir, settings.may_be_insecure)
-            handlers = select(application, settings.queues, settings.overrides)
+            handlers = select(
+                application,
+                settings.queues,
+                settings.overrides,
+                settings.exclude_queues,
+                settings.queue_overrides,
+            )
     except MxWorkerError as error:
         slot.write_note(f"Error: {error}")
         slot.write_state(WorkerState.STOPPED)

@@ -291,8 +291,8 @@ class Pool:
         limits = " + ".join(str(channels.limit) for channels in pools)
         return PoolExhausted(
             f"{late}: {self._borrowed} are borrowed, and there may be {limits} on the connections for handlers.\n"
-            "  Hold channels for a shorter time, lower the concurrency of the handlers, or raise the pool's "
-            "max_connections or max_channels."
+            "  Hold channels for a shorter time, lower the concurrency of the handlers, or raise "
+            "--pool-max-connections or --pool-max-channels."
         )
 
     # ---- connections for borrowed channels

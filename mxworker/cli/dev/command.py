@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from mxworker.cli.config.options import LeafOption
 from mxworker.cli.dev.keys import HINT
 from mxworker.cli.embedded import lent_broker
 from mxworker.cli.help import EXIT_CODES, Command, option
@@ -26,6 +27,7 @@ from mxworker.cli.settings import (
     url_source,
     wanted_queues,
 )
+from mxworker.config.kinds import Text
 from mxworker.system import interpreter
 from mxworker.system.printable import foreign
 
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from mxworker.cli.dev.wanted import Wanted
 
 _DEFAULTS = {
-    "workers": 1,
+    "workers": "1",
     "drain_timeout": "5s",
     "log_level": "debug",
     "log_format": "text",
@@ -54,8 +56,8 @@ def parameters(run: click.Command) -> list[click.Parameter]:
 def _for_dev(parameter: click.Parameter) -> click.Parameter:
     copied = copy.copy(parameter)
     name = parameter.name or ""
-    copied.default = _DEFAULTS.get(name, parameter.default)
-    if isinstance(copied, click.Option):
+    if name in _DEFAULTS and isinstance(copied, click.Option):
+        copied.default = _DEFAULTS[name]
         copied.show_default = _SHOWN_DEFAULTS.get(name, copied.show_default)
     return copied
 
@@ -172,16 +174,16 @@ def service_environment(run: click.Command, values: Mapping[str, Any]) -> dict[s
 
 
 def _said(option: click.Option, value: Any) -> list[str]:
-    """Return the option as it is typed, or nothing when leaving it out means the same."""
+    """Return the option as it is typed, or nothing when that is not possible, as without a value.
+
+    A flag that is off is typed too, since a configuration file may say otherwise.
+    """
     flag = max(option.opts, key=len)
-    match value:
-        case None | False:
-            return []
-        case True:
-            return [flag]
-        case tuple():
-            return [f"{flag}={item}" for item in value]
-        case float():
-            return [f"{flag}={value:f}"]
-        case _:
-            return [f"{flag}={value}"]
+    if isinstance(value, bool):
+        return [flag] if value else option.secondary_opts[:1]
+    if option.multiple:
+        return [f"{flag}={item}" for item in value]
+    kind = option.leaf.kind if isinstance(option, LeafOption) else Text()
+    if value is None and not kind.allows(None):
+        return []
+    return [f"{flag}={kind.write(value)}"]

@@ -129,7 +129,13 @@ def _live(settings: MemberSettings, pipe: Pipe, profiled: ProfiledProcess, forks
             sys.path[:] = path  # the path came from the worker, whose loading has changed it in the same way
             compression, most_bytes = compression_of(settings.publisher), settings.publisher.max_body_bytes
             publisher = CpuPublisher(pipe, Encoder(compression, application.serializers, most_bytes))
-            chosen = select(application, settings.queues, settings.overrides)
+            chosen = select(
+                application,
+                settings.queues,
+                settings.overrides,
+                settings.exclude_queues,
+                settings.queue_overrides,
+            )
         handlers = [handler for handler in chosen if handler.kind is HandlerKind.PROCESS]
         gc.collect()
         gc.freeze()  # as in the worker: no collection needs to visit the objects that the import made

@@ -169,8 +169,10 @@ class MemberSettings:
     app_dir: str | None
     may_be_insecure: bool
     queues: tuple[str, ...]
+    exclude_queues: tuple[str, ...]
     publisher: PublisherSettings
     overrides: Overrides
+    queue_overrides: Mapping[str, Overrides]
     boot_timeout_s: float
     max_body_bytes: int
     prefetch_budget_bytes: int
@@ -191,7 +193,9 @@ class MemberSettings:
         facts = json.loads(text)
         made = {
             "queues": tuple(facts["queues"]),
+            "exclude_queues": tuple(facts["exclude_queues"]),
             "overrides": Overrides(**facts["overrides"]),
+            "queue_overrides": {queue: Overrides(**chosen) for queue, chosen in facts["queue_overrides"].items()},
             "publisher": PublisherSettings(**facts["publisher"]),
         }
         return cls(**facts | made)

@@ -129,9 +129,9 @@ def test_failed_start_is_a_record_of_a_json_log(folder: Path, broker_url: str, h
 
 
 def test_setting_that_cannot_be_used_is_a_record_of_a_json_log(folder: Path, broker_url: str) -> None:
-    (record,) = objects(run(folder, broker_url, "--log-format=json", "--heartbeat-timeout=1s").stderr)
+    (record,) = objects(run(folder, broker_url, "--log-format=json", "--burst", "--max-age=1h").stderr)
     assert (record["level"], record["exit_code"]) == ("error", 2)
-    assert record["message"] == "--heartbeat-timeout must be at least 2s: workers beat once a second."
+    assert record["message"] == "--burst and --max-age exclude each other: in a burst no worker is replaced."
 
 
 def test_missing_broker_is_told_by_one_worker_with_the_time_that_is_left(folder: Path) -> None:

@@ -13,7 +13,10 @@ from click.testing import CliRunner
 
 from mxworker.cli import main
 
-_OF_A_SERVICE = ["Broker", "Application", "Concurrency", "Limits", "Supervision", "HTTP", "Logging"]
+_OF_A_SERVICE = [
+    *("Broker", "Application", "Concurrency", "Handlers", "Limits", "Publisher", "Connections"),
+    *("Supervision", "HTTP", "Logging", "Configuration"),
+]
 SECTIONS = [*_OF_A_SERVICE, "Other options", "Exit codes"]
 BOUNDLESS = {"broker_url", "tls_cert", "reload_dir", "control_socket"}  # without them there is nothing to show
 
