@@ -24,6 +24,8 @@ from mxworker.worker.tasks import first_of
 
 log = logging.getLogger(__name__)
 
+NO_LIMIT_S = 365 * 24 * 3600.0
+"""A `--connect-wait` of a year, as `dev` has it, is told as a wait without an end."""
 _LOOK_AFTER_S = 1.0  # at least, when nothing has changed
 
 
@@ -54,7 +56,8 @@ class Start:
     async def run(self) -> BrokerError | None:
         """Wait until all queues are consumed or the worker is to leave. Return why the start has failed, or None."""
         deadline = StartDeadline(self._connect_wait_s, REPLY_DEADLINE_S, self._loop.time())
-        self._pool.expect_until(deadline.gives_up_at if self._must_succeed() else None)
+        may_fail = self._must_succeed() and self._connect_wait_s < NO_LIMIT_S
+        self._pool.expect_until(deadline.gives_up_at if may_fail else None)
         while self._readiness.state is not WorkerState.READY and not self._shutdown.requested.is_set():
             now = self._loop.time()
             is_time_up = self._is_time_up(deadline, now)

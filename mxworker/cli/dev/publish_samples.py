@@ -38,7 +38,7 @@ def main() -> int:
         handlers = select(load(wanted.app, wanted.app_dir, wanted.may_be_insecure), wanted.queues, AS_IN_CODE)
         asyncio.run(_published(wanted, handlers))
     except MxWorkerError as error:
-        say(f"no sample: {error}")
+        say(f"nothing published: {error}")
         return ExitCode.RUNTIME
     return ExitCode.OK
 

@@ -253,6 +253,13 @@ def test_settings_of_flags_and_variables_reach_the_service_without_the_password(
     assert not any(b"S3cr3t" in title for title in titles)
 
 
+def test_broker_that_is_down_is_waited_for(develop_really: Develop) -> None:
+    service = develop_really(WORKING)
+    service.wait_for_log("cannot connect: connection refused; trying again until it is there")
+    assert "trying for" not in service.log_text()
+    assert service.exit_code is None
+
+
 def test_no_service_outlives_a_killed_outer_process(develop_really: Develop) -> None:
     service = develop_really(WORKING, "--workers=2", "--log-level=debug")
     service.wait_for_log("worker 2 BOOTING -> CONNECTING")
