@@ -38,8 +38,8 @@ def broker(host: str, port: int) -> None:
     with the password guest.
     """
     from mxworker.devbroker.process import refuse_production
-    from mxworker.devbroker.server import Settings
     from mxworker.devbroker.serving import serve, warning
+    from mxworker.devbroker.settings import Settings
     from mxworker.system.log import set_up
 
     set_up("info")

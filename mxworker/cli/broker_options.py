@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from collections.abc import Callable, Coroutine
@@ -66,6 +65,8 @@ def ended(work: Coroutine[Any, Any, T]) -> T:
 
     A reader of the output that has gone, as `head` does, ends the command without a text.
     """
+    import asyncio  # takes 25 ms, also of the commands that do not need it
+
     try:
         return asyncio.run(work)
     except MxWorkerError as error:

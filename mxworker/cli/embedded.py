@@ -63,7 +63,7 @@ def _started() -> KeptBroker:
     """Start a broker on the default port or the next free one."""
     from mxworker.devbroker.keeping import KeptBroker
     from mxworker.devbroker.process import start_broker
-    from mxworker.devbroker.server import Settings
+    from mxworker.devbroker.settings import Settings
 
     for left in reversed(range(_TRIES)):
         port = _free_port()

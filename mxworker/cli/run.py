@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,6 +157,8 @@ class _Greeting:
 
         `places` are those at which the service can be reached; `hint` is what to tell when it is ready.
         """
+        from importlib.metadata import version  # takes 10 ms
+
         python = ".".join(str(part) for part in sys.version_info[:3])
         self._facts = {
             "mxworker": f"{__version__}, Python {python}, aio-pika {version('aio-pika')}",

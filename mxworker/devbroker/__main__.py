@@ -11,11 +11,9 @@ import os
 import sys
 
 from mxworker.config.bounds import LOG_LEVELS
-from mxworker.devbroker.client import Limits
-from mxworker.devbroker.handshake import Account
 from mxworker.devbroker.process import PASSWORD, refuse_production
-from mxworker.devbroker.server import Settings
 from mxworker.devbroker.serving import serve, warning
+from mxworker.devbroker.settings import Account, Limits, Settings
 from mxworker.errors import ConfigError, ExitCode
 from mxworker.system.child import bind_to_parent
 from mxworker.system.log import set_up

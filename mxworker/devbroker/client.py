@@ -8,18 +8,8 @@ from typing import Protocol
 from pamqp import frame as codec
 from pamqp.base import Frame
 
+from mxworker.devbroker.settings import Limits
 from mxworker.devbroker.vhost import VirtualHost
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bounds of the broker, those of RabbitMQ by default. `delivery_limit` is that of quorum queues; None is none."""
-
-    max_message_bytes: int = 128 * 1024 * 1024
-    channel_max: int = 2047
-    frame_max: int = 131_072
-    heartbeat_s: int = 60
-    delivery_limit: int | None = 20
 
 
 class Client(Protocol):

@@ -19,12 +19,13 @@ from pamqp.base import Frame
 
 from mxworker.devbroker import frames
 from mxworker.devbroker.channel import Channel
-from mxworker.devbroker.client import Limits, Line
+from mxworker.devbroker.client import Line
 from mxworker.devbroker.clock import Clock, Timer
 from mxworker.devbroker.faults import ConnectionFault, Fault
-from mxworker.devbroker.handshake import Account, Handshake, Stage
+from mxworker.devbroker.handshake import Handshake, Stage
 from mxworker.devbroker.methods import CONNECTION_CLOSE, CONNECTION_CLOSE_OK, decoded, method_id
 from mxworker.devbroker.queues import Consumer
+from mxworker.devbroker.settings import Account, Limits
 from mxworker.devbroker.unacked import Held, by_queue
 from mxworker.devbroker.vhost import VirtualHost
 from mxworker.system.log_events import log_event

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hmac
 import platform
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -15,9 +14,9 @@ from pamqp import commands, decode
 from pamqp.base import Frame
 
 from mxworker import __version__
-from mxworker.devbroker.client import Limits
 from mxworker.devbroker.faults import ConnectionFault, Fault
 from mxworker.devbroker.frames import MIN_FRAME_MAX
+from mxworker.devbroker.settings import Account, Limits
 
 PRODUCT = "mxworker embedded broker"
 _MECHANISMS = "PLAIN AMQPLAIN"
@@ -32,14 +31,6 @@ _CAPABILITIES = (
     "per_consumer_qos",
     "direct_reply_to",
 )
-
-
-@dataclass(frozen=True)
-class Account:
-    """The one user of the broker."""
-
-    user: str = "guest"
-    password: str = "guest"  # noqa: S105 - as RabbitMQ has it on loopback
 
 
 class Stage(Enum):

@@ -16,7 +16,7 @@ from enum import Enum, auto
 
 from mxworker.backoff import RESPAWN, next_attempt
 from mxworker.devbroker.process import BrokerProcess, start_again
-from mxworker.devbroker.server import Settings
+from mxworker.devbroker.settings import Settings
 from mxworker.system.exit_status import in_words
 from mxworker.system.log_events import log_event
 

@@ -12,14 +12,16 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from mxworker.config.bounds import LOG_LEVELS
-from mxworker.devbroker.control import BrokerControl
-from mxworker.devbroker.server import Settings
+from mxworker.devbroker.settings import Settings
 from mxworker.errors import BrokerError, ConfigError
 from mxworker.system.log import as_set_up
 from mxworker.system.terminal import has_terminal
+
+if TYPE_CHECKING:
+    from mxworker.devbroker.control import BrokerControl
 
 PRODUCTION = "MXWORKER_ENV"
 PASSWORD = "MXWORKER_EMBEDDED_PASSWORD"  # noqa: S105 - the name of a variable
@@ -106,6 +108,8 @@ class BrokerProcess:
 
     def control(self) -> BrokerControl:
         """Return a connection that moves the broker's clock."""
+        from mxworker.devbroker.control import BrokerControl  # only tests need it, and it takes asyncio
+
         return BrokerControl(self.control_path)
 
     def stop(self) -> None:

@@ -8,25 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from mxworker.devbroker.client import Limits
 from mxworker.devbroker.connection import Connection
-from mxworker.devbroker.handshake import Account
 from mxworker.devbroker.running_clock import RunningClock
+from mxworker.devbroker.settings import Settings
 from mxworker.devbroker.vhost import VirtualHost
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to run the broker. Port 0 is any free port; `control_path` is where to make a control socket."""
-
-    host: str = "127.0.0.1"
-    port: int = 5672
-    account: Account = field(default_factory=Account)
-    limits: Limits = field(default_factory=Limits)
-    control_path: str | None = None
 
 
 class EmbeddedBroker:

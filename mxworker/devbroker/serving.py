@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mxworker.devbroker.control import ControlServer
-from mxworker.devbroker.server import EmbeddedBroker, Settings
+from mxworker.devbroker.server import EmbeddedBroker
+from mxworker.devbroker.settings import Settings
 from mxworker.system.memory import resident_bytes, trim
 
 _TRIM_EVERY_S = 5.0

@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterable
 
 from mxworker.api.compilation import Handler
 from mxworker.devbroker.arguments import QueueSettings
-from mxworker.devbroker.client import Limits
 from mxworker.devbroker.clock import Clock
 from mxworker.devbroker.connection import Connection
 from mxworker.devbroker.exchanges import Exchange
-from mxworker.devbroker.handshake import Account
 from mxworker.devbroker.message import Message
 from mxworker.devbroker.queues import Declared, Queue
 from mxworker.devbroker.running_clock import RunningClock
+from mxworker.devbroker.settings import Account, Limits
 from mxworker.devbroker.topology import DEFAULT, Topology
 from mxworker.devbroker.vhost import VirtualHost
 from mxworker.testing import pipes

@@ -151,7 +151,8 @@ def test_a_circle_is_seen() -> None:
         ("mxworker.worker.main", VIEWS | {"opentelemetry"} | {"click", "watchfiles"}),
         ("mxworker.worker.cpu.member", AMQP_LIBRARIES | VIEWS | {"click", "watchfiles"}),
         ("mxworker.observer.main", AMQP_LIBRARIES | {"click", "rich", "watchfiles", "msgspec", "pydantic"}),
-        ("mxworker.cli", AMQP_LIBRARIES | VIEWS | {"watchfiles", "msgspec", "pydantic"}),
+        ("mxworker.cli", AMQP_LIBRARIES | VIEWS | {"asyncio", "watchfiles", "msgspec", "pydantic"}),
+        ("mxworker.devbroker.keeping", {"asyncio", "pamqp", "mxworker.devbroker.server"}),
     ],
 )
 def test_what_a_process_does_not_need_is_not_imported(module: str, unwanted: frozenset[str]) -> None:

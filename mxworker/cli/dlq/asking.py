@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import sys
 
@@ -37,6 +36,8 @@ class Interruption:
 
     def watch(self) -> None:
         """Begin to watch, in the running event loop. A second signal ends the process at once."""
+        import asyncio  # loaded already, and not with the command line
+
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop)

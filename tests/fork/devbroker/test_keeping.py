@@ -13,7 +13,7 @@ import pytest
 
 from mxworker.devbroker.keeping import KeptBroker
 from mxworker.devbroker.process import start_broker
-from mxworker.devbroker.server import Settings
+from mxworker.devbroker.settings import Settings
 from tests.harness.waiting import wait_until
 from tests.harness.wire import Wire
 

@@ -15,11 +15,9 @@ import pytest
 from pamqp import commands
 
 from mxworker.devbroker import process
-from mxworker.devbroker.client import Limits
 from mxworker.devbroker.control import BrokerControl
-from mxworker.devbroker.handshake import Account
 from mxworker.devbroker.process import BrokerProcess, start_broker
-from mxworker.devbroker.server import Settings
+from mxworker.devbroker.settings import Account, Limits, Settings
 from mxworker.errors import BrokerError, ConfigError
 from tests.harness.wire import Closed, Wire
 
