@@ -119,7 +119,7 @@ def work(row: ConsumerRow) -> None:
     row.words[RowWord.SLOTS] = 32
     row.words[RowWord.IS_CONSUMED] = 1
     row.seconds[RowSeconds.BUSY] = 123.456
-    row.write_queue_facts(9, 2, 0, 0, 0, 123.5)
+    row.write_queue_facts(9, 2, 0, 0, 0, time.time() + 3600)  # not old before the end
 
 
 def status(slots: int) -> ServiceStatus:
