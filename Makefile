@@ -81,7 +81,7 @@ prometheus:
 chromium:
 	@command -v chromium >/dev/null || { tests/apt-install.sh fonts-dejavu-core && tests/apt-install.sh chromium; } || true
 
-# Programs of clients in Go and JavaScript run against the embedded broker. Without their languages those are skipped.
+# Clients in Go and JavaScript are tested on the embedded broker. Without their languages those tests are skipped.
 clients:
 	@test -d /usr/share/gocode/src/github.com/rabbitmq/amqp091-go || tests/apt-install.sh golang-github-rabbitmq-amqp091-go-dev || true
 	@command -v go >/dev/null || tests/apt-install.sh golang-go || true

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import venv
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ import pytest
 SUITES = {"aio_pika": "aio-pika==10.2.1", "aiormq": "aiormq==7.2.4"}
 NEEDED = ("aiomisc", "aiomisc-pytest", "pytest", "shortuuid", "timeout-decorator")
 OTHERS = ("pika~=1.3", "kombu~=5.4")
+
+GO_PATH = Path("/usr/share/gocode")  # where Debian's packages of Go libraries are
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +36,13 @@ def install(command: Sequence[object], folder: Path) -> None:
     done = subprocess.run([str(part) for part in command], cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         missing(f"cannot be installed here: {done.stderr[-500:]}")
+
+
+def go_environment(library: str) -> dict[str, str]:
+    """Return the variables with which Go finds a library of Debian, or tell that something is missing."""
+    if not shutil.which("go") or not (GO_PATH / "src" / library).exists():
+        missing(f"Go or its library {library} is missing: 'make clients' installs both")
+    return {"GO111MODULE": "off", "GOPATH": str(GO_PATH), "GOFLAGS": ""}
 
 
 def missing(reason: str) -> NoReturn:

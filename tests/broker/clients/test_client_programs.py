@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 from mxworker.devbroker.process import BrokerProcess
-from tests.broker.clients.conftest import install, missing
+from tests.broker.clients.conftest import go_environment, install, missing
 from tests.harness.scales import FULL_ONLY
 from tests.rabbit.node import Node
 
 PROGRAMS = Path(__file__).parent / "programs"
-GO_PATH = Path("/usr/share/gocode")  # where Debian's package golang-github-rabbitmq-amqp091-go-dev is
 TRANSACTIONS = "transactions: [0, 0, 0, 2]"
 EXPECTED = [
     "declared: 0 messages, 0 consumers",
@@ -62,15 +61,13 @@ def program(request: pytest.FixtureRequest, tmp_path: Path) -> Program:
 
 
 def _in_go(folder: Path) -> tuple[Sequence[object], dict[str, str]]:
-    if not shutil.which("go") or not (GO_PATH / "src/github.com/rabbitmq/amqp091-go").exists():
-        missing("Go or its amqp091-go is missing: apt install golang-go golang-github-rabbitmq-amqp091-go-dev")
-    env = {"GO111MODULE": "off", "GOPATH": str(GO_PATH), "GOCACHE": str(folder / "cache"), "GOFLAGS": ""}
-    return ["go", "run", PROGRAMS / "with_amqp091.go"], env
+    env = go_environment("github.com/rabbitmq/amqp091-go")
+    return ["go", "run", PROGRAMS / "with_amqp091.go"], {**env, "GOCACHE": str(folder / "cache")}
 
 
 def _in_node(folder: Path) -> tuple[Sequence[object], dict[str, str]]:
     if not shutil.which("npm"):
-        missing("Node.js is missing: apt install nodejs npm")
+        missing("Node.js or its npm is missing: 'make clients' installs both")
     (folder / "package.json").write_text("{}")
     install(["npm", "install", "--no-audit", "--no-fund", "amqplib@2"], folder)
     shutil.copy(PROGRAMS / "with_amqplib.mjs", folder)

@@ -1,8 +1,8 @@
-"""The test suites of aio-pika and aiormq pass on the embedded broker as they do on RabbitMQ, test by test.
+"""The test suites of aio-pika, aiormq and amqp091-go pass on the embedded broker as they do on RabbitMQ, test by test.
 
-The source distributions come from the package index, with what their tests need, into an environment of their own. Only
-tests that pass on RabbitMQ here are wanted: some need Docker itself, or another host. Under --full only: a suite takes
-minutes.
+Those of Python come from the package index, with what their tests need, into an environment of their own. That of Go
+is in Debian's package. Only tests that pass on RabbitMQ are wanted: some need Docker itself, or another host. A suite
+takes minutes, so all run under --full only.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ from urllib.parse import urlsplit
 import pytest
 
 from mxworker.devbroker.process import BrokerProcess
-from tests.broker.clients.conftest import SUITES, install
+from tests.broker.clients.conftest import GO_PATH, SUITES, go_environment, install
+from tests.harness.scales import FULL_ONLY
 from tests.rabbit.node import Node
 
 OPTIONS = ["-p", "broker_stand_in", "-p", "no:cacheprovider", "-o", "log_cli=false", "-q", "-rA", "--tb=no"]
 TIMEOUT_S = 3600
 AGAIN = 3
 _OUTCOME = re.compile(r"^(PASSED|FAILED|ERROR|SKIPPED) (tests/\S+::.*?)(?: - .*)?$", re.MULTILINE)
+
+_GO_PASS = re.compile(r"^ *--- PASS: (\S+)", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,32 @@ def test_what_passes_on_rabbitmq_passes(
     print(f"{suite}: {len(on_rabbitmq)} tests pass on RabbitMQ, {len(on_rabbitmq & on_ours)} of them here")
     assert len(on_rabbitmq) > 200
     assert sorted(on_rabbitmq - on_ours) == []
+
+
+@FULL_ONLY
+def test_what_passes_on_rabbitmq_passes_in_go(tmp_path: Path, node: Node, embedded: BrokerProcess) -> None:
+    library = "github.com/rabbitmq/amqp091-go"
+    env = {**os.environ, **go_environment(library), "GOCACHE": str(tmp_path)}
+    home = GO_PATH / "src" / library
+    suite = tmp_path / "suite"
+    subprocess.run(["go", "test", "-c", "-tags=integration", "-o", suite, "."], cwd=home, env=env, check=True)
+
+    def passed_on(url: str) -> set[str]:
+        done = subprocess.run(
+            [suite, "-test.v"],
+            cwd=home,
+            env={**env, "AMQP_URL": url},
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        return set(_GO_PASS.findall(done.stdout))
+
+    with node.expect_precondition_failed():
+        on_rabbitmq = passed_on(node.url)
+    assert len(on_rabbitmq) > 100
+    assert sorted(on_rabbitmq - passed_on(embedded.url)) == []
 
 
 def passed(command: list[str], suite: str, folder: Path, url: str) -> set[str]:
