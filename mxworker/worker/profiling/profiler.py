@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -110,9 +110,7 @@ class Profiler:
                 case ProfileKind.CPU:
                     result = self._cpu(title, number, seconds, members)
                 case ProfileKind.MEMORY:
-                    own = traced(title, seconds, lambda: self._is_wanted(number))
-                    parts = [own.encode("utf-8", "replace"), *self._of_members(number, members).values()]
-                    result = b"\n\n".join(parts)
+                    result = self._memory(title, number, seconds, members)
         except BaseException:
             for member in members:
                 member.profile.stop()
@@ -124,19 +122,23 @@ class Profiler:
     def _cpu(self, title: str, number: int, seconds: float, members: Sequence[Member]) -> bytes:
         recording = sampled(Sampler(self._loop, self._label_of), seconds, lambda: self._is_wanted(number))
         cut = f", without {recording.dropped} samples for which there was no room" if recording.dropped else ""
-        own = recording.speedscope(f"CPU time of {title}{cut}", f"mxworker {__version__}")
-        others = {
-            f"process {pid} for cpu handlers": orjson.loads(result)
-            for pid, result in self._of_members(number, members).items()
-        }
+        results = self._of_members(number, members)
+        own = recording.speedscope(f"CPU time of {title}{cut}{_without(results)}", f"mxworker {__version__}")
+        others = {f"process {pid} for cpu handlers": orjson.loads(result) for pid, result in results.items() if result}
         return orjson.dumps(joined(own, others))
+
+    def _memory(self, title: str, number: int, seconds: float, members: Sequence[Member]) -> bytes:
+        own = traced(title, seconds, lambda: self._is_wanted(number))
+        results = self._of_members(number, members)
+        parts = [own.encode("utf-8", "replace"), *results.values(), _without(results).removeprefix(", ").encode()]
+        return b"\n\n".join(filter(None, parts))
 
     def _of_members(self, number: int, members: Sequence[Member]) -> dict[int, bytes]:
         """Wait a little for the results of the other processes, and return them by the process id.
 
-        A process whose code has let no other thread run, or which has ended, has none.
+        The result is empty for a process whose code has let no other thread run, or which has ended.
         """
-        results: dict[int, bytes] = {}
+        results = dict.fromkeys((member.pid for member in members), b"")
         missing = list(members)
         deadline = time.monotonic() + _LATE_S
         while missing and time.monotonic() < deadline:
@@ -150,7 +152,7 @@ class Profiler:
                 else:
                     if result is not None:
                         missing.remove(member)
-                        results |= {member.pid: result} if result else {}
+                        results[member.pid] = result
             time.sleep(_LOOK_EVERY_S if missing else 0)
         for member in missing:
             member.profile.stop()
@@ -185,3 +187,9 @@ class Profiler:
             log.warning("worker %d: a profile cannot be handed over: %s", self._slot.number, error, extra=facts)
             return False
         return True
+
+
+def _without(results: Mapping[int, bytes]) -> str:
+    """Return which processes are missing in a profile, for its title or end; empty when none is."""
+    missing = [str(pid) for pid, result in results.items() if not result]
+    return f", without process {', '.join(missing)} for cpu handlers, which gave no profile" if missing else ""
