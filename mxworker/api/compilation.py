@@ -162,7 +162,7 @@ def _compiled(said: Registration, overrides: Overrides, around: Around) -> Handl
     decode = decoder_for(payload, around.codecs)
     default = 1 if said.batch is not None else _DEFAULT_CONCURRENCY.get(kind, 1)
     concurrency = whole("concurrency", _first(overrides.concurrency, options["concurrency"], default), MAX_PREFETCH)
-    batch = checked_batch(said)
+    batch = _batch(checked_batch(said), overrides)
     size = batch.size if batch is not None else 1
     prefetch = _first(overrides.prefetch, options["prefetch"], min(2 * size * concurrency, MAX_PREFETCH))
     prefetch = whole("prefetch", prefetch, MAX_PREFETCH)
@@ -181,8 +181,8 @@ def _compiled(said: Registration, overrides: Overrides, around: Around) -> Handl
         objective_s=objective_s(options["objective"]),
         # No larger than the prefetch: the broker sends no more, and the batch would wait for its age each time.
         batch=None if batch is None else replace(batch, size=min(batch.size, prefetch)),
-        retry=options["retry"],
-        on_error=options["on_error"],
+        retry=_retry(options["retry"], overrides),
+        on_error=overrides.on_error or options["on_error"],
         reject_on=checked_reject_on(said),
         circuit_breaker=options["circuit_breaker"],
         middleware=around.middleware,
@@ -222,6 +222,25 @@ def _first(override: Number | None, registered: Number | None, default: Number) 
     if override is not None:
         return override
     return default if registered is None else registered
+
+
+def _retry(registered: RetryPolicy | None, overrides: Overrides) -> RetryPolicy | None:
+    """Return the policy of the code with the operator's number of retries; their delays, which are queues, stay."""
+    if registered is None or overrides.max_retries is None:
+        return registered
+    return replace(registered, max_retries=overrides.max_retries)
+
+
+def _batch(registered: Batch | None, overrides: Overrides) -> Batch | None:
+    """Return the bounds of a batch, with those of the operator in place of those in the code."""
+    if registered is None:
+        return None
+    size, wait_s = overrides.batch_size, overrides.batch_wait_s
+    return replace(
+        registered,
+        size=registered.size if size is None else size,
+        wait_s=registered.wait_s if wait_s is None else wait_s,
+    )
 
 
 def _element(annotation: Any) -> Any:

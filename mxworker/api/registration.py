@@ -18,7 +18,7 @@ from mxworker.api.circuit_breaker import CircuitBreaker
 from mxworker.api.handler_options import HandlerOptions, OnError
 from mxworker.api.queues import Queue
 from mxworker.api.retry_policy import RetryPolicy
-from mxworker.config.bounds import MAX_PREFETCH
+from mxworker.config.bounds import MAX_BATCH_WAIT_S, MAX_PREFETCH
 from mxworker.config.units import parse_duration_s
 from mxworker.errors import AppLoadError, ConfigError
 from mxworker.wire.field_table import SHORT_STRING_BYTES
@@ -26,7 +26,6 @@ from mxworker.wire.field_table import SHORT_STRING_BYTES
 MAX_TIMEOUT_S = 365 * 24 * 3600
 """A year, in seconds: no handler needs more, and every event loop can wait for as long."""
 _ON_ERROR = get_args(OnError)
-_MAX_BATCH_WAIT_S = 3600
 _MAX_BATCH_BYTES = 64 * 1024 * 1024
 _SHOWN_CHARACTERS = 80
 
@@ -94,8 +93,8 @@ def _up_to_a_year(name: str, time_s: float) -> float:
 
 def _wait_s(value: Any) -> float:
     time_s = _seconds("wait", value)
-    if not 0 <= time_s <= _MAX_BATCH_WAIT_S:
-        raise AppLoadError(f"has wait={_shown(time_s)}; it must be from 0 to {_MAX_BATCH_WAIT_S} seconds")
+    if not 0 <= time_s <= MAX_BATCH_WAIT_S:
+        raise AppLoadError(f"has wait={_shown(time_s)}; it must be from 0 to {MAX_BATCH_WAIT_S:g} seconds")
     return time_s
 
 

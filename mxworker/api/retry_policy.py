@@ -10,7 +10,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MAX_RETRIES = 100
+from mxworker.config.bounds import MAX_RETRIES
+
 MAX_STEPS = 16
 _MIN_DELAY_S = 0.01
 _MAX_DELAY_S = 2_000_000.0  # a queue's TTL is a timer of the Erlang VM, which has 32 bits of milliseconds

@@ -14,6 +14,8 @@ MAX_BODY_BYTES = 512 * 1024 * 1024
 """The largest body that RabbitMQ takes at all (the same page)."""
 MAX_GZIP_LEVEL = 9
 MAX_PREFETCH = 65535
+MAX_RETRIES = 100
+MAX_BATCH_WAIT_S = 3600.0
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("auto", "text", "json")
 MAX_WORKERS = 512

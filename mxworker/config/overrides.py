@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
-from mxworker.config.bounds import MAX_PREFETCH
-from mxworker.config.kinds import Duration, Whole, WholeOrShared
+from mxworker.config.bounds import MAX_BATCH_WAIT_S, MAX_PREFETCH, MAX_RETRIES
+from mxworker.config.kinds import Choice, Duration, Whole, WholeOrShared
 from mxworker.config.leaf import leaf
 
 
@@ -34,6 +35,29 @@ class Overrides:
         Duration(),
         "How long a handler may run for one message.",
         name="handler-timeout",
+        unset="as in the code",
+    )
+    max_retries: int | None = leaf(
+        None,
+        Whole(0, MAX_RETRIES),
+        "After this many retries the next failure makes a message a dead letter. A handler whose code says retry=None "
+        "has none.",
+        unset="as in the code",
+    )
+    on_error: Literal["retry", "reject", "requeue", "ack"] | None = leaf(
+        None,
+        Choice(("retry", "reject", "requeue", "ack"), "HOW"),
+        "What becomes of a message whose handler fails: 'retry' retries it later, 'reject' makes it a dead letter, "
+        "'requeue' has it delivered again at once, 'ack' drops it.",
+        unset="as in the code",
+    )
+    batch_size: int | None = leaf(
+        None, Whole(1, MAX_PREFETCH), "How many messages complete a batch.", unset="as in the code"
+    )
+    batch_wait_s: float | None = leaf(
+        None,
+        Duration(at_most_s=MAX_BATCH_WAIT_S, may_be_zero=True),
+        "How long after its first message a smaller batch is complete.",
         unset="as in the code",
     )
 

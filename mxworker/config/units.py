@@ -9,7 +9,7 @@ from mxworker.errors import ConfigError
 _DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s*(ms|s|m|h|)", re.ASCII)
 SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
 
-_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s*(|B|kB|MB|GB|KiB|MiB|GiB)", re.ASCII | re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,13}(?:\.\d{1,12})?)\s*(|B|kB|MB|GB|KiB|MiB|GiB)", re.ASCII | re.IGNORECASE)
 BYTES_PER_UNIT = {
     "": 1,
     "b": 1,

@@ -33,8 +33,8 @@ than the code. What nobody sets has the default. `mxworker config show` prints e
 ## The configuration file
 
 `mxworker.toml` in the current directory is read, or the table `[tool.mxworker]` in `pyproject.toml`; `--config FILE`
-names another file. The start lines name the file. `mxworker config defaults > mxworker.toml` writes one with every
-setting, all of them commented out.
+names another file. The start lines name the file. It is read once, so a reload does not read it again. `mxworker
+config defaults > mxworker.toml` writes one with every setting, all of them commented out.
 
 ```toml
 workers = 4

@@ -31,8 +31,9 @@ from tests.harness.repository import REPOSITORY
 FLAGS = (
     "--broker-url=amqps://a/,amqps://b/".replace(",", " --broker-url="),
     "--broker-shuffle --broker-heartbeat=7s --tls-cert={pem} --tls-ca={pem} --tls-key={pem} --connect-wait=8s",
-    "--queues=a,b --exclude-queues=b --app-dir={place} --insecure-app-dir --burst",
+    "--queues=a,b,batch --exclude-queues=b --app-dir={place} --insecure-app-dir --burst",
     "--workers=3 --process-concurrency=9 --prefetch-budget=5MB --concurrency=5 --prefetch=31/workers",
+    "--max-retries=6 --on-error=reject --batch-size=8 --batch-wait=9s",
     "--handler-timeout=11s --max-body-size=4MB --drain-timeout=12s --max-messages=1000000 --max-rss=1GB --max-age=1h",
     "--quarantine-after=6 --publisher-channels=5 --publisher-max-in-flight=77 --publisher-overflow=drop",
     "--publisher-when-blocked=raise --publisher-timeout=13s --publisher-drain-timeout=14s --publisher-attempts=15",
@@ -54,6 +55,7 @@ class World:
     fleet: Any
     service: Service
     handler: Handler
+    batch: Handler
     name: str
 
     def __getattr__(self, part: str) -> Any:
@@ -68,8 +70,8 @@ REACHED: dict[str, Callable[[Any], tuple[Any, Any]]] = {
     "tls-cert": lambda w: (Path(w.pool._dialler._tls.certificate_file).name, "pem"),
     "tls-key": lambda w: (Path(w.pool._dialler._tls.key_file).name, "pem"),
     "connect-wait": lambda w: (w.start._connect_wait_s, 8),
-    "queues": lambda w: (w.handler.queue.name, "a"),
-    "exclude-queues": lambda w: (w.handler.queue.name, "a"),
+    "queues": lambda w: ([each.queue.name for each in (w.handler, w.batch)], ["a", "batch"]),
+    "exclude-queues": lambda w: ([each.queue.name for each in (w.handler, w.batch)], ["a", "batch"]),
     "app-dir": lambda w: (Path(w.cpu._settings.app_dir), Path(w.consumption.app_dir)),
     "insecure-app-dir": lambda w: (w.cpu._settings.may_be_insecure, True),
     "burst": lambda w: ((w.service._settings.burst, w.fleet._burst), (True, True)),
@@ -79,6 +81,10 @@ REACHED: dict[str, Callable[[Any], tuple[Any, Any]]] = {
     "concurrency": lambda w: (w.handler.concurrency, 5),
     "prefetch": lambda w: (w.handler.prefetch, 10),
     "handler-timeout": lambda w: (w.handler.timeout_s, 11),
+    "max-retries": lambda w: (w.handler.max_attempts, 7),
+    "on-error": lambda w: (w.handler.on_error, "reject"),
+    "batch-size": lambda w: (w.batch.batch.size, 8),
+    "batch-wait": lambda w: (w.batch.batch.wait_s, 9),
     "max-body-size": lambda w: (w.pool._dialler._max_body_bytes, 4_000_000),
     "drain-timeout": lambda w: ((w.service._settings.drain_timeout_s, w.fleet._slots._drain_ns // 10**9), (12, 13)),
     "max-messages": lambda w: (abs(w.heartbeat._recycling._limits.messages / 1_000_000 - 1) <= 0.1, True),
@@ -132,6 +138,7 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     handlers = Handlers()
     for queue in ("a", "b", "c"):
         handlers.consume(queue)(lambda body: None)
+    handlers.consume_batch("batch")(lambda bodies: None)
     said = " ".join(FLAGS).format(pem=tmp_path / "pem", place=tmp_path).split(" ")
     with run.make_context("run", ["app", *said]) as ctx:
         flags = ctx.params
@@ -148,9 +155,9 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         consumption.exclude_queues,
         consumption.queue_overrides,
     )
-    (handler,) = selected
+    handler, batch = selected
     service = assemble(consumption, selected, Board(1).slot(1), lambda: True, lambda state: None)
-    return World(brokers, supervision, consumption, Fleet(supervision, random.Random(1)), service, handler, name)
+    return World(brokers, supervision, consumption, Fleet(supervision, random.Random(1)), service, handler, batch, name)
 
 
 async def test_every_setting_reaches_the_object_that_uses_it(world: World) -> None:

@@ -9,7 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mxworker import RetryPolicy
-from mxworker.api.retry_policy import DEFAULT_RETRY, MAX_RETRIES, MAX_STEPS
+from mxworker.api.retry_policy import DEFAULT_RETRY, MAX_STEPS
+from mxworker.config.bounds import MAX_RETRIES
 
 LADDERS = st.lists(st.integers(10, 10**8), min_size=1, max_size=MAX_STEPS, unique=True).map(
     lambda steps_ms: tuple(step_ms / 1000 for step_ms in sorted(steps_ms))

@@ -100,3 +100,8 @@ def test_a_duration_is_written_in_its_largest_whole_unit() -> None:
 
 def test_a_shared_number_is_divided_among_the_workers() -> None:
     assert [Shared(1000).of(workers) for workers in (1, 3, 8, 2000)] == [1000, 333, 125, 1]
+
+
+def test_the_largest_size_is_read_as_it_is_written() -> None:
+    largest = Size().at_most_bytes
+    assert [Size().parse(Size().write(size)) for size in (largest, largest - 1)] == [largest, largest - 1]

