@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from mxworker.cli.dev.inquiry import Inquiry
@@ -38,7 +39,7 @@ class SampleProcess:
             self._command, env=self._environment, stdin=subprocess.PIPE
         )
         assert self._process.stdin is not None
-        with self._process.stdin as told:
+        with suppress(BrokenPipeError), self._process.stdin as told:  # a process that has ended has said why
             told.write(self._wanted.line())
         return True
 
@@ -112,4 +113,4 @@ class Console:
 def _page(status: Mapping[str, Any]) -> str:
     if not status:
         return "The service does not answer yet."
-    return foreign(status["http"]) if status["http"] else "There is no page: the service was started with --no-http."
+    return foreign(status["http"]) if status["http"] else "There is no page: the service serves no HTTP."

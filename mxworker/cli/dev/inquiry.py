@@ -24,7 +24,7 @@ class Inquiry:
         """Ask the service with this identity, or the one at the path of a socket."""
         named = [place / identity.file_name for place in directories(os.environ, os.geteuid())]
         self._paths = named if control_socket is None else [Path(control_socket)]
-        self._answers: SimpleQueue[Mapping[str, Any] | None] = SimpleQueue()
+        self._answers: SimpleQueue[Any] = SimpleQueue()
         self._is_open = False
 
     def ask(self) -> None:
@@ -43,13 +43,13 @@ class Inquiry:
         except Empty:
             return None
         self._is_open = False
-        return found if found is not None and found.get("pid") == pid else {}
+        return found if isinstance(found, dict) and found.get("pid") == pid else {}
 
     def _ask(self) -> None:
         for path in self._paths:
             try:
                 self._answers.put(ask(path, Status(), time.monotonic() + _WITHIN_S)["status"])
-            except (MxWorkerError, LookupError, TypeError, OSError):
+            except (MxWorkerError, LookupError, OSError):
                 continue
             return
         self._answers.put(None)
