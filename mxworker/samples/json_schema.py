@@ -103,7 +103,7 @@ class _Sampler:
         alternatives = schema.get("anyOf") or schema.get("oneOf")
         if alternatives:
             return self._first_of(alternatives, inside)
-        make = self._by_type.get(schema.get("type", ""))
+        make = self._by_type.get(schema.get("type", "string" if "format" in schema else ""))
         return TEXT if make is None else make(schema, inside)
 
     def _referred(self, reference: str, inside: Inside) -> Any:

@@ -28,6 +28,7 @@ from mxworker.payloads.typed_payloads import typed_form
 from mxworker.samples import values
 from mxworker.samples.used_keys import document_read_by
 from mxworker.samples.values import NoSample
+from mxworker.system.foreign_errors import lines_of
 from mxworker.system.printable import foreign
 from mxworker.wire.properties import FLAG_CONTENT_TYPE, join
 
@@ -57,7 +58,7 @@ def sample_of(annotation: Any, decode: Decoder, source: str = "") -> Sample:
     except (NoSample, DecodeError, AppLoadError) as error:
         raise NoSample(f"there is no sample of {foreign(shown(annotation))}: {error}") from error
     except Exception as error:  # a validator or another function of the application
-        why = bounded(f"{type(error).__name__}: {error}")
+        why = bounded(f"{type(error).__name__}: {lines_of(error)[0]}")
         raise NoSample(f"there is no sample of {foreign(shown(annotation))}: {why}") from error
     return made
 

@@ -114,6 +114,7 @@ class Customer(pydantic.BaseModel):
     word: Literal["a", "b"]
     pair: tuple[int, str]
     by_number: dict[int, str]
+    by_key: dict[UUID, int]
     address: pydantic.IPvAnyAddress
     raw: bytes
     code: str = pydantic.Field(pattern="^[A-Z]{3}$", examples=["ABC"])
