@@ -39,12 +39,12 @@ class _Times:
 
     def add(self, value_s: float) -> None:
         """Count a value. A value below 0, from clocks that disagree, counts as 0."""
-        if value_s < 0.0:
-            value_s = 0.0
         bucket = bisect_left(BOUNDS_S, value_s)
-        self.counts[bucket] = count = self.counts[bucket] + 1
+        counts = self.counts
+        counts[bucket] = count = counts[bucket] + 1
         self._words[self._at + bucket] = count
-        self.sum_s += value_s
+        if value_s > 0.0:
+            self.sum_s += value_s
 
     def add_to(self, words: memoryview) -> None:
         """Add the counts since the last call to the same histogram in other words."""
