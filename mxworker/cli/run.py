@@ -18,9 +18,9 @@ from mxworker.cli import settings
 from mxworker.cli.config.options import LEAVES, options_of
 from mxworker.cli.config.sources import configuration_options, sources
 from mxworker.cli.embedded import lent_broker
-from mxworker.cli.help import EXIT_CODES, Command
+from mxworker.cli.help import EXIT_CODES
 from mxworker.cli.http import http_listen, metrics_directory
-from mxworker.cli.settings import errors_told, hide_urls
+from mxworker.cli.settings import ServiceCommand, errors_told, hide_urls
 from mxworker.config.bounds import MAX_WORKERS
 from mxworker.system.log_events import log_event
 from mxworker.system.printable import foreign
@@ -37,7 +37,7 @@ log = logging.getLogger("mxworker")
 
 
 @click.command(
-    cls=Command,
+    cls=ServiceCommand,
     params=[click.Argument(["app"]), *options_of(LEAVES), *configuration_options()],
     exit_codes=EXIT_CODES,
     examples=(

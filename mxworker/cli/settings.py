@@ -9,8 +9,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -18,6 +19,7 @@ from mxworker.brokers import Brokers, Tls, has_password
 from mxworker.cli.config import sources
 from mxworker.cli.config.options import BY_KEY, LEAVES
 from mxworker.cli.config.sources import Rank
+from mxworker.cli.help import Command
 from mxworker.cli.options import present_directory
 from mxworker.config.kinds import Shared
 from mxworker.config.leaf import Leaf, leaves, with_values
@@ -51,16 +53,47 @@ def hide_urls(title: str) -> None:
     os.environ.pop(URL, None)
 
 
+class ServiceCommand(Command):
+    """A command that runs a service. In a JSON log a mistake in its command line is a record, as other errors are."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line."""
+        given = args.copy()
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            from mxworker.system.log import is_text, set_up
+
+            log_format = _format_in(given)
+            if is_text(log_format):
+                raise
+            set_up("error", log_format)
+            _refuse(error.format_message(), error.exit_code)
+
+
+def _format_in(args: list[str]) -> str:
+    """Return the format of the log that a command line asks for, which could not be read as a whole."""
+    leaf = BY_KEY["log-format"]
+    words = [word for arg in args for word in (arg.split("=", 1) if arg.startswith("--") else [arg])]
+    named = [word for flag, word in pairwise(words) if flag == leaf.flag]
+    asked = (*named, os.environ.get(leaf.variable, ""))
+    return next((each for each in asked if leaf.kind.allows(each)), "auto")
+
+
 @contextmanager
 def errors_told() -> Iterator[None]:
     """Report a ConfigError without a traceback, and exit with its code."""
     try:
         yield
     except ConfigError as error:
-        from mxworker.system.log import tell_error
+        _refuse(f"Error: {error}", error.exit_code)
 
-        tell_error(f"Error: {error}", log_event("command_refused", exit_code=error.exit_code))
-        sys.exit(error.exit_code)
+
+def _refuse(text: str, exit_code: int) -> NoReturn:
+    from mxworker.system.log import tell_error
+
+    tell_error(text, log_event("command_refused", exit_code=exit_code))
+    sys.exit(exit_code)
 
 
 def check(app: str, flags: dict[str, Any]) -> None:

@@ -162,3 +162,36 @@ def test_drain_says_what_it_waits_for_and_what_ctrl_c_does(folder: Path, broker_
         stopped = service.log_records()[-1]
         assert (stopped["exit_code"], stopped["acked"]) == (130, 0)
         client.delete(queue_name)
+
+
+def test_configuration_file_is_named_at_the_start_and_its_values_count(
+    folder: Path, broker_url: str, queue_name: str
+) -> None:
+    (folder / "mxworker.toml").write_text(
+        f'workers = 8\nburst = true\n[queues."{queue_name}"]\nconcurrency = 5\nprefetch = "30/workers"\n'
+    )
+    ended = run(folder, broker_url, "--log-format=text")
+    assert ended.returncode == 0
+    assert "\nsettings    mxworker.toml\n" in ended.stderr
+    assert f"consuming   {queue_name}  order()  concurrency 5, prefetch 10, timeout 30s" in ended.stderr
+    (folder / "mxworker.toml").write_text("worker = 8\n")
+    (record,) = objects(run(folder, broker_url, "--log-format=json").stderr)
+    assert record["exit_code"] == 2
+    assert record["message"] == "mxworker.toml, line 1: there is no setting 'worker'; did you mean 'workers'?"
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (
+            ("--heartbeat-timeout=1s",),
+            "'1s' is not a time of at least 2s and at most 8760h: workers beat once",
+        ),
+        (("--log-format", "json", "--worker=1"), "No such option '--worker'"),
+    ],
+)
+def test_command_line_that_is_wrong_is_a_record_of_a_json_log(folder: Path, flags: tuple[str, ...], text: str) -> None:
+    (record,) = objects(run(folder, "amqp://nowhere/", *flags).stderr)
+    assert (record["level"], record["event"], record["exit_code"]) == ("error", "command_refused", 2)
+    assert text in record["message"]
+    assert run(folder, "amqp://nowhere/", "--log-format", "text", flags[-1]).stderr.startswith("Usage: ")
