@@ -17,8 +17,10 @@ This module knows nothing about what the messages mean.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
+from typing import TypeVar
 
 from mxworker.amqp.connecting.connection import BrokerConnection
 from mxworker.amqp.consuming import topology
@@ -40,6 +42,7 @@ _LARGEST_PREFETCH = 65_535  # a short on the wire
 _ON_THE_WAY_BYTES = 64 * 1024 * 1024
 _TAG = "!{:06}"  # before the tags that the broker makes for basic.get, which are numbers
 
+T = TypeVar("T")
 Taken = Callable[[Delivery], None]
 
 
@@ -176,6 +179,10 @@ class Hold:
         """Remove a message from the queue; return False when it was given back already."""
         self._has_acked = True
         return self._subscription is not None and self._subscription.ack(delivery)
+
+    def settled(self, letters: Iterable[tuple[T, Delivery]]) -> Iterator[tuple[T, Callable[[], bool]]]:
+        """Yield each letter with the function that acks its delivery."""
+        return ((letter, partial(self.ack, delivery)) for letter, delivery in letters)
 
     async def close(self) -> None:
         """Give back what is held. What was acked has reached the broker then, unless the connection was lost.

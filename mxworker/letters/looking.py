@@ -65,7 +65,7 @@ class _Look:
 
 async def _renew(renewal: Renewal, hold: Hold, brokers: Brokers, name: str, wait_s: float) -> None:
     async with publishing(brokers, wait_s) as publisher:
-        moves = await Move(hold, publisher, Way(name)).run(renewal.spool)
+        moves = await Move(publisher, Way(name), hold.check).run(hold.settled(renewal.spool))
     if moves.stopped:
         raise BrokerError(
             f"the letters of queue '{name}' were given back so often that the broker may soon drop them, and they "

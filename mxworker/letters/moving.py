@@ -1,31 +1,31 @@
-"""Move held letters to a queue: publish a copy of each, wait for its confirm, and then ack the letter.
+"""Put letters into a queue: publish a copy of each, wait for its confirm, and settle the letter where it came from.
 
-A letter is never lost, since it is acked only after its copy is confirmed. It is in both queues when the command, its
-connection or the broker ends between confirm and ack. At most `AT_ONCE` copies are without a confirm at any time.
+A letter that was held is settled by its ack. It is never lost, since it is acked only after its copy is confirmed. It
+is in both queues when the command, its connection or the broker ends between confirm and ack. At most `AT_ONCE` copies
+are without a confirm at any time.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mxworker.amqp.publishing.publisher import Publisher
 from mxworker.api.copying import copy_of
-from mxworker.api.delivery import Delivery
 from mxworker.api.receipts import Receipt
 from mxworker.errors import BrokerError, DecodeError, PublishError, PublishUnconfirmed
-from mxworker.letters.holding import Hold
 from mxworker.letters.letter import Original
-from mxworker.letters.spool import Spool
 
 AT_ONCE = 32
 BYTES_AT_ONCE = 16 * 1024 * 1024
 
 Headers = Callable[[Original], Mapping[str, Any]]
 Moved = Callable[[Original], None]
+Settle = Callable[[], bool]
+"""Settles a letter where it came from; returns False when that is not possible any more."""
 
 
 @dataclass(slots=True)
@@ -58,22 +58,23 @@ class Way:
 
 
 class Move:
-    """Moves the letters of a spool, once, in order."""
+    """Puts letters into a queue, once, in order."""
 
-    def __init__(self, hold: Hold, publisher: Publisher, way: Way) -> None:
-        self._hold = hold
+    def __init__(self, publisher: Publisher, way: Way, check: Callable[[], None] = lambda: None) -> None:
+        """`check` raises BrokerError when no further letter must be sent, because none could be settled."""
         self._publisher = publisher
         self._way = way
+        self._check = check
         self._moves = Moves()
-        self._open: deque[tuple[Receipt, Original, Delivery]] = deque()  # at most AT_ONCE
+        self._open: deque[tuple[Receipt, Original, Settle]] = deque()  # at most AT_ONCE
         self._open_bytes = 0
         self._failure: Exception | None = None
 
-    async def run(self, spool: Spool) -> Moves:
+    async def run(self, letters: Iterable[tuple[Original, Settle]]) -> Moves:
         """Move the letters until one cannot be moved. Raises what `on_moved` raised, when all open moves have ended."""
         loop = asyncio.get_running_loop()
         due_at = loop.time()
-        for original, delivery in spool:
+        for original, settle in letters:
             if self._way.rate:
                 await self._end_done(until=due_at)
                 due_at = max(due_at + 1 / self._way.rate, loop.time() - 1)
@@ -82,7 +83,7 @@ class Move:
             self._look_for_stop()
             if self._moves.stopped is not None:
                 break
-            self._send(original, delivery)
+            self._send(original, settle)
         while self._open:
             await self._end_first()
         if self._failure is not None:
@@ -92,12 +93,12 @@ class Move:
     def _look_for_stop(self) -> None:
         if self._moves.stopped is None:
             try:
-                self._hold.check()
+                self._check()
                 self._moves.stopped = self._way.why_stop()
             except BrokerError as error:
                 self._moves.stopped = str(error)
 
-    def _send(self, original: Original, delivery: Delivery) -> None:
+    def _send(self, original: Original, settle: Settle) -> None:
         try:
             copy = copy_of(*original, self._way.headers(original))
             receipt = self._publisher.publish_nowait(copy, routing_key=self._way.target)
@@ -106,7 +107,7 @@ class Move:
         except PublishError as error:
             self._moves.stopped = str(error)
         else:
-            self._open.append((receipt, original, delivery))
+            self._open.append((receipt, original, settle))
             self._open_bytes += len(original.body)
 
     async def _end_done(self, until: float) -> None:
@@ -119,8 +120,8 @@ class Move:
                 await asyncio.sleep(min(left_s, 0.05))
 
     async def _end_first(self) -> None:
-        """Wait for the outcome of the oldest publish, and ack its letter when it is confirmed."""
-        receipt, original, delivery = self._open.popleft()
+        """Wait for the outcome of the oldest publish, and settle its letter when it is confirmed."""
+        receipt, original, settle = self._open.popleft()
         self._open_bytes -= len(original.body)
         try:
             await receipt
@@ -130,10 +131,10 @@ class Move:
             return
         try:
             self._way.on_moved(original)
-        except Exception as error:  # the copy is confirmed, so the letter has to be acked
+        except Exception as error:  # the copy is confirmed, so the letter has to be settled
             self._failure = error
             self._moves.stopped = self._moves.stopped or str(error)
-        if self._hold.ack(delivery):
+        if settle():
             self._moves.moved += 1
         else:
             self._moves.in_doubt += 1

@@ -48,7 +48,7 @@ async def move(source: Source, plan: Plan, way: Way, is_back: Callable[[Letter],
                     way = replace(way, why_stop=_first(way.why_stop, collected.why_stop))
                     watching = asyncio.create_task(hold.watch()) if is_back is not None else None
                     try:
-                        return await Move(hold, publisher, way).run(collected.spool)
+                        return await Move(publisher, way, hold.check).run(hold.settled(collected.spool))
                     finally:
                         if watching is not None:
                             watching.cancel()

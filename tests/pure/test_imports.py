@@ -81,6 +81,7 @@ PURE_PLACES = (
     "wire",
     "samples",
     "amqp.protocol",
+    "letters.file_format",
     "letters.filters",
     "letters.letter",
     "letters.plan",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from mxworker.cli.broker_options import EXIT_CODES
+from mxworker.cli.dlq.files import export, import_, purge
 from mxworker.cli.dlq.looking import list_, show, stats
 from mxworker.cli.dlq.moving import move, replay
 from mxworker.cli.help import Group
@@ -33,5 +34,5 @@ def dlq() -> None:
     """
 
 
-for command in (stats, list_, show, replay, move):
+for command in (stats, list_, show, replay, move, export, import_, purge):
     dlq.add_command(command)

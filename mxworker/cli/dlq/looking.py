@@ -41,7 +41,7 @@ def stats(ctx: click.Context, /, queue: str, json_wanted: bool, **flags: Any) ->
         if filters.match(letter):
             summary.add(letter)
 
-    there = ended(_look(brokers, name, see, flags["connect_wait"]))
+    there = ended(look_at(brokers, name, see, flags["connect_wait"]))
     if json_wanted:
         click.echo(as_json(summary_json(name, summary, there)))
     else:
@@ -78,7 +78,7 @@ def list_(ctx: click.Context, /, queue: str, limit: int, json_wanted: bool, **fl
                 click.echo(as_json(letter_json(letter)) if json_wanted else line(letter))
                 shown += 1
 
-    there = ended(_look(brokers, name, see, flags["connect_wait"]))
+    there = ended(look_at(brokers, name, see, flags["connect_wait"]))
     if not json_wanted:
         which = "" if matching == there else " that match"
         more = "; --limit shows more" if shown < matching else ""
@@ -115,13 +115,14 @@ def show(ctx: click.Context, /, queue: str, letter_id: str | None, json_wanted: 
             click.echo(as_json(page_json(letter, original)) if json_wanted else page(letter, original))
             shown += 1
 
-    there = ended(_look(brokers, name, see, flags["connect_wait"]))
+    there = ended(look_at(brokers, name, see, flags["connect_wait"]))
     if not shown:
         click.echo(f"Error: none of the {there:,} letters of {name} has this id.", err=True)
         ctx.exit(ExitCode.RUNTIME)
 
 
-async def _look(brokers: Brokers, name: str, see: See, wait_s: float) -> int:
+async def look_at(brokers: Brokers, name: str, see: See, wait_s: float) -> int:
+    """Connect, show each letter of queue `name` to `see`, and return how many were there."""
     from mxworker.letters.connecting import connected
     from mxworker.letters.looking import look
 

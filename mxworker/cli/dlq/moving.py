@@ -15,6 +15,7 @@ import click
 from mxworker.cli.broker_options import EXIT_CODES, brokers_of, ended
 from mxworker.cli.dlq.asking import Interruption, confirmed
 from mxworker.cli.dlq.letter_options import filters_of, of_letters, source_of
+from mxworker.cli.dlq.looking import look_at
 from mxworker.cli.dlq.output import as_json, tell
 from mxworker.cli.help import Command
 from mxworker.errors import ExitCode
@@ -111,12 +112,9 @@ class _Job:
     flags: dict[str, Any]
 
     def run(self, max_replays: int | None, headers: Any, is_back: Any) -> None:
-        from mxworker.letters.plan import Plan, too_slow
+        from mxworker.letters.plan import too_slow
 
-        filters, brokers = filters_of(self.flags), brokers_of(self.ctx, self.flags)
-        plan = Plan(filters, self.flags["limit"], max_replays)
-        there = ended(_planned(brokers, self.source, plan, self.flags["connect_wait"]))
-        self._show(plan, there)
+        plan, brokers = plan_and_show(self.ctx, self.source, self.flags, max_replays)
         if slow := too_slow(plan.letters, self.flags["rate"]):
             raise click.UsageError(slow)
         letters = plan.letters
@@ -128,17 +126,6 @@ class _Job:
         self._report(moves, plan, letters)
         if moves.moved < letters or moves.in_doubt:
             sys.exit(interruption.exit_code or ExitCode.RUNTIME)
-
-    def _show(self, plan: Plan, there: int) -> None:
-        from mxworker.letters.texts import summary_json, summary_text
-
-        if self.flags["json_wanted"]:
-            found = {"event": "chosen", **summary_json(self.source, plan.summary, there)}
-            tell(as_json({**found, "replayed_too_often": plan.replayed_too_often}))
-            return
-        click.echo(summary_text(self.source, plan.summary, there), err=True)
-        if plan.replayed_too_often:
-            click.echo(f"{plan.replayed_too_often:,} more were replayed too often, and stay: --max-replays", err=True)
 
     async def _move(
         self, brokers: Brokers, plan: Plan, headers: Any, is_back: Any, interruption: Interruption
@@ -193,9 +180,21 @@ def _troubles(moves: Moves, plan: Plan) -> list[str]:
     return troubles
 
 
-async def _planned(brokers: Brokers, name: str, plan: Plan, wait_s: float) -> int:
-    from mxworker.letters.connecting import connected
-    from mxworker.letters.looking import look
+def plan_and_show(
+    ctx: click.Context, source: str, flags: dict[str, Any], max_replays: int | None
+) -> tuple[Plan, Brokers]:
+    """Look which letters are meant, show their counts, and return them as a plan. Exit with an error if that fails."""
+    from mxworker.letters.plan import Plan
+    from mxworker.letters.texts import summary_json, summary_text
 
-    async with connected(brokers, wait_s) as connection:
-        return await look(connection, brokers, name, lambda letter, _: plan.see(letter), wait_s)
+    filters, brokers = filters_of(flags), brokers_of(ctx, flags)
+    plan = Plan(filters, flags["limit"], max_replays)
+    there = ended(look_at(brokers, source, lambda letter, _: plan.see(letter), flags["connect_wait"]))
+    if flags["json_wanted"]:
+        found = {"event": "chosen", **summary_json(source, plan.summary, there)}
+        tell(as_json({**found, "replayed_too_often": plan.replayed_too_often}))
+        return plan, brokers
+    click.echo(summary_text(source, plan.summary, there), err=True)
+    if plan.replayed_too_often:
+        click.echo(f"{plan.replayed_too_often:,} more were replayed too often, and stay: --max-replays", err=True)
+    return plan, brokers

@@ -8,6 +8,7 @@ import pty
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -146,3 +147,20 @@ def test_answer_at_the_terminal_names_the_number(dead: Dead, broker_url: str, an
         os.close(ours)
         os.close(theirs)
     assert (dead.count, dead.admin.counts(dead.work).messages) == (4 - replayed, replayed)
+
+
+def test_purged_letters_are_in_a_file_from_which_they_come_back(dead: Dead, dlq: Run, tmp_path: Path) -> None:
+    file = tmp_path / "purged.ndjson"
+    assert "add --yes" in dlq("purge", dead.work, "--export", str(file)).stderr
+    assert not file.exists()
+    purged = dlq("purge", dead.work, "--handler", "app.order", "--export", str(file), "--yes")
+    assert (purged.returncode, len(purged.stdout.splitlines()), dead.count) == (0, 3, 1)
+    again = dlq("purge", dead.work, "--export", str(file), "--yes")
+    assert (again.returncode, dead.count) == (2, 1)
+    assert "exists already" in again.stderr
+    imported = dlq("import", dead.work, str(file), "--json")
+    assert [json.loads(line)["event"] for line in imported.stdout.splitlines()] == ["imported"] * 3 + ["ended"]
+    assert dead.count == 4
+    exported = dlq("export", dead.work, str(tmp_path / "all.ndjson"))
+    assert (exported.returncode, dead.count) == (0, 4)
+    assert len((tmp_path / "all.ndjson").read_text().splitlines()) == 4

@@ -126,9 +126,16 @@ def test_replay_over_kills_and_a_restart_of_the_broker_loses_no_letter(
         if code == 0:
             break
         interrupted += 1
+        acked = len(set(told))  # at most
+        wait_until(lambda: _count(node, dead) >= letters - acked, SOON_S, "what it held is back")  # noqa: B023
     with Client(node.url) as admin:
         dead.admin = admin
         print(f"{check_places(dead, letters, told, interrupted)} of {letters} letters are there twice")
+
+
+def _count(node: Node, dead: Dead) -> int:
+    with Client(node.url) as admin:
+        return admin.counts(dead.name).messages
 
 
 class Moving:

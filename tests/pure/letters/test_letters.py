@@ -13,7 +13,8 @@ from pamqp import commands
 from mxworker import Delivery
 from mxworker.api.copying import copy_of
 from mxworker.cli.dlq.output import as_json
-from mxworker.errors import ConfigError
+from mxworker.errors import ConfigError, DecodeError
+from mxworker.letters.file_format import from_line, to_line
 from mxworker.letters.filters import Filters, parse_header, parse_moment
 from mxworker.letters.letter import REPLAYS_HEADER, Letter, Original, key_of, letter_of
 from mxworker.letters.lock import lock_name
@@ -268,3 +269,29 @@ def test_rate_at_which_the_broker_would_lose_patience_is_refused(
 def test_lock_has_a_name_that_the_broker_takes(name: str) -> None:
     assert len(lock_name(name)) <= 255
     assert lock_name(name) != lock_name(name + ".")
+
+
+@pytest.mark.parametrize("body", [b"{}", "ä\n\x1b".encode(), b"\xff\x00", b""])
+def test_line_of_a_file_makes_the_same_letter_again(body: bytes) -> None:
+    delivery = dead({**FACTS, "mx-error": HOSTILE}, body, HOSTILE[:60])
+    original = Original.of(delivery)
+    text = to_line(letter_of(delivery), original)
+    assert "\n" not in text
+    assert text.isascii()
+    assert from_line(text.encode()) == original
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "no JSON"),
+        ("[]", "no letter"),
+        ('{"format": 2}', "no letter"),
+        ('{"format": 1, "body": ""}', "properties_base64"),
+        ('{"format": 1, "body": "", "properties_base64": "AA=", "route_base64": ""}', "properties_base64"),
+        ('{"format": 1, "body": "", "properties_base64": "gAA=", "route_base64": ""}', "cut short"),
+    ],
+)
+def test_line_that_is_no_letter_is_refused(text: str, why: str) -> None:
+    with pytest.raises(DecodeError, match=why):
+        from_line(text.encode())
