@@ -174,7 +174,8 @@ class _Outer:
             log.info(text, self._code, extra=facts)
             self._service = self._start()
         else:
-            log.warning("the service ended with exit code %d; the next change starts it again", self._code, extra=facts)
+            starter = "the next change" if self._console is None else "the next change, or the key r,"
+            log.warning("the service ended with exit code %d; %s starts it again", self._code, starter, extra=facts)
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._has_changed = False

@@ -7,15 +7,15 @@ line of JSON, so that no password is on a command line.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import signal
 import sys
 from collections.abc import Sequence
 
 from mxworker.api.compilation import Handler
 from mxworker.cli.dev.wanted import Wanted
+from mxworker.cli.samples import sample_for
 from mxworker.errors import ExitCode, MxWorkerError
-from mxworker.samples.sample import Sample, sample_of
+from mxworker.samples.sample import Sample
 from mxworker.system.printable import foreign
 
 _CONNECT_WAIT_S = 5.0
@@ -59,22 +59,12 @@ async def _published(wanted: Wanted, handlers: Sequence[Handler]) -> None:
         for handler in handlers:
             queue = foreign(handler.queue.name)
             try:
-                sample = sample_of(handler.payload, handler.decode, _source_of(handler))
+                sample = sample_for(handler)
                 await publisher.publish(sample.body, routing_key=handler.queue.name, content_type=sample.content_type)
             except MxWorkerError as error:
                 say(f"nothing published to {queue}: {error}")
             else:
                 say(f"published to {queue}: {_shown(sample)}")
-
-
-def _source_of(handler: Handler) -> str:
-    """Return the text of the handler's code, "" when it is not known, as for code that was compiled."""
-    if handler.batch is not None:  # the function takes a list of payloads
-        return ""
-    try:
-        return inspect.getsource(inspect.unwrap(handler.function))
-    except (OSError, TypeError, ValueError):
-        return ""
 
 
 def _shown(sample: Sample) -> str:

@@ -135,7 +135,7 @@ def test_key_starts_a_service_that_was_killed_and_a_signal_restores_the_terminal
     shell.wait_until_keys_count()
     outer, service = processes(shell)
     service.signal(signal.SIGKILL)
-    shell.wait_for("the service ended with exit code 137; the next change starts it again")
+    shell.wait_for("the service ended with exit code 137; the next change, or the key r, starts it again")
     assert not shell.takes_lines
     shell.type("o")
     shell.wait_for("The service does not run, so it has no page.")
