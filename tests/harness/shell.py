@@ -90,6 +90,10 @@ class Shell:
         """Wait until the shell takes the next command; return what was shown until then."""
         return self.wait_for(_PROMPT)
 
+    def wait_end(self) -> int:
+        """Wait for the end of the shell, or of what it has become by `exec`, and return its exit code."""
+        return self._process.wait(60)
+
     @property
     def takes_lines(self) -> bool:
         """Whether the terminal is as a shell leaves it: it edits lines, and shows what is typed."""
@@ -109,4 +113,4 @@ class Shell:
 
 def pause() -> None:
     """Let a looking program look several times: what must not happen has had its chance then."""
-    time.sleep(0.5)
+    time.sleep(0.3)

@@ -91,9 +91,12 @@ class Keyboard:
         self._is_to_stop = True
 
     def _stop(self) -> None:
+        """Stop by the default action, which the kernel withholds where no shell could continue us (setpgid(2))."""
         self._is_to_stop = False
         self.restore()
-        os.kill(os.getpid(), signal.SIGSTOP)
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTSTP)
+        signal.signal(signal.SIGTSTP, self._note_stop)
 
     def _is_in_foreground(self) -> bool:
         try:

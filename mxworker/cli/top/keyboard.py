@@ -89,5 +89,5 @@ def _noted(number: int, frame: FrameType | None) -> None:
 
 
 def stop_here() -> None:
-    """Stop this process as Ctrl-Z does, until the shell continues it."""
-    os.kill(os.getpid(), signal.SIGSTOP)
+    """Stop this process as Ctrl-Z does, until the shell continues it; without a shell that could, go on."""
+    signal.raise_signal(signal.SIGTSTP)

@@ -29,11 +29,11 @@ def develop(tmp_path: Path) -> Iterator[Develop]:
     """`develop("serve", after="&")` types the command at a shell, and waits until the service serves."""
     with ExitStack() as opened:
 
-        def begin(behaviour: str = "serve", *, after: str = "") -> Shell:
+        def begin(behaviour: str = "serve", *, before: str = "", after: str = "") -> Shell:
             (tmp_path / "app").mkdir()
             (tmp_path / "app" / "app.py").write_text(f"# {behaviour}\n")
             shell = opened.enter_context(Shell(tmp_path, {**os.environ, "PYTHONPATH": str(REPOSITORY)}))
-            shell.run(sys.executable, "-m", "tests.fork.cli.outer_program outer app --keys", after)
+            shell.run(before, sys.executable, "-m", "tests.fork.cli.outer_program outer app --keys", after)
             shell.wait_for("service: serves")
             return shell
 
@@ -120,6 +120,16 @@ def test_background_process_neither_reads_the_terminal_nor_stops(develop: Develo
     shell.type(CTRL_C)
     shell.wait_for("service: got SIGINT")
     assert exit_code(shell) == LEAVES_WITH
+
+
+def test_ctrl_z_stops_nothing_that_no_shell_could_continue(develop: Develop) -> None:
+    shell = develop(before="exec")
+    shell.wait_until_keys_count()
+    shell.type(CTRL_Z)
+    pause()
+    shell.type("q")
+    shell.wait_for("service: got SIGTERM")
+    assert shell.wait_end() == LEAVES_WITH
 
 
 def test_crash_restores_the_terminal(develop: Develop) -> None:
