@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Literal
 
 from mxworker import Delivery, Handlers, Publisher
 from mxworker.api.compilation import Handler
@@ -16,6 +17,7 @@ from mxworker.api.handlers import compile_handlers
 from mxworker.api.settlement import Settlement
 from mxworker.brokers import Brokers
 from mxworker.config.process import Consumption
+from mxworker.config.publisher import PublisherSettings
 from mxworker.worker.cpu.pool import CpuPool
 from mxworker.worker.cpu.protocol import MemberSettings
 from mxworker.worker.handling.report import Report
@@ -61,13 +63,24 @@ class Cpu:
 
 @asynccontextmanager
 async def cpu(
-    directory: Path, source: str, size: int = 2, publisher: Publisher | None = None, boot_timeout_s: float = 60.0
+    directory: Path,
+    source: str,
+    size: int = 2,
+    publisher: Publisher | None = None,
+    boot_timeout_s: float = 60.0,
+    compression: Literal["none", "gzip"] = "none",
 ) -> AsyncIterator[Cpu]:
     """Lend the pool for the application `source`; at the end no process of it may be left, not even a zombie."""
     name = f"app_{uuid.uuid4().hex[:8]}"
     app = write_app(directory, source, name)
     brokers = Brokers.parse(["amqp://nowhere"])
-    settings = Consumption(app=app, app_dir=str(directory), brokers=brokers, boot_timeout_s=boot_timeout_s)
+    settings = Consumption(
+        app=app,
+        app_dir=str(directory),
+        brokers=brokers,
+        boot_timeout_s=boot_timeout_s,
+        publisher=PublisherSettings(compression=compression),
+    )
     handlers = load(app, str(directory))
     pool = CpuPool(
         MemberSettings.of(settings, WORKER, os.getpid(), ("info", "text")), size, random.Random(1), publisher

@@ -24,6 +24,7 @@ from mxworker.api.receipts import Confirmed
 from mxworker.api.settlement import Settlement
 from mxworker.board.layout import ProfileKind
 from mxworker.errors import Unroutable
+from mxworker.payloads.compression import Compression
 from mxworker.worker.cpu import pool as cpu_pool
 from mxworker.worker.handling.execution import pipeline
 from mxworker.worker.handling.report import Report
@@ -808,12 +809,14 @@ def out() -> Published:
 
 
 async def test_threads_and_middleware_publish_by_way_of_the_worker(tmp_path: Path, out: Published) -> None:
-    async with cpu(tmp_path, PUBLISHING, size=2, publisher=cast("Publisher", out)) as app:
-        bodies = [b"one", b"two", b"middleware"]
+    large = b"large" * 1000
+    async with cpu(tmp_path, PUBLISHING, size=2, publisher=cast("Publisher", out), compression="gzip") as app:
+        bodies = [b"one", b"two", b"middleware", large]
         settlements = await asyncio.gather(*(app.execute("publish", body) for body in bodies))
     assert {type(settlement) for settlement in settlements} == {Ack}
     audit = (b"by a middleware", "", "audit", None)
-    expected = [(body, "x", f"out-{number}", 2.5) for body in bodies for number in range(8)]
+    sent = [*bodies[:-1], Compression().compress(large)]
+    expected = [(body, "x", f"out-{number}", 2.5) for body in sent for number in range(8)]
     assert Counter(out.messages) == Counter([audit, *expected])
 
 

@@ -15,6 +15,7 @@ from mxworker import Publisher, errors
 from mxworker.amqp.publishing import exchanges
 from mxworker.api.receipts import Receipt
 from mxworker.config.publisher import PublisherSettings
+from mxworker.payloads.compression import Compression
 from tests.harness.waiting import until
 from tests.loop.amqp.fake_broker import FakeBroker, Peer
 from tests.loop.amqp.publishing.confirming import Confirming
@@ -430,6 +431,31 @@ async def test_connect_takes_settings_and_single_options_replace_theirs() -> Non
         with pytest.raises(errors.PublishOverflow, match="1 publishes are in flight"):
             await publisher.publish("", routing_key="q")
         assert await outcome(first) is errors.PublishUnconfirmed
+
+
+@pytest.mark.parametrize(
+    ("said", "compression"),
+    [
+        ({}, None),
+        ({"compression": "gzip"}, Compression()),
+        ({"compression": Compression("gzip", 9)}, Compression("gzip", 9)),
+        ({"settings": PublisherSettings(compression="gzip", compression_level=2)}, Compression("gzip", 2)),
+        ({"settings": PublisherSettings(compression="gzip"), "compression": "none"}, None),
+        ({"compression": "gzip", "compression_threshold_bytes": 7}, Compression(threshold_bytes=7)),
+    ],
+)
+async def test_connect_takes_compression_as_a_name_a_value_or_a_setting(
+    said: dict[str, Any], compression: Compression | None
+) -> None:
+    async with publishing(Confirming(), **said) as publisher:
+        assert publisher._encoder._compression == compression
+
+
+async def test_drain_waits_as_long_as_the_settings_say() -> None:
+    async with publishing(Confirming(), drain_timeout_s=0.01) as publisher:
+        (receipt,) = publish(publisher, 1)
+        assert not await publisher.drain()
+        assert not receipt.done()
 
 
 async def test_option_that_there_is_not_is_named() -> None:
