@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+QUIET = ("-p", "no:cacheprovider", "-o", "asyncio_default_fixture_loop_scope=function")
+
 APP = """
 from mxworker import Context, Handlers, RetryPolicy
 
@@ -112,14 +114,14 @@ def test_it_works_under_each_framework_with_both_loops(pytester: pytest.Pytester
         test_anyio=UNDER_ANYIO,
         test_unittest=UNDER_UNITTEST,
     )
-    pytester.runpytest_inprocess("-p", "no:cacheprovider").assert_outcomes(passed=6)
+    pytester.runpytest_inprocess(*QUIET).assert_outcomes(passed=6)
 
 
 def test_failure_that_is_not_expected_fails_the_test_with_the_traceback_of_the_handler(
     pytester: pytest.Pytester,
 ) -> None:
     pytester.makepyfile(app=APP, test_orders=UNEXPECTED)
-    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--show-capture=no")
+    result = pytester.runpytest_inprocess(*QUIET, "--show-capture=no")
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(
         [

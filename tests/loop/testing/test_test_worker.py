@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import os
 import threading
 import traceback
+import weakref
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -544,4 +547,16 @@ async def test_nothing_is_left_behind() -> None:
     for _ in range(2):
         async with TestWorker(handlers) as worker:
             await worker.deliver("orders", {})
+            running = weakref.ref(worker._running)
     assert (threading.active_count(), asyncio.all_tasks()) == before
+    await asyncio.sleep(0)
+    gc.collect()
+    assert running() is None  # no timer of the loop has it
+
+
+async def test_no_signal_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers, sent = one()[0], list[tuple[int, int]]()
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
+    async with TestWorker(handlers) as worker:
+        await worker.deliver("orders", {})
+    assert sent == []
