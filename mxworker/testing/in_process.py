@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from mxworker.amqp.connecting.connection import BrokerConnection
 from mxworker.amqp.consuming import topology
@@ -35,8 +33,6 @@ from mxworker.worker.handling.work import Watch
 
 _URL = BrokerUrl("in-memory")
 _SHOWN_FRAMES = 4
-_LIBRARY_PATIENCE_S = 0.5
-_LIBRARIES = frozenset({"aio_pika", "aiormq"})
 
 
 class InProcessService:
@@ -72,7 +68,6 @@ class InProcessService:
             watch_for=self._watch_for,
         )
         self.task: asyncio.Task[ExitCode] | None = None
-        self._tasks_before = asyncio.all_tasks()
 
     async def declare(self, deadline: float) -> None:
         """Declare the queues that the code does not declare, as an operator would have, before the loop time given."""
@@ -117,12 +112,8 @@ class InProcessService:
             await asyncio.wait({self.task})
         parts = self.service.parts
         parts.heartbeat.stop()
-        if self.service.has_running_handlers:
-            await parts.pool.close()
+        await parts.pool.close()  # a service whose handlers still run leaves that to the kernel
         self.broker.stop()
-        left = {task for task in asyncio.all_tasks() - self._tasks_before if _is_of_library(task)}
-        if left:  # which tell the channels that their connection has ended
-            await asyncio.wait(left, timeout=_LIBRARY_PATIENCE_S)
 
     def _watch_for(self, handler: Handler) -> Watch:
         def note(delivery: Delivery, settlement: Settlement, _: float) -> None:
@@ -200,11 +191,6 @@ def _described(runner: HandlerRunner) -> Sequence[str]:
     if waiting := runner.waiting:
         lines.append(f"{waiting} messages of queue {handler.queue.name!r} wait for {handler.name}()")
     return lines
-
-
-def _is_of_library(task: asyncio.Task[Any]) -> bool:
-    code = getattr(task.get_coro(), "cr_code", None)
-    return code is not None and Path(code.co_filename).parent.name in _LIBRARIES
 
 
 def _in_this_process(handler: Handler) -> Handler:

@@ -102,13 +102,14 @@ def test_run_that_does_not_use_the_fixture_imports_nothing_of_it(tmp_path: Path)
 
 def test_service_ends_with_the_test_run_that_is_killed(app: Path, tmp_path: Path) -> None:
     source = (
-        "import os, pathlib, sys\n"
+        "import os, pathlib, sys, time\n"
         "from mxworker.testing.services import ServiceUnderTest\n"
         "folder = pathlib.Path(sys.argv[1])\n"
-        "service = ServiceUnderTest('app:handlers', 'amqp://127.0.0.1:1/', folder, str(folder), ())\n"
+        "options = ['--connect-wait=1h', '--workers=1']\n"
+        "service = ServiceUnderTest('app:handlers', 'amqp://127.0.0.1:1/', folder, str(folder), options)\n"
         "service.start()\n"
         "print(service._process.pid, service._runtime, flush=True)\n"
-        "while 'worker 1' not in service.log and 'connect' not in service.log: pass\n"
+        "while '127.0.0.1:1' not in service.log: time.sleep(0.01)\n"
         "os._exit(9)\n"
     )
     run = subprocess.run([sys.executable, "-c", source, str(tmp_path)], capture_output=True, text=True, check=False)

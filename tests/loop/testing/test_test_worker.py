@@ -329,6 +329,33 @@ async def test_circuit_breaker_opens_and_is_tried_again_by_the_clock() -> None:
         await worker.deliver("orders", {})  # the trial has passed
 
 
+@on_both_loops
+async def test_delivery_from_before_the_pause_does_not_pass_the_trial_of_a_circuit_breaker(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    handlers, may_end = Handlers(), asyncio.Event()
+    breaker = CircuitBreaker(min_deliveries=2, pause=20, trial=1)
+
+    @handlers.consume("orders", circuit_breaker=breaker, on_error="reject", timeout=60)
+    async def order(payload: str) -> None:
+        if payload == "slow":
+            await may_end.wait()
+        elif payload == "bad":
+            raise ConnectionError
+
+    async with TestWorker(handlers) as worker:
+        slow = asyncio.create_task(worker.deliver("orders", "slow"))
+        await asyncio.sleep(0)
+        for _ in range(2):
+            await worker.deliver("orders", "bad", expect=ConnectionError)
+        await worker.advance(20)
+        may_end.set()
+        await slow
+        assert "the trial has passed" not in caplog.text
+        await worker.deliver("orders", "good")
+        assert "the trial has passed" in caplog.text
+
+
 # ---- what a call waits for
 
 
