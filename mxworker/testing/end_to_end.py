@@ -26,6 +26,8 @@ class BrokerUnderTest:
     """
 
     timeout: float = 10.0
+    has_failed: bool = False
+    """Whether the test has failed: then its end is not checked."""
 
     def __init__(self, make_far_end: Callable[[Callable[[], BlockingClient]], FarEnd], folder: Path) -> None:
         """`folder` is for the logs of services."""

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from mxworker.testing.end_to_end import BrokerUnderTest
 
 URL = "MX_BROKER_URL"
-_FAILED = pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,19 +28,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note which tests have failed: then the fixture checks nothing more."""
-    report = yield
-    if report.failed and "mx_broker" in getattr(item, "fixturenames", ()):
-        item.stash[_FAILED] = True
-    return report
+@pytest.hookimpl(hookwrapper=True)  # which older versions of pytest have, too
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
+    """Tell the broker of a test that has failed."""
+    outcome = yield
+    broker: BrokerUnderTest | None = getattr(item, "funcargs", {}).get("mx_broker")
+    if broker is not None and outcome.get_result().failed:
+        broker.has_failed = True
 
 
 @pytest.fixture(scope="session")
-def _mx_far_end(pytestconfig: pytest.Config) -> Iterator[Callable[[Any], FarEnd]]:
+def mx_far_end(pytestconfig: pytest.Config) -> Iterator[Callable[[Any], FarEnd]]:
     """Yield the function that makes the far end of a test. The embedded broker runs once for the session."""
     from mxworker.devbroker.process import start_broker
     from mxworker.testing.brokers_under_test import EmbeddedFarEnd, RabbitFarEnd
@@ -56,12 +53,12 @@ def _mx_far_end(pytestconfig: pytest.Config) -> Iterator[Callable[[Any], FarEnd]
 
 @pytest.fixture
 def mx_broker(
-    _mx_far_end: Callable[[Any], FarEnd], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+    mx_far_end: Callable[[Any], FarEnd], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[BrokerUnderTest]:
     """Yield a broker for an end-to-end test, which runs services in real processes. See docs/testing.md."""
     from mxworker.testing.end_to_end import BrokerUnderTest
 
     folder: Path = tmp_path_factory.mktemp("mx_broker")
-    broker = BrokerUnderTest(_mx_far_end, folder)
+    broker = BrokerUnderTest(mx_far_end, folder)
     yield broker
-    broker.finish(is_checked=not request.node.stash.get(_FAILED, False))
+    broker.finish(is_checked=not broker.has_failed)

@@ -6,11 +6,15 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from signal import SIGKILL
+from typing import Any
 
 import pytest
 
 from mxworker.testing import BrokerUnderTest, StillWaiting
+from mxworker.testing.brokers_under_test import FarEnd
 from tests.harness.processes import in_session
 from tests.harness.waiting import wait_until
 
@@ -30,6 +34,9 @@ async def order(payload: dict, ctx: Context) -> None:
 
 handlers.declare("attempts")
 """
+
+
+FIXTURE_SCOPE = ("-o", "asyncio_default_fixture_loop_scope=function")
 
 
 @pytest.fixture
@@ -68,32 +75,50 @@ def test_service_that_does_not_start_says_why(mx_broker: BrokerUnderTest, app: P
     assert mx_broker.services == ()
 
 
-UNSETTLED = """
-def test_left_unacked(mx_broker):
-    mx_broker.run("app:handlers", app_dir=".")
-    mx_broker.publish("orders", {"hangs": True})
-    mx_broker.wait_for("attempts")
-    mx_broker.timeout = 0.2
+def test_message_left_unacked_is_an_error_at_the_end(
+    mx_far_end: Callable[[Any], FarEnd], app: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    mx_broker = BrokerUnderTest(mx_far_end, tmp_path_factory.mktemp("logs"))
+    try:
+        mx_broker.run("app:handlers", app_dir=app)
+        mx_broker.publish("orders", {"hangs": True})
+        mx_broker.wait_for("attempts")
+        mx_broker.timeout = 0.1
+    finally:
+        with pytest.raises(StillWaiting, match="for all messages to be settled; 'orders' has 0 ready, 1 unacked"):
+            mx_broker.finish(is_checked=True)
+    assert mx_broker.services[0].exit_code == -SIGKILL
 
-def test_that_fails(mx_broker):
-    mx_broker.run("app:handlers", app_dir=".")
-    mx_broker.publish("orders", {"hangs": True})
-    mx_broker.wait_for("attempts")
+
+ENDS = """
+import pytest
+
+@pytest.fixture
+def told(mx_broker):
+    finish = mx_broker.finish
+    mx_broker.finish = lambda is_checked: (print("is checked:", is_checked), finish(is_checked))
+
+def test_that_passes(told):
+    pass
+
+def test_that_fails(told):
     assert False, "by itself"
 """
 
 
-def test_message_left_unacked_is_an_error_unless_the_test_has_failed(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(app=APP, test_orders=UNSETTLED)
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
-    result.assert_outcomes(passed=1, errors=1, failed=1)
-    result.stdout.fnmatch_lines(["*waited 0.2 s for all messages to be settled; 'orders' has 0 ready, 1 unacked"])
+def test_end_is_not_checked_when_the_test_has_failed(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(ENDS)
+    result = pytester.runpytest_inprocess("-sq", "-p", "no:cacheprovider", *FIXTURE_SCOPE)
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*is checked: True", "*is checked: False"])
 
 
 def test_run_that_does_not_use_the_fixture_imports_nothing_of_it(tmp_path: Path) -> None:
     (tmp_path / "test_nothing.py").write_text("def test_nothing():\n    pass\n")
     source = (
-        "import sys, pytest; code = pytest.main(['-q', '-p', 'no:cacheprovider', 'test_nothing.py'])\n"
+        "import sys, pytest\n"
+        "others = [f'-pno:{name}' for name in ('asyncio', 'anyio', 'hypothesispytest', 'xdist', 'cacheprovider')]\n"
+        "code = pytest.main([*others, 'test_nothing.py'])\n"
         "print(code, *sorted(name for name in sys.modules if name.startswith(('mxworker', 'aio_pika', 'orjson'))))"
     )
     run = subprocess.run([sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True, check=True)
