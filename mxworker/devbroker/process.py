@@ -124,22 +124,26 @@ class BrokerProcess:
         _remove(self._folder)
 
 
-def start_broker(settings: Settings | None = None, *, is_controlled: bool = True) -> BrokerProcess:
+def start_broker(
+    settings: Settings | None = None, *, is_controlled: bool = True, is_for_tests: bool = False
+) -> BrokerProcess:
     """Start a broker as a child process, which dies with this one, and return when it serves.
 
     By default it takes any free port of loopback. You must call this from a thread that outlives the broker, because
     the kernel ends a child with the thread that made it (prctl(2)). With `is_controlled` it has a control socket, by
-    default in a temporary folder, which stays behind when this process is killed. Raises ConfigError in production,
+    default in a temporary folder, which stays behind when this process is killed. A broker that `is_for_tests` also
+    starts in a service of systemd, since programs that run tests may be services. Raises ConfigError in production,
     BrokerError when the child does not start.
     """
-    refuse_production(os.environ)
+    marks = (_INVOCATION, _NOTIFY) if is_for_tests else ()
+    refuse_production(_without(marks, os.environ))
     settings = settings or Settings(port=0)
     folder = None
     control_path = settings.control_path or ""
     if is_controlled and not control_path:
         folder = tempfile.mkdtemp(prefix="mxworker-broker-")  # 0700, so that the control socket is ours alone
         control_path = f"{folder}/control.sock"
-    process = _spawn(settings, control_path)
+    process = _spawn(settings, control_path, marks)
     assert process.stdout is not None
     with process.stdout as said:
         answer = Answer(**json.loads(said.readline() or '{"error": "it ended without a word"}'))
@@ -161,8 +165,8 @@ def start_again(ended: BrokerProcess, settings: Settings) -> BrokerProcess:
     return BrokerProcess(process, ended.url, ended.control_path, None)
 
 
-def _spawn(settings: Settings, control_path: str) -> subprocess.Popen[bytes]:
-    environment = {name: value for name, value in os.environ.items() if name != _INVOCATION}  # by `refuse_production`
+def _spawn(settings: Settings, control_path: str, marks: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    environment = _without((_INVOCATION, *marks), os.environ)  # the first by `refuse_production`
     return subprocess.Popen(  # noqa: S603 - our own module
         [sys.executable, "-P", "-m", "mxworker.devbroker", *_arguments(settings, control_path)],
         env={**environment, PASSWORD: settings.account.password},
@@ -170,6 +174,10 @@ def _spawn(settings: Settings, control_path: str) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is for the parent, which then stops the broker
     )
+
+
+def _without(names: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name not in names}
 
 
 def _remove(folder: str | None) -> None:

@@ -47,7 +47,7 @@ def mx_far_end(pytestconfig: pytest.Config) -> Iterator[Callable[[Any], FarEnd]]
     if url:
         yield lambda client: RabbitFarEnd(url, client)
         return
-    with start_broker() as broker, broker.control() as control:
+    with start_broker(is_for_tests=True) as broker, broker.control() as control:
         yield lambda client: EmbeddedFarEnd(broker, control)
 
 

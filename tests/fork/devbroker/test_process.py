@@ -57,6 +57,17 @@ def test_it_starts_in_a_terminal_window_that_systemd_has_started(monkeypatch: py
         assert wire.server_properties["product"] == "mxworker embedded broker"
 
 
+def test_it_starts_for_tests_that_a_service_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INVOCATION_ID", "1234")
+    monkeypatch.setenv("NOTIFY_SOCKET", "/run/notify")
+    monkeypatch.setattr(process, "has_terminal", lambda: False)
+    with start_broker(is_for_tests=True) as broker, Wire(broker.url) as wire:
+        assert wire.server_properties["product"] == "mxworker embedded broker"
+    monkeypatch.setenv("MXWORKER_ENV", "production")
+    with pytest.raises(ConfigError, match="production"):
+        start_broker(is_for_tests=True)
+
+
 @pytest.mark.parametrize("command", [COMMAND, [sys.executable, "-m", "mxworker", "broker"]])
 def test_it_warns_in_a_box_and_ends_by_signal(command: list[str]) -> None:
     with subprocess.Popen([*command, "--port=0"], env=clean_environment(), stdout=subprocess.PIPE, text=True) as broker:
