@@ -56,6 +56,8 @@ def socket_of(name: str | None, control_socket: str | None) -> Path:
 
     places = tuple(to_look_in([*protocol.directories(os.environ, os.geteuid()), protocol.SYSTEM_DIRECTORY]))
     name, control_socket = _said("name", name), _said("control_socket", control_socket)
+    if not name and control_socket is None:
+        name, control_socket = _configured()
     if control_socket is not None:
         return Path(control_socket)
     try:
@@ -64,6 +66,22 @@ def socket_of(name: str | None, control_socket: str | None) -> Path:
         fail(str(error), ExitCode.USAGE)
     except MxWorkerError as error:
         fail(str(error))
+
+
+def _configured() -> tuple[str | None, str | None]:
+    """Return the name and the control socket that the configuration file of this directory gives to its service.
+
+    A file that is wrong is told of and passed over, so that a probe does not fail for it while the service runs.
+    """
+    from mxworker.cli.config.sources import of_directory
+
+    try:
+        document = of_directory()
+    except ConfigError as error:
+        click.echo(by_line(f"Warning: {error}"), err=True)
+        return None, None
+    values = {} if document is None else document.values
+    return values.get("name"), values.get("control-socket")
 
 
 @contextmanager

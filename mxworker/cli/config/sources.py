@@ -7,6 +7,7 @@ set up, and raised by `check`.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _KEY = f"{__name__}.sources"
 _SECTION = "Configuration"
+_FILE_VARIABLE = "MXWORKER_CONFIG"
 _ALL_THE_SAME = BY_KEY["insecure-app-dir"]
 
 
@@ -98,7 +100,7 @@ def configuration_options() -> list[click.Parameter]:
             is_eager=True,
             callback=_use_file,
             section=_SECTION,
-            envvar="MXWORKER_CONFIG",
+            envvar=_FILE_VARIABLE,
             show_envvar=True,
             show_default="mxworker.toml, or pyproject.toml with [tool.mxworker]",
             help="A file with settings, in TOML format. 'mxworker config defaults' writes one.",
@@ -161,6 +163,19 @@ def check() -> None:
     if kept.file is not None and kept.path is not None:
         is_accepted = bool(ctx.params.get(_ALL_THE_SAME.name)) and rank(_ALL_THE_SAME) > Rank.FILE
         _check_access(kept.path, kept.file, is_accepted)
+
+
+def of_directory() -> Document | None:
+    """Return the document for a command that has no option for it, None when there is none. Raises ConfigError."""
+    from mxworker.cli.config import files
+
+    path = os.environ.get(_FILE_VARIABLE)
+    found = files.named(path) if path else files.found()
+    if found is None:
+        return None
+    accepted = os.environ.get(_ALL_THE_SAME.variable) or "no"
+    _check_access(found[1], found[0], is_accepted=_ALL_THE_SAME.kind.parse(accepted))
+    return found[0]
 
 
 def _check_access(path: Path, file: Document, is_accepted: bool) -> None:

@@ -126,6 +126,21 @@ def test_service_with_a_name_of_its_own_is_meant_everywhere(begin: Begin, operat
     assert operator.pid_of(cwd=tmp_path) == service.pid
 
 
+def test_name_in_a_configuration_file_is_that_of_its_directory(
+    begin: Begin, operator: Operator, tmp_path: Path
+) -> None:
+    places = [tmp_path / "shop", tmp_path / "mail"]
+    for place in places:
+        place.mkdir()
+        (place / "mxworker.toml").write_text(f'name = "{place.name} service"\n')
+    services = [begin(place) for place in places]
+    assert [operator.pid_of(cwd=place) for place in places] == [service.pid for service in services]
+    (places[0] / "mxworker.toml").write_text("nam = 1\n")
+    told = operator("status", cwd=places[0]).stderr
+    assert "Warning: mxworker.toml, line 1: there is no setting 'nam'; did you mean 'name'?" in told
+    assert "several services run here" in told
+
+
 def test_directory_of_the_app_and_the_one_of_the_start_both_mean_the_service(
     begin: Begin, operator: Operator, tmp_path: Path
 ) -> None:
