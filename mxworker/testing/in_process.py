@@ -38,8 +38,11 @@ _SHOWN_FRAMES = 4
 class InProcessService:
     """One service. Call `start`, and `stop` at the end."""
 
-    def __init__(self, handlers: Handlers, stop_timeout_s: float, takes_all: bool) -> None:
-        """Compile the handlers. Raises AppLoadError. Call inside a running loop."""
+    def __init__(self, handlers: Handlers, timeout_s: float, takes_all: bool) -> None:
+        """Compile the handlers. `timeout_s` is for the start and for the end. Call inside a running loop.
+
+        Raises AppLoadError.
+        """
         self.handlers = {handler.queue.name: _in_this_process(handler) for handler in compile_handlers(handlers)}
         self.clock = StandingClock()
         self.changes = Changes()
@@ -52,7 +55,8 @@ class InProcessService:
         settings = Consumption(
             app="test",
             brokers=Brokers((_URL,)),
-            drain_timeout_s=stop_timeout_s,
+            drain_timeout_s=timeout_s,
+            boot_timeout_s=timeout_s,
             quarantine_after=0,
         )
         self.service = assemble(

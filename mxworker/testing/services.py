@@ -24,6 +24,8 @@ from mxworker.testing.waiting import StillWaiting
 DRAIN_S = 5.0
 _STOP_S = DRAIN_S + 5.0
 _SHOWN_BYTES = 8000
+# The variables of this process, and of a service that runs the tests.
+_OTHERS = ("MXWORKER_", "NOTIFY_", "WATCHDOG_")
 
 
 class ServiceUnderTest:
@@ -44,7 +46,7 @@ class ServiceUnderTest:
         """Start the processes, in the current directory."""
         own = (f"--control-socket={self._socket}", "--no-http", f"--drain-timeout={DRAIN_S:g}s", "--log-format=text")
         command = [sys.executable, "-P", "-m", "mxworker.testing.service_process", str(os.getpid()), "run", self.app]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MXWORKER_")}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(_OTHERS)}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own module, and the application under test
                 [*command, *self._app_dir, *own, *self._options],

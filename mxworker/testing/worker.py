@@ -32,7 +32,7 @@ from mxworker.testing.results import Expected, Result, judge
 from mxworker.testing.waiting import StillWaiting
 
 _ANYTHING: Any = object()
-_SETTLE_S = 0.5  # after the deadline of the drain, for lifespans and connections
+_SETTLE_S = 1.0  # after the deadlines of the start and the drain, which say more, and for lifespans
 
 
 class TestWorker:
@@ -67,7 +67,9 @@ class TestWorker:
             with self._call("the start of the worker", None) as call:
                 await service.declare(call.deadline)
                 service.start()
-                await service.changes.until(lambda: service.is_ready, call.deadline, lambda: self._why(call))
+                await service.changes.until(
+                    lambda: service.is_ready, call.deadline + _SETTLE_S, lambda: self._why(call)
+                )
             service.check()
         except BaseException:
             await self._end(service, at_once=True)
@@ -77,7 +79,7 @@ class TestWorker:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Drain, and leave the lifespans. Raises a failure that no call has seen."""
+        """Drain, and leave the lifespans. Raises what fails in them, and a failure that no call has seen."""
         service = self._running
         await self._end(service, at_once=error is not None)
         if error is None:
@@ -95,8 +97,12 @@ class TestWorker:
         service.stop(at_once)
         with self._call("the end of the worker", None) as call:
             await service.changes.until(task.done, call.deadline + _SETTLE_S, lambda: self._why(call))
-            if not at_once and task.result() is ExitCode.DRAIN_TIMEOUT:
+            if at_once:
+                return
+            if task.result() is ExitCode.DRAIN_TIMEOUT:
                 raise StillWaiting(self._why(call))
+            if service.service.parts.lifespans.end_error is not None:
+                raise service.service.parts.lifespans.end_error
 
     # ---- deliveries
 

@@ -43,6 +43,8 @@ class Lifespans:
         self._grace: asyncio.TimerHandle | None = None
         self.has_stuck = asyncio.Event()
         """Set when `enter` was cancelled and goes on, since the lifespan catches the cancellation."""
+        self.end_error: BaseException | None = None
+        """Why `leave` could not leave all lifespans. It is logged, too."""
 
     async def enter(self, timeout_s: float | None = None, time_for: str = "that --boot-timeout gives it") -> None:
         """Enter all lifespans in order. On a failure, leaves those that were entered and raises AppLoadError.
@@ -120,7 +122,8 @@ class Lifespans:
         try:
             async with asyncio.timeout_at(leave_until):
                 await self._entered.aclose()
-        except TimeoutError:
+        except TimeoutError as error:
+            self.end_error = error
             log.error(
                 "a lifespan did not end in time and is left as it is%s",
                 self._which,
@@ -128,6 +131,7 @@ class Lifespans:
             )
         except BaseException as error:  # the application's code: SystemExit, or a cancellation of its own
             raise_own_cancellation()
+            self.end_error = error
             if isinstance(error, RuntimeError) and str(error) == _SECOND_YIELD and self._leaving is not None:
                 facts = log_event("lifespan_failed")
                 log.error("a lifespan failed at the end: %s", self._leaving.second_yield, extra=facts)

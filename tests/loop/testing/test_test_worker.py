@@ -200,6 +200,27 @@ async def test_lifespan_that_fails_ends_the_start_with_its_reason() -> None:
             pass
 
 
+async def test_lifespan_that_hangs_or_fails_at_the_end_is_told() -> None:
+    handlers, hangs = one()[0], [True]
+
+    @handlers.lifespan
+    async def life() -> AsyncIterator[None]:
+        if hangs:
+            await asyncio.Event().wait()
+        yield
+        raise KeyError("at the end")
+
+    async def run() -> None:
+        async with TestWorker(handlers, timeout=0.1):
+            pass
+
+    with pytest.raises(AppLoadError, match=r"lifespan 'life' .* is not entered after 100ms(.|\n)*Event\(\).wait"):
+        await run()
+    hangs.clear()
+    with pytest.raises(KeyError, match="at the end"):
+        await run()
+
+
 # ---- time
 
 
