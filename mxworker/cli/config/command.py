@@ -47,7 +47,7 @@ def show(as_json: bool, **flags: Any) -> None:
     if as_json:
         click.echo(json.dumps([{"key": key, "value": value, "source": source} for key, value, source in rows]))
         return
-    shown = [(key, foreign("-" if value is None else value), foreign(source)) for key, value, source in rows]
+    shown = [(foreign(key), foreign("-" if value is None else value), foreign(source)) for key, value, source in rows]
     widths = [max(len(row[column]) for row in shown) for column in (0, 1)]
     for key, value, source in shown:
         click.echo(f"{key:<{widths[0]}}  {value:<{min(widths[1], 40)}}  {source}")

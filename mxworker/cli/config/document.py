@@ -18,6 +18,7 @@ from mxworker.config.leaf import Leaf, leaves, out_of_range
 from mxworker.config.overrides import AS_IN_CODE
 from mxworker.config.tree import DEFAULTS
 from mxworker.errors import ConfigError
+from mxworker.system.printable import foreign
 
 QUEUES = "queues"
 _OF_A_QUEUE = {leaf.key: leaf for leaf in leaves(AS_IN_CODE)}
@@ -53,7 +54,7 @@ def parse(text: str, source: str, directory: PurePath, root: tuple[str, ...] = (
     """
     try:
         table: Any = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also for a number of thousands of digits, or deep nesting
         raise ConfigError(f"{source} is not valid TOML: {error}.") from error
     for name in root:
         table = table.get(name)
@@ -137,7 +138,7 @@ def _unknown(known: Mapping[str, Leaf], key: str, is_of_a_queue: bool) -> str:
     """Return what to say about a key that is no setting."""
     from difflib import get_close_matches  # loaded for a mistake only
 
-    what = f"there is no setting '{key}'" + (" of a queue" if is_of_a_queue else "")
+    what = f"there is no setting '{foreign(key)}'" + (" of a queue" if is_of_a_queue else "")
     ends: dict[str, str] = {}
     for name in known:
         ends.setdefault(name.rpartition(".")[2], name)
@@ -173,7 +174,7 @@ def _path(line: str) -> tuple[str, ...]:
     """Return the path that a header or an entry of TOML has, () when it is none."""
     try:
         found: Any = tomllib.loads(line)
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return ()
     path = []
     while isinstance(found, dict) and found:

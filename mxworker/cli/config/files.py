@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,8 +84,16 @@ def _read(path: Path) -> str:
 
 
 def _exists(path: Path) -> bool:
-    """Tell whether there is such a file; one that we may not look at counts, and fails when it is read."""
-    return os.path.lexists(path)
+    """Tell whether there is such a file; one that we may not look at counts, and fails when it is read.
+
+    Raises ConfigError for what is no regular file: reading a pipe could wait forever.
+    """
+    if not os.path.lexists(path):
+        return False
+    with suppress(OSError):
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ConfigError(f"'{foreign(path)}' is no regular file, and so no configuration.")
+    return True
 
 
 def _may_have_table(path: Path) -> bool:

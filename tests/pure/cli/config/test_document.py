@@ -6,6 +6,8 @@ import re
 from pathlib import PurePath
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mxworker.cli.config.document import Document, parse
 from mxworker.config.kinds import Shared
@@ -122,6 +124,35 @@ def test_a_mistake_is_named_with_its_place_and_the_way_out(text: str, told: str)
 def test_a_key_that_cannot_be_found_line_by_line_is_still_named() -> None:
     with pytest.raises(ConfigError, match=re.escape("mxworker.toml: there is no setting 'pool.x'")):
         document("pool = { x = 1 }")
+
+
+@given(st.lists(st.sampled_from([*"[]{}=\"'.,#\n 1-_", "queues", "pool", "workers", "max-rss", "x", "true", "'5s'"])))
+def test_any_text_is_a_document_or_a_named_mistake(words: list[str]) -> None:
+    told = "mxworker.toml"
+    try:
+        document("".join(words))
+    except ConfigError as error:
+        told = str(error)
+    assert told.startswith("mxworker.toml")
+    assert told.isprintable()
+
+
+def test_no_control_character_of_a_file_gets_into_an_error() -> None:
+    for text in (
+        r'"\u001b[31m" = 1',
+        r"[pool]" "\n" r'"a\u001b" = 1',
+        r'name = "\u0000"',
+        r"[queues.a]" "\n" r'"\u001b" = 1',
+    ):
+        with pytest.raises(ConfigError) as caught:
+            document(text)
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("text", ["workers = " + "9" * 5000, "queues = " + "[" * 20_000])
+def test_a_hostile_text_is_a_named_mistake(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^mxworker\.toml is not valid TOML"):
+        document(text)
 
 
 def test_a_line_of_a_text_over_several_lines_is_no_key_of_its_own() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -289,6 +290,10 @@ def test_a_file_that_is_named_must_be_there_and_have_settings(directory: Path) -
     assert "'mxworker.toml' cannot be read: it is not UTF-8" in refusal()
     Path("mxworker.toml").write_bytes(b"#" * 2**21)
     assert "which is no configuration" in refusal()
+    Path("mxworker.toml").unlink()
+    os.mkfifo("mxworker.toml")
+    assert "'mxworker.toml' is no regular file" in refusal()
+    Path("mxworker.toml").unlink()
     assert "there is no profile 'fast'; there are development, production, throughput." in refusal("--profile=fast")
 
 
