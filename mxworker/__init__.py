@@ -40,6 +40,7 @@ __all__ = [
     "MessageOptions",
     "OnError",
     "Origin",
+    "PoolSettings",
     "PoolStats",
     "Properties",
     "PublishOutcome",
@@ -92,6 +93,7 @@ if TYPE_CHECKING:
     )
     from mxworker.api.retry_policy import RetryPolicy
     from mxworker.api.settlement import Ack, Reject, Requeue, Retry, Settlement
+    from mxworker.config.pool import PoolSettings
     from mxworker.config.publisher import PublisherOptions, PublisherSettings
     from mxworker.payloads.compression import Compression
     from mxworker.payloads.serializers import Serializer
@@ -136,6 +138,7 @@ else:  # a type checker that saw `__getattr__` would accept every misspelt name
         "Requeue": "mxworker.api.settlement",
         "Retry": "mxworker.api.settlement",
         "Settlement": "mxworker.api.settlement",
+        "PoolSettings": "mxworker.config.pool",
         "PublisherOptions": "mxworker.config.publisher",
         "PublisherSettings": "mxworker.config.publisher",
         "Compression": "mxworker.payloads.compression",

@@ -30,6 +30,8 @@ from mxworker.api.middleware import Middleware
 from mxworker.api.queues import Queue
 from mxworker.api.registration import Batch, Registration
 from mxworker.config.overrides import AS_IN_CODE, NO_OVERRIDES, Overrides
+from mxworker.config.pool import PoolSettings
+from mxworker.config.publisher import PublisherSettings
 from mxworker.errors import AppLoadError
 from mxworker.payloads.serializers import Serializer
 
@@ -39,8 +41,17 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 class Handlers:
     """A registry of handlers, one per queue."""
 
-    def __init__(self) -> None:
-        """Start with no handlers."""
+    def __init__(self, *, publisher: PublisherSettings | None = None, pool: PoolSettings | None = None) -> None:
+        """Start with no handlers.
+
+        `publisher` and `pool` are the application's own settings for `ctx.publisher` and for the connections of a
+        worker. What differs from their defaults counts, unless a flag, a variable or a file says otherwise. Of a
+        registry that another one includes they do not count.
+        """
+        for name, given, kind in (("publisher", publisher, PublisherSettings), ("pool", pool, PoolSettings)):
+            if given is not None and not isinstance(given, kind):
+                raise TypeError(f"Handlers({name}=...) takes {kind.__name__}, not {given!r:.80}")
+        self._own_settings = (publisher, pool)
         self._own_registrations: dict[str, Registration] = {}
         self._own_declared: dict[str, Queue] = {}
         self._others: list[Handlers] = []
@@ -219,6 +230,11 @@ class Handlers:
         for included in self._others:
             handlers += included._compile(overrides, of_queue, around)
         return handlers
+
+
+def settings_in(handlers: Handlers) -> tuple[PublisherSettings | None, PoolSettings | None]:
+    """Return the settings that the code of the application has for its workers."""
+    return handlers._own_settings
 
 
 def compile_handlers(

@@ -294,4 +294,5 @@ def consumption(app: str, brokers: Brokers, settings: Settings, of_queue: Mappin
         quarantine_after=settings.limits.quarantine_after,
         pool=settings.pool,
         publisher=settings.publisher,
+        given=frozenset(leaf.path for leaf in LEAVES if sources.rank(leaf) > Rank.DEFAULT),
     )

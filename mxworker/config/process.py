@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 from mxworker.brokers import Brokers
 from mxworker.config.bounds import DEFAULT_MAX_BODY_BYTES, DEFAULT_PROCESS_CONCURRENCY, DEFAULT_QUARANTINE_AFTER
@@ -58,3 +59,24 @@ class Consumption:
     """Where the application's own metrics are kept; None when nobody asks for them."""
     pool: PoolSettings = DEFAULTS.pool
     publisher: PublisherSettings = DEFAULTS.publisher
+    given: frozenset[tuple[str, ...]] = frozenset()
+    """The paths of the leaves that a flag, a variable or a file has given. They count more than the code."""
+
+    def with_code(self, publisher: PublisherSettings | None, pool: PoolSettings | None) -> Consumption:
+        """Return the settings with those of the code, where they differ from its defaults and nothing else was given.
+
+        Raises ConfigError when the values do not go together.
+        """
+        return replace(
+            self,
+            publisher=self._merged("publisher", publisher, PublisherSettings()),
+            pool=self._merged("pool", pool, PoolSettings()),
+        )
+
+    def _merged(self, group: Literal["publisher", "pool"], in_code: Any, default: Any) -> Any:
+        ours = getattr(self, group)
+        if in_code is None:
+            return ours
+        names = [each.name for each in fields(in_code) if (group, each.name) not in self.given]
+        said = {name: getattr(in_code, name) for name in names if getattr(in_code, name) != getattr(default, name)}
+        return replace(ours, **said)

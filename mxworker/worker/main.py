@@ -24,7 +24,7 @@ from types import FrameType
 from setproctitle import setproctitle
 
 from mxworker.api.compilation import Handler
-from mxworker.api.handlers import Handlers
+from mxworker.api.handlers import Handlers, settings_in
 from mxworker.board.layout import Word
 from mxworker.board.lifecycle import WorkerState
 from mxworker.board.page import Board
@@ -32,6 +32,7 @@ from mxworker.board.slot import BoardSlot
 from mxworker.config.process import Consumption
 from mxworker.config.units import format_duration
 from mxworker.errors import AppLoadError, BrokerError, ConnectionLost, CredentialsRefused, ExitCode, MxWorkerError
+from mxworker.payloads.compression import compression_of
 from mxworker.system.at_exit import finish
 from mxworker.system.forks import Forks, end_fork
 from mxworker.system.log import add_facts, keep_telling
@@ -101,6 +102,8 @@ def _live(settings: Consumption, board: Board, number: int, end: _End) -> int:
     try:
         with faults_told(settings.app):
             application = load(settings.app, settings.app_dir, settings.may_be_insecure)
+            settings = settings.with_code(*settings_in(application))
+            compression_of(settings.publisher)  # it may need an extra
             handlers = select(
                 application,
                 settings.queues,

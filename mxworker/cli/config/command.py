@@ -34,7 +34,8 @@ def config() -> None:
     params=[*options_of(LEAVES), *configuration_options()],
     exit_codes=_EXIT_CODES,
     examples=("mxworker config show", "mxworker config show --profile throughput --json"),
-    epilog="Flags and variables are those of 'mxworker run', and count as they do there.",
+    epilog="Flags and variables are those of 'mxworker run', and count as they do there. What the code of an "
+    "application sets is not shown, as no application is loaded: it takes the place of defaults.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def show(as_json: bool, **flags: Any) -> None:

@@ -25,10 +25,14 @@ Every setting has one name, and can be given in four ways. This is `publisher.ma
 | a flag of `run` and `dev` | `--publisher-max-in-flight 500` |
 | an environment variable | `MXWORKER_PUBLISHER_MAX_IN_FLIGHT=500` |
 | a configuration file | `max-in-flight = 500` in the table `[publisher]` |
-| code | `PublisherSettings(max_in_flight=500)`, for a publisher outside a worker; options of `consume` for a handler |
+| code | `Handlers(publisher=PublisherSettings(max_in_flight=500))`; see below |
 
 A flag counts more than a variable, a variable more than the file, the file more than a profile, and a profile more
 than the code. What nobody sets has the default. `mxworker config show` prints each value and where it comes from.
+
+Code can set what concerns handlers, as options of `consume` and `consume_batch`, and the publisher and the pool of a
+worker: `Handlers(publisher=PublisherSettings(...), pool=PoolSettings(...))`. Everything else concerns the start of
+the service, before the code is loaded. `Publisher.connect` takes `PublisherSettings` outside a worker.
 
 ## The configuration file
 

@@ -161,6 +161,15 @@ def test_bad_duration(folder: Path, broker_url: str) -> None:
     assert "'soon' is not a duration.  Write it like 250ms, 30s, 5m or 1h." in ended.stderr
 
 
+def test_settings_in_the_code_that_do_not_go_with_those_that_are_given(folder: Path, broker_url: str) -> None:
+    pool = "PoolSettings(min_connections=5, max_connections=6)"
+    app = (folder / "app.py").read_text().replace("import Handlers", "import Handlers, PoolSettings")
+    (folder / "app.py").write_text(app.replace("Handlers()", f"Handlers(pool={pool})"))
+    ended = run(folder, "app:handlers", "--burst", "--pool-max-connections=4", url=broker_url)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("Error: pool: min_connections is 5, above max_connections, 4.")
+
+
 def test_unknown_queue(folder: Path, broker_url: str, queue_name: str) -> None:
     ended = run(folder, "app:handlers", "--queues=nowhere", url=broker_url)
     assert ended.returncode == 2

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from mxworker import Handlers
+from mxworker import Handlers, PoolSettings, PublisherSettings
 from mxworker.api.compilation import Handler
+from mxworker.api.handlers import settings_in
 from mxworker.backoff import Backoff
 from mxworker.board.page import Board
 from mxworker.brokers import Brokers
@@ -164,6 +165,28 @@ async def test_every_setting_reaches_the_object_that_uses_it(world: World) -> No
     expected = {key: look(world)[1] for key, look in REACHED.items()}
     assert {key: look(world)[0] for key, look in REACHED.items()} == expected
     assert isinstance(world.cpu._settings, MemberSettings)
+
+
+async def test_settings_in_code_count_more_than_defaults_and_less_than_what_was_given() -> None:
+    handlers = Handlers(
+        publisher=PublisherSettings(channels=7, attempts=9, compression="gzip"), pool=PoolSettings(max_channels=8)
+    )
+    with run.make_context("run", ["app", "--publisher-attempts=4", "--broker-url=amqp://a/"]) as ctx:
+        chosen = settings.tree(ctx.params, 1)
+        consumption = settings.consumption("app", Brokers.parse(["amqp://a/"]), chosen, {})
+    consumption = consumption.with_code(*settings_in(handlers))
+    service = assemble(consumption, [], Board(1).slot(1), lambda: True, lambda state: None)
+    parts: Any = service.parts
+    assert len(parts.publisher._outbox._channels) == 7
+    assert parts.publisher._settings.attempts == 4, "given by a flag"
+    assert parts.publisher._settings.retry_unconfirmed, "the default of a worker"
+    assert parts.publisher._encoder._compression == Compression()
+    assert parts.pool._settings == PoolSettings(max_channels=8)
+
+
+def test_settings_of_the_wrong_type_are_refused_where_they_are_given() -> None:
+    with pytest.raises(TypeError, match=r"Handlers\(pool=\.\.\.\) takes PoolSettings, not \{'max_channels': 8\}"):
+        Handlers(pool={"max_channels": 8})  # type: ignore[arg-type]
 
 
 def test_every_setting_is_looked_for() -> None:
