@@ -17,18 +17,28 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["BrokerUnderTest", "HandlerFailed", "Received", "Result", "ServiceUnderTest", "StillWaiting", "TestWorker"]
+__all__ = [
+    "BrokerUnderTest",
+    "Expected",
+    "HandlerFailed",
+    "Received",
+    "Result",
+    "ServiceUnderTest",
+    "StillWaiting",
+    "TestWorker",
+]
 
 if TYPE_CHECKING:
     from mxworker.testing.end_to_end import BrokerUnderTest
     from mxworker.testing.received import Received
-    from mxworker.testing.results import HandlerFailed, Result
+    from mxworker.testing.results import Expected, HandlerFailed, Result
     from mxworker.testing.services import ServiceUnderTest
     from mxworker.testing.waiting import StillWaiting
     from mxworker.testing.worker import TestWorker
 else:
     _HOMES = {
         "BrokerUnderTest": "end_to_end",
+        "Expected": "results",
         "HandlerFailed": "results",
         "Received": "received",
         "Result": "results",

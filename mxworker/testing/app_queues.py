@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -32,6 +34,26 @@ class AppQueues:
         declared = [queue.name for queue in handlers.declared_queues]
         dead = [queue.dead_letter_name for queue in handlers.declared_queues]
         return cls([handler.queue.name for handler in compiled], [*beside, *declared, *dead])
+
+
+def queues_of(app: str, app_dir: str | None) -> AppQueues:
+    """Return the queues of the application that `mxworker run` would run. Raises RuntimeError when it cannot."""
+    where = () if app_dir is None else (f"--app-dir={app_dir}",)
+    found = subprocess.run(  # noqa: S603 - our own module, and the application under test
+        [sys.executable, "-P", "-m", "mxworker.testing.app_queues", app, *where],
+        env={**os.environ, "PYTHONPATH": import_path()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if found.returncode:
+        raise RuntimeError(found.stderr)
+    return AppQueues(**json.loads(found.stdout))
+
+
+def import_path() -> str:
+    """Return the import path of this process, so that another one finds what the tests find."""
+    return os.pathsep.join(filter(None, sys.path))
 
 
 def side_queues(handler: Handler) -> Iterator[str]:

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from mxworker.devbroker.control import BrokerControl
 from mxworker.devbroker.process import BrokerProcess
+from mxworker.testing.app_queues import queues_of
 from mxworker.testing.blocking_client import BlockingClient
 from mxworker.testing.services import ServiceUnderTest
 
@@ -79,7 +80,7 @@ class RabbitFarEnd:
 
     def begin(self, service: ServiceUnderTest) -> None:
         """Find out which queues the service will make."""
-        queues = service.queues()
+        queues = queues_of(service.app, service.app_dir)
         self._consumed += queues.consumed
         client = self._client()
         names = dict.fromkeys((*queues.consumed, *queues.beside))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -17,7 +16,7 @@ from typing import Any
 
 from mxworker.control.client import NoAnswer, ask
 from mxworker.control.protocol import Status
-from mxworker.testing.app_queues import AppQueues
+from mxworker.testing.app_queues import import_path
 from mxworker.testing.polling import until
 from mxworker.testing.waiting import StillWaiting
 
@@ -36,7 +35,7 @@ class ServiceUnderTest:
         self.app = app
         self._url = url
         self._options = options
-        self._app_dir = () if app_dir is None else (f"--app-dir={app_dir}",)
+        self.app_dir = app_dir
         self._log = folder / "service.log"
         self._runtime = tempfile.mkdtemp(prefix="mx-")  # short, as the address of a socket has to be
         self._socket = Path(self._runtime) / "control.sock"
@@ -44,13 +43,14 @@ class ServiceUnderTest:
 
     def start(self) -> None:
         """Start the processes, in the current directory."""
+        where = () if self.app_dir is None else (f"--app-dir={self.app_dir}",)
         own = (f"--control-socket={self._socket}", "--no-http", f"--drain-timeout={DRAIN_S:g}s", "--log-format=text")
         command = [sys.executable, "-P", "-m", "mxworker.testing.service_process", str(os.getpid()), "run", self.app]
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_OTHERS)}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own module, and the application under test
-                [*command, *self._app_dir, *own, *self._options],
-                env={**environment, "MXWORKER_BROKER_URL": self._url, "PYTHONPATH": _import_path()},
+                [*command, *where, *own, *self._options],
+                env={**environment, "MXWORKER_BROKER_URL": self._url, "PYTHONPATH": import_path()},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -71,15 +71,6 @@ class ServiceUnderTest:
         """Return the status of the service, as `mxworker status --json` does."""
         status: dict[str, Any] = ask(self._socket, Status(), time.monotonic() + 5)["status"]
         return status
-
-    def queues(self) -> AppQueues:
-        """Return the queues of the application. Raises RuntimeError when it cannot be imported."""
-        command = [sys.executable, "-P", "-m", "mxworker.testing.app_queues", self.app, *self._app_dir]
-        environment = {**os.environ, "PYTHONPATH": _import_path()}
-        found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
-        if found.returncode:
-            raise RuntimeError(found.stderr)
-        return AppQueues(**json.loads(found.stdout))
 
     def wait_ready(self, timeout: float) -> None:
         """Wait until all workers consume. Raises StillWaiting, also when the service ends."""
@@ -122,8 +113,3 @@ class ServiceUnderTest:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         shutil.rmtree(self._runtime, ignore_errors=True)
-
-
-def _import_path() -> str:
-    """Return the import path of this process, so that the service finds what the tests find."""
-    return os.pathsep.join(filter(None, sys.path))

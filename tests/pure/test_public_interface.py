@@ -24,10 +24,10 @@ from typing import Any
 import pytest
 
 import mxworker
-from mxworker import errors
+from mxworker import errors, testing
 
 # Only mxworker makes them, so nobody outside writes the arguments of their constructors.
-MADE_BY_MXWORKER = frozenset({"Context", "Delivery", "Publisher"})
+MADE_BY_MXWORKER = frozenset({"Context", "Delivery", "Publisher", "BrokerUnderTest", "ServiceUnderTest"})
 README = Path(__file__).parents[2] / "README.md"
 DUNDERS = frozenset({"__await__", "__call__", "__init__"})
 TYPE_PARAMETERS = (typing.TypeVar, typing.ParamSpec, typing.TypeVarTuple)
@@ -42,6 +42,14 @@ def public_names() -> dict[str, Any]:
 
 def test_everything_that_a_public_name_mentions_is_public() -> None:
     assert Walk(public_names()).holes() == []
+
+
+def test_everything_that_a_name_for_tests_mentions_is_public() -> None:
+    for_tests = {name: getattr(testing, name) for name in testing.__all__}
+    assert [hole for hole in Walk(public_names() | for_tests).holes() if re.match(r"\w+", hole)[0] in for_tests] == []
+    assert set(testing.__all__) <= set(dir(testing))
+    with pytest.raises(AttributeError, match=r"'mxworker.testing' has no attribute 'pipe'"):
+        testing.pipe  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_names_that_are_imported_late_are_those_that_a_type_checker_sees() -> None:
