@@ -16,6 +16,7 @@ from mxworker.cli.ctl import ctl, status
 from mxworker.cli.dev.command import dev
 from mxworker.cli.dlq.command import dlq
 from mxworker.cli.help import EXIT_CODES, Group
+from mxworker.cli.publish.command import publish
 from mxworker.cli.run import run
 from mxworker.cli.top.command import top
 from mxworker.system.stderr import open_closed_streams
@@ -36,5 +37,5 @@ def main() -> None:
     """Run a service of several worker processes that consume queues of RabbitMQ."""
 
 
-for command in (run, dev, status, top, ctl, dlq, config, broker):
+for command in (run, dev, status, top, ctl, publish, dlq, config, broker):
     main.add_command(command)

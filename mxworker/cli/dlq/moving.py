@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mxworker.cli.broker_options import EXIT_CODES, brokers_of, ended
-from mxworker.cli.dlq.asking import Interruption, confirmed
+from mxworker.cli.dlq.asking import confirmed
 from mxworker.cli.dlq.letter_options import filters_of, of_letters, source_of
 from mxworker.cli.dlq.looking import look_at
 from mxworker.cli.dlq.output import as_json, tell
 from mxworker.cli.help import Command
+from mxworker.cli.interruption import Interruption
 from mxworker.errors import ExitCode
 
 if TYPE_CHECKING:
