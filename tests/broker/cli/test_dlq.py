@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from signal import SIGINT, SIGTERM, Signals
 
 import pytest
 
@@ -164,3 +165,24 @@ def test_purged_letters_are_in_a_file_from_which_they_come_back(dead: Dead, dlq:
     exported = dlq("export", dead.work, str(tmp_path / "all.ndjson"))
     assert (exported.returncode, dead.count) == (0, 4)
     assert len((tmp_path / "all.ndjson").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("number", [SIGINT, pytest.param(SIGTERM, marks=FULL_ONLY)])
+def test_signal_stops_a_replay_after_what_is_on_its_way(dead: Dead, broker_url: str, number: Signals) -> None:
+    dead.put(letter(each) for each in range(4, 60))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mxworker", "dlq", "replay", dead.work, "--yes", "--rate=10"],
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY), "MXWORKER_BROKER_URL": broker_url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    process.send_signal(number)
+    rest, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130
+    assert "Stopped: interrupted" in said
+    replayed = len([first, *rest.splitlines()])
+    assert dead.admin.counts(dead.work).messages == replayed
+    assert dead.count == 60 - replayed > 0
