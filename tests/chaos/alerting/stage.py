@@ -139,7 +139,7 @@ def poison(stage: Stage) -> Iterator[None]:
 
 
 def more_than_it_can_bear(stage: Stage) -> Iterator[None]:
-    stage.traffic.every = {1: "sleep 1"}
+    stage.traffic.every = {1: "sleep 3"}  # long: on a busy machine a place is free for a moment after each message
     stage.traffic.per_second = 4 * app.PLACES
     yield
 
