@@ -1,8 +1,15 @@
-"""`TestWorker` works in the frameworks that people test with, and a handler's failure fails the test."""
+"""`TestWorker` works in the frameworks that people test with, and a handler's failure fails the test.
+
+The runs of pytest inside these tests forget what they import first, and uvloop cannot be imported twice. So it is
+imported here, and mxworker with it.
+"""
 
 from __future__ import annotations
 
 import pytest
+import uvloop  # noqa: F401
+
+import mxworker.testing.worker  # noqa: F401
 
 QUIET = ("-p", "no:cacheprovider", "-o", "asyncio_default_fixture_loop_scope=function")
 
