@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from mxworker.system.memory import resident_bytes, trim
 
 _TRIM_EVERY_S = 5.0
 _TRIM_ABOVE_BYTES = 64 * 1024 * 1024
+_MOST_SOCKETS = 65_536
 _ENDS = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
@@ -22,7 +24,16 @@ def serve(settings: Settings, announce: Callable[[str], object]) -> None:
 
     Raises OSError when the address cannot be used.
     """
+    _allow_many_sockets()
     asyncio.run(_serve(settings, announce))
+
+
+def _allow_many_sockets() -> None:
+    """Raise the limit of open files: by default most systems set 1,024, and allow more to who asks."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_SOCKETS if hard == resource.RLIM_INFINITY else min(hard, _MOST_SOCKETS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def warning(url: str) -> str:

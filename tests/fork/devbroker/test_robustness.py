@@ -10,9 +10,10 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -90,15 +91,26 @@ def told(connection: socket.socket) -> list[int]:
     return codes
 
 
+BROKER = (sys.executable, "-m", "mxworker.devbroker", "--port=0", f"--dies-with={os.getpid()}")
+
+
+@contextmanager
+def started_as(command: Sequence[str], stderr: Any = None) -> Iterator[str]:
+    """Run the command of a broker, and yield the broker's URL."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr) as running:
+        assert running.stdout is not None
+        try:
+            yield json.loads(running.stdout.readline())["url"]
+        finally:
+            running.terminate()
+
+
 @pytest.fixture
 def fuzzed(tmp_path: Path) -> Iterator[str]:
     """The URL of a broker, in whose log no fault of its own may stand at the end."""
     log = tmp_path / "log"
-    command = [sys.executable, "-m", "mxworker.devbroker", "--port=0", f"--dies-with={os.getpid()}"]
-    with log.open("wb") as stderr, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr) as running:
-        assert running.stdout is not None
-        yield json.loads(running.stdout.readline())["url"]
-        running.terminate()
+    with log.open("wb") as stderr, started_as(BROKER, stderr) as url:
+        yield url
     found = [line for line in log.read_text().splitlines() if '"level":"info"' not in line]
     assert found == []
 
@@ -149,6 +161,13 @@ def test_idle_connections(broker: BrokerProcess, scale: Callable[[int, int], int
     with broker.control() as control:
         while control.connections() > 0:
             pass
+
+
+def test_more_connections_than_the_usual_limit_of_files() -> None:
+    with started_as(["sh", "-c", 'ulimit -S -n 32 && exec "$@"', "sh", *BROKER]) as url, ExitStack() as idle:
+        for _ in range(50):
+            idle.enter_context(Wire(url))
+        assert serves(url)
 
 
 def test_a_consumer_that_never_acks(broker: BrokerProcess, scale: Callable[[int, int], int]) -> None:
