@@ -103,10 +103,9 @@ class Channel:
             case commands.Basic.Qos():
                 self._consuming.qos(method)
             case commands.Basic.Recover():
-                self._consuming.recover(method.requeue)
-                self._line.send(commands.Basic.RecoverOk())
+                self._consuming.recover(method.requeue, is_answered=True)
             case commands.Basic.RecoverAsync():
-                self._consuming.recover(method.requeue)
+                self._consuming.recover(method.requeue, is_answered=False)
             case commands.Channel.Flow():
                 self._flow(method)
             case _:

@@ -152,10 +152,12 @@ class Consuming:
         """Put deliveries back, or dead-letter them."""
         self._settle(_REQUEUE if requeue else _REJECT, self.unacked.take(tag, multiple))
 
-    def recover(self, requeue: bool) -> None:
-        """Put all deliveries back."""
+    def recover(self, requeue: bool, *, is_answered: bool) -> None:
+        """Put all deliveries back; the answer comes before what is delivered again."""
         if not requeue:
             raise Fault(540, "requeue=false")
+        if is_answered:
+            self._line.send(commands.Basic.RecoverOk())
         self._apply(_REQUEUE, self.unacked.take_all())
 
     def commit(self) -> None:

@@ -96,21 +96,25 @@ class Declaring:
             self._line.send(commands.Queue.PurgeOk(purged))
 
     def delete_queue(self, method: commands.Queue.Delete) -> None:
-        """Answer queue.delete; a queue that is missing is no error."""
-        deleted = 0
+        """Answer queue.delete, then tell consumers; a queue that is missing is no error."""
+        queue = None
         name = self.queue_name(method.queue)
         if name in self._topology.queues:
             queue = self._topology.queue(name, self._line.client)
             self._assert_deletable(queue, method)
-            if method.if_unused and queue.consumers:
-                raise precondition_failed(f"{self._topology.where(QUEUE, name)} in use")
-            if method.if_empty and queue.ready.count:
-                raise precondition_failed(f"{self._topology.where(QUEUE, name)} not empty")
-            deleted = self._line.vhost.delete_queue(queue)
         if not method.nowait:
-            self._line.send(commands.Queue.DeleteOk(deleted))
+            self._line.send(commands.Queue.DeleteOk(0 if queue is None else queue.ready.count))
+        if queue is not None:
+            self._line.vhost.delete_queue(queue)
 
     def _assert_deletable(self, queue: Queue, method: commands.Queue.Delete) -> None:
+        self._assert_supported(queue, method)
+        if method.if_unused and queue.consumers:
+            raise precondition_failed(f"{self._topology.where(QUEUE, queue.name)} in use")
+        if method.if_empty and queue.ready.count:
+            raise precondition_failed(f"{self._topology.where(QUEUE, queue.name)} not empty")
+
+    def _assert_supported(self, queue: Queue, method: commands.Queue.Delete) -> None:
         for flag, name in ((method.if_unused, "if-unused"), (method.if_empty, "if-empty")):
             if flag and queue.is_quorum:
                 raise Fault(

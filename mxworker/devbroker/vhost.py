@@ -52,8 +52,8 @@ class VirtualHost:
         self.used(queue)
         return queue
 
-    def delete_queue(self, queue: Queue) -> int:
-        """Delete a queue, tell its consumers, and return how many messages were ready."""
+    def delete_queue(self, queue: Queue) -> None:
+        """Delete a queue, and tell its consumers."""
         for timers in (self._expiries, self._ends):
             if timer := timers.pop(queue, None):
                 timer.cancel()
@@ -61,7 +61,7 @@ class VirtualHost:
         for consumer in list(queue.consumers):
             queue.consumers.remove(consumer)
             consumer.receiver.consumer_cancelled(consumer)
-        return queue.ready.clear()
+        queue.ready.clear()
 
     def delete_queues_of(self, owner: object) -> None:
         """Delete the exclusive queues of a connection."""

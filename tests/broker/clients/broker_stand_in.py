@@ -1,4 +1,4 @@
-"""A pytest plugin for the test suites of aio-pika and aiormq: a given broker instead of a container.
+"""A pytest plugin for the test suites of aio-pika and aiormq, harmless to others: a given broker, no container.
 
 It runs inside the suites' own environment and imports nothing of mxworker. STAND_IN_PORT is the port of a broker on
 loopback; STAND_IN_CERTS a folder with server.pem and server.key. AMQPS is a proxy in front of the same broker.

@@ -12,9 +12,9 @@ from typing import NoReturn
 
 import pytest
 
-SUITES = {"aio_pika": "aio-pika==10.2.1", "aiormq": "aiormq==7.2.4"}
-NEEDED = ("aiomisc", "aiomisc-pytest", "pytest", "shortuuid", "timeout-decorator")
-OTHERS = ("pika~=1.3", "kombu~=5.4")
+SUITES = {"aio_pika": "aio-pika==10.2.1", "aiormq": "aiormq==7.2.4", "kombu": "kombu==5.7.0", "amqp": "amqp==5.4.2"}
+NEEDED = ("aiomisc", "aiomisc-pytest", "pytest", "pytest-rerunfailures", "shortuuid", "timeout-decorator")
+OTHERS = ("pika~=1.3",)
 
 GO_PATH = Path("/usr/share/gocode")  # where Debian's packages of Go libraries are
 

@@ -232,7 +232,8 @@ def test_recover_delivers_again(channel: Channel, queue: str) -> None:
     channel.publish(queue, b"one")
     channel.consume(queue)
     assert not channel.delivery().redelivered
-    channel.call(commands.Basic.Recover(True))
+    channel.send(commands.Basic.Recover(True))
+    channel.expect(commands.Basic.RecoverOk)
     again = channel.delivery()
     assert (again.body, again.redelivered, again.tag) == (b"one", True, 2)
     channel.send(commands.Basic.RecoverAsync(True))
@@ -299,6 +300,15 @@ def test_cancel_notify(broker: Broker, channel: Channel, name: str) -> None:
         cancel = channel.expect(commands.Basic.Cancel)
         assert (cancel.consumer_tag, cancel.nowait) == ("told", True)
         assert untold.is_quiet()
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_who_deletes_a_queue_gets_the_answer_before_the_cancel(channel: Channel, name: str, kind: str) -> None:
+    channel.declare(name, durable=True, arguments={"x-queue-type": kind})
+    channel.consume(name, consumer_tag="mine")
+    channel.send(commands.Queue.Delete(queue=name))
+    channel.expect(commands.Queue.DeleteOk)
+    assert channel.expect(commands.Basic.Cancel).consumer_tag == "mine"
 
 
 def test_held_deliveries_of_a_deleted_queue_are_settled(channel: Channel, name: str) -> None:
