@@ -155,6 +155,18 @@ def test_key_starts_a_service_that_was_killed_and_a_signal_restores_the_terminal
     assert exit_code(shell) == LEAVES_WITH
 
 
+def test_only_a_person_who_sees_the_log_has_a_keyboard(tmp_path: Path) -> None:
+    (tmp_path / "ask.py").write_text(
+        "from mxworker.cli.dev.keyboard import has_keyboard\nopen('answers', 'a').write(f'{has_keyboard()} ')\n"
+    )
+    answers = tmp_path / "answers"
+    with Shell(tmp_path, {**os.environ, "PYTHONPATH": str(REPOSITORY)}) as shell:
+        for redirection in ("", "2> log", "< /dev/null", "| cat"):
+            shell.run(sys.executable, "ask.py", redirection)
+            shell.wait_for_prompt()
+    assert answers.read_text() == "True False False True "
+
+
 # ---- the real service, on the embedded broker
 
 
