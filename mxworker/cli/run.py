@@ -52,7 +52,7 @@ log = logging.getLogger("mxworker")
 @click.option("--ready-hint", hidden=True, default="Ctrl-C drains.", help="What to tell people beside 'Ready'.")
 @click.option("--hide-workings", is_flag=True, hidden=True, help="Log no details of how mxworker works.")
 @click.pass_context
-def run(ctx: click.Context, /, app: str, dies_with: int | None, hide_workings: bool, **flags: Any) -> None:
+def run(ctx: click.Context, /, app: str, hide_workings: bool, **flags: Any) -> None:
     """Consume the queues of APP with worker processes.
 
     APP is `module:attribute` or `file.py:attribute`; the attribute defaults to `handlers`.
@@ -61,6 +61,7 @@ def run(ctx: click.Context, /, app: str, dies_with: int | None, hide_workings: b
     from mxworker.system.log import is_text, set_up
     from mxworker.system.terminal import Terminal
 
+    dies_with = flags["dies_with"]
     terminal = None if dies_with is not None else Terminal()  # the parent watches its terminal and signals this process
     hide_urls(f"mxworker: run {foreign(app)}")
     set_up(flags["log_level"], flags["log_format"], hide_workings)
@@ -92,6 +93,7 @@ def _supervise(
     from mxworker.board.page import Board
     from mxworker.cli.cpus import usable
     from mxworker.master import loop
+    from mxworker.system.interpreter import write_no_more_bytecode
     from mxworker.worker import main as worker  # before the fork, so that its pages are shared
 
     workers, origin = flags["workers"], "set"
@@ -118,6 +120,8 @@ def _supervise(
             directory = closing.enter_context(metrics_directory(None if listener is None else listener.path))
             consumption = replace(consumption, metrics_directory=None if directory is None else str(directory))
             observing = http.observing(board, directory, supervision.heartbeat_timeout_s)
+        if flags["dies_with"] is not None:
+            write_no_more_bytecode()  # the app is being edited
         code = loop.run(
             supervision,
             board,

@@ -162,15 +162,11 @@ def _python() -> list[str]:
 
 
 def service_environment(run: click.Command, values: Mapping[str, Any]) -> dict[str, str]:
-    """Return the environment of that `run`, with the broker URLs. Values of other variables are on its command line.
-
-    No bytecode is written: a cached file is known by size and by mtime in whole seconds (PEP 3147), so that an edit of
-    equal size within the same second would go unnoticed.
-    """
+    """Return the environment of that `run`, with the broker URLs. Values of other variables are on its command line."""
     variables = {option.name: str(option.envvar) for option in run.params if option.envvar is not None}
     kept = {name: value for name, value in os.environ.items() if name not in variables.values()}
     urls = {variables[_SECRET]: " ".join(values[_SECRET])} if values[_SECRET] else {}
-    return {**kept, **urls, "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**kept, **urls}
 
 
 def _said(option: click.Option, value: Any) -> list[str]:

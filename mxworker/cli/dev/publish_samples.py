@@ -11,12 +11,18 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from mxworker.amqp.publishing.publisher import Publisher
 from mxworker.api.compilation import Handler
 from mxworker.cli.dev.wanted import Wanted
 from mxworker.cli.samples import sample_for
+from mxworker.config.overrides import AS_IN_CODE
 from mxworker.errors import ExitCode, MxWorkerError
 from mxworker.samples.sample import Sample
+from mxworker.system.child import bind_to_parent
+from mxworker.system.interpreter import write_no_more_bytecode
+from mxworker.system.log import say, set_up
 from mxworker.system.printable import foreign
+from mxworker.worker.loading import load, select
 
 _CONNECT_WAIT_S = 5.0
 _SHOWN_CHARACTERS = 160
@@ -24,16 +30,12 @@ _SHOWN_CHARACTERS = 160
 
 def main() -> int:
     """Publish the samples that are wanted on stdin, and return the exit code."""
-    from mxworker.config.overrides import AS_IN_CODE
-    from mxworker.system.child import bind_to_parent
-    from mxworker.system.log import say, set_up
-    from mxworker.worker.loading import load, select
-
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     wanted = Wanted.taken(sys.stdin.readline())
     bind_to_parent(wanted.parent)
     set_up("warning", "text")
+    write_no_more_bytecode()
     try:
         handlers = select(load(wanted.app, wanted.app_dir, wanted.may_be_insecure), wanted.queues, AS_IN_CODE)
         asyncio.run(_published(wanted, handlers))
@@ -45,9 +47,6 @@ def main() -> int:
 
 async def _published(wanted: Wanted, handlers: Sequence[Handler]) -> None:
     """Publish a sample for each handler that has one, and say for each what became of it."""
-    from mxworker.amqp.publishing.publisher import Publisher
-    from mxworker.system.log import say
-
     async with Publisher.connect(
         *wanted.urls,
         tls_ca=wanted.tls_ca,

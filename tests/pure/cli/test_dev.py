@@ -21,12 +21,14 @@ URL = "amqp://me:S3cr3t@rabbit/"
     ],
 )
 def test_service_is_told_what_dev_was_told(said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     monkeypatch.setenv("MXWORKER_WORKERS", "5")
     monkeypatch.setenv("MXWORKER_CONNECT_WAIT", "7s")
     told = dev.make_context("dev", ["app:handlers", *said]).params
     command = service_command(run, told)
     environment = service_environment(run, told)
     assert not any("S3cr3t" in part for part in command)
+    assert "PYTHONDONTWRITEBYTECODE" not in environment, "mxworker itself would be compiled at each start"
     for name in ("MXWORKER_WORKERS", "MXWORKER_CONNECT_WAIT"):
         assert name not in environment
         monkeypatch.delenv(name)
