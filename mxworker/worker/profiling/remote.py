@@ -157,6 +157,6 @@ class ProfiledProcess:
         except Stopped:
             return b""
         except Exception:  # as far out as this thread has a frame
-            facts = log_event("profile_failed", worker=self._worker)
+            facts = log_event("cpu_process_profile_failed", worker=self._worker)
             log.exception("worker %d: a profile of a process for cpu handlers failed", self._worker, extra=facts)
             return b""
