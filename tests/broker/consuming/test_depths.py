@@ -64,7 +64,8 @@ async def test_user_without_rights_learns_the_depths_of_queues_of_every_type(
         admin.publish(f"{queue_name}{beside}", [b"body"] * count)
     async with reader(powerless) as depths:
         found = await depths.read(Queue(queue_name), (1000,), is_consumed=False)
-        assert found == Depths(3, 0, retry_waiting=4, dead_letters=0, quarantined=0)  # of a stream it says 0 always
+        assert found == Depths(3, 0, retry_waiting=4, dead_letters=found.dead_letters, quarantined=0)
+        assert found.dead_letters in (0, 2)  # of a stream it says 0 always, or from 4.0 on what it counted last
         asked = depths.asked
         assert await depths.read(Queue(queue_name, dead_letter=False), (), is_consumed=False) == Depths(
             3, 0, retry_waiting=None, dead_letters=None, quarantined=0
@@ -75,7 +76,8 @@ async def test_user_without_rights_learns_the_depths_of_queues_of_every_type(
         depths.expect([f"{queue_name}.quarantine"])
         # The other queue for retries belongs to another connection, which is an error of the channel (405).
         found = await depths.read(Queue(queue_name), (1000, 5000), is_consumed=False)
-        assert found == Depths(3, 0, retry_waiting=None, dead_letters=0, quarantined=1)
+        assert found == Depths(3, 0, retry_waiting=None, dead_letters=found.dead_letters, quarantined=1)
+        assert found.dead_letters in (0, 2)
     admin.delete(f"{queue_name}.retry.5000")
 
 

@@ -31,7 +31,7 @@ async def ends() -> AsyncIterator[tuple[RemoteProfile, ProfiledProcess]]:
 
 async def working(profile: RemoteProfile) -> bytes:
     """Return the result, and keep the main thread busy meanwhile."""
-    result = await until(lambda: sum(range(20_000)) and profile.result(), 30, "the result")
+    result = await until(lambda: sum(range(1_000_000)) and profile.result(), 30, "the result")
     assert result is not None
     return result
 
