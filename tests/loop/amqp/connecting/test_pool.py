@@ -151,7 +151,7 @@ async def test_no_channel_is_opened_above_what_the_broker_allows(channel_max: in
         async with pool.channel() as channel:
             await channel.set_qos(prefetch_count=1)
 
-    async with FakeBroker(small) as broker, running(broker, max_connections=3) as pool:
+    async with FakeBroker(small) as broker, running(broker, max_connections=3, borrow_timeout_s=60) as pool:
         await asyncio.gather(*(spoil(pool) for _ in range(10 * channel_max)))
         assert len(opened(broker)) == 10 * channel_max
         assert max(opened(broker)) <= channel_max
