@@ -88,8 +88,12 @@ def test_password_of_the_command_line_is_wiped_from_process_titles_and_logs(fold
     with Service(command, folder) as service:
         service.wait_ready()
         pids = [service.pid, *service.worker_pids()]
-        titles = [Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode() for pid in pids]
-        assert titles == [f"mxworker: master {folder.name}/app:handlers", "mxworker: worker 1 [ready]"]
+        wanted = [f"mxworker: master {folder.name}/app:handlers", "mxworker: worker 1 [ready]"]
+        wait_until(
+            lambda: [Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode() for pid in pids] == wanted,
+            30,
+            "the titles of processes that are ready",
+        )
         log = service.log_text()
         assert "gu%65st" not in log
         assert "guest:guest" not in log

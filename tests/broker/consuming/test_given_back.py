@@ -146,11 +146,14 @@ def test_pauses(held: Held, scale: Callable[[int, int], int]) -> None:
         service.wait_ready()
         for number in range(scale(3, 25)):
             held.wait_held()
+            consumed = len(service.events("queue_consumed"))
             service.signal(SIGUSR2)
             paused = 2 * (number + 1)
             wait_until(lambda paused=paused: len(service.events("queue_paused")) == paused, SOON_S, "both to pause")
             wait_until(lambda: held.ready() >= MESSAGES - 2 * CONCURRENCY, SOON_S, "what waits to be back")
             service.signal(SIGUSR2)
+            again = consumed + 2
+            wait_until(lambda again=again: len(service.events("queue_consumed")) == again, SOON_S, "both to go on")
         held.finish(service)
     held.assert_each_was_handled_once()
 

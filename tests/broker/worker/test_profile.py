@@ -237,22 +237,22 @@ def test_worker_that_ends_or_stands_still_ends_its_profile_with_an_error(service
 
 
 class profiling:  # noqa: N801 - used as a function
-    """Run `ctl profile`, and wait until the service has been asked."""
+    """Run `ctl profile`, and wait until the worker has begun, in a thread of its own. It has no cpu process."""
 
     def __init__(self, service: Service, directory: Path, *options: str) -> None:
         command = [sys.executable, "-m", "mxworker", "ctl", "profile", *options, "--output", "first"]
         env = {**os.environ, "XDG_RUNTIME_DIR": str(service.runtime_directory)}
-        self._service = service
-        self._asked = len(self._requests())
+        [worker] = service.workers()
+        self._threads = Path(f"/proc/{worker.pid}/task")
+        self._before = self._ids()
         self._popen = subprocess.Popen(command, cwd=directory, env=env, stderr=subprocess.PIPE, text=True)
 
     def __enter__(self) -> subprocess.Popen[str]:
-        wait_until(lambda: len(self._requests()) > self._asked, 60, "a request to profile")
+        wait_until(lambda: self._ids() - self._before, 60, "the worker to begin the profile")
         return self._popen
 
-    def _requests(self) -> list[str]:
-        requests = [each["request"] for each in self._service.events("control_request")]
-        return [request for request in requests if "Profile(" in request]
+    def _ids(self) -> set[str]:
+        return {thread.name for thread in self._threads.iterdir()}
 
     def __exit__(self, *_: object) -> None:
         self._popen.kill()

@@ -207,6 +207,10 @@ def mail(payload: dict) -> None:
 """
 
 
+def said(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
 def test_sample_of_key_p_is_handled_and_key_o_tells_the_page(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP)
     ours = {name: value for name, value in os.environ.items() if not name.startswith("MXWORKER_")}
@@ -223,8 +227,8 @@ def test_sample_of_key_p_is_handled_and_key_o_tells_the_page(tmp_path: Path) -> 
         shell.wait_for('published to orders: {"id":1,"note":"text"}')
         shell.wait_for("nothing published to codes: there is no sample of Coded: code: no text is made up that matches")
         shell.wait_for('published to mails: {"to":"text"}')
-        wait_until((tmp_path / "handled").exists, 60, "the sample to be handled")
-        assert (tmp_path / "handled").read_text() == "Order(id=1, note='text')"
+        wait_until(lambda: said(tmp_path / "handled"), 60, "the sample to be handled")
+        assert said(tmp_path / "handled") == "Order(id=1, note='text')"
         wait_until(lambda: "DEBUG   mxworker.worker.handling" in shell.screen(), 20, "the line about the message")
         shell.type("o")
         shell.wait_for("\nhttp://127.0.0.1:")
