@@ -7,15 +7,13 @@ are without a confirm at any time.
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mxworker.amqp.publishing.open_publishes import OpenPublishes
 from mxworker.amqp.publishing.publisher import Publisher
 from mxworker.api.copying import copy_of
-from mxworker.api.receipts import Receipt
 from mxworker.errors import BrokerError, DecodeError, PublishError, PublishUnconfirmed
 from mxworker.letters.letter import Original
 
@@ -26,6 +24,7 @@ Headers = Callable[[Original], Mapping[str, Any]]
 Moved = Callable[[Original], None]
 Settle = Callable[[], bool]
 """Settles a letter where it came from; returns False when that is not possible any more."""
+_Open = OpenPublishes[tuple[Original, Settle]]
 
 
 @dataclass(slots=True)
@@ -66,26 +65,18 @@ class Move:
         self._way = way
         self._check = check
         self._moves = Moves()
-        self._open: deque[tuple[Receipt, Original, Settle]] = deque()  # at most AT_ONCE
-        self._open_bytes = 0
         self._failure: Exception | None = None
 
     async def run(self, letters: Iterable[tuple[Original, Settle]]) -> Moves:
         """Move the letters until one cannot be moved. Raises what `on_moved` raised, when all open moves have ended."""
-        loop = asyncio.get_running_loop()
-        due_at = loop.time()
-        for original, settle in letters:
-            if self._way.rate:
-                await self._end_done(until=due_at)
-                due_at = max(due_at + 1 / self._way.rate, loop.time() - 1)
-            while self._open and (len(self._open) >= AT_ONCE or self._open_bytes >= BYTES_AT_ONCE):
-                await self._end_first()
+        publishes = _Open(AT_ONCE, BYTES_AT_ONCE, self._way.rate, self._ended)
+        for letter in letters:
+            await publishes.turn()
             self._look_for_stop()
             if self._moves.stopped is not None:
                 break
-            self._send(original, settle)
-        while self._open:
-            await self._end_first()
+            self._send(letter, publishes)
+        await publishes.end_all()
         if self._failure is not None:
             raise self._failure
         return self._moves
@@ -98,7 +89,8 @@ class Move:
             except BrokerError as error:
                 self._moves.stopped = str(error)
 
-    def _send(self, original: Original, settle: Settle) -> None:
+    def _send(self, letter: tuple[Original, Settle], publishes: _Open) -> None:
+        original, _ = letter
         try:
             copy = copy_of(*original, self._way.headers(original))
             receipt = self._publisher.publish_nowait(copy, routing_key=self._way.target)
@@ -107,25 +99,12 @@ class Move:
         except PublishError as error:
             self._moves.stopped = str(error)
         else:
-            self._open.append((receipt, original, settle))
-            self._open_bytes += len(original.body)
+            publishes.add(receipt, len(original.body), letter)
 
-    async def _end_done(self, until: float) -> None:
-        """End the publishes that are confirmed, until it is time for the next one."""
-        loop = asyncio.get_running_loop()
-        while (left_s := until - loop.time()) > 0:
-            if self._open and self._open[0][0].done():
-                await self._end_first()
-            else:
-                await asyncio.sleep(min(left_s, 0.05))
-
-    async def _end_first(self) -> None:
-        """Wait for the outcome of the oldest publish, and settle its letter when it is confirmed."""
-        receipt, original, settle = self._open.popleft()
-        self._open_bytes -= len(original.body)
-        try:
-            await receipt
-        except PublishError as error:
+    def _ended(self, letter: tuple[Original, Settle], error: PublishError | None) -> None:
+        """Settle a letter whose copy is confirmed."""
+        original, settle = letter
+        if error is not None:
             self._moves.in_doubt += isinstance(error, PublishUnconfirmed)
             self._moves.stopped = self._moves.stopped or str(error)
             return

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from mxworker.amqp.publishing.open_publishes import OpenPublishes
 from mxworker.amqp.publishing.publisher import Publisher
-from mxworker.api.receipts import Receipt
 from mxworker.cli.publish.bodies import Body
 from mxworker.errors import PublishError
 
@@ -48,24 +46,16 @@ class Sending:
         self._publisher = publisher
         self._order = order
         self._sent = Sent()
-        self._open: deque[tuple[Receipt, Body]] = deque()  # at most AT_ONCE
-        self._open_bytes = 0
 
     async def run(self, bodies: Iterable[Body]) -> Sent:
         """Publish the bodies, and return what has become of them. Raises what `bodies` raises."""
-        loop = asyncio.get_running_loop()
-        due_at = loop.time()
+        publishes = OpenPublishes[Body](AT_ONCE, BYTES_AT_ONCE, self._order.rate, self._ended)
         for body in bodies:
-            if self._order.rate:
-                await self._end_done(until=due_at)
-                due_at = max(due_at + 1 / self._order.rate, loop.time() - 1)
-            while self._open and (len(self._open) >= AT_ONCE or self._open_bytes >= BYTES_AT_ONCE):
-                await self._end_first()
+            await publishes.turn()
             if self._is_over():
                 break
-            self._send(body)
-        while self._open:
-            await self._end_first()
+            self._send(body, publishes)
+        await publishes.end_all()
         return self._sent
 
     def _is_over(self) -> bool:
@@ -75,7 +65,7 @@ class Sending:
             self._sent.stopped = f"{MOST_FAILURES} messages failed"
         return self._sent.stopped is not None
 
-    def _send(self, body: Body) -> None:
+    def _send(self, body: Body, publishes: OpenPublishes[Body]) -> None:
         if body.fault is not None:
             self._fail(body, body.fault)
             return
@@ -83,32 +73,15 @@ class Sending:
             options = {"content_type": body.content_type, **self._order.options}
             receipt = self._publisher.publish_nowait(body.content, **options)
         except PublishError as error:
-            self._failed(body, error)
+            self._ended(body, error)
         else:
-            self._open.append((receipt, body))
-            self._open_bytes += len(body.content)
+            publishes.add(receipt, len(body.content), body)
 
-    async def _end_done(self, until: float) -> None:
-        """End the publishes that are confirmed, until it is time for the next one."""
-        loop = asyncio.get_running_loop()
-        while (left_s := until - loop.time()) > 0:
-            if self._open and self._open[0][0].done():
-                await self._end_first()
-            else:
-                await asyncio.sleep(min(left_s, 0.05))
-
-    async def _end_first(self) -> None:
-        receipt, body = self._open.popleft()
-        self._open_bytes -= len(body.content)
-        try:
-            await receipt
-        except PublishError as error:
-            self._failed(body, error)
-        else:
+    def _ended(self, body: Body, error: PublishError | None) -> None:
+        if error is None:
             self._sent.confirmed += 1
             self._order.on_progress(1, body.read_bytes)
-
-    def _failed(self, body: Body, error: PublishError) -> None:
+            return
         self._fail(body, str(error))
         if not error.permanent and self._sent.stopped is None:
             self._sent.stopped = "the broker does not take messages now"
