@@ -14,10 +14,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from mxworker.amqp.connecting.connection import BrokerConnection, Dialler
 from mxworker.amqp.publishing.publisher import Publisher
 from mxworker.brokers import Brokers
+from mxworker.config.bounds import MAX_BODY_BYTES
 from mxworker.errors import BrokerError
 
-MAX_BODY_BYTES = 512 * 1024 * 1024
-"""The largest body that any version of RabbitMQ takes (https://www.rabbitmq.com/docs/configure#config-items)."""
 PUBLISH_TIMEOUT_S = 30.0
 
 _NAME = "mxworker dlq"

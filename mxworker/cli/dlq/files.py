@@ -15,12 +15,12 @@ import click
 from mxworker.cli.asking import fail
 from mxworker.cli.broker_options import EXIT_CODES, brokers_of, ended
 from mxworker.cli.dlq.asking import confirmed
-from mxworker.cli.dlq.letter_options import filters_of, of_letters, source_of
+from mxworker.cli.dlq.letter_options import as_json_lines, filters_of, of_letters, source_of, without_question
 from mxworker.cli.dlq.looking import look_at
 from mxworker.cli.dlq.moving import plan_and_show
-from mxworker.cli.dlq.output import as_json, tell
 from mxworker.cli.help import Command
 from mxworker.cli.interruption import Interruption
+from mxworker.cli.output import as_json, tell
 from mxworker.errors import ConfigError, ExitCode
 from mxworker.system.printable import foreign
 
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from mxworker.letters.moving import Moves
     from mxworker.letters.plan import Plan
 
-_json = click.option("--json", "json_wanted", is_flag=True, help="Write JSON instead of text, an object on each line.")
-_yes = click.option("--yes", is_flag=True, help="Do it, without a question. The default is a dry run.")
-
 
 @click.command(
     cls=Command,
@@ -43,7 +40,7 @@ _yes = click.option("--yes", is_flag=True, help="Do it, without a question. The 
 )
 @of_letters
 @click.argument("file", type=click.Path())
-@_json
+@as_json_lines
 @click.pass_context
 def export(ctx: click.Context, /, queue: str, file: str, json_wanted: bool, **flags: Any) -> None:
     """Write dead letters of QUEUE to FILE, and leave them in the queue.
@@ -76,7 +73,7 @@ def export(ctx: click.Context, /, queue: str, file: str, json_wanted: bool, **fl
 )
 @of_letters
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
-@_json
+@as_json_lines
 @click.pass_context
 def import_(ctx: click.Context, /, queue: str, file: str, json_wanted: bool, **flags: Any) -> None:
     """Put the letters of FILE into the dead-letter queue of QUEUE.
@@ -127,8 +124,8 @@ def import_(ctx: click.Context, /, queue: str, file: str, json_wanted: bool, **f
     show_default="a new file in this directory",
     help="Where the letters are written before they are removed.",
 )
-@_yes
-@_json
+@without_question
+@as_json_lines
 @click.pass_context
 def purge(ctx: click.Context, /, queue: str, file: str | None, **flags: Any) -> None:
     """Remove dead letters of QUEUE, after they were written to a file.

@@ -15,6 +15,11 @@ from mxworker.errors import ConfigError
 if TYPE_CHECKING:
     from mxworker.letters.filters import Filters
 
+as_json_lines = click.option(
+    "--json", "json_wanted", is_flag=True, help="Write JSON instead of text, an object on each line."
+)
+without_question = click.option("--yes", is_flag=True, help="Do it, without a question. The default is a dry run.")
+
 _FILTERS = "Filters"
 _LETTERS = "Letters"
 

@@ -9,8 +9,8 @@ import click
 
 from mxworker.cli.broker_options import EXIT_CODES, brokers_of, ended
 from mxworker.cli.dlq.letter_options import filters_of, of_letters, source_of
-from mxworker.cli.dlq.output import as_json
 from mxworker.cli.help import Command
+from mxworker.cli.output import as_json
 from mxworker.errors import ExitCode
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ import click
 
 from mxworker.cli.broker_options import EXIT_CODES, brokers_of, ended
 from mxworker.cli.dlq.asking import confirmed
-from mxworker.cli.dlq.letter_options import filters_of, of_letters, source_of
+from mxworker.cli.dlq.letter_options import as_json_lines, filters_of, of_letters, source_of, without_question
 from mxworker.cli.dlq.looking import look_at
-from mxworker.cli.dlq.output import as_json, tell
 from mxworker.cli.help import Command
 from mxworker.cli.interruption import Interruption
+from mxworker.cli.output import as_json, tell
 from mxworker.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ _limit = click.option("--limit", type=click.IntRange(1), show_default="all", hel
 _rate = click.option(
     "--rate", type=click.FloatRange(0, min_open=True), show_default="no limit", help="The most letters a second."
 )
-_yes = click.option("--yes", is_flag=True, help="Do it, without a question. The default is a dry run.")
-_json = click.option("--json", "json_wanted", is_flag=True, help="Write JSON instead of text, an object on each line.")
 
 
 @click.command(
@@ -54,8 +52,8 @@ _json = click.option("--json", "json_wanted", is_flag=True, help="Write JSON ins
     help="Leave letters out that were replayed so often. The count is in their header mx-replays.",
 )
 @click.option("--stop-on-return", is_flag=True, help="Stop when a letter of this replay has come back dead.")
-@_yes
-@_json
+@without_question
+@as_json_lines
 @click.pass_context
 def replay(ctx: click.Context, /, queue: str, max_replays: int, stop_on_return: bool, **flags: Any) -> None:
     """Put dead letters back into QUEUE, to be handled again.
@@ -86,8 +84,8 @@ def replay(ctx: click.Context, /, queue: str, max_replays: int, stop_on_return: 
 @click.argument("target")
 @_limit
 @_rate
-@_yes
-@_json
+@without_question
+@as_json_lines
 @click.pass_context
 def move(ctx: click.Context, /, queue: str, target: str, **flags: Any) -> None:
     """Move dead letters of QUEUE to the queue TARGET.

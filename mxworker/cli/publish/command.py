@@ -17,9 +17,9 @@ import click
 from mxworker.cli.asking import fail
 from mxworker.cli.broker_options import EXIT_CODES, brokers_of, ended, of_broker
 from mxworker.cli.config.options import BY_KEY, options_of, with_options
-from mxworker.cli.dlq.output import as_json
 from mxworker.cli.help import Command
 from mxworker.cli.interruption import Interruption
+from mxworker.cli.output import as_json
 from mxworker.cli.publish.bodies import STDIN, Body, Lines, content_type_of, same, size_of, whole
 from mxworker.config.bounds import DEFAULT_MAX_PUBLISH_BYTES
 from mxworker.errors import ConfigError, ExitCode, MxWorkerError

@@ -12,7 +12,7 @@ from pamqp import commands
 
 from mxworker import Delivery
 from mxworker.api.copying import copy_of
-from mxworker.cli.dlq.output import as_json
+from mxworker.cli.output import as_json
 from mxworker.errors import ConfigError, DecodeError
 from mxworker.letters.file_format import from_line, to_line
 from mxworker.letters.filters import Filters, parse_header, parse_moment

@@ -1,4 +1,4 @@
-"""How the commands of `mxworker dlq` write to stdout."""
+"""How commands write JSON, and what they have done, to stdout."""
 
 from __future__ import annotations
 
