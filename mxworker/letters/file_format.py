@@ -15,7 +15,7 @@ from typing import Any
 
 from mxworker.errors import DecodeError
 from mxworker.letters.letter import Letter, Original
-from mxworker.letters.texts import letter_json
+from mxworker.letters.texts import body_json, letter_json
 from mxworker.wire.properties import split
 
 FORMAT = 1
@@ -23,17 +23,13 @@ FORMAT = 1
 
 def to_line(letter: Letter, original: Original) -> str:
     """Return a letter as a line, without a line end, in ASCII."""
-    try:
-        body = {"body": original.body.decode()}
-    except UnicodeDecodeError:
-        body = {"body_base64": _encoded(original.body)}
     return json.dumps(
         {
             "format": FORMAT,
             **letter_json(letter),
             "properties_base64": _encoded(original.raw_properties),
             "route_base64": _encoded(original.raw_route),
-            **body,
+            **body_json(original.body),
         }
     )
 

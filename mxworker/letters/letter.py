@@ -68,11 +68,12 @@ class Letter:
     headers: Mapping[str, Any]
 
 
-def letter_of(delivery: Delivery) -> Letter:
-    """Return the facts of a delivery from a dead-letter queue or a quarantine."""
+def letter_of(delivery: Delivery) -> tuple[Letter, Original]:
+    """Return the facts of a delivery from a dead-letter queue or a quarantine, and its original."""
     counted = _headers(Properties(delivery.raw_properties))
     count = _count(counted, "x-acquired-count") or _count(counted, "x-delivery-count") or 0
-    return letter_in(Original.of(delivery), count)
+    original = Original.of(delivery)
+    return letter_in(original, count), original
 
 
 def letter_in(original: Original, delivery_count: int = 0) -> Letter:

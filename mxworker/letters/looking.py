@@ -58,7 +58,7 @@ class _Look:
             return  # it arrived meanwhile
         self._left -= 1
         self.is_over = self._left <= 0
-        letter, original = letter_of(delivery), Original.of(delivery)
+        letter, original = letter_of(delivery)
         self._see(letter, original)
         self.renewal.see(letter, original, delivery)
 

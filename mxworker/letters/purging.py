@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from mxworker.api.delivery import Delivery
 from mxworker.letters.holding import Hold, depth
-from mxworker.letters.letter import Letter, Original, letter_of
+from mxworker.letters.letter import Letter, letter_of
 from mxworker.letters.letter_file import LetterFile
 from mxworker.letters.lock import locked
 from mxworker.letters.plan import Plan
@@ -28,9 +28,9 @@ async def purge(source: Source, plan: Plan, file: LetterFile, on_purged: Purged)
     chosen: list[tuple[Letter, Delivery]] = []
 
     def take(delivery: Delivery) -> None:
-        letter = letter_of(delivery)
+        letter, original = letter_of(delivery)
         if plan.takes(letter.key):
-            file.write(letter, Original.of(delivery))
+            file.write(letter, original)
             delivery.body = delivery.raw_properties = b""  # it is good for its ack alone from now on
             chosen.append((letter, delivery))
 

@@ -15,7 +15,7 @@ from mxworker.api.delivery import Delivery
 from mxworker.brokers import Brokers
 from mxworker.letters.connecting import publishing
 from mxworker.letters.holding import Hold, depth
-from mxworker.letters.letter import Letter, Original, letter_of
+from mxworker.letters.letter import Letter, letter_of
 from mxworker.letters.lock import locked
 from mxworker.letters.moving import Move, Moves, Way
 from mxworker.letters.plan import Plan
@@ -74,11 +74,11 @@ class Collected:
 
     def take(self, delivery: Delivery) -> None:
         """Collect a letter if it is chosen, and look whether it has come back otherwise."""
-        letter = letter_of(delivery)
+        letter, original = letter_of(delivery)
         if self._is_back is not None and self._is_back(letter):
             self._came_back = letter
         elif not self._is_complete and self._plan.takes(letter.key):
-            self.spool.add(Original.of(delivery), delivery)
+            self.spool.add(original, delivery)
 
     def complete(self) -> None:
         """Collect no further letters, because those that are collected are being moved."""

@@ -149,20 +149,24 @@ def _body(body: bytes) -> str:
 
 
 def page_json(letter: Letter, original: Original) -> dict[str, Any]:
-    """Return all of a letter as values of JSON. The body is text if it is UTF-8, and Base64 otherwise."""
+    """Return all of a letter as values of JSON."""
     properties = Properties(original.raw_properties)
-    try:
-        body: dict[str, str] = {"body": original.body.decode()}
-    except UnicodeDecodeError:
-        body = {"body_base64": base64.b64encode(original.body).decode()}
     return {
         **letter_json(letter),
         "properties": {
             name: value for name in (*_NAMES, *_MORE_NAMES) if (value := getattr(properties, name)) is not None
         },
         "headers": _plain(letter.headers),
-        **body,
+        **body_json(original.body),
     }
+
+
+def body_json(body: bytes) -> dict[str, str]:
+    """Return a body as a value of JSON, with its name: text if it is UTF-8, and Base64 otherwise."""
+    try:
+        return {"body": body.decode()}
+    except UnicodeDecodeError:
+        return {"body_base64": base64.b64encode(body).decode()}
 
 
 def _plain(value: Any) -> Any:
