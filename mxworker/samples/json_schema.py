@@ -17,6 +17,7 @@ from mxworker.samples.values import (
     TIME,
     UUID,
     NoSample,
+    first_of,
     is_plain,
     real,
     text,
@@ -102,7 +103,8 @@ class _Sampler:
             return self.value({key: value for part in schema["allOf"] for key, value in part.items()}, inside)
         alternatives = schema.get("anyOf") or schema.get("oneOf")
         if alternatives:
-            return self._first_of(alternatives, inside)
+            null_last = sorted(alternatives, key=lambda part: part.get("type") == "null")
+            return first_of(null_last, lambda part: self.value(part, inside))
         make = self._by_type.get(schema.get("type", "string" if "format" in schema else ""))
         return TEXT if make is None else make(schema, inside)
 
@@ -111,16 +113,6 @@ class _Sampler:
         if name in inside:
             raise NoSample(f"{name} contains itself")
         return self.value(self._definitions[name], (*inside, name))
-
-    def _first_of(self, alternatives: list[Schema], inside: Inside) -> Any:
-        """Return the sample of the first alternative that has one; null comes last."""
-        errors = []
-        for schema in sorted(alternatives, key=lambda schema: schema.get("type") == "null"):
-            try:
-                return self.value(schema, inside)
-            except NoSample as error:
-                errors.append(error)
-        raise errors[0]
 
     def _object(self, schema: Schema, inside: Inside) -> dict[str, Any]:
         found = {}

@@ -6,7 +6,6 @@ nor the keys of a mapping.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -25,6 +24,7 @@ from mxworker.samples.values import (
     TIME_WITHOUT_ZONE,
     UUID,
     NoSample,
+    first_of,
     is_plain,
     real,
     text,
@@ -47,7 +47,8 @@ def _value(info: inspect.Type, inside: Inside) -> Any:
             examples = (info.extra_json_schema or {}).get("examples")
             return examples[0] if examples else _value(info.type, inside)
         case inspect.UnionType():
-            return _first_of(info.types, inside)
+            null_last = sorted(info.types, key=lambda part: isinstance(part, inspect.NoneType))
+            return first_of(null_last, lambda part: _value(part, inside))
         case inspect.ListType() | inspect.SetType() | inspect.FrozenSetType() | inspect.VarTupleType():
             return _repeated(info.item_type, info.min_length, inside)
         case inspect.TupleType():
@@ -82,21 +83,9 @@ def _single(info: inspect.Type) -> Any:
             return TIME_WITHOUT_ZONE if info.tz is False else TIME
         case inspect.CustomType():
             raise NoSample(f"nothing is known about a {info.cls.__name__}")
-    found = _PLAIN.get(type(info))
-    if found is None:
+    if type(info) not in _PLAIN:
         raise NoSample(f"nothing is known about the type {type(info).__name__.removesuffix('Type')} of msgspec")
-    return found()
-
-
-def _first_of(alternatives: Sequence[inspect.Type], inside: Inside) -> Any:
-    """Return the sample of the first alternative that has one; null comes last."""
-    errors = []
-    for info in sorted(alternatives, key=lambda info: isinstance(info, inspect.NoneType)):
-        try:
-            return _value(info, inside)
-        except NoSample as error:
-            errors.append(error)
-    raise errors[0]
+    return _PLAIN[type(info)]
 
 
 def _repeated(item: inspect.Type, least: int | None, inside: Inside) -> list[Any]:
@@ -152,16 +141,16 @@ def _field(field: inspect.Field, inside: Inside) -> Any:
         raise error.inside(field.name) from None
 
 
-_PLAIN: dict[type[inspect.Type], Callable[[], Any]] = {
-    inspect.AnyType: lambda: TEXT,
-    inspect.RawType: lambda: TEXT,
-    inspect.NoneType: lambda: None,
-    inspect.BoolType: lambda: True,
-    inspect.BytesType: lambda: BASE64,
-    inspect.ByteArrayType: lambda: BASE64,
-    inspect.MemoryViewType: lambda: BASE64,
-    inspect.DateType: lambda: DATE,
-    inspect.TimeDeltaType: lambda: DURATION,
-    inspect.UUIDType: lambda: UUID,
-    inspect.DecimalType: lambda: DECIMAL,
+_PLAIN: dict[type[inspect.Type], Any] = {
+    inspect.AnyType: TEXT,
+    inspect.RawType: TEXT,
+    inspect.NoneType: None,
+    inspect.BoolType: True,
+    inspect.BytesType: BASE64,
+    inspect.ByteArrayType: BASE64,
+    inspect.MemoryViewType: BASE64,
+    inspect.DateType: DATE,
+    inspect.TimeDeltaType: DURATION,
+    inspect.UUIDType: UUID,
+    inspect.DecimalType: DECIMAL,
 }

@@ -6,6 +6,7 @@ A sample is the same each time, so that two of them can be compared.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from mxworker.errors import MxWorkerError
@@ -22,6 +23,7 @@ DECIMAL = "1.5"
 BASE64 = "dGV4dA=="
 
 Number = TypeVar("Number", int, float)
+Part = TypeVar("Part")
 
 
 class NoSample(MxWorkerError):
@@ -46,10 +48,21 @@ def unmatched(pattern: str) -> NoSample:
     )
 
 
-def text(least: int | None = None, most: int | None = None, word: str = TEXT) -> str:
-    """Return `word`, repeated or cut to a length within the bounds."""
-    longer = word * math.ceil((least or 0) / len(word)) if least and least > len(word) else word
-    wanted = max(least or 0, len(word))
+def first_of(alternatives: Iterable[Part], sample: Callable[[Part], Any]) -> Any:
+    """Return the sample of the first alternative that has one. Raises the NoSample of the first."""
+    errors = []
+    for part in alternatives:
+        try:
+            return sample(part)
+        except NoSample as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def text(least: int | None = None, most: int | None = None) -> str:
+    """Return `TEXT`, repeated or cut to a length within the bounds."""
+    wanted = max(least or 0, len(TEXT))
+    longer = TEXT * math.ceil(wanted / len(TEXT))
     return longer[: wanted if most is None else min(wanted, most)]
 
 
