@@ -36,7 +36,8 @@ def lent_broker(flags: dict[str, Any], is_wanted: bool) -> Iterator[tuple[dict[s
     """Yield the flags, if `is_wanted` with the URL of an embedded broker that runs until the block ends.
 
     Beside them is that broker, or None. You must call this from the main thread, and the broker's `act` in each turn of
-    your loop. Raises ConfigError in production, beside a URL, and when no broker starts.
+    your loop. Raises ConfigError in production, beside a URL that does not only come from a file, and when no
+    broker starts.
     """
     if not is_wanted:
         yield flags, None

@@ -10,15 +10,13 @@ import json
 import os
 import sys
 
-from mxworker.config.bounds import LOG_LEVELS
+from mxworker.config.bounds import LOG_FORMATS, LOG_LEVELS
 from mxworker.devbroker.process import PASSWORD, refuse_production
 from mxworker.devbroker.serving import serve, warning
 from mxworker.devbroker.settings import Account, Limits, Settings
 from mxworker.errors import ConfigError, ExitCode
 from mxworker.system.child import bind_to_parent
 from mxworker.system.log import set_up
-
-_FORMATS = ("auto", "text", "json")
 
 
 def main() -> int:
@@ -68,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limits", default="{}", metavar="JSON", help='bounds, such as {"max_message_bytes": 1048576}')
     parser.add_argument("--control", metavar="PATH", help="where to listen for tests that move the clock")
     parser.add_argument("--log-level", default="info", choices=LOG_LEVELS, help="the lowest level to log on stderr")
-    parser.add_argument("--log-format", default="auto", choices=_FORMATS, help="auto: text on a terminal, else json")
+    parser.add_argument("--log-format", default="auto", choices=LOG_FORMATS, help="auto: text on a terminal, else json")
     parser.add_argument("--dies-with", type=int, metavar="PID", help=argparse.SUPPRESS)
     return parser
 

@@ -124,11 +124,11 @@ def _console(app: str, brokers: Brokers, values: Mapping[str, Any]) -> Console |
         return None
     command = [*_python(), "-P", "-m", "mxworker.cli.dev.publish_samples"]
     environment = service_environment(run, {**values, _SECRET: ()})
-    samples = SampleProcess(command, environment, wanted_samples(app, brokers, values))
+    samples = SampleProcess(command, environment, _wanted_samples(app, brokers, values))
     return Console(Keyboard(), Inquiry(identity(app, values), values["control_socket"]), samples)
 
 
-def wanted_samples(app: str, brokers: Brokers, values: Mapping[str, Any]) -> Wanted:
+def _wanted_samples(app: str, brokers: Brokers, values: Mapping[str, Any]) -> Wanted:
     """Return what the key p publishes."""
     from mxworker.cli.dev.wanted import Wanted
 

@@ -3,7 +3,7 @@ r"""The terminal of `mxworker dev`: keys one by one, without an echo, for as lon
     in the foreground    each look puts the terminal into that mode, if a shell has changed it, and reads keys
     in the background    the terminal belongs to others: it is neither read nor changed, so no SIGTTIN or SIGTTOU comes
     Ctrl-Z               the terminal is restored, and this process stops; the next look after `fg` is as above
-    the end              `restore`, in the foreground; in the background the shell has restored it already
+    the end              `close` restores it in the foreground; in the background the shell has restored it already
 
 Ctrl-C, Ctrl-Z and Ctrl-\ send their signals as before. Nothing here waits: the terminal is opened a second time, so
 that reading without waiting does not change it for others (open(2): O_NONBLOCK belongs to one opening).
@@ -37,7 +37,7 @@ def has_keyboard() -> bool:
 
 
 class Keyboard:
-    """The keys of the controlling terminal. Make it in the main thread, and call `restore` at every end."""
+    """The keys of the controlling terminal. Make it in the main thread, and call `close` at every end."""
 
     def __init__(self) -> None:
         """Open the terminal. Keys that were typed before count for nothing. Raises OSError."""
@@ -65,19 +65,19 @@ class Keyboard:
             return os.read(self._fd, _READ_BYTES)
         return b""
 
-    def restore(self) -> None:
+    def close(self) -> None:
+        """Restore the terminal, and leave Ctrl-Z to the kernel again."""
+        self._restore()
+        if self._stop_handler is not signal.SIG_IGN:
+            signal.signal(signal.SIGTSTP, self._stop_handler)
+        os.close(self._fd)
+
+    def _restore(self) -> None:
         """Restore the mode of the terminal, unless others have the terminal now."""
         mode, self._restored_to = self._restored_to, None
         if mode is not None and self._is_in_foreground():
             with _unstopped(), suppress(termios.error):
                 termios.tcsetattr(self._fd, termios.TCSANOW, mode)  # TCSADRAIN waits for a terminal that Ctrl-S holds
-
-    def close(self) -> None:
-        """Restore the terminal, and leave Ctrl-Z to the kernel again."""
-        self.restore()
-        if self._stop_handler is not signal.SIG_IGN:
-            signal.signal(signal.SIGTSTP, self._stop_handler)
-        os.close(self._fd)
 
     def _take(self) -> None:
         """Make the terminal give keys at once, and remember the mode that a shell has given it."""
@@ -93,7 +93,7 @@ class Keyboard:
     def _stop(self) -> None:
         """Stop by the default action, which the kernel withholds where no shell could continue us (setpgid(2))."""
         self._is_to_stop = False
-        self.restore()
+        self._restore()
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         signal.raise_signal(signal.SIGTSTP)
         signal.signal(signal.SIGTSTP, self._note_stop)

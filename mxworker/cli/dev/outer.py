@@ -5,7 +5,7 @@ The service runs in a separate process, so that the threads of the file watcher 
     event                          action
     -----                          ------
     a file changed                 HUP to the service, which replaces its workers; without a service, start it
-    the service ended              log that; the next change starts it again
+    the service ended              log that; the next change, or the key r, starts it again
     TERM, INT or QUIT              the same signal to the service; this process exits with the service's exit code
     INT or QUIT from a terminal    as above, but no signal: the terminal has sent it to the whole process group
     HUP, and the terminal has gone TERM to the service, as above
@@ -29,7 +29,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mxworker.cli.dev.console import Console
 from mxworker.cli.dev.keys import Key
 from mxworker.cli.dev.sources import changes
 from mxworker.errors import ExitCode
@@ -39,6 +38,7 @@ from mxworker.system.printable import foreign
 from mxworker.system.terminal import SETTLES_S, Terminal
 
 if TYPE_CHECKING:
+    from mxworker.cli.dev.console import Console
     from mxworker.devbroker.keeping import KeptBroker
 
 log = logging.getLogger("mxworker.dev")

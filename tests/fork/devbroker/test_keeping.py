@@ -16,13 +16,9 @@ from mxworker.devbroker.process import start_broker
 from mxworker.devbroker.settings import Settings
 from tests.harness.waiting import wait_until
 from tests.harness.wire import Wire
+from tests.rabbit.ports import free_port
 
 HALF_A_MINUTE_NS = 30_000_000_000
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 def act_until(kept: KeptBroker, is_so: Callable[[], bool]) -> None:
