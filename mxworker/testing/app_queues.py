@@ -1,4 +1,4 @@
-"""`python -m mxworker.testing.app_queues APP`: writes the queues of an application as JSON, for a broker of others.
+"""`python -m mxworker.testing.app_queues APP`: writes the queues of an application as JSON, for tests on a RabbitMQ.
 
 The application is imported in this process, and not in that of the tests, as in production.
 """

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 from mxworker.amqp.connecting.connection import BrokerConnection
 from mxworker.amqp.connecting.library_errors import library_errors
-from mxworker.amqp.consuming.topology import depth
+from mxworker.amqp.consuming.topology import depth_if_there
 from mxworker.amqp.publishing.publisher import Publisher
 from mxworker.api.message import MessageOptions
 from mxworker.brokers import BrokerUrl
@@ -73,35 +73,33 @@ class BlockingClient:
         self._do(self._delete(queue))
 
     async def _take(self, queue: str) -> Received | None:
-        channel = await self._connection.channel()
         try:
-            underlay = await channel.get_underlay_channel()
-            with library_errors(queue):
-                got: Any = await underlay.basic_get(queue, no_ack=True)
+            async with self._channel() as channel:
+                underlay = await channel.get_underlay_channel()
+                with library_errors(queue):
+                    got: Any = await underlay.basic_get(queue, no_ack=True)
         except TopologyRefused:
             return None
-        finally:
-            await self._connection.close_channel(channel)
         if got.delivery_tag is None:
             return None
         route = short_string(got.exchange or "") + short_string(got.routing_key or "")
         return Received(got.body, got.header.properties.marshal(), route)
 
     async def _ready(self, queue: str) -> int | None:
-        channel = await self._connection.channel()
-        try:
-            return (await depth(channel, queue))[0]
-        except TopologyRefused:
-            return None
-        finally:
-            await self._connection.close_channel(channel)
+        async with self._channel() as channel:
+            return await depth_if_there(channel, queue)
 
     async def _delete(self, queue: str) -> None:
-        channel = await self._connection.channel()
-        try:
+        async with self._channel() as channel:
             underlay = await channel.get_underlay_channel()
             with library_errors(queue):
                 await underlay.queue_delete(queue)
+
+    @asynccontextmanager
+    async def _channel(self) -> AsyncIterator[Any]:
+        channel = await self._connection.channel()
+        try:
+            yield channel
         finally:
             await self._connection.close_channel(channel)
 

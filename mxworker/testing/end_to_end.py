@@ -53,7 +53,7 @@ class BrokerUnderTest:
         `options` are further ones of `mxworker run`. The service finds what the tests can import, and the environment
         variables that the test has set, but for those of mxworker.
         """
-        folder = self._folder / f"service-{len(self._services) + 1}"
+        folder = self._folder / f"service-{len(list(self._folder.iterdir())) + 1}"
         folder.mkdir()
         where = None if app_dir is None else str(app_dir)
         service = ServiceUnderTest(app, self.url, folder, where, (f"--workers={workers}", *options))

@@ -130,15 +130,15 @@ class InProcessService:
 
     # ---- how things stand
 
-    def is_idle(self, call: Call | None, but_own: bool = False) -> bool:
+    def is_idle(self, call: Call | None) -> bool:
         """Whether nothing happens any more before the clock is moved, apart from what other calls wait for.
 
-        With `but_own`, what `call` waits for does not count either.
+        Without a call, nothing that any call waits for counts.
         """
         stats = self.service.parts.publisher.stats
         if stats.in_flight or stats.waiting:
             return False
-        return all(self._is_idle(runner, None if but_own else call) for runner in self.service.runners)
+        return all(self._is_idle(runner, call) for runner in self.service.runners)
 
     @property
     def only_runs_handlers(self) -> bool:
@@ -164,7 +164,7 @@ class InProcessService:
             for runner in self.service.runners
             for delivery in runner.gathering
         }
-        return set(call.pending) <= gathering and self.is_idle(call, but_own=True)
+        return set(call.pending) <= gathering and self.is_idle(None)
 
     def described(self) -> str:
         """Return what runs and what waits, for people."""

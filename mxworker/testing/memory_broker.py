@@ -38,7 +38,7 @@ class MemoryBroker:
         self.account = Account()
         self.limits = Limits(delivery_limit=None)
         self.alarm: str | None = None
-        self.peer_clock = RunningClock()  # a client lives in real time
+        self.peer_clock = RunningClock()  # heartbeats of connections are in real time
         self.host = _Host(clock, takes_all)
         self._on_moved = on_moved
         self._connections: set[Connection] = set()

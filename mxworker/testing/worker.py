@@ -1,11 +1,11 @@
 """`TestWorker`: a worker in the test's event loop, without sockets, processes and waiting.
 
-The seam is the transport of the broker connection, where production has a socket. On one side of it is the whole
+Only the transport of the broker connection is replaced, where production has a socket. On one side of it is the whole
 worker, as `worker.assembly` composes it: connecting, declaring, consuming, the compiled pipeline of each handler,
 settlements, copies, the publisher with its confirms, lifespans and drain. On the other side are the parts of the
 embedded broker, which the conformance suite compares with RabbitMQ. So bytes go in and bytes come out, and no step of
-the pipeline has a second implementation. A seam further in would be cheaper by some milliseconds for each test. It
-would need an imitation of queues, retries by time to live and confirms, which are what handlers fail over.
+the pipeline has a second implementation. Replacing a part further in would be cheaper by some milliseconds for each
+test. It would need an imitation of queues, retries by time to live and confirms, which are what handlers fail over.
 
 Time stands still until a test moves it. Delays of retries, timeouts of handlers, ages of batches and pauses of circuit
 breakers are on that one clock; the wait of a test for a fact is real, and always has a deadline.
@@ -22,7 +22,6 @@ from typing import Any, Self, Unpack
 
 from mxworker.api.handlers import Handlers
 from mxworker.api.message import Encoder, MessageOptions
-from mxworker.devbroker.frames import short_string
 from mxworker.devbroker.message import Message as BrokerMessage
 from mxworker.errors import ExitCode
 from mxworker.testing.calls import Call
@@ -250,7 +249,7 @@ class TestWorker:
 
     def _received(self, payload: Any) -> Received:
         message = self._message(payload, ("", ""), {})
-        return Received(message.body, message.properties, short_string("") + short_string(""))
+        return Received(message.body, message.properties, message.address)
 
     # ---- waiting
 
@@ -275,7 +274,7 @@ class TestWorker:
 
         def is_idle() -> bool:
             service.check()
-            return service.is_idle(call, but_own)
+            return service.is_idle(None if but_own else call)
 
         loop = asyncio.get_running_loop()
         while True:
