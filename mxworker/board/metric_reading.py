@@ -31,6 +31,11 @@ Words = Sequence[int]
 Seconds = Sequence[float]
 
 
+def rows_written(used: int) -> int:
+    """Return how many rows may have been written: also those for all others, when all rows are used."""
+    return layout.ALL_ROWS if used == layout.ROWS else used
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """The numbers of a row, see `RowWord` and `RowSeconds`."""

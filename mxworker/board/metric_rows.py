@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable
 
 from mxworker.board import metrics_layout as layout
-from mxworker.board.metric_reading import FREE_NAMES, padded
+from mxworker.board.metric_reading import FREE_NAMES, padded, rows_written
 from mxworker.board.metrics_layout import (
     BOUNDS_S,
     FAILURE_TYPES,
@@ -28,15 +28,6 @@ _BYTES = layout.WORD_BYTES
 
 SavedMetrics = list[tuple[int, bytes]]
 """Parts of a metrics area, each with its place."""
-
-
-def _written(used: int) -> int:
-    """Return how many rows may have been written: also those for all others, when all rows are used."""
-    return layout.ALL_ROWS if used == layout.ROWS else used
-
-
-def _with_other(used: int, most: int) -> int:
-    return used + (used == most)
 
 
 class MetricRows:
@@ -59,7 +50,7 @@ class MetricRows:
             self.process[word] = 0
         self.process_seconds[ProcessSeconds.LOOP_LAG] = 0.0
         used = min(self.process[ProcessWord.ROWS_USED], layout.ROWS)
-        for row in range(_written(used)):
+        for row in range(rows_written(used)):
             words, seconds = self._row(row)
             for word in ROW_GAUGES:
                 words[word] = 0
@@ -72,9 +63,9 @@ class MetricRows:
         failures = min(self.process[ProcessWord.FAILURES_USED], layout.FAILURES)
         sizes = {
             0: layout.ROWS_AT,
-            layout.ROWS_AT: _written(rows) * layout.ROW_WORDS * _BYTES,
+            layout.ROWS_AT: rows_written(rows) * layout.ROW_WORDS * _BYTES,
             layout.ROW_NAMES_AT: rows * layout.ROW_NAMES_BYTES,
-            layout.EXCHANGES_AT: _with_other(exchanges, layout.EXCHANGES) * layout.EXCHANGE_WORDS * _BYTES,
+            layout.EXCHANGES_AT: (exchanges + (exchanges == layout.EXCHANGES)) * layout.EXCHANGE_WORDS * _BYTES,
             layout.EXCHANGE_NAMES_AT: exchanges * layout.NAME_BYTES,
             layout.FAILURES_AT: failures * layout.FAILURE_BYTES,
         }

@@ -24,6 +24,7 @@ from mxworker.board.metric_reading import (
     pair_of,
     read_failures,
     rows_in,
+    rows_written,
     seconds_in,
     text_of,
     words_in,
@@ -100,8 +101,7 @@ def fold(board: ReadBoard) -> ServiceMetrics:
 def outcomes(area: memoryview) -> list[int]:
     """Return how many deliveries of a slot ended with each `Outcome`; `area` is the metrics area of the slot."""
     used = min(words_in(area, ProcessWord.ROWS_USED * layout.WORD_BYTES, 1)[0], layout.ROWS)
-    rows = layout.ALL_ROWS if used == layout.ROWS else used
-    end = layout.ROWS_AT + rows * layout.ROW_WORDS * layout.WORD_BYTES
+    end = layout.ROWS_AT + rows_written(used) * layout.ROW_WORDS * layout.WORD_BYTES
     words = area[layout.ROWS_AT : end].cast("Q")
     return [min(_counted(words[outcome :: layout.ROW_WORDS].tolist()), _MOST) for outcome in Outcome]
 
