@@ -142,7 +142,7 @@ def assemble(
     # the lifespans, limits, threads and processes of the handlers
     lifespans = Lifespans(handlers)
     limiter = Limiter(settings.process_concurrency)
-    isolation = Isolation(slot, limiter, loop)
+    isolation = Isolation(slot, limiter, loop, slot.ring)
     threads = Threads(_places_for(HandlerKind.THREAD, handlers, settings.process_concurrency))
     processes = _places_for(HandlerKind.PROCESS, handlers, settings.process_concurrency)
     cpu = CpuPool(MemberSettings.of(settings, slot.number, os.getpid(), as_set_up()), processes, rng, publisher)
@@ -151,6 +151,7 @@ def assemble(
     process = ProcessScope(
         slot=slot,
         loop=loop,
+        clock=clock or loop,
         limiter=limiter,
         isolation=isolation,
         threads=threads,
@@ -161,7 +162,6 @@ def assemble(
         execute_in_process=cpu.executing,
         quarantine_after=settings.quarantine_after,
         decode_budget=DecodeBudget(budget),
-        clock=clock,
         watch_for=watch_for,
     )
 
@@ -261,7 +261,7 @@ def runner_of(
         metrics.note_success if metrics is not None else lambda published_at: None,
         delivery_log,
     )
-    clock: Clock = process.clock or process.loop
+    clock = process.clock
     running: Running[Any] = Running(
         handler.timeout_s, process.loop, lambda unit, task: runner.report_stuck(unit, task), process.grace_s, clock
     )

@@ -59,7 +59,7 @@ class Heartbeat:
 
     def beat(self) -> None:
         """Write the deadline of the next heartbeat, and schedule it."""
-        self._next = self._loop.call_later(EVERY_S, self.beat)
+        self._next = self._loop.call_later(EVERY_S, self.beat)  # first: a later error must not look like a hang
         self._slot.beat(time.monotonic_ns() + self._timeout_ns)
         self._recycling.beat()
         self._tell_of_the_log()

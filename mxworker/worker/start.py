@@ -14,6 +14,7 @@ from contextlib import suppress
 from mxworker.amqp.connecting.pool import Pool
 from mxworker.amqp.consuming.consumer import REPLY_DEADLINE_S, Consumer
 from mxworker.board.lifecycle import WorkerState
+from mxworker.config.kinds import MAX_DURATION_S
 from mxworker.config.process import Consumption
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost, TopologyRefused
 from mxworker.system.log_events import log_event
@@ -24,8 +25,6 @@ from mxworker.worker.tasks import first_of
 
 log = logging.getLogger(__name__)
 
-NO_LIMIT_S = 365 * 24 * 3600.0
-"""A `--connect-wait` of a year, as `dev` has it, is told as a wait without an end."""
 _LOOK_AFTER_S = 1.0  # at least, when nothing has changed
 
 
@@ -56,7 +55,9 @@ class Start:
     async def run(self) -> BrokerError | None:
         """Wait until all queues are consumed or the worker is to leave. Return why the start has failed, or None."""
         deadline = StartDeadline(self._connect_wait_s, REPLY_DEADLINE_S, self._loop.time())
-        may_fail = self._must_succeed() and self._connect_wait_s < NO_LIMIT_S
+        may_fail = (
+            self._must_succeed() and self._connect_wait_s < MAX_DURATION_S
+        )  # as `dev` has it, told as a wait without an end
         self._pool.expect_until(deadline.gives_up_at if may_fail else None)
         while self._readiness.state is not WorkerState.READY and not self._shutdown.requested.is_set():
             now = self._loop.time()

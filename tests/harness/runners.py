@@ -134,6 +134,7 @@ def at_work(
     process = ProcessScope(
         slot=bench.slot,
         loop=loop,
+        clock=loop,
         limiter=limiter,
         isolation=bench.isolation,
         threads=Threads(threads),

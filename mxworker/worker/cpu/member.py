@@ -175,7 +175,7 @@ async def _serve(
         queue, delivery = requested(frame, _ELSEWHERE)
         publisher.open()
         place = places[queue]
-        profiled.label = f"handler {place.handler}"
+        profiled.label = place.label
         settlement = await place.settlement_of(delivery)
         profiled.label = ""
         publisher.close()
@@ -200,7 +200,7 @@ class _Place:
         self, handler: Handler, state: Any, resources: WorkerResources, budget: DecodeBudget, worker: int
     ) -> None:
         """`state` is the value that the handler's lifespan yielded; `worker` is the number of the worker."""
-        self.handler = handler.name
+        self.label = f"handler {handler.name}"
         self._report = Report(handler)
         scope = HandlerScope(handler.queue.name, handler.name, handler.max_attempts, state, resources, worker)
         self._execute: Execute = pipeline(handler, self._report, scope, budget=budget)

@@ -53,13 +53,14 @@ class ProcessScope:
 
     `on_broken` is called for a bug of ours, `on_stuck` for each stuck handler. `execute_in_process` is set when a
     handler has `cpu=True`: it returns the function that takes deliveries to settlements in another process.
-    `quarantine_after`: see `config.Consumption`. `clock` is for deadlines, batches and circuit breakers, by default the
-    loop's; what `watch_for` returns for a handler gets its settlements. Without `has_metrics`, only outcomes are
-    counted, for a benchmark.
+    `quarantine_after`: see `config.Consumption`. `clock` is for deadlines, batches and circuit breakers; what
+    `watch_for` returns for a handler gets its settlements. Without `has_metrics`, only outcomes are counted, for a
+    benchmark.
     """
 
     slot: BoardSlot
     loop: asyncio.AbstractEventLoop
+    clock: Clock
     limiter: Limiter
     isolation: Isolation
     threads: Threads
@@ -71,7 +72,6 @@ class ProcessScope:
     execute_in_process: ExecuteInProcess | None = None
     quarantine_after: int = DEFAULT_QUARANTINE_AFTER
     decode_budget: DecodeBudget = field(default_factory=unlimited)
-    clock: Clock | None = None
     watch_for: Callable[[Handler], Watch] | None = None
     has_metrics: bool = True
 
@@ -116,7 +116,6 @@ class HandlerRunner:
         self._gatherer = gatherer
         self._give_back = give_back
         self._process = process
-        self._clock: Clock = process.clock or process.loop
         self._admit_innocent: Callable[[Delivery], None] = self._in_company
 
     def admit(self, delivery: Delivery) -> None:
@@ -190,7 +189,7 @@ class HandlerRunner:
     @property
     def running_s(self) -> float:
         """The time for which the units that run have gone on so far, all together."""
-        now = self._clock.time()
+        now = self._process.clock.time()
         return sum(now - started_at for _, started_at, _ in self._running.started.values())
 
     @property
@@ -292,7 +291,7 @@ class HandlerRunner:
                 concurrency=handler.concurrency,
             ),
         )
-        self.breaker.note_stuck(self._clock.time() - handler.timeout_s - self._process.grace_s)
+        self.breaker.note_stuck(self._process.clock.time() - handler.timeout_s - self._process.grace_s)
         self._process.loop.call_soon(self._dispatcher.look)  # not now: `Running` may have more to report
         self._process.loop.call_soon(self._process.isolation.review)
         self._process.on_stuck()

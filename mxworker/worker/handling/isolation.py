@@ -28,7 +28,6 @@ from typing import Any, Protocol
 from mxworker.board.layout import Given, Word
 from mxworker.board.slot import BoardSlot
 from mxworker.errors import InvariantError
-from mxworker.system.child import ring
 from mxworker.system.log_events import log_event
 from mxworker.worker.handling.limiter import Limiter
 from mxworker.worker.handling.running import Running
@@ -76,7 +75,7 @@ class Isolation:
     """The place of a process in which suspects run. Belongs to one event loop."""
 
     def __init__(
-        self, slot: BoardSlot, limiter: Limiter, loop: asyncio.AbstractEventLoop, call_master: Callable[[], None] = ring
+        self, slot: BoardSlot, limiter: Limiter, loop: asyncio.AbstractEventLoop, call_master: Callable[[], None]
     ) -> None:
         """`call_master` makes the master look at the board."""
         self._slot = slot

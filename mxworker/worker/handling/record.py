@@ -7,7 +7,7 @@ ends meanwhile, its messages are suspects.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum, auto
 
@@ -18,7 +18,6 @@ from mxworker.board.metrics_layout import Outcome
 from mxworker.board.slot import NOT_ENTERED, BoardSlot
 from mxworker.board.suspects import Suspect
 from mxworker.config.bounds import DEFAULT_QUARANTINE_AFTER
-from mxworker.system.child import ring
 from mxworker.wire.message_keys import MessageKeys
 from mxworker.wire.properties import message_id_bytes
 
@@ -42,9 +41,8 @@ class Record:
         index: int,
         slot: BoardSlot,
         quarantine_after: int = DEFAULT_QUARANTINE_AFTER,
-        call_master: Callable[[], None] = ring,
     ) -> None:
-        """`index` is the handler's place in the board's directory; `call_master` makes the master look at the board."""
+        """`index` is the handler's place in the board's directory."""
         self.leave = slot.leave
         self._slot = slot
         self._index = index
@@ -53,7 +51,6 @@ class Record:
         self._max_attempts = handler.max_attempts
         self._suspects = slot.suspects
         self._quarantine_after = quarantine_after
-        self._call_master = call_master
 
     def enter(self, delivery: Delivery, started_at: float) -> int:
         """Record a delivery as started at a monotonic time in seconds. Pass the entry to `leave`."""
@@ -126,4 +123,4 @@ class Record:
         if suspect is not None:
             self._suspects.forget(key, suspect.death)
             self._slot.ask_to_clear(key, suspect.death)
-            self._call_master()
+            self._slot.ring()

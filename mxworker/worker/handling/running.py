@@ -49,10 +49,10 @@ class Running(Generic[Unit]):
         self._loop = loop
         self._clock: Clock = clock or loop
         self._on_stuck = on_stuck
-        self._timed_out: dict[Unit, float] = {}  # with the loop time at which the grace ends
+        self._timed_out: dict[Unit, float] = {}  # with the instant at which the grace ends
         self._settling: set[Unit] = set()  # or suspended: these have no deadline
         self._timer: Timer | None = None
-        self._wake_at = math.inf  # the loop time of the timer
+        self._wake_at = math.inf  # the instant of the timer
         self._changed = asyncio.Event()
 
     def __len__(self) -> int:
