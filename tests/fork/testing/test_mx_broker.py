@@ -73,6 +73,8 @@ def test_service_that_does_not_start_says_why(mx_broker: BrokerUnderTest, app: P
     with pytest.raises(StillWaiting, match=r"has ended with exit code 3(.|\n)*'app' has no attribute 'handler'"):
         mx_broker.run("app:handler", app_dir=app)
     assert mx_broker.services == ()
+    with pytest.raises(StillWaiting, match="has ended with exit code 3"):  # not a FileExistsError of its folder
+        mx_broker.run("app:handler", app_dir=app)
 
 
 def test_message_left_unacked_is_an_error_at_the_end(
