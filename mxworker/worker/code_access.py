@@ -18,6 +18,7 @@ from types import ModuleType
 
 from mxworker.errors import ConfigError
 from mxworker.system.file_access import changer_of, end_of_change, may_change
+from mxworker.system.permissions import Access
 from mxworker.system.printable import foreign
 
 ALL_THE_SAME = "--insecure-app-dir"
@@ -112,6 +113,15 @@ def _import_path() -> list[str]:
     return [entry for entry in map(_absolute, entries) if entry is not None]
 
 
+def refusal(access: Access, chosen: str) -> str:
+    """Return the text of the error about others who could change a file, and so choose what is `chosen` by it."""
+    return (
+        f"{may_change(access)}, and so choose {chosen}.\n"
+        f"  {end_of_change(access)}\n"
+        f"  Where nobody else can do harm, as in a container, say so with {ALL_THE_SAME}."
+    )
+
+
 def _absolute(entry: str) -> str | None:
     if entry.startswith("/"):
         return entry
@@ -128,8 +138,4 @@ def _check(place: Path, what: str) -> None:
     except OSError as error:
         raise CodeNotOurs(f"'{foreign(place)}' cannot be checked for who may write to it: {error.strerror}.") from error
     if access is not None:
-        raise CodeNotOurs(
-            f"{may_change(access)}, and so choose what {foreign(what)} runs.\n"
-            f"  {end_of_change(access)}\n"
-            f"  Where nobody else can do harm, as in a container, say so with {ALL_THE_SAME}."
-        )
+        raise CodeNotOurs(refusal(access, f"what {foreign(what)} runs"))

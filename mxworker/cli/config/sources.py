@@ -180,19 +180,16 @@ def of_directory() -> Document | None:
 
 def _check_access(path: Path, file: Document, is_accepted: bool) -> None:
     from mxworker.brokers import has_password
-    from mxworker.system.file_access import changer_of, end_of_change, may_change
+    from mxworker.system.file_access import changer_of
     from mxworker.system.secret_files import check_secret
+    from mxworker.worker.code_access import refusal
 
     try:
         access = changer_of(path)
     except OSError as error:
         raise ConfigError(f"'{foreign(path)}' cannot be checked for who may write to it: {error.strerror}.") from error
     if access is not None and not is_accepted:
-        raise ConfigError(
-            f"{may_change(access)}, and so choose the settings in {foreign(path)}.\n"
-            f"  {end_of_change(access)}\n"
-            f"  Where nobody else can do harm, as in a container, say so with --insecure-app-dir."
-        )
+        raise ConfigError(refusal(access, f"the settings in {foreign(path)}"))
     if access is None and any(map(has_password, file.values.get("broker-url", ()))):
         check_secret(f"broker-url in {foreign(path)}", str(path))
 
