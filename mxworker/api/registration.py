@@ -18,12 +18,11 @@ from mxworker.api.circuit_breaker import CircuitBreaker
 from mxworker.api.handler_options import HandlerOptions, OnError
 from mxworker.api.queues import Queue
 from mxworker.api.retry_policy import RetryPolicy
-from mxworker.config.bounds import MAX_BATCH_WAIT_S, MAX_PREFETCH
+from mxworker.config.bounds import MAX_BATCH_WAIT_S, MAX_DURATION_S, MAX_PREFETCH
 from mxworker.config.units import parse_duration_s
 from mxworker.errors import AppLoadError, ConfigError
 from mxworker.wire.field_table import SHORT_STRING_BYTES
 
-MAX_TIMEOUT_S = 365 * 24 * 3600
 """A year, in seconds: no handler needs more, and every event loop can wait for as long."""
 _ON_ERROR = get_args(OnError)
 _MAX_BATCH_BYTES = 64 * 1024 * 1024
@@ -86,8 +85,8 @@ def _up_to_a_year(name: str, time_s: float) -> float:
     """Return `time_s` if it is above 0 and at most a year. Raises AppLoadError."""
     if not time_s > 0:  # so that NaN is refused too
         raise AppLoadError(f"has {name}={_shown(time_s)}; it must be above 0 seconds")
-    if time_s > MAX_TIMEOUT_S:
-        raise AppLoadError(f"has {name}={_shown(time_s)}; it must be at most {MAX_TIMEOUT_S} seconds, a year")
+    if time_s > MAX_DURATION_S:
+        raise AppLoadError(f"has {name}={_shown(time_s)}; it must be at most {MAX_DURATION_S} seconds, a year")
     return time_s
 
 

@@ -112,7 +112,7 @@ def url_source(flags: dict[str, Any]) -> str | None:
 def checked_brokers(ctx: click.Context, flags: dict[str, Any]) -> Brokers:
     """Check the settings of the broker and return them. Raises ConfigError."""
     brokers = _brokers(flags, ctx.info_name or "run")
-    is_typed = ctx.get_parameter_source("broker_url") is click.core.ParameterSource.COMMANDLINE
+    is_typed = sources.rank(_URL) is Rank.FLAG
     if is_typed and any(map(has_password, flags["broker_url"])):
         text = "a password on the command line is visible to others; %s names a file to read it from"
         log.warning(text, URL_FILE, extra=log_event("password_on_command_line"))
@@ -220,11 +220,6 @@ def identity(app: str, flags: Mapping[str, Any]) -> Identity:
     target = app.partition(":")[0]
     home = Path(target).parent if target.endswith(".py") else Path(flags["app_dir"] or "")
     return Identity.of_app(app, (start / home).resolve(), start)
-
-
-def wanted_queues(flags: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the queues to consume, () for all."""
-    return flags["queues"] or ()
 
 
 def tree(flags: Mapping[str, Any], workers: int) -> Settings:

@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from mxworker.config.bounds import MAX_DURATION_S
 from mxworker.config.units import BYTES_PER_UNIT, SECONDS_PER_UNIT, parse_duration_s, parse_size_bytes
 from mxworker.errors import ConfigError
 
-MAX_DURATION_S = 365 * 24 * 3600.0
 _MAX_SIZE_BYTES = 1024 * 1024**3
 
 
@@ -171,13 +171,15 @@ class Duration:
     may_be_zero: bool = False
     is_whole: bool = False
     """Whether it must be a whole number of seconds."""
+    why: str = ""
+    """Why the range is what it is."""
     metavar: str = "DURATION"
 
     @property
     def allowed(self) -> str:
         """The range."""
         what = "a number of whole seconds" if self.is_whole else "a time"
-        most = f"at most {self.write(self.at_most_s)}"
+        most = f"at most {self.write(self.at_most_s)}{': ' if self.why else ''}{self.why}"
         if self.at_least_s > 0 or self.may_be_zero:
             return f"{what} of at least {self.write(self.at_least_s)} and {most}"
         return f"{what} above 0 and {most}"

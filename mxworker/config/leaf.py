@@ -27,7 +27,6 @@ class _Described:
     name: str | None
     short: str | None
     unset: str
-    why: str
     is_secret: bool
 
 
@@ -54,8 +53,6 @@ class Leaf:
     sentence: str
     section: str
     short: str | None = None
-    why: str = ""
-    """Why the range is what it is."""
     is_secret: bool = False
     """Whether its values are never shown."""
 
@@ -66,7 +63,7 @@ class Leaf:
 
     @property
     def flag(self) -> str:
-        """The flag of `run` and `dev`."""
+        """The flag."""
         return f"--{self.key.replace('.', '-')}"
 
     @property
@@ -74,20 +71,14 @@ class Leaf:
         """The environment variable."""
         return f"MXWORKER_{self.name.upper()}"
 
-    @property
-    def shown_default(self) -> str:
-        """The default as an operator would write it, or the words for what it means."""
-        return self.unset if self.unset and self.default in (None, ()) else self.kind.write(self.default)
-
-    def check(self, what: str, value: Any) -> None:
-        """Raise ConfigError when a value is not allowed; `what` is the name by which the operator has given it."""
-        if not self.kind.allows(value):
-            raise ConfigError(out_of_range(what, value, self.kind, self.why))
+    def text_of(self, value: Any) -> str | None:
+        """Return the text of a value; None for no texts, and for a default that is no value."""
+        return self.kind.write(value) if self.kind.allows(value) and value != () else None
 
 
-def out_of_range(what: str, value: Any, kind: Kind, why: str = "") -> str:
+def out_of_range(what: str, value: Any, kind: Kind) -> str:
     """Return the text of the error about a value that a kind does not allow."""
-    return f"{what} is {value!r:.80}, but must be {kind.allowed}{': ' if why else ''}{why}."
+    return f"{what} is {value!r:.80}, but must be {kind.allowed}."
 
 
 def leaf(
@@ -98,16 +89,14 @@ def leaf(
     name: str | None = None,
     short: str | None = None,
     unset: str = "",
-    why: str = "",
     is_secret: bool = False,
 ) -> Any:
     """Return a field for one setting.
 
     `sentence` says what it does. Its key is made of the prefix of its group and the name of the field, or is `name`
-    alone. `short` is a flag of one letter. `unset` says what happens without a value. `why` gives a reason for the
-    range.
+    alone. `short` is a flag of one letter. `unset` says what happens without a value.
     """
-    described = _Described(kind, sentence, name, short, unset, why, is_secret)
+    described = _Described(kind, sentence, name, short, unset, is_secret)
     return field(default=default, repr=not is_secret, metadata={"leaf": described})
 
 
@@ -141,7 +130,7 @@ def _leaf(
     for unit in _UNITS:
         name = name.removesuffix(unit)
     key = said.name or (f"{prefix}." if prefix else "") + name.replace("_", "-")
-    return Leaf(path, key, said.kind, default, said.unset, said.sentence, section, said.short, said.why, said.is_secret)
+    return Leaf(path, key, said.kind, default, said.unset, said.sentence, section, said.short, said.is_secret)
 
 
 def check_fields(settings: Any, what: str) -> None:
@@ -155,7 +144,7 @@ def check_fields(settings: Any, what: str) -> None:
         if described is None or (value is None and each.default is None):
             continue
         if not described.kind.allows(value):
-            raise ConfigError(out_of_range(f"{what}{each.name}", value, described.kind, described.why))
+            raise ConfigError(out_of_range(f"{what}{each.name}", value, described.kind))
 
 
 def with_values(at: Any, values: Mapping[tuple[str, ...], Any], path: tuple[str, ...] = ()) -> Any:

@@ -163,9 +163,8 @@ class SupervisionSettings:
 
     heartbeat_timeout_s: float = leaf(
         30.0,
-        Duration(2.0),
+        Duration(2.0, why="workers beat once a second"),
         "Replace a worker whose event loop has not run for this long.",
-        why="workers beat once a second",
     )
     boot_timeout_s: float = leaf(
         60.0, Duration(), "How long a worker may take to load the app and to enter its lifespans."

@@ -14,7 +14,7 @@ from contextlib import suppress
 from mxworker.amqp.connecting.pool import Pool
 from mxworker.amqp.consuming.consumer import REPLY_DEADLINE_S, Consumer
 from mxworker.board.lifecycle import WorkerState
-from mxworker.config.kinds import MAX_DURATION_S
+from mxworker.config.bounds import MAX_DURATION_S
 from mxworker.config.process import Consumption
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost, TopologyRefused
 from mxworker.system.log_events import log_event

@@ -80,9 +80,8 @@ def _rows(flags: dict[str, Any]) -> Iterator[tuple[str, str | None, str]]:
 def _shown(leaf: Leaf, value: Any) -> str | None:
     if leaf.is_secret and value:
         return leaf.kind.write(tuple(map(_masked, value)))
-    if leaf.kind.allows(value) and value != ():
-        return leaf.kind.write(value)
-    return f"({leaf.unset})" if leaf.unset else None
+    text = leaf.text_of(value)
+    return f"({leaf.unset})" if text is None and leaf.unset else text
 
 
 def _masked(url: str) -> str:

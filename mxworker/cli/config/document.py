@@ -13,17 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
+from mxworker.cli.config.options import BY_KEY
 from mxworker.config.kinds import Duration, Switch, Text, Texts, Whole
 from mxworker.config.leaf import Leaf, leaves, out_of_range
 from mxworker.config.overrides import AS_IN_CODE
-from mxworker.config.tree import DEFAULTS
 from mxworker.errors import ConfigError
 from mxworker.system.printable import foreign
 
 QUEUES = "queues"
 _OF_A_QUEUE = {leaf.key: leaf for leaf in leaves(AS_IN_CODE)}
-_ALL = {leaf.key: leaf for leaf in leaves(DEFAULTS)}
-_TABLES = frozenset(key.partition(".")[0] for key in _ALL if "." in key)
+_TABLES = frozenset(key.partition(".")[0] for key in BY_KEY if "." in key)
 _HEADER = re.compile(r"\s*\[([^\[\]]+)\]\s*(#.*)?")
 _ENTRY = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""")
 
@@ -87,9 +86,9 @@ class _Reader:
                 queues = self._queues(value)
             elif key in _TABLES and isinstance(value, dict):
                 for inner, each in value.items():
-                    values[f"{key}.{inner}"] = self._value(_ALL, f"{key}.{inner}", each, (key, inner))
+                    values[f"{key}.{inner}"] = self._value(BY_KEY, f"{key}.{inner}", each, (key, inner))
             else:
-                values[key] = self._value(_ALL, key, value, (key,))
+                values[key] = self._value(BY_KEY, key, value, (key,))
         return Document(self._source, values, queues, self._places)
 
     def _queues(self, tables: Any) -> dict[str, dict[str, Any]]:
@@ -107,7 +106,7 @@ class _Reader:
             raise ConfigError(f"{place}: {_unknown(known, key, len(path) > 2)}")
         meant = self._meant(leaf, value, f"{place}: {key}")
         if not leaf.kind.allows(meant):
-            raise ConfigError(f"{place}: {out_of_range(key, value, leaf.kind, leaf.why)}")
+            raise ConfigError(f"{place}: {out_of_range(key, value, leaf.kind)}")
         return meant
 
     def _meant(self, leaf: Leaf, value: Any, what: str) -> Any:

@@ -24,7 +24,7 @@ _PROFILES = Path(__file__).parent / "profiles"
 def named(path: str) -> tuple[Document, Path]:
     """Return the document in a file that the operator has named. Raises ConfigError."""
     root = _IN_PROJECT if Path(path).name == PROJECT else ()
-    document = _document(Path(path), root)
+    document = _document(Path(path), root, _read(Path(path)))
     if document is None:
         raise ConfigError(f"'{foreign(path)}' has no table [{'.'.join(_IN_PROJECT)}].")
     return document, Path(path)
@@ -33,7 +33,9 @@ def named(path: str) -> tuple[Document, Path]:
 def found() -> tuple[Document, Path] | None:
     """Return the document of the current directory, None when it has none. Raises ConfigError."""
     own, project = Path(FILE), Path(PROJECT)
-    in_project = _document(project, _IN_PROJECT) if _exists(project) and _may_have_table(project) else None
+    text = _read(project) if _exists(project) else ""
+    may_have_table = "mxworker" in text  # most have none, and need not be valid
+    in_project = _document(project, _IN_PROJECT, text) if may_have_table else None
     if not _exists(own):
         return None if in_project is None else (in_project, project)
     if in_project is not None:
@@ -41,7 +43,7 @@ def found() -> tuple[Document, Path] | None:
             f"both {FILE} and [{'.'.join(_IN_PROJECT)}] of {PROJECT} have settings, and only one of them would count.\n"
             f"  Move the settings into one of them, or name one with --config."
         )
-    document = _document(own, ())
+    document = _document(own, (), _read(own))
     assert document is not None
     return document, own
 
@@ -64,10 +66,10 @@ def profiles() -> list[str]:
     return sorted(path.stem for path in _PROFILES.glob("*.toml"))
 
 
-def _document(path: Path, root: tuple[str, ...]) -> Document | None:
+def _document(path: Path, root: tuple[str, ...], text: str) -> Document | None:
     from mxworker.cli.config.document import parse
 
-    return parse(_read(path), foreign(path), path.parent, root)
+    return parse(text, foreign(path), path.parent, root)
 
 
 def _read(path: Path) -> str:
@@ -94,8 +96,3 @@ def _exists(path: Path) -> bool:
         if not stat.S_ISREG(path.stat().st_mode):
             raise ConfigError(f"'{foreign(path)}' is no regular file, and so no configuration.")
     return True
-
-
-def _may_have_table(path: Path) -> bool:
-    """Tell whether a project file may have our table; most have none, and need not be valid."""
-    return "mxworker" in _read(path)

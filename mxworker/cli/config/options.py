@@ -22,7 +22,6 @@ class LeafType(click.ParamType[Any]):
     """The values of one setting, or of one of several texts."""
 
     def __init__(self, leaf: Leaf) -> None:
-        self.leaf = leaf
         kind = leaf.kind
         self._kind = Text(kind.metavar) if isinstance(kind, Texts) and kind.is_repeated else kind
         self.name = kind.metavar.lower()
@@ -34,8 +33,7 @@ class LeafType(click.ParamType[Any]):
         except ConfigError as error:
             self.fail(str(error), param, ctx)
         if not self._kind.allows(meant):
-            why = f": {self.leaf.why}" if self.leaf.why else ""
-            self.fail(f"'{value}' is not {self._kind.allowed}{why}.", param, ctx)
+            self.fail(f"'{value}' is not {self._kind.allowed}.", param, ctx)
         if isinstance(self._kind, Text) and self._kind.is_directory:
             return _EXISTING.convert(meant, param, ctx)
         return meant
@@ -65,7 +63,7 @@ def option_of(leaf: Leaf) -> LeafOption:
             [flag], is_flag=True, default=leaf.default, show_default="on" if leaf.default else None, **settings
         )
     is_repeated = isinstance(kind, Texts) and kind.is_repeated
-    default = kind.write(leaf.default) if kind.allows(leaf.default) and leaf.default != () else None
+    default = leaf.text_of(leaf.default)
     return LeafOption(
         [*([leaf.short] if leaf.short else []), leaf.flag],
         type=LeafType(leaf),

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterator
 
 from mxworker.cli.config.options import LEAVES
-from mxworker.config.kinds import Choice, Duration, Size, Text, Texts, WholeOrAuto, WholeOrShared
+from mxworker.config.kinds import Factor, Switch, Texts, Whole
 from mxworker.config.leaf import Leaf
 
 _WIDTH = 100
@@ -80,15 +80,13 @@ def _section(section: str) -> Iterator[str]:
     for leaf in LEAVES:
         if leaf.section == section:
             short = f" (`{leaf.short}`)" if leaf.short else ""
-            allowed = leaf.kind.allowed + (f": {leaf.why}" if leaf.why else "")
-            yield f"| `{leaf.key}`{short} | {_default(leaf)} | {allowed} | {leaf.sentence} |"
+            yield f"| `{leaf.key}`{short} | {_default(leaf)} | {leaf.kind.allowed} | {leaf.sentence} |"
     yield ""
 
 
 def _default(leaf: Leaf) -> str:
-    if leaf.kind.allows(leaf.default) and leaf.default != ():
-        return f"`{leaf.kind.write(leaf.default)}`"
-    return leaf.unset or "none"
+    text = leaf.text_of(leaf.default)
+    return (leaf.unset or "none") if text is None else f"`{text}`"
 
 
 def defaults() -> str:
@@ -105,7 +103,7 @@ def defaults() -> str:
         if head != table:
             lines += ["", "", f"# ---- {leaf.section}", "", f"[{head}]"]
         table, section = head, leaf.section
-        allowed = f"{leaf.kind.allowed[0].upper()}{leaf.kind.allowed[1:]}{f': {leaf.why}' if leaf.why else ''}."
+        allowed = f"{leaf.kind.allowed[0].upper()}{leaf.kind.allowed[1:]}."
         lines += ["", *_comment(f"{leaf.sentence} {allowed}"), f"#{key} = {_entry(leaf)}"]
     lines += ["", "", "# ---- One queue", "", *_comment("The handlers of one queue may have values of their own.")]
     lines += ['#[queues."orders"]', "#concurrency = 8", '#handler-timeout = "2m"']
@@ -118,12 +116,11 @@ def _comment(text: str) -> list[str]:
 
 def _entry(leaf: Leaf) -> str:
     """Return the default as TOML, or what stands for a value, with the words for leaving it out."""
-    kind, default = leaf.kind, leaf.default
-    if not kind.allows(default) or default == ():
+    kind, text = leaf.kind, leaf.text_of(leaf.default)
+    if text is None:
         stands = f'["{kind.metavar}"]' if isinstance(kind, Texts) else f'"{kind.metavar}"'
         return f"{stands}  # left out: {leaf.unset}" if leaf.unset else stands
-    is_text = isinstance(kind, Choice | Duration | Size | Text | WholeOrAuto | WholeOrShared)
-    return f'"{kind.write(default)}"' if is_text else kind.write(default)
+    return text if isinstance(kind, Factor | Switch | Whole) else f'"{text}"'
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from mxworker.cli.config.options import LeafOption
+from mxworker.cli.config.options import BY_KEY, LeafOption
+from mxworker.cli.config.sources import Rank, rank
 from mxworker.cli.dev.keys import HINT
 from mxworker.cli.embedded import lent_broker
 from mxworker.cli.help import EXIT_CODES, Command, option
@@ -25,7 +25,6 @@ from mxworker.cli.settings import (
     hide_urls,
     identity,
     url_source,
-    wanted_queues,
 )
 from mxworker.config.kinds import Text
 from mxworker.system import interpreter
@@ -106,7 +105,7 @@ def dev(ctx: click.Context, /, app: str, reload_dir: tuple[str, ...], no_keys: b
         values = {**ctx.params, **flags}
         console = None if no_keys else _console(app, brokers, values)
         hint = () if console is None else (f"--ready-hint={HINT}",)
-        is_level_asked = ctx.get_parameter_source("log_level") is not ParameterSource.DEFAULT
+        is_level_asked = rank(BY_KEY["log-level"]) > Rank.DEFAULT
         hiding = () if is_level_asked else ("--hide-workings",)
         command = service_command(run, values, *hint, *hiding)
         code = outer.run(command, service_environment(run, values), watched, terminal, embedded, console)
@@ -136,7 +135,7 @@ def _wanted_samples(app: str, brokers: Brokers, values: Mapping[str, Any]) -> Wa
         app=app,
         app_dir=values["app_dir"],
         may_be_insecure=values["insecure_app_dir"],
-        queues=wanted_queues(values),
+        queues=values["queues"] or (),
         urls=tuple(url.dsn for url in brokers.urls),
         tls_ca=values["tls_ca"],
         tls_cert=values["tls_cert"],

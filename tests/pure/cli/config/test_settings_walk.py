@@ -248,7 +248,7 @@ def test_a_file_that_others_can_change_is_refused_unless_that_is_accepted(direct
     assert "and so choose the settings in mxworker.toml" in told
     assert shown("--insecure-app-dir")["workers"][0] == "3"
     path.write_text("insecure-app-dir = true\n")
-    assert "may write to" in refusal(), "a file cannot vouch for itself"
+    assert "may write to" in refusal(), "what a file says of its own safety does not count"
 
 
 def test_a_file_in_a_directory_that_others_can_change_is_refused(directory: Path) -> None:
