@@ -1,6 +1,6 @@
 """A queue of the application: its name, its arguments, and what mxworker may declare of it.
 
-Pure. `amqp.consuming.topology` declares queues at the broker, and decides the order.
+Pure. `api.topology` has the queues beside it, and `amqp.consuming.topology` declares all of them at the broker.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from mxworker.amqp.connecting.connection import BrokerConnection
 from mxworker.amqp.connecting.library_errors import library_errors
-from mxworker.amqp.consuming.topology import WAITING_ARGUMENTS
 from mxworker.api.delivery import Delivery
+from mxworker.api.topology import WAITING_ARGUMENTS
 from mxworker.errors import BrokerError, ConnectionLost
 from mxworker.letters.letter import Letter, Original
 from mxworker.letters.spool import Spool

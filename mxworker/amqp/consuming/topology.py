@@ -1,29 +1,25 @@
 """Declare or check a queue, and the queues beside it, before it is consumed.
 
-The arguments are frozen: they never depend on the broker's version, or an upgrade would be answered with a 406 (see
-`api.queues.Queue`). A queue `q` has `q.dlq` beside it for dead letters, and one `q.retry.<ms>` for each delay of its
-retries, from which the broker moves messages back to `q` after that delay. `q` is consumed only when all of them exist,
-so that a failed message always has a queue to go to.
+`api.topology` has the queues and their arguments. A queue `q` has `q.dlq` beside it for dead letters, and one
+`q.retry.<ms>` for each delay of its retries, from which the broker moves messages back to `q` after that delay. `q` is
+consumed only when all of them exist, so that a failed message always has a queue to go to.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
 
 import aiormq.exceptions
 from aio_pika.abc import AbstractChannel
 
 from mxworker.amqp.connecting.connection import Link
 from mxworker.amqp.connecting.library_errors import library_errors
-from mxworker.api.queues import AT_LEAST_ONCE, KEEPS_RETURNED, Queue
+from mxworker.api.queues import Queue
+from mxworker.api.topology import Declaration, declarations, quarantine
 from mxworker.errors import ChannelLost, ConnectionLost, TopologyRefused
 
 _REPAIR_DEADLINE_S = 10.0
-# Dead letters and quarantined messages wait for people, who may get a message and give it back many times.
-WAITING_ARGUMENTS: Mapping[str, Any] = MappingProxyType({"x-queue-type": "quorum", **KEEPS_RETURNED})
 
 
 async def ensure(channel: AbstractChannel, queue: Queue, retry_steps_ms: Sequence[int] = ()) -> None:
@@ -31,12 +27,8 @@ async def ensure(channel: AbstractChannel, queue: Queue, retry_steps_ms: Sequenc
 
     Raises TopologyRefused, ChannelLost or ConnectionLost; the channel cannot be used afterwards.
     """
-    if queue.dead_letter:
-        await _declare(channel, queue.dead_letter_name, queue, WAITING_ARGUMENTS)
-    if queue.declare != "off":
-        await _declare(channel, queue.name, queue, queue.declared_arguments())
-    for step_ms in retry_steps_ms:
-        await _declare(channel, queue.retry_name(step_ms), queue, _retry_arguments(queue, step_ms))
+    for declaration in declarations(queue, retry_steps_ms):
+        await _declare(channel, declaration)
     if queue.declare == "ensure":
         underlay = await channel.get_underlay_channel()
         for exchange, routing_key in queue.bind:
@@ -54,7 +46,7 @@ async def repair(link: Link, queue: Queue, retry_steps_ms: Sequence[int]) -> Non
 
 async def declare_quarantine(link: Link, queue: Queue) -> None:
     """Declare or check the quarantine queue of `queue`, as `repair` does for the other queues. Raises BrokerError."""
-    await _on_a_channel(link, queue, lambda channel: _declare(channel, queue.quarantine_name, queue, WAITING_ARGUMENTS))
+    await _on_a_channel(link, queue, lambda channel: _declare(channel, quarantine(queue)))
 
 
 async def _on_a_channel(link: Link, queue: Queue, act: Callable[[AbstractChannel], Awaitable[None]]) -> None:
@@ -70,17 +62,6 @@ async def _on_a_channel(link: Link, queue: Queue, act: Callable[[AbstractChannel
                 await connection.close_channel(channel)
     except TimeoutError:
         raise ChannelLost(f"queue '{queue.name}': no answer within {_REPAIR_DEADLINE_S:g} s") from None
-
-
-def _retry_arguments(queue: Queue, step_ms: int) -> dict[str, Any]:
-    return {
-        "x-queue-type": "quorum",
-        "x-message-ttl": step_ms,
-        "x-dead-letter-exchange": "",
-        "x-dead-letter-routing-key": queue.name,
-        **AT_LEAST_ONCE,
-        **KEEPS_RETURNED,
-    }
 
 
 async def depth(channel: AbstractChannel, name: str) -> tuple[int, int]:
@@ -101,10 +82,12 @@ async def depth_if_there(channel: AbstractChannel, name: str) -> int | None:
         raise
 
 
-async def _declare(channel: AbstractChannel, name: str, queue: Queue, arguments: Mapping[str, Any]) -> None:
+async def _declare(channel: AbstractChannel, declaration: Declaration) -> None:
+    if declaration.declare == "off":
+        return
     underlay = await channel.get_underlay_channel()
-    with library_errors(name):
-        if queue.declare == "ensure":
-            await underlay.queue_declare(name, durable=True, arguments=dict(arguments))
+    with library_errors(declaration.name):
+        if declaration.declare == "ensure":
+            await underlay.queue_declare(declaration.name, durable=True, arguments=dict(declaration.arguments))
         else:
-            await underlay.queue_declare(name, passive=True)
+            await underlay.queue_declare(declaration.name, passive=True)
