@@ -1,7 +1,7 @@
 # `make` lists the targets. Every target prepares what it needs; a second run is quick.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos bench lint clean rabbitmq systemd prometheus chromium clients
+.PHONY: help demo test chaos bench lint docs clean rabbitmq systemd prometheus chromium clients
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
@@ -42,6 +42,9 @@ lint: $(READY) ## Check style, formatting and types
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+
+docs: $(READY) ## Write the pages of docs/reference that are made from the code
+	@$(BIN)/python -m docs.generators
 
 clean: ## Remove the files that other targets made in this folder
 	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

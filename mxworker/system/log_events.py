@@ -1,6 +1,6 @@
 """The names of what log lines tell of, for programs that read a JSON log: they stay when the words of a line change.
 
-docs/log-events.md lists every name. A test compares the list with the sources.
+docs/reference/log-events.md lists every name. A test compares the list with the sources.
 """
 
 from __future__ import annotations

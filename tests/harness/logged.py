@@ -1,4 +1,4 @@
-"""What was logged in the test's own process, by the names and fields of docs/log-events.md, and not by its words."""
+"""What the test's own process logged, by the names and fields of docs/reference/log-events.md, not by its words."""
 
 from __future__ import annotations
 

@@ -213,7 +213,7 @@ class Service:
         return [record for record in records if record is not None]
 
     def events(self, name: str, **fields: Any) -> list[dict[str, Any]]:
-        """Return the lines of a JSON log that are events of this name with these fields (see docs/log-events.md)."""
+        """Return the lines of a JSON log that are events of this name with these fields, as in log-events.md."""
         wanted = {"event": name, **fields}
         return [record for record in self.log_records() if all(record.get(key) == wanted[key] for key in wanted)]
 

@@ -32,7 +32,7 @@ RULED_OUT = (
     "kill switch",
 )
 KEPT = {"isolation_turns": "the turns in which workers run suspects alone; the design has decided for this name"}
-FOLDERS = ("mxworker", "tests", "handlers_example", "bench")
+FOLDERS = ("mxworker", "tests", "handlers_example", "bench", "docs")
 
 
 def parts(name: str) -> str:

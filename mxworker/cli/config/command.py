@@ -61,7 +61,7 @@ def show(as_json: bool, **flags: Any) -> None:
 )
 def defaults() -> None:
     """Print a configuration file with all defaults."""
-    from mxworker.cli.config.reference import defaults as text
+    from mxworker.cli.config.defaults import defaults as text
 
     click.echo(text(), nl=False)
 

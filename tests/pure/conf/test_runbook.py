@@ -56,7 +56,9 @@ def test_links_of_the_runbook_lead_somewhere() -> None:
 
 def test_events_and_series_that_the_runbook_names_exist() -> None:
     text = (REPOSITORY / RUNBOOK).read_text()
-    events = set(re.findall(r"^\| `(\w+)` \|", (REPOSITORY / "docs" / "log-events.md").read_text(), re.MULTILINE))
+    events = set(
+        re.findall(r"^\| `(\w+)` \|", (REPOSITORY / "docs" / "reference" / "log-events.md").read_text(), re.MULTILINE)
+    )
     of_others = {
         *("on_error", "error_type", "timeout_s", "max_in_flight", "publish_nowait", "publish_many", "max_bytes"),
         *("disk_free_limit", "vm_memory_high_watermark", "container_cpu_cfs_throttled_seconds_total"),

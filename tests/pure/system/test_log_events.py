@@ -1,4 +1,4 @@
-"""Each log line of a state change or a fault has a name that stays, and docs/log-events.md lists all of them."""
+"""Each log line of a state change or a fault has a name that stays, and log-events.md lists all of them."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def in_sources() -> dict[str, Named]:
 
 
 def in_docs() -> dict[str, re.Match[str]]:
-    rows = list(ROW.finditer((REPOSITORY / "docs/log-events.md").read_text()))
+    rows = list(ROW.finditer((REPOSITORY / "docs/reference/log-events.md").read_text()))
     assert len({row["name"] for row in rows}) == len(rows), "a name stands in two rows"
     return {row["name"]: row for row in rows}
 
