@@ -33,10 +33,8 @@ test: $(READY) ## Check style and types, then run all tests, those of guarantees
 chaos: $(READY) rabbitmq systemd prometheus chromium clients ## Run the fault and guarantee tests in full (long)
 	@$(BIN)/python -m pytest tests/chaos tests/broker tests/fork --full
 
-bench: $(READY) rabbitmq ## Measure consuming, publishing and memory against a private broker
-	@$(BIN)/python -m tests.rabbit -- $(BIN)/python -m bench.consume
-	@$(BIN)/python -m tests.rabbit -- $(BIN)/python -m bench.publish
-	@$(BIN)/python -m tests.rabbit -- $(BIN)/python -m bench.memory
+bench: $(READY) rabbitmq ## Measure mxworker beside other clients (NAME=consume: only what starts so; ARGS=--help: more)
+	@$(BIN)/python -m bench $(NAME) $(ARGS)
 
 lint: $(READY) ## Check style, formatting and types
 	@$(BIN)/ruff check

@@ -3,9 +3,9 @@
     python -m bench.in_process [--messages 20000] [--concurrency 32 --prefetch 64] [--instructions]
                                [--without-metrics] [--timestamps] [SCENARIO ...]
 
-The scenarios are those of `bench/consume.py`. Each read brings up to 50 deliveries of 256 bytes, within the prefetch,
-to handlers that do nothing. The benchmark prints the lowest CPU time per message of all rounds. Concurrency and
-prefetch default to 1000; batches keep their own.
+The scenarios are the registries of `bench/ours/consume_app.py`. Each read brings up to 50 deliveries of 256 bytes,
+within the prefetch, to handlers that do nothing. The benchmark prints the lowest CPU time per message of all rounds.
+Concurrency and prefetch default to 1000; batches keep their own.
 
 `--instructions` counts the instructions per message instead, by valgrind, which must be installed. Their number does
 not depend on the load of the machine, so it shows the effect of a small change. `--without-metrics` counts outcomes
@@ -24,9 +24,11 @@ import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+from bench.contenders import Job, Work
 from mxworker.amqp.connecting.connection import BrokerConnection
 from mxworker.amqp.connecting.transport import DataPlane
 from mxworker.amqp.consuming.byte_budget import ByteBudget
@@ -35,7 +37,7 @@ from mxworker.amqp.protocol.frames import BASIC_DELIVER, FRAME_BODY, FRAME_HEADE
 from mxworker.api.handlers import Handlers, compile_handlers
 from tests.harness.runners import at_work
 
-SCENARIOS = ("handlers", "typed", "batches")
+SCENARIOS = ("as_bytes", "as_json", "typed", "with_middleware", "batches")
 ROUNDS = 5
 BODY_BYTES = 256
 READ_MESSAGES = 50
@@ -133,9 +135,8 @@ class Broker:
 
 
 def _broker(scenario: str, bounds: Bounds) -> Broker:
-    os.environ |= {"BENCH_QUEUE": "bench", "BENCH_TYPE": "classic", "BENCH_REPORT": os.devnull}
-    os.environ["BENCH_MESSAGES"] = str(sys.maxsize)
-    from bench import consume_app  # it reads these variables at its import
+    os.environ |= Job(Work.CONSUME, sys.maxsize, queue="bench").environment(Path(os.devnull))
+    from bench.ours import consume_app  # it reads these variables at its import
 
     return Broker(getattr(consume_app, scenario), bounds)
 

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.consume import QUEUE
+from bench.contest import QUEUE
 from tests.harness.service import Service
 from tests.harness.waiting import wait_until
 from tests.rabbit.client import Client

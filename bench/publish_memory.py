@@ -12,9 +12,10 @@ import os
 import sys
 from pathlib import Path
 
-from bench.publish_pace import BODY
+from bench.client.payload import payload
 from mxworker import Publisher
 
+BODY = payload(256)
 WARM_UP = 2_000
 SETTLE_S = 1.0
 

@@ -10,13 +10,11 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
-from tests.rabbit.installation import OWN_BROKER, RabbitMQMissing
-from tests.rabbit.node import Node, NodeError
+from tests.rabbit.installation import RabbitMQMissing
+from tests.rabbit.lent import lent_broker
+from tests.rabbit.node import NodeError
 from tests.rabbit.processes import DIES_WITH_PARENT
 
 USAGE = 2
@@ -35,30 +33,14 @@ def main(arguments: Sequence[str]) -> int:
         print(f"there is no command '{command[0]}'", file=sys.stderr)
         return USAGE
     try:
-        with _broker_url() as url:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the node is stopped
+        with lent_broker() as url:
             return _run(command, {**os.environ, "MXWORKER_BROKER_URL": url})
     except (RabbitMQMissing, NodeError) as error:
         print(error, file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-
-
-@contextmanager
-def _broker_url() -> Iterator[str]:
-    """Lend a broker: the one the environment names, or a private node that ends with the block."""
-    named = os.environ.get(OWN_BROKER)
-    if named:
-        yield named
-        return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that `finally` runs
-    with tempfile.TemporaryDirectory(prefix="mxworker-rabbit-") as folder:
-        node = Node(Path(folder))
-        try:
-            node.start()
-            yield node.url
-        finally:
-            node.stop()
 
 
 def _run(command: Sequence[str], env: dict[str, str]) -> int:

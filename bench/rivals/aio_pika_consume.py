@@ -1,23 +1,23 @@
-"""The rival: plain aio-pika, consuming as in its documentation, with the same JSON handler."""
+"""Plain aio-pika, consuming as in its documentation."""
 
 from __future__ import annotations
 
 import asyncio
-import os
+import json
 import signal
 
 import aio_pika
-import orjson
 from aio_pika.abc import AbstractIncomingMessage
 
-from bench.stopwatch import Stopwatch
+from bench.client import job
+from bench.client.stopwatch import Stopwatch
 
-stopwatch = Stopwatch.from_environment()
+stopwatch = Stopwatch()
 
 
 async def consume(message: AbstractIncomingMessage) -> None:
     """Decode, count and ack a message."""
-    orjson.loads(message.body)
+    json.loads(message.body)
     stopwatch.count()
     await message.ack()
 
@@ -26,11 +26,11 @@ async def main() -> None:
     """Consume until SIGTERM."""
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    connection = await aio_pika.connect(os.environ["MXWORKER_BROKER_URL"])
+    connection = await aio_pika.connect(job.URL)
     async with connection:
         channel = await connection.channel()
-        await channel.set_qos(prefetch_count=1000)
-        queue = await channel.get_queue(os.environ["BENCH_QUEUE"])
+        await channel.set_qos(prefetch_count=job.PREFETCH)
+        queue = await channel.get_queue(job.QUEUE)
         await queue.consume(consume)
         await stopped.wait()
 

@@ -1,0 +1,86 @@
+"""Measure mxworker beside other clients.
+
+    python -m bench [NAME ...] [--rounds 5] [--scale 1.0] [--only CONTENDER ...]
+
+NAME is a scenario, or what the names of several start with; without one all run, and the run replaces
+`bench/results/latest.json`, the pictures beside it and README's table. A private RabbitMQ is started for the run;
+MXWORKER_TEST_BROKER_URL names another one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from bench.contenders import Unavailable
+from bench.report.results import Run, write
+from bench.runner import Plan, chosen, run
+from bench.scenario import Scenario
+from bench.scenarios import SCENARIOS
+from tests.rabbit.installation import RabbitMQMissing
+from tests.rabbit.lent import lent_broker
+from tests.rabbit.node import NodeError
+
+RESULTS = Path(__file__).with_name("results")
+ROUNDS = 5
+USAGE = 2
+
+
+def main() -> int:
+    """Run what the command line asks for."""
+    options = parser().parse_args()
+    try:
+        scenarios = [narrowed(each, options.only) for each in chosen(SCENARIOS, options.names)]
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return USAGE
+    if options.list:
+        for scenario in scenarios:
+            print(f"{scenario.name:<24} {scenario.title}: {', '.join(entry.name for entry in scenario.entries)}")
+        return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the broker is stopped
+    with ExitStack() as stack:
+        plan = Plan(options.rounds, options.scale, starter(stack), functools.partial(print, flush=True))
+        results = tuple(run(scenario, plan) for scenario in scenarios)
+    write(Run({}, results), RESULTS / "partial.json")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    made = argparse.ArgumentParser(prog="python -m bench", description="Measure mxworker beside other clients.")
+    made.add_argument("names", nargs="*", metavar="NAME", help="a scenario, or what the names of several start with")
+    made.add_argument("--list", action="store_true", help="list the scenarios with their entries, and end")
+    made.add_argument("--rounds", type=int, default=ROUNDS)
+    made.add_argument("--scale", type=float, default=1.0, help="multiply every number of messages by this")
+    made.add_argument("--only", action="append", default=[], metavar="ENTRY", help="run only entries of this name")
+    return made
+
+
+def narrowed(scenario: Scenario, only: list[str]) -> Scenario:
+    """Return the scenario with the entries of these names alone; with all for an empty list."""
+    entries = tuple(entry for entry in scenario.entries if not only or entry.name in only)
+    return dataclasses.replace(scenario, entries=entries)
+
+
+def starter(stack: ExitStack) -> Callable[[], str]:
+    """Return a function that starts a broker when it is first called, and lends it until the stack ends."""
+
+    @functools.cache
+    def broker_url() -> str:
+        try:
+            return stack.enter_context(lent_broker())
+        except (RabbitMQMissing, NodeError) as error:
+            raise Unavailable(str(error)) from error
+
+    return broker_url
+
+
+if __name__ == "__main__":
+    sys.exit(main())

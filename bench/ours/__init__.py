@@ -1,0 +1,1 @@
+"""mxworker as a contender: its programs, and the ways in which it is set up."""

@@ -1,0 +1,1 @@
+"""What a run leaves behind: the file of results, the table, the pictures, and the verdict on each goal."""

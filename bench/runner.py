@@ -1,0 +1,80 @@
+"""Run scenarios: the entries of each take their rounds in turn, so that a change of the machine's load meets all."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.contenders import Unavailable
+from bench.report.results import EntryResult, ScenarioResult
+from bench.scenario import Entry, Failed, Measures, Place, Scenario
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to run the scenarios."""
+
+    rounds: int
+    scale: float
+    broker_url: Callable[[], str]
+    say: Callable[[str], None]
+    profiles: Path | None = None
+    profile_kind: str = ""
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What is known of an entry so far."""
+
+    entry: Entry
+    version: str = ""
+    failure: str = ""
+    rounds: list[Measures] = field(default_factory=list)
+
+
+def run(scenario: Scenario, plan: Plan) -> ScenarioResult:
+    """Run one scenario. An entry that fails takes no more rounds, and the result says why."""
+    plan.say(f"\n{scenario.name}: {scenario.title}")
+    entries = [_prepared(entry, plan) for entry in scenario.entries]
+    for number in range(1, (1 if scenario.is_exact else plan.rounds) + 1):
+        for progress in entries:
+            if not progress.failure:
+                _take_round(scenario, progress, number, plan)
+    results = (EntryResult(each.entry.name, each.version, tuple(each.rounds), each.failure) for each in entries)
+    return ScenarioResult(scenario.name, scenario.title, scenario.compared, tuple(results))
+
+
+def chosen(scenarios: Sequence[Scenario], names: Sequence[str]) -> list[Scenario]:
+    """Return the scenarios whose names start with one of `names`; all without names. ValueError for an unknown one."""
+    for name in names:
+        if not any(scenario.name.startswith(name) for scenario in scenarios):
+            raise ValueError(f"there is no scenario '{name}'; there are {', '.join(each.name for each in scenarios)}")
+    return [each for each in scenarios if not names or any(each.name.startswith(name) for name in names)]
+
+
+def _prepared(entry: Entry, plan: Plan) -> _Progress:
+    progress = _Progress(entry)
+    try:
+        progress.version = entry.prepare()
+    except Unavailable as error:
+        progress.failure = f"not available: {error}"
+        plan.say(f"  {entry.name:<28} {progress.failure}")
+    return progress
+
+
+def _take_round(scenario: Scenario, progress: _Progress, number: int, plan: Plan) -> None:
+    name = progress.entry.name
+    profile = plan.profiles and plan.profiles / f"{scenario.name}-{name.replace(' ', '-')}-{number}.txt"
+    with tempfile.TemporaryDirectory(prefix="mxworker-bench-", ignore_cleanup_errors=True) as folder:
+        place = Place(Path(folder), plan.scale, plan.broker_url, profile, plan.profile_kind)
+        try:
+            taken = progress.entry.measure(place)
+        except (Failed, Unavailable) as error:
+            progress.failure = str(error)
+            plan.say(f"  round {number}  {name:<28} failed: {error}")
+            return
+    progress.rounds.append(taken)
+    figures = "  ".join(f"{measure} {value:,.4g}" for measure, value in taken.items())
+    plan.say(f"  round {number}  {name:<28} {figures}")

@@ -1,0 +1,81 @@
+"""Draining a queue with handlers that do nothing, at the defaults and with 1,000 at once; and passing messages on."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from bench.contenders import Contender, Job, Work
+from bench.contest import contest
+from bench.ours.contenders import (
+    AS_BYTES,
+    IN_BATCHES,
+    MXWORKER,
+    ON_313,
+    ON_ASYNCIO,
+    TYPED,
+    WITH_MIDDLEWARE,
+    WITHOUT_METRICS,
+)
+from bench.rivals import CONTENDERS
+from bench.scenario import Scenario
+
+MESSAGES = 30_000
+AT_DEFAULTS = Job(Work.CONSUME, MESSAGES, concurrency=32, prefetch=64)
+OURS = (AS_BYTES, TYPED, WITH_MIDDLEWARE, WITHOUT_METRICS, IN_BATCHES, ON_ASYNCIO, ON_313)
+FAST = frozenset({"Go", "C", "C, one ack per 200"})
+
+
+def fast(contenders: tuple[Contender, ...]) -> tuple[Contender, ...]:
+    """Return the clients in compiled languages."""
+    return tuple(each for each in contenders if each.name in FAST)
+
+
+CONSUMING: tuple[Scenario, ...] = (
+    contest(
+        "wire-consume",
+        "consume from a server that is only the wire, 1,000 at once",
+        Job(Work.CONSUME, 2 * MESSAGES),
+        (MXWORKER, ON_313, IN_BATCHES, *fast(CONTENDERS)),
+        on_wire=True,
+    ),
+    contest(
+        "wire-consume-defaults",
+        "consume from a server that is only the wire, concurrency 32, prefetch 64",
+        dataclasses.replace(AT_DEFAULTS, messages=2 * MESSAGES),
+        (MXWORKER, ON_313, *fast(CONTENDERS)),
+        on_wire=True,
+    ),
+    contest(
+        "consume-classic",
+        "consume from a classic queue, 1,000 at once",
+        Job(Work.CONSUME, MESSAGES),
+        (MXWORKER, *OURS, *CONTENDERS),
+    ),
+    contest(
+        "consume-defaults",
+        "consume from a classic queue, concurrency 32, prefetch 64",
+        AT_DEFAULTS,
+        (MXWORKER, AS_BYTES, *fast(CONTENDERS)),
+    ),
+    contest(
+        "consume-quorum",
+        "consume from a quorum queue, 1,000 at once",
+        Job(Work.CONSUME, MESSAGES, "quorum"),
+        (MXWORKER, IN_BATCHES, *fast(CONTENDERS)),
+    ),
+    *(
+        contest(
+            f"consume-{name}",
+            f"consume bodies of {name} from a classic queue",
+            Job(Work.CONSUME, messages, body_bytes=size),
+            (MXWORKER, AS_BYTES, *fast(CONTENDERS)),
+        )
+        for name, size, messages in (("4KB", 4096, 15_000), ("64KB", 65_536, 2_000))
+    ),
+    contest(
+        "relay",
+        "consume, publish confirmed, ack, on quorum queues",
+        Job(Work.RELAY, MESSAGES // 2, "quorum"),
+        (MXWORKER, *CONTENDERS),
+    ),
+)
