@@ -51,7 +51,7 @@ def _command(command: click.Command, path: str, said: _Said) -> Iterator[str]:
     else:
         yield from _about(_Said(_settings(command), _options(command), _exit_codes(command)), said)
     if isinstance(command, Command) and command.examples:
-        yield "\n".join(("```", *command.examples, "```"))
+        yield "\n".join(("```sh", *command.examples, "```"))
     for name, each in inner:
         yield from _command(each, f"{path} {name}", said)
 
