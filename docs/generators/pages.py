@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from docs.generators import command_line, exit_codes, settings
+from docs.generators import command_line, exit_codes, headers, metrics, settings
 
 FOLDER = Path(__file__).parents[1] / "reference"
 PAGES: Mapping[str, Callable[[], str]] = {
     "command-line.md": command_line.page,
     "exit-codes.md": exit_codes.page,
+    "headers.md": headers.page,
+    "metrics.md": metrics.page,
     "settings.md": settings.page,
 }
 _NOTE = "<!-- Made by `make docs` from the code: change it there. -->"

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from mxworker.api.delivery import Delivery
 from mxworker.errors import DecodeError
-from mxworker.wire.origins import ATTEMPT_HEADER, integer_header
+from mxworker.wire.origins import integer_header
+from mxworker.wire.own_headers import ATTEMPT_HEADER
 from mxworker.wire.properties import split
 
 _ATTEMPT = ATTEMPT_HEADER.encode()

@@ -19,12 +19,18 @@ from mxworker.api.copying import copy_of
 from mxworker.api.delivery import Delivery
 from mxworker.errors import DecodeError
 from mxworker.wire.origins import without_delivery_counts
+from mxworker.wire.own_headers import (
+    ATTEMPTS_HEADER,
+    ERROR_HEADER,
+    ERROR_TYPE_HEADER,
+    FAILED_AT_HEADER,
+    HANDLER_HEADER,
+    QUEUE_HEADER,
+    REASON_HEADER,
+    REPLAY_HEADER,
+    REPLAYS_HEADER,
+)
 from mxworker.wire.properties import Properties
-
-REPLAYS_HEADER = "mx-replays"
-"""The header with the number of times that a letter was replayed."""
-REPLAY_HEADER = "mx-replay"
-"""The header with the name of the last replay, by which a letter is recognised that comes back."""
 
 _KEY_BYTES = 8
 _LATEST_S = 253_402_300_799  # the last second of the year 9999
@@ -84,13 +90,13 @@ def letter_in(original: Original, delivery_count: int = 0) -> Letter:
     return Letter(
         key=key_of(original),
         message_id=properties.message_id,
-        queue=_text(headers, "mx-queue") or _text(death, "queue"),
-        handler=_text(headers, "mx-handler"),
-        reason=_text(headers, "mx-reason") or _text(death, "reason"),
-        error_type=_text(headers, "mx-error-type"),
-        error=_text(headers, "mx-error"),
-        failed_at=_second(headers.get("mx-failed-at")) or _second(death.get("time")),
-        attempts=_count(headers, "mx-attempts"),
+        queue=_text(headers, QUEUE_HEADER) or _text(death, "queue"),
+        handler=_text(headers, HANDLER_HEADER),
+        reason=_text(headers, REASON_HEADER) or _text(death, "reason"),
+        error_type=_text(headers, ERROR_TYPE_HEADER),
+        error=_text(headers, ERROR_HEADER),
+        failed_at=_second(headers.get(FAILED_AT_HEADER)) or _second(death.get("time")),
+        attempts=_count(headers, ATTEMPTS_HEADER),
         replays=_count(headers, REPLAYS_HEADER) or 0,
         replay=_text(headers, REPLAY_HEADER),
         delivery_count=delivery_count,

@@ -32,7 +32,7 @@ from mxworker.master.slots import DRAIN_SLACK_NS
 from mxworker.system.log import level
 from mxworker.system.printable import well_formed
 
-_RESTARTS = (
+RESTARTS = (
     Reason.CRASH,
     Reason.HANG,
     Reason.LEFT_UNASKED,
@@ -57,13 +57,13 @@ class StatusReport:
         self._started_ns = now_ns
         self._started_at_unix_s = time.time()
         self._exits: dict[int, str] = {}  # at most one per slot
-        self._restarts = dict.fromkeys(map(_label, _RESTARTS), 0)
+        self._restarts = dict.fromkeys(map(_label, RESTARTS), 0)
         self._last_note = ""
 
     def note_exit(self, ended: Exit, how: str, note: str) -> None:
         """Keep in mind how the last worker of a slot ended, and the note it left if it could not start."""
         self._exits[ended.slot] = f"{how} ({ended.reason.value})"
-        if ended.reason in _RESTARTS and not self._fleet.is_stopping:
+        if ended.reason in RESTARTS and not self._fleet.is_stopping:
             self._restarts[_label(ended.reason)] += 1
         if note:
             self._last_note = note

@@ -24,7 +24,7 @@ from mxworker.devbroker.vhost import VirtualHost
 from mxworker.testing import pipes
 from mxworker.testing.app_queues import side_queues
 from mxworker.testing.received import Received
-from mxworker.wire.origins import ATTEMPT_HEADER
+from mxworker.wire.own_headers import ATTEMPT_HEADER
 
 
 class MemoryBroker:

@@ -37,22 +37,27 @@ from typing import Any
 
 from mxworker.errors import DecodeError
 from mxworker.wire.field_table import SHORT_STRING_BYTES, decode, entries, entry, integer
+from mxworker.wire.own_headers import (
+    ATTEMPT_HEADER,
+    ORIGIN_EXCHANGE_HEADER,
+    ORIGIN_EXPIRATION_HEADER,
+    ORIGIN_PREFIX,
+    ORIGIN_ROUTING_KEY_HEADER,
+    ORIGIN_USER_ID_HEADER,
+)
 from mxworker.wire.properties import FLAG_EXPIRATION, FLAG_HEADERS, FLAG_USER_ID, join, split
 
-ATTEMPT_HEADER = "mx-attempt"
-"""The header with the number of the attempt that a retry copy starts. Never shown among the headers."""
-
-_PREFIX = b"mx-origin-"
-_EXCHANGE = _PREFIX + b"exchange"
-_ROUTING_KEY = _PREFIX + b"routing-key"
-_EXPIRATION = _PREFIX + b"expiration"
-_USER_ID = _PREFIX + b"user-id"
+_PREFIX = ORIGIN_PREFIX.encode()
+_EXCHANGE = ORIGIN_EXCHANGE_HEADER.encode()
+_ROUTING_KEY = ORIGIN_ROUTING_KEY_HEADER.encode()
+_EXPIRATION = ORIGIN_EXPIRATION_HEADER.encode()
+_USER_ID = ORIGIN_USER_ID_HEADER.encode()
 _PROPERTIES: Mapping[int, bytes] = MappingProxyType({FLAG_EXPIRATION: _EXPIRATION, FLAG_USER_ID: _USER_ID})
 _ORIGIN = frozenset({_EXCHANGE, _ROUTING_KEY, *_PROPERTIES.values()})
 _ATTEMPT = ATTEMPT_HEADER.encode()
 _DELIVERY_COUNTS = frozenset({b"x-delivery-count", b"x-acquired-count"})
-_HEADERS = _DELIVERY_COUNTS | {b"x-death", b"x-deduplication-header", b"CC", b"BCC"}
-_HEADER_FAMILIES = (b"x-first-death-", b"x-last-death-")
+MOVED_HEADERS = _DELIVERY_COUNTS | {b"x-death", b"x-deduplication-header", b"CC", b"BCC"}
+MOVED_FAMILIES = (b"x-first-death-", b"x-last-death-")
 _TABLE_SIZE_BYTES = 4
 _NO_EXCHANGE = b"\x00"
 _size = struct.Struct(">I")
@@ -187,7 +192,7 @@ def _origin(headers: Headers, route: bytes) -> dict[bytes, bytes] | None:
 
 def _is_moved(name: bytes) -> bool:
     """Tell whether a header moves. The broker writes none whose name is too long for our prefix, so those stay."""
-    return name in _HEADERS or (name.startswith(_HEADER_FAMILIES) and len(_PREFIX + name) <= SHORT_STRING_BYTES)
+    return name in MOVED_HEADERS or (name.startswith(MOVED_FAMILIES) and len(_PREFIX + name) <= SHORT_STRING_BYTES)
 
 
 def _is_bookkeeping(name: bytes) -> bool:

@@ -61,7 +61,8 @@ def replay(ctx: click.Context, /, queue: str, max_replays: int, stop_on_return: 
     Without --yes this is a dry run; on a terminal it asks. Only letters are taken that are there at the start, in their
     order. Each is published to QUEUE and confirmed before it is removed. A line on stdout tells of each.
     """
-    from mxworker.letters.letter import REPLAY_HEADER, REPLAYS_HEADER, letter_in
+    from mxworker.letters.letter import letter_in
+    from mxworker.wire.own_headers import REPLAY_HEADER, REPLAYS_HEADER
 
     name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
 

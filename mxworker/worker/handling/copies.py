@@ -21,7 +21,22 @@ from mxworker.board.suspects import Suspect
 from mxworker.system.exit_status import in_words
 from mxworker.system.printable import head, printable
 from mxworker.wire.field_table import SHORT_STRING_BYTES, Timestamp
-from mxworker.wire.origins import ATTEMPT_HEADER
+from mxworker.wire.own_headers import (
+    ATTEMPT_HEADER,
+    ATTEMPTS_HEADER,
+    ERROR_HEADER,
+    ERROR_TYPE_HEADER,
+    EXIT_CODE_HEADER,
+    FAILED_AT_HEADER,
+    HANDLER_HEADER,
+    KILLS_HEADER,
+    PEAK_RSS_HEADER,
+    QUEUE_HEADER,
+    REASON_HEADER,
+    SIGNAL_HEADER,
+    STACK_HEADER,
+    UPTIME_HEADER,
+)
 
 ERROR_TEXT_BYTES = 1024
 STACK_TEXT_BYTES = 2048
@@ -50,13 +65,13 @@ class Facts:
         as a new message. It keeps these facts until it fails again.
         """
         return {
-            "mx-queue": _shown(self.queue, SHORT_STRING_BYTES),
-            "mx-handler": _shown(self.handler, SHORT_STRING_BYTES),
-            "mx-attempts": self.attempt,
-            "mx-reason": _shown(self.kind, SHORT_STRING_BYTES),
-            "mx-error-type": _shown(self.error_type, SHORT_STRING_BYTES),
-            "mx-error": _shown(self.error_text, ERROR_TEXT_BYTES),
-            "mx-failed-at": Timestamp(self.at_s),
+            QUEUE_HEADER: _shown(self.queue, SHORT_STRING_BYTES),
+            HANDLER_HEADER: _shown(self.handler, SHORT_STRING_BYTES),
+            ATTEMPTS_HEADER: self.attempt,
+            REASON_HEADER: _shown(self.kind, SHORT_STRING_BYTES),
+            ERROR_TYPE_HEADER: _shown(self.error_type, SHORT_STRING_BYTES),
+            ERROR_HEADER: _shown(self.error_text, ERROR_TEXT_BYTES),
+            FAILED_AT_HEADER: Timestamp(self.at_s),
         }
 
 
@@ -95,14 +110,14 @@ class KillFacts:
             error_text=self.summary,
             at_s=last.at_s,
         )
-        how = {"mx-signal": in_words(last.status)} if last.status < 0 else {"mx-exit-code": last.status}
+        how = {SIGNAL_HEADER: in_words(last.status)} if last.status < 0 else {EXIT_CODE_HEADER: last.status}
         return {
             **as_dead_letter.headers(),
             **how,
-            "mx-kills": self.convict.kills,
-            "mx-peak-rss-bytes": last.peak_rss_bytes,
-            "mx-uptime-ms": round(last.uptime_s * 1000),
-            "mx-stack": head("\n".join(map(printable, self.stack.splitlines())), STACK_TEXT_BYTES),
+            KILLS_HEADER: self.convict.kills,
+            PEAK_RSS_HEADER: last.peak_rss_bytes,
+            UPTIME_HEADER: round(last.uptime_s * 1000),
+            STACK_HEADER: head("\n".join(map(printable, self.stack.splitlines())), STACK_TEXT_BYTES),
         }
 
 

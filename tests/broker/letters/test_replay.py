@@ -16,12 +16,13 @@ import pytest
 from mxworker.brokers import Brokers
 from mxworker.letters.connecting import connected
 from mxworker.letters.filters import Filters
-from mxworker.letters.letter import REPLAY_HEADER, REPLAYS_HEADER, Letter, Original, letter_in
+from mxworker.letters.letter import Letter, Original, letter_in
 from mxworker.letters.lock import LettersLocked
 from mxworker.letters.looking import look
 from mxworker.letters.moving import AT_ONCE, Moves, Way
 from mxworker.letters.plan import Plan
 from mxworker.letters.taking import Source, move
+from mxworker.wire.own_headers import REPLAY_HEADER, REPLAYS_HEADER
 from tests.broker.letters.dead import Dead, letter, numbers
 from tests.harness.repository import REPOSITORY
 from tests.harness.scales import FULL_ONLY

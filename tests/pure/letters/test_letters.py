@@ -16,13 +16,14 @@ from mxworker.cli.output import as_json
 from mxworker.errors import ConfigError, DecodeError
 from mxworker.letters.file_format import from_line, to_line
 from mxworker.letters.filters import Filters, parse_header, parse_moment
-from mxworker.letters.letter import REPLAYS_HEADER, Letter, Original, key_of, letter_of
+from mxworker.letters.letter import Letter, Original, key_of, letter_of
 from mxworker.letters.lock import lock_name
 from mxworker.letters.plan import Plan, too_slow
 from mxworker.letters.summary import MOST_TEXTS, OTHERS, Summary
 from mxworker.letters.texts import letter_json, line, page, page_json, summary_json, summary_text
 from mxworker.wire.field_table import encode, entries
 from mxworker.wire.origins import headers_of, with_headers
+from mxworker.wire.own_headers import REPLAYS_HEADER
 from mxworker.wire.properties import FLAG_HEADERS, join, split
 from tests.harness.copied import come_back, received
 from tests.harness.hostile_text import FORGED, HOSTILE, assert_harmless

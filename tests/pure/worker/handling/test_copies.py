@@ -18,7 +18,8 @@ from mxworker.api.message import Content
 from mxworker.errors import DecodeError
 from mxworker.wire import field_table
 from mxworker.wire.field_table import decode, encode, entry
-from mxworker.wire.origins import ATTEMPT_HEADER, headers_of
+from mxworker.wire.origins import headers_of
+from mxworker.wire.own_headers import ATTEMPT_HEADER
 from mxworker.wire.properties import Properties, split
 from mxworker.worker.handling.copies import Facts, copy_with_facts, retry_copy
 from tests.harness.copied import come_back, properties_on_wire, received

@@ -18,7 +18,7 @@ from mxworker.api.delivery import source_of
 from mxworker.api.failures import Failure, FailureKind
 from mxworker.api.settlement import Settlement
 from mxworker.wire.field_table import encode
-from mxworker.wire.origins import ATTEMPT_HEADER
+from mxworker.wire.own_headers import ATTEMPT_HEADER
 from mxworker.worker.handling.copies import retry_copy
 from mxworker.worker.handling.endings import DONE, Again, Dead, Ending, Later, ending
 from tests.harness.copied import received
