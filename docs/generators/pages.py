@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from docs.generators import command_line, exit_codes, headers, metrics, settings
+from docs.generators import command_line, exit_codes, headers, metrics, public_names, settings
 
 FOLDER = Path(__file__).parents[1] / "reference"
 PAGES: Mapping[str, Callable[[], str]] = {
@@ -13,6 +13,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "exit-codes.md": exit_codes.page,
     "headers.md": headers.page,
     "metrics.md": metrics.page,
+    "public-names.md": public_names.page,
     "settings.md": settings.page,
 }
 _NOTE = "<!-- Made by `make docs` from the code: change it there. -->"

@@ -15,6 +15,7 @@ from mxworker.api.circuit_breaker import CircuitBreaker
 from mxworker.api.retry_policy import DEFAULT_RETRY, RetryPolicy
 
 OnError = Literal["retry", "reject", "requeue", "ack"]
+"""The settlement of a failure; see `HandlerOptions`."""
 
 
 class HandlerOptions(TypedDict, total=False):

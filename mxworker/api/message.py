@@ -57,11 +57,12 @@ class Message:
     """A message to publish. A property that is None is not sent, or is chosen by the publisher.
 
     `body`: bytes and str are sent unchanged, all other values as JSON, unless a serializer is registered for the
-    content type. `content_type`: with None it follows from the body. `headers`: see `field_table`. `message_id`: one is
-    made when it is None or empty. `persistent` messages survive a restart of the broker in a durable queue. `priority`:
-    0 to 255. `expiration_ms`: milliseconds in the queue, after which the broker drops or dead-letters the message.
-    `timestamp`: seconds since 1970, or a datetime with a time zone, of which the whole seconds are sent. `compression`:
-    gzip, zstd or none.
+    content type. `content_type`: with None it follows from the body. `headers`: values may be None, bool, int, float,
+    Decimal, str, bytes, a datetime with a time zone in whole seconds, and lists and dicts of those. `message_id`: one
+    is made when it is None or empty. `persistent`: the message survives a restart of the broker in a durable queue.
+    `priority`: 0 to 255. `expiration_ms`: milliseconds in the queue, after which the broker drops or dead-letters the
+    message. `timestamp`: seconds since 1970, or a datetime with a time zone, of which the whole seconds are sent.
+    `compression`: gzip, zstd or none.
 
     The values are checked when the message is encoded.
     """

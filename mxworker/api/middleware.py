@@ -26,4 +26,5 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 CallNext = Callable[[Any, Any], Awaitable[Any]]
+"""The third argument of a middleware: `await call_next(payload, ctx)` calls what is inside it."""
 Middleware = Callable[[Any, Any, CallNext], Any]

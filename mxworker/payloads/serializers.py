@@ -17,6 +17,7 @@ import orjson
 from mxworker.errors import EncodeError
 
 Serializer = Callable[[Any], bytes]
+"""Makes the body of a message from a value; the `encode` of a codec."""
 NO_SERIALIZERS: Mapping[str, Serializer] = MappingProxyType({})
 
 _TOO_LONG = "Integer exceeds 64-bit range"  # the error text of orjson

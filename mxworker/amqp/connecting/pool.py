@@ -40,6 +40,7 @@ from mxworker.system.log_events import log_event
 log = logging.getLogger(__name__)
 
 BorrowedChannel = AbstractAsyncContextManager[AbstractChannel]
+"""What `ctx.channel()` returns: `async with` lends a plain channel of aio-pika."""
 
 _OWN_ROLES = 2  # consume and publish; the other connections are for handlers
 

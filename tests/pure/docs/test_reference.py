@@ -10,7 +10,7 @@ import pytest
 from docs.generators.pages import FOLDER, PAGES, text_of
 from mxworker.cli import main
 
-WITH_A_TEST_OF_ITS_OWN = {"log-events.md"}  # tests/pure/system/test_log_events.py
+WITH_A_TEST_OF_ITS_OWN = {"log-events.md", "README.md"}  # test_log_events.py, test_links.py
 
 
 @pytest.mark.parametrize("name", PAGES)
