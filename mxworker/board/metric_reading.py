@@ -3,7 +3,8 @@
 A slot holds what its worker wrote, so any bytes at all, and perhaps a row that is being written. A number that no
 worker can have reached by counting is read as 0.
 
-Words are converted without a step in Python for each of them: 32 slots with 50 handlers have 180,000.
+The words of a row are one large number, with its first word in the lowest bits, and rows are added up as such numbers:
+32 slots with 50 handlers have 180,000 words, and a step in Python for each would be most of the time of a scrape.
 
 Pure, but for the memory it reads.
 """
@@ -11,24 +12,37 @@ Pure, but for the memory it reads.
 from __future__ import annotations
 
 import struct
-from collections import Counter, defaultdict
+from array import array
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from mxworker.board import metrics_layout as layout
-from mxworker.board.metrics_layout import OTHER, FailureWord, ProcessWord, RowWord
+from mxworker.board.metrics_layout import OTHER, FailureWord, ProcessSeconds, ProcessWord, RowSeconds, RowWord
 from mxworker.system.printable import foreign
 
-_TOP_BYTE = layout.WORD_BYTES - 1  # a word whose top byte is not 0 was not reached by counting
+_BYTES = layout.WORD_BYTES
+_BITS = 8 * _BYTES
+_WORD = (1 << _BITS) - 1
+UNCOUNTABLE = 1 << _BITS - 8
+"""A word whose top byte is not 0 was not reached by counting."""
+_ADDED_AT_ONCE = 256  # words that count: a sum of them fits into a word, so that none carries into the next one
+MOST = (1 << 63) - 1
+"""Of a sum: JSON holds no more."""
 _MOST_S = 1e15  # 30 million years of handlers that run
-UNCOUNTABLE = 1 << 8 * _TOP_BYTE
+_ROW_BYTES = layout.ROW_WORDS * _BYTES
+_SECONDS_AT = _ROW_BYTES - layout.SECONDS * _BYTES
+_EXCHANGE_BYTES = layout.EXCHANGE_WORDS * _BYTES
+_TOP_BYTES = int.from_bytes(bytes([*[0] * (_BYTES - 1), 255]) * layout.PROCESS_WORDS, "little")
+_SECONDS = struct.Struct(f"<{max(len(RowSeconds), len(ProcessSeconds))}d")
 _FAILURE = struct.Struct(f"<QQd{layout.ERROR_TYPE_AT - FailureWord.LAST_AT * 8 - 8}x{layout.ERROR_TYPE_BYTES}s")
 """See `FailureWord`: row, count, instant, type."""
 
 Words = Sequence[int]
 Seconds = Sequence[float]
+Failures = dict[bytes, tuple[int, float]]
+"""The failures of one handler by the type of the error: how often it came, and when it came last."""
 
 
 def rows_written(used: int) -> int:
@@ -36,12 +50,16 @@ def rows_written(used: int) -> int:
     return layout.ALL_ROWS if used == layout.ROWS else used
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):  # there are thousands, and it is made quicker than a frozen dataclass
     """The numbers of a row, see `RowWord` and `RowSeconds`."""
 
-    words: Words
+    words: int
+    """All words as one number."""
     seconds: Seconds
+
+    def word(self, at: RowWord) -> int:
+        """Return one word."""
+        return self.words >> at * _BITS & _WORD
 
 
 class ReadSlot(Protocol):
@@ -53,81 +71,100 @@ class ReadSlot(Protocol):
     """The metrics area."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failures:
-    """The failures of one handler, over all slots."""
-
-    counts: Counter[str]
-    last_at: dict[str, float]
-
-
-def words_in(area: memoryview, at: int, count: int) -> list[int]:
-    """Return `count` words from the byte `at` on; 0 for one that cannot have come about by counting."""
-    raw = bytes(area[at : at + count * layout.WORD_BYTES])
-    words: list[int] = memoryview(raw).cast("Q").tolist()
-    tops = raw[_TOP_BYTE :: layout.WORD_BYTES]
-    if tops.count(0) != count:
-        return [0 if top else word for top, word in zip(tops, words, strict=True)]
+def words_in(raw: bytes) -> int:
+    """Return words as one number; each that cannot have come about by counting is 0 in it."""
+    words = int.from_bytes(raw, "little")
+    if words & _TOP_BYTES:
+        counted = [word if word < UNCOUNTABLE else 0 for word in memoryview(raw).cast("Q")]
+        words = int.from_bytes(array("Q", counted).tobytes(), "little")
     return words
 
 
-def seconds_in(area: memoryview, at: int, count: int) -> Seconds:
-    """Return `count` doubles from the word `at` on; 0 for one that is no time."""
-    start = at * layout.WORD_BYTES
-    raw: memoryview[float] = area[start : start + count * layout.WORD_BYTES].cast("d")
-    seconds = raw.tolist()
+def seconds_in(raw: bytes, at: int) -> Seconds:
+    """Return the seconds from the byte `at` on; 0 for one that is no time."""
+    seconds = _SECONDS.unpack_from(raw, at)
     if 0 <= sum(seconds) <= _MOST_S and min(seconds) >= 0:  # the sum of what is no number is no number
         return seconds
-    return [second if 0 <= second <= _MOST_S else 0.0 for second in seconds]
+    return tuple(second if 0 <= second <= _MOST_S else 0.0 for second in seconds)
 
 
-def rows_in(area: memoryview, process: Words) -> list[tuple[bytes, Row]]:
+def summed(rows: Sequence[int], count: int) -> Words:
+    """Return the sums of the first `count` words of rows."""
+    parts = [rows[at : at + _ADDED_AT_ONCE] for at in range(0, max(1, len(rows)), _ADDED_AT_ONCE)]
+    sums = [_each(sum(part), count) for part in parts]
+    totals = sums[0] if len(sums) == 1 else list(map(sum, zip(*sums, strict=True)))
+    return totals if max(totals) <= MOST else [min(total, MOST) for total in totals]
+
+
+def _each(words: int, count: int) -> list[int]:
+    """Return the first words of those that are one number."""
+    raw = (words & (1 << count * _BITS) - 1).to_bytes(count * _BYTES, "little")
+    each: list[int] = memoryview(raw).cast("Q").tolist()
+    return each
+
+
+def rows_used(area: memoryview) -> int:
+    """Return how many rows a slot uses, without the one for all others."""
+    at = ProcessWord.ROWS_USED * _BYTES
+    return min(words_in(bytes(area[at : at + _BYTES])), layout.ROWS)
+
+
+def process_in(area: memoryview) -> tuple[Words, Seconds]:
+    """Return the words and seconds of the process, see `ProcessWord` and `ProcessSeconds`."""
+    raw = bytes(area[: layout.ROWS_AT])
+    seconds_at = layout.ROWS_AT - layout.SECONDS * _BYTES
+    return summed([words_in(raw[:seconds_at])], seconds_at // _BYTES), seconds_in(raw, seconds_at)
+
+
+def rows_in(area: memoryview) -> list[tuple[bytes, Row]]:
     """Return the rows that a slot uses, each with its raw names."""
-    used = min(process[ProcessWord.ROWS_USED], layout.ROWS)
-    names = bytes(area[layout.ROW_NAMES_AT : layout.ROW_NAMES_AT + used * layout.ROW_NAMES_BYTES])
-    size = layout.ROW_NAMES_BYTES
+    used = rows_used(area)
     end = used + (used == layout.ROWS)  # else there is no row for all others, and its memory is not touched
-    raw = memoryview(bytes(area[layout.ROWS_AT : layout.ROWS_AT + end * layout.ROW_WORDS * layout.WORD_BYTES]))
-    found = [
-        (name, _row(raw, row)) for row in range(used) if (name := names[row * size : (row + 1) * size]) != FREE_NAMES
-    ]
+    raw = bytes(area[layout.ROWS_AT : layout.ROWS_AT + end * _ROW_BYTES])
+    names = _split(bytes(area[layout.ROW_NAMES_AT : layout.ROW_NAMES_AT + used * layout.ROW_NAMES_BYTES]))
+    found = [(name, _row(raw, row)) for row, name in enumerate(names) if name != FREE_NAMES]
     if used == layout.ROWS:
         other = _row(raw, layout.OTHER_ROW)
-        if any(other.words):
+        if other.words:
             found.append((_OTHER_NAMES, other))
     return found
 
 
-def former_row_in(area: memoryview, process: Words) -> list[Row]:
+@lru_cache(maxsize=16)  # all slots with the same code have the same names, mostly
+def _split(names: bytes) -> tuple[bytes, ...]:
+    return tuple(names[at : at + layout.ROW_NAMES_BYTES] for at in range(0, len(names), layout.ROW_NAMES_BYTES))
+
+
+def former_row_in(area: memoryview) -> list[Row]:
     """Return what a slot has counted in rows that were given to other handlers."""
-    if process[ProcessWord.ROWS_USED] < layout.ROWS:
+    if rows_used(area) < layout.ROWS:
         return []
-    at = layout.ROWS_AT + layout.FORMER_ROW * layout.ROW_WORDS * layout.WORD_BYTES
-    return [_row(memoryview(bytes(area[at : at + layout.ROW_WORDS * layout.WORD_BYTES])), 0)]
+    at = layout.ROWS_AT + layout.FORMER_ROW * _ROW_BYTES
+    return [_row(bytes(area[at : at + _ROW_BYTES]), 0)]
 
 
-def _row(rows: memoryview, row: int) -> Row:
-    at = row * layout.ROW_WORDS * layout.WORD_BYTES
-    end = at // layout.WORD_BYTES + layout.ROW_WORDS
-    return Row(
-        words_in(rows, at, layout.ROW_WORDS - layout.SECONDS), seconds_in(rows, end - layout.SECONDS, layout.SECONDS)
-    )
+def _row(raw: bytes, row: int) -> Row:
+    at = row * _ROW_BYTES
+    return Row(words_in(raw[at : at + _SECONDS_AT]), seconds_in(raw, at + _SECONDS_AT))
 
 
-def exchanges_in(area: memoryview, process: Words) -> list[tuple[bytes, Words]]:
-    """Return the exchanges that a slot uses, each with its raw name."""
+def exchanges_in(area: memoryview, process: Words) -> list[tuple[bytes, int]]:
+    """Return the exchanges that a slot uses, each with its raw name and its words as one number."""
     used = min(process[ProcessWord.EXCHANGES_USED], layout.EXCHANGES)
-    size = layout.EXCHANGE_WORDS
-    found: list[tuple[bytes, Words]] = []
-    words = words_in(area, layout.EXCHANGES_AT, used * size)
+    found: list[tuple[bytes, int]] = []
     for row in range(used):
         at = layout.EXCHANGE_NAMES_AT + row * layout.NAME_BYTES
-        found.append((bytes(area[at : at + layout.NAME_BYTES]), words[row * size : (row + 1) * size]))
+        found.append((bytes(area[at : at + layout.NAME_BYTES]), _exchange(area, row)))
     if used == layout.EXCHANGES:
-        other = words_in(area, layout.EXCHANGES_AT + layout.OTHER_EXCHANGE * size * layout.WORD_BYTES, size)
-        if any(other):
+        other = _exchange(area, layout.OTHER_EXCHANGE)
+        if other:
             found.append((_OTHER_EXCHANGE, other))
     return found
+
+
+def _exchange(area: memoryview, row: int) -> int:
+    at = layout.EXCHANGES_AT + row * _EXCHANGE_BYTES
+    return words_in(bytes(area[at : at + _EXCHANGE_BYTES]))
 
 
 def read_failures(area: memoryview, process: Words, into: Mapping[bytes, Failures]) -> None:
@@ -135,16 +172,17 @@ def read_failures(area: memoryview, process: Words, into: Mapping[bytes, Failure
     used = min(process[ProcessWord.FAILURES_USED], layout.FAILURES)
     entries = area[layout.FAILURES_AT : layout.FAILURES_AT + used * layout.FAILURE_BYTES]
     of_rows: dict[int, Failures] = {}
-    for row, count, last_at, raw in _FAILURE.iter_unpack(entries):
+    for row, count, last_at, error_type in _FAILURE.iter_unpack(entries):
         if row > layout.OTHER_ROW:
             continue
         of_row = of_rows.get(row)
         if of_row is None:
             of_row = of_rows[row] = into[_names_of(area, row)]
-        error_type = text_of(raw)
-        of_row.counts[error_type] += count if count < UNCOUNTABLE else 0
-        known_at = of_row.last_at.get(error_type, 0.0)
-        of_row.last_at[error_type] = last_at if known_at < last_at <= _MOST_S else known_at
+        known, known_at = of_row.get(error_type, _NO_FAILURE)
+        of_row[error_type] = (
+            known + count if count < UNCOUNTABLE else known,
+            last_at if known_at < last_at <= _MOST_S else known_at,
+        )
 
 
 def _names_of(area: memoryview, row: int) -> bytes:
@@ -159,6 +197,7 @@ def padded(name: str, size: int = layout.NAME_BYTES) -> bytes:
     return name.encode("utf-8", "replace")[:size].ljust(size, b"\0")
 
 
+_NO_FAILURE = (0, 0.0)
 FREE_NAMES = bytes(layout.ROW_NAMES_BYTES)
 """The names of a row that is free again."""
 _OTHER_NAMES = padded(OTHER) * 2
@@ -180,7 +219,7 @@ def former(slots: Iterable[ReadSlot]) -> set[bytes]:
     """Return the names, as they are on the board, of the handlers that are not shown any more."""
     rows: defaultdict[bytes, list[Row]] = defaultdict(list)
     for slot in slots:
-        for name, row in rows_in(slot.metrics, words_in(slot.metrics, 0, layout.PROCESS_WORDS)):
+        for name, row in rows_in(slot.metrics):
             rows[name].append(row)
     return former_of(rows)
 
@@ -190,7 +229,9 @@ def former_of(rows: Mapping[bytes, Sequence[Row]]) -> set[bytes]:
 
     So the last counts of a handler are shown until the next reload. While no worker has any handler, none is former.
     """
-    latest = {name: max(row.words[RowWord.GENERATION] for row in of_name) for name, of_name in rows.items()}
-    living = [row.words[RowWord.GENERATION] for of_name in rows.values() for row in of_name if row.words[RowWord.SLOTS]]
-    oldest = min(living, default=0)
+    latest = {name: max([row.word(RowWord.GENERATION) for row in of_name]) for name, of_name in rows.items()}
+    if min(latest.values(), default=0) >= max(latest.values(), default=0) - 1:
+        return set()  # as usual, and quicker
+    living = [row for of_name in rows.values() for row in of_name if row.word(RowWord.SLOTS)]
+    oldest = min([row.word(RowWord.GENERATION) for row in living], default=0)
     return {name for name, generation in latest.items() if generation < oldest - 1 and name != _OTHER_NAMES}

@@ -7,27 +7,29 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from mxworker.board import metrics_layout as layout
 from mxworker.board.layout import Word
 from mxworker.board.metric_reading import (
+    MOST,
     UNCOUNTABLE,
     Failures,
     ReadSlot,
     Row,
+    Seconds,
     Words,
     exchanges_in,
     former_of,
     former_row_in,
     pair_of,
+    process_in,
     read_failures,
     rows_in,
+    rows_used,
     rows_written,
-    seconds_in,
+    summed,
     text_of,
-    words_in,
 )
 from mxworker.board.metric_values import (
     ConsumerMetrics,
@@ -56,7 +58,23 @@ from mxworker.board.metrics_layout import (
     RowWord,
 )
 
-_MOST = (1 << 63) - 1  # of a sum: JSON holds no more
+_ROW_WORDS = layout.ROW_WORDS - layout.SECONDS
+
+
+def _label(one: Cause | Loss | Role | ConnectionState | ChannelState) -> str:
+    return one.name.lower().replace("_", " ")
+
+
+def _by_role(states: type[ConnectionState] | type[ChannelState]) -> tuple[tuple[str, str], ...]:
+    return tuple((_label(role), _label(state)) for role in Role for state in states)
+
+
+_CAUSES = tuple(map(_label, Cause))
+_LOSSES = tuple(map(_label, Loss))
+_CONNECTIONS = _by_role(ConnectionState)
+_CHANNELS = _by_role(ChannelState)
+
+_Name = TypeVar("_Name")
 
 
 class ReadBoard(Protocol):
@@ -70,21 +88,20 @@ class ReadBoard(Protocol):
 def fold(board: ReadBoard) -> ServiceMetrics:
     """Return the metrics of all slots, summed up by name."""
     rows: defaultdict[bytes, list[Row]] = defaultdict(list)
-    exchanges: defaultdict[bytes, list[Words]] = defaultdict(list)
-    failures: defaultdict[bytes, Failures] = defaultdict(lambda: Failures(Counter(), {}))
+    exchanges: defaultdict[bytes, list[int]] = defaultdict(list)
+    failures: defaultdict[bytes, Failures] = defaultdict(dict)
     processes = []
     for slot in board.used:
         area = slot.metrics
-        words = words_in(area, 0, layout.PROCESS_WORDS)
-        seconds = seconds_in(area, layout.PROCESS_WORDS - layout.SECONDS, layout.SECONDS)
-        own_rows = rows_in(area, words)
+        words, seconds = process_in(area)
+        own_rows = rows_in(area)
         for name, row in own_rows:
             rows[name].append(row)
         for exchange, counts in exchanges_in(area, words):
             exchanges[exchange].append(counts)
         read_failures(area, words, failures)
-        counted = [row for _, row in own_rows] + former_row_in(area, words)
-        processes.append(_process(slot, Row(words, seconds), counted))
+        counted = [row for _, row in own_rows] + former_row_in(area)
+        processes.append(_process(slot, words, seconds, counted))
     shown: defaultdict[tuple[str, str], list[bytes]] = defaultdict(list)
     for name in rows.keys() - former_of(rows):
         shown[pair_of(name)].append(name)
@@ -100,10 +117,9 @@ def fold(board: ReadBoard) -> ServiceMetrics:
 
 def outcomes(area: memoryview) -> list[int]:
     """Return how many deliveries of a slot ended with each `Outcome`; `area` is the metrics area of the slot."""
-    used = min(words_in(area, ProcessWord.ROWS_USED * layout.WORD_BYTES, 1)[0], layout.ROWS)
-    end = layout.ROWS_AT + rows_written(used) * layout.ROW_WORDS * layout.WORD_BYTES
+    end = layout.ROWS_AT + rows_written(rows_used(area)) * layout.ROW_WORDS * layout.WORD_BYTES
     words = area[layout.ROWS_AT : end].cast("Q")
-    return [min(_counted(words[outcome :: layout.ROW_WORDS].tolist()), _MOST) for outcome in Outcome]
+    return [min(_counted(words[outcome :: layout.ROW_WORDS].tolist()), MOST) for outcome in Outcome]
 
 
 def _counted(words: Words) -> int:
@@ -114,26 +130,25 @@ def _counted(words: Words) -> int:
 # ---- from words to values
 
 
-def _summed(rows: Sequence[Words]) -> Words:
-    if len(rows) == 1:
-        return rows[0]
-    totals = list(map(sum, zip(*rows, strict=True)))
-    return totals if max(totals) <= _MOST else [min(total, _MOST) for total in totals]
-
-
 def _histogram(words: Words, at: int, sum_s: float) -> Histogram:
     return Histogram(tuple(words[at : at + BUCKETS]), sum_s)
 
 
+def _named(names: Sequence[_Name], words: Words, at: int = 0) -> dict[_Name, int]:
+    """Return words, from `at` on, by what they are called."""
+    return dict(zip(names, words[at : at + len(names)], strict=True))
+
+
 def _consumer(names: tuple[str, str], rows: Sequence[Row], failures: Sequence[Failures]) -> ConsumerMetrics:
-    words = _summed([row.words for row in rows])
-    seconds = list(map(sum, zip(*(row.seconds for row in rows), strict=True)))
+    words = summed([row.words for row in rows], _ROW_WORDS)
+    seconds_of = list(zip(*[row.seconds for row in rows], strict=True))
+    seconds = list(map(sum, seconds_of))
     counts, failed_at = _most_frequent(failures, words[RowWord.OTHER_FAILURES])
     paused = words[RowWord.IS_PAUSED]
     return ConsumerMetrics(
         queue=names[0],
         handler=names[1],
-        outcomes=dict(zip(OUTCOMES, words, strict=False)),
+        outcomes=_named(OUTCOMES, words),
         failures=counts,
         failed_at=failed_at,
         redelivered=words[RowWord.REDELIVERED],
@@ -148,9 +163,9 @@ def _consumer(names: tuple[str, str], rows: Sequence[Row], failures: Sequence[Fa
         prefetched=words[RowWord.PREFETCHED],
         stuck=words[RowWord.STUCK],
         paused=paused,
-        is_paused=0 < sum(row.words[RowWord.SLOTS] > 0 for row in rows) <= paused,
-        last_delivery_unix_s=max(row.seconds[RowSeconds.LAST_DELIVERY_AT] for row in rows),
-        objective_s=max(row.seconds[RowSeconds.OBJECTIVE] for row in rows) or None,
+        is_paused=paused > 0 and 0 < sum([row.word(RowWord.SLOTS) > 0 for row in rows]) <= paused,
+        last_delivery_unix_s=max(seconds_of[RowSeconds.LAST_DELIVERY_AT]),
+        objective_s=max(seconds_of[RowSeconds.OBJECTIVE]) or None,
         consuming=words[RowWord.IS_CONSUMED],
     )
 
@@ -160,8 +175,9 @@ def _most_frequent(failures: Sequence[Failures], others: int) -> tuple[dict[str,
     total: Counter[str] = Counter()
     last_at: dict[str, float] = {}
     for each in failures:
-        total.update(each.counts)
-        for error_type, at in each.last_at.items():
+        for raw, (count, at) in each.items():
+            error_type = text_of(raw)
+            total[error_type] += count
             last_at[error_type] = max(at, last_at.get(error_type, 0.0))
     shown = dict(total.most_common(FAILURE_TYPES))
     others += total.total() - sum(shown.values())
@@ -171,13 +187,13 @@ def _most_frequent(failures: Sequence[Failures], others: int) -> tuple[dict[str,
     return shown, failed_at
 
 
-def _folded_exchanges(exchanges: Mapping[bytes, list[Words]]) -> tuple[ExchangeMetrics, ...]:
-    by_name: defaultdict[str, list[Words]] = defaultdict(list)
+def _folded_exchanges(exchanges: Mapping[bytes, list[int]]) -> tuple[ExchangeMetrics, ...]:
+    by_name: defaultdict[str, list[int]] = defaultdict(list)
     for name, rows in exchanges.items():
         by_name[text_of(name)] += rows
     return tuple(
-        ExchangeMetrics(name, dict(zip(PUBLISH_OUTCOMES, words, strict=False)), words[ExchangeWord.BYTES_SENT])
-        for name, words in ((name, _summed(rows)) for name, rows in sorted(by_name.items()))
+        ExchangeMetrics(name, _named(PUBLISH_OUTCOMES, words), words[ExchangeWord.BYTES_SENT])
+        for name, words in ((name, summed(rows, layout.EXCHANGE_WORDS)) for name, rows in sorted(by_name.items()))
     )
 
 
@@ -186,62 +202,46 @@ def _queue_facts(rows: Mapping[tuple[str, str], Sequence[Row]]) -> tuple[QueueFa
 
     While a worker has any handler, no worker looks at the queues of former code any more: their facts only grow old.
     """
-    present = {queue for (queue, _), of_queue in rows.items() if any(row.words[RowWord.SLOTS] for row in of_queue)}
+    present = {queue for (queue, _), of_queue in rows.items() if any(row.word(RowWord.SLOTS) for row in of_queue)}
     newest: dict[str, Row] = {}
     for (queue, _), of_queue in rows.items():
         if present and queue not in present:
             continue
-        for row in of_queue:
-            if row.seconds[RowSeconds.LOOKED_AT] > (
-                newest[queue].seconds[RowSeconds.LOOKED_AT] if queue in newest else 0
-            ):
-                newest[queue] = row
-    return tuple(_facts(queue, row.words, row.seconds[RowSeconds.LOOKED_AT]) for queue, row in newest.items())
+        newest[queue] = max([*of_queue, newest.get(queue, of_queue[0])], key=_looked_at)
+    return tuple(_facts(queue, row) for queue, row in newest.items() if _looked_at(row))
 
 
-def _facts(queue: str, words: Words, looked_at_unix_s: float) -> QueueFacts:
-    ready, consumers, retry_waiting, dead_letters, quarantined = (
-        words[word] - 1 if words[word] else None for word in range(RowWord.READY, RowWord.QUARANTINED + 1)
-    )
-    return QueueFacts(queue, ready, consumers, retry_waiting, dead_letters, quarantined, looked_at_unix_s)
+def _looked_at(row: Row) -> float:
+    return row.seconds[RowSeconds.LOOKED_AT]
 
 
-def _process(slot: ReadSlot, process: Row, rows: Sequence[Row]) -> ProcessMetrics:
-    words, seconds = process.words, process.seconds
+def _facts(queue: str, row: Row) -> QueueFacts:
+    words = summed([row.words], RowWord.QUARANTINED + 1)[RowWord.READY :]
+    ready, consumers, retry_waiting, dead_letters, quarantined = (word - 1 if word else None for word in words)
+    return QueueFacts(queue, ready, consumers, retry_waiting, dead_letters, quarantined, _looked_at(row))
 
-    def total(word: int) -> int:
-        return min(sum([row.words[word] for row in rows]), _MOST)
 
-    def each(kind: type[Cause] | type[Loss], at: int) -> dict[str, int]:
-        return {_label(one): words[at + one] for one in kind}
-
-    def by_role(state: type[ConnectionState] | type[ChannelState], at: int) -> dict[tuple[str, str], int]:
-        return {(_label(role), _label(one)): words[at + role * len(state) + one] for role in Role for one in state}
-
+def _process(slot: ReadSlot, words: Words, seconds: Seconds, rows: Sequence[Row]) -> ProcessMetrics:
+    totals = summed([row.words for row in rows], RowWord.STUCK + 1)
     return ProcessMetrics(
         slot=slot.number,
-        outcomes={name: total(outcome) for name, outcome in zip(OUTCOMES, Outcome, strict=True)},
+        outcomes=_named(OUTCOMES, totals),
         busy_s=sum([row.seconds[RowSeconds.BUSY] for row in rows]),
-        slots=total(RowWord.SLOTS),
-        in_flight=total(RowWord.IN_FLIGHT),
-        prefetched=total(RowWord.PREFETCHED),
-        stuck=total(RowWord.STUCK),
+        slots=totals[RowWord.SLOTS],
+        in_flight=totals[RowWord.IN_FLIGHT],
+        prefetched=totals[RowWord.PREFETCHED],
+        stuck=totals[RowWord.STUCK],
         loop_lag_s=seconds[ProcessSeconds.LOOP_LAG],
-        rss_bytes=min(slot.words[Word.RSS_BYTES], _MOST),
+        rss_bytes=min(slot.words[Word.RSS_BYTES], MOST),
         cpu_s=seconds[ProcessSeconds.CPU],
         log_lines_dropped=words[ProcessWord.LOG_LINES_DROPPED],
         publish_in_flight=words[ProcessWord.PUBLISH_IN_FLIGHT],
-        publish_waiting_for=each(Cause, ProcessWord.PUBLISH_WAITING),
+        publish_waiting_for=_named(_CAUSES, words, ProcessWord.PUBLISH_WAITING),
         is_publish_blocked=bool(words[ProcessWord.IS_PUBLISH_BLOCKED]),
-        connections=by_role(ConnectionState, ProcessWord.CONNECTIONS),
-        channels=by_role(ChannelState, ProcessWord.CHANNELS),
+        connections=_named(_CONNECTIONS, words, ProcessWord.CONNECTIONS),
+        channels=_named(_CHANNELS, words, ProcessWord.CHANNELS),
         borrowed_channels=words[ProcessWord.BORROWED_CHANNELS],
-        reconnects=each(Loss, ProcessWord.RECONNECTS),
+        reconnects=_named(_LOSSES, words, ProcessWord.RECONNECTS),
         pool_wait=_histogram(words, ProcessWord.POOL_WAIT, seconds[ProcessSeconds.POOL_WAIT]),
         confirm_duration=_histogram(words, ProcessWord.CONFIRM, seconds[ProcessSeconds.CONFIRM]),
     )
-
-
-@lru_cache(maxsize=64, typed=True)  # by type too: members of different enums are equal numbers
-def _label(one: Cause | Loss | Role | ConnectionState | ChannelState) -> str:
-    return one.name.lower().replace("_", " ")

@@ -284,6 +284,17 @@ def test_values_are_summed_up_over_slots_by_name() -> None:
     assert [process.in_flight for process in fold(board).processes] == [20, 40, 30]
 
 
+def test_sums_of_hundreds_of_slots_are_exact_and_stay_in_their_words() -> None:
+    board = board_of(300)
+    for slot in range(1, 301):
+        words = rows_of(board, slot).consumer("orders", "order").words
+        words[Outcome.ACK] = words[Outcome.RETRY] = 2**56 - 1  # the most that counts
+        words[Outcome.REJECT] = 2**50 + slot
+    found = consumer(board).outcomes
+    assert (found["ack"], found["requeue"], found["retry"]) == (2**63 - 1, 0, 2**63 - 1), "JSON holds no more"
+    assert (found["reject"], found["decode_error"]) == (300 * 2**50 + sum(range(301)), 0)
+
+
 def test_a_queue_is_paused_when_it_is_paused_in_every_worker_that_lives() -> None:
     board = board_of(3)
     for slot in (1, 2, 3):
@@ -323,6 +334,29 @@ def test_facts_of_queues_that_the_code_no_longer_has_are_left_out() -> None:
 
 
 # ---- any bytes
+
+
+@pytest.mark.parametrize("word", [2**56, 2**64 - 1])
+def test_number_that_nobody_can_have_counted_to_is_left_out(word: int) -> None:
+    board = board_of(2)
+    for slot, acked in ((1, word), (2, 3)):
+        words = rows_of(board, slot).consumer("orders", "order").words
+        words[Outcome.ACK], words[Outcome.REQUEUE], words[RowWord.IN_FLIGHT] = acked, 5, 2
+        rows_of(board, slot).exchange("shop")[ExchangeWord.CONFIRMED] = acked
+    metrics = fold(board)
+    (found,) = metrics.consumers
+    assert (found.outcomes["ack"], found.outcomes["requeue"], found.in_flight) == (3, 10, 4)
+    assert metrics.exchanges[0].outcomes["confirmed"] == 3
+    assert [process.outcomes["ack"] for process in metrics.processes] == [0, 3]
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0, 1e16])
+def test_time_that_is_none_is_left_out(seconds: float) -> None:
+    board = board_of(2)
+    for slot, busy_s in ((1, seconds), (2, 3.0)):
+        row = rows_of(board, slot).consumer("orders", "order")
+        row.seconds[RowSeconds.BUSY], row.seconds[RowSeconds.WAIT] = busy_s, 1.5
+    assert (consumer(board).busy_s, consumer(board).wait.sum_s) == (3, 3)
 
 
 @given(st.binary(min_size=1, max_size=4096), st.integers(0, METRICS_BYTES - 1))
