@@ -30,7 +30,7 @@ from mxworker.observer import main as observer
 from mxworker.observer.http.access import Access
 from mxworker.observer.http.addresses import Address, address_of, listen_at
 from mxworker.observer.overview.looking import Lookout
-from mxworker.observer.scrape.scrape import scrape
+from mxworker.observer.scrape.scrape import Scrape
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 TIMES = ((RowWord.WAIT, RowSeconds.WAIT), (RowWord.DURATION, RowSeconds.DURATION), (RowWord.AGE, RowSeconds.AGE))
@@ -46,13 +46,15 @@ def main() -> None:
     board = board_of(options.slots, options.handlers)
     lookout = Lookout(board)
     view = lookout.view()
-    reply = scrape(view, "")
+    scrape = Scrape()
+    reply = scrape.reply(view, "")
     print(
         f"{options.slots} slots, {options.handlers} handlers: {len(reply.body):,} bytes, {lines(reply.body):,} samples"
     )
     show("fold", lambda: fold(board), options.rounds)
-    show("text", lambda: scrape(view, ""), options.rounds)
-    show("OpenMetrics", lambda: scrape(view, OPENMETRICS), options.rounds)
+    show("text, first time", lambda: Scrape().reply(view, ""), options.rounds)
+    show("text", lambda: scrape.reply(view, ""), options.rounds)
+    show("OpenMetrics", lambda: scrape.reply(view, OPENMETRICS), options.rounds)
     with listen_at(Address(port=0)) as listening:
         address = address_of(listening)
         gc.freeze()  # as the master does before it forks

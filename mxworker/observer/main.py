@@ -28,7 +28,7 @@ from mxworker.observer.overview.history import History
 from mxworker.observer.overview.looking import Lookout
 from mxworker.observer.pages import Page, pages
 from mxworker.observer.probes import livez, readyz
-from mxworker.observer.scrape.scrape import scrape
+from mxworker.observer.scrape.scrape import Scrape
 from mxworker.observer.scrape.user_metrics import UserMetrics
 from mxworker.system.child import do_nothing
 from mxworker.system.log_events import log_event
@@ -101,5 +101,6 @@ def _routes(lookout: Lookout, user_metrics: UserMetrics | None, shown: Mapping[s
         LIVEZ: lambda request: livez(lookout.told()[1]),
         READYZ: lambda request: readyz(*lookout.told()),
     }
-    metrics: dict[str, Route] = {METRICS: lambda request: scrape(lookout.view(), request.accept, user_metrics)}
+    scrape = Scrape(user_metrics)
+    metrics: dict[str, Route] = {METRICS: lambda request: scrape.reply(lookout.view(), request.accept)}
     return {**metrics, **probes, **{path: on_page(page) for path, page in shown.items()}}

@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from prometheus_client.core import CounterMetricFamily, InfoMetricFamily, Metric
-
 from mxworker.board.metric_values import ConsumerMetrics, Histogram, ProcessMetrics, QueueFacts, ServiceMetrics
 from mxworker.control.status import ServiceStatus
 from mxworker.observer.overview.view import View
-from mxworker.observer.scrape.family_kinds import Labels, counter, gauge, histogram, sum_of, sums, total
+from mxworker.observer.scrape.family_kinds import Family, Labels, counter, gauge, histogram, info, sum_of, sums, total
 
 _STATES = ("starting", "running", "stopping")
 
 
-def families(view: View) -> Iterator[Metric]:
+def families(view: View) -> Iterator[Family]:
     """Yield all families."""
     yield from _of_service(view.service)
     yield from _of_handlers(view.metrics.consumers)
@@ -33,10 +31,8 @@ def families(view: View) -> Iterator[Metric]:
 # ---- what the master knows
 
 
-def _of_service(service: ServiceStatus) -> Iterator[Metric]:
-    build = InfoMetricFamily("mxworker_build", "The version of mxworker.")
-    build.add_metric([], {"version": service.version})
-    yield build
+def _of_service(service: ServiceStatus) -> Iterator[Family]:
+    yield info("mxworker_build", "The version of mxworker.", "version", service.version)
     yield gauge(
         "mxworker_service_state",
         "1 for the present state of the service, which is starting until a worker consumes all its queues.",
@@ -73,7 +69,7 @@ def _of_service(service: ServiceStatus) -> Iterator[Metric]:
 # ---- what the workers count
 
 
-def _of_handlers(consumers: Sequence[ConsumerMetrics]) -> Iterator[Metric]:
+def _of_handlers(consumers: Sequence[ConsumerMetrics]) -> Iterator[Family]:
     labels = "queue handler"
     yield counter(
         "mxworker_messages",
@@ -117,7 +113,7 @@ def _of_handlers(consumers: Sequence[ConsumerMetrics]) -> Iterator[Metric]:
     )
 
 
-def _of_queues(consumers: Sequence[ConsumerMetrics]) -> Iterator[Metric]:
+def _of_queues(consumers: Sequence[ConsumerMetrics]) -> Iterator[Family]:
     yield counter(
         "mxworker_redelivered",
         "Deliveries that the broker marked as redelivered.",
@@ -180,7 +176,7 @@ def _of_queues(consumers: Sequence[ConsumerMetrics]) -> Iterator[Metric]:
     )
 
 
-def _of_broker(queues: Sequence[QueueFacts], now_unix_s: float) -> Iterator[Metric]:
+def _of_broker(queues: Sequence[QueueFacts], now_unix_s: float) -> Iterator[Family]:
     """Yield what the broker said. A depth that is old has no sample: Prometheus would take it for the present one."""
     yield gauge(
         "mxworker_queue_last_answer_timestamp_seconds",
@@ -201,7 +197,7 @@ def _of_broker(queues: Sequence[QueueFacts], now_unix_s: float) -> Iterator[Metr
         yield gauge(f"mxworker_queue_{name}", f"{text}, as the broker said within the last minute.", "queue", known)
 
 
-def _of_publishing(metrics: ServiceMetrics) -> Iterator[Metric]:
+def _of_publishing(metrics: ServiceMetrics) -> Iterator[Family]:
     processes, exchanges = metrics.processes, metrics.exchanges
     yield counter(
         "mxworker_published",
@@ -243,7 +239,7 @@ def _of_publishing(metrics: ServiceMetrics) -> Iterator[Metric]:
     )
 
 
-def _of_connections(processes: Sequence[ProcessMetrics]) -> Iterator[Metric]:
+def _of_connections(processes: Sequence[ProcessMetrics]) -> Iterator[Family]:
     yield gauge(
         "mxworker_connections",
         "Connections to the broker.",
@@ -275,7 +271,7 @@ def _of_connections(processes: Sequence[ProcessMetrics]) -> Iterator[Metric]:
     )
 
 
-def _of_processes(view: View) -> Iterator[Metric]:
+def _of_processes(view: View) -> Iterator[Family]:
     processes = view.metrics.processes
     pids = {worker.slot: worker.pid for worker in view.service.workers}
     living = [((str(each.slot),), each) for each in processes if pids.get(each.slot) is not None]
@@ -297,10 +293,11 @@ def _of_processes(view: View) -> Iterator[Metric]:
         "worker",
         (((str(each.slot),), each.cpu_s) for each in processes),
     )
-    yield CounterMetricFamily(
+    yield counter(
         "mxworker_log_lines_dropped",
         "Log lines of workers that were dropped, since the reader of the log was too slow.",
-        sum(each.log_lines_dropped for each in processes),
+        "",
+        [((), sum(each.log_lines_dropped for each in processes))],
     )
 
 

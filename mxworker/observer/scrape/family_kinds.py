@@ -3,18 +3,64 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 
 from mxworker.board.metric_values import Histogram
 from mxworker.board.metrics_layout import BOUNDS_S
 
 _LE = (*(str(float(bound)) for bound in BOUNDS_S), "+Inf")
 
+Kind = type[CounterMetricFamily] | type[GaugeMetricFamily] | type[HistogramMetricFamily] | type[InfoMetricFamily]
 Labels = tuple[str, ...]
 """The values of labels, in the order of their names."""
+Value = float | Histogram
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A family of metrics, with its values by the values of its labels. `labels` has their names, separated by spaces.
+
+    No two values have the same labels.
+    """
+
+    kind: Kind
+    name: str
+    text: str
+    labels: str
+    values: Sequence[tuple[Labels, Value]]
+
+    def metric(self) -> Metric:
+        """Return the family as prometheus_client knows it."""
+        family = self.kind(self.name, self.text, labels=self.labels.split())
+        for labels, value in self.values:
+            match family:
+                case HistogramMetricFamily():
+                    assert isinstance(value, Histogram)
+                    family.add_metric(labels, list(zip(_LE, accumulate(value.counts), strict=True)), value.sum_s)
+                case InfoMetricFamily():
+                    family.add_metric(labels, {})
+                case _:
+                    assert not isinstance(value, Histogram)
+                    family.add_metric(labels, value)
+        return family
+
+
+def numbers(value: Value) -> Sequence[float]:
+    """Return the numbers of the samples that `Family.metric` has for a value."""
+    if isinstance(value, Histogram):
+        counts = list(accumulate(value.counts))
+        return (*counts, counts[-1], value.sum_s)
+    return (value,)
 
 
 def sums(counts: Iterable[tuple[Labels, int]]) -> Iterable[tuple[Labels, float]]:
@@ -30,30 +76,26 @@ def sum_of(histograms: Iterable[Histogram]) -> Histogram:
     return sum(histograms, Histogram())
 
 
-def counter(name: str, text: str, labels: str, values: Iterable[tuple[Labels, float]]) -> Metric:
+def counter(name: str, text: str, labels: str, values: Iterable[tuple[Labels, float]]) -> Family:
     """Return a counter with its values by the values of its labels; its name gets `_total`."""
-    family = CounterMetricFamily(name, text, labels=labels.split())
-    for label_values, value in values:
-        family.add_metric(label_values, value)
-    return family
+    return Family(CounterMetricFamily, name, text, labels, list(values))
 
 
-def gauge(name: str, text: str, labels: str, values: Iterable[tuple[Labels, float]]) -> Metric:
+def gauge(name: str, text: str, labels: str, values: Iterable[tuple[Labels, float]]) -> Family:
     """Return a gauge with its values by the values of its labels."""
-    family = GaugeMetricFamily(name, text, labels=labels.split())
-    for label_values, value in values:
-        family.add_metric(label_values, value)
-    return family
+    return Family(GaugeMetricFamily, name, text, labels, list(values))
 
 
-def total(name: str, text: str, values: Iterable[float]) -> Metric:
+def total(name: str, text: str, values: Iterable[float]) -> Family:
     """Return a gauge without labels that is the sum of these values."""
-    return GaugeMetricFamily(name, text, sum(values))
+    return Family(GaugeMetricFamily, name, text, "", [((), sum(values))])
 
 
-def histogram(name: str, text: str, labels: str, values: Iterable[tuple[Labels, Histogram]]) -> Metric:
+def histogram(name: str, text: str, labels: str, values: Iterable[tuple[Labels, Histogram]]) -> Family:
     """Return a histogram with its values by the values of its labels."""
-    family = HistogramMetricFamily(name, text, labels=labels.split())
-    for label_values, value in values:
-        family.add_metric(label_values, list(zip(_LE, accumulate(value.counts), strict=True)), value.sum_s)
-    return family
+    return Family(HistogramMetricFamily, name, text, labels, list(values))
+
+
+def info(name: str, text: str, label: str, fact: str) -> Family:
+    """Return a series that is 1 and has a fact as its label; its name gets `_info`."""
+    return Family(InfoMetricFamily, name, text, label, [((fact,), 1)])

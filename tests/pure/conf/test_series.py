@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mxworker.board.metric_values import QueueFacts
 from mxworker.master.slot_states import Reason
-from mxworker.observer.scrape.scrape import scrape
+from mxworker.observer.scrape.scrape import Scrape
 from tests.harness.dashboard import expressions
 from tests.harness.repository import REPOSITORY
 from tests.pure.observer.views import metrics, service, view
@@ -30,7 +30,7 @@ def exported() -> dict[str, dict[str, set[str]]]:
     queue = QueueFacts("orders", 1, 1, 1, 1, 1, looked_at_unix_s=view().now_unix_s)
     shown = view(service=service(restarts=reasons), metrics=metrics(queues=(queue,)))
     series: defaultdict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for family in text_string_to_metric_families(scrape(shown, "").body.decode()):
+    for family in text_string_to_metric_families(Scrape().reply(shown, "").body.decode()):
         for sample in family.samples:
             series[sample.name]["__name__"] = {sample.name}
             for label, value in sample.labels.items():

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from prometheus_client import openmetrics
+from prometheus_client import generate_latest, openmetrics
 from prometheus_client.core import Metric
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
@@ -17,7 +17,8 @@ from mxworker.board.metric_values import OLD_S, Histogram, ServiceMetrics
 from mxworker.board.metrics_layout import BOUNDS_S, OUTCOMES
 from mxworker.observer.overview.view import View
 from mxworker.observer.scrape.families import families
-from mxworker.observer.scrape.scrape import encoded, scrape
+from mxworker.observer.scrape.lines import Families
+from mxworker.observer.scrape.scrape import Scrape
 from mxworker.observer.scrape.user_metrics import UserMetrics
 from tests.harness.prometheus import promtool
 from tests.pure.observer.views import consumer, metrics, process, service, view, worker
@@ -27,6 +28,7 @@ PROMETHEUS_ASKS = (  # as Prometheus 2.42 does
     "application/openmetrics-text;version=1.0.0;q=0.75,application/openmetrics-text;version=0.0.1;q=0.5,"
     "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
 )
+ENCODERS = {"": generate_latest, OPENMETRICS: openmetrics.exposition.generate_latest}
 # Name in the text format, type, labels: UX 3 and what alert rules need beside it.
 SERIES = {
     "messages_total": ("counter", "queue handler outcome"),
@@ -76,7 +78,7 @@ SERIES = {
 
 
 def text_of(shown: View) -> str:
-    return scrape(shown, "").body.decode()
+    return Scrape().reply(shown, "").body.decode()
 
 
 def samples(shown: View) -> dict[str, float]:
@@ -117,13 +119,13 @@ def test_checker_of_prometheus_has_no_complaint(shown: View) -> None:
     ],
 )
 def test_format_is_the_one_that_the_client_prefers(accept: str, content_type: str) -> None:
-    reply = scrape(view(), accept)
+    reply = Scrape().reply(view(), accept)
     assert reply.content_type == content_type
     assert reply.body.endswith(b"# EOF\n") == ("openmetrics" in content_type)
 
 
 def test_both_formats_say_the_same() -> None:
-    text, other = (families_of(scrape(view(), accept).body.decode()) for accept in ("", OPENMETRICS))
+    text, other = (families_of(Scrape().reply(view(), accept).body.decode()) for accept in ("", OPENMETRICS))
     seen = {sample for family in text.values() for sample in map(plain, family.samples)}
     assert seen == {sample for family in other.values() for sample in map(plain, family.samples)}
     assert len(seen) > 200
@@ -134,15 +136,31 @@ def plain(sample: object) -> tuple[object, ...]:
     return name, tuple(sorted(labels.items())), value
 
 
-def test_our_names_are_the_same_in_every_scheme_of_escaping() -> None:
-    for accept in ("", OPENMETRICS):
-        escaped = encoded(families(view()), accept, openmetrics.exposition.UNDERSCORES)
-        assert escaped == encoded(families(view()), accept, openmetrics.exposition.ALLOWUTF8)
+def encoded(shown: View, accept: str, **options: str) -> bytes:
+    """Return what prometheus_client alone writes."""
+    encode = ENCODERS[accept]
+    return encode(Families([family.metric() for family in families(shown)]), **options)
+
+
+@pytest.mark.parametrize("accept", ENCODERS)
+def test_our_names_are_the_same_in_both_schemes_of_escaping(accept: str) -> None:
+    texts = {encoded(view(), accept, escaping=scheme) for scheme in ("underscores", "allow-utf-8")}
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize("accept", ENCODERS)
+def test_every_scrape_is_as_prometheus_client_writes_it(accept: str) -> None:
+    scrape = Scrape()  # what it keeps of one scrape is used in the next ones
+    names = ["%s %d %%", "a 1.0", "# TYPE", 'a"b', "a\\b", "\n\r\v\x85\u2028", "", "{ü}"]
+    for number, some in enumerate([names[:5], names, names[3:], [], names[::-1], ["%"], ["%"]]):
+        handlers = [consumer(name, name, bytes_received=number, busy_s=number / 7) for name in some]
+        shown = view(metrics=metrics(consumers=tuple(handlers)))
+        assert scrape.reply(shown, accept).body == encoded(shown, accept)
 
 
 def test_no_time_of_creation_is_told() -> None:
     for accept in ("", OPENMETRICS):
-        assert b"_created" not in scrape(view(), accept).body
+        assert b"_created" not in Scrape().reply(view(), accept).body
 
 
 # ---- what the series say
@@ -247,14 +265,14 @@ def test_facts_of_the_service() -> None:
 def test_name_of_any_characters_is_read_back(name: str) -> None:
     hostile = metrics(consumers=(consumer(name, name, age=Histogram()),))
     for accept in ("", OPENMETRICS):
-        found = families_of(scrape(view(metrics=hostile), accept).body.decode())
+        found = families_of(Scrape().reply(view(metrics=hostile), accept).body.decode())
         assert found["mxworker_handler_slots"].samples[0].labels == {"queue": name, "handler": name}
 
 
 @pytest.mark.parametrize("version", ["\xff", "a.b.c", "", "1"])
 def test_client_that_asks_for_a_version_that_is_none_gets_an_answer(version: str) -> None:
     accept = f"application/openmetrics-text; version={version}; escaping=,;="
-    assert "mxworker_worker_up" in families_of(scrape(view(), accept).body.decode())
+    assert "mxworker_worker_up" in families_of(Scrape().reply(view(), accept).body.decode())
 
 
 @pytest.mark.parametrize("accept", ["", OPENMETRICS])
@@ -263,6 +281,6 @@ def test_label_that_cannot_be_encoded_is_escaped_and_costs_no_other_metric(accep
     for label in ("good", json.loads('"bad \\ud800"')):  # as a handler may have it from a message
         values.write_value(mmap_key("shop", "shop_total", ["kind"], [label], "Help."), 7.0, 0.0)
     values.close()
-    found = families_of(scrape(view(), accept, UserMetrics(tmp_path)).body.decode())
+    found = families_of(Scrape(UserMetrics(tmp_path)).reply(view(), accept).body.decode())
     assert {sample.labels["kind"]: sample.value for sample in found["shop"].samples} == {"good": 7, "bad \\ud800": 7}
     assert "mxworker_worker_up" in found
