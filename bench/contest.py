@@ -23,7 +23,7 @@ from tests.rabbit.processes import DIES_WITH_PARENT
 
 QUEUE = "mxworker-bench"
 TARGET = "mxworker-bench-relayed"
-_DEADLINE_S = 120.0
+_DEADLINE_S = 60.0
 _LOOK_S = 0.02
 _STOP_S = 20.0
 _SETTLED_S = 5.0

@@ -42,7 +42,7 @@ def replies(queue: str, body_bytes: int) -> dict[Key, bytes]:
         (20, 10): _payload(commands.Channel.OpenOk()),
         (20, 40): _payload(commands.Channel.CloseOk()),
         (40, 10): _payload(commands.Exchange.DeclareOk()),
-        (50, 10): _payload(commands.Queue.DeclareOk(queue, 0, 0)),
+        (50, 10): _payload(commands.Queue.DeclareOk(queue, 0, 1)),
         (50, 20): _payload(commands.Queue.BindOk()),
         (60, 10): _payload(commands.Basic.QosOk()),
         (60, 70): _payload(commands.Basic.GetEmpty()),
