@@ -101,7 +101,7 @@ def _series() -> Iterator[_Series]:
     shown = view(metrics=metrics(queues=(queue,)))
     for family in text_string_to_metric_families(scrape(shown, "").body.decode()):
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
-        in_order = tuple(sorted(labels, key=lambda label: _ORDER.get(label, len(_ORDER))))
+        in_order = tuple(sorted(labels, key=lambda label: (_ORDER.get(label, len(_ORDER)), label)))
         yield _Series(_name(family), family.type, in_order, family.documentation)
 
 
