@@ -23,7 +23,7 @@ from mxworker.board.metrics_layout import (
     Role,
 )
 from mxworker.master.service_status import RESTARTS
-from mxworker.observer.scrape.scrape import scrape
+from mxworker.observer.scrape.scrape import Scrape
 from tests.pure.observer.views import metrics, view
 
 _INTRODUCTION = """\
@@ -99,7 +99,7 @@ def _series() -> Iterator[_Series]:
     """Yield every series. One that a service has only at times is there, since the view below has a value for each."""
     queue = QueueFacts("orders", 1, 1, 1, 1, 1, looked_at_unix_s=view().now_unix_s)
     shown = view(metrics=metrics(queues=(queue,)))
-    for family in text_string_to_metric_families(scrape(shown, "").body.decode()):
+    for family in text_string_to_metric_families(Scrape().reply(shown, "").body.decode()):
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         in_order = tuple(sorted(labels, key=lambda label: (_ORDER.get(label, len(_ORDER)), label)))
         yield _Series(_name(family), family.type, in_order, family.documentation)
