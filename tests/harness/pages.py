@@ -13,7 +13,8 @@ from pathlib import Path
 from tests.harness.repository import REPOSITORY
 
 TOP = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
-PAGES = [*TOP, *sorted((REPOSITORY / "docs").rglob("*.md"))]
+EXAMPLE = REPOSITORY / "handlers_example" / "README.md"
+PAGES = [*TOP, *sorted((REPOSITORY / "docs").rglob("*.md")), EXAMPLE]
 NOT_RUN, TESTED_BY, COPIED_FROM, BEFORE = "not run", "tested by", "from", "before"
 MARKS = (NOT_RUN, TESTED_BY, COPIED_FROM, BEFORE)
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\S*)\s*$")

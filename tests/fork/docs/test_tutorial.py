@@ -20,20 +20,13 @@ import pytest
 from tests.harness.pages import NOT_RUN, TESTED_BY, Block, blocks
 from tests.harness.repository import REPOSITORY
 from tests.harness.service import Service
+from tests.harness.shown import sessions, shows
 from tests.harness.waiting import wait_until
 from tests.rabbit.ports import free_port
 
 PAGE = REPOSITORY / "docs" / "tutorial.md"
 PATIENCE_S = 60.0
 STAYS = ("mxworker broker", "mxworker run")
-FORMS = {
-    r"\.\.\.": ".*",
-    r"(?=\w*\d)(?=\w*[a-zA-Z])\w{12,}": r"[\w-]+",  # keys and ids
-    r"\d[\d.:]*": r"[\d.:]+",
-    r"-{3,}": "-+",
-    r"\s+": r"\s+",
-}
-VARIABLE = re.compile(f"({'|'.join(FORMS)})")
 WORKER_1 = re.compile(r"^ +1 +(\d+) +ready", re.MULTILINE)
 
 
@@ -111,33 +104,6 @@ class Reader:
             ["bash", "-c", command], cwd=self._folder, env=env, capture_output=True, text=True, check=False
         )
         return done.stdout + done.stderr
-
-
-def sessions(text: str) -> Iterator[tuple[str, str]]:
-    """Yield each command of a console with what it shows."""
-    for session in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
-        command, _, shown = session.partition("\n")
-        yield command, shown
-
-
-def shows(shown: str, real: str) -> bool:
-    """Tell whether the lines of the page are lines of an output, in their order."""
-    lines = iter(real.splitlines())
-    return all(any(is_alike(line, other) for other in lines) for line in shown.splitlines() if line != "...")
-
-
-def is_alike(shown: str, real: str) -> bool:
-    """Tell whether two lines differ in their numbers, names that are made up, and blanks only."""
-    if shown.isdigit():
-        return shown == real
-    return re.fullmatch("".join(map(pattern, VARIABLE.split(shown))), real.rstrip()) is not None
-
-
-def pattern(part: str) -> str:
-    for form, alike in FORMS.items():
-        if part and re.fullmatch(form, part):
-            return alike
-    return re.escape(part)
 
 
 @pytest.fixture
