@@ -33,7 +33,7 @@ test: $(READY) ## Check style and types, then run all tests, those of guarantees
 chaos: $(READY) rabbitmq systemd prometheus chromium clients ## Run the fault and guarantee tests in full (long)
 	@$(BIN)/python -m pytest tests/chaos tests/broker tests/fork --full
 
-bench: $(READY) rabbitmq ## Measure mxworker beside other clients (NAME=consume: only what starts so; ARGS=--help: more)
+bench: $(VENV)/bench rabbitmq ## Measure mxworker beside other clients (NAME=consume: only what starts so; ARGS=--help: more)
 	@$(BIN)/python -m bench $(NAME) $(ARGS)
 
 lint: $(READY) ## Check style, formatting and types
@@ -59,6 +59,11 @@ $(READY): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
 	@touch $@
+
+# Without matplotlib a benchmark draws no pictures.
+$(VENV)/bench: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench && touch $@ || \
+		echo "matplotlib cannot be installed, so no pictures will be drawn." >&2
 
 # If RabbitMQ may not be installed, `test` and `chaos` say which tests they skip, and `bench` says what is
 # missing. A version that BROKER asks for is never skipped: without it they fail.

@@ -19,10 +19,16 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bench.contenders import Unavailable
+from bench.machine import facts
+from bench.report.goals import State, load, verdicts
+from bench.report.pages import put_table, report
+from bench.report.pictures import can_draw, draw
 from bench.report.results import Run, write
+from bench.report.tables import goal_table
 from bench.runner import Plan, chosen, run
 from bench.scenario import Scenario
 from bench.scenarios import SCENARIOS
+from tests.harness.repository import REPOSITORY
 from tests.rabbit.installation import RabbitMQMissing
 from tests.rabbit.lent import lent_broker
 from tests.rabbit.node import NodeError
@@ -46,10 +52,29 @@ def main() -> int:
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the broker is stopped
     with ExitStack() as stack:
-        plan = Plan(options.rounds, options.scale, starter(stack), functools.partial(print, flush=True))
-        results = tuple(run(scenario, plan) for scenario in scenarios)
-    write(Run({}, results), RESULTS / "partial.json")
+        broker_url = starter(stack)
+        plan = Plan(options.rounds, options.scale, broker_url, functools.partial(print, flush=True))
+        found = facts(broker_url) | {"rounds": options.rounds, "scale": options.scale}
+        measured = Run(found, tuple(run(scenario, plan) for scenario in scenarios))
+    is_complete = not options.names and not options.only and options.scale == 1.0 and options.rounds >= ROUNDS
+    publish(measured, is_complete)
     return 0
+
+
+def publish(measured: Run, is_complete: bool) -> None:
+    """Write the results and print the tables. Only a complete run replaces the latest results and README's table."""
+    judged = verdicts(load(), measured)
+    if not is_complete:
+        write(measured, RESULTS / "partial.json")
+        print(f"\n{report(measured, [each for each in judged if each.state is not State.NOT_MEASURED], {})}")
+        return
+    write(measured, RESULTS / "latest.json")
+    if not can_draw():
+        print("matplotlib is missing, so no pictures were drawn", file=sys.stderr)
+    text = report(measured, judged, draw(measured, RESULTS) if can_draw() else {})
+    (RESULTS / "report.md").write_text(text, encoding="utf-8")
+    put_table(REPOSITORY / "README.md", measured)
+    print(f"\n{goal_table(judged)}\n\nSee {RESULTS / 'report.md'}.")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -169,6 +169,7 @@ def measures(job: Job, report: dict[str, float]) -> Measures:
     found = {
         "rate": job.messages / report["wall_s"],
         "cpu_us": report["cpu_s"] / job.messages * 1e6,
-        "cpu_share": report["cpu_s"] / report["wall_s"] * 100,
     }
+    if job.rate:
+        found["cpu_share"] = report["cpu_s"] / report["wall_s"] * 100
     return found | {name: value for name, value in report.items() if name.endswith("_ms")}

@@ -31,7 +31,12 @@ class _Progress:
     entry: Entry
     version: str = ""
     failure: str = ""
+    is_available: bool = True
     rounds: list[Measures] = field(default_factory=list)
+
+    def result(self) -> EntryResult:
+        """Return what is known at the end."""
+        return EntryResult(self.entry.name, self.version, tuple(self.rounds), self.failure, self.is_available)
 
 
 def run(scenario: Scenario, plan: Plan) -> ScenarioResult:
@@ -42,8 +47,7 @@ def run(scenario: Scenario, plan: Plan) -> ScenarioResult:
         for progress in entries:
             if not progress.failure:
                 _take_round(scenario, progress, number, plan)
-    results = (EntryResult(each.entry.name, each.version, tuple(each.rounds), each.failure) for each in entries)
-    return ScenarioResult(scenario.name, scenario.title, scenario.compared, tuple(results))
+    return ScenarioResult(scenario.name, scenario.title, scenario.compared, tuple(each.result() for each in entries))
 
 
 def chosen(scenarios: Sequence[Scenario], names: Sequence[str]) -> list[Scenario]:
@@ -59,8 +63,8 @@ def _prepared(entry: Entry, plan: Plan) -> _Progress:
     try:
         progress.version = entry.prepare()
     except Unavailable as error:
-        progress.failure = f"not available: {error}"
-        plan.say(f"  {entry.name:<28} {progress.failure}")
+        progress.failure, progress.is_available = str(error), False
+        plan.say(f"  {entry.name:<28} {progress.result().how_it_ended}: {error}")
     return progress
 
 
@@ -72,8 +76,8 @@ def _take_round(scenario: Scenario, progress: _Progress, number: int, plan: Plan
         try:
             taken = progress.entry.measure(place)
         except (Failed, Unavailable) as error:
-            progress.failure = str(error)
-            plan.say(f"  round {number}  {name:<28} failed: {error}")
+            progress.failure, progress.is_available = str(error), isinstance(error, Failed)
+            plan.say(f"  round {number}  {name:<28} {progress.result().how_it_ended}: {error}")
             return
     progress.rounds.append(taken)
     figures = "  ".join(f"{measure} {value:,.4g}" for measure, value in taken.items())

@@ -19,6 +19,8 @@ class Failed(Exception):
 class Measure:
     """What a number of the results means."""
 
+    column: str
+    """The title of a column of a table."""
     title: str
     unit: str
     more_is_better: bool
@@ -26,17 +28,17 @@ class Measure:
 
 
 MEASURES: Mapping[str, Measure] = {
-    "rate": Measure("messages per second", "msg/s", True),
-    "cpu_us": Measure("CPU time per message", "us", False, 1),
-    "p50_ms": Measure("latency of the confirm, median", "ms", False, 2),
-    "p95_ms": Measure("latency of the confirm, 95th percentile", "ms", False, 2),
-    "p99_ms": Measure("latency of the confirm, 99th percentile", "ms", False, 2),
-    "cpu_share": Measure("CPU used, of one core", "%", False, 2),
-    "instructions": Measure("instructions per message", "", False),
-    "grown_mb": Measure("memory grown (PSS)", "MB", False, 1),
-    "pss_mb": Measure("memory (PSS)", "MB", False, 1),
-    "ready_s": Measure("time from start to ready", "s", False, 2),
-    "took_ms": Measure("time", "ms", False, 1),
+    "rate": Measure("msg/s", "messages per second", "msg/s", True),
+    "cpu_us": Measure("CPU, us/msg", "CPU time per message", "us", False, 1),
+    "p50_ms": Measure("p50, ms", "latency of the confirm, median", "ms", False, 2),
+    "p95_ms": Measure("p95, ms", "latency of the confirm, 95th percentile", "ms", False, 2),
+    "p99_ms": Measure("p99, ms", "latency of the confirm, 99th percentile", "ms", False, 2),
+    "cpu_share": Measure("CPU, % of a core", "CPU used, of one core", "%", False, 2),
+    "instructions": Measure("instructions/msg", "instructions per message", "", False),
+    "grown_mb": Measure("grown, MB", "memory grown (PSS)", "MB", False, 1),
+    "pss_mb": Measure("PSS, MB", "memory (PSS)", "MB", False, 1),
+    "ready_s": Measure("ready, s", "time from start to ready", "s", False, 2),
+    "took_ms": Measure("time, ms", "time", "ms", False, 1),
 }
 
 

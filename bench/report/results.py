@@ -30,6 +30,13 @@ class EntryResult:
     version: str
     rounds: tuple[Measures, ...]
     failure: str = ""
+    is_available: bool = True
+    """Whether it could be run on this machine at all; `failure` says why not."""
+
+    @property
+    def how_it_ended(self) -> str:
+        """What to say of an entry with a failure."""
+        return "failed" if self.is_available else "not available"
 
     def spread(self, measure: str) -> Spread | None:
         """Return the spread of a measure over the rounds; None when no round has it."""
@@ -78,7 +85,7 @@ def read(path: Path) -> Run:
 
 def _scenario(found: Mapping[str, Any]) -> ScenarioResult:
     entries = (
-        EntryResult(entry["name"], entry["version"], tuple(entry["rounds"]), entry["failure"])
+        EntryResult(entry["name"], entry["version"], tuple(entry["rounds"]), entry["failure"], entry["is_available"])
         for entry in found["entries"]
     )
     return ScenarioResult(found["name"], found["title"], found["compared"], tuple(entries))
