@@ -109,7 +109,16 @@ class ChannelLost(BrokerError):
 
 
 class TopologyRefused(BrokerError):
-    """A queue is missing, or exists with other arguments than the code asks for."""
+    """A queue is missing, is out of reach, or exists with other arguments than the code asks for.
+
+    `code` is the AMQP reply code, or None without one, `reply` the broker's own text, and `queue` what was asked for.
+    """
+
+    def __init__(self, text: str, code: int | None = None, reply: str = "", queue: str = "") -> None:
+        super().__init__(text)
+        self.code = code
+        self.reply = reply
+        self.queue = queue
 
 
 class QueueGivenUp(BrokerError):

@@ -37,6 +37,7 @@ _RABBITMQ_VERSION = re.compile(r"RabbitMQ (?P<major>\d+)\.")
 _FIRST_WITH_LIMIT = 4
 _DEAD_LETTER_TARGET = frozenset({"x-dead-letter-exchange", "x-dead-letter-routing-key"})
 _MAX_PRIORITY = 255
+_RESERVED_PREFIX = "amq."
 _CONSUMER_PRIORITIES = range(-(2**31), 2**31)
 # The names of queues and exchanges that pamqp accepts. For others it raises in the middle of a declaration.
 SENDABLE_NAME = re.compile(r"[a-zA-Z0-9\-_.:@#,/+ ]*")
@@ -52,8 +53,10 @@ class Queue:
     `bind` lists (exchange, routing key) pairs; the exchanges must exist. With `dead_letter` rejected messages go to
     `<name>.dlq`; without it they go where the queue's own policy sends them, or nowhere.
 
-    `declare`: "ensure" declares the queue, its dead-letter queue and its retry queues, and binds the queue; "passive"
-    checks that they exist; "off" only consumes, and checks that the queues beside it exist.
+    `declare`: "ensure" declares the queue, its dead-letter queue and its retry queues, and binds the queue. "passive"
+    is for a queue that somebody else has declared: the queue is taken as it is, whatever its arguments are, and the
+    queues beside it and the bindings are declared. Queues beside it that exist are taken, too. "off" declares nothing,
+    and checks that the queues beside it exist.
 
     With `single_active_consumer` one of all workers gets the messages and the others stand by, so that with
     `concurrency=1` messages are handled in order (https://www.rabbitmq.com/docs/consumers#single-active-consumer). A
@@ -97,12 +100,11 @@ class Queue:
         for name in (self.name, *(exchange for exchange, _ in self.bind)):
             if not SENDABLE_NAME.fullmatch(name):
                 raise ValueError(f"the name {name!r} has more than letters, digits, spaces and -_.:@#,/+")
+        self._check_declaration()
         self._refuse_stream()
         object.__setattr__(self, "type", self.arguments.get("x-queue-type", self.type))
         if self.type not in ("quorum", "classic"):
             raise ValueError(f"queue '{self.name}': type is 'quorum' or 'classic', not {self.type!r:.80}")
-        if self.declare not in ("ensure", "passive", "off"):
-            raise ValueError(f"queue '{self.name}': declare is 'ensure', 'passive' or 'off', not {self.declare!r}")
         if self.max_priority is not None:
             self._check_max_priority(self.max_priority)
         # The check of the type comes first, since a range compares values of other types one by one.
@@ -131,6 +133,26 @@ class Queue:
             raise TypeError(
                 f"queue '{self.name}': arguments are a dict, such as {{\"x-max-length\": 1000}}, "
                 f"not {self.arguments!r:.80}"
+            )
+
+    def _check_declaration(self) -> None:
+        """Refuse what the broker would refuse for every user, and bindings that nobody would make."""
+        if self.declare not in ("ensure", "passive", "off"):
+            raise ValueError(f"queue '{self.name}': declare is 'ensure', 'passive' or 'off', not {self.declare!r}")
+        if self.declare == "ensure" and self.name.startswith(_RESERVED_PREFIX):
+            raise ValueError(
+                f"queue '{self.name}': names that begin with 'amq.' are the broker's own, and cannot be declared. "
+                "Choose another name"
+            )
+        if self.declare == "off" and self.bind:
+            raise ValueError(
+                f"queue '{self.name}': declare=\"off\" declares nothing, so it makes no bindings. "
+                'Leave bind out, or write declare="passive"'
+            )
+        if any(exchange == "" for exchange, _ in self.bind):
+            raise ValueError(
+                f"queue '{self.name}': every queue is bound to the default exchange \"\" by its name, and cannot be "
+                "bound to it otherwise. Leave that pair out of bind"
             )
 
     def _refuse_stream(self) -> None:

@@ -38,12 +38,17 @@ def declarations(queue: Queue, retry_steps_ms: Sequence[int] = ()) -> Iterator[D
 
     The queue itself comes after its dead-letter queue, so that a rejected message always has a queue to go to.
     """
-    beside = _beside(queue)
+    declare = _beside(queue)
     if queue.dead_letter:
-        yield Declaration(queue.dead_letter_name, "dead-letter", beside, WAITING_ARGUMENTS)
+        yield Declaration(queue.dead_letter_name, "dead-letter", declare, WAITING_ARGUMENTS)
     yield Declaration(queue.name, "work", queue.declare, queue.declared_arguments())
     for step_ms in retry_steps_ms:
-        yield Declaration(queue.retry_name(step_ms), "retry", beside, _retry_arguments(queue, step_ms))
+        yield Declaration(queue.retry_name(step_ms), "retry", declare, _retry_arguments(queue, step_ms))
+
+
+def beside(queue: Queue, retry_steps_ms: Sequence[int] = ()) -> Iterator[Declaration]:
+    """Yield the queues that have to exist beside `queue`."""
+    return (declaration for declaration in declarations(queue, retry_steps_ms) if declaration.role != "work")
 
 
 def quarantine(queue: Queue) -> Declaration:
@@ -52,8 +57,8 @@ def quarantine(queue: Queue) -> Declaration:
 
 
 def _beside(queue: Queue) -> Literal["ensure", "passive"]:
-    """Return what is done about the queues beside `queue`."""
-    return "ensure" if queue.declare == "ensure" else "passive"
+    """Return what is done about the queues beside `queue`, which are ours even if the queue is not."""
+    return "passive" if queue.declare == "off" else "ensure"
 
 
 def _retry_arguments(queue: Queue, step_ms: int) -> dict[str, Any]:

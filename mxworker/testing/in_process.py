@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from mxworker.amqp.connecting.connection import BrokerConnection
 from mxworker.amqp.consuming import topology
+from mxworker.amqp.consuming.declaring import Declaring
 from mxworker.api.attempts import attempt_of
 from mxworker.api.compilation import Handler, HandlerKind
 from mxworker.api.delivery import Delivery
@@ -79,9 +80,9 @@ class InProcessService:
             return
         connection = await BrokerConnection.open(_URL, "operator", deadline, wire=self.broker.connect)
         try:
-            channel = await connection.channel()
-            for queue, retry_steps_ms in self._left_to_operator:
-                await topology.ensure(channel, replace(queue, declare="ensure"), retry_steps_ms)
+            async with Declaring(connection) as declaring:
+                for queue, retry_steps_ms in self._left_to_operator:
+                    await topology.ensure(declaring, replace(queue, declare="ensure"), retry_steps_ms)
         finally:
             await connection.close()
 

@@ -247,7 +247,7 @@ def runner_of(
         queue,
         process.resources.publisher if process.resources is not None else None,
         partial(topology.repair, link, queue, handler.retry_steps_ms) if link is not None else None,
-        partial(topology.declare_quarantine, link, queue) if link is not None and queue.declare == "ensure" else None,
+        partial(topology.declare_quarantine, link, queue) if link is not None and queue.declare != "off" else None,
     )
     delivery_log = DeliveryLog(handler)
     row = process.slot.rows.consumer(queue.name, handler.name)

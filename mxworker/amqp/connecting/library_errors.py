@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import aiormq.exceptions
 
 from mxworker.amqp.connecting.tls import answered_in_tls, tls_error
-from mxworker.api.queues import stream_refusal
 from mxworker.errors import (
     BrokerError,
     ChannelLost,
@@ -33,23 +33,19 @@ from mxworker.system.printable import foreign
 
 ACCESS_REFUSED = 403
 NOT_FOUND = 404
-_PRECONDITION_FAILED = 406
+LOCKED = 405
+PRECONDITION_FAILED = 406
 _NOT_ALLOWED = 530
 
-# The answer of RabbitMQ 3.10 to 4.x to a declaration with other arguments than those of the queue.
-_INEQUIVALENT = re.compile(r"inequivalent arg '(?P<key>[^']+)'.*?received (?P<ours>.+?) but current is (?P<theirs>.+)")
-# The answer to an argument that this type of queue does not have.
-_UNKNOWN_ARGUMENT = re.compile(r"invalid arg '(?P<key>[^']+)' for queue .* of queue type rabbit_(?P<type>\w+)_queue")
-_TYPED_VALUE = re.compile(r"(?:the value )?'(?P<value>[^']*)'.*")
 # Refusals that end without us: the node of the queue comes back, or its exclusive consumer leaves.
 _PASSING = ("is down or inaccessible", "in exclusive use")
-_NO_QUEUE = 'Create what is missing, or let mxworker declare the queue with declare="ensure".'
-_NO_SIDE_QUEUE = (
-    'Create it, let mxworker declare it with declare="ensure", or do without: dead_letter=False in the Queue for '
-    "dead letters, retry=None in the handler for retries."
+_REFUSALS: Mapping[type[aiormq.exceptions.AMQPError], int] = MappingProxyType(
+    {
+        aiormq.exceptions.ChannelAccessRefused: ACCESS_REFUSED,
+        aiormq.exceptions.ChannelNotFoundEntity: NOT_FOUND,
+        aiormq.exceptions.ChannelPreconditionFailed: PRECONDITION_FAILED,
+    }
 )
-_SIDE_QUEUE = re.compile(r"\.(dlq|retry\.[0-9]+)$")
-_NO_EXCHANGE = "Create the exchange first: mxworker declares queues and binds them, but declares no exchange."
 _WHOSE_FAULT = "Check the values that the code gives for it. If they are right, this is a bug of mxworker: report it."
 _NAMED_CODE = re.compile(r"(?P<name>[A-Z_]+) - (?P<text>.*)", re.DOTALL)
 
@@ -96,25 +92,17 @@ def _translate(error: BaseException, queue: str | None) -> BrokerError:
     match error:
         case aiormq.exceptions.AMQPChannelError() if any(passing in text for passing in _PASSING):
             return ChannelLost(f"{subject}: {text}")
-        case aiormq.exceptions.ChannelPreconditionFailed():
-            return TopologyRefused(_explain_mismatch(subject, queue, text))
-        case aiormq.exceptions.ChannelNotFoundEntity():
-            return TopologyRefused(f"{_explain(subject, NOT_FOUND, text)}\n  {_remedy(queue, text)}")
-        case aiormq.exceptions.ChannelAccessRefused():
-            return TopologyRefused(_explain(subject, ACCESS_REFUSED, text))
+        case aiormq.exceptions.AMQPChannelError() if type(error) in _REFUSALS:
+            code = _REFUSALS[type(error)]
+            return TopologyRefused(_explain(subject, code, text), code, text, queue or "")
+        case aiormq.exceptions.ChannelLockedResource():
+            return ChannelLost(f"{subject}: {text}", LOCKED)
         case aiormq.exceptions.AMQPChannelError():
             return ChannelLost(f"{subject}: {text}")
         case _ if _is_local(error):
             return RequestFault(f"{subject}: a request cannot be sent: {_told(error)}.\n  {_WHOSE_FAULT}")
         case _:
             return ConnectionLost(f"{subject}: {foreign(repr(error))}")
-
-
-def _remedy(queue: str | None, text: str) -> str:
-    """Return what to do about the missing queue or exchange."""
-    if "no exchange" in text:
-        return _NO_EXCHANGE
-    return _NO_SIDE_QUEUE if queue is not None and _SIDE_QUEUE.search(queue) else _NO_QUEUE
 
 
 def _is_local(error: BaseException) -> bool:
@@ -130,40 +118,7 @@ def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {foreign(error)}"
 
 
-def _explain_mismatch(subject: str, queue: str | None, text: str) -> str:
-    unknown = _UNKNOWN_ARGUMENT.search(text)
-    if unknown is not None and unknown["type"] == "stream":
-        return stream_refusal(queue or "")
-    if unknown is not None:
-        return (
-            f"broker refused {subject}: {_PRECONDITION_FAILED} PRECONDITION_FAILED, "
-            f"a {unknown['type']} queue takes no {unknown['key']}.\n"
-            "  Take it out of the queue's arguments, or use another type of queue."
-        )
-    found = _INEQUIVALENT.search(text)
-    if found is None:
-        return _explain(subject, _PRECONDITION_FAILED, text)
-    if found["key"] == "x-queue-type" and _value(found["theirs"]) == "'stream'":
-        return stream_refusal(queue or "")
-    differs = (
-        f"broker refused {subject}: {_PRECONDITION_FAILED} PRECONDITION_FAILED, "
-        f"{found['key']} is {_value(found['theirs'])}, code says {_value(found['ours'])}.\n"
-    )
-    if found["key"] == "x-delivery-limit":
-        return (
-            f"{differs}  The limit keeps messages that were given back. A queue gets it when it is declared: delete "
-            "this one when it is empty, and mxworker declares it anew;\n"
-            '  or accept the existing queues with declare="passive", and raise their limit by a policy.'
-        )
-    return f'{differs}  Use Queue("{queue}", declare="passive") to accept the existing queue, or change the code.'
-
-
 def _explain(subject: str, code: int, text: str) -> str:
     found = _NAMED_CODE.match(text)
     name, details = (found["name"], found["text"]) if found else ("refused", text)
     return f"broker refused {subject}: {code} {name}, {details}."
-
-
-def _value(described: str) -> str:
-    found = _TYPED_VALUE.fullmatch(described.strip())
-    return f"'{found['value']}'" if found else described.strip()

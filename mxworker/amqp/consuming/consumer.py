@@ -303,6 +303,7 @@ class Consumer:
                     on_full=self._on_full,
                     on_too_large=self._on_too_large,
                     growth=self._growth,
+                    former=self.last_error,
                 )
         except TimeoutError:
             raise ChannelLost(f"queue '{self.queue.name}': no answer within {REPLY_DEADLINE_S:g} s") from None

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mxworker.amqp.connecting.connection import BrokerConnection
 from mxworker.amqp.consuming import topology
+from mxworker.amqp.consuming.declaring import Declaring
 from mxworker.api.queues import Queue
+from mxworker.errors import TopologyRefused
 
 
 class DeclaredQueues:
@@ -20,16 +23,23 @@ class DeclaredQueues:
         self._queues = queues
         self._done_on: BrokerConnection | None = None
         self._declaring = asyncio.Lock()
+        self._refusal: TopologyRefused | None = None
 
     async def ensure(self, connection: BrokerConnection) -> None:
         """Declare all queues once on `connection`. Raises TopologyRefused, ChannelLost or ConnectionLost."""
         async with self._declaring:
             if not self._queues or connection is self._done_on:
                 return
-            channel = await connection.channel()
-            try:
+            async with Declaring(connection) as declaring:
                 for queue in self._queues:
-                    await topology.ensure(channel, queue)
-            finally:
-                await connection.close_channel(channel)
+                    await self._ensure(declaring, queue)
             self._done_on = connection
+
+    async def _ensure(self, declaring: Declaring, queue: Queue) -> None:
+        """Declare or check a queue. Beside a queue of others nothing is needed, since no handler consumes it."""
+        needed = queue if queue.declare == "ensure" else replace(queue, dead_letter=False)
+        try:
+            await topology.ensure(declaring, needed, former=self._refusal)
+        except TopologyRefused as error:
+            self._refusal = error
+            raise

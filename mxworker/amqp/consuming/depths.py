@@ -15,14 +15,14 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import aiormq.exceptions
 from aio_pika.abc import AbstractChannel
 
 from mxworker.amqp.connecting.connection import BrokerConnection, Link
+from mxworker.amqp.connecting.library_errors import NOT_FOUND
 from mxworker.amqp.consuming import topology
 from mxworker.amqp.consuming.absent_queues import FIRST_S, MOST_S, AbsentQueues
 from mxworker.api.queues import Queue
-from mxworker.errors import BrokerError, ConnectionLost
+from mxworker.errors import BrokerError, ConnectionLost, TopologyRefused
 
 REPLY_DEADLINE_S = 10.0
 
@@ -101,7 +101,7 @@ class DepthReader:
             return None
         except BrokerError as error:
             await self.close()  # the broker has closed it
-            if isinstance(error.__cause__, aiormq.exceptions.ChannelNotFoundEntity):
+            if isinstance(error, TopologyRefused) and error.code == NOT_FOUND:
                 self._absent.note(name, now, most_s)
                 return absent
             return None

@@ -19,7 +19,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from aio_pika.abc import AbstractChannel
 
@@ -27,11 +28,13 @@ from mxworker.amqp.connecting.connection import BrokerConnection
 from mxworker.amqp.connecting.library_errors import library_errors
 from mxworker.amqp.consuming import topology
 from mxworker.amqp.consuming.byte_budget import LARGE_BODY_BYTES, ByteBudget, reserved_bytes
+from mxworker.amqp.consuming.declaring import Declaring
+from mxworker.amqp.consuming.refusals import explained
 from mxworker.amqp.protocol.acks import AckLedger
 from mxworker.amqp.protocol.frames import encode_get
 from mxworker.api.delivery import Delivery
 from mxworker.api.queues import Queue
-from mxworker.errors import BrokerError, ChannelLost, ConnectionLost
+from mxworker.errors import BrokerError, ChannelLost, ConnectionLost, TopologyRefused
 from mxworker.system.log_events import log_event
 from mxworker.system.printable import foreign
 from mxworker.wire.properties import message_id_bytes
@@ -106,6 +109,7 @@ class Subscription:
         on_full: Callable[[], None] = lambda: None,
         on_too_large: Callable[[str], None] = lambda what: None,
         growth: int = 1,
+        former: BrokerError | None = None,
     ) -> Subscription:
         """Open a channel, ensure the topology and consume. Each delivery goes to `admit`, called inside the read.
 
@@ -116,11 +120,12 @@ class Subscription:
         Raises TopologyRefused, ChannelLost or ConnectionLost.
         """
         budget = budget or ByteBudget(sys.maxsize)
-        channel = await connection.channel()
+        async with Declaring(connection) as declaring:
+            await topology.ensure(declaring, queue, retry_steps_ms, former)
+            channel = await declaring.take()
         underlay = await channel.get_underlay_channel()
         subscription = cls(connection, channel, underlay.number, queue, admit, budget, on_full, on_too_large, growth)
         try:
-            await topology.ensure(channel, queue, retry_steps_ms)
             connection.plane.register(underlay.number, subscription)
             if prefetch is not None:
                 await subscription._consume(prefetch)
@@ -141,7 +146,7 @@ class Subscription:
     async def _consume(self, prefetch: int, consumer_tag: str | None = None) -> None:
         underlay = await self._channel.get_underlay_channel()
         self.is_consumed = True
-        with library_errors(self._queue.name):
+        with self._explained(), library_errors(self._queue.name):
             # This also removes a global prefetch (rabbit_channel.erl, handle_method of basic.qos), which
             # _refuse_successor may have set: with one, a quorum queue refuses the consumer, and the whole connection
             # ends (540).
@@ -155,6 +160,13 @@ class Subscription:
             self.prefetch, self.consumer_tag = prefetch, consumed.consumer_tag
             if self._queue.type == "quorum" and self._connection.server.startswith("RabbitMQ 3."):
                 await _refuse_successor(self._channel)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except TopologyRefused as error:
+            raise explained(self._queue, (), error) from error
 
     def leave_unread(self) -> None:
         """Leave all further bodies unread, as if the budget had no room. Call this while consuming; `cancel` later."""

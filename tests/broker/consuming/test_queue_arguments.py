@@ -1,9 +1,8 @@
-"""What a queue's arguments do on a real broker, and how a queue that has others is refused."""
+"""What a queue's arguments do on a real broker."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 from pamqp import commands
@@ -11,6 +10,7 @@ from pamqp import commands
 from mxworker import Handlers, Queue
 from mxworker.amqp.connecting.connection import BrokerConnection
 from mxworker.amqp.consuming import topology
+from mxworker.amqp.consuming.declaring import Declaring
 from mxworker.brokers import BrokerUrl
 from mxworker.errors import TopologyRefused
 from tests.broker.workers import running
@@ -22,36 +22,10 @@ from tests.rabbit.node import Node
 async def ensure(url: str, queue: Queue) -> None:
     connection = await BrokerConnection.open(BrokerUrl.parse(url), "test", asyncio.get_running_loop().time() + 10)
     try:
-        await topology.ensure(await connection.channel(), queue)
+        async with Declaring(connection) as declaring:
+            await topology.ensure(declaring, queue)
     finally:
         await connection.close()
-
-
-@pytest.mark.parametrize(
-    ("parameters", "said"),
-    [
-        ({"single_active_consumer": True}, "x-single-active-consumer is none, code says 'true'"),
-        ({"max_priority": 5}, "x-max-priority is none, code says '5'"),
-        ({"arguments": {"x-max-length": 10}}, "x-max-length is none, code says '10'"),
-        ({"arguments": {"x-overflow": "reject-publish"}}, "x-overflow is none, code says 'reject-publish'"),
-        ({"dead_letter": False}, "x-dead-letter-exchange is '', code says none"),
-        ({"consumer_priority": 5}, None),
-    ],
-)
-async def test_queue_that_is_another_one_is_refused_with_what_differs_and_taken_when_that_is_asked(
-    parameters: dict[str, Any], said: str | None, node: Node, queue_name: str, admin: Client
-) -> None:
-    admin.declare_quorum(f"{queue_name}.dlq")
-    admin.declare(queue_name, arguments=Queue(queue_name, type="classic").declared_arguments())
-    wanted: dict[str, Any] = {"type": "classic", **parameters}
-    if said is None:
-        await ensure(node.url, Queue(queue_name, **wanted))
-    else:
-        with node.expect_precondition_failed(), pytest.raises(TopologyRefused) as refused:
-            await ensure(node.url, Queue(queue_name, **wanted))
-        assert str(refused.value).startswith(f"broker refused queue '{queue_name}': 406 PRECONDITION_FAILED, {said}.\n")
-    await ensure(node.url, Queue(queue_name, **wanted, declare="passive"))
-    await ensure(node.url, Queue(queue_name, **wanted, declare="off"))
 
 
 async def test_declared_with_all_its_arguments_a_queue_is_found_again(broker_url: str, queue_name: str) -> None:

@@ -471,6 +471,12 @@ def test_batch_of_the_wrong_type_is_told(option: str, text: str, app: App) -> No
         ('Queue("q", bind=[("shop", 5)])', "bind is a list of pairs"),
         ('Queue("q", bind={"shop": "orders"})', "bind is a list of pairs"),
         ('Queue("q", bind=None)', "bind is a list of pairs"),
+        ('Queue("q", bind=[("", "q")])', 'every queue is bound to the default exchange "" by its name'),
+        (
+            'Queue("q", bind=[("shop", "a")], declare="off")',
+            'it makes no bindings. Leave bind out, or write declare="p',
+        ),
+        ('Queue("amq.orders")', "names that begin with 'amq.' are the broker's own"),
         ('Queue("q", arguments=[1])', "queue 'q': arguments are a dict"),
         ('Queue("q", arguments={"x-a": object()})', "queue 'q': its arguments cannot be sent"),
         ('Queue("q", arguments={"x-a": 2**70})', "queue 'q': its arguments cannot be sent"),
