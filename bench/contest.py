@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,10 @@ _LOOK_S = 0.02
 _STOP_S = 20.0
 _SETTLED_S = 5.0
 _SHOWN_CHARACTERS = 600
+
+
+Report = dict[str, float]
+"""What a program reports, see `bench.contenders`."""
 
 
 def contest(name: str, title: str, job: Job, contenders: Iterable[Contender], on_wire: bool = False) -> Scenario:
@@ -90,8 +94,16 @@ class Contestant:
             client.delete(queue)
 
 
-def run(programs: Programs, job: Job, place: Place) -> dict[str, float]:
+def run(programs: Programs, job: Job, place: Place) -> Report:
     """Start the program, wait for its report, end it, and return the report. Raises Failed."""
+    with running(programs, job, place) as wait:
+        return wait()
+
+
+@contextmanager
+def running(programs: Programs, job: Job, place: Place) -> Iterator[Callable[[], Report]]:
+    """Run a program while the block runs, and yield a function that waits for its report, which may raise Failed."""
+    place.folder.mkdir(exist_ok=True)
     report, log = place.folder / "report.json", place.folder / "log.txt"
     environment = {
         **os.environ,
@@ -111,15 +123,13 @@ def run(programs: Programs, job: Job, place: Place) -> dict[str, float]:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        try:
-            _await(report, process, log)
-        finally:
-            _end(process, gently=report.exists())
-    found: dict[str, float] = json.loads(report.read_text(encoding="utf-8"))
-    return found
+    try:
+        yield lambda: _await(report, process, log)
+    finally:
+        _end(process, gently=report.exists())
 
 
-def _await(report: Path, process: subprocess.Popen[bytes], log: Path) -> None:
+def _await(report: Path, process: subprocess.Popen[bytes], log: Path) -> Report:
     deadline = time.monotonic() + _DEADLINE_S
     while not report.exists():
         code = process.poll()
@@ -128,6 +138,8 @@ def _await(report: Path, process: subprocess.Popen[bytes], log: Path) -> None:
         if time.monotonic() > deadline:
             raise Failed(f"it did not report within {_DEADLINE_S:g} s: {_end_of(log)}")
         time.sleep(_LOOK_S)
+    found: Report = json.loads(report.read_text(encoding="utf-8"))
+    return found
 
 
 def _end(process: subprocess.Popen[bytes], gently: bool) -> None:
@@ -164,7 +176,7 @@ def check_counts(counts: Counts, job: Job) -> None:
         raise Failed(f"after {job.messages} messages the server has counted {counts}")
 
 
-def measures(job: Job, report: dict[str, float]) -> Measures:
+def measures(job: Job, report: Report) -> Measures:
     """Return what the report of a program says about each message."""
     found = {
         "rate": job.messages / report["wall_s"],

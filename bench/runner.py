@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.contenders import Unavailable
 from bench.report.results import EntryResult, ScenarioResult
-from bench.scenario import Entry, Failed, Measures, Place, Scenario
+from bench.scenario import Entry, Measures, Place, Scenario
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +75,9 @@ def _take_round(scenario: Scenario, progress: _Progress, number: int, plan: Plan
         place = Place(Path(folder), plan.scale, plan.broker_url, profile, plan.profile_kind)
         try:
             taken = progress.entry.measure(place)
-        except (Failed, Unavailable) as error:
-            progress.failure, progress.is_available = str(error), isinstance(error, Failed)
+        except Exception as error:  # whatever it is, the other entries still run, and the report shows it
+            progress.failure = str(error) or repr(error)
+            progress.is_available = not isinstance(error, Unavailable)
             plan.say(f"  round {number}  {name:<28} {progress.result().how_it_ended}: {error}")
             return
     progress.rounds.append(taken)

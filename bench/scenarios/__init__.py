@@ -5,5 +5,7 @@ from __future__ import annotations
 from bench.scenario import Scenario
 from bench.scenarios.consuming import CONSUMING
 from bench.scenarios.publishing import PUBLISHING
+from bench.scenarios.serving import SERVING
+from bench.scenarios.steady import STEADY
 
-SCENARIOS: tuple[Scenario, ...] = (*CONSUMING, *PUBLISHING)
+SCENARIOS: tuple[Scenario, ...] = (*CONSUMING, *PUBLISHING, *STEADY, *SERVING)
