@@ -157,9 +157,9 @@ class Subscription:
                 arguments=self._queue.consumer_arguments(),
                 consumer_tag=consumer_tag,
             )
-            self.prefetch, self.consumer_tag = prefetch, consumed.consumer_tag
             if self._queue.type == "quorum" and self._connection.server.startswith("RabbitMQ 3."):
                 await _refuse_successor(self._channel)
+        self.prefetch, self.consumer_tag = prefetch, consumed.consumer_tag
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
