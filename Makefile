@@ -1,7 +1,7 @@
 # `make` lists the targets. Every target prepares what it needs; a second run is quick.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos bench lint docs clean rabbitmq systemd prometheus chromium clients
+.PHONY: help demo test chaos bench lint docs clean rabbitmq systemd prometheus chromium clients golang rivals
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
@@ -33,7 +33,7 @@ test: $(READY) ## Check style and types, then run all tests, those of guarantees
 chaos: $(READY) rabbitmq systemd prometheus chromium clients ## Run the fault and guarantee tests in full (long)
 	@$(BIN)/python -m pytest tests/chaos tests/broker tests/fork --full
 
-bench: $(VENV)/bench rabbitmq ## Measure mxworker beside other clients (NAME=consume: only what starts so; ARGS=--help: more)
+bench: $(VENV)/bench rabbitmq rivals ## Measure mxworker beside other clients (NAME=consume: only what starts so; ARGS=--help: more)
 	@$(BIN)/python -m bench $(NAME) $(ARGS)
 
 lint: $(READY) ## Check style, formatting and types
@@ -88,7 +88,14 @@ chromium:
 	@command -v chromium >/dev/null || { tests/apt-install.sh fonts-dejavu-core && tests/apt-install.sh chromium; } || true
 
 # Clients in Go and JavaScript are tested on the embedded broker. Without their languages those tests are skipped.
-clients:
+clients: golang
+	@command -v npm >/dev/null || tests/apt-install.sh npm || true
+
+golang:
 	@test -d /usr/share/gocode/src/github.com/rabbitmq/amqp091-go || tests/apt-install.sh golang-github-rabbitmq-amqp091-go-dev || true
 	@command -v go >/dev/null || tests/apt-install.sh golang-go || true
-	@command -v npm >/dev/null || tests/apt-install.sh npm || true
+
+# The clients in Go and C that `bench` compares with; it says which is missing.
+rivals: golang
+	@command -v cc >/dev/null || { tests/apt-install.sh libc6-dev && tests/apt-install.sh gcc; } || true
+	@test -e /usr/include/amqp.h || tests/apt-install.sh librabbitmq-dev || true

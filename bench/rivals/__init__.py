@@ -1,8 +1,5 @@
-"""The contenders that are not mxworker: `CONTENDERS` lists them. A module makes each of them ready."""
+"""The contenders that are not mxworker. `contenders.py` lists them, and a folder for each has its programs.
 
-from __future__ import annotations
-
-from bench.contenders import Contender
-from bench.rivals.aio_pika import AIO_PIKA
-
-CONTENDERS: tuple[Contender, ...] = (AIO_PIKA,)
+Each is set up as its own documentation recommends for throughput; its program names the page. The programs of Python
+clients run in an environment of their own, which has what `requirements.txt` says.
+"""

@@ -16,7 +16,8 @@ from bench.ours.contenders import (
     WITH_MIDDLEWARE,
     WITHOUT_METRICS,
 )
-from bench.rivals import CONTENDERS
+from bench.rivals.contenders import CONTENDERS
+from bench.rivals.libraries import AIORMQ
 from bench.scenario import Scenario
 
 MESSAGES = 30_000
@@ -35,7 +36,7 @@ CONSUMING: tuple[Scenario, ...] = (
         "wire-consume",
         "consume from a server that is only the wire, 1,000 at once",
         Job(Work.CONSUME, 2 * MESSAGES),
-        (MXWORKER, ON_313, IN_BATCHES, *fast(CONTENDERS)),
+        (MXWORKER, ON_313, IN_BATCHES, *fast(CONTENDERS), AIORMQ),
         on_wire=True,
     ),
     contest(

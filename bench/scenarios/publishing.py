@@ -5,7 +5,8 @@ from __future__ import annotations
 from bench.contenders import Job, Work
 from bench.contest import contest
 from bench.ours.contenders import MXWORKER, ON_313, ON_ASYNCIO
-from bench.rivals import CONTENDERS
+from bench.rivals.contenders import CONTENDERS
+from bench.rivals.libraries import AIORMQ
 from bench.scenario import Scenario
 from bench.scenarios.consuming import fast
 
@@ -19,7 +20,7 @@ PUBLISHING: tuple[Scenario, ...] = (
         "wire-publish",
         "publish to a server that is only the wire, at most 1,000 unconfirmed",
         Job(Work.PUBLISH, 2 * MESSAGES),
-        (MXWORKER, ON_313, *fast(CONTENDERS)),
+        (MXWORKER, ON_313, *fast(CONTENDERS), AIORMQ),
         on_wire=True,
     ),
     *(

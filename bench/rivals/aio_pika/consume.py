@@ -1,15 +1,11 @@
-"""Plain aio-pika, consuming as in its documentation."""
+"""Consume as https://docs.aio-pika.com/rabbitmq-tutorial/2-work-queues.html shows: a callback that acks."""
 
-from __future__ import annotations
-
-import asyncio
 import json
-import signal
 
 import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
 
-from bench.client import job
+from bench.client import job, loops
 from bench.client.stopwatch import Stopwatch
 
 stopwatch = Stopwatch()
@@ -24,15 +20,13 @@ async def consume(message: AbstractIncomingMessage) -> None:
 
 async def main() -> None:
     """Consume until SIGTERM."""
-    stopped = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    connection = await aio_pika.connect(job.URL)
-    async with connection:
+    async with await aio_pika.connect(job.URL) as connection:
         channel = await connection.channel()
-        await channel.set_qos(prefetch_count=job.PREFETCH)
+        if job.PREFETCH:
+            await channel.set_qos(prefetch_count=job.PREFETCH)
         queue = await channel.get_queue(job.QUEUE)
         await queue.consume(consume)
-        await stopped.wait()
+        await loops.until_stopped()
 
 
-asyncio.run(main())
+loops.run(main())

@@ -1,0 +1,1 @@
+"""aio-pika, used as its documentation shows: https://docs.aio-pika.com/quick-start.html."""
