@@ -193,7 +193,7 @@ async def _serve(
             await _wind_down()
         end.deadline, end.has_stuck_threads = service.drain_deadline, service.has_running_handlers
     if service.failure is not None:
-        slot.write_note(_explain(settings, service.failure, service.was_connected))
+        slot.write_note(failure_at_start(settings, service.failure, service.was_connected))
     return code
 
 
@@ -215,7 +215,7 @@ async def _wind_down() -> None:
         await asyncio.wait(left, timeout=_WIND_DOWN_S)
 
 
-def _explain(settings: Consumption, failure: BrokerError | AppLoadError, was_connected: bool) -> str:
+def failure_at_start(settings: Consumption, failure: BrokerError | AppLoadError, was_connected: bool) -> str:
     """Return the text for a start that failed. `was_connected` is whether there was ever a connection."""
     brokers = foreign(settings.brokers)
     waited = f"(tried for {format_duration(settings.connect_wait_s)})"
