@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bench.contenders import Contender, Job, Work, declare
 from bench.contest import QUEUE, prepared, run, running
 from bench.ours.contenders import MXWORKER, ON_313, ON_ASYNCIO
-from bench.rivals import CONTENDERS
+from bench.rivals.contenders import CONTENDERS
 from bench.scenario import Measures, Place, Scenario
 from bench.scenarios.consuming import fast
 from tests.harness.waiting import wait_until
