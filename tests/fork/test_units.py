@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mxworker.errors import ExitCode
+from tests.harness.pages import blocks
 from tests.harness.repository import REPOSITORY
 
 UNITS = sorted((REPOSITORY / "systemd").glob("*.service"))
@@ -73,3 +74,17 @@ def test_the_template_differs_in_what_the_instance_names_alone() -> None:
     of_one, of_many = (settings(unit) for unit in UNITS)
     differing = {name for name in of_one.keys() | of_many.keys() if of_one.get(name) != of_many.get(name)}
     assert differing == {"Description", "EnvironmentFile", "LoadCredential", "Environment", "RuntimeDirectory"}
+
+
+def test_systemd_takes_the_changes_of_the_page(analyze: str, tmp_path: Path) -> None:
+    """The change of a unit in docs/how-to/systemd.md."""
+    (change,) = (block for block in blocks(REPOSITORY / "docs" / "how-to" / "systemd.md") if block.language == "ini")
+    unit = tmp_path / "mxworker.service"
+    unit.write_text(UNITS[0].read_text().replace(INSTALLED, sys.executable))
+    (tmp_path / "mxworker.service.d").mkdir()
+    (tmp_path / "mxworker.service.d" / "override.conf").write_text(change.text)
+    verified = subprocess.run(
+        [analyze, "verify", "--recursive-errors=no", unit], capture_output=True, text=True, check=False
+    )
+    complaints = [line for line in (verified.stdout + verified.stderr).splitlines() if "mxworker" in line]
+    assert (verified.returncode, complaints) == (0, [])

@@ -46,12 +46,10 @@ def check_yaml(text: str) -> None:
 
 def command_lines(value: Any) -> Iterator[list[str]]:
     """Yield the lists in a document that are arguments of mxworker."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        if value and value[0] in ("mxworker", "run", "status"):
-            yield [str(word) for word in value]
-        for inner in value:
+    if isinstance(value, list) and value and value[0] in ("mxworker", "run", "status"):
+        yield [str(word) for word in value]
+    elif isinstance(value, list | dict):
+        for inner in value.values() if isinstance(value, dict) else value:
             yield from command_lines(inner)
 
 

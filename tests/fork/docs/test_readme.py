@@ -8,12 +8,14 @@ from pathlib import Path
 
 from tests.harness.pages import TESTED_BY, blocks
 from tests.harness.repository import REPOSITORY
+from tests.harness.scales import FULL_ONLY
 from tests.harness.shell import Shell
 from tests.harness.shown import sessions, shows
 
 README = REPOSITORY / "README.md"
 
 
+@FULL_ONLY
 def test_first_program_shows_what_the_readme_says(tmp_path: Path) -> None:
     program, console = (block for block in blocks(README) if block.language == "python" or TESTED_BY in block.marks)
     ((command, shown),) = sessions(console.text)
