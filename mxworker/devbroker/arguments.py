@@ -19,6 +19,7 @@ MAX_PRIORITY = 255
 _DLX, _DLX_KEY = "x-dead-letter-exchange", "x-dead-letter-routing-key"
 _OF_CLASSIC_ONLY = ("x-max-priority", "x-queue-mode", "x-queue-version")
 _OF_QUORUM_ONLY = ("x-delivery-limit", "x-dead-letter-strategy", "x-quorum-initial-group-size")
+_OF_STREAM_ONLY = ("x-max-age", "x-stream-max-segment-size-bytes", "x-initial-cluster-size")
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def _overflow(kind: str, asked: str) -> str:
 
 
 def _refuse_of_other_kind(where: str, kind: str, arguments: Mapping[str, Any]) -> None:
-    for name in _OF_CLASSIC_ONLY if kind == QUORUM else _OF_QUORUM_ONLY:
+    for name in (*(_OF_CLASSIC_ONLY if kind == QUORUM else _OF_QUORUM_ONLY), *_OF_STREAM_ONLY):
         if name in arguments:
             raise precondition_failed(f"invalid arg '{name}' for {where} of queue type rabbit_{kind}_queue")
 
