@@ -15,12 +15,15 @@ from types import ModuleType
 from typing import Any
 
 from mxworker.api.compilation import Handler
-from mxworker.api.handlers import Handlers, compile_handlers
+from mxworker.api.handlers import Handlers, compile_handlers, settings_in
 from mxworker.config.overrides import NO_OVERRIDES, Overrides
+from mxworker.config.process import Consumption
 from mxworker.errors import AppLoadError, ConfigError
+from mxworker.payloads.compression import compression_of
 from mxworker.system.foreign_errors import type_name
 from mxworker.system.printable import foreign
 from mxworker.worker.app_errors import (
+    faults_told,
     import_failure,
     is_taken,
     mistaken_for,
@@ -57,6 +60,21 @@ def load(app: str, app_dir: str | None, may_be_insecure: bool = False) -> Handle
         _check_name(app, target, attribute, folder)
         module = _import_module(target, attribute, folder)
     return _pick(module, target, attribute, folder)
+
+
+def prepare(settings: Consumption) -> tuple[Handlers, Consumption, tuple[Handler, ...]]:
+    """Load the application, and return it, the settings with those of its code, and the handlers to run.
+
+    Raises AppLoadError, or ConfigError for settings that do not go with the application.
+    """
+    with faults_told(settings.app):
+        application = load(settings.app, settings.app_dir, settings.may_be_insecure)
+        settings = settings.with_code(*settings_in(application))
+        compression_of(settings.publisher)  # it may need an extra
+        handlers = select(
+            application, settings.queues, settings.overrides, settings.exclude_queues, settings.queue_overrides
+        )
+    return application, settings, handlers
 
 
 def select(

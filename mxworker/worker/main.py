@@ -24,7 +24,7 @@ from types import FrameType
 from setproctitle import setproctitle
 
 from mxworker.api.compilation import Handler
-from mxworker.api.handlers import Handlers, settings_in
+from mxworker.api.handlers import Handlers
 from mxworker.board.layout import Word
 from mxworker.board.lifecycle import WorkerState
 from mxworker.board.page import Board
@@ -32,20 +32,18 @@ from mxworker.board.slot import BoardSlot
 from mxworker.config.process import Consumption
 from mxworker.config.units import format_duration
 from mxworker.errors import AppLoadError, BrokerError, ConnectionLost, CredentialsRefused, ExitCode, MxWorkerError
-from mxworker.payloads.compression import compression_of
 from mxworker.system.at_exit import finish
 from mxworker.system.forks import Forks, end_fork
 from mxworker.system.log import add_facts, keep_telling
 from mxworker.system.log_events import log_event
 from mxworker.system.printable import foreign
-from mxworker.worker.app_errors import faults_told
 from mxworker.worker.assembly import assemble
 from mxworker.worker.blocking import blocker_of
 from mxworker.worker.directives import apply_log_level
 from mxworker.worker.dump import dump, dump_stack, tell_blocked
 from mxworker.worker.handling.handler_runner import HandlerRunner
 from mxworker.worker.handling.message_facts import message_facts
-from mxworker.worker.loading import load, select
+from mxworker.worker.loading import prepare
 from mxworker.worker.loops import new_loop
 from mxworker.worker.profiling.profiler import Profiler
 from mxworker.worker.user_metrics import keep_user_metrics
@@ -100,17 +98,7 @@ def _live(settings: Consumption, board: Board, number: int, end: _End) -> int:
     if settings.metrics_directory is not None:
         keep_user_metrics(settings.metrics_directory, str(number))
     try:
-        with faults_told(settings.app):
-            application = load(settings.app, settings.app_dir, settings.may_be_insecure)
-            settings = settings.with_code(*settings_in(application))
-            compression_of(settings.publisher)  # it may need an extra
-            handlers = select(
-                application,
-                settings.queues,
-                settings.overrides,
-                settings.exclude_queues,
-                settings.queue_overrides,
-            )
+        application, settings, handlers = prepare(settings)
     except MxWorkerError as error:
         slot.write_note(f"Error: {error}")
         slot.write_state(WorkerState.STOPPED)
