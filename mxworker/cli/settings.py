@@ -112,11 +112,15 @@ def url_source(flags: dict[str, Any]) -> str | None:
 def checked_brokers(ctx: click.Context, flags: dict[str, Any]) -> Brokers:
     """Check the settings of the broker and return them. Raises ConfigError."""
     brokers = _brokers(flags, ctx.info_name or "run")
-    is_typed = sources.rank(_URL) is Rank.FLAG
-    if is_typed and any(map(has_password, flags["broker_url"])):
+    if is_password_typed(flags):
         text = "a password on the command line is visible to others; %s names a file to read it from"
         log.warning(text, URL_FILE, extra=log_event("password_on_command_line"))
     return brokers
+
+
+def is_password_typed(flags: Mapping[str, Any]) -> bool:
+    """Tell whether the command line has a password of the broker, which other users see."""
+    return sources.rank(_URL) is Rank.FLAG and any(map(has_password, flags["broker_url"]))
 
 
 def warn_of_root() -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from mxworker.cli.asking import fail
 from mxworker.cli.config import sources
-from mxworker.cli.config.options import BY_KEY, LEAVES, options_of
+from mxworker.cli.config.options import LEAVES, options_of
 from mxworker.cli.config.sources import configuration_options
 from mxworker.cli.help import Command, Group
-from mxworker.config.leaf import Leaf
 from mxworker.errors import ConfigError, ExitCode
 from mxworker.system.printable import foreign
 
@@ -40,15 +38,17 @@ def config() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def show(as_json: bool, **flags: Any) -> None:
     """Print every setting with its value and its source."""
+    from mxworker.cli.config.rows import rows_of
+
     try:
         sources.check()
     except ConfigError as error:
         fail(str(error), ExitCode.USAGE)
-    rows = list(_rows(flags))
+    rows = list(rows_of(flags))
     if as_json:
-        click.echo(json.dumps([{"key": key, "value": value, "source": source} for key, value, source in rows]))
+        click.echo(json.dumps([row.as_fields() for row in rows]))
         return
-    shown = [(foreign(key), foreign("-" if value is None else value), foreign(source)) for key, value, source in rows]
+    shown = [(foreign(row.key), foreign("-" if row.value is None else row.value), foreign(row.source)) for row in rows]
     widths = [max(len(row[column]) for row in shown) for column in (0, 1)]
     for key, value, source in shown:
         click.echo(f"{key:<{widths[0]}}  {value:<{min(widths[1], 40)}}  {source}")
@@ -64,30 +64,3 @@ def defaults() -> None:
     from mxworker.cli.config.defaults import defaults as text
 
     click.echo(text(), nl=False)
-
-
-def _rows(flags: dict[str, Any]) -> Iterator[tuple[str, str | None, str]]:
-    """Yield key, value and source of each setting; the value is None when there is none."""
-    for leaf in LEAVES:
-        yield leaf.key, _shown(leaf, flags[leaf.name]), sources.source_of(leaf)
-    for document in sources.sources().documents:
-        for queue, values in document.queues.items():
-            for key, value in values.items():
-                place = document.place_of("queues", queue, key)
-                yield f'queues."{queue}".{key}', BY_KEY[key].kind.write(value), place
-
-
-def _shown(leaf: Leaf, value: Any) -> str | None:
-    if leaf.is_secret and value:
-        return leaf.kind.write(tuple(map(_masked, value)))
-    text = leaf.text_of(value)
-    return f"({leaf.unset})" if text is None and leaf.unset else text
-
-
-def _masked(url: str) -> str:
-    from mxworker.brokers import BrokerUrl
-
-    try:
-        return str(BrokerUrl.parse(url))
-    except ConfigError:
-        return "***"
