@@ -11,6 +11,7 @@ import click
 
 from mxworker import __version__
 from mxworker.cli.broker import broker
+from mxworker.cli.check.command import check
 from mxworker.cli.config.command import config
 from mxworker.cli.ctl import ctl, status
 from mxworker.cli.dev.command import dev
@@ -37,5 +38,5 @@ def main() -> None:
     """Run a service of several worker processes that consume queues of RabbitMQ."""
 
 
-for command in (run, dev, status, top, ctl, publish, dlq, config, broker):
+for command in (run, dev, check, status, top, ctl, publish, dlq, config, broker):
     main.add_command(command)

@@ -23,10 +23,10 @@ _NAME = "mxworker dlq"
 
 
 @asynccontextmanager
-async def connected(brokers: Brokers, wait_s: float) -> AsyncIterator[BrokerConnection]:
+async def connected(brokers: Brokers, wait_s: float, name: str = _NAME) -> AsyncIterator[BrokerConnection]:
     """Connect to the first broker that answers within `wait_s` seconds, and yield the connection. Raises BrokerError.
 
-    A refusal by every broker is raised at once.
+    The broker's operator sees it under `name`. A refusal by every broker is raised at once.
     """
     loop = asyncio.get_running_loop()
     gives_up_at = loop.time() + wait_s
@@ -35,7 +35,7 @@ async def connected(brokers: Brokers, wait_s: float) -> AsyncIterator[BrokerConn
     attempt = 0
     while True:
         try:
-            connection = await dialler.dial(_NAME)
+            connection = await dialler.dial(name)
             break
         except BrokerError as error:
             verdict = dialler.rotation.verdict or error

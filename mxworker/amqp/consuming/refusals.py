@@ -64,15 +64,20 @@ class _Case:
 
     def taken_as_it_is(self) -> Queue:
         """Return the queue as `declare="passive"` takes it: with the type and the consumers that the broker has."""
-        differences = {difference.key: difference for difference in self.differences_of(self.queue.name)}
-        kept = {key: value for key, value in self.queue.arguments.items() if key in _READ_ARGUMENTS}
-        queue = replace(self.queue, max_priority=None, declare="passive", arguments={})
-        if "x-queue-type" in differences:
-            is_quorum = differences["x-queue-type"].value == "quorum"
-            queue = replace(queue, type="quorum" if is_quorum else "classic")
-        if "x-single-active-consumer" in differences:
-            queue = replace(queue, single_active_consumer=bool(differences["x-single-active-consumer"].value))
-        return replace(queue, arguments={key: value for key, value in kept.items() if key not in differences})
+        return taken_as_it_is(self.queue, self.differences_of(self.queue.name))
+
+
+def taken_as_it_is(wanted: Queue, found: Sequence[Difference]) -> Queue:
+    """Return a queue as `declare="passive"` takes it: with the type and the consumers that the broker has."""
+    differences = {difference.key: difference for difference in found}
+    kept = {key: value for key, value in wanted.arguments.items() if key in _READ_ARGUMENTS}
+    queue = replace(wanted, max_priority=None, declare="passive", arguments={})
+    if "x-queue-type" in differences:
+        is_quorum = differences["x-queue-type"].value == "quorum"
+        queue = replace(queue, type="quorum" if is_quorum else "classic")
+    if "x-single-active-consumer" in differences:
+        queue = replace(queue, single_active_consumer=bool(differences["x-single-active-consumer"].value))
+    return replace(queue, arguments={key: value for key, value in kept.items() if key not in differences})
 
 
 def _text(case: _Case, refused: TopologyRefused) -> str | None:

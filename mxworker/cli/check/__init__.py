@@ -1,0 +1,1 @@
+"""`mxworker check`: what an application would run and declare, and what is wrong with it, before it is started."""
