@@ -19,6 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bench.contenders import Unavailable
+from bench.contest import Contestant
 from bench.machine import facts
 from bench.report.goals import State, load, verdicts
 from bench.report.pages import put_table, report
@@ -34,6 +35,8 @@ from tests.rabbit.lent import lent_broker
 from tests.rabbit.node import NodeError
 
 RESULTS = Path(__file__).with_name("results")
+PROFILES = RESULTS / "profiles"
+SETTINGS_HELP = "change all jobs: messages, queue_type, body_bytes, concurrency, prefetch, window or rate"
 ROUNDS = 5
 USAGE = 2
 
@@ -42,7 +45,7 @@ def main() -> int:
     """Run what the command line asks for."""
     options = parser().parse_args()
     try:
-        scenarios = [narrowed(each, options.only) for each in chosen(SCENARIOS, options.names)]
+        scenarios = [narrowed(each, options.only, options.settings) for each in chosen(SCENARIOS, options.names)]
     except ValueError as error:
         print(error, file=sys.stderr)
         return USAGE
@@ -53,12 +56,21 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the broker is stopped
     with ExitStack() as stack:
         broker_url = starter(stack)
-        plan = Plan(options.rounds, options.scale, broker_url, functools.partial(print, flush=True))
+        say = functools.partial(print, flush=True)
+        plan = Plan(options.rounds, options.scale, broker_url, say, PROFILES, options.profile)
         found = facts(broker_url) | {"rounds": options.rounds, "scale": options.scale}
         measured = Run(found, tuple(run(scenario, plan) for scenario in scenarios))
-    is_complete = not options.names and not options.only and options.scale == 1.0 and options.rounds >= ROUNDS
-    publish(measured, is_complete)
+    if options.profile:
+        print(f"\nThe profiles are in {PROFILES}.")
+    else:
+        publish(measured, is_complete(options))
     return 0
+
+
+def is_complete(options: argparse.Namespace) -> bool:
+    """Whether a run measures everything as it should be measured."""
+    changed = options.names or options.only or options.settings
+    return not changed and options.scale == 1.0 and options.rounds >= ROUNDS
 
 
 def publish(measured: Run, is_complete: bool) -> None:
@@ -84,13 +96,22 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--list", action="store_true", help="list the scenarios with their entries, and end")
     made.add_argument("--rounds", type=int, default=ROUNDS)
     made.add_argument("--scale", type=float, default=1.0, help="multiply every number of messages by this")
+    kinds = made.add_mutually_exclusive_group()
+    for kind, what in (("cpu", "where the CPU time goes"), ("memory", "what is allocated and not freed")):
+        text = f"write {what} into {PROFILES}, for each program in Python; the figures of the run are worth nothing"
+        kinds.add_argument(f"--profile-{kind}", dest="profile", action="store_const", const=kind, default="", help=text)
+    made.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings", help=SETTINGS_HELP)
     made.add_argument("--only", action="append", default=[], metavar="ENTRY", help="run only entries of this name")
     return made
 
 
-def narrowed(scenario: Scenario, only: list[str]) -> Scenario:
-    """Return the scenario with the entries of these names alone; with all for an empty list."""
-    entries = tuple(entry for entry in scenario.entries if not only or entry.name in only)
+def narrowed(scenario: Scenario, only: list[str], settings: list[str]) -> Scenario:
+    """Return the scenario with the entries of these names alone, or with all for an empty list, and with other jobs.
+
+    Raises ValueError for a setting that there is not.
+    """
+    kept = (entry for entry in scenario.entries if not only or entry.name in only)
+    entries = tuple(entry.changed(settings) if isinstance(entry, Contestant) else entry for entry in kept)
     return dataclasses.replace(scenario, entries=entries)
 
 

@@ -17,14 +17,27 @@ The report is JSON in the file BENCH_REPORT, written under another name and rena
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bench.client.payload import payload
 from tests.rabbit.client import Client
+
+SETTABLE: Mapping[str, Callable[[str], Any]] = {
+    "messages": int,
+    "queue_type": str,
+    "body_bytes": int,
+    "concurrency": int,
+    "prefetch": int,
+    "window": int,
+    "rate": float,
+}
+"""The fields of a job that the command line may change."""
 
 
 class Unavailable(Exception):
@@ -56,6 +69,13 @@ class Job:
     queue: str = ""
     target: str = ""
     """The queue that a relay publishes to."""
+
+    def changed(self, settings: Iterable[str]) -> Job:
+        """Return the job with settings such as "window=100" in place of its own. Raises ValueError for another one."""
+        texts = {name: text for name, _, text in (setting.partition("=") for setting in settings)}
+        if unknown := texts.keys() - SETTABLE.keys():
+            raise ValueError(f"{', '.join(unknown)} cannot be set; these can: {', '.join(SETTABLE)}")
+        return dataclasses.replace(self, **{name: SETTABLE[name](text) for name, text in texts.items()})
 
     def environment(self, report: Path) -> dict[str, str]:
         """Return the job as variables: BENCH_WORK, BENCH_URL, BENCH_QUEUE_TYPE and so on."""

@@ -64,6 +64,10 @@ class Contestant:
         """Install or compile the contender's programs."""
         return prepared(self.contender).version
 
+    def changed(self, settings: Iterable[str]) -> Contestant:
+        """Return the contestant with `settings` such as "window=100" in its job. Raises ValueError for another one."""
+        return dataclasses.replace(self, job=self.job.changed(settings))
+
     def measure(self, place: Place) -> Measures:
         """Let the contender do its job once, with fresh queues."""
         messages = max(1, round(place.scaled(self.job.messages) * self.contender.share))
@@ -111,7 +115,7 @@ def running(programs: Programs, job: Job, place: Place) -> Iterator[Callable[[],
         **programs.environment,
         **job.environment(report),
     }
-    if place.profile is not None:
+    if place.profile_kind:
         environment |= {"BENCH_PROFILE": str(place.profile), "BENCH_PROFILE_KIND": place.profile_kind}
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +22,7 @@ class Plan:
     scale: float
     broker_url: Callable[[], str]
     say: Callable[[str], None]
-    profiles: Path | None = None
+    profiles: Path = Path(os.devnull)
     profile_kind: str = ""
 
 
@@ -70,7 +72,9 @@ def _prepared(entry: Entry, plan: Plan) -> _Progress:
 
 def _take_round(scenario: Scenario, progress: _Progress, number: int, plan: Plan) -> None:
     name = progress.entry.name
-    profile = plan.profiles and plan.profiles / f"{scenario.name}-{name.replace(' ', '-')}-{number}.txt"
+    if plan.profile_kind:
+        plan.profiles.mkdir(parents=True, exist_ok=True)
+    profile = plan.profiles / f"{scenario.name}-{re.sub('[^a-z0-9]+', '-', name.lower())}-{number}.txt"
     with tempfile.TemporaryDirectory(prefix="mxworker-bench-", ignore_cleanup_errors=True) as folder:
         place = Place(Path(folder), plan.scale, plan.broker_url, profile, plan.profile_kind)
         try:

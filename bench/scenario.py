@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +53,8 @@ class Place:
     """Every number of messages is multiplied by it."""
     broker_url: Callable[[], str]
     """Returns the URL of a RabbitMQ, and starts one when it is first called. Raises Unavailable."""
-    profile: Path | None = None
-    """Where an entry of ours writes its profile in this round, if one is wanted."""
+    profile: Path = Path(os.devnull)
+    """Where a program in Python writes its profile of this round, if one is wanted."""
     profile_kind: str = ""
     """What is profiled: "cpu", "memory" or nothing."""
 

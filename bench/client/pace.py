@@ -8,15 +8,19 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from bench.client import job
+from bench.client.profiling import Profiling
 
 Publish = Callable[[], Awaitable[object]]
 
 
 async def run(publish: Publish) -> None:
     """Publish as the job asks, and report. `publish` returns an awaitable of the confirm."""
+    profiling = Profiling()
+    profiling.begin()
     wall_s, cpu_s = time.monotonic(), job.cpu_s()
     late_ms = await (open_loop(publish, job.MESSAGES, job.RATE) if job.RATE else closed_loop(publish))
     report = {"wall_s": time.monotonic() - wall_s, "cpu_s": job.cpu_s() - cpu_s}
+    profiling.end()
     job.report(report | percentiles(late_ms))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from bench.client import job
+from bench.client.profiling import Profiling
 
 
 class Stopwatch:
@@ -16,11 +17,15 @@ class Stopwatch:
         self._counted = 0
         self._wall_s = 0.0
         self._cpu_s = 0.0
+        self._profiling = Profiling()
 
     def count(self) -> None:
         """Count one handled message. Handlers in several threads need a lock around it."""
         if self._counted == 0:
+            self._profiling.begin()
             self._wall_s, self._cpu_s = time.monotonic(), job.cpu_s()
         self._counted += 1
         if self._counted == self._expected:
-            job.report({"wall_s": time.monotonic() - self._wall_s, "cpu_s": job.cpu_s() - self._cpu_s})
+            wall_s, cpu_s = time.monotonic() - self._wall_s, job.cpu_s() - self._cpu_s
+            self._profiling.end()
+            job.report({"wall_s": wall_s, "cpu_s": cpu_s})
