@@ -56,10 +56,9 @@ class Channel:
 
 
 class Connection:
-    """One client."""
+    """One client, without its socket."""
 
-    def __init__(self, sock: socket.socket, answers: dict[Key, bytes], counts: Counts, queue: bytes) -> None:
-        self.sock = sock
+    def __init__(self, answers: dict[Key, bytes], counts: Counts, queue: bytes) -> None:
         self.out = b""
         self._answers = answers
         self._counts = counts
@@ -168,7 +167,7 @@ def serve(listening: socket.socket, answers: dict[Key, bytes], counts: Counts, q
     poll = select.poll()
     poll.register(0, select.POLLHUP)
     poll.register(listening, select.POLLIN)
-    connections: dict[int, Connection] = {}
+    connections: dict[int, tuple[socket.socket, Connection]] = {}
     while True:
         for fd, events in poll.poll():
             if fd == 0:
@@ -177,26 +176,26 @@ def serve(listening: socket.socket, answers: dict[Key, bytes], counts: Counts, q
                 sock, _ = listening.accept()
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.setblocking(False)
-                connections[sock.fileno()] = Connection(sock, answers, counts, queue)
+                connections[sock.fileno()] = sock, Connection(answers, counts, queue)
                 poll.register(sock, select.POLLIN)
-            elif not _turn(connections[fd], events):
+            elif not _turn(*connections[fd], events):
                 poll.unregister(fd)
-                connections.pop(fd).sock.close()
+                connections.pop(fd)[0].close()
             else:
-                poll.modify(fd, select.POLLIN | (select.POLLOUT if connections[fd].out else 0))
+                poll.modify(fd, select.POLLIN | (select.POLLOUT if connections[fd][1].out else 0))
 
 
-def _turn(connection: Connection, events: int) -> bool:
+def _turn(sock: socket.socket, connection: Connection, events: int) -> bool:
     """Read, answer and write once; False when the client has gone."""
     try:
         if events & ~select.POLLOUT:
-            data = connection.sock.recv(READ_BYTES)
+            data = sock.recv(READ_BYTES)
             if not data:
                 return False
             connection.feed(data)
         connection.deliver()
         if connection.out:
-            connection.out = connection.out[connection.sock.send(connection.out) :]
+            connection.out = connection.out[sock.send(connection.out) :]
     except BlockingIOError:
         pass
     except OSError:
