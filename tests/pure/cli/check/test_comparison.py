@@ -24,7 +24,7 @@ from mxworker.cli.check.texts import finding_text
 from mxworker.errors import ExitCode
 from tests.harness.repository import REPOSITORY
 
-PAGE = REPOSITORY / "docs" / "check.md"
+PAGE = REPOSITORY / "docs" / "how-to" / "check.md"
 THERE = FoundQueue(is_there=True, may_declare=True, is_compared=True)
 
 
@@ -43,7 +43,7 @@ def test_page_shows_a_finding_as_it_is() -> None:
     difference = Difference("x-max-length", "'500'", "'1000'", 500)
     found = FoundQueue(is_there=True, differences=(difference,), may_declare=True, is_compared=True)
     (finding,) = queue_findings(compared(queue, found))
-    assert "\n".join(finding_text(finding)) in PAGE.read_text()  # docs/check.md
+    assert "\n".join(finding_text(finding)) in PAGE.read_text()  # docs/how-to/check.md
 
 
 def test_page_lists_every_finding() -> None:
