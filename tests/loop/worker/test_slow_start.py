@@ -20,7 +20,7 @@ from mxworker.errors import BrokerError, ChannelLost, ConnectionLost, Credential
 from mxworker.worker import assembly, start_deadline
 from mxworker.worker import start as worker_start
 from mxworker.worker.assembly import assemble
-from mxworker.worker.main import _explain
+from mxworker.worker.main import failure_at_start
 from mxworker.worker.service import Service
 from tests.harness.waiting import until
 from tests.loop.amqp.fake_broker import FakeBroker, Peer, Script, answer_to
@@ -72,7 +72,7 @@ def told(service: Service, failure: BrokerError, connect_wait_s: float) -> str:
     settings = Consumption(
         app="test", brokers=Brokers.parse(["amqp://me:secret@rabbit/"]), connect_wait_s=connect_wait_s
     )
-    return _explain(settings, failure, service.was_connected)
+    return failure_at_start(settings, failure, service.was_connected)
 
 
 async def test_declaring_takes_longer_than_the_wait_for_a_connection_and_is_told(
@@ -153,7 +153,7 @@ async def test_value_that_cannot_be_sent_is_told_as_what_it_is(monkeypatch: pyte
 def test_refused_credentials_say_where_to_look() -> None:
     service_failure = CredentialsRefused("the broker refused us: 530 NOT_ALLOWED - vhost shop not found")
     settings = Consumption(app="test", brokers=Brokers.parse(["amqp://me:secret@rabbit/shop"]))
-    assert _explain(settings, service_failure, False) == (
+    assert failure_at_start(settings, service_failure, False) == (
         "Error: the broker refused us: 530 NOT_ALLOWED - vhost shop not found\n"
         "  Check user, password and virtual host in amqp://me:***@rabbit:5672/shop."
     )
