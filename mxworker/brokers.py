@@ -86,6 +86,11 @@ class BrokerUrl:
         """Whether the password and the messages cross a network in plain text."""
         return not self.is_tls and not _is_loopback(self.host)
 
+    @property
+    def is_guest_from_afar(self) -> bool:
+        """Whether RabbitMQ refuses this user, which may only connect from the broker's machine."""
+        return self.user == "guest" and not _is_loopback(self.host)
+
     def __str__(self) -> str:
         vhost = "" if self.vhost == "/" else quote(self.vhost, safe="")
         return f"{self._scheme}://{quote(self.user, safe='')}:***@{self.place}/{vhost}"
@@ -103,7 +108,10 @@ def _split(text: str, default_port: int) -> tuple[SplitResult, int]:
         parts = urlsplit(text)
         port = default_port if parts.port is None else parts.port
     except ValueError:
-        raise ConfigError(f"the broker URL cannot be read.  {_WRITE_IT_LIKE}") from None
+        raise ConfigError(
+            "the broker URL cannot be read: its port is no number from 1 to 65535, or a character before its host has "
+            f"to be escaped.  {_WRITE_IT_LIKE}"
+        ) from None
     if not port:
         raise ConfigError("the broker URL has the port 0; a port is a number from 1 to 65535.")
     if "%" in (parts.hostname or ""):

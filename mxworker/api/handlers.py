@@ -115,8 +115,14 @@ class Handlers:
         return register
 
     def _refuse_taken(self, queue: str) -> None:
-        if queue in self.queues:
-            raise ValueError(f"queue '{queue}' has a handler already; one queue has one handler")
+        for member in self._family():
+            taken = member._own_registrations.get(queue)
+            if taken is not None:
+                where = f" at {taken.site.place}" if taken.site.place else ""
+                raise ValueError(
+                    f"queue '{queue}' has a handler already, '{name_of(taken.function)}'{where}; one queue has one "
+                    "handler. Do both in one function, or give each a queue of its own"
+                )
 
     def declare(self, queue: str | Queue) -> Queue:
         """Have workers declare a queue that no handler here consumes, before they consume any queue. Return the queue.

@@ -123,4 +123,7 @@ def _other_parameters(signature: inspect.Signature) -> str:
     text = f"takes {signature}"
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values()):
         text += ", which a wrapper replaces by what it wraps with functools.wraps"
-    return f"{text}; it must take the payload and, if wanted, a Context; nothing else"
+    return (
+        f"{text}; it must take the payload and, if wanted, a Context; nothing else. "
+        "Write it like (payload: dict) or (payload: dict, ctx: Context)"
+    )

@@ -96,7 +96,7 @@ class Queue:
         object.__setattr__(self, "name", str.__str__(self.name))  # the value of an enum's member, in f-strings too
         self._check_types()
         if not self.name or len(self.dead_letter_name.encode()) > SHORT_STRING_BYTES:
-            raise ValueError(f"a queue name has 1 to 251 bytes, '{self.name}' does not")
+            raise ValueError(f"a queue name has 1 to 251 bytes, and not {len(self.name.encode())}: {self.name!r:.60}")
         for name in (self.name, *(exchange for exchange, _ in self.bind)):
             if not SENDABLE_NAME.fullmatch(name):
                 raise ValueError(f"the name {name!r} has more than letters, digits, spaces and -_.:@#,/+")

@@ -57,6 +57,14 @@ class Command(click.Command):
         self.exit_codes = exit_codes
         self.examples = examples
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line. A mistake in it that leaves something out is told with an example."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.MissingParameter as error:
+            attempt = f"\n  Try:  {self.examples[0]}" if self.examples else ""
+            raise click.UsageError(f"{error.format_message()}{attempt}", ctx) from None
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, section by section."""
         _write_options(self, ctx, formatter)

@@ -62,11 +62,15 @@ class ServiceCommand(Command):
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
+            if isinstance(error, click.NoSuchOption) and error.option_name == "--reload":
+                error = click.UsageError(
+                    "there is no option '--reload'.\n  Try:  mxworker dev APP, which reloads.", ctx
+                )
             from mxworker.system.log import is_text, set_up
 
             log_format = _format_in(given)
             if is_text(log_format):
-                raise
+                raise error from None
             set_up("error", log_format)
             _refuse(error.format_message(), error.exit_code)
 

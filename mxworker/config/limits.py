@@ -28,7 +28,7 @@ class Limits:
     )
     rss_bytes: int | None = leaf(
         None,
-        Size(),
+        Size(at_least_bytes=1024 * 1024),
         "Replace a worker that uses more memory than this. Jittered by 10 %.",
         name="max-rss",
         unset="no limit",

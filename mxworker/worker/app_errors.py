@@ -50,7 +50,7 @@ def faults_told(app: str) -> Iterator[None]:
 def import_failure(target: str, error: BaseException, folders: Iterable[Path]) -> str:
     """Return why `target` failed to import; modules are searched in `folders` first."""
     text = failure_in_app(f"'{foreign(target)}' was found but failed to import:", error)
-    hint = next((hint for folder in folders if (hint := _hint(error, folder))), "")
+    hint = next((hint for folder in folders if (hint := _hint(error, folder))), "") or _general_hint(error)
     return f"{text}\n  {hint}" if hint else text
 
 
@@ -147,6 +147,24 @@ def _hint(error: BaseException, folder: Path) -> str:
         if (other := _other(name, folder)) is not None:
             return _stands_before(name, file, other)
     return next(_standing_before(folder), "")
+
+
+def _general_hint(error: BaseException) -> str:
+    """Return what to do about a common mistake that no file explains; "" for others."""
+    text = str(error)
+    match error:
+        case SystemExit():
+            return 'A module with handlers ends nothing: put the script below  if __name__ == "__main__":'
+        case ModuleNotFoundError(name=str() as name):
+            module = foreign(name.partition(".")[0])
+            return f"Install what has '{module}' where mxworker is installed, or correct the name."
+        case ImportError() if "partially initialized module" in text:
+            return "Two modules import each other: move what both need into a third one, or import inside a function."
+        case ImportError() if text.startswith("attempted relative import with no known parent"):
+            return "A module outside of a package imports without dots, as in  from models import Order"
+        case TypeError() if text.startswith("Handlers.") and "missing 1 required positional argument" in text:
+            return "Make an object of the class first, with parentheses:  handlers = Handlers()"
+    return ""
 
 
 def _inside_of_package(folder: Path) -> str:

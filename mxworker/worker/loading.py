@@ -209,7 +209,8 @@ def _pick(module: ModuleType, target: str, attribute: str, folder: Path) -> Hand
     if registries:
         attempt = f"\n  Try:  mxworker run {target}:{foreign(next(iter(registries)))}"
     elif callable(found):
-        attempt = f"\n  Write  handlers = {attribute}()  in it, and try:  mxworker run {target}:handlers"
+        made_by = found.__name__ if found is Handlers else attribute
+        attempt = f"\n  Write  handlers = {made_by}()  in it, and try:  mxworker run {target}:handlers"
     elif getattr(module, "__file__", None) is None and list(getattr(module, "__path__", ())):
         attempt = f"\n  '{target}' is a directory of modules: name one, as in  mxworker run {target}.app:{attribute}"
     else:

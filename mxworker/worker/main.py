@@ -51,6 +51,8 @@ from mxworker.worker.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
+# https://www.rabbitmq.com/docs/access-control#loopback-users
+_GUEST = "\n  RabbitMQ takes the user 'guest' from its own machine only: make another user with rabbitmqctl add_user."
 _WIND_DOWN_S = 0.5
 _EXIT_GRACE_S = 0.3  # for the application's exit functions, when the drain has left them no time
 _UNDRAINED_EXIT_GRACE_S = 5.0  # the same after a start that failed
@@ -209,7 +211,8 @@ def failure_at_start(settings: Consumption, failure: BrokerError | AppLoadError,
     waited = f"(tried for {format_duration(settings.connect_wait_s)})"
     match failure:
         case CredentialsRefused():
-            return f"Error: {failure}\n  Check user, password and virtual host in {brokers}."
+            text = f"Error: {failure}\n  Check user, password and virtual host in {brokers}."
+            return text + (_GUEST if any(url.is_guest_from_afar for url in settings.brokers.urls) else "")
         case ConnectionLost() if was_connected:
             return f"Error: no connection to {brokers} lasts: {failure} {waited}."
         case ConnectionLost():

@@ -54,7 +54,10 @@ def parse(text: str, source: str, directory: PurePath, root: tuple[str, ...] = (
     try:
         table: Any = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also for a number of thousands of digits, or deep nesting
-        raise ConfigError(f"{source} is not valid TOML: {error}.") from error
+        raise ConfigError(
+            f"{source} is not valid TOML: {error}.\n"
+            '  Texts and durations have quotes: drain-timeout = "30s". Numbers have none: concurrency = 8.'
+        ) from error
     for name in root:
         table = table.get(name)
         if table is None:

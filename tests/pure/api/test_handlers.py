@@ -348,7 +348,7 @@ async def keyword(payload: dict[str, Any], *, needed: int) -> None: ...
 
 @pytest.mark.parametrize("function", [nothing, three, star, keyword])
 def test_other_parameters(function: Callable[..., Any]) -> None:
-    assert fault(function).endswith("must take the payload and, if wanted, a Context; nothing else.")
+    assert "must take the payload and, if wanted, a Context; nothing else. Write it like" in fault(function)
 
 
 async def wrong_second(payload: dict[str, Any], delivery: Delivery) -> None: ...

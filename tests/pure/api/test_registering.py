@@ -542,7 +542,7 @@ def test_error_is_shown_at_the_line_that_has_the_mistake(app: App) -> None:
     """The machinery of a dataclass, which checks what it is made with, has no line of its own."""
     text = app.refusal('handlers.consume(Queue(""))  # here')
     (line,) = text.splitlines()[1:]
-    assert line.endswith("# here    ValueError: a queue name has 1 to 251 bytes, '' does not")
+    assert line.endswith("# here    ValueError: a queue name has 1 to 251 bytes, and not 0: ''")
 
 
 def test_error_of_several_lines_keeps_them(app: App) -> None:
