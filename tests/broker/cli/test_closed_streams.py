@@ -12,6 +12,7 @@ from signal import SIGTERM
 import pytest
 
 from tests.harness.repository import REPOSITORY
+from tests.harness.scales import among, crossed
 from tests.harness.service import Service, mxworker_run, write_app
 from tests.harness.waiting import wait_until
 from tests.rabbit.client import Client
@@ -48,6 +49,14 @@ APP = """
         show()
 """
 
+CODES = {
+    "--help": 0,
+    "no-such-command": 2,
+    "status --name=nobody": 1,
+    "ctl stop --name=nobody": 1,
+    "run no_such_app --broker-url=amqp://127.0.0.1:1/ --workers=1": 3,
+    "dev no_such_app --broker-url=nonsense": 2,
+}
 CLOSED = ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"]
 
 
@@ -55,7 +64,7 @@ def closing(closed: str, command: list[str]) -> list[str]:
     return ["sh", "-c", f"exec {shlex.join(command)} {closed}"]
 
 
-@pytest.mark.parametrize("closed", CLOSED)
+@pytest.mark.parametrize("closed", among(CLOSED, "<&-", "2>&-", "<&- >&- 2>&-"))
 def test_service_runs_and_drains(closed: str, broker_url: str, queue_name: str, admin: Client, tmp_path: Path) -> None:
     seen = tmp_path / "seen"
     env = {"MXWORKER_BROKER_URL": broker_url, "QUEUE": queue_name, "SEEN": str(seen)}
@@ -82,20 +91,8 @@ def test_service_runs_and_drains(closed: str, broker_url: str, queue_name: str, 
             admin.delete(f"{queue_name}.cpu.dlq")
 
 
-@pytest.mark.parametrize("closed", CLOSED)
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
-        (["--help"], 0),
-        (["no-such-command"], 2),
-        (["status", "--name=nobody"], 1),
-        (["ctl", "stop", "--name=nobody"], 1),
-        (["run", "no_such_app", "--broker-url=amqp://127.0.0.1:1/", "--workers=1"], 3),
-        (["dev", "no_such_app", "--broker-url=nonsense"], 2),
-    ],
-    ids=lambda value: value[0] if isinstance(value, list) else None,
-)
-def test_exit_codes_are_as_ever(closed: str, arguments: list[str], code: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("command", "closed"), crossed(CODES, CLOSED))
+def test_exit_codes_are_as_ever(command: str, closed: str, tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "XDG_RUNTIME_DIR": str(tmp_path)}
-    command = closing(closed, [sys.executable, "-m", "mxworker", *arguments])
-    assert subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, check=False).returncode == code
+    line = closing(closed, [sys.executable, "-m", "mxworker", *command.split()])
+    assert subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, check=False).returncode == CODES[command]

@@ -20,6 +20,7 @@ from handlers_example.demo.orders import samples
 from mxworker.api.handlers import compile_handlers
 from mxworker.brokers import BrokerUrl
 from tests.harness.processes import Process, children
+from tests.harness.scales import among
 from tests.harness.service import Service
 from tests.harness.waiting import wait_until
 from tests.rabbit.client import Client, Received
@@ -165,7 +166,7 @@ def test_a_lost_order_is_told_by_its_id(broker_url: str, tmp_path: Path, admin: 
         assert f"booked: 1 missing, {order_id}" in running.log_text()
 
 
-@pytest.mark.parametrize("number", [SIGINT, SIGTERM, SIGHUP])
+@pytest.mark.parametrize("number", among([SIGINT, SIGTERM, SIGHUP], SIGINT, SIGTERM))
 def test_an_interrupted_demo_drains_its_service(
     broker_url: str, tmp_path: Path, admin: Client, number: Signals
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.scales import crossed
 from tests.harness.service import Service, mxworker_run, write_app
 from tests.harness.waiting import wait_until
 from tests.rabbit.client import Client
@@ -88,8 +89,7 @@ OURS = ["a handler that raises", "dictConfig", "dictConfig with a root without h
 THEIRS = ["dictConfig with a root handler", "fileConfig"]
 
 
-@pytest.mark.parametrize("where", ["import", "lifespan", "handler"])
-@pytest.mark.parametrize("how", [*OURS, *THEIRS])
+@pytest.mark.parametrize(("how", "where"), crossed([*OURS, *THEIRS], ["import", "lifespan", "handler"]))
 def test_what_workers_tell_is_not_silenced(
     how: str, where: str, broker_url: str, queues: str, admin: Client, tmp_path: Path
 ) -> None:

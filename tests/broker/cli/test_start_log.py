@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.harness.repository import REPOSITORY
+from tests.harness.scales import among
 from tests.harness.service import Service, mxworker_run, write_app
 from tests.harness.waiting import wait_until
 from tests.rabbit.client import Client
@@ -95,7 +96,7 @@ def in_flight(service: Service) -> int:
     return sum(worker["in_flight"] for worker in told["workers"])
 
 
-@pytest.mark.parametrize("workers", [2, 8])
+@pytest.mark.parametrize("workers", among([2, 8], 2))
 def test_plain_start_has_a_line_for_each_fact_and_each_worker(folder: Path, broker_url: str, workers: int) -> None:
     with serving(folder, broker_url, f"--workers={workers}", "--log-format=text") as service:
         lines = service.log_text().splitlines()
@@ -119,7 +120,7 @@ def test_failed_start_says_its_error_once_and_last(folder: Path, broker_url: str
     assert all(line.startswith("  ") for line in last[1:]), "nothing follows"
 
 
-@pytest.mark.parametrize("how", FAILED_STARTS)
+@pytest.mark.parametrize("how", among(FAILED_STARTS, "import", "topology"))
 def test_failed_start_is_a_record_of_a_json_log(folder: Path, broker_url: str, how: str) -> None:
     source, code, text = FAILED_STARTS[how]
     write_app(folder, source)

@@ -18,6 +18,7 @@ import pytest
 
 from mxworker import Queue
 from tests.harness.processes import Process
+from tests.harness.scales import among
 from tests.harness.service import Service, mxworker_run, write_app
 from tests.harness.waiting import wait_until
 from tests.rabbit.client import Client
@@ -158,8 +159,9 @@ def test_pauses(held: Held, scale: Callable[[int, int], int]) -> None:
     held.assert_each_was_handled_once()
 
 
+@pytest.mark.parametrize("held", among(KINDS, "quorum", "single active consumer"), indirect=True)
 def test_stops(held: Held, scale: Callable[[int, int], int]) -> None:
-    for _ in range(scale(3, 25)):
+    for _ in range(scale(2, 25)):
         with held.service("--workers=2") as service:
             held.wait_held()
             service.signal(SIGTERM)
@@ -170,6 +172,7 @@ def test_stops(held: Held, scale: Callable[[int, int], int]) -> None:
     held.assert_each_was_handled_once()
 
 
+@pytest.mark.parametrize("held", among(KINDS, "quorum without dead letters", "single active consumer"), indirect=True)
 def test_reloads(held: Held, scale: Callable[[int, int], int]) -> None:
     with held.service("--workers=1") as service:
         service.wait_ready()
@@ -181,6 +184,7 @@ def test_reloads(held: Held, scale: Callable[[int, int], int]) -> None:
     held.assert_each_was_handled_once()
 
 
+@pytest.mark.parametrize("held", among(KINDS, "quorum", "classic"), indirect=True)
 def test_kills(held: Held, scale: Callable[[int, int], int]) -> None:
     """Messages that run alone when their worker is killed would be taken for its killers, so none is suspected here."""
     with held.service("--workers=4", "--quarantine-after=0") as service:

@@ -21,6 +21,7 @@ from tests.broker.failing import LADDER, Notes, counting_what_goes_back, dead_le
 from tests.broker.workers import running
 from tests.harness.proxy import proxy_to
 from tests.harness.retries import FAST
+from tests.harness.scales import among
 from tests.harness.service import write_app
 from tests.harness.waiting import until
 from tests.rabbit.client import Client
@@ -351,7 +352,7 @@ def declare_all(admin: Client, queue: str, missing: str) -> None:
             admin.declare_quorum(f"{queue}.{beside}", **ttl)
 
 
-@pytest.mark.parametrize("missing", BESIDE)
+@pytest.mark.parametrize("missing", among(BESIDE, "dlq", "retry.300"))
 async def test_missing_queue_that_is_not_ours_to_declare_is_an_error_at_the_start(
     missing: str, broker_url: str, queue_name: str, admin: Client
 ) -> None:

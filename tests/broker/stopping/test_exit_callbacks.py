@@ -14,6 +14,7 @@ import pytest
 
 from tests.harness.processes import Process
 from tests.harness.repository import REPOSITORY
+from tests.harness.scales import crossed
 from tests.harness.service import Service, mxworker_run, write_app
 from tests.harness.waiting import wait_until
 from tests.rabbit.client import Client
@@ -160,8 +161,7 @@ def reload(run: Ending) -> None:
     run.service.signal(SIGHUP)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("end", [term, reload])
+@pytest.mark.parametrize(("end", "kind"), crossed([term, reload], KINDS))
 def test_what_the_application_does_at_the_end_is_done_once(
     end: Callable[[Ending], None], kind: str, broker_url: str, queues: str, admin: Client, tmp_path: Path
 ) -> None:
@@ -201,8 +201,7 @@ def test_second_ctrl_c_leaves_time_for_it(broker_url: str, queues: str, admin: C
         run.assert_all_done(pid)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("hangs", ["a callback", "a lock", "a child of multiprocessing"])
+@pytest.mark.parametrize(("hangs", "kind"), crossed(["a callback", "a lock", "a child of multiprocessing"], KINDS))
 def test_what_hangs_is_cut_off_at_the_deadline(
     hangs: str, kind: str, broker_url: str, queues: str, admin: Client, tmp_path: Path
 ) -> None:
@@ -215,8 +214,7 @@ def test_what_hangs_is_cut_off_at_the_deadline(
         assert kind == "cpu" or not any(children)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("how", ["fails", "forks", "there is a pool"])
+@pytest.mark.parametrize(("how", "kind"), crossed(["fails", "forks", "there is a pool"], KINDS))
 def test_what_does_not_hang_does_not_keep_the_rest_from_being_done(
     how: str, kind: str, broker_url: str, queues: str, admin: Client, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.harness.processes import Process
+from tests.harness.scales import crossed
 from tests.harness.service import Service, mxworker_run, write_app
 from tests.harness.waiting import wait_until
 from tests.rabbit.client import Client
@@ -260,8 +261,7 @@ def forking(url: str, folder: Path, queue: str) -> Iterator[Forking]:
         assert service.exit_code in (0, -SIGKILL), service.log_text()
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("kind", KINDS[:3])
+@pytest.mark.parametrize(("kind", "method"), crossed(KINDS[:3], METHODS))
 def test_multiprocessing_works_in_handlers_and_leaves_the_worker_alone(
     kind: str, method: str, broker_url: str, queues: str, admin: Client, tmp_path: Path
 ) -> None:
@@ -339,8 +339,7 @@ def test_child_outlives_the_thread_that_forked_it(
         assert run.results(1) == [[True, -15]]
 
 
-@pytest.mark.parametrize("how", ["child", "grandchild", "exec"])
-@pytest.mark.parametrize("kind", KINDS[:3])
+@pytest.mark.parametrize(("kind", "how"), crossed(KINDS[:3], ["child", "grandchild", "exec"]))
 def test_children_of_a_killed_worker_die_with_it_and_its_messages_come_back(
     kind: str, how: str, broker_url: str, queues: str, admin: Client, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.fork.cli.outer_program import LEAVES_WITH
+from tests.harness.scales import among
 from tests.harness.service import Service
 from tests.harness.waiting import wait_until
 from tests.rabbit.ports import free_port
@@ -74,7 +75,9 @@ def test_file_saved_by_a_rename_reloads_the_service(develop_serving: Develop, ap
     service.wait_for_log("service: got SIGHUP")
 
 
-@pytest.mark.parametrize("name", ["new.py", "package/deep/module.py", "mxworker.toml", "pyproject.toml"])
+@pytest.mark.parametrize(
+    "name", among(["new.py", "package/deep/module.py", "mxworker.toml", "pyproject.toml"], "new.py", "pyproject.toml")
+)
 def test_new_module_and_configuration_reload_the_service(develop: Develop, app: Path, name: str) -> None:
     file = app.parent / name
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +164,7 @@ def test_ctrl_c_reaches_the_service_once(develop: Develop) -> None:
         os.close(fd)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.parametrize("signum", among([signal.SIGHUP, signal.SIGUSR1], signal.SIGHUP))
 def test_other_signals_are_passed_on_and_end_nothing(develop_serving: Develop, signum: signal.Signals) -> None:
     service = develop_serving()
     service.signal(signum)

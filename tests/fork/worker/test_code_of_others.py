@@ -14,6 +14,7 @@ import pytest
 from tests.harness.interpreter import run_python
 from tests.harness.places import open_directory
 from tests.harness.repository import REPOSITORY
+from tests.harness.scales import FULL_ONLY, crossed
 
 OTHER, STRANGER = 65534, 54321
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away, and act as another user")
@@ -75,32 +76,35 @@ def give_away(path: Path, uid: int = OTHER, gid: int = OTHER) -> None:
 APPS = ["app", "app.py", "package.app", "package/inner/app.py", "package.inner"]
 
 
-@pytest.mark.parametrize("app_dir", ["", "."])
-@pytest.mark.parametrize("app", APPS)
+@pytest.mark.parametrize(("app", "app_dir"), crossed(APPS, ["", "."]))
 def test_code_of_our_own_is_loaded(app: str, app_dir: str, folder: Path) -> None:
     assert loading(folder, app, app_dir) == "loaded q"
 
 
-@pytest.mark.parametrize("app_dir", ["", "."])
+OPEN = [
+    ("app", "app.py", 0o666),
+    ("app.py", "app.py", 0o666),
+    ("package.app", "package", 0o777),
+    ("package.app", "package", 0o1777),
+    ("package.inner.app", "package", 0o777),
+    ("package.inner.app", "package/inner/__init__.py", 0o646),
+    ("package/app.py", "package", 0o1777),
+    ("package/inner/app.py", "package", 0o777),
+]
+
+
 @pytest.mark.parametrize(
-    ("app", "place", "mode"),
+    ("app", "opened", "app_dir"),
     [
-        *((app, ".", 0o777) for app in APPS),
-        *((app, ".", 0o1777) for app in APPS),
-        *((app, "helper.py", 0o666) for app in APPS),
-        ("app", "app.py", 0o666),
-        ("app.py", "app.py", 0o666),
-        ("package.app", "package", 0o777),
-        ("package.app", "package", 0o1777),
-        ("package.inner.app", "package", 0o777),
-        ("package.inner.app", "package/inner/__init__.py", 0o646),
-        ("package/app.py", "package", 0o1777),
-        ("package/inner/app.py", "package", 0o777),
+        *crossed(APPS, [(".", 0o777), (".", 0o1777), ("helper.py", 0o666)], ["", "."]),
+        *(pytest.param(app, opened, "") for app, *opened in OPEN),
+        *(pytest.param(app, opened, ".", marks=FULL_ONLY) for app, *opened in OPEN),
     ],
 )
 def test_code_that_everybody_could_change_is_refused(
-    app: str, place: str, mode: int, app_dir: str, folder: Path
+    app: str, opened: tuple[str, int], app_dir: str, folder: Path
 ) -> None:
+    place, mode = opened
     (folder / place).chmod(mode)
     told = loading(folder, app, app_dir)
     assert told.startswith(f"everybody on this machine may write to '{folder / place}', and so choose what ")
@@ -144,24 +148,23 @@ def test_place_that_a_link_leads_to_is_checked(place: str, folder: Path) -> None
     assert f"may write to '{theirs}'" in told
 
 
+THEIRS = [
+    ("app", "."),
+    ("app.py", "."),
+    ("app", "app.py"),
+    ("app.py", "app.py"),
+    ("app", "helper.py"),
+    ("package.app", "package"),
+    ("package.inner", "package/inner/__init__.py"),
+    ("package/app.py", "package"),
+]
+
+
 @needs_root
-@pytest.mark.parametrize("app_dir", ["", "."])
-@pytest.mark.parametrize(
-    ("app", "place"),
-    [
-        ("app", "."),
-        ("app.py", "."),
-        ("app", "app.py"),
-        ("app.py", "app.py"),
-        ("app", "helper.py"),
-        ("package.app", "package"),
-        ("package.inner", "package/inner/__init__.py"),
-        ("package/app.py", "package"),
-    ],
-)
-@pytest.mark.parametrize("uid", [None, OTHER])
-def test_code_of_another_user_is_refused(app: str, place: str, app_dir: str, uid: int | None, folder: Path) -> None:
+@pytest.mark.parametrize(("code", "where"), crossed(THEIRS, [("", None), (".", OTHER), ("", OTHER)]))
+def test_code_of_another_user_is_refused(code: tuple[str, str], where: tuple[str, int | None], folder: Path) -> None:
     """Root refuses what a user could change, and a user what another user could change."""
+    (app, place), (app_dir, uid) = code, where
     os.chown(folder / place, STRANGER, STRANGER)
     told = loading(folder, app, app_dir, uid=uid)
     assert told.startswith(f"user {STRANGER}, who owns it, may write to '{folder / place}', and so choose what ")
@@ -240,8 +243,9 @@ def command(folder: Path, *arguments: str, **environment: str) -> subprocess.Com
     )
 
 
-@pytest.mark.parametrize("name", ["run", "dev"])
-@pytest.mark.parametrize("arguments", [("app",), ("app.py",), ("app", "--app-dir=.")])
+@pytest.mark.parametrize(
+    ("name", "arguments"), crossed(["run", "dev"], [("app",), ("app.py",), ("app", "--app-dir=.")])
+)
 def test_command_refuses_code_that_everybody_could_change(name: str, arguments: tuple[str, ...], folder: Path) -> None:
     folder.chmod(0o777)
     ended = command(folder, name, *arguments)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.repository import REPOSITORY
+from tests.harness.scales import among
 
 SHOWN = "[list(sys.flags), sys.warnoptions, dict(sys._xoptions), sys.__stdout__.write_through]"
 
@@ -67,7 +68,7 @@ def output(*command: str, cwd: Path, env: dict[str, str]) -> str:
     return run.stdout
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=" ".join)
+@pytest.mark.parametrize("options", among(OPTIONS, *OPTIONS[:1], *OPTIONS[2:5], OPTIONS[-1]), ids=" ".join)
 def test_process_for_cpu_handlers_runs_under_the_options_of_its_worker(options: list[str], tmp_path: Path) -> None:
     program = f"import sys; sys.path[:0] = [{str(REPOSITORY)!r}]\n{WORKER}"
     worker, member, path, path_there = json.loads(
