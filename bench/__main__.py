@@ -63,7 +63,7 @@ def main() -> int:
     if options.profile:
         print(f"\nThe profiles are in {PROFILES}.")
     else:
-        publish(measured, is_complete(options))
+        publish(measured, is_complete(options), RESULTS, REPOSITORY / "README.md")
     return 0
 
 
@@ -73,20 +73,20 @@ def is_complete(options: argparse.Namespace) -> bool:
     return not changed and options.scale == 1.0 and options.rounds >= ROUNDS
 
 
-def publish(measured: Run, is_complete: bool) -> None:
+def publish(measured: Run, is_complete: bool, folder: Path, readme: Path) -> None:
     """Write the results and print the tables. Only a complete run replaces the latest results and README's table."""
     judged = verdicts(load(), measured)
     if not is_complete:
-        write(measured, RESULTS / "partial.json")
+        write(measured, folder / "partial.json")
         print(f"\n{report(measured, [each for each in judged if each.state is not State.NOT_MEASURED], {})}")
         return
-    write(measured, RESULTS / "latest.json")
+    write(measured, folder / "latest.json")
     if not can_draw():
         print("matplotlib is missing, so no pictures were drawn", file=sys.stderr)
-    text = report(measured, judged, draw(measured, RESULTS) if can_draw() else {})
-    (RESULTS / "report.md").write_text(text, encoding="utf-8")
-    put_table(REPOSITORY / "README.md", measured)
-    print(f"\n{goal_table(judged)}\n\nSee {RESULTS / 'report.md'}.")
+    text = report(measured, judged, draw(measured, folder) if can_draw() else {})
+    (folder / "report.md").write_text(text, encoding="utf-8")
+    put_table(readme, measured)
+    print(f"\n{goal_table(judged)}\n\nSee {folder / 'report.md'}.")
 
 
 def parser() -> argparse.ArgumentParser:

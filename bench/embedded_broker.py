@@ -1,25 +1,20 @@
-"""How many messages pass through the embedded broker, and through RabbitMQ in the same run.
-
-    python -m bench.embedded_broker [amqp://guest:guest@localhost:5672/]
+"""How many messages a second pass through a broker.
 
 One process publishes persistent messages of 256 bytes with confirms, at most 1,000 unconfirmed; another one consumes
 them with a prefetch of 1,000 and acks every 100th with `multiple`. Both do as little as they can, so the broker is what
-is measured. The CPU time of the embedded broker is shown per message: on a busy machine it says more than the rate.
+is measured.
 """
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import socket
 import struct
 import time
-from pathlib import Path
 
 from pamqp import commands
 from pamqp import frame as frames
 
-from mxworker.devbroker.process import start_broker
 from tests.harness.wire import Wire
 
 BODY = b"x" * 256
@@ -27,22 +22,6 @@ WINDOW = 1000
 CHUNK = 100
 QUEUE = "bench"
 _head = struct.Struct(">BHI").unpack_from
-_tick_s = 0.01
-
-
-def main() -> None:
-    """Measure the embedded broker, then RabbitMQ."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("rabbitmq", nargs="?", help="the URL of a RabbitMQ to compare with")
-    parser.add_argument("--messages", type=int, default=50_000)
-    options = parser.parse_args()
-    with start_broker() as broker:
-        before_s = cpu_s(broker.pid)
-        rate = measure(broker.url, options.messages)
-        spent_us = (cpu_s(broker.pid) - before_s) / options.messages * 1e6
-        print(f"embedded: {rate:,.0f} messages/s, {spent_us:.1f} us of CPU for each")
-    if options.rabbitmq:
-        print(f"RabbitMQ: {measure(options.rabbitmq, options.messages):,.0f} messages/s")
 
 
 def measure(url: str, messages: int) -> float:
@@ -103,13 +82,3 @@ def count_deliveries(connection: socket.socket, rest: bytes, number: int, messag
         if seen - acked >= CHUNK or seen == messages:
             connection.sendall(frames.marshal(commands.Basic.Ack(seen, True), number))
             acked = seen
-
-
-def cpu_s(pid: int) -> float:
-    """Return the CPU time of a process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * _tick_s
-
-
-if __name__ == "__main__":
-    main()

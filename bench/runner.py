@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,11 +45,13 @@ class _Progress:
 def run(scenario: Scenario, plan: Plan) -> ScenarioResult:
     """Run one scenario. An entry that fails takes no more rounds, and the result says why."""
     plan.say(f"\n{scenario.name}: {scenario.title}")
+    begun = time.monotonic()
     entries = [_prepared(entry, plan) for entry in scenario.entries]
     for number in range(1, (1 if scenario.is_exact else plan.rounds) + 1):
         for progress in entries:
             if not progress.failure:
                 _take_round(scenario, progress, number, plan)
+    plan.say(f"  took {time.monotonic() - begun:.0f} s")
     return ScenarioResult(scenario.name, scenario.title, scenario.compared, tuple(each.result() for each in entries))
 
 

@@ -17,33 +17,32 @@ from bench.ours.contenders import (
     WITHOUT_METRICS,
 )
 from bench.rivals.contenders import CONTENDERS
-from bench.rivals.libraries import AIORMQ
 from bench.scenario import Scenario
 
-MESSAGES = 30_000
+MESSAGES = 20_000
 AT_DEFAULTS = Job(Work.CONSUME, MESSAGES, concurrency=32, prefetch=64)
 OURS = (AS_BYTES, TYPED, WITH_MIDDLEWARE, WITHOUT_METRICS, IN_BATCHES, ON_ASYNCIO, ON_313)
-FAST = frozenset({"Go", "C", "C, one ack per 200"})
+GO, LIMIT = "Go", "C, one ack per 200"
 
 
-def fast(contenders: tuple[Contender, ...]) -> tuple[Contender, ...]:
-    """Return the clients in compiled languages."""
-    return tuple(each for each in contenders if each.name in FAST)
+def rivals(*names: str) -> tuple[Contender, ...]:
+    """Return the contenders of these names."""
+    return tuple(each for each in CONTENDERS if each.name in names)
 
 
 CONSUMING: tuple[Scenario, ...] = (
     contest(
         "wire-consume",
         "consume from a server that is only the wire, 1,000 at once",
-        Job(Work.CONSUME, 2 * MESSAGES),
-        (MXWORKER, ON_313, IN_BATCHES, *fast(CONTENDERS), AIORMQ),
+        Job(Work.CONSUME, 3 * MESSAGES),
+        (MXWORKER, ON_313, IN_BATCHES, *rivals(GO, LIMIT, "aiormq")),
         on_wire=True,
     ),
     contest(
         "wire-consume-defaults",
         "consume from a server that is only the wire, concurrency 32, prefetch 64",
-        dataclasses.replace(AT_DEFAULTS, messages=2 * MESSAGES),
-        (MXWORKER, ON_313, *fast(CONTENDERS)),
+        dataclasses.replace(AT_DEFAULTS, messages=3 * MESSAGES),
+        (MXWORKER, ON_313, *rivals(GO)),
         on_wire=True,
     ),
     contest(
@@ -56,22 +55,22 @@ CONSUMING: tuple[Scenario, ...] = (
         "consume-defaults",
         "consume from a classic queue, concurrency 32, prefetch 64",
         AT_DEFAULTS,
-        (MXWORKER, AS_BYTES, *fast(CONTENDERS)),
+        (MXWORKER, *rivals(GO, LIMIT)),
     ),
     contest(
         "consume-quorum",
         "consume from a quorum queue, 1,000 at once",
         Job(Work.CONSUME, MESSAGES, "quorum"),
-        (MXWORKER, IN_BATCHES, *fast(CONTENDERS)),
+        (MXWORKER, IN_BATCHES, *rivals(GO, LIMIT)),
     ),
     *(
         contest(
             f"consume-{name}",
             f"consume bodies of {name} from a classic queue",
             Job(Work.CONSUME, messages, body_bytes=size),
-            (MXWORKER, AS_BYTES, *fast(CONTENDERS)),
+            (MXWORKER, *rivals(GO, LIMIT)),
         )
-        for name, size, messages in (("4KB", 4096, 15_000), ("64KB", 65_536, 2_000))
+        for name, size, messages in (("4KB", 4096, 10_000), ("64KB", 65_536, 2_000))
     ),
     contest(
         "relay",

@@ -9,13 +9,12 @@ from functools import partial
 from bench.contenders import Unavailable
 from bench.in_process.consuming import Bounds
 from bench.in_process.counting import can_count, instructions
-from bench.in_process.ways import WAYS
 from bench.procedure import Procedure
 from bench.scenario import Failed, Measures, Place, Scenario
 
 MESSAGES = 20_000
 DEFAULTS = Bounds(32, 64)
-_COUNTED = ("as_json", "batches", "publish")
+WAYS = ("as_json", "batches", "publish")
 
 
 def cpu(place: Place, way: str, bounds: Bounds) -> Measures:
@@ -49,7 +48,7 @@ IN_PROCESS: tuple[Scenario, ...] = (
         "instructions",
         "instructions of a message in mxworker itself, without a socket",
         (
-            *(Procedure(way, partial(counted, way=way, bounds=Bounds())) for way in _COUNTED),
+            *(Procedure(way, partial(counted, way=way, bounds=Bounds())) for way in WAYS),
             Procedure("as_json, 32 / 64", partial(counted, way="as_json", bounds=DEFAULTS)),
         ),
         "instructions",

@@ -6,12 +6,11 @@ from bench.contenders import Job, Work
 from bench.contest import contest
 from bench.ours.contenders import MXWORKER, ON_313, ON_ASYNCIO
 from bench.rivals.contenders import CONTENDERS
-from bench.rivals.libraries import AIORMQ
 from bench.scenario import Scenario
-from bench.scenarios.consuming import fast
+from bench.scenarios.consuming import GO, rivals
 
-MESSAGES = 20_000
-OPEN_LOOP_S = 3
+MESSAGES = 15_000
+OPEN_LOOP_S = 2
 RATES = (1667, 5000)
 MESSAGES_OF_WINDOW = {1: 2_000, 100: MESSAGES, 10_000: MESSAGES}
 
@@ -19,8 +18,8 @@ PUBLISHING: tuple[Scenario, ...] = (
     contest(
         "wire-publish",
         "publish to a server that is only the wire, at most 1,000 unconfirmed",
-        Job(Work.PUBLISH, 2 * MESSAGES),
-        (MXWORKER, ON_313, *fast(CONTENDERS), AIORMQ),
+        Job(Work.PUBLISH, 3 * MESSAGES),
+        (MXWORKER, ON_313, *rivals(GO, "aiormq")),
         on_wire=True,
     ),
     *(
@@ -28,16 +27,19 @@ PUBLISHING: tuple[Scenario, ...] = (
             f"publish-{queue_type}",
             f"publish to a {queue_type} queue, at most 1,000 unconfirmed",
             Job(Work.PUBLISH, MESSAGES, queue_type),
-            (MXWORKER, ON_ASYNCIO, ON_313, *CONTENDERS),
+            contenders,
         )
-        for queue_type in ("classic", "quorum")
+        for queue_type, contenders in (
+            ("classic", (MXWORKER, ON_ASYNCIO, *rivals(GO, "C"))),
+            ("quorum", (MXWORKER, ON_313, *CONTENDERS)),
+        )
     ),
     *(
         contest(
             f"publish-window-{window}",
             f"publish to a classic queue, at most {window:,} unconfirmed",
             Job(Work.PUBLISH, messages, window=window),
-            (MXWORKER, *fast(CONTENDERS)),
+            (MXWORKER, *rivals(GO)),
         )
         for window, messages in MESSAGES_OF_WINDOW.items()
     ),
@@ -46,7 +48,7 @@ PUBLISHING: tuple[Scenario, ...] = (
             f"latency-{rate}-{queue_type}",
             f"publish {rate:,} messages a second to a {queue_type} queue",
             Job(Work.PUBLISH, rate * OPEN_LOOP_S, queue_type, window=10_000, rate=float(rate)),
-            (MXWORKER, *fast(CONTENDERS)),
+            (MXWORKER, *rivals(GO)),
         )
         for rate in RATES
         for queue_type in ("classic", "quorum")

@@ -30,9 +30,9 @@ from tests.harness.waiting import wait_until
 from tests.rabbit.client import Client
 from tests.rabbit.processes import DIES_WITH_PARENT
 
-BURNING = 2_000
+BURNING = 1_000
 CONSUMED = 10_000
-IDLE_S = 3.0
+IDLE_S = 2.0
 _SETTLE_S = 1.0
 _DEADLINE_S = 60.0
 _MAIN = "from mxworker.cli import main; main()"
@@ -197,7 +197,7 @@ SERVING: tuple[Scenario, ...] = (
         "memory",
         f"memory of master and workers together, after {CONSUMED:,} messages",
         (
-            *(Procedure(_workers(count), partial(memory, workers=count)) for count in (2, 1, 4)),
+            *(Procedure(_workers(count), partial(memory, workers=count)) for count in (2, 1)),
             Procedure("2 workers, no gc.freeze", partial(memory, workers=2, program=_NO_FREEZE)),
         ),
         "pss_mb",

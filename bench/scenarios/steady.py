@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from bench.contenders import Contender, Job, Work, declare
 from bench.contest import QUEUE, prepared, run, running
-from bench.ours.contenders import MXWORKER, ON_313, ON_ASYNCIO
-from bench.rivals.contenders import CONTENDERS
+from bench.ours.contenders import MXWORKER, ON_313
 from bench.scenario import Measures, Place, Scenario
-from bench.scenarios.consuming import fast
+from bench.scenarios.consuming import GO, rivals
 from tests.harness.waiting import wait_until
 from tests.rabbit.client import Client
 
@@ -59,7 +58,7 @@ STEADY: tuple[Scenario, ...] = (
     Scenario(
         "cpu-at-1667",
         "CPU used to consume 1,667 messages a second (100,000 a minute), one by one",
-        tuple(map(SteadyConsumer, (MXWORKER, ON_ASYNCIO, ON_313, *fast(CONTENDERS)))),
+        tuple(map(SteadyConsumer, (MXWORKER, ON_313, *rivals(GO)))),
         "cpu_share",
     ),
 )

@@ -12,7 +12,7 @@ from mxworker.config.process import Consumption
 # Files that a worker has open beside its connections: streams, the event loop, the wakeup pipe, the board, modules.
 _OTHER_FILES = 40
 _FILES_PER_CPU_PROCESS = 4
-_WORKER_BYTES = 31 * 1024**2  # a worker with nothing in flight, before the modules of the application (bench/memory.py)
+_WORKER_BYTES = 31 * 1024**2  # a worker with nothing in flight, before the modules of the application (`make bench`)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from bench.report.goals import Goal, State, verdicts
+from bench.report.goals import Goal, State, load, verdicts
 from bench.report.pages import BEGIN, END, report, with_table
 from bench.report.results import EntryResult, Run, ScenarioResult, Spread, read, write
 from bench.report.tables import goal_table, scenario_table, short_table, shown
+from bench.scenarios import SCENARIOS
 from tests.harness.repository import REPOSITORY
 
+FRAMEWORKS = {"Celery", "Dramatiq", "FastStream", "taskiq", "rabbitkit"}
 FACTS = {
     "when": "2026-01-02 03:04:05 UTC",
     "commit": "abc",
@@ -76,6 +78,14 @@ def test_a_missed_goal_tells_its_distance() -> None:
 def test_a_goal_that_says_nothing_clear_is_refused(bounds: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="a goal needs"):
         Goal(**{"text": "fast", "scenario": "s", "entry": "e", "measure": "rate", **bounds})  # type: ignore[arg-type]
+
+
+def test_each_goal_names_a_scenario_and_entries_that_there_are() -> None:
+    entries = {scenario.name: {each.name for each in scenario.entries} for scenario in SCENARIOS}
+    missing = {(goal.scenario, goal.entry) for goal in load() if goal.entry not in entries.get(goal.scenario, ())}
+    assert missing == set()
+    unknown = {name for goal in load() for name in goal.against if name not in entries[goal.scenario]}
+    assert unknown <= FRAMEWORKS
 
 
 def test_a_table_shows_medians_ranges_ratios_and_failures() -> None:

@@ -1,6 +1,6 @@
 """What a scrape costs: a service of 32 slots with 50 handlers each, whose every series has a value.
 
-    python -m bench.scrape [--slots 32] [--handlers 50] [--rounds 50]
+    python -m bench.ours.scraping [--slots 32] [--handlers 50] [--rounds 50] [STEP ...]
 
 It prints the medians of the steps: the fold of the board, the text in both formats, and a whole scrape over HTTP by
 this machine's loopback, from an observer in a process of its own.
@@ -15,7 +15,8 @@ import os
 import signal
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -32,6 +33,9 @@ from mxworker.observer.http.addresses import Address, address_of, listen_at
 from mxworker.observer.overview.looking import Lookout
 from mxworker.observer.scrape.scrape import Scrape
 
+FOLD, FIRST_TEXT, TEXT, OPENMETRICS_TEXT = "fold", "text, first time", "text", "OpenMetrics"
+WHOLE = "whole scrape over HTTP"
+STEPS = (FOLD, FIRST_TEXT, TEXT, OPENMETRICS_TEXT, WHOLE)
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 TIMES = ((RowWord.WAIT, RowSeconds.WAIT), (RowWord.DURATION, RowSeconds.DURATION), (RowWord.AGE, RowSeconds.AGE))
 
@@ -39,22 +43,34 @@ TIMES = ((RowWord.WAIT, RowSeconds.WAIT), (RowWord.DURATION, RowSeconds.DURATION
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("steps", nargs="*", metavar="STEP", help=", ".join(STEPS), default=STEPS)
     parser.add_argument("--slots", type=int, default=32)
     parser.add_argument("--handlers", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=50)
     options = parser.parse_args()
     board = board_of(options.slots, options.handlers)
-    lookout = Lookout(board)
-    view = lookout.view()
-    scrape = Scrape()
+    view, scrape = Lookout(board).view(), Scrape()
     reply = scrape.reply(view, "")
     print(
         f"{options.slots} slots, {options.handlers} handlers: {len(reply.body):,} bytes, {lines(reply.body):,} samples"
     )
-    show("fold", lambda: fold(board), options.rounds)
-    show("text, first time", lambda: Scrape().reply(view, ""), options.rounds)
-    show("text", lambda: scrape.reply(view, ""), options.rounds)
-    show("OpenMetrics", lambda: scrape.reply(view, OPENMETRICS), options.rounds)
+    runs: dict[str, Callable[[], object]] = {
+        FOLD: lambda: fold(board),
+        FIRST_TEXT: lambda: Scrape().reply(view, ""),
+        TEXT: lambda: scrape.reply(view, ""),
+        OPENMETRICS_TEXT: lambda: scrape.reply(view, OPENMETRICS),
+    }
+    for step, run in runs.items():
+        if step in options.steps:
+            show(step, run, options.rounds)
+    if WHOLE in options.steps:
+        with observed(board) as connection:
+            show(WHOLE, lambda: asked(connection), options.rounds)
+
+
+@contextmanager
+def observed(board: Board) -> Iterator[http.client.HTTPConnection]:
+    """Run an observer of the board in a process of its own, and yield a connection to it."""
     with listen_at(Address(port=0)) as listening:
         address = address_of(listening)
         gc.freeze()  # as the master does before it forks
@@ -62,8 +78,7 @@ def main() -> None:
         if pid == 0:
             os._exit(observer.run(observer.Settings(listening, Access(address.host), None, 30.0), board))
         try:
-            connection = http.client.HTTPConnection(address.host, address.port, timeout=10)
-            show("whole scrape over HTTP", lambda: asked(connection), options.rounds)
+            yield http.client.HTTPConnection(address.host, address.port, timeout=10)
         finally:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
