@@ -89,7 +89,7 @@ def _of_handler(handler: Handler, server: str | None) -> Iterator[Finding]:
         yield warning(
             "priority-prefetch",
             subject,
-            f"prefetches {waiting} messages more than run at once, and an urgent message waits behind those",
+            f"prefetches {waiting} more than run at once, and an urgent message waits behind those",
             f"Set prefetch={_at_once(handler)}.",
         )
 

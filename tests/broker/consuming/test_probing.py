@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -52,6 +52,22 @@ async def test_missing_queue_stays_missing(
     assert not admin.exists(queue_name)
 
 
+def after_first_answer(probe: Probe, act: Callable[[], object]) -> None:
+    """Let `act` happen at the broker when the probe has had its first answer."""
+    ask = probe._ask
+    answers = 0
+
+    async def asked(*arguments: Any, **options: Any) -> Any:
+        nonlocal answers
+        answers += 1
+        answer = await ask(*arguments, **options)
+        if answers == 1:
+            act()
+        return answer
+
+    probe._ask = asked  # type: ignore[method-assign]
+
+
 @pytest.mark.parametrize("kind", ["quorum", "classic"])
 async def test_queue_that_goes_while_it_is_compared_is_not_declared_again(
     request: pytest.FixtureRequest, broker_url: str, queue_name: str, admin: Client, kind: str
@@ -59,22 +75,21 @@ async def test_queue_that_goes_while_it_is_compared_is_not_declared_again(
     admin.declare(queue_name, arguments={"x-queue-type": kind})
     with refused(request, 1):
         async with probing(broker_url) as probe:
-            passive = probe._ask
-            asked = 0
-
-            async def ask(*arguments: Any, **options: Any) -> Any:
-                nonlocal asked
-                asked += 1
-                answer = await passive(*arguments, **options)
-                if asked == 1:
-                    admin.delete(queue_name)
-                return answer
-
-            probe._ask = ask  # type: ignore[method-assign]
+            after_first_answer(probe, lambda: admin.delete(queue_name))
             found = await probe.queue(queue_name, {"x-queue-type": kind})
     assert found == FoundQueue(is_there=False, may_declare=True)
-    assert asked == 2
     assert not admin.exists(queue_name)
+
+
+async def test_exchange_that_goes_while_it_is_asked_about_is_not_declared_again(
+    request: pytest.FixtureRequest, broker_url: str, queue_name: str, admin: Client
+) -> None:
+    admin.declare_exchange(queue_name, "topic")
+    with refused(request, 1):
+        async with probing(broker_url) as probe:
+            after_first_answer(probe, lambda: admin.delete_exchange(queue_name))
+            await probe.exchange(queue_name)
+            assert await probe.exchange(queue_name) == FoundExchange(is_there=False)
 
 
 async def test_queue_that_is_as_it_should_be_has_no_difference(broker_url: str, queue_name: str, admin: Client) -> None:

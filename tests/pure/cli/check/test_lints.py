@@ -81,7 +81,7 @@ def test_prefetch_above_concurrency_with_priorities() -> None:
     queue = Queue("orders", type="classic", max_priority=5)
     (finding,) = found(queue, concurrency=4, prefetch=6)
     assert finding.name == "priority-prefetch"
-    assert "prefetches 2 messages more" in finding.text
+    assert "prefetches 2 more" in finding.text
     assert found(queue, concurrency=4, prefetch=4) == []
     assert found(Queue("orders"), concurrency=4, prefetch=6) == []
 
