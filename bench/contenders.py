@@ -62,6 +62,7 @@ class Job:
     body_bytes: int = 256
     concurrency: int = 1000
     prefetch: int = 1000
+    """Of both: 0 for what the contender takes when nothing is said."""
     window: int = 1000
     rate: float = 0.0
     """Messages per second of an open loop; 0 for a closed one."""
@@ -127,3 +128,5 @@ class Contender:
     """Of the messages of a job, how many this contender gets: a slow one needs fewer for a run of the same length."""
     on_wire: bool = True
     """Whether the program works with the wire server, whose messages are all alike: plain JSON."""
+    queue_types: frozenset[str] = frozenset({"classic", "quorum"})
+    """The types of queues with which the program works."""

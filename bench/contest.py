@@ -36,9 +36,14 @@ Report = dict[str, float]
 
 def contest(name: str, title: str, job: Job, contenders: Iterable[Contender], on_wire: bool = False) -> Scenario:
     """Return the scenario in which those of the contenders that can do the job take turns at it."""
-    able = [each for each in contenders if job.work in each.works and (each.on_wire or not on_wire)]
+    able = [each for each in contenders if can(each, job) and (each.on_wire or not on_wire)]
     compared = "p95_ms" if job.rate else "rate"
     return Scenario(name, title, tuple(Contestant(each, job, on_wire) for each in able), compared)
+
+
+def can(contender: Contender, job: Job) -> bool:
+    """Say whether the contender has a program for the job."""
+    return job.work in contender.works and job.queue_type in contender.queue_types
 
 
 @functools.cache
@@ -87,7 +92,7 @@ class Contestant:
         url = place.broker_url()
         with Client(url) as client:
             self._empty(client, job)
-            self.contender.fill(client, job)
+            self.contender.fill(client, dataclasses.replace(job, url=url))
         yield url
         with Client(url) as client:
             check_queues(client, job)

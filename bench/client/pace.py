@@ -24,6 +24,14 @@ async def run(publish: Publish) -> None:
     job.report(report | percentiles(late_ms))
 
 
+def run_one_by_one(publish: Callable[[], object]) -> None:
+    """Publish all messages, each when the call before has returned, and report: for clients that block."""
+    wall_s, cpu_s = time.monotonic(), job.cpu_s()
+    for _ in range(job.MESSAGES):
+        publish()
+    job.report({"wall_s": time.monotonic() - wall_s, "cpu_s": job.cpu_s() - cpu_s})
+
+
 async def closed_loop(publish: Publish) -> list[float]:
     """Publish with at most a window unconfirmed. Latencies are not measured."""
     unconfirmed: deque[Awaitable[object]] = deque()

@@ -17,6 +17,7 @@ GO_SOURCES = Path(__file__).with_name("go")
 C_SOURCES = Path(__file__).with_name("c")
 GO_PATH = Path("/usr/share/gocode")  # where Debian's packages of Go libraries are
 GO_LIBRARY = GO_PATH / "src/github.com/rabbitmq/amqp091-go"
+C_HEADERS = [Path("/usr/include/amqp.h"), Path("/usr/local/include/amqp.h")]
 _GO_ENVIRONMENT = {"GO111MODULE": "off", "GOPATH": str(GO_PATH), "GOFLAGS": ""}
 _COMPILE_S = 300.0
 _SHOWN_CHARACTERS = 300
@@ -37,7 +38,7 @@ def go(*arguments: str) -> Programs:
 def c(*arguments: str) -> Programs:
     """Compile the client in C. Raises Unavailable."""
     compiler = _tool("cc", "gcc")
-    if not any(Path(folder, "amqp.h").exists() for folder in ("/usr/include", "/usr/local/include")):
+    if not any(header.exists() for header in C_HEADERS):
         raise Unavailable("amqp.h is missing: install the package librabbitmq-dev")
     version = _output([compiler, "--version"]).splitlines()[0]
     program = _compiled("c", version, C_SOURCES, [compiler, "-O2"], ["client.c", "-lrabbitmq"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bench.contenders import Contender, Work
 from bench.rivals import compiled
+from bench.rivals.frameworks import FRAMEWORKS
 from bench.rivals.libraries import AIO_PIKA, AIO_PIKA_ON_UVLOOP, AIORMQ
 
 GO = Contender("Go", compiled.go)
@@ -13,4 +14,5 @@ C = Contender("C", compiled.c, frozenset({Work.CONSUME, Work.PUBLISH}))
 C_ONE_ACK_PER_200 = Contender("C, one ack per 200", lambda: compiled.c("200"), frozenset({Work.CONSUME}))
 """The limit: no client that settles each message after its handler can do this."""
 
-CONTENDERS: tuple[Contender, ...] = (GO, GO_WITH_JSON, C, C_ONE_ACK_PER_200, AIORMQ, AIO_PIKA, AIO_PIKA_ON_UVLOOP)
+LIBRARIES = (GO, GO_WITH_JSON, C, C_ONE_ACK_PER_200, AIORMQ, AIO_PIKA, AIO_PIKA_ON_UVLOOP)
+CONTENDERS: tuple[Contender, ...] = (*LIBRARIES, *FRAMEWORKS)

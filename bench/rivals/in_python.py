@@ -25,8 +25,6 @@ class InPython:
     distributions: Sequence[str]
     """Whose versions the report shows."""
     works: frozenset[Work]
-    worker: Sequence[str] = ()
-    """What consumes instead of a module of ours: the command line of a framework, without the interpreter."""
     environment: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __call__(self) -> Programs:
@@ -36,5 +34,4 @@ class InPython:
 
     def commands(self, executable: str) -> Mapping[Work, Sequence[str]]:
         """Return the command for each work."""
-        commands = {work: (executable, "-m", f"bench.rivals.{self.folder}.{work}") for work in self.works}
-        return commands | ({Work.CONSUME: (executable, *self.worker)} if self.worker else {})
+        return {work: (executable, "-m", f"bench.rivals.{self.folder}.{work}") for work in self.works}

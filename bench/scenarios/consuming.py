@@ -17,12 +17,13 @@ from bench.ours.contenders import (
     WITHOUT_METRICS,
 )
 from bench.rivals.contenders import CONTENDERS
+from bench.rivals.frameworks import FRAMEWORKS
 from bench.scenario import Scenario
 
 MESSAGES = 20_000
 AT_DEFAULTS = Job(Work.CONSUME, MESSAGES, concurrency=32, prefetch=64)
 OURS = (AS_BYTES, TYPED, WITH_MIDDLEWARE, WITHOUT_METRICS, IN_BATCHES, ON_ASYNCIO, ON_313)
-GO, LIMIT = "Go", "C, one ack per 200"
+GO, LIMIT, AIO_PIKA = "Go", "C, one ack per 200", "aio-pika"
 
 
 def rivals(*names: str) -> tuple[Contender, ...]:
@@ -56,6 +57,12 @@ CONSUMING: tuple[Scenario, ...] = (
         "consume from a classic queue, concurrency 32, prefetch 64",
         AT_DEFAULTS,
         (MXWORKER, *rivals(GO, LIMIT)),
+    ),
+    contest(
+        "consume-own-defaults",
+        "consume from a classic queue, each client with its own defaults",
+        Job(Work.CONSUME, MESSAGES, concurrency=0, prefetch=0),
+        (MXWORKER, *rivals(GO, AIO_PIKA), *FRAMEWORKS),
     ),
     contest(
         "consume-quorum",

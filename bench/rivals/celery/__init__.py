@@ -1,0 +1,1 @@
+"""Celery, set up as https://docs.celeryq.dev/en/stable/userguide/optimizing.html recommends for short tasks."""

@@ -1,0 +1,1 @@
+"""rabbitkit, see https://talaatmagdyx.github.io/rabbitkit/, with its transport on aio-pika."""
