@@ -13,6 +13,7 @@ from typing import Any
 
 from bench.contenders import Unavailable
 from bench.environments import versions
+from bench.wire.server import compile_server
 from tests.harness.repository import REPOSITORY
 from tests.harness.wire import Wire
 
@@ -39,6 +40,7 @@ def facts(broker_url: Callable[[], str]) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": versions(sys.executable, "aio-pika", "aiormq", "orjson", "uvloop"),
         "broker": _broker(broker_url),
+        "wire_server": "C" if compile_server() else "Python",
     }
 
 

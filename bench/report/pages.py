@@ -32,8 +32,15 @@ def setting(facts: Mapping[str, Any]) -> str:
         f"the client and the broker together, {machine['memory_latency_ns']} ns for a random access to memory, "
         f"{facts['system']}, Linux {facts['kernel']}, Python {facts['python']}, {facts['broker']}. Medians of "
         f"{facts['rounds']} rounds in which the clients take turns; the range is that of the rounds. Figures depend on "
-        "the machine, so compare the ratios."
+        f"the machine, so compare the ratios.{_bounded(facts)}"
     )
+
+
+def _bounded(facts: Mapping[str, Any]) -> str:
+    """Return what to say when the wire server may be slower than a client."""
+    if facts["wire_server"] == "C":
+        return ""
+    return " There was no C compiler, so the wire server was in Python, and bounds the rates of fast clients."
 
 
 def with_table(readme: str, run: Run) -> str:

@@ -23,6 +23,7 @@ FACTS = {
     "python": "3.11.7",
     "broker": "RabbitMQ 3.10.8",
     "rounds": 3,
+    "wire_server": "C",
 }
 
 
@@ -122,6 +123,9 @@ def test_the_report_has_all_scenarios_with_their_pictures() -> None:
     text = report(run_of(entry("ours", 1.0)), [], {"consume-classic": "consume-classic.svg"})
     assert "![consume](consume-classic.svg)" in text
     assert "commit abc" in text
+    assert "no C compiler" not in text
+    run = Run({**FACTS, "wire_server": "Python"}, ())
+    assert "There was no C compiler, so the wire server was in Python" in report(run, [], {})
 
 
 def test_readme_has_the_table_of_the_latest_results() -> None:
