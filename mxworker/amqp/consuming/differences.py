@@ -92,10 +92,9 @@ def difference_in(text: str, asked: Asked) -> Difference | None:
         return None
     key, theirs = found["key"], found["theirs"].strip()
     value, is_readable = _value(theirs, asked.arguments.get(key))
-    is_plain = key == "x-queue-type" and value is None
-    return Difference(
-        key, "none (classic)" if is_plain else _shown(theirs), _shown(found["ours"].strip()), value, is_readable
-    )
+    # Before 4.0, RabbitMQ tells no type of a classic queue that was declared without one.
+    shown = "'classic'" if key == "x-queue-type" and value is None else _shown(theirs)
+    return Difference(key, shown, _shown(found["ours"].strip()), value, is_readable)
 
 
 def not_of_the_type(text: str) -> tuple[str, str] | None:

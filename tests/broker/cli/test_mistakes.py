@@ -126,7 +126,7 @@ TWENTY_FIVE = {
         exit_code=2,
     ),
     "existing queue": Mistake(
-        "x-queue-type is none (classic), code says 'quorum'",
+        "x-queue-type is 'classic', code says 'quorum'",
         'Write Queue("EXISTING", type="classic", declare="passive")',
         PLAIN.replace("QUEUE", "EXISTING"),
         exit_code=4,

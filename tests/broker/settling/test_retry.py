@@ -390,9 +390,7 @@ def test_missing_retry_queue_ends_the_service_with_4_and_a_text(
     assert ended.stderr.startswith(f"Error: broker refused queue '{queue_name}.retry.300': 404 NOT_FOUND")
 
 
-@pytest.mark.parametrize("declare", ["passive", "off"])
 async def test_queues_that_others_declared_are_used_as_they_are(
-    declare: Literal["passive", "off"],
     broker_url: str,
     queue_name: str,
     admin: Client,
@@ -401,7 +399,7 @@ async def test_queues_that_others_declared_are_used_as_they_are(
     caplog.set_level(logging.WARNING, "mxworker.worker.handling.settling")
     handlers, notes = Handlers(), Notes()
 
-    @handlers.consume(Queue(queue_name, declare=declare), retry=FAST)
+    @handlers.consume(Queue(queue_name, declare="off"), retry=FAST)
     async def order(body: str, ctx: Context) -> object:
         match notes.take(ctx):
             case "good":
