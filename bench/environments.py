@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from bench.contenders import Unavailable
@@ -45,15 +46,17 @@ def versions(python: str, *distributions: str) -> str:
 
 
 def interpreter(version: str) -> str:
-    """Return the path of a Python of that version ("3.13"). Raises Unavailable."""
-    name = f"python{version}"
-    found = shutil.which(name)
-    if found is None:
-        raise Unavailable(f"there is no {name} on this machine")
-    try:
-        return _call([found, "-c", "import sys; print(sys.executable)"]).strip()
-    except Unavailable as error:  # a shim of pyenv without a version behind it
-        raise Unavailable(f"{found} does not run: put a {name} that does on PATH") from error
+    """Return the path of a Python of that version ("3.13"): the one that PYTHON313 names, else the first that runs.
+
+    It is looked for on PATH and among those of pyenv. Raises Unavailable.
+    """
+    name, variable = f"python{version}", f"PYTHON{version.replace('.', '')}"
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    found = [shutil.which(name), *map(str, sorted(pyenv.glob(f"versions/{version}.*/bin/{name}"), reverse=True))]
+    for candidate in [named] if (named := os.environ.get(variable)) else filter(None, found):
+        with suppress(Unavailable):  # such as a shim of pyenv without a version behind it
+            return _call([candidate, "-c", "import sys; print(sys.executable)"]).strip()
+    raise Unavailable(f"there is no {name} that runs: name one with {variable}=/path/to/{name}")
 
 
 def _version(python: str) -> str:

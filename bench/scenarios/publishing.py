@@ -30,7 +30,7 @@ PUBLISHING: tuple[Scenario, ...] = (
             contenders,
         )
         for queue_type, contenders in (
-            ("classic", (MXWORKER, ON_ASYNCIO, *rivals(GO, "C"))),
+            ("classic", (MXWORKER, ON_ASYNCIO, *rivals(GO, "C", "Dramatiq", "Celery, no confirms"))),
             ("quorum", (MXWORKER, ON_313, *CONTENDERS)),
         )
     ),
