@@ -95,7 +95,7 @@ CELERY_NO_CONFIRMS = framework(
 DRAMATIQ = framework(
     "Dramatiq",
     InPython("dramatiq", ("dramatiq", "pika"), _BOTH),
-    0.1,
+    0.3,  # its consumer decodes what is prefetched before the first message is handled, so fewer would flatter it
     _dramatiq_arguments,
     lambda job: (f"{job.queue}.DQ", f"{job.queue}.XQ"),
     _CLASSIC,  # it declares its queues itself, and knows no other type
