@@ -195,7 +195,8 @@ class FrameReader:
             if channel is None or kind == FRAME_HEARTBEAT:
                 passed.append(self._pass_on(number, data[at : last + 1]))
             elif kind == FRAME_METHOD:
-                if channel.consumer is not None and (after := self._whole_delivery(channel, number, data, at, last)):
+                after = self._whole_deliveries(channel, number, data, at, last)
+                if after > at:
                     at = after
                     continue
                 if not self._divert_method(channel, number, data, at, last):
@@ -250,42 +251,52 @@ class FrameReader:
 
     # ---- frames of registered channels
 
-    def _whole_delivery(self, channel: _Channel, number: int, data: bytes, at: int, last: int) -> int:
-        """Take a basic.deliver with a content of one header and one body frame; return the end of that.
+    def _whole_deliveries(self, channel: _Channel, number: int, data: bytes, at: int, last: int) -> int:
+        """Take each basic.deliver with a content of one header and one body frame; return the end of the last.
 
-        Nearly all deliveries are like that, and take 1.2 us here in place of 1.65 us frame by frame. For anything else,
-        faults included, this returns 0 and does nothing, and `_cut` goes on with the frame.
+        Nearly all deliveries are like that. Their method frames begin alike up to the delivery tag, since they are of
+        one consumer, and have the same size when the routing key has. So only the first one is parsed. For anything
+        else, faults included, this does nothing, and `_cut` goes on with the frame at the returned place.
         """
-        header_at = last + 1
-        if data[at + 7 : at + 11] != _DELIVER or channel.method or header_at + _CONTENT_HEAD_BYTES > len(data):
-            return 0
-        tag_at = at + 12 + data[at + 11]
-        kind, header_number, header_size, size = _content_head(data, header_at)
-        header_last = header_at + 7 + header_size
-        body_at = header_last + 8
-        body_last: int = body_at + size
-        if (
-            tag_at + 9 > last
-            or body_last >= len(data)
-            or kind != FRAME_HEADER
-            or header_number != number
-            or not 14 <= header_size <= self.frame_max - FRAME_OVERHEAD
-            or not 0 < size <= self.frame_max - FRAME_OVERHEAD
-            or size > self.body_cap_bytes
-            or data[header_last] != FRAME_END
-            or data[body_last] != FRAME_END
-            or _frame_head(data, header_last + 1) != (FRAME_BODY, number, size)
-        ):
-            return 0
+        if data[at + 7 : at + 11] != _DELIVER or channel.method:
+            return at
+        head = data[at : at + 12 + data[at + 11]]  # of the method frame, up to the delivery tag
+        tag_in, header_in = len(head), last + 1 - at
         consumer = channel.consumer
-        assert consumer is not None
-        tag, bits = _tag_and_bit(data, tag_at)
-        if consumer.takes(size):
-            properties = data[header_at + _CONTENT_HEAD_BYTES : header_last]
-            consumer.on_deliver(tag, bits & 1 == 1, data[tag_at + 9 : last], properties, data[body_at:body_last])
-        else:
-            consumer.on_unread(tag, size)
-        return body_last + 1
+        if tag_in + 9 >= header_in or consumer is None:
+            return at
+        end, most = len(data), self.frame_max - FRAME_OVERHEAD
+        most_body = min(most, self.body_cap_bytes)
+        takes, on_deliver = consumer.takes, consumer.on_deliver
+        while data.startswith(head, at):
+            header_at = at + header_in
+            if header_at + _CONTENT_HEAD_BYTES > end:
+                break
+            kind, header_number, header_size, size = _content_head(data, header_at)
+            header_last = header_at + 7 + header_size
+            body_at = header_last + 8
+            body_last: int = body_at + size
+            if (
+                body_last >= end
+                or kind != FRAME_HEADER
+                or header_number != number
+                or not 14 <= header_size <= most
+                or not 0 < size <= most_body
+                or data[header_at - 1] != FRAME_END
+                or data[header_last] != FRAME_END
+                or data[body_last] != FRAME_END
+                or _frame_head(data, header_last + 1) != (FRAME_BODY, number, size)
+            ):
+                break
+            tag, bits = _tag_and_bit(data, at + tag_in)
+            if takes(size):
+                route = data[at + tag_in + 9 : header_at - 1]
+                properties = data[header_at + _CONTENT_HEAD_BYTES : header_last]
+                on_deliver(tag, bits & 1 == 1, route, properties, data[body_at:body_last])
+            else:
+                consumer.on_unread(tag, size)
+            at = body_last + 1
+        return at
 
     def _divert_method(self, channel: _Channel, number: int, data: bytes, at: int, last: int) -> bool:
         """Handle a method frame of a registered channel; return False when it must be passed on."""

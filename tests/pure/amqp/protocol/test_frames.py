@@ -277,6 +277,41 @@ def test_body_in_many_frames_is_joined() -> None:
     assert [call[-1] for call in calls] == [b"".join(parts)]
 
 
+def test_deliveries_in_one_read_need_not_be_alike() -> None:
+    one_after_another = [
+        commands.Basic.Deliver(consumer, 0, redelivered, "x", key)
+        for redelivered in (False, True)
+        for consumer, key in (
+            ("c", "k"),
+            ("c", "l"),
+            ("d", "l"),
+            ("c", "longer"),
+            ("longer", "c"),
+            ("c", "k"),
+            ("c", "k"),
+        )
+    ]
+    stream = frames.marshal(START, 0)
+    for tag, method in enumerate(one_after_another, 1):
+        method.delivery_tag = tag
+        parts = {7: (b"x" * REFUSED_BYTES,), 9: (b"in ", b"two"), 11: (), 13: (b"x" * (CAP + 1),)}.get(tag, (b"body",))
+        stream += marshalled(content_frames(method, PROPERTIES, parts), OURS[tag % 8 == 0])
+    calls, passed = told_by_pamqp(stream)
+    reader, told = reader_with_channels()
+    assert (reader.feed(stream), told) == (passed, calls)
+
+
+@pytest.mark.parametrize("damaged", range(3), ids=["method", "header", "body"])
+def test_wrong_end_octet_among_deliveries_in_one_read_ends_the_connection(damaged: int) -> None:
+    parts = content_frames(commands.Basic.Deliver("c", 2, False, "x", "k"))
+    second = [marshalled([part], 1) for part in parts]
+    second[damaged] = second[damaged][:-1] + b"\x00"
+    reader, calls = reader_with_channels()
+    with pytest.raises(ProtocolViolation):
+        reader.feed(frames.marshal(START, 0) + deliver(1) + b"".join(second) + deliver(3))
+    assert [call[1:3] for call in calls] == [("deliver", 1)]
+
+
 def test_body_at_the_cap_is_kept_and_one_byte_more_is_not() -> None:
     reader, calls = reader_with_channels()
     reader.feed(frames.marshal(START, 0) + deliver(1, (b"x" * CAP,)) + deliver(2, (b"x" * (CAP + 1),)))
