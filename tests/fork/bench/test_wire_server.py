@@ -45,6 +45,7 @@ def test_a_prefetch_bounds_what_is_unsettled_and_acks_bring_more(server: WireSer
         channel.send(commands.Basic.Ack(2, False))  # out of order, then once more: counted once
         channel.send(commands.Basic.Ack(4, True))
         channel.send(commands.Basic.Ack(4, True))
+        channel.send(commands.Basic.Ack(2, False))
         assert [channel.read().tag for _ in range(4)] == [11, 12, 13, 14]
         channel.send(commands.Basic.Nack(6, False, True))
         channel.send(commands.Basic.Reject(5, True))
