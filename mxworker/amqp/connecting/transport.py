@@ -13,6 +13,7 @@ Invariants:
 - aiormq gets only whole frames, in order, and a heartbeat whenever any bytes came, because it times the peer's silence.
 - Our writes overtake aiormq's, whose writer task runs a loop turn or more later. A caller that needs an order must wait
   for the answer to the library's request, or flush before it makes the request.
+- aiormq writes nothing on a channel after its end, whatever was cancelled meanwhile (see `protocol/ended_channels.py`).
 - The end of the connection reaches every registered channel exactly once, with a typed reason.
 """
 
@@ -30,6 +31,7 @@ from aiormq.connection import TransportFactory
 from yarl import URL
 
 from mxworker.amqp.connecting.tls import client_context, tls_error, verification_error
+from mxworker.amqp.protocol.ended_channels import EndedChannels
 from mxworker.amqp.protocol.frames import HEARTBEAT
 from mxworker.amqp.protocol.reader import ConsumerSink, FrameReader, PublisherSink
 from mxworker.brokers import DEFAULT_TLS, Tls
@@ -245,6 +247,19 @@ class DataPlane(asyncio.StreamReaderProtocol):
                 self._wire.abort()
 
 
+class _ControlWriter(asyncio.StreamWriter):
+    """The writer of aiormq. It drops what the broker would answer with the end of the connection."""
+
+    def __init__(self, transport: asyncio.Transport, plane: DataPlane, reader: asyncio.StreamReader) -> None:
+        super().__init__(transport, plane, reader, asyncio.get_running_loop())
+        self._channels = EndedChannels()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Write whole frames of one channel, unless they come after its end."""
+        if self._channels.lets_pass(data):
+            super().write(data)
+
+
 Wire = Callable[[asyncio.Protocol], asyncio.Transport]
 """Connects a protocol to a broker in this process, and returns its transport. There is no socket."""
 
@@ -271,7 +286,7 @@ class DataPlaneFactory(TransportFactory):
         plane = DataPlane(reader, loop, self._body_cap_bytes)
         transport = await self._connected(plane, url, kwargs) if self._wire is None else self._wire(plane)
         self.plane = plane
-        return reader, asyncio.StreamWriter(transport, plane, reader, loop)
+        return reader, _ControlWriter(transport, plane, reader)
 
     async def _connected(self, plane: DataPlane, url: URL, kwargs: dict[str, Any]) -> asyncio.Transport:
         host = url.host or ""
