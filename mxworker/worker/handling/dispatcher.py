@@ -5,18 +5,13 @@ the whole process than the limiter allows. The rest waits, bounded by the prefet
 in a line of its own until it can run alone in the process (see `isolation`). It is given back when it has waited so
 long that the broker might close the channel for it. The tasks belong to the dispatcher and not to the channel: when a
 channel is lost, its tasks finish, and their settlements are dropped as stale.
-
-From Python 3.12 on, tasks are eager: the first step of a task runs while the task is made, inside the read. A handler
-that awaits nothing ends there. Such a unit keeps its place until the next turn of the event loop. So a turn has no more
-first steps than there are places, however many deliveries one read brings, and starts are not nested in each other.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from enum import Enum, auto
 from typing import Any, Generic, TypeVar
@@ -46,9 +41,6 @@ class Alone(Enum):
     RESTING = auto()
     """All units, and none is started for now."""
 
-
-_Task: Any = asyncio.Task  # the type has no `eager_start` for Python 3.11
-_ARE_EAGER = sys.version_info >= (3, 12)
 
 # Read for every unit: on Python 3.11 an Enum takes 0.1 us to find its member.
 _OPEN, _RETURNED = Intake.OPEN, Intake.RETURNED
@@ -88,7 +80,6 @@ class Dispatcher(Generic[Unit]):
         self._apart: dict[Unit, asyncio.TimerHandle] = {}  # at most prefetch, too, in their order
         self._alone = Alone.SUSPECTS
         self._longest_apart_s = longest_apart_s
-        self._ended_at_once = 0  # units that ended in their first step; they keep their places until the next turn
         self._come_next = 0  # the number of units that `run_next` put in front, since the last start
         self._intake = Intake.OPEN
 
@@ -101,7 +92,7 @@ class Dispatcher(Generic[Unit]):
         """Start a unit, or let it wait for a free place."""
         has_place = self._has_place()
         if has_place and self._intake is _OPEN and not self._waiting and self._limiter.take(self):
-            self._start(unit)
+            self._start(unit, self._run(unit))
         elif self._intake is _RETURNED:
             self._work.give_back(unit)
         else:
@@ -128,7 +119,7 @@ class Dispatcher(Generic[Unit]):
         self._drop_stale()
         if self._waiting and self._has_place() and self._limiter.take(self):
             unit = self._waiting.popleft()
-            self._start(unit)
+            self._start(unit, self._run(unit))
             if self._waiting and self._has_place():
                 self._limiter.ask(self)
 
@@ -143,7 +134,7 @@ class Dispatcher(Generic[Unit]):
         while self._waiting:
             unit = self._waiting.popleft()
             if not self._work.is_stale(unit):
-                self._start(unit)
+                self._start(unit, self._run(unit))
                 return True
             self._work.give_back(unit)
         return False
@@ -160,8 +151,7 @@ class Dispatcher(Generic[Unit]):
         A stuck unit takes a place of the handler, but not a place of a circuit breaker's trial.
         """
         running = self.running
-        # Of the dict itself: `len(running)` takes 0.1 us more.
-        count = len(running.started) + self._ended_at_once
+        count = len(running.started)  # of the dict itself: `len(running)` takes 0.1 us more
         if count >= self._concurrency:
             return False
         if self._trial is not None and count - len(running.stuck) >= self._trial:
@@ -173,18 +163,11 @@ class Dispatcher(Generic[Unit]):
         while self._waiting and self._work.is_stale(self._waiting[0]):
             self._work.give_back(self._waiting.popleft())
 
-    def _start(self, unit: Unit) -> None:
-        """Run a unit in a task of its own, which may end before this returns."""
+    def _start(self, unit: Unit, run: Coroutine[Any, Any, None]) -> None:
         # Not the caller's context: the caller may be the task of another delivery, with context variables of its own.
-        context = self._context.copy()
         self._come_next = 0
-        if not _ARE_EAGER:
-            self.running.start(unit, asyncio.Task(self._run(unit), loop=self._loop, context=context))
-            return
-        self.running.start(unit)
-        task = _Task(self._run(unit), loop=self._loop, context=context, eager_start=True)
-        if not task.done():
-            self.running.note_task(unit, task)
+        task = asyncio.Task(run, loop=self._loop, context=self._context.copy())
+        self.running.start(unit, task)
 
     async def _run(self, unit: Unit, is_alone: bool = False) -> None:
         """Run a unit to its end. With `is_alone`, clear it of suspicion, since the process has survived it.
@@ -199,31 +182,15 @@ class Dispatcher(Generic[Unit]):
             if not self._is_given_up(unit, error):
                 await self._rescue(unit, error)
         finally:
-            ended_at_once = self.running.end(unit)
+            self.running.end(unit)
             if self._apart and self._intake is _OPEN and self._alone is not Alone.RESTING:
                 self._isolation.ask(self)
-            if not ended_at_once:
-                self._pass_on(1)
-            else:
-                if not self._ended_at_once:
-                    self._loop.call_soon(self._begin_turn)
-                self._ended_at_once += 1
+            if not (self._waiting and self._limiter.is_uncontended and self._start_next()):
+                if self._waiting and self._has_place():
+                    self._limiter.ask(self)
+                self._limiter.leave()
         if is_alone and was_executed and not self.running.is_cut_short:
             self._work.clear(unit)
-
-    def _pass_on(self, count: int) -> None:
-        """Give the places of `count` units that have ended to units that wait, or back to the limiter."""
-        while count and self._waiting and self._limiter.is_uncontended and self._start_next():
-            count -= 1
-        if count:
-            if self._waiting and self._has_place():
-                self._limiter.ask(self)
-            self._limiter.leave(count)
-
-    def _begin_turn(self) -> None:
-        """Pass on the places of the units that ended in their first step in the last turn of the event loop."""
-        count, self._ended_at_once = self._ended_at_once, 0
-        self._pass_on(count)
 
     def _is_given_up(self, unit: Unit, error: BaseException) -> bool:
         """Whether `error` ends a unit that is left unsettled: it is cut short, or its task is no longer run."""
@@ -243,7 +210,7 @@ class Dispatcher(Generic[Unit]):
     def limit(self, most: int | None) -> None:
         """Run at most `most` units at once; None removes the limit. Running units go on."""
         self._trial = most
-        self._loop.call_soon(self.look)  # not now: the caller may be a task, in its first step
+        self.look()
 
     # ---- units that run alone
 
@@ -329,9 +296,7 @@ class Dispatcher(Generic[Unit]):
         unit = next(iter(self._apart))
         self._leave_line(unit)
         self._limiter.enter_closed()
-        self._come_next = 0
-        run = self._run(unit, is_alone=True)  # in a task that is not eager: `isolation` is in the midst of a decision
-        self.running.start(unit, asyncio.Task(run, loop=self._loop, context=self._context.copy()))
+        self._start(unit, self._run(unit, is_alone=True))
         if self._apart:
             self._isolation.ask(self)
         return self._work.key(unit)
