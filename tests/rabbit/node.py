@@ -25,7 +25,7 @@ from tests.rabbit.ports import LOOPBACK, amqp_version, free_port, listens
 
 START_TIMEOUT_S = 120.0
 STOP_PATIENCE_S = 20.0
-CTL_TIMEOUT_S = 60.0
+CTL_TIMEOUT_S = 180.0
 _HELPER_PATIENCE_S = 5.0
 _LOG_PATIENCE_S = 60.0  # for a machine that is busy: the broker writes its log when it has time
 _TAIL_CHARS = 8000  # RabbitMQ 4 prints half as much after the line that tells the cause

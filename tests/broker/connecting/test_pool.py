@@ -86,7 +86,7 @@ async def test_channel_max_of_the_broker_is_respected(
     """Beyond it RabbitMQ would close the connection; so it would for a number above, although few are open."""
     caplog.set_level(logging.WARNING, "mxworker")
     node = own_node(config="channel_max = 4")
-    async with running(node.url, max_connections=3, borrow_timeout_s=5) as pool:
+    async with running(node.url, max_connections=3, borrow_timeout_s=SOON_S) as pool:
         four = asyncio.Barrier(4)
 
         async def borrow(number: int) -> None:

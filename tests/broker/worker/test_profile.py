@@ -128,7 +128,7 @@ def test_profiles_of_a_busy_worker_name_what_is_hot_and_what_leaks(
     publish(admin, f"{QUEUE}.def", 1)
     shown = done(service.mxworker("ctl", "profile", "--cpu", "2s", "--output", "cpu.json"))
     assert shown.splitlines()[0] == "CPU profile of worker 1: cpu.json"
-    assert "crunch" in shown.splitlines()[2]
+    assert "crunch" in shown
     document = json.loads((folder / "cpu.json").read_bytes())
     for thread, caller in (("MainThread (event loop)", "work"), ("mxworker-handler_0", "work_in_thread")):
         assert spent_in("crunch", caller, document, thread) > 0.3, "on a busy machine, much is spent in sampling"
