@@ -7,10 +7,11 @@ A run may have several processes (pytest-xdist, `-n 3`). They share its seed, an
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         value for report in passed for name, value in report.user_properties if name == "screenshots"
     ):
         terminalreporter.line(f"screenshots: {folder}")
+
+
+@pytest.fixture(autouse=True)
+def _level_of_the_log() -> Iterator[None]:
+    """Leave the log as it was: a command that is refused sets it up, so that its error is a line of the log."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
 
 
 @pytest.fixture(scope="session")
