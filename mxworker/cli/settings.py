@@ -62,9 +62,9 @@ class ServiceCommand(Command):
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
-            if isinstance(error, click.NoSuchOption) and error.option_name == "--reload":
+            if isinstance(error, click.NoSuchOption) and error.option_name.removeprefix("--") == "reload":
                 error = click.UsageError(
-                    "there is no option '--reload'.\n  Try:  mxworker dev APP, which reloads.", ctx
+                    f"there is no option '{error.option_name}'.\n  Try:  mxworker dev APP, which reloads.", ctx
                 )
             from mxworker.system.log import is_text, set_up
 

@@ -72,7 +72,7 @@ def another(leaf: Leaf) -> tuple[Any, str, str]:
         case Duration():
             return 7.0, "7s", '"7s"'
         case Size():
-            return 3000, "3kB", '"3kB"'
+            return 3_000_000, "3MB", '"3MB"'
         case Factor():
             return 3.5, "3.5", "3.5"
         case Whole() | WholeOrAuto() | WholeOrShared():
