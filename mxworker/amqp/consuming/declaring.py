@@ -19,7 +19,7 @@ class Declaring:
 
     def __init__(self, connection: BrokerConnection) -> None:
         """Open no channel yet."""
-        self._connection = connection
+        self.connection = connection
         self._channel: AbstractChannel | None = None
 
     async def __aenter__(self) -> Self:
@@ -30,7 +30,7 @@ class Declaring:
 
     async def take(self) -> AbstractChannel:
         """Return an open channel, which is the caller's from now on."""
-        channel = self._channel or await self._connection.channel()
+        channel = self._channel or await self.connection.channel()
         self._channel = None
         return channel
 
@@ -66,7 +66,7 @@ class Declaring:
     @asynccontextmanager
     async def _request(self, queue: str) -> AsyncIterator[Any]:
         if self._channel is None:
-            self._channel = await self._connection.channel()
+            self._channel = await self.connection.channel()
         underlay = await self._channel.get_underlay_channel()
         try:
             with library_errors(queue):
@@ -83,4 +83,4 @@ class Declaring:
     async def _close(self) -> None:
         if self._channel is not None:
             channel, self._channel = self._channel, None
-            await self._connection.close_channel(channel)
+            await self.connection.close_channel(channel)

@@ -62,8 +62,6 @@ class Standing(StrEnum):
     DIFFERENT = "different"
     UNKNOWN = "unknown"
     """It exists. Its arguments were not asked for, or this user may not declare it, so they cannot be told."""
-    LOCKED = "locked"
-    """It is exclusive to another connection."""
 
 
 @dataclass(frozen=True, slots=True)
