@@ -27,7 +27,7 @@ endif
 test: $(READY) ## Check style and types, then run all tests, those of guarantees at a tenth of their size (BROKER=4: on RabbitMQ 4)
 	@$(MAKE) lint || { echo "make test: style or types are wrong, see above; no test was run ('make lint' repeats this)." >&2; exit 1; }
 	@$(MAKE) rabbitmq systemd prometheus
-	@$(BIN)/python -m pytest -n 3 --dist loadfile -m "not alone"; code=$$?; \
+	@$(BIN)/python -m pytest -n 4 --dist loadfile -m "not alone"; code=$$?; \
 		$(BIN)/python -m pytest -m alone && exit $$code
 
 chaos: $(READY) rabbitmq systemd prometheus chromium clients ## Run the fault and guarantee tests in full (long)
