@@ -2,7 +2,7 @@
 
 Without RabbitMQ the tests that need it are skipped, and the end of the run says so; with CI=true they fail instead.
 
-A run may have several processes (pytest-xdist, `-n 3`). They share its seed, and each has a shared broker of its own.
+A run may have several processes (pytest-xdist). They share its seed, and each has a shared broker of its own.
 """
 
 from __future__ import annotations

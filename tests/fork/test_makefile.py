@@ -57,7 +57,7 @@ def make(project: Path, target: str, **more: str) -> tuple[subprocess.CompletedP
 @pytest.mark.parametrize(("most", "alone"), [(0, 0), (1, 0), (0, 1), (1, 1)])
 def test_tests_that_run_alone_run_after_others_failed(project: Path, most: int, alone: int) -> None:
     made, runs = make_test(project, CODE_OF_MOST=str(most), CODE_OF_ALONE=str(alone))
-    assert runs[-2:] == ["-m pytest -n 3 --dist loadfile -m not alone", "-m pytest -m alone"], made.stderr
+    assert runs[-2:] == ["-m pytest -n 4 --dist loadfile -m not alone", "-m pytest -m alone"], made.stderr
     assert (made.returncode == 0) is (most == alone == 0)
 
 

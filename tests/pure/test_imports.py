@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import mxworker
+from tests.harness.parsing import parsed
 
 PACKAGE = Path(mxworker.__file__).parent
 GROUND = "ground"
@@ -371,7 +372,7 @@ def reachable(name: str, imported: Mapping[str, set[str]]) -> set[str]:
 
 def imports_of(path: Path) -> Iterator[tuple[int, str]]:
     """Yield what the module in `path` imports, as `imports` does."""
-    return imports(ast.parse(path.read_text()))
+    return imports(parsed(path))
 
 
 def annotation_only_lines(tree: ast.Module) -> set[int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import mxworker
+from tests.harness.parsing import parsed
 
 PACKAGE = Path(mxworker.__file__).parent
 PAGE = PACKAGE.parent / "docs" / "internals.md"
@@ -42,7 +43,7 @@ def test_each_room_is_on_the_page() -> None:
 def names_in(source: Path) -> set[str]:
     """Return the functions, classes and methods of a module, methods as `Class.method`."""
     found = set()
-    for node in ast.parse(source.read_text()).body:
+    for node in parsed(source).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             found.add(node.name)
         if isinstance(node, ast.ClassDef):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.parsing import parsed
 from tests.harness.repository import REPOSITORY
 
 RULED_OUT = (
@@ -60,7 +61,7 @@ def names() -> Iterator[tuple[str, str]]:
         place = path.relative_to(REPOSITORY)
         for part in place.with_suffix("").parts:
             yield str(place), part.removeprefix("test_")
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             match node:
                 case ast.ClassDef(name=name):
                     yield str(place), name

@@ -26,6 +26,7 @@ import pytest
 import mxworker
 from docs.generators.public_names import GROUPS
 from mxworker import errors, testing
+from tests.harness.parsing import parsed
 
 # Only mxworker makes them, so nobody outside writes the arguments of their constructors.
 MADE_BY_MXWORKER = frozenset({"Context", "Delivery", "Publisher", "BrokerUnderTest", "ServiceUnderTest"})
@@ -53,7 +54,7 @@ def test_everything_that_a_name_for_tests_mentions_is_public() -> None:
 
 
 def test_names_that_are_imported_late_are_those_that_a_type_checker_sees() -> None:
-    tree = ast.parse(Path(mxworker.__file__).read_text())
+    tree = parsed(Path(mxworker.__file__))
     seen = {alias.asname or alias.name for node in ast.walk(tree) for alias in getattr(node, "names", ())}
     assert set(mxworker.__all__) <= seen
     assert set(mxworker.__all__) <= set(dir(mxworker))
@@ -137,7 +138,7 @@ class Names(dict[str, Any]):
     def __init__(self, module: types.ModuleType) -> None:
         super().__init__(vars(module))
         self._origins = dict.fromkeys(vars(module), module.__name__)
-        for node in ast.walk(ast.parse(Path(module.__file__ or "").read_text())):
+        for node in ast.walk(parsed(Path(module.__file__ or ""))):
             if isinstance(node, ast.ImportFrom):
                 for alias in node.names:
                     self[alias.asname or alias.name] = getattr(import_module(node.module or ""), alias.name)

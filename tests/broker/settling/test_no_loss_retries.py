@@ -144,7 +144,7 @@ def test_retry_queues_that_vanish_again_and_again_lose_nothing(
     admin.declare_quorum(f"{queue_name}.dlq")
     declare_retry_queues(admin, queue_name)
     account = Account(recorded, admin)
-    flag, env = f"--workers={WORKERS}", {"DECLARE": "passive"}
+    flag, env = f"--workers={WORKERS}", {"DECLARE": "off"}
     settings: dict[str, Any] = {"work_s": 0.02, "concurrency": CONCURRENCY, "source": FAILING, "env": env}
     counts: Counter[str] = Counter()
     with (

@@ -27,6 +27,7 @@ from mxworker.worker.assembly import assemble
 from mxworker.worker.cpu.protocol import MemberSettings
 from mxworker.worker.loading import select
 from mxworker.worker.service import Service
+from tests.harness.parsing import parsed
 from tests.harness.repository import REPOSITORY
 
 FLAGS = (
@@ -198,6 +199,6 @@ def test_every_setting_is_looked_for() -> None:
 def test_what_the_command_uses_itself_has_its_test(key: str) -> None:
     path = REPOSITORY / OF_THE_COMMAND[key]
     flag = f"--{key}"
-    texts = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+    texts = [node.value for node in ast.walk(parsed(path)) if isinstance(node, ast.Constant)]
     variable = f"MXWORKER_{key.replace('-', '_').upper()}"
     assert any(isinstance(text, str) and (flag in text or text == variable) for text in texts)

@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 
 from tests.harness.pages import PAGES
+from tests.harness.parsing import parsed
 from tests.harness.repository import REPOSITORY
 
 NAMED = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
@@ -23,5 +24,5 @@ def test_tests_that_pages_name_exist() -> None:
 
 
 def functions(path: str) -> set[str]:
-    tree = ast.parse((REPOSITORY / path).read_text())
+    tree = parsed(REPOSITORY / path)
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}

@@ -14,6 +14,7 @@ import pytest
 
 from mxworker.system.log_events import log_event
 from mxworker.system.log_formats import JsonFormatter
+from tests.harness.parsing import parsed
 from tests.harness.repository import REPOSITORY
 
 ROW = re.compile(
@@ -35,7 +36,7 @@ class Named:
 
 def functions() -> Iterator[tuple[Path, Function]]:
     for path in sorted((REPOSITORY / "mxworker").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, Function):
                 yield path, node
 

@@ -12,6 +12,7 @@ from mxworker.board.suspects import Death, Suspect
 from mxworker.wire import origins, own_headers
 from mxworker.wire.own_headers import OwnHeader
 from mxworker.worker.handling.copies import Facts, KillFacts
+from tests.harness.parsing import parsed
 
 PACKAGE = Path(mxworker.__file__).parent
 GROUPS = {
@@ -51,7 +52,7 @@ def test_no_other_module_spells_a_name() -> None:
 
 
 def names_in(path: Path) -> list[str]:
-    constants = (node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
+    constants = (node.value for node in ast.walk(parsed(path)) if isinstance(node, ast.Constant))
     texts = (each.decode("latin-1") if isinstance(each, bytes) else each for each in constants)
     return [text for text in texts if isinstance(text, str) and re.fullmatch(r"mx-[a-z-]*[a-z]", text)]
 

@@ -18,6 +18,7 @@ from mxworker.cli.config.defaults import defaults
 from mxworker.cli.config.document import parse
 from mxworker.cli.config.files import profile, profiles
 from mxworker.cli.config.options import BY_KEY, LEAVES
+from tests.harness.parsing import parsed
 from tests.harness.repository import REPOSITORY
 
 PACKAGE = Path(mxworker.__file__).parent
@@ -45,7 +46,7 @@ def texts(path: Path) -> Iterator[str]:
     if path.suffix != ".py":
         yield path.read_text()
         return
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     bare = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in bare:
