@@ -9,7 +9,7 @@ Pure.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -44,6 +44,11 @@ def declarations(queue: Queue, retry_steps_ms: Sequence[int] = ()) -> Iterator[D
     yield Declaration(queue.name, "work", queue.declare, queue.declared_arguments())
     for step_ms in retry_steps_ms:
         yield Declaration(queue.retry_name(step_ms), "retry", declare, _retry_arguments(queue, step_ms))
+
+
+def only_declared(queue: Queue) -> Queue:
+    """Return a queue that no handler consumes with what it needs: beside a queue of others that is nothing."""
+    return queue if queue.declare == "ensure" else replace(queue, dead_letter=False)
 
 
 def beside(queue: Queue, retry_steps_ms: Sequence[int] = ()) -> Iterator[Declaration]:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 
 from mxworker.amqp.connecting.connection import BrokerConnection
 from mxworker.amqp.consuming import topology
 from mxworker.amqp.consuming.declaring import Declaring
 from mxworker.api.queues import Queue
+from mxworker.api.topology import only_declared
 from mxworker.errors import TopologyRefused
 
 
@@ -36,10 +36,9 @@ class DeclaredQueues:
             self._done_on = connection
 
     async def _ensure(self, declaring: Declaring, queue: Queue) -> None:
-        """Declare or check a queue. Beside a queue of others nothing is needed, since no handler consumes it."""
-        needed = queue if queue.declare == "ensure" else replace(queue, dead_letter=False)
+        """Declare or check a queue."""
         try:
-            await topology.ensure(declaring, needed, former=self._refusal)
+            await topology.ensure(declaring, only_declared(queue), former=self._refusal)
         except TopologyRefused as error:
             self._refusal = error
             raise

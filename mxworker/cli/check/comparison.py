@@ -16,7 +16,7 @@ from mxworker.amqp.consuming.found import FoundExchange, FoundQueue
 from mxworker.amqp.consuming.refusals import taken_as_it_is
 from mxworker.api.queue_code import code_of
 from mxworker.api.queues import Queue, stream_refusal
-from mxworker.api.topology import Declaration, declarations, quarantine
+from mxworker.api.topology import Declaration, declarations, only_declared, quarantine
 from mxworker.cli.check.findings import Finding, error, warning
 
 _TYPE = "x-queue-type"
@@ -85,8 +85,8 @@ class Compared:
 
 def planned(queue: Queue, retry_steps_ms: Sequence[int], is_consumed: bool) -> Iterator[Compared]:
     """Yield the queues that are declared for one queue, before any broker was asked."""
-    if not is_consumed and queue.declare != "ensure":
-        queue = replace(queue, dead_letter=False)  # beside it nothing is needed
+    if not is_consumed:
+        queue = only_declared(queue)
     for wanted in declarations(queue, retry_steps_ms):
         yield Compared(queue, wanted, is_consumed)
     if is_consumed and queue.declare != "off":
