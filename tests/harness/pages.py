@@ -55,12 +55,6 @@ def blocks(page: Path) -> Iterator[Block]:
         number += 1
 
 
-def block_below(page: Path, mark: str) -> Block:
-    """Return the only block with this value of a mark, such as `tests/broker/cli/test_tutorial.py start`."""
-    (found,) = [block for block in blocks(page) if mark in block.marks.values()]
-    return found
-
-
 def anchors(page: Path) -> set[str]:
     """Return the anchors of the headings of a page, as GitHub makes them."""
     found: dict[str, int] = {}
