@@ -152,17 +152,18 @@ class Hold:
         average_bytes = max(1, self._taken_bytes // self.taken)
         return max(1, min(_LARGEST_PREFETCH, _ON_THE_WAY_BYTES // average_bytes))
 
-    def _admit(self, delivery: Delivery) -> None:
-        self.taken += 1
-        self._taken_bytes += len(delivery.body)
-        self._room -= 1
+    def _admit(self, *deliveries: Delivery) -> None:
+        self.taken += len(deliveries)
+        self._taken_bytes += sum(len(delivery.body) for delivery in deliveries)
+        self._room -= len(deliveries)
         self._came.set()
-        if self._error is not None:
-            return
-        try:
-            self._on_taken(delivery)
-        except Exception as error:  # raised here, it would end the connection inside the read
-            self._error = error
+        for delivery in deliveries:
+            if self._error is not None:
+                return
+            try:
+                self._on_taken(delivery)
+            except Exception as error:  # raised here, it would end the connection inside the read
+                self._error = error
 
     def _refuse_large(self, what: str) -> None:
         self._error = BrokerError(f"{what}. It stays in the queue.")

@@ -32,6 +32,7 @@ from mxworker.amqp.consuming.declaring import Declaring
 from mxworker.amqp.consuming.refusals import explained
 from mxworker.amqp.protocol.acks import AckLedger
 from mxworker.amqp.protocol.frames import encode_get
+from mxworker.amqp.protocol.reader import RawDelivery
 from mxworker.api.delivery import Delivery
 from mxworker.api.queues import Queue
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost, TopologyRefused
@@ -46,7 +47,8 @@ _PAUSE_INSTEAD_OF_BARRIER_S = 0.1
 
 _LARGEST_PREFETCH = 65_535  # the prefetch is a short on the wire
 
-Admit = Callable[[Delivery], None]
+Admit = Callable[[*tuple[Delivery, ...]], None]
+"""Takes the deliveries of one read."""
 
 
 class Subscription:
@@ -111,7 +113,7 @@ class Subscription:
         growth: int = 1,
         former: BrokerError | None = None,
     ) -> Subscription:
-        """Open a channel, ensure the topology and consume. Each delivery goes to `admit`, called inside the read.
+        """Open a channel, ensure the topology and consume. Deliveries go to `admit`, called inside the read.
 
         With None for `prefetch`, the queue is not consumed yet. When `budget` has no room for a delivery, `on_full` is
         called inside the read instead; the caller must `cancel` soon. Without a budget the bytes have no bound.
@@ -218,18 +220,30 @@ class Subscription:
         has_room = budget.held_bytes + size_bytes <= budget.limit_bytes and not self._unread
         return has_room or not self._ledger.unsettled
 
-    def on_deliver(self, tag: int, redelivered: bool, route: bytes, properties: bytes, body: bytes) -> None:
-        """Admit a delivery. After the end it is dropped, because the broker delivers it again elsewhere."""
+    def room_bytes(self) -> int:
+        """Return how many bytes of bodies the budget has room for, even if they are all large."""
+        if self._takes_none or self._unread:
+            return 0
+        budget = self._budget
+        return max(0, budget.limit_bytes - budget.held_bytes) // self._growth
+
+    def on_deliveries(self, deliveries: list[RawDelivery]) -> None:
+        """Admit deliveries. After the end they are dropped, because the broker delivers them again elsewhere."""
         if self.is_lost:
             return
-        size_bytes = len(body)
-        if size_bytes > LARGE_BODY_BYTES:
-            size_bytes = reserved_bytes(size_bytes, self._growth)
-        self._ledger.deliver(tag, size_bytes)
+        read_at = self._plane.read_at
+        sizes: dict[int, int] = {}
+        admitted = []
+        for tag, redelivered, route, properties, body in deliveries:
+            size_bytes = len(body)
+            sizes[tag] = size_bytes if size_bytes <= LARGE_BODY_BYTES else reserved_bytes(size_bytes, self._growth)
+            admitted.append(Delivery(body, properties, route, redelivered, tag, self, read_at))
+        self._ledger.deliver_all(sizes)
+        size_bytes = sum(sizes.values())
         self._budget.held_bytes += size_bytes
-        self.delivered += 1
         self._received_bytes += size_bytes
-        self._admit(Delivery(body, properties, route, redelivered, tag, self, self._plane.read_at))
+        self.delivered += len(admitted)
+        self._admit(*admitted)
 
     def on_too_large(self, tag: int, size_bytes: int, properties: bytes) -> None:
         """Reject a message above the cap to the dead-letter queue, or give it back when the broker might drop it."""

@@ -38,6 +38,10 @@ class AckLedger:
         """Record the delivery `tag`, which holds `size_bytes` until it is settled."""
         self._unsettled[tag] = size_bytes
 
+    def deliver_all(self, sizes_bytes: dict[int, int]) -> None:
+        """Record deliveries by their tags, with the bytes that each holds."""
+        self._unsettled |= sizes_bytes
+
     def holds(self, tag: int) -> bool:
         """Tell whether `tag` is unsettled."""
         return tag in self._unsettled

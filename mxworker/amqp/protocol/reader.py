@@ -13,6 +13,8 @@ Invariants:
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
+from functools import cache
 from typing import Protocol
 
 from mxworker.amqp.protocol.frames import (
@@ -48,22 +50,30 @@ _SHOWN_BYTES = 16
 _frame_head = struct.Struct(">BHI").unpack_from
 _method_id = struct.Struct(">I").unpack_from
 _tag_and_bit = struct.Struct(">QB").unpack_from
-_content_head = struct.Struct(">BHIxxxxQ").unpack_from  # the frame head, class and weight skipped, the body size
-_CONTENT_HEAD_BYTES = 19
+_CONTENT_HEAD_BYTES = 19  # of a header frame: the frame head, class and weight, the body size
+_SHORTEST_HEADER_BYTES = 14  # of its payload: what follows the frame head up to the body size, and the property flags
+_end_and_head = struct.Struct(">BBHI").unpack_from  # the end octet of a frame, and the head of the next one
 _DELIVER = BASIC_DELIVER.to_bytes(4, "big")
 _body_size = struct.Struct(">Q").unpack_from
 _short = struct.Struct(">H").unpack_from
 _tune = struct.Struct(">HIH")
 
 
+RawDelivery = tuple[int, bool, bytes, bytes, bytes]
+"""Delivery tag, whether redelivered, route (exchange, routing key), properties (flags, values) as on the wire, body."""
+
+
 class ConsumerSink(Protocol):
     """Gets the deliveries of a consuming channel. Its methods are called inside `feed`: return fast, never raise."""
 
-    def takes(self, size_bytes: int) -> bool:
-        """Tell whether to keep the body of this size that follows. Called once for each delivery."""
+    def room_bytes(self) -> int:
+        """Return how many bytes of bodies, all together, may be kept before `takes` must be asked; 0 for none."""
 
-    def on_deliver(self, tag: int, redelivered: bool, route: bytes, properties: bytes, body: bytes) -> None:
-        """Handle a delivery. `route` (exchange, routing key) and `properties` (flags, values) are as on the wire."""
+    def takes(self, size_bytes: int) -> bool:
+        """Tell whether to keep the body of this size that follows."""
+
+    def on_deliveries(self, deliveries: list[RawDelivery]) -> None:
+        """Handle deliveries that came in one read, in their order."""
 
     def on_too_large(self, tag: int, size_bytes: int, properties: bytes) -> None:
         """Handle a delivery whose body is above the cap and was not kept."""
@@ -94,6 +104,33 @@ class PublisherSink(Protocol):
         """Handle the end of the channel or of its connection. The sink is already unregistered."""
 
 
+@cache
+def _fields(between: int) -> Callable[[bytes, int], tuple[int, int, int]]:
+    """Return what reads delivery tag, bits and body size; there are few hundred, by the bytes between the last two."""
+    return struct.Struct(f">QB{between}xQ").unpack_from
+
+
+class _Shape:
+    """The bytes that a delivery has in common with the next ones of its consumer, and where the others are.
+
+    The common bytes are those of the method frame before the delivery tag, and those from the route to the body size.
+    A number that ends in `_in` counts from the start of the delivery.
+    """
+
+    __slots__ = ("body_in", "fields", "head", "middle", "middle_in", "properties_in", "route", "tag_in")
+
+    def __init__(self, data: bytes, at: int, tag_in: int, header_in: int, body_in: int) -> None:
+        """Take the shape of the delivery at `at`, whose method and header frames are whole and right."""
+        self.tag_in = tag_in
+        self.middle_in = tag_in + 9
+        self.properties_in = header_in + _CONTENT_HEAD_BYTES
+        self.body_in = body_in
+        self.head = data[at : at + tag_in]
+        self.middle = data[at + self.middle_in : at + self.properties_in - 8]
+        self.route = data[at + self.middle_in : at + header_in - 1]
+        self.fields = _fields(len(self.middle))
+
+
 class _Channel:
     """A registered channel, and the content that is arriving on it."""
 
@@ -109,6 +146,7 @@ class _Channel:
         "redelivered",
         "reply",
         "route",
+        "shape",
         "tag",
     )
 
@@ -125,6 +163,7 @@ class _Channel:
         self.keeps_body = False
         self.received = 0
         self.parts: list[bytes] = []
+        self.shape: _Shape | None = None
 
     def end(self, error: ChannelLost | ConnectionLost) -> None:
         """Tell the sink."""
@@ -195,7 +234,7 @@ class FrameReader:
             if channel is None or kind == FRAME_HEARTBEAT:
                 passed.append(self._pass_on(number, data[at : last + 1]))
             elif kind == FRAME_METHOD:
-                after = self._whole_deliveries(channel, number, data, at, last)
+                after = self._whole_deliveries(channel, number, data, at)
                 if after > at:
                     at = after
                     continue
@@ -251,52 +290,69 @@ class FrameReader:
 
     # ---- frames of registered channels
 
-    def _whole_deliveries(self, channel: _Channel, number: int, data: bytes, at: int, last: int) -> int:
+    def _whole_deliveries(self, channel: _Channel, number: int, data: bytes, at: int) -> int:
         """Take each basic.deliver with a content of one header and one body frame; return the end of the last.
 
-        Nearly all deliveries are like that. Their method frames begin alike up to the delivery tag, since they are of
-        one consumer, and have the same size when the routing key has. So only the first one is parsed. For anything
-        else, faults included, this does nothing, and `_cut` goes on with the frame at the returned place.
+        Nearly all deliveries are like that, and those of one consumer differ in few bytes. So only the first one is
+        parsed, and again when the route or a size changes. For anything else, faults included, and for a body that may
+        have no room, this does nothing, and `_cut` goes on with the frame at the returned place.
         """
-        if data[at + 7 : at + 11] != _DELIVER or channel.method:
-            return at
-        head = data[at : at + 12 + data[at + 11]]  # of the method frame, up to the delivery tag
-        tag_in, header_in = len(head), last + 1 - at
         consumer = channel.consumer
-        if tag_in + 9 >= header_in or consumer is None:
+        if consumer is None or channel.method or data[at + 7 : at + 11] != _DELIVER:
             return at
-        end, most = len(data), self.frame_max - FRAME_OVERHEAD
-        most_body = min(most, self.body_cap_bytes)
-        takes, on_deliver = consumer.takes, consumer.on_deliver
-        while data.startswith(head, at):
-            header_at = at + header_in
-            if header_at + _CONTENT_HEAD_BYTES > end:
-                break
-            kind, header_number, header_size, size = _content_head(data, header_at)
-            header_last = header_at + 7 + header_size
-            body_at = header_last + 8
-            body_last: int = body_at + size
-            if (
-                body_last >= end
-                or kind != FRAME_HEADER
-                or header_number != number
-                or not 14 <= header_size <= most
-                or not 0 < size <= most_body
-                or data[header_at - 1] != FRAME_END
-                or data[header_last] != FRAME_END
-                or data[body_last] != FRAME_END
-                or _frame_head(data, header_last + 1) != (FRAME_BODY, number, size)
-            ):
-                break
-            tag, bits = _tag_and_bit(data, at + tag_in)
-            if takes(size):
-                route = data[at + tag_in + 9 : header_at - 1]
-                properties = data[header_at + _CONTENT_HEAD_BYTES : header_last]
-                on_deliver(tag, bits & 1 == 1, route, properties, data[body_at:body_last])
+        end = len(data)
+        room = consumer.room_bytes()
+        most_body = min(self.frame_max - FRAME_OVERHEAD, self.body_cap_bytes)
+        found: list[RawDelivery] = []
+        shape = channel.shape or self._shape_of(number, data, at)
+        while shape is not None:
+            head, middle, route, fields = shape.head, shape.middle, shape.route, shape.fields
+            tag_in, middle_in = shape.tag_in, shape.middle_in
+            properties_in, body_in = shape.properties_in, shape.body_in
+            while data.startswith(head, at) and data.startswith(middle, at + middle_in):
+                body_at = at + body_in
+                if body_at > end:
+                    break
+                tag, bits, size = fields(data, at + tag_in)
+                body_last = body_at + size
+                room -= size
+                if (
+                    body_last >= end
+                    or room < 0
+                    or not 0 < size <= most_body
+                    or data[body_last] != FRAME_END
+                    or _end_and_head(data, body_at - 8) != (FRAME_END, FRAME_BODY, number, size)
+                ):
+                    break
+                properties = data[at + properties_in : body_at - 8]
+                found.append((tag, bits & 1 == 1, route, properties, data[body_at:body_last]))
+                at = body_last + 1
             else:
-                consumer.on_unread(tag, size)
-            at = body_last + 1
+                shape = self._shape_of(number, data, at)
+                if shape is not None:
+                    channel.shape = shape
+                continue
+            break
+        if found:
+            consumer.on_deliveries(found)
         return at
+
+    def _shape_of(self, number: int, data: bytes, at: int) -> _Shape | None:
+        """Return the shape of the delivery at `at`; None when there is none with a whole header frame."""
+        end, most = len(data), self.frame_max - FRAME_OVERHEAD
+        if end - at < FRAME_OVERHEAD + _CONTENT_HEAD_BYTES or data[at + 7 : at + 11] != _DELIVER:
+            return None
+        kind, method_number, size = _frame_head(data, at)
+        tag_in, header_in = 12 + data[at + 11], 8 + size
+        if (kind, method_number) != (FRAME_METHOD, number) or size > most or tag_in + 9 >= header_in:
+            return None
+        header_at = at + header_in
+        if header_at + _CONTENT_HEAD_BYTES > end or data[header_at - 1] != FRAME_END:
+            return None
+        kind, header_number, size = _frame_head(data, header_at)
+        if (kind, header_number) != (FRAME_HEADER, number) or not _SHORTEST_HEADER_BYTES <= size <= most:
+            return None
+        return _Shape(data, at, tag_in, header_in, header_in + 7 + size + 8)
 
     def _divert_method(self, channel: _Channel, number: int, data: bytes, at: int, last: int) -> bool:
         """Handle a method frame of a registered channel; return False when it must be passed on."""
@@ -393,7 +449,7 @@ class FrameReader:
         if method == BASIC_GET_OK:
             channel.consumer.on_get(channel.tag)
         elif channel.keeps_body:
-            channel.consumer.on_deliver(channel.tag, channel.redelivered, channel.route, properties, body)
+            channel.consumer.on_deliveries([(channel.tag, channel.redelivered, channel.route, properties, body)])
         elif channel.body_size > self.body_cap_bytes:
             channel.consumer.on_too_large(channel.tag, channel.body_size, properties)
         else:

@@ -74,8 +74,12 @@ class Gatherer:
         """The deliveries in the batch that is not complete yet."""
         return tuple(self._open.deliveries) if self._open is not None else ()
 
-    def add(self, delivery: Delivery) -> None:
-        """Take a delivery. A delivery that would make the batch too large begins the next batch."""
+    def add(self, *deliveries: Delivery) -> None:
+        """Take deliveries. One that would make the batch too large begins the next batch."""
+        for delivery in deliveries:
+            self._add(delivery)
+
+    def _add(self, delivery: Delivery) -> None:
         batch = self._batch
         if self._open is not None and self._open.bytes + len(delivery.body) > batch.max_bytes:
             self.complete()

@@ -88,18 +88,21 @@ class Dispatcher(Generic[Unit]):
         """The admitted units that wait for a free place, or for their turn to run alone."""
         return (*self._apart, *self._waiting)
 
-    def admit(self, unit: Unit) -> None:
-        """Start a unit, or let it wait for a free place."""
-        has_place = self._has_place()
-        if has_place and self._intake is _OPEN and not self._waiting and self._limiter.take(self):
-            self._start(unit, self._run(unit))
-        elif self._intake is _RETURNED:
-            self._work.give_back(unit)
-        else:
+    def admit(self, *units: Unit) -> None:
+        """Start units while there are places, and let the others wait for one."""
+        if self._intake is _RETURNED:
+            for unit in units:
+                self._work.give_back(unit)
+            return
+        started = 0
+        if not self._waiting and self._intake is _OPEN:
+            started = self._limiter.take(self, min(len(units), self._places()))
+            for unit in units[:started]:
+                self._start(unit, self._run(unit))
+        if started < len(units):
             self._drop_stale()
-            self._waiting.append(unit)
-            if has_place:
-                self.look()
+            self._waiting += units[started:]
+            self.look()
 
     def run_next(self, unit: Unit) -> None:
         """Put a unit before all others that wait. Call it while the unit that it comes from runs, in their order."""
@@ -117,10 +120,10 @@ class Dispatcher(Generic[Unit]):
         if self._intake is not _OPEN:
             return
         self._drop_stale()
-        if self._waiting and self._has_place() and self._limiter.take(self):
+        if self._waiting and self._places() and self._limiter.take(self):
             unit = self._waiting.popleft()
             self._start(unit, self._run(unit))
-            if self._waiting and self._has_place():
+            if self._waiting and self._places():
                 self._limiter.ask(self)
 
     def _start_next(self) -> bool:
@@ -129,7 +132,7 @@ class Dispatcher(Generic[Unit]):
         At the usual concurrency half of all units wait. Leaving the limiter and asking it for a place again would take
         longer.
         """
-        if self._intake is not _OPEN or not self._has_place():
+        if self._intake is not _OPEN or not self._places():
             return False
         while self._waiting:
             unit = self._waiting.popleft()
@@ -141,22 +144,23 @@ class Dispatcher(Generic[Unit]):
 
     def look(self) -> None:
         """Start waiting units while there are places, in turn with other dispatchers that want one."""
-        if self._waiting and self._has_place():
+        if self._waiting and self._places():
             self._limiter.ask(self)
             self._limiter.serve()
 
-    def _has_place(self, alone: bool = False) -> bool:
-        """Whether one more unit may run, beside others or alone.
+    def _places(self, alone: bool = False) -> int:
+        """Return how many more units may run, beside others or alone.
 
         A stuck unit takes a place of the handler, but not a place of a circuit breaker's trial.
         """
+        if self._apart and self._in_order and not alone:
+            return 0
         running = self.running
         count = len(running.started)  # of the dict itself: `len(running)` takes 0.1 us more
-        if count >= self._concurrency:
-            return False
-        if self._trial is not None and count - len(running.stuck) >= self._trial:
-            return False
-        return alone or not self._apart or not self._in_order
+        places = self._concurrency - count
+        if self._trial is not None:
+            places = min(places, max(0, self._trial - count + len(running.stuck)))
+        return places
 
     def _drop_stale(self) -> None:
         """Drop the first waiting units whose channel has ended, since the broker redelivers them."""
@@ -186,7 +190,7 @@ class Dispatcher(Generic[Unit]):
             if self._apart and self._intake is _OPEN and self._alone is not Alone.RESTING:
                 self._isolation.ask(self)
             if not (self._waiting and self._limiter.is_uncontended and self._start_next()):
-                if self._waiting and self._has_place():
+                if self._waiting and self._places():
                     self._limiter.ask(self)
                 self._limiter.leave()
         if is_alone and was_executed and not self.running.is_cut_short:
@@ -291,7 +295,7 @@ class Dispatcher(Generic[Unit]):
         if not self._apart:
             self.look()  # starts the units that waited behind them, where order is promised
             return None
-        if not self._has_place(alone=True) or self._intake is not _OPEN:
+        if not self._places(alone=True) or self._intake is not _OPEN:
             return None
         unit = next(iter(self._apart))
         self._leave_line(unit)

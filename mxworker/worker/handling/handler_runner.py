@@ -15,6 +15,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from mxworker.api.compilation import Handler
@@ -43,6 +44,10 @@ from mxworker.worker.handling.work import Watch
 log = logging.getLogger(__name__)
 
 SHOWN_FRAMES = 8
+
+# Called for every delivery, and faster than functions.
+_body_of: Callable[[Delivery], bytes] = attrgetter("body")
+_is_redelivered: Callable[[Delivery], bool] = attrgetter("redelivered")
 
 ExecuteInProcess = Callable[[Handler, Report, Callable[[Delivery], AbstractContextManager[object]]], Execute]
 
@@ -116,18 +121,28 @@ class HandlerRunner:
         self._gatherer = gatherer
         self._give_back = give_back
         self._process = process
-        self._admit_innocent: Callable[[Delivery], None] = self._in_company
+        self._admit_innocent: Callable[[*tuple[Delivery, ...]], None] = self._in_company
 
-    def admit(self, delivery: Delivery) -> None:
-        """Take a delivery, and start it or let it wait. A suspect is a unit of its own, and runs alone."""
+    def admit(self, *deliveries: Delivery) -> None:
+        """Take the deliveries of one read, and start them or let them wait.
+
+        A suspect is a unit of its own, and runs alone.
+        """
         metrics = self.metrics
         if metrics is not None:
-            metrics.received_bytes += len(delivery.body)
-        if not delivery.redelivered:
-            self._admit_innocent(delivery)
+            metrics.received_bytes += sum(map(len, map(_body_of, deliveries)))
+        if not any(map(_is_redelivered, deliveries)):
+            self._admit_innocent(*deliveries)
             return
-        if metrics is not None:
-            metrics.note_redelivered()
+        for delivery in deliveries:
+            if delivery.redelivered:
+                self._admit_redelivered(delivery)
+            else:
+                self._admit_innocent(delivery)
+
+    def _admit_redelivered(self, delivery: Delivery) -> None:
+        if self.metrics is not None:
+            self.metrics.note_redelivered()
         match self._record.standing(delivery):
             case Standing.INNOCENT:
                 self._admit_innocent(delivery)
@@ -149,17 +164,20 @@ class HandlerRunner:
         if not is_wanted:
             self._admit_innocent = self._in_company
             return
-        self._admit_innocent = self._set_apart
+        self._admit_innocent = self._set_all_apart
         gathered = self._gatherer.take() if self._gatherer is not None else None
         for unit in (*waiting, *([gathered] if gathered is not None else [])):
-            for delivery in _deliveries(unit):
-                self._set_apart(delivery)
+            self._set_all_apart(*_deliveries(unit))
+
+    def _set_all_apart(self, *deliveries: Delivery) -> None:
+        for delivery in deliveries:
+            self._set_apart(delivery)
 
     def _set_apart(self, delivery: Delivery) -> None:
         self._dispatcher.set_apart(self._unit_of(delivery))
 
     @property
-    def _in_company(self) -> Callable[[Delivery], None]:
+    def _in_company(self) -> Callable[[*tuple[Delivery, ...]], None]:
         return self._dispatcher.admit if self._gatherer is None else self._gatherer.add
 
     def run_next(self, delivery: Delivery) -> None:

@@ -36,13 +36,13 @@ class Limiter:
         """Whether the place of a unit that has ended may go to the next unit of the same handler."""
         return not self._waiters and self._on_left is None
 
-    def take(self, waiter: Waiter) -> bool:
-        """Take a place for one unit; when none is free, remember `waiter` and return False."""
-        if self._free > 0:
-            self._free -= 1
-            return True
-        self.ask(waiter)
-        return False
+    def take(self, waiter: Waiter, most: int = 1) -> int:
+        """Take places for up to `most` units and return for how many; when they are fewer, remember `waiter`."""
+        taken = min(most, max(0, self._free))
+        self._free -= taken
+        if taken < most:
+            self.ask(waiter)
+        return taken
 
     def ask(self, waiter: Waiter) -> None:
         """Remember `waiter` for the next `serve`."""

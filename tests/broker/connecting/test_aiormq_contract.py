@@ -11,6 +11,7 @@ import inspect
 import logging
 import random
 import re
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -28,6 +29,7 @@ from mxworker.amqp.connecting.library_errors import library_errors
 from mxworker.amqp.connecting.transport import DataPlaneFactory
 from mxworker.amqp.protocol.acks import AckLedger
 from mxworker.amqp.protocol.frames import encode_ack, encode_get, encode_give_back
+from mxworker.amqp.protocol.reader import RawDelivery
 from mxworker.brokers import BrokerUrl
 from mxworker.config.bounds import DEFAULT_MAX_BODY_BYTES
 from mxworker.errors import ChannelLost, ConnectionLost, TopologyRefused
@@ -59,10 +61,14 @@ class Sink:
         self.has_delivery = asyncio.Event()
         self._then = on_deliver
 
-    def on_deliver(self, tag: int, redelivered: bool, route: bytes, properties: bytes, body: bytes) -> None:
-        self.bodies.append(body)
-        self.has_delivery.set()
-        self._then(tag)
+    def on_deliveries(self, deliveries: list[RawDelivery]) -> None:
+        for tag, *_, body in deliveries:
+            self.bodies.append(body)
+            self.has_delivery.set()
+            self._then(tag)
+
+    def room_bytes(self) -> int:
+        return sys.maxsize
 
     def takes(self, size_bytes: int) -> bool:
         return True

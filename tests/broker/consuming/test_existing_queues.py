@@ -64,8 +64,7 @@ def announced(node: Node, admin: Client) -> Iterator[None]:
 
 async def start(connection: BrokerConnection, queue: Queue, steps_ms: tuple[int, ...] = STEPS_MS) -> None:
     """Do what a worker does before it consumes a queue, and consume it."""
-    came: list[object] = []
-    subscription = await Subscription.open(connection, queue, 10, came.append, retry_steps_ms=steps_ms)
+    subscription = await Subscription.open(connection, queue, 10, print, retry_steps_ms=steps_ms)
     await subscription.close()
 
 
@@ -212,10 +211,10 @@ async def test_same_refusal_is_not_explored_again(
 ) -> None:
     admin.declare(queue_name)
     with announced(node, admin), pytest.raises(TopologyRefused) as first:
-        await Subscription.open(connection, Queue(queue_name), 10, lambda delivery: None)
+        await Subscription.open(connection, Queue(queue_name), 10, lambda *came: None)
     before = len(node.log_text())
     with announced(node, admin), pytest.raises(TopologyRefused) as second:
-        await Subscription.open(connection, Queue(queue_name), 10, lambda delivery: None, former=first.value)
+        await Subscription.open(connection, Queue(queue_name), 10, lambda *came: None, former=first.value)
     assert second.value is first.value
     assert len(re.findall(rf"inequivalent arg .* for queue '{queue_name}'", node.log_text()[before:])) == 1
 

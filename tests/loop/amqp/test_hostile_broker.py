@@ -129,7 +129,7 @@ async def test_channel_that_is_closed_is_told_harmlessly(code: int) -> None:
 
     async with connected(close_at_declare) as connection:
         with pytest.raises(BrokerError) as raised:
-            await Subscription.open(connection, Queue("orders"), 1, lambda delivery: None)
+            await Subscription.open(connection, Queue("orders"), 1, lambda *came: None)
     assert_bounded(raised.value)
 
 
@@ -151,7 +151,7 @@ async def test_end_of_consuming_is_told_harmlessly(end: commands.Channel.Close) 
         await peer.serve()
 
     async with connected(end_it) as connection:
-        subscription = await Subscription.open(connection, Queue("orders", type="classic"), 1, lambda delivery: None)
+        subscription = await Subscription.open(connection, Queue("orders", type="classic"), 1, lambda *came: None)
         async with asyncio.timeout(SOON_S):
             assert_bounded(await subscription.lost)
 

@@ -25,7 +25,7 @@ def root_level() -> Iterator[None]:
     logging.getLogger().setLevel(former)
 
 
-def ignore(delivery: Delivery) -> None:
+def ignore(*came: Delivery) -> None:
     pass
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from yarl import URL
 from mxworker.amqp.connecting.connection import BrokerConnection
 from mxworker.amqp.connecting.transport import DataPlane, DataPlaneFactory
 from mxworker.amqp.protocol.frames import DEFAULT_FRAME_MAX
+from mxworker.amqp.protocol.reader import RawDelivery
 from mxworker.errors import ChannelLost, ConnectionLost, ProtocolViolation
 from tests.harness.waiting import until
 from tests.loop.amqp.fake_broker import HEARTBEAT, START, FakeBroker, Peer, delivery
@@ -36,8 +38,11 @@ class Sink:
         self.bodies: list[bytes] = []
         self.ends: list[ChannelLost | ConnectionLost] = []
 
-    def on_deliver(self, tag: int, redelivered: bool, route: bytes, properties: bytes, body: bytes) -> None:
-        self.bodies.append(body)
+    def on_deliveries(self, deliveries: list[RawDelivery]) -> None:
+        self.bodies += [body for *_, body in deliveries]
+
+    def room_bytes(self) -> int:
+        return sys.maxsize
 
     def takes(self, size_bytes: int) -> bool:
         return True

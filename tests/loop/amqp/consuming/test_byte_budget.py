@@ -83,7 +83,9 @@ async def test_body_without_room_goes_back_after_cancel_ok_and_what_waits_stays(
         await peer.serve()
 
     budget = ByteBudget(LIMIT)
-    async with consuming(taken.append, script, on_paused=lambda: paused.append(True), budget=budget) as lent:
+    async with consuming(
+        lambda *came: taken.extend(came), script, on_paused=lambda: paused.append(True), budget=budget
+    ) as lent:
         await start(lent)
         lent.peer.write(bodies(BIG, BIG, BIG, BIG))
         await until(lambda: sent(lent.peer, commands.Basic.Cancel), SOON_S)
@@ -116,7 +118,7 @@ async def test_every_settlement_gives_the_bytes_back_once() -> None:
         connection = await open_soon(broker)
         taken: list[Delivery] = []
         budget = ByteBudget(10**6)
-        subscription = await Subscription.open(connection, QUEUE, 10, taken.append, budget=budget)
+        subscription = await Subscription.open(connection, QUEUE, 10, lambda *came: taken.extend(came), budget=budget)
         broker.peers[0].write(bodies(*[BIG] * 7))
         await until(lambda: len(taken) == 7, SOON_S)
         for number, one in enumerate(taken):
@@ -142,7 +144,7 @@ async def test_every_settlement_gives_the_bytes_back_once() -> None:
 async def test_body_above_the_whole_budget_is_taken_when_nothing_is_held() -> None:
     taken: list[Delivery] = []
     budget = ByteBudget(LIMIT)
-    async with consuming(taken.append, budget=budget) as lent:
+    async with consuming(lambda *came: taken.extend(came), budget=budget) as lent:
         await start(lent)
         lent.peer.write(bodies(b"x" * 1000, b"x" * 1000))
         await until(lambda: given_back(lent.peer) == [2], SOON_S)
@@ -158,7 +160,10 @@ async def test_consumer_with_nothing_held_takes_a_body_beside_one_that_holds_all
     greedy: list[Delivery] = []
     modest: list[Delivery] = []
     budget = ByteBudget(LIMIT)
-    async with consuming(greedy.append, budget=budget) as first, consuming(modest.append, budget=budget) as second:
+    async with (
+        consuming(lambda *came: greedy.extend(came), budget=budget) as first,
+        consuming(lambda *came: modest.extend(came), budget=budget) as second,
+    ):
         await start(first)
         await start(second)
         first.peer.write(bodies(BIG, BIG, BIG))
@@ -183,7 +188,7 @@ async def test_bodies_left_unread_after_all_others_were_settled_do_not_stall_the
     script = answering_late(commands.Basic.Cancel, cancel_ok, go_on, late=bodies(BIG, first=5))
     budget = ByteBudget(LIMIT)
     budget.held_bytes = 60  # another consumer's, for all of the test
-    async with consuming(taken.append, script, budget=budget) as lent:
+    async with consuming(lambda *came: taken.extend(came), script, budget=budget) as lent:
         await start(lent)
         lent.peer.write(bodies(BIG, BIG))
         await until(lambda: sent(lent.peer, commands.Basic.Cancel), SOON_S)
@@ -197,12 +202,11 @@ async def test_bodies_left_unread_after_all_others_were_settled_do_not_stall_the
 async def test_all_settled_before_the_pause_began_does_not_leave_bodies_unread() -> None:
     budget = ByteBudget(LIMIT)
     taken: list[Delivery] = []
-    async with consuming(taken.append, budget=budget) as lent:
+    async with consuming(lambda *came: taken.extend(came), budget=budget) as lent:
         await start(lent)
         subscription = lent.consumer.subscription
         assert subscription is not None
-        for tag in range(1, 4):
-            subscription.on_deliver(tag, False, b"\0\0", b"\0\0", BIG)
+        subscription.on_deliveries([(tag, False, b"\0\0", b"\0\0", BIG) for tag in range(1, 4)])
         assert not subscription.takes(30)
         subscription.on_unread(4, 30)
         settle(taken)  # in the same turn: the reason to pause is gone before anything was asked of the broker
@@ -216,16 +220,16 @@ async def test_all_settled_before_the_pause_began_does_not_leave_bodies_unread()
 async def test_large_body_takes_room_for_what_it_is_expected_to_become() -> None:
     budget = ByteBudget(10 * LARGE_BODY_BYTES)
     taken: list[Delivery] = []
-    async with consuming(taken.append, budget=budget, growth=10) as lent:
+    async with consuming(lambda *came: taken.extend(came), budget=budget, growth=10) as lent:
         await start(lent)
         subscription = lent.consumer.subscription
         assert subscription is not None
         small, large = b"x" * LARGE_BODY_BYTES, b"x" * (LARGE_BODY_BYTES + 1)
-        subscription.on_deliver(1, False, b"\0\0", b"\0\0", small)
+        subscription.on_deliveries([(1, False, b"\0\0", b"\0\0", small)])
         assert budget.held_bytes == len(small)
         assert subscription.takes(len(small))
         assert not subscription.takes(len(large))
-        subscription.on_deliver(2, False, b"\0\0", b"\0\0", large)
+        subscription.on_deliveries([(2, False, b"\0\0", b"\0\0", large)])
         assert budget.held_bytes == len(small) + 10 * len(large)
         settle(taken)
         assert budget.held_bytes == 0
@@ -236,7 +240,7 @@ async def test_single_active_consumer_is_cancelled_only_when_all_it_holds_is_set
     """Cancelled, it hands over to another one, and the order of messages would be lost."""
     taken: list[Delivery] = []
     queue = replace(QUEUE, single_active_consumer=True)
-    async with consuming(taken.append, queue=queue, budget=ByteBudget(LIMIT), calm_s=0.05) as lent:
+    async with consuming(lambda *came: taken.extend(came), queue=queue, budget=ByteBudget(LIMIT), calm_s=0.05) as lent:
         await start(lent)
         lent.peer.write(bodies(BIG, BIG, BIG, BIG, b"small"))
         await until(lambda: lent.consumer.delivered == 5, SOON_S)
@@ -258,7 +262,7 @@ async def test_single_active_consumer_goes_on_when_all_it_held_was_settled_while
     """Whether there is room is asked when the header comes; the body is known as left unread when it has come."""
     taken: list[Delivery] = []
     queue = replace(QUEUE, single_active_consumer=True)
-    async with consuming(taken.append, queue=queue, budget=ByteBudget(LIMIT)) as lent:
+    async with consuming(lambda *came: taken.extend(came), queue=queue, budget=ByteBudget(LIMIT)) as lent:
         await start(lent)
         refused = delivery(2, b"x" * LIMIT)
         half = len(refused) - LIMIT // 2
@@ -274,7 +278,7 @@ async def test_single_active_consumer_goes_on_when_all_it_held_was_settled_while
 @on_both_loops
 async def test_reduced_prefetch_recovers_when_bodies_are_small_again() -> None:
     taken: list[Delivery] = []
-    async with consuming(taken.append, budget=ByteBudget(LIMIT), calm_s=0.05) as lent:
+    async with consuming(lambda *came: taken.extend(came), budget=ByteBudget(LIMIT), calm_s=0.05) as lent:
         await start(lent)
         lent.peer.write(bodies(BIG, BIG, BIG, BIG))
         await until(lambda: given_back(lent.peer) == [4], SOON_S)
@@ -297,7 +301,7 @@ async def test_reduced_prefetch_recovers_when_bodies_are_small_again() -> None:
 async def test_channel_lost_while_full_is_replaced_by_one_that_consumes() -> None:
     taken: list[Delivery] = []
     budget = ByteBudget(LIMIT)
-    async with consuming(taken.append, budget=budget) as lent:
+    async with consuming(lambda *came: taken.extend(came), budget=budget) as lent:
         await start(lent)
         lent.peer.write(bodies(BIG, BIG, BIG, BIG))
         await until(lambda: given_back(lent.peer) == [4], SOON_S)
@@ -312,7 +316,9 @@ async def test_channel_lost_while_full_is_replaced_by_one_that_consumes() -> Non
 async def test_pause_while_full_gives_back_what_waits_and_outlives_the_recovery() -> None:
     taken: list[Delivery] = []
     paused: list[bool] = []
-    async with consuming(taken.append, on_paused=lambda: paused.append(True), budget=ByteBudget(LIMIT)) as lent:
+    async with consuming(
+        lambda *came: taken.extend(came), on_paused=lambda: paused.append(True), budget=ByteBudget(LIMIT)
+    ) as lent:
         await start(lent)
         lent.peer.write(bodies(BIG, BIG, BIG, BIG))
         await until(lambda: given_back(lent.peer) == [4], SOON_S)
@@ -330,7 +336,7 @@ async def test_pause_while_full_gives_back_what_waits_and_outlives_the_recovery(
 async def test_consumer_that_has_all_that_its_reduced_prefetch_allows_is_not_starved() -> None:
     taken: list[Delivery] = []
     looked = Looked()
-    async with consuming(taken.append, looked.script, budget=ByteBudget(LIMIT)) as lent:
+    async with consuming(lambda *came: taken.extend(came), looked.script, budget=ByteBudget(LIMIT)) as lent:
         await start(lent)
         lent.peer.write(bodies(BIG, BIG, BIG, BIG))
         await until(lambda: given_back(lent.peer) == [4], SOON_S)

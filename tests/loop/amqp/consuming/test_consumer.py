@@ -34,7 +34,7 @@ async def subscribed() -> AsyncIterator[tuple[BrokerConnection, Subscription, li
     async with FakeBroker(script) as broker:
         connection = await open_soon(broker)
         admitted: list[Delivery] = []
-        subscription = await Subscription.open(connection, QUEUE, 10, admitted.append)
+        subscription = await Subscription.open(connection, QUEUE, 10, lambda *came: admitted.extend(came))
         yield connection, subscription, admitted, broker.peers[0]
 
 
@@ -108,7 +108,7 @@ async def test_late_deliveries_of_a_channel_whose_close_is_not_answered_do_no_ha
     async with FakeBroker(script) as broker:
         connection = await open_soon(broker)
         admitted: list[Delivery] = []
-        subscription = await Subscription.open(connection, QUEUE, 10, admitted.append)
+        subscription = await Subscription.open(connection, QUEUE, 10, lambda *came: admitted.extend(came))
         await subscription.close()
         is_closed.set()
         async with asyncio.timeout(SOON_S):
@@ -126,7 +126,7 @@ async def test_subscription_whose_opening_was_cancelled_admits_nothing() -> None
     async with FakeBroker(script) as broker:
         connection = await open_soon(broker)
         admitted: list[Delivery] = []
-        opening = asyncio.create_task(Subscription.open(connection, QUEUE, 10, admitted.append))
+        opening = asyncio.create_task(Subscription.open(connection, QUEUE, 10, lambda *came: admitted.extend(came)))
         await until(lambda: broker.peers and sent(broker.peers[0], commands.Basic.Consume), SOON_S)
         opening.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -156,7 +156,7 @@ async def test_cancel_and_barrier_end_with_a_lost_connection() -> None:
 
         async with FakeBroker(script) as broker:
             connection = await open_soon(broker)
-            subscription = await Subscription.open(connection, QUEUE, 10, lambda delivery: None)
+            subscription = await Subscription.open(connection, QUEUE, 10, lambda *came: None)
             async with asyncio.timeout(SOON_S):
                 await step(subscription)  # type: ignore[misc]
             assert subscription.is_lost
@@ -167,7 +167,7 @@ async def test_cancel_and_barrier_end_with_a_lost_connection() -> None:
 async def reconciled(broker: FakeBroker) -> AsyncIterator[list[asyncio.Task[None]]]:
     """Run a link, a consumer and a reconciler that looks often; afterwards each must end by its cancellation alone."""
     link = Link(Dialler(Brokers((broker.url,)), Least()), "test", lambda: None)
-    consumer = Consumer(link, QUEUE, 10, lambda delivery: None, lambda: None, Least())
+    consumer = Consumer(link, QUEUE, 10, lambda *came: None, lambda: None, Least())
     duties = [link.run(), consumer.run(), Reconciler(link, [consumer], look_every_s=0.02).run()]
     tasks = [asyncio.create_task(duty) for duty in duties]
     try:
@@ -221,7 +221,7 @@ async def test_consumer_survives_every_unanswered_step() -> None:
 
         async with FakeBroker(script) as broker:
             link = Link(Dialler(Brokers((broker.url,)), Least()), "test", lambda: None)
-            consumer = Consumer(link, QUEUE, 10, lambda delivery: None, lambda: None, Least())
+            consumer = Consumer(link, QUEUE, 10, lambda *came: None, lambda: None, Least())
             tasks = [asyncio.create_task(link.run()), asyncio.create_task(consumer.run())]
             try:
                 await broker.accept(4)

@@ -32,7 +32,7 @@ def tags(peer: Peer) -> list[str]:
 async def test_paused_consumer_is_cancelled_and_consumes_again_on_the_same_channel() -> None:
     admitted: list[Delivery] = []
     paused: list[bool] = []
-    async with consuming(admitted.append, on_paused=lambda: paused.append(True)) as lent:
+    async with consuming(lambda *came: admitted.extend(came), on_paused=lambda: paused.append(True)) as lent:
         lent.start()
         await until(lambda: lent.consumer.is_consuming, SOON_S)
         lent.peer.write(delivery(1, b"before") + delivery(2, b"before"))
@@ -68,7 +68,7 @@ async def test_what_is_given_back_when_paused_is_given_back_after_cancel_ok() ->
         for waiting in admitted:
             source_of(waiting).give_back(waiting)
 
-    async with consuming(admitted.append, script, on_paused=give_back) as lent:
+    async with consuming(lambda *came: admitted.extend(came), script, on_paused=give_back) as lent:
         lent.start()
         await until(lambda: lent.consumer.is_consuming, SOON_S)
         lent.peer.write(delivery(1, b"early"))
@@ -83,7 +83,7 @@ async def test_what_is_given_back_when_paused_is_given_back_after_cancel_ok() ->
 @on_both_loops
 async def test_consumer_is_paused_while_any_reason_is_left(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "mxworker")
-    async with consuming(lambda delivery: None) as lent:
+    async with consuming(lambda *came: None) as lent:
         lent.start()
         await until(lambda: lent.consumer.is_consuming, SOON_S)
         lent.consumer.pause("tea")
@@ -109,7 +109,7 @@ async def test_consumer_is_paused_while_any_reason_is_left(caplog: pytest.LogCap
 
 @on_both_loops
 async def test_pause_that_is_taken_back_at_once_changes_nothing() -> None:
-    async with consuming(lambda delivery: None) as lent:
+    async with consuming(lambda *came: None) as lent:
         lent.start()
         await until(lambda: lent.consumer.is_consuming, SOON_S)
         tag = lent.consumer.consumer_tag
@@ -124,7 +124,7 @@ async def test_pause_that_is_taken_back_at_once_changes_nothing() -> None:
 @on_both_loops
 async def test_consumer_paused_before_the_start_gets_a_channel_and_consumes_nothing() -> None:
     paused: list[bool] = []
-    async with consuming(lambda delivery: None, on_paused=lambda: paused.append(True)) as lent:
+    async with consuming(lambda *came: None, on_paused=lambda: paused.append(True)) as lent:
         lent.consumer.pause("not yet")
         lent.start()
         await until(lambda: paused, SOON_S)
@@ -140,7 +140,7 @@ async def test_pause_that_belongs_to_each_start_is_no_news(caplog: pytest.LogCap
     """With hundreds of queues a reload would write two lines for each of them, in each worker."""
     caplog.set_level(logging.DEBUG, "mxworker")
     paused: list[bool] = []
-    async with consuming(lambda delivery: None, on_paused=lambda: paused.append(True)) as lent:
+    async with consuming(lambda *came: None, on_paused=lambda: paused.append(True)) as lent:
         lent.consumer.pause(UNPROVEN)
         lent.start()
         await until(lambda: paused, SOON_S)
@@ -154,7 +154,7 @@ async def test_consumer_paused_while_it_subscribes_is_cancelled_then() -> None:
     go_on = asyncio.Event()
     script = answering_late(commands.Basic.Consume, commands.Basic.ConsumeOk("consumer"), go_on)
     paused: list[bool] = []
-    async with consuming(lambda delivery: None, script, on_paused=lambda: paused.append(True)) as lent:
+    async with consuming(lambda *came: None, script, on_paused=lambda: paused.append(True)) as lent:
         lent.start()
         await until(lambda: lent.broker.peers and sent(lent.peer, commands.Basic.Consume), SOON_S)
         lent.consumer.pause("lunch")
@@ -166,7 +166,7 @@ async def test_consumer_paused_while_it_subscribes_is_cancelled_then() -> None:
 @on_both_loops
 async def test_channel_lost_while_paused_is_opened_again_and_consumes_nothing() -> None:
     admitted: list[Delivery] = []
-    async with consuming(admitted.append) as lent:
+    async with consuming(lambda *came: admitted.extend(came)) as lent:
         lent.start()
         await until(lambda: lent.consumer.is_consuming, SOON_S)
         lent.peer.write(delivery(1, b"before"))
@@ -194,7 +194,7 @@ async def test_connection_lost_in_the_middle_of_pausing_or_resuming_is_replaced(
             await peer.serve(request)
             peer.hang_up()
 
-        async with consuming(lambda delivery: None, script) as lent:
+        async with consuming(lambda *came: None, script) as lent:
             lent.start()
             await until(lambda: lent.consumer.is_consuming, SOON_S)
             lent.consumer.pause("lunch")
@@ -219,7 +219,7 @@ async def test_consumer_that_ends_in_the_middle_of_resuming_is_cancelled_once_it
         peer.send(commands.Basic.ConsumeOk("second"), 1)
         await peer.serve()
 
-    async with consuming(lambda delivery: None, script) as lent:
+    async with consuming(lambda *came: None, script) as lent:
         lent.start()
         await until(lambda: lent.consumer.is_consuming, SOON_S)
         lent.consumer.pause("lunch")
@@ -237,7 +237,7 @@ async def test_consumer_that_ends_in_the_middle_of_resuming_is_cancelled_once_it
 
 @on_both_loops
 async def test_cancel_of_a_paused_consumer_asks_nothing_of_the_broker() -> None:
-    async with consuming(lambda delivery: None) as lent:
+    async with consuming(lambda *came: None) as lent:
         lent.start()
         await until(lambda: lent.consumer.is_consuming, SOON_S)
         lent.consumer.pause("lunch")
@@ -260,7 +260,7 @@ async def test_paused_consumer_is_not_repaired() -> None:
             looks.append(len(peer.received))
             peer.send(commands.Queue.DeclareOk("queue", 100, 1), peer.received[-1][0])
 
-    async with consuming(lambda delivery: None, script) as lent:
+    async with consuming(lambda *came: None, script) as lent:
         lent.start()
         await until(lambda: lent.consumer.is_consuming, SOON_S)
         lent.consumer.pause("lunch")
@@ -276,7 +276,7 @@ async def test_paused_consumer_is_not_repaired() -> None:
 
 
 async def test_is_as_wanted_and_not_consuming_without_a_connection() -> None:
-    async with consuming(lambda delivery: None, answer, queue=QUEUE) as lent:
+    async with consuming(lambda *came: None, answer, queue=QUEUE) as lent:
         assert not lent.consumer.is_as_wanted
         lent.consumer.pause("lunch")
         assert not lent.consumer.is_as_wanted, "a paused consumer needs its channel, too"

@@ -34,7 +34,7 @@ async def lifting_limit() -> AsyncIterator[tuple[Consuming, list[Delivery]]]:
     """Lend a single active consumer that holds a delivery, so that its limit, which was lifted, is still in force."""
     admitted: list[Delivery] = []
     queue = replace(QUEUE, single_active_consumer=True)
-    async with consuming(admitted.append, queue=queue) as lent:
+    async with consuming(lambda *came: admitted.extend(came), queue=queue) as lent:
         lent.consumer.limit_prefetch(1)
         lent.start()
         await consumes(lent, 1)
@@ -49,7 +49,7 @@ async def lifting_limit() -> AsyncIterator[tuple[Consuming, list[Delivery]]]:
 @on_both_loops
 async def test_limit_comes_with_the_end_of_a_pause_and_is_lifted_without_giving_anything_back() -> None:
     admitted: list[Delivery] = []
-    async with consuming(admitted.append) as lent:
+    async with consuming(lambda *came: admitted.extend(came)) as lent:
         lent.start()
         await consumes(lent, 1)
         lent.consumer.pause("trouble")
@@ -70,7 +70,7 @@ async def test_limit_comes_with_the_end_of_a_pause_and_is_lifted_without_giving_
 
 @on_both_loops
 async def test_limit_comes_into_force_although_the_pause_before_it_never_did() -> None:
-    async with consuming(lambda delivery: None) as lent:
+    async with consuming(lambda *came: None) as lent:
         lent.start()
         await consumes(lent, 1)
         lent.consumer.pause("trouble")
@@ -84,7 +84,7 @@ async def test_limit_comes_into_force_although_the_pause_before_it_never_did() -
 async def test_limit_that_comes_while_the_queue_is_about_to_be_consumed_is_not_forgotten() -> None:
     go_on = asyncio.Event()
     script = answering_late(commands.Basic.Consume, commands.Basic.ConsumeOk("consumer"), go_on)
-    async with consuming(lambda delivery: None, script) as lent:
+    async with consuming(lambda *came: None, script) as lent:
         lent.start()
         await until(lambda: lent.broker.peers and sent(lent.peer, commands.Basic.Consume), SOON_S)
         lent.consumer.limit_prefetch(2)
@@ -95,7 +95,7 @@ async def test_limit_that_comes_while_the_queue_is_about_to_be_consumed_is_not_f
 
 @on_both_loops
 async def test_limit_is_kept_on_the_next_channel() -> None:
-    async with consuming(lambda delivery: None) as lent:
+    async with consuming(lambda *came: None) as lent:
         lent.start()
         await consumes(lent, 1)
         lent.consumer.limit_prefetch(2)
@@ -107,7 +107,7 @@ async def test_limit_is_kept_on_the_next_channel() -> None:
 
 @on_both_loops
 async def test_limit_above_the_prefetch_changes_nothing() -> None:
-    async with consuming(lambda delivery: None) as lent:
+    async with consuming(lambda *came: None) as lent:
         lent.start()
         await consumes(lent, 1)
         lent.consumer.limit_prefetch(11)

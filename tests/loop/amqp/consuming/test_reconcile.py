@@ -35,7 +35,7 @@ async def test_messages_that_may_be_meant_for_others_are_no_alarm(
     parameters: dict[str, Any], consumers: int, is_fault: bool
 ) -> None:
     looked = Looked(consumers)
-    async with consuming(lambda delivery: None, looked.script, queue=replace(QUEUE, **parameters)) as lent:
+    async with consuming(lambda *came: None, looked.script, queue=replace(QUEUE, **parameters)) as lent:
         lent.start()
         await until(lambda: lent.consumer.is_consuming, SOON_S)
         lent.reconcile()
@@ -49,7 +49,7 @@ async def test_messages_that_may_be_meant_for_others_are_no_alarm(
 
 @on_both_loops
 async def test_a_consumer_that_is_made_after_the_reconciler_is_watched() -> None:
-    async with consuming(lambda delivery: None, Looked().script) as lent:
+    async with consuming(lambda *came: None, Looked().script) as lent:
         consumers: list[Consumer] = []
         reconciler = Reconciler(lent.link, consumers, look_every_s=0.02)
         consumers.append(lent.consumer)

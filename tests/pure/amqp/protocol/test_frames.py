@@ -21,14 +21,14 @@ from mxworker.amqp.protocol.frames import (
     encode_give_back,
     encode_reject,
 )
-from mxworker.amqp.protocol.reader import FrameReader
+from mxworker.amqp.protocol.reader import FrameReader, RawDelivery
 from mxworker.api.delivery import Delivery
 from mxworker.errors import ChannelLost, ConnectionLost, ProtocolViolation
 from tests.harness.nowhere import Nowhere
 from tests.rabbit.raw import HOSTILE
 
 CAP = 40
-REFUSED_BYTES = 13
+REFUSED_BYTES = 31
 OURS = (1, 7)
 THEIRS = 3
 CANARY = b"S3cr3t body, to be seen by nobody"
@@ -44,9 +44,13 @@ class Calls:
         self._number = number
         self._calls = calls
 
-    def on_deliver(self, tag: int, redelivered: bool, route: bytes, properties: bytes, body: bytes) -> None:
-        delivery = Delivery(body, properties, route, redelivered, tag, Nowhere())
-        self._note("deliver", tag, redelivered, delivery.exchange, delivery.routing_key, properties, body)
+    def on_deliveries(self, deliveries: list[RawDelivery]) -> None:
+        for tag, redelivered, route, raw, whole in deliveries:
+            delivery = Delivery(whole, raw, route, redelivered, tag, Nowhere())
+            self._note("deliver", tag, redelivered, delivery.exchange, delivery.routing_key, raw, whole)
+
+    def room_bytes(self) -> int:
+        return REFUSED_BYTES - 1
 
     def takes(self, size_bytes: int) -> bool:
         return size_bytes != REFUSED_BYTES
@@ -295,7 +299,10 @@ def test_deliveries_in_one_read_need_not_be_alike() -> None:
     for tag, method in enumerate(one_after_another, 1):
         method.delivery_tag = tag
         parts = {7: (b"x" * REFUSED_BYTES,), 9: (b"in ", b"two"), 11: (), 13: (b"x" * (CAP + 1),)}.get(tag, (b"body",))
-        stream += marshalled(content_frames(method, PROPERTIES, parts), OURS[tag % 8 == 0])
+        longer = commands.Basic.Properties(message_id="another id", delivery_mode=2)
+        stream += marshalled(
+            content_frames(method, longer if tag in (3, 10) else PROPERTIES, parts), OURS[tag % 8 == 0]
+        )
     calls, passed = told_by_pamqp(stream)
     reader, told = reader_with_channels()
     assert (reader.feed(stream), told) == (passed, calls)
