@@ -54,8 +54,9 @@ class MessageKeys:
         headers = b""
         if raw_properties and raw_properties[0] & _HAS_HEADERS:
             raw_properties, headers = _as_sent(raw_properties)
-        sizes = _sizes(len(raw_properties), len(headers), len(route), len(body))
-        content = body if len(body) <= _CHUNK_BYTES else self._digests(body)
+        size = len(body)
+        sizes = _sizes(len(raw_properties), len(headers), len(route), size)
+        content = body if size <= _CHUNK_BYTES else self._digests(body)
         return hash(b"".join((self._start, sizes, raw_properties, headers, route, content))) or 1
 
     def _digests(self, body: bytes) -> bytes:

@@ -49,13 +49,13 @@ class Limiter:
         if waiter not in self._waiters:
             self._waiters.append(waiter)
 
-    def leave(self) -> None:
-        """Give the place of one unit back."""
+    def leave(self, count: int = 1) -> None:
+        """Give the places of units back that have ended."""
         if self._on_left is not None:
-            self._kept += 1
+            self._kept += count
             self._on_left()
             return
-        self._free += 1
+        self._free += count
         if self._waiters:
             self.serve()
 

@@ -42,8 +42,11 @@ class Running(Generic[Unit]):
         self.stuck: set[Unit] = set()
         self.is_cut_short = False
         """Whether all running units were cancelled, and are left unsettled."""
-        self.started: dict[Unit, tuple[asyncio.Task[Any], float, float]] = {}
-        """Each unit with its task, its start and the end of its time, in the order of starting. Do not change it."""
+        self.started: dict[Unit, tuple[asyncio.Task[Any] | None, float, float]] = {}
+        """Each unit with its task, its start and the end of its time, in the order of starting. Do not change it.
+
+        The task is None until `note_task`. Meanwhile either nothing runs, or the first step of that very task.
+        """
         self._timeout_s = timeout_s
         self._grace_s = grace_s
         self._loop = loop
@@ -60,11 +63,16 @@ class Running(Generic[Unit]):
 
     def items(self) -> Iterator[tuple[Unit, asyncio.Task[Any]]]:
         """Yield the units with their tasks, in the order of starting."""
-        return ((unit, task) for unit, (task, _, _) in self.started.items())
+        for unit, (noted, _, _) in self.started.items():
+            task = noted or asyncio.current_task(self._loop)
+            if task is not None:
+                yield unit, task
 
     def task_of(self, unit: Unit) -> asyncio.Task[Any]:
         """Return the task of a unit."""
-        return self.started[unit][0]
+        task = self.started[unit][0] or asyncio.current_task(self._loop)
+        assert task is not None, "a unit has no task before the first step of its task"
+        return task
 
     def started_at(self, unit: Unit) -> float:
         """Return the instant at which a unit was started, or last went on after it was suspended."""
@@ -74,13 +82,18 @@ class Running(Generic[Unit]):
         """Return the seconds since a unit was started."""
         return self._clock.time() - self.started[unit][1]
 
-    def start(self, unit: Unit, task: asyncio.Task[Any]) -> None:
-        """Note that `task` runs `unit` from now on."""
+    def start(self, unit: Unit, task: asyncio.Task[Any] | None = None) -> None:
+        """Note that `unit` runs from now on. An eager task runs while it is made: call this before, without `task`."""
         now = self._clock.time()
         expires_at = now + self._timeout_s
         self.started[unit] = task, now, expires_at
         if expires_at < self._wake_at:  # nothing else runs, or the timer is set for the end of a grace
             self._wake(expires_at)
+
+    def note_task(self, unit: Unit, task: asyncio.Task[Any]) -> None:
+        """Note the task of a unit, which has not ended in the first step of the task."""
+        _, started_at, expires_at = self.started[unit]
+        self.started[unit] = task, started_at, expires_at
 
     def settle(self, unit: Unit) -> None:
         """Note that the handler has ended and only the settlement takes time. The unit has no deadline any more."""
@@ -125,13 +138,14 @@ class Running(Generic[Unit]):
         """Cancel the running units. They are left unsettled, so that the broker redelivers them."""
         self.is_cut_short = True
         for task, _, _ in self.started.values():
-            task.cancel()
+            if task is not None:
+                task.cancel()
 
     def _expire(self) -> None:
         """Cancel units whose time is up, report those that did not end, and set the timer for the next."""
         now = self._clock.time()
         wake_at = math.inf
-        for unit, (task, _, expires_at) in self.started.items():
+        for unit, (_, _, expires_at) in self.started.items():
             if expires_at > now:
                 wake_at = expires_at
                 break
@@ -139,7 +153,7 @@ class Running(Generic[Unit]):
                 self._timed_out[unit] = now + self._grace_s
                 # In the next turn: uvloop runs timers before a new task's first step, and a task that is cancelled
                 # before that never runs a line, so that its unit would never be settled.
-                self._loop.call_soon(self._cancel, unit, task)
+                self._loop.call_soon(self._cancel, unit, self.task_of(unit))
         newly_stuck = []
         for unit, grace_ends_at in self._timed_out.items():
             if unit in self.stuck or unit in self._settling:
@@ -152,7 +166,7 @@ class Running(Generic[Unit]):
         self.stuck.update(newly_stuck)
         for unit in newly_stuck:
             self._changed.set()
-            self._on_stuck(unit, self.started[unit][0])
+            self._on_stuck(unit, self.task_of(unit))
 
     def _cancel(self, unit: Unit, task: asyncio.Task[Any]) -> None:
         """Cancel a unit whose time is up, unless its handler has ended meanwhile."""

@@ -39,7 +39,7 @@ async def handled(handlers: Handlers, *texts: bytes) -> tuple[Channel, Bench]:
     bench, channel = at_work(handlers), Channel()
     for delivery in bodies(channel, *texts):
         bench.runner.admit(delivery)
-    await asyncio.wait_for(bench.runner.finished(), 10)
+    await until(lambda: bench.runner.is_idle)
     assert not bench.broken
     assert channel.settled == len(texts)
     assert not bench.slot.told.in_flight()

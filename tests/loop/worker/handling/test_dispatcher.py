@@ -50,7 +50,7 @@ async def test_bug_of_ours_is_told_and_does_not_hide_in_a_task(monkeypatch: pyte
 
     @handlers.consume("queue")
     async def take(body: bytes) -> None:
-        return None
+        await asyncio.sleep(0)
 
     bench = at_work(handlers)
     (delivery,) = deliveries(Channel(InvariantError("settled twice")), 1)
@@ -276,3 +276,86 @@ async def test_settlement_of_ones_own_making_is_a_failure(raises: bool) -> None:
     bench.runner.admit(deliveries(channel, 1)[0])
     await bench.runner.finished()
     assert (channel.acked, channel.rejected) == ([], [1])
+
+
+# ---- handlers that await nothing: since Python 3.12 they end inside `admit`
+
+
+async def test_no_turn_of_the_loop_has_more_first_steps_than_places() -> None:
+    handlers = Handlers()
+    in_turn = [0]
+
+    @handlers.consume("queue", concurrency=3)
+    async def take(body: bytes) -> None:
+        in_turn[-1] += 1
+
+    bench, channel = at_work(handlers), Channel()
+    for delivery in deliveries(channel, 40):
+        bench.runner.admit(delivery)
+    while not bench.runner.is_idle:
+        in_turn.append(0)
+        await asyncio.sleep(0)
+    assert len(channel.acked) == 40
+    assert max(in_turn) == 3
+
+
+async def test_ends_of_units_do_not_nest_in_each_other() -> None:
+    handlers = Handlers()
+    release = asyncio.Event()
+
+    @handlers.consume("queue", concurrency=1)
+    async def take(body: bytes, ctx: Context) -> None:
+        if ctx.delivery.delivery_tag == 1:
+            await release.wait()
+
+    bench, channel = at_work(handlers), Channel()
+    for delivery in deliveries(channel, 2000):
+        bench.runner.admit(delivery)
+    assert bench.runner.waiting == 1999
+    release.set()
+    await until(lambda: bench.runner.is_idle)
+    assert not bench.broken
+    assert channel.acked == list(range(1, 2001))
+
+
+async def test_unit_in_its_first_step_is_known_by_its_task() -> None:
+    handlers = Handlers()
+    found: list[int] = []
+
+    @handlers.consume("queue")
+    async def take(body: bytes) -> None:
+        task = asyncio.current_task()
+        at_work_in = bench.runner.at_work_in(task)
+        assert at_work_in is not None
+        assert bench.runner.is_run_by(task)
+        assert task in [one.task for one in bench.runner.at_work()]
+        found.append(at_work_in.deliveries[0].delivery_tag)
+        if not body:
+            await asyncio.sleep(0)
+            assert bench.runner.is_run_by(task)
+
+    bench, channel = at_work(handlers), Channel()
+    for delivery in (*deliveries(channel, 2), *deliveries(channel, 2, b"at once")):
+        bench.runner.admit(delivery)
+    await until(lambda: bench.runner.is_idle)
+    assert found == [1, 2, 1, 2]
+
+
+async def test_places_of_units_that_ended_at_once_are_free_in_the_next_turn() -> None:
+    handlers = Handlers()
+    release = asyncio.Event()
+
+    @handlers.consume("queue", concurrency=2)
+    async def take(body: bytes) -> None:
+        if body:
+            await release.wait()
+
+    bench, channel = at_work(handlers, process_concurrency=2), Channel()
+    for delivery in (*deliveries(channel, 2), *deliveries(channel, 2, b"wait")):
+        bench.runner.admit(delivery)
+    await until(lambda: len(channel.acked) == 2 and bench.runner.running == 2)
+    bench.runner.admit(*deliveries(channel, 1))
+    assert bench.runner.waiting == 1
+    release.set()
+    await until(lambda: bench.runner.is_idle)
+    assert len(channel.acked) == 5

@@ -105,7 +105,7 @@ async def handled(handlers: Handlers, channel: Channel | None = None, publishing
 async def take(bench: Bench, given: list[Delivery]) -> None:
     for delivery in given:
         bench.runner.admit(delivery)
-    await asyncio.wait_for(bench.runner.finished(), SOON_S)
+    await until(lambda: bench.runner.is_idle, SOON_S)
     assert not bench.broken
     assert bench.slot.told.in_flight_count == 0, "nothing stays on record"
 

@@ -105,10 +105,13 @@ async def test_a_timeout_is_counted_as_one_whatever_becomes_of_the_delivery(on_e
 
 async def test_what_is_settled_on_a_lost_channel_is_stale() -> None:
     handlers = Handlers()
-    handlers.consume("orders")(raising(Ack()))
+
+    @handlers.consume("orders")
+    async def lose(payload: dict[str, Any]) -> None:
+        channel.is_lost = True
+
     bench, channel = at_work(handlers), Channel()
     bench.runner.admit(deliveries(channel, 1, b"{}")[0])
-    channel.is_lost = True
     await settled(bench)
     assert told(bench) == {"stale": 1}
 
