@@ -115,6 +115,21 @@ def test_only_unannounced_precondition_failures_are_reported(own_node: Callable[
     assert wait_until(node.precondition_failures, LIFETIME_S, "the line in the log")
 
 
+def test_late_precondition_failure_of_a_test_that_announced_one_is_not_reported(own_node: Callable[..., Node]) -> None:
+    node = own_node()
+    late, other = f"test-{'0' * 12}.dlq", f"test-{'1' * 12}"
+    with Client(node.url) as client:
+        for name in (late, other):
+            client.declare(name)
+        with node.expect_precondition_failed(), pytest.raises(Refused, match="406"):
+            client.declare(late, durable=False)
+        for name in (late, other):
+            with pytest.raises(Refused, match="406"):
+                client.declare(name, durable=False)
+    wait_until(node.precondition_failures, LIFETIME_S, "the line in the log")
+    assert [other in line for line in node.precondition_failures()] == [True]
+
+
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_properties_pass_through_the_broker_unchanged(admin: Client, queue_name: str, kind: str) -> None:
     admin.declare(queue_name)
