@@ -69,6 +69,7 @@ class DataPlane(asyncio.StreamReaderProtocol):
         self._fd = -1
         self._error: ConnectionLost | None = None
         self._dirty: list[Callable[[], bytes]] = []
+        self._is_reading = False
         self.was_silent = False
         """Whether the connection was ended because no byte came for two heartbeats."""
         self.was_aborted = False
@@ -95,11 +96,14 @@ class DataPlane(asyncio.StreamReaderProtocol):
         if self._error is not None:
             return
         self.read_at = time.monotonic()
+        self._is_reading = True
         try:
             passed = self.frames.feed(data)
         except ProtocolViolation as error:
             self.abort(error)
             return
+        finally:
+            self._is_reading = False
         now = self._loop.time()
         self._heard_at = now
         if self._watch is not None and now - self._fed_at >= _HEARTBEAT_FEED_S:
@@ -180,6 +184,17 @@ class DataPlane(asyncio.StreamReaderProtocol):
         """Write whole frames now. After the end of the connection, writes are dropped."""
         if data and self._error is None and self._wire is not None:
             self._wire.write(data)
+
+    def write_now(self, data: bytes) -> bool:
+        """Write whole frames now, and return whether that was done.
+
+        Nothing is written when others wait for the end of this loop turn, after the end of the connection, and inside a
+        read, since the rest of the read may be the end of the channel.
+        """
+        if self._dirty or self._is_reading or self._error is not None:
+            return False
+        self.write(data)
+        return True
 
     def _write_dirty(self) -> None:
         dirty, self._dirty = self._dirty, []

@@ -49,13 +49,14 @@ class ConfirmLedger(Generic[P]):
         """Tell whether a publish with this message id is in flight."""
         return message_id in self._by_id
 
-    def add(self, publishing: P) -> None:
-        """Record a publish that is written now."""
+    def add(self, publishing: P) -> bool:
+        """Record a publish that is written now. Return whether it is the only one in flight."""
         if publishing.message_id in self._by_id:
             raise InvariantError(f"the message id {publishing.message_id!r} is in flight already")
         self._last = publishing.tag = self._last + 1
         self._by_tag[self._last] = publishing
         self._by_id[publishing.message_id] = publishing
+        return len(self._by_tag) == 1
 
     def settle(self, tag: int, multiple: bool) -> list[P]:
         """Remove and return the publishes that a confirm concerns, oldest first; none for a tag that is not in flight.

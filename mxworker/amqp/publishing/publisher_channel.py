@@ -75,17 +75,24 @@ class PublisherChannel:
         return not self.is_over and self.plane.room_bytes > 0
 
     def send(self, publishing: Publishing) -> None:
-        """Write a publish at the end of this loop turn. Its id must not be in flight here; its properties must fit."""
-        self.ledger.add(publishing)
+        """Write a publish at the end of this loop turn, or now if the channel waits for no confirm.
+
+        Its id must not be in flight here, and its properties must fit. A caller that waits for each confirm before the
+        next publish would wait for another turn otherwise. Many publishes in one turn are joined, but for the first.
+        """
+        is_alone = self.ledger.add(publishing)
         publishing.state = State.SENT
         publishing.give_up = self._give_up
+        route, body = publishing.route, publishing.body
+        method = self._methods.get(route) or self._method(route)
+        content = content_pieces(self.number, publishing.properties, body, self.plane.frames.frame_max)
+        if is_alone and self.plane.write_now(b"".join((method, *content))):
+            return
         if not self._pieces:
             self._first_unwritten = publishing
             self.plane.write_soon(self._take_writes)
-        route = publishing.route
-        self._pieces.append(self._methods.get(route) or self._method(route))
-        body = publishing.body
-        self._pieces += content_pieces(self.number, publishing.properties, body, self.plane.frames.frame_max)
+        self._pieces.append(method)
+        self._pieces += content
         self.plane.room_bytes -= len(publishing.properties) + len(body)
 
     def _method(self, route: Route) -> bytes:

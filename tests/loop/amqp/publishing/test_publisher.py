@@ -12,6 +12,7 @@ import pytest
 from pamqp import base, commands
 
 from mxworker import Publisher, errors
+from mxworker.amqp.connecting.transport import DataPlane
 from mxworker.amqp.publishing import exchanges
 from mxworker.api.receipts import Receipt
 from mxworker.config.publisher import PublisherSettings
@@ -222,6 +223,24 @@ async def test_publish_of_the_turn_in_which_its_channel_ended_is_not_written_the
         await second
         assert await outcome(first) is None
         assert [one.body for one in confirming.published] == [b"first", b"second"]
+
+
+@on_both_loops
+async def test_lone_publish_is_written_at_once_and_those_after_it_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    confirming = Confirming()
+    async with publishing(confirming) as publisher:
+        (warm,) = publish(publisher, 1)
+        (await confirming.until(1))[0].ack()
+        await outcome(warm)
+        writes: list[bytes] = []
+        write = DataPlane.write
+        monkeypatch.setattr(DataPlane, "write", lambda plane, data: (writes.append(data), write(plane, data)))
+        receipts = publish(publisher, 3)
+        assert len(writes) == 1
+        published = await confirming.until(4)
+        assert len(writes) == 2
+        published[3].ack(multiple=True)
+        assert [await outcome(receipt) for receipt in receipts] == [None] * 3
 
 
 @pytest.mark.parametrize("retry", [True, False])
