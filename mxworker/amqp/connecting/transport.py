@@ -185,16 +185,15 @@ class DataPlane(asyncio.StreamReaderProtocol):
         if data and self._error is None and self._wire is not None:
             self._wire.write(data)
 
-    def write_now(self, data: bytes) -> bool:
-        """Write whole frames now, and return whether that was done.
+    @property
+    def may_write_now(self) -> bool:
+        """Whether a publish may be written before the end of this loop turn.
 
-        Nothing is written when others wait for the end of this loop turn, after the end of the connection, and inside a
-        read, since the rest of the read may be the end of the channel.
+        Not while other frames wait for it, not after the end of the connection or when its socket has broken, and not
+        inside a read, since the rest of the read may be the end of the channel.
         """
-        if self._dirty or self._is_reading or self._error is not None:
-            return False
-        self.write(data)
-        return True
+        wire = self._wire
+        return not (self._dirty or self._is_reading or self._error or wire is None or wire.is_closing())
 
     def _write_dirty(self) -> None:
         dirty, self._dirty = self._dirty, []

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 from typing import Protocol
 
 from mxworker.amqp.protocol.frames import (
@@ -104,9 +104,9 @@ class PublisherSink(Protocol):
         """Handle the end of the channel or of its connection. The sink is already unregistered."""
 
 
-@cache
+@lru_cache(1024)  # the size of the route decides, which has two short strings
 def _fields(between: int) -> Callable[[bytes, int], tuple[int, int, int]]:
-    """Return what reads delivery tag, bits and body size; there are few hundred, by the bytes between the last two."""
+    """Return what reads the delivery tag, the bits after it and, `between` bytes later, the body size."""
     return struct.Struct(f">QB{between}xQ").unpack_from
 
 
@@ -306,6 +306,7 @@ class FrameReader:
         found: list[RawDelivery] = []
         shape = channel.shape or self._shape_of(number, data, at)
         while shape is not None:
+            channel.shape = shape
             head, middle, route, fields = shape.head, shape.middle, shape.route, shape.fields
             tag_in, middle_in = shape.tag_in, shape.middle_in
             properties_in, body_in = shape.properties_in, shape.body_in
@@ -328,9 +329,7 @@ class FrameReader:
                 found.append((tag, bits & 1 == 1, route, properties, data[body_at:body_last]))
                 at = body_last + 1
             else:
-                shape = self._shape_of(number, data, at)
-                if shape is not None:
-                    channel.shape = shape
+                shape = self._shape_of(number, data, at) if at < end else None
                 continue
             break
         if found:

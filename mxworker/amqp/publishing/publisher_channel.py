@@ -86,7 +86,8 @@ class PublisherChannel:
         route, body = publishing.route, publishing.body
         method = self._methods.get(route) or self._method(route)
         content = content_pieces(self.number, publishing.properties, body, self.plane.frames.frame_max)
-        if is_alone and self.plane.write_now(b"".join((method, *content))):
+        if is_alone and self.plane.may_write_now:
+            self.plane.write(b"".join((method, *content)))
             return
         if not self._pieces:
             self._first_unwritten = publishing

@@ -168,11 +168,11 @@ class Dispatcher(Generic[Unit]):
             return 0
         running = self.running
         # Of the dict itself: `len(running)` takes 0.1 us more.
-        count = len(running.started) + self._ended_at_once
+        count = len(running.started) + (0 if alone else self._ended_at_once)
         places = self._concurrency - count
         if self._trial is not None:
-            places = min(places, max(0, self._trial - count + len(running.stuck)))
-        return places
+            places = min(places, self._trial - count + len(running.stuck))
+        return max(0, places)  # a unit that runs alone needs no place, and is counted all the same
 
     def _drop_stale(self) -> None:
         """Drop the first waiting units whose channel has ended, since the broker redelivers them."""
@@ -208,18 +208,19 @@ class Dispatcher(Generic[Unit]):
         """
         was_executed = True
         try:
-            was_executed = await self._work.run(unit)
-        except BaseException as error:
-            if not self._is_given_up(unit, error):
-                await self._rescue(unit, error)
+            try:
+                was_executed = await self._work.run(unit)
+            except BaseException as error:
+                if not self._is_given_up(unit, error):
+                    await self._rescue(unit, error)
+            if is_alone and was_executed and not self.running.is_cut_short:
+                self._work.clear(unit)  # before others start, which may end the process
         finally:
             self.running.end(unit)
             if self._apart and self._intake is _OPEN and self._alone is not Alone.RESTING:
                 self._isolation.ask(self)
             if not self._is_first_step:
                 self._pass_on(1)
-        if is_alone and was_executed and not self.running.is_cut_short:
-            self._work.clear(unit)
 
     def _pass_on(self, count: int) -> None:
         """Give the places of `count` units that have ended to units that wait, or back to the limiter."""

@@ -235,12 +235,13 @@ class HandlerRunner:
         """Return the unit that `task` runs, None when it is not this handler's. Another thread may call this."""
         try:
             running = list(self._running.items())
-        except RuntimeError:  # the loop's thread has changed it meanwhile, so the loop is not blocked any more
+            unit = next((unit for unit, one in running if one is task), None)
+            if task is None or unit is None:
+                return None
+            age_s = self._running.age_s(unit)
+        except (RuntimeError, KeyError):  # the loop's thread has changed the units, so the loop is not blocked any more
             return None
-        unit = next((unit for unit, one in running if one is task), None)
-        if task is None or unit is None:
-            return None
-        return AtWork(_deliveries(unit), task, self._running.age_s(unit), self._stack_of(task))
+        return AtWork(_deliveries(unit), task, age_s, self._stack_of(task))
 
     def is_run_by(self, task: asyncio.Task[Any]) -> bool:
         """Whether `task` runs a unit of this handler. Another thread may call this."""

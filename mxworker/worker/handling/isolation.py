@@ -156,8 +156,8 @@ class Isolation:
         self._others_until = now + (now - self._closed_at) if self._limiter.is_wanted else now
         self._move(IsolationStage.IDLE)
         self._take_back_request()
-        self._limiter.open()
-        if self._line:
+        self._limiter.open()  # units that it starts may end at once, and ask
+        if self._line and self._stage is IsolationStage.IDLE:
             self._prepare()
 
     def _prepare(self) -> None:

@@ -243,6 +243,22 @@ async def test_lone_publish_is_written_at_once_and_those_after_it_together(monke
         assert [await outcome(receipt) for receipt in receipts] == [None] * 3
 
 
+@on_both_loops
+async def test_publish_of_the_turn_in_which_its_socket_broke_is_sent_by_the_next_connection() -> None:
+    confirming = Confirming()
+    async with publishing(confirming, retry_unconfirmed=False) as publisher:
+        (warm,) = publish(publisher, 1)
+        (await confirming.until(1))[0].ack()
+        await outcome(warm)
+        live = publisher._outbox._link.live
+        assert live is not None
+        assert live.plane._wire is not None
+        live.plane._wire.abort()  # as the transport does when a write fails; the protocol is told a turn later
+        (receipt,) = publish(publisher, 1)
+        (await confirming.until(2))[1].ack()
+        assert await outcome(receipt) is None
+
+
 @pytest.mark.parametrize("retry", [True, False])
 @on_both_loops
 async def test_connection_cut_before_the_confirm_leaves_the_fate_open(retry: bool) -> None:

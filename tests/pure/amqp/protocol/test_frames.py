@@ -308,6 +308,14 @@ def test_deliveries_in_one_read_need_not_be_alike() -> None:
     assert (reader.feed(stream), told) == (passed, calls)
 
 
+def test_delivery_like_that_of_the_last_read_is_not_parsed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, calls = reader_with_channels()
+    reader.feed(frames.marshal(START, 0) + deliver(1))
+    monkeypatch.setattr(FrameReader, "_shape_of", None)
+    reader.feed(deliver(2) + deliver(3))
+    assert [call[2] for call in calls] == [1, 2, 3]
+
+
 @pytest.mark.parametrize("damaged", range(3), ids=["method", "header", "body"])
 def test_wrong_end_octet_among_deliveries_in_one_read_ends_the_connection(damaged: int) -> None:
     parts = content_frames(commands.Basic.Deliver("c", 2, False, "x", "k"))
