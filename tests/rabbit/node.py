@@ -111,6 +111,7 @@ class Node:
         self._rabbitmq = rabbitmq or find_rabbitmq()
         self._process: subprocess.Popen[bytes] | None = None
         self._excused: list[tuple[int, int]] = []
+        self._announced: dict[str, str] = {}  # names of queues, with the test that has announced 406s about them
 
     @property
     def url(self) -> str:
@@ -220,13 +221,16 @@ class Node:
         yield
         times = least()
         deadline = time.monotonic() + _LOG_PATIENCE_S
-        while len(shown := _PRECONDITION_FAILED.findall(self.log_text(), begin)) < times:
+        while len(shown := self._not_of_others(self.log_text()[begin:])) < times:
             if time.monotonic() >= deadline:
                 raise AssertionError(
                     f"{times} times a PRECONDITION_FAILED was announced, but the broker's log shows {len(shown)}"
                 )
             time.sleep(processes.POLL_S)
-        self._excused.append((begin, len(self.log_text())))
+        text = self.log_text()
+        self._excused.append((begin, len(text)))
+        for line in self._not_of_others(text[begin:]):
+            self._announced |= dict.fromkeys(_TEST_QUEUE.findall(line), _running_test())
 
     def precondition_failures(self) -> list[str]:
         """Return the lines of the broker's log that tell of a 406 nobody announced.
@@ -235,11 +239,14 @@ class Node:
         wait for may be refused later.
         """
         text = self.log_text()
-        announced: set[str] = set()
         for begin, end in reversed(self._excused):
-            announced.update(*map(_TEST_QUEUE.findall, _refusals(text[begin:end])))
             text = text[:begin] + text[end:]
-        return [line for line in _refusals(text) if announced.isdisjoint(_TEST_QUEUE.findall(line))]
+        return [line for line in _refusals(text) if self._announced.keys().isdisjoint(_TEST_QUEUE.findall(line))]
+
+    def _not_of_others(self, log_text: str) -> list[str]:
+        """Return the refusals but those that other tests have announced: they may come late."""
+        others = {name for name, test in self._announced.items() if test != _running_test()}
+        return [line for line in _refusals(log_text) if others.isdisjoint(_TEST_QUEUE.findall(line))]
 
     @property
     def _log(self) -> Path:
@@ -311,6 +318,11 @@ class Node:
 
 def _tail(path: Path) -> str:
     return path.read_text(errors="replace")[-_TAIL_CHARS:] if path.exists() else f"({path} is missing)"
+
+
+def _running_test() -> str:
+    """Return the name of the test that runs, without its phase."""
+    return os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
 
 
 def _refusals(log_text: str) -> list[str]:
