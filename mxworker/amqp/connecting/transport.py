@@ -62,6 +62,8 @@ class DataPlane(asyncio.StreamReaderProtocol):
         """The bytes that publishers may still write in this loop turn. A publisher subtracts what it writes."""
         self._on_room: Callable[[], None] | None = None
         self._is_congested = False
+        self.unblocked_count = 0
+        """How often the broker has taken publishes again, after it had blocked them."""
         self._blocked_reason: str | None = None
         self._user_timeout_ms = 0
         self._loop = loop
@@ -220,6 +222,7 @@ class DataPlane(asyncio.StreamReaderProtocol):
         was_blocked = self._blocked_reason is not None
         self._blocked_reason = self.frames.blocked_reason
         if self._blocked_reason is None:
+            self.unblocked_count += 1
             log.warning("the broker takes publishes again", extra=log_event("publishing_unblocked"))
             if sock is not None:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._user_timeout_ms)

@@ -74,18 +74,23 @@ class Channels:
                 await asyncio.sleep(RECONNECT.delay_s(attempt - 2, self._rng))
 
     async def _open(self, connection: BrokerConnection, nacks_for_s: float) -> PublisherChannel | None:
-        """Return a new channel, None when it cannot be opened. Aborts the connection if the broker does not answer."""
+        """Return a new channel, None when it cannot be opened. Aborts the connection if the broker does not answer.
+
+        A broker that is low on memory reads nothing, but will again. So the time does not count in which it blocks.
+        """
+        plane = connection.plane
+        unblocked_before = plane.unblocked_count
         try:
             async with asyncio.timeout(_OPEN_DEADLINE_S):
                 channel = await PublisherChannel.open(connection)
         except BrokerError as error:
-            if not connection.plane.lost.done():
+            if not plane.lost.done():
                 facts = log_event("publisher_channel_failed", error=str(error))
                 log.warning("no publisher channel: %s", error, extra=facts)
             return None
         except TimeoutError:
-            if connection.plane.blocked_reason is None:  # a broker that is low on memory reads nothing, but will again
-                connection.plane.abort(ConnectionLost(f"no channel was opened within {_OPEN_DEADLINE_S:g} s"))
+            if plane.blocked_reason is None and plane.unblocked_count == unblocked_before:
+                plane.abort(ConnectionLost(f"no channel was opened within {_OPEN_DEADLINE_S:g} s"))
             return None
         sink = ConfirmSink(channel, self._outbox, self._exchanges, nacks_for_s)
         connection.plane.register_publisher(channel.number, sink, self._outbox.send_waiting)

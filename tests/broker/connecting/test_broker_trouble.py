@@ -34,8 +34,8 @@ def test_broker_restarts_under_load(broker: Node, recorded: Recorded, scale: Cal
     with recorded.service("--workers=2", work_s=0.02) as service:
         service.wait_ready()
         for _ in range(scale(1, 5)):
-            recorded.publish(2_000)
             due = recorded.handled + 400
+            recorded.publish(2_000)
             wait_until(lambda due=due: recorded.handled >= due, SOON_S, "it to be in the middle")
             broker.stop()
             broker.start()

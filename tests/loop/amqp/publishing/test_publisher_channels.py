@@ -6,15 +6,18 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import pytest
 from pamqp import commands
 
 from mxworker import Publisher
+from mxworker.amqp.publishing import channels
 from mxworker.backoff import NACKING
 from mxworker.errors import PublishNacked
 from tests.loop.amqp.fake_broker import FakeBroker, Peer
 from tests.loop.loops import on_both_loops
 
 SOON_S = 60.0
+OPEN_DEADLINE_S = 0.3
 
 
 def _opened(peer: Peer) -> int:
@@ -81,4 +84,32 @@ async def test_channels_that_always_nack_are_replaced_ever_more_slowly() -> None
         started_at = loop.time()
         assert await _refused_until(publisher, lambda: _opened(broker.peers[0]) == 4)
         assert loop.time() - started_at >= sum(map(NACKING.ceiling_s, range(3))) - 0.05
+        assert len(broker.peers) == 1
+
+
+@on_both_loops
+async def test_channel_that_opens_late_because_the_broker_was_blocking_does_not_end_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(channels, "_OPEN_DEADLINE_S", OPEN_DEADLINE_S)
+
+    async def script(peer: Peer) -> None:
+        await peer.handshake()
+        await peer.serve(commands.Channel.Open)
+        number, _ = peer.received[-1]
+        peer.send(commands.Connection.Blocked("low on memory"))
+        await asyncio.sleep(OPEN_DEADLINE_S / 3)
+        peer.send(commands.Connection.Unblocked())
+        await asyncio.sleep(OPEN_DEADLINE_S)
+        peer.send(commands.Channel.OpenOk(), number)
+        await peer.serve(commands.Basic.Publish)
+        number, _ = peer.received[-1]
+        peer.send(commands.Basic.Ack(1), number)
+        await peer.serve()
+
+    async with (
+        FakeBroker(script) as broker,
+        Publisher.connect(f"amqp://{broker.url.place}/", channels=1, timeout_s=SOON_S) as publisher,
+    ):
+        await publisher.publish(b"", routing_key="q")
         assert len(broker.peers) == 1
