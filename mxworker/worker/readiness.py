@@ -70,6 +70,11 @@ class Readiness:
         """Whether no queue may be consumed yet. Consumers are then paused as UNPROVEN."""
         return self._trial is Trial.CHECKING
 
+    @property
+    def was_ready(self) -> bool:
+        """Whether all queues were consumed at once since the start, even if they are not any more."""
+        return self.state is WorkerState.READY or self._trial is Trial.SERVED
+
     def look(self) -> None:
         """Set the state by how many queues are consumed now. A queue that is paused counts as consumed."""
         self.changed.set()

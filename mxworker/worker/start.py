@@ -13,7 +13,6 @@ from contextlib import suppress
 
 from mxworker.amqp.connecting.pool import Pool
 from mxworker.amqp.consuming.consumer import REPLY_DEADLINE_S, Consumer
-from mxworker.board.lifecycle import WorkerState
 from mxworker.config.bounds import MAX_DURATION_S
 from mxworker.config.process import Consumption
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost, TopologyRefused
@@ -59,7 +58,7 @@ class Start:
             self._must_succeed() and self._connect_wait_s < MAX_DURATION_S
         )  # as `dev` has it, told as a wait without an end
         self._pool.expect_until(deadline.gives_up_at if may_fail else None)
-        while self._readiness.state is not WorkerState.READY and not self._shutdown.requested.is_set():
+        while not self._readiness.was_ready and not self._shutdown.requested.is_set():
             now = self._loop.time()
             is_time_up = self._is_time_up(deadline, now)
             failure = self._failure(is_time_up) if self._must_succeed() else None

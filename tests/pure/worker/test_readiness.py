@@ -69,9 +69,12 @@ def test_state_follows_from_how_many_queues_are_consumed() -> None:
     assert worker.consume(False, False) is WorkerState.CONNECTING
     assert worker.consume(True, False) is WorkerState.DEGRADED
     assert not worker.slot.words[Word.EVER_READY]
+    assert not worker.readiness.was_ready
     assert worker.consume(True, True) is WorkerState.READY
     assert worker.slot.words[Word.EVER_READY]
+    assert worker.readiness.was_ready
     assert worker.consume(False, False) is WorkerState.CONNECTING
+    assert worker.readiness.was_ready, "a start that has succeeded does not fail afterwards"
     assert worker.shown == [
         WorkerState.CONNECTING,
         WorkerState.DEGRADED,
