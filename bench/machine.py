@@ -35,7 +35,7 @@ def facts(broker_url: Callable[[], str]) -> dict[str, Any]:
             "memory_latency_ns": round(memory_latency_ns()),
             "load": os.getloadavg()[0],
         },
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
         "system": _line_of("/etc/os-release", "PRETTY_NAME", "=").strip('"'),
         "python": platform.python_version(),
         "packages": versions(sys.executable, "aio-pika", "aiormq", "orjson", "uvloop"),
