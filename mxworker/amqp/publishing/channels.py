@@ -93,7 +93,7 @@ class Channels:
                 plane.abort(ConnectionLost(f"no channel was opened within {_OPEN_DEADLINE_S:g} s"))
             return None
         sink = ConfirmSink(channel, self._outbox, self._exchanges, nacks_for_s)
-        connection.plane.register_publisher(channel.number, sink, self._outbox.send_waiting)
+        plane.register_publisher(channel.number, sink, self._outbox.send_waiting)
         return channel
 
     def _own(self, duty: Coroutine[Any, Any, None]) -> None:

@@ -179,13 +179,16 @@ class Dispatcher(Generic[Unit]):
         while self._waiting and self._work.is_stale(self._waiting[0]):
             self._work.give_back(self._waiting.popleft())
 
-    def _start(self, unit: Unit) -> None:
-        """Run a unit in a task of its own. Its first step, which may be its last, is over when this returns."""
+    def _start(self, unit: Unit, is_alone: bool = False) -> None:
+        """Run a unit in a task of its own. Its first step, which may be its last, is over when this returns.
+
+        Not so before Python 3.12, and for a unit that runs alone: then `isolation` is in the midst of a decision.
+        """
         # Not the caller's context: the caller may be the task of another delivery, with context variables of its own.
         context = self._context.copy()
         self._come_next = 0
-        if not _ARE_EAGER:
-            self.running.start(unit, asyncio.Task(self._run(unit), loop=self._loop, context=context))
+        if is_alone or not _ARE_EAGER:
+            self.running.start(unit, asyncio.Task(self._run(unit, is_alone), loop=self._loop, context=context))
             return
         self.running.start(unit)
         self._is_first_step = True
@@ -340,9 +343,7 @@ class Dispatcher(Generic[Unit]):
         unit = next(iter(self._apart))
         self._leave_line(unit)
         self._limiter.enter_closed()
-        self._come_next = 0
-        run = self._run(unit, is_alone=True)  # in a task that is not eager: `isolation` is in the midst of a decision
-        self.running.start(unit, asyncio.Task(run, loop=self._loop, context=self._context.copy()))
+        self._start(unit, is_alone=True)
         if self._apart:
             self._isolation.ask(self)
         return self._work.key(unit)

@@ -164,17 +164,14 @@ class HandlerRunner:
         if not is_wanted:
             self._admit_innocent = self._in_company
             return
-        self._admit_innocent = self._set_all_apart
+        self._admit_innocent = self._set_apart
         gathered = self._gatherer.take() if self._gatherer is not None else None
         for unit in (*waiting, *([gathered] if gathered is not None else [])):
-            self._set_all_apart(*_deliveries(unit))
+            self._set_apart(*_deliveries(unit))
 
-    def _set_all_apart(self, *deliveries: Delivery) -> None:
+    def _set_apart(self, *deliveries: Delivery) -> None:
         for delivery in deliveries:
-            self._set_apart(delivery)
-
-    def _set_apart(self, delivery: Delivery) -> None:
-        self._dispatcher.set_apart(self._unit_of(delivery))
+            self._dispatcher.set_apart(self._unit_of(delivery))
 
     @property
     def _in_company(self) -> Callable[[*tuple[Delivery, ...]], None]:

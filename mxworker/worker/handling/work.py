@@ -19,7 +19,7 @@ from mxworker.worker.handling.decode_budget import Unprocessed
 from mxworker.worker.handling.execution import Execute
 from mxworker.worker.handling.handler_metrics import HandlerMetrics
 from mxworker.worker.handling.record import Record
-from mxworker.worker.handling.report import ACK, Report
+from mxworker.worker.handling.report import Report
 from mxworker.worker.handling.running import Running
 from mxworker.worker.handling.settling import Settling
 
@@ -147,9 +147,8 @@ class SingleWork:
                 return True
             if self._watch is not None:
                 self._watch(delivery, settlement, running.started_at(delivery))
-            if settlement is ACK:
-                self._settling.acked(delivery)
-            elif (ends := self._settling.settle(delivery, settlement)) is not None:
+            ends = self._settling.settle(delivery, settlement)
+            if ends is not None:
                 running.settle(delivery)
                 del settlement  # its exception holds the frames of the handler with their variables
                 await self._settling.by_copy(delivery, ends)

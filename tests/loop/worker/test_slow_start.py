@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from pamqp import commands
@@ -16,7 +18,15 @@ from mxworker.board.lifecycle import WorkerState
 from mxworker.board.page import Board
 from mxworker.brokers import Brokers
 from mxworker.config.process import Consumption
-from mxworker.errors import BrokerError, ChannelLost, ConnectionLost, CredentialsRefused, ExitCode, RequestFault
+from mxworker.errors import (
+    BrokerError,
+    ChannelLost,
+    ConnectionLost,
+    CredentialsRefused,
+    ExitCode,
+    QueueGivenUp,
+    RequestFault,
+)
 from mxworker.worker import assembly, start_deadline
 from mxworker.worker import start as worker_start
 from mxworker.worker.assembly import assemble
@@ -24,6 +34,7 @@ from mxworker.worker.main import failure_at_start
 from mxworker.worker.service import Service
 from tests.harness.waiting import until
 from tests.loop.amqp.fake_broker import FakeBroker, Peer, Script, answer_to
+from tests.pure.worker.test_readiness import Worker
 
 QUEUES = 60
 
@@ -157,3 +168,20 @@ def test_refused_credentials_say_where_to_look() -> None:
         "Error: the broker refused us: 530 NOT_ALLOWED - vhost shop not found\n"
         "  Check user, password and virtual host in amqp://me:***@rabbit:5672/shop."
     )
+
+
+async def test_start_that_has_succeeded_does_not_fail_by_a_queue_that_is_lost_right_then() -> None:
+    worker = Worker()
+    for each in worker.consumers:
+        each.last_error = None
+    link = SimpleNamespace(live=object(), was_up=True, last_error=None)
+    pool = SimpleNamespace(consume_link=link, expect_until=lambda at: None)
+    settings = Consumption(app="test", brokers=Brokers.parse(["amqp://here"]))
+    shutdown = SimpleNamespace(requested=asyncio.Event())
+    given: tuple[Any, ...] = (settings, 1, pool, worker.consumers, worker.readiness, shutdown, lambda: True)
+    start = asyncio.create_task(worker_start.Start(*given).run())
+    await asyncio.sleep(0)
+    worker.consume(True, True)
+    worker.consume(True, False)  # before the start has its turn
+    worker.consumers[1].last_error = QueueGivenUp("it made the broker end the connection again")
+    assert await asyncio.wait_for(start, 60) is None
