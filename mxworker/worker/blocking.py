@@ -48,18 +48,18 @@ def blocker_of(
     frames = frames_of(frame)
     task = _current_task(loop)
     place = innermost(places_of(frames))
+    at_work = next(((runner, one) for runner in runners if (one := runner.at_work_in(task)) is not None), None)
     where, fields = "", dict[str, object]()
     if place is not None:
-        source = place.source
+        source = place.source  # this reads a file, during which the thread may go on
         named = foreign(place.filename)
         where = f" at {named}:{place.line} in {foreign(place.function)}{f': {source}' if source else ''}"
         fields["place"] = f"{named}:{place.line}"
-    for runner in runners:
-        one = runner.at_work_in(task)
-        if one is not None:
-            what, advice = _in_handler(runner, frames)
-            return Blocker(what + _message_of(one), where, advice, fields | _fields_of(runner, one))
-    return Blocker(*_elsewhere(task, frames, where), fields)
+    if at_work is None:
+        return Blocker(*_elsewhere(task, frames, where), fields)
+    runner, one = at_work
+    what, advice = _in_handler(runner, frames)
+    return Blocker(what + _message_of(one), where, advice, fields | _fields_of(runner, one))
 
 
 def _in_handler(runner: HandlerRunner, frames: Sequence[FrameType]) -> tuple[str, str]:

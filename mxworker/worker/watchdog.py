@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 import threading
@@ -18,17 +17,15 @@ from collections import deque
 from collections.abc import Callable
 from types import FrameType
 
-from mxworker.system import descriptors
 from mxworker.system.log import LineBudget
 from mxworker.system.log_events import log_event
-from mxworker.worker.block_clock import LOOK_EVERY_S, BlockClock, Spent
+from mxworker.worker.block_clock import BLOCKED_AFTER_S, LOOK_EVERY_S, BlockClock
 from mxworker.worker.blocking import Blocker
+from mxworker.worker.thread_times import ThreadTimes
 
 log = logging.getLogger(__name__)
 
 _MOST_TOLD, _TOLD_IN_S = 10, 60.0  # each has a second line when the block is over
-_ACCOUNTS, _ACCOUNTS_BYTES = 3, 100  # nanoseconds on a CPU, nanoseconds waiting for one, number of times on one
-_NS_PER_S = 1_000_000_000
 _LAGS = round(5.0 / LOOK_EVERY_S)
 
 
@@ -64,7 +61,7 @@ class Watchdog:
         self._is_stopped = False
         self._thread = threading.Thread(target=self._watch, name="mxworker-watchdog", daemon=True)
         self._loop_thread = threading.get_ident()
-        self._accounts = _open_accounts(threading.get_native_id())
+        self._times = ThreadTimes(threading.get_native_id())
 
     def start(self) -> None:
         """Begin to watch. Call in the loop's thread."""
@@ -87,9 +84,7 @@ class Watchdog:
                 facts = log_event("watchdog_failed", worker=self._number)
                 log.exception("worker %d does not watch its event loop any more", self._number, extra=facts)
         finally:
-            if self._accounts is not None:
-                descriptors.release(self._accounts)
-                os.close(self._accounts)
+            self._times.close()
 
     def _look(self) -> None:
         now = time.monotonic()
@@ -102,25 +97,23 @@ class Watchdog:
                 self._clock.answer(self._answered_at)
                 self._tell_end(self._told)
                 self._told = None
-            self._clock.restart(time.monotonic(), self._spent())
+            self._clock.restart(time.monotonic(), self._times.spent())
             self._has_answered = False
             self._asked_at = time.monotonic()
             self._loop.call_soon_threadsafe(self._answer)
             return
-        self._clock.no_answer(time.monotonic(), self._spent())
-        if self._clock.is_blocked and self._told is None:
-            self._told = self._find_blocker(sys._current_frames().get(self._loop_thread))
-            self._tell(self._told)
+        blocker = None
+        if self._told is None and waited_s >= BLOCKED_AFTER_S:
+            # First of all, since the loop's thread may get the interpreter's lock back and go on at any moment.
+            blocker = self._find_blocker(sys._current_frames().get(self._loop_thread))
+        self._clock.no_answer(time.monotonic(), self._times.spent())
+        if blocker is not None and self._clock.is_blocked:
+            self._told = blocker
+            self._tell(blocker)
 
     def _answer(self) -> None:
         self._answered_at = time.monotonic()
         self._has_answered = True
-
-    def _spent(self) -> Spent:
-        if self._accounts is None:
-            return Spent(0.0, 0.0)
-        running_ns, queued_ns, _ = os.pread(self._accounts, _ACCOUNTS_BYTES, 0).split()
-        return Spent(int(running_ns) / _NS_PER_S, int(queued_ns) / _NS_PER_S)
 
     def _tell(self, blocker: Blocker) -> None:
         unsaid = self._budget.spend(time.monotonic())
@@ -147,16 +140,3 @@ class Watchdog:
                 self._clock.blocked_s,
                 extra=log_event("event_loop_freed", **blocker.fields, blocked_s=round(self._clock.blocked_s, 1)),
             )
-
-
-def _open_accounts(thread_id: int) -> int | None:
-    """Return a descriptor of the kernel's accounting of a thread; None where there is none."""
-    try:
-        fd = os.open(f"/proc/self/task/{thread_id}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
-        if len(os.pread(fd, _ACCOUNTS_BYTES, 0).split()) == _ACCOUNTS:
-            descriptors.claim(fd)
-            return fd
-        os.close(fd)
-    except OSError:
-        pass
-    return None

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import linecache
 import logging
 import re
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -22,10 +25,11 @@ from mxworker import Context, Handlers
 from mxworker.api.handlers import compile_handlers
 from mxworker.api.middleware import CallNext
 from mxworker.worker import blocking
-from mxworker.worker.block_clock import BLOCKED_AFTER_S, LOOK_EVERY_S
-from mxworker.worker.blocking import blocker_of
+from mxworker.worker.block_clock import BLOCKED_AFTER_S, LOOK_EVERY_S, Spent
+from mxworker.worker.blocking import Blocker, blocker_of
 from mxworker.worker.handling.handler_runner import HandlerRunner
 from mxworker.worker.lifespans import Lifespans
+from mxworker.worker.thread_times import ThreadTimes
 from mxworker.worker.watchdog import Watchdog
 from tests.harness.runners import Channel, at_work, deliveries
 from tests.harness.waiting import until
@@ -37,9 +41,15 @@ Caplog = pytest.LogCaptureFixture
 
 
 @contextmanager
-def watching(runners: list[HandlerRunner]) -> Iterator[None]:
+def watching(runners: list[HandlerRunner], found: Callable[[], None] = lambda: None) -> Iterator[None]:
     loop = asyncio.get_running_loop()
-    watchdog = Watchdog(1, loop, lambda frame: blocker_of(frame, loop, runners))
+
+    def find(frame: FrameType | None) -> Blocker:
+        blocker = blocker_of(frame, loop, runners)
+        found()
+        return blocker
+
+    watchdog = Watchdog(1, loop, find)
     watchdog.start()
     try:
         yield
@@ -58,10 +68,10 @@ def told(caplog: Caplog) -> list[logging.LogRecord]:
     return [record for record in list(caplog.records) if "has blocked the event loop for" in record.getMessage()]
 
 
-async def run_one(handlers: Handlers, caplog: Caplog) -> logging.LogRecord:
-    """Give the handler one delivery and return what is told while it is at work."""
+async def run_one(handlers: Handlers, caplog: Caplog, found: Callable[[], None] = lambda: None) -> logging.LogRecord:
+    """Give the handler one delivery and return what is told while it is at work. `found` is called before that."""
     bench = at_work(handlers)
-    with watching(bench.runners):
+    with watching(bench.runners, found):
         for delivery in deliveries(Channel(), 1):
             delivery.raw_properties = raw_properties(content_type=b"application/x-slow", message_id=b"the-id")
             bench.runner.admit(delivery)
@@ -129,20 +139,70 @@ async def test_handler_that_spins_is_told(caplog: Caplog) -> None:
 async def test_code_that_keeps_the_interpreters_lock_is_told_when_it_gives_it_back(caplog: Caplog) -> None:
     handlers = Handlers()
     slow = re.compile("(a+)+$")
+    asyncio.get_running_loop().set_debug(False)
+    linecache.getline(__file__, 1)  # each file that is read costs one more call below
+    is_found = threading.Event()
 
     @handlers.consume("orders")
     async def order(body: bytes) -> None:
         length, took_s = 20, 0.0
-        while took_s < BLOCKED_AFTER_S + LOOK_EVERY_S:  # of one call, on any machine: each takes twice as long
+        while took_s < LOOK_EVERY_S:  # of one call, on any machine: each takes twice as long
             length += 1
             begin = time.thread_time()
             slow.match("a" * length + "b")
             took_s = time.thread_time() - begin
+        while not is_found.is_set():
+            slow.match("a" * length + "b")
+        block(caplog)
+
+    record = await run_one(handlers, caplog, is_found.set)
+    assert "handler order (message the-id) has blocked" in record.getMessage()
+    assert ": slow.match(" in record.getMessage(), "it is found in the very call, not after it"
+
+
+async def test_the_line_is_found_before_anything_lets_the_handler_go_on(
+    caplog: Caplog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers, goes_on, is_past = Handlers(), threading.Event(), threading.Event()
+    begun_at: list[float] = []
+    spent = ThreadTimes.spent
+
+    def spent_late(times: ThreadTimes) -> Spent:
+        if begun_at and time.monotonic() - begun_at[0] > BLOCKED_AFTER_S + LOOK_EVERY_S:
+            goes_on.set()
+            is_past.wait(SOON_S)
+        return spent(times)
+
+    monkeypatch.setattr(ThreadTimes, "spent", spent_late)
+
+    @handlers.consume("orders")
+    async def order(body: bytes) -> None:
+        begun_at.append(time.monotonic())
+        goes_on.wait(SOON_S)
+        is_past.set()
         block(caplog)
 
     record = await run_one(handlers, caplog)
-    assert "handler order (message the-id) has blocked" in record.getMessage()
-    assert ": slow.match(" in record.getMessage(), "it is found in the very call, not after it"
+    assert ": goes_on.wait(" in record.getMessage()
+
+
+def test_the_times_of_a_thread_are_read_without_giving_up_the_interpreters_lock() -> None:
+    program = textwrap.dedent("""
+        import sys, threading
+        from mxworker.worker.thread_times import ThreadTimes
+
+        may_run, has_run = threading.Event(), threading.Event()
+        other = threading.Thread(target=lambda: may_run.wait() and has_run.set())
+        times = ThreadTimes(threading.get_native_id())
+        other.start()
+        sys.setswitchinterval(60)
+        may_run.set()  # from now on the other thread waits for the lock
+        spent = [times.spent() for _ in range(10_000)]
+        print(has_run.is_set(), spent[-1].running_s > 0)
+        sys.setswitchinterval(0.005)
+    """)
+    ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=SOON_S)
+    assert ran.stdout == "False True\n"
 
 
 @pytest.mark.parametrize("kind", ["partial", "object", "wrapped"])
