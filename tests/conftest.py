@@ -55,6 +55,19 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):  # one of several processes of the run: its controller has chosen
         given = config.workerinput["seed"]
     config.stash[_SEED] = random.SystemRandom().randrange(2**32) if given is None else given
+    config.pluginmanager.register(_FailuresAtOnce(config))
+
+
+class _FailuresAtOnce:
+    """Names each failure as it happens: the whole suite takes a quarter of an hour, and tells the rest at its end."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._plugins = config.pluginmanager
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self._plugins.get_plugin("terminalreporter")
+        if report.failed and terminal is not None:
+            terminal.write_line(f"\n{'FAILED' if report.when == 'call' else 'ERROR'} {report.nodeid}")
 
 
 @pytest.hookimpl(optionalhook=True)
