@@ -11,10 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Any
-
-from mxworker.api.topology import Declaration
 
 # The answer of RabbitMQ 3.10 to 4.x to a declaration with other arguments than those of the queue.
 _INEQUIVALENT = re.compile(r"inequivalent arg '(?P<key>[^']+)'.*?received (?P<ours>.+?) but current is (?P<theirs>.+)")
@@ -52,31 +49,6 @@ class Difference:
 
     def __str__(self) -> str:
         return f"{self.key} is {self.theirs}, code says {self.ours}"
-
-
-class Standing(StrEnum):
-    """How a queue stands to its declaration."""
-
-    MISSING = "missing"
-    AS_DECLARED = "as declared"
-    DIFFERENT = "different"
-    UNKNOWN = "unknown"
-    """It exists. Its arguments were not asked for, or this user may not declare it, so they cannot be told."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What is at the broker under the name of a declaration."""
-
-    declaration: Declaration
-    standing: Standing
-    differences: tuple[Difference, ...] = ()
-    """What the broker has and the declaration does not say; all of it, unless a value cannot be read."""
-
-    @property
-    def exists(self) -> bool:
-        """Whether there is such a queue."""
-        return self.standing is not Standing.MISSING
 
 
 def difference_in(text: str, asked: Asked) -> Difference | None:

@@ -22,6 +22,11 @@ class FoundQueue:
     trouble: str = ""
     """What the broker said that is none of that."""
 
+    @property
+    def is_as_declared(self) -> bool:
+        """Whether it exists and is known to have no differences."""
+        return self.is_there and self.is_compared and not self.differences
+
 
 @dataclass(frozen=True, slots=True)
 class FoundExchange:

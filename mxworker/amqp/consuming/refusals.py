@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from mxworker.amqp.connecting.library_errors import LOCKED, PRECONDITION_FAILED
-from mxworker.amqp.consuming.differences import Difference, Found, Standing, breaks_retries, not_of_the_type
+from mxworker.amqp.consuming.differences import Difference, breaks_retries, not_of_the_type
+from mxworker.amqp.consuming.found import FoundQueue
 from mxworker.api.queue_code import code_of
 from mxworker.api.queues import Queue, stream_refusal
 from mxworker.errors import TopologyRefused
@@ -21,10 +22,10 @@ _DEFAULT_EXCHANGE = "amq.default"  # its name in permissions
 _LIMIT = "x-delivery-limit"
 
 
-def explained(queue: Queue, found: Sequence[Found], refused: TopologyRefused) -> TopologyRefused:
+def explained(queue: Queue, found: Mapping[str, FoundQueue], refused: TopologyRefused) -> TopologyRefused:
     """Return the refusal of `queue`, or of a queue beside it, with a text that says what to do.
 
-    `found` is what is at the broker under the names of both. It may be empty, if that is unknown.
+    `found` is what is at the broker, by name: `queue` first, then those beside it. It is empty if that is unknown.
     """
     text = _text(_Case(queue, found), refused)
     return refused if text is None else TopologyRefused(text, refused.code, refused.reply, refused.queue)
@@ -33,34 +34,38 @@ def explained(queue: Queue, found: Sequence[Found], refused: TopologyRefused) ->
 class _Case:
     """A queue that the code describes, and what is at the broker."""
 
-    def __init__(self, queue: Queue, found: Sequence[Found]) -> None:
+    def __init__(self, queue: Queue, found: Mapping[str, FoundQueue]) -> None:
         self.queue = queue
-        self.by_name = {one.declaration.name: one for one in found}
-
-    def is_missing(self, name: str) -> bool:
-        one = self.by_name.get(name)
-        return one is not None and one.standing is Standing.MISSING
+        self.found = found
 
     @property
-    def work(self) -> Found | None:
-        """The queue itself, if it exists."""
-        one = self.by_name.get(self.queue.name)
-        return one if one is not None and one.exists else None
+    def exists(self) -> bool:
+        """Whether the queue itself is known to exist."""
+        return self.is_there(self.queue.name)
+
+    def is_there(self, name: str) -> bool:
+        """Whether a queue is known to exist."""
+        one = self.found.get(name)
+        return one is not None and one.is_there
+
+    def is_missing(self, name: str) -> bool:
+        """Whether a queue is known not to exist."""
+        one = self.found.get(name)
+        return one is not None and not one.is_there
 
     def differences_of(self, name: str) -> tuple[Difference, ...]:
-        one = self.by_name.get(name)
+        one = self.found.get(name)
         return one.differences if one is not None else ()
 
     @property
     def retry_names(self) -> list[str]:
         beside = (self.queue.name, self.queue.dead_letter_name)
-        return [name for name in self.by_name if name not in beside]
+        return [name for name in self.found if name not in beside]
 
     def consumable(self) -> Queue:
         """Return the queue as the code has it, if it can be consumed so, and as `taken_as_it_is` otherwise."""
-        work = self.by_name.get(self.queue.name)
-        is_as_wanted = work is None or work.standing in (Standing.MISSING, Standing.AS_DECLARED)
-        return self.queue if is_as_wanted or self.queue.declare != "ensure" else self.taken_as_it_is()
+        is_other = self.exists and not self.found[self.queue.name].is_as_declared
+        return self.taken_as_it_is() if is_other and self.queue.declare == "ensure" else self.queue
 
     def taken_as_it_is(self) -> Queue:
         """Return the queue as `declare="passive"` takes it: with the type and the consumers that the broker has."""
@@ -130,7 +135,7 @@ def _ways_out(case: _Case, name: str, differences: Sequence[Difference]) -> list
             f"Messages would not come back from it in time. D{anew}",
             f"Or write {_line(case.consumable(), False)} to do without retries, or other delays.",
         ]
-    if case.work is None and name != case.queue.name:
+    if not case.exists and name != case.queue.name:
         return [f"There is no queue '{case.queue.name}' yet. D{anew}"]
     has_broken_retries = any(breaks_retries(case.differences_of(retry)) for retry in case.retry_names)
     line = _line(case.taken_as_it_is(), not has_broken_retries)
@@ -195,16 +200,11 @@ def _ways_without_rights(case: _Case, refused: TopologyRefused) -> list[str]:
     if resource is not None and resource["name"] == _DEFAULT_EXCHANGE:
         told = "Retries and dead letters are published to the default exchange, which permissions call 'amq.default'."
         return [told, f"Write {_line(replace(case.taken_as_it_is(), dead_letter=False), False)} to do without them."]
-    if case.work is None or (_exists(case, refused.queue) and queue.declare != "ensure"):
+    if not case.exists or (case.is_there(refused.queue) and queue.declare != "ensure"):
         return []
-    missing = [name for name in case.by_name if case.is_missing(name)]
+    missing = [name for name in case.found if case.is_missing(name)]
     there = f"Queue '{queue.name}' exists" + (f", but not {', '.join(missing)}." if missing else ".")
     return [there, f"Write {_without_missing(case)} to take it as it is{' and do without' if missing else ''}."]
-
-
-def _exists(case: _Case, name: str) -> bool:
-    one = case.by_name.get(name)
-    return one is not None and one.exists
 
 
 def _without_missing(case: _Case) -> str:

@@ -168,7 +168,7 @@ class Subscription:
         try:
             yield
         except TopologyRefused as error:
-            raise explained(self._queue, (), error) from error
+            raise explained(self._queue, {}, error) from error
 
     def leave_unread(self) -> None:
         """Leave all further bodies unread, as if the budget had no room. Call this while consuming; `cancel` later."""

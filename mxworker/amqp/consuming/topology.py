@@ -8,7 +8,8 @@ queue to go to. What may be declared is said by `Queue.declare`:
   is taken as it is, and so is what this user may not declare. A retry queue that exists must move messages back.
 * "off": nothing is declared. The queues beside it must exist.
 
-A refusal is explained once, since finding out what is at the broker has a price, see `survey`.
+A refusal is explained once: to find out what is at the broker, requests are made that it refuses, and it logs each
+refusal as an error.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from mxworker.amqp.connecting.connection import Link
 from mxworker.amqp.connecting.library_errors import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, library_errors
 from mxworker.amqp.consuming.declaring import Declaring
 from mxworker.amqp.consuming.differences import Asked, breaks_retries
+from mxworker.amqp.consuming.found import FoundQueue
+from mxworker.amqp.consuming.probing import Probe
 from mxworker.amqp.consuming.refusals import explained
-from mxworker.amqp.consuming.survey import look, seek
 from mxworker.api.queues import Queue
 from mxworker.api.topology import Declaration, beside, declarations, quarantine
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost, TopologyRefused
@@ -88,7 +90,7 @@ async def _declare_or_accept(declaring: Declaring, retry_queue: Declaration) -> 
     except TopologyRefused as error:
         if error.code == ACCESS_REFUSED and await declaring.exists(retry_queue.name):
             return False
-        if error.code != PRECONDITION_FAILED or breaks_retries((await look(declaring, retry_queue)).differences):
+        if error.code != PRECONDITION_FAILED or breaks_retries((await _compared(declaring, retry_queue)).differences):
             raise
     return True
 
@@ -102,12 +104,20 @@ async def _explored(
     declaring: Declaring, queue: Queue, retry_steps_ms: Sequence[int], error: TopologyRefused
 ) -> TopologyRefused:
     """Return the refusal with what is at the broker, and with what to do."""
-    find = look if error.code == PRECONDITION_FAILED else seek
+    find = _compared if error.code == PRECONDITION_FAILED else _sought
     try:
-        found = [await find(declaring, declaration) for declaration in declarations(queue, retry_steps_ms)]
+        found = {each.name: await find(declaring, each) for each in declarations(queue, retry_steps_ms)}
     except BrokerError:
-        found = []
+        found = {}
     return explained(queue, found, error)
+
+
+async def _compared(declaring: Declaring, declaration: Declaration) -> FoundQueue:
+    return await Probe(declaring.connection).queue(declaration.name, declaration.arguments)
+
+
+async def _sought(declaring: Declaring, declaration: Declaration) -> FoundQueue:
+    return FoundQueue(is_there=await declaring.exists(declaration.name))
 
 
 async def repair(link: Link, queue: Queue, retry_steps_ms: Sequence[int]) -> None:

@@ -15,10 +15,7 @@ import pytest
 from mxworker import Queue
 from mxworker.amqp.connecting.connection import BrokerConnection
 from mxworker.amqp.consuming.declared import DeclaredQueues
-from mxworker.amqp.consuming.declaring import Declaring
-from mxworker.amqp.consuming.differences import Standing
 from mxworker.amqp.consuming.subscription import Subscription
-from mxworker.amqp.consuming.survey import look
 from mxworker.api.topology import Declaration, declarations
 from mxworker.brokers import BrokerUrl
 from mxworker.errors import TopologyRefused
@@ -191,19 +188,6 @@ async def test_line_keeps_what_the_code_says_of_the_consumer_and_takes_what_the_
         assert admin.counts(queue_name).messages == 1
     finally:
         admin.delete_exchange(f"{queue_name}.shop")
-
-
-async def test_all_differences_are_told_at_once(
-    connection: BrokerConnection, node: Node, queue_name: str, admin: Client
-) -> None:
-    admin.declare(queue_name, arguments=ours(queue_name, x_max_length=10, x_message_ttl=60000, x_expires=10**7))
-    _, declaration = declarations(Queue(queue_name))
-    with announced(node, admin):
-        async with Declaring(connection) as declaring:
-            found = await look(declaring, declaration)
-    assert found.standing is Standing.DIFFERENT
-    assert [difference.key for difference in found.differences] == ["x-expires", "x-max-length", "x-message-ttl"]
-    assert [difference.value for difference in found.differences] == [10**7, 10, 60000]
 
 
 async def test_same_refusal_is_not_explored_again(
