@@ -38,5 +38,12 @@ def check(name: str, said: object, **shown_as: str) -> None:
     assert text == ENTRIES[name].text.strip()
 
 
-_SHOWN = {"folder": "/srv/shop", "runtime": "/run/user/1000", "queue": "orders", "port": "5672", "node": "rabbit"}
+_SHOWN = {
+    "folder": "/srv/shop",
+    "runtime": "/run/user/1000",
+    "queue": "orders",
+    "user": "shop",
+    "port": "5672",
+    "node": "rabbit",
+}
 """What stands on the page for a value that differs from run to run."""

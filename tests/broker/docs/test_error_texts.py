@@ -16,6 +16,9 @@ from mxworker.config.process import Consumption
 from mxworker.errors import BrokerError, CredentialsRefused, PublishError, TlsRefused, TopologyRefused
 from mxworker.worker.main import failure_at_start
 from tests.harness.error_texts import check
+from tests.harness.faults import TO_CLIENT
+from tests.harness.frames import BASIC_ACK
+from tests.harness.proxy import proxy_to
 from tests.rabbit.client import Client
 from tests.rabbit.node import Node
 
@@ -25,11 +28,13 @@ TEXTS = {
     "the broker does not speak TLS on this port",
     "406 PRECONDITION_FAILED",
     "404 NOT_FOUND",
+    "refused for user",
     "there is no queue of that name",
     "no queue is bound to this exchange",
     "no exchange",
     "basic.nack",
     "publishes are in flight already",
+    "it may be in the queue, or not",
 }
 SOON_S = 30.0
 DIFFERENCES = 4  # of the queue that exists; the broker logs each, when they are looked for
@@ -88,6 +93,19 @@ async def test_queue_that_is_missing(connection: BrokerConnection, broker_url: s
     check("404 NOT_FOUND", await consume(connection, broker_url, Queue(queue_name, declare="off")), queue=queue_name)
 
 
+async def test_queue_that_this_user_may_not_declare(node: Node, queue_name: str) -> None:
+    name = queue_name.replace("-", "")  # the text has a pattern, in which a hyphen would be escaped
+    with node.user() as url:
+        user = BrokerUrl.parse(url).user
+        node.ctl("set_permissions", user, "^$", ".*", ".*")
+        connection = await connect(url)
+        try:
+            text = await consume(connection, url, Queue(name))
+        finally:
+            await connection.close()
+    check("refused for user", text, queue=name, user=user)
+
+
 @pytest.fixture
 async def publisher(broker_url: str) -> AsyncIterator[Publisher]:
     async with Publisher.connect(broker_url, attempts=1) as connected:
@@ -121,3 +139,12 @@ async def test_publish_at_a_full_window(broker_url: str, queue_name: str, admin:
             publisher.publish_nowait(b"x", routing_key=queue_name)
         check("publishes are in flight already", f"{type(failed.value).__name__}: {failed.value}")
         await first
+
+
+async def test_publish_whose_confirm_does_not_come(broker_url: str, queue_name: str, admin: Client) -> None:
+    admin.declare(queue_name)
+    with proxy_to(broker_url) as proxy:
+        async with Publisher.connect(proxy.url(broker_url), timeout_s=1.0) as publisher:
+            await publisher.publish(b"x", routing_key=queue_name)
+            proxy.drop(TO_CLIENT, BASIC_ACK)
+            check("it may be in the queue, or not", await publish(publisher, routing_key=queue_name), queue=queue_name)
