@@ -1,12 +1,13 @@
 """Put letters into a queue: publish a copy of each, wait for its confirm, and settle the letter where it came from.
 
 A letter that was held is settled by its ack. It is never lost, since it is acked only after its copy is confirmed. It
-is in both queues when the command, its connection or the broker ends between confirm and ack. At most `AT_ONCE` copies
-are without a confirm at any time.
+is in both queues when the command, its connection or the broker ends between confirm and ack. At most `AT_ONCE` letters
+are between their copy and their ack at any time.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -66,12 +67,16 @@ class Move:
         self._check = check
         self._moves = Moves()
         self._failure: Exception | None = None
+        self._has_settled = False
 
     async def run(self, letters: Iterable[tuple[Original, Settle]]) -> Moves:
         """Move the letters until one cannot be moved. Raises what `on_moved` raised, when all open moves have ended."""
         publishes = _Open(AT_ONCE, BYTES_AT_ONCE, self._way.rate, self._ended)
         for letter in letters:
             await publishes.turn()
+            if self._has_settled:
+                self._has_settled = False
+                await asyncio.sleep(0)  # until the acks are written, which is at the end of a turn of the loop
             self._look_for_stop()
             if self._moves.stopped is not None:
                 break
@@ -113,6 +118,7 @@ class Move:
         except Exception as error:  # the copy is confirmed, so the letter has to be settled
             self._failure = error
             self._moves.stopped = self._moves.stopped or str(error)
+        self._has_settled = True
         if settle():
             self._moves.moved += 1
         else:
