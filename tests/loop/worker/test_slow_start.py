@@ -108,9 +108,9 @@ async def test_declaring_takes_longer_than_the_wait_for_a_connection_and_is_told
 async def test_queue_s_time_for_an_answer_is_not_spent_behind_others(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consumer, "REPLY_DEADLINE_S", 4.0)
+    monkeypatch.setattr(consumer, "REPLY_DEADLINE_S", 8.0)
     monkeypatch.setattr(assembly, "OPEN_AT_ONCE", 4)
-    async with FakeBroker(slow(0.1)) as broker:  # six seconds for all
+    async with FakeBroker(slow(0.15)) as broker:  # nine seconds for all
         service = service_at(str(broker.url.dsn), queues(QUEUES), connect_wait_s=30)
         running = asyncio.create_task(service.run())
         await until(lambda: service.state is WorkerState.READY or running.done(), 50, "all queues")

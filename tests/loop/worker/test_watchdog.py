@@ -13,10 +13,9 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -26,7 +25,7 @@ from mxworker.api.handlers import compile_handlers
 from mxworker.api.middleware import CallNext
 from mxworker.worker import blocking
 from mxworker.worker.block_clock import BLOCKED_AFTER_S, LOOK_EVERY_S, Spent
-from mxworker.worker.blocking import Blocker, blocker_of
+from mxworker.worker.blocking import blocker_of
 from mxworker.worker.handling.handler_runner import HandlerRunner
 from mxworker.worker.lifespans import Lifespans
 from mxworker.worker.thread_times import ThreadTimes
@@ -41,15 +40,9 @@ Caplog = pytest.LogCaptureFixture
 
 
 @contextmanager
-def watching(runners: list[HandlerRunner], found: Callable[[], None] = lambda: None) -> Iterator[None]:
+def watching(runners: list[HandlerRunner]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
-
-    def find(frame: FrameType | None) -> Blocker:
-        blocker = blocker_of(frame, loop, runners)
-        found()
-        return blocker
-
-    watchdog = Watchdog(1, loop, find)
+    watchdog = Watchdog(1, loop, lambda frame: blocker_of(frame, loop, runners))
     watchdog.start()
     try:
         yield
@@ -68,10 +61,10 @@ def told(caplog: Caplog) -> list[logging.LogRecord]:
     return [record for record in list(caplog.records) if "has blocked the event loop for" in record.getMessage()]
 
 
-async def run_one(handlers: Handlers, caplog: Caplog, found: Callable[[], None] = lambda: None) -> logging.LogRecord:
-    """Give the handler one delivery and return what is told while it is at work. `found` is called before that."""
+async def run_one(handlers: Handlers, caplog: Caplog) -> logging.LogRecord:
+    """Give the handler one delivery and return what is told while it is at work."""
     bench = at_work(handlers)
-    with watching(bench.runners, found):
+    with watching(bench.runners):
         for delivery in deliveries(Channel(), 1):
             delivery.raw_properties = raw_properties(content_type=b"application/x-slow", message_id=b"the-id")
             bench.runner.admit(delivery)
@@ -141,7 +134,6 @@ async def test_code_that_keeps_the_interpreters_lock_is_told_when_it_gives_it_ba
     slow = re.compile("(a+)+$")
     asyncio.get_running_loop().set_debug(False)
     linecache.getline(__file__, 1)  # each file that is read costs one more call below
-    is_found = threading.Event()
 
     @handlers.consume("orders")
     async def order(body: bytes) -> None:
@@ -151,11 +143,10 @@ async def test_code_that_keeps_the_interpreters_lock_is_told_when_it_gives_it_ba
             begin = time.thread_time()
             slow.match("a" * length + "b")
             took_s = time.thread_time() - begin
-        while not is_found.is_set():
+        while not told(caplog):
             slow.match("a" * length + "b")
-        block(caplog)
 
-    record = await run_one(handlers, caplog, is_found.set)
+    record = await run_one(handlers, caplog)
     assert "handler order (message the-id) has blocked" in record.getMessage()
     assert ": slow.match(" in record.getMessage(), "it is found in the very call, not after it"
 
