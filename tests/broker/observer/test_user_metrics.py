@@ -121,8 +121,8 @@ def test_counters_are_exact_over_kills_and_reloads(
     web, name, seen, kills = service.web, 'shop_finished_total{kind="all"}', [0.0], scale(4, 20)
     assert web.samples()['shop_generation{pid="1"}'] == 1
     for number in range(kills):
-        recorded.publish(scale(100, 2500))
         due = recorded.handled + scale(60, 1500)
+        recorded.publish(scale(100, 2500))
         wait_until(lambda due=due: recorded.handled >= due, 180, "it to be in the middle")  # type: ignore[misc]
         service.wait_workers(2)
         service.kill_worker(rng)
