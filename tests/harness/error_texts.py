@@ -35,7 +35,7 @@ def check(name: str, said: object, **shown_as: str) -> None:
     text = str(said).strip()
     for shown, real in shown_as.items():
         text = text.replace(real, _SHOWN[shown])
-    assert text == ENTRIES[name].text.strip()
+    assert text == ENTRIES[name].text.strip(), f"it says now:\n{text}"
 
 
 _SHOWN = {
