@@ -34,12 +34,17 @@ class Process:
         return Process.find(self.pid) == self
 
     @property
+    def arguments(self) -> list[str]:
+        """The command and its arguments, or a title alone; empty when the process has ended."""
+        try:
+            return Path(f"/proc/{self.pid}/cmdline").read_text(errors="replace").split("\0")
+        except OSError:
+            return []
+
+    @property
     def title(self) -> str:
         """The title of the process, "" when it has ended."""
-        try:
-            return Path(f"/proc/{self.pid}/cmdline").read_bytes().partition(b"\0")[0].decode(errors="replace")
-        except OSError:
-            return ""
+        return next(iter(self.arguments), "")
 
     def signal(self, number: Signals) -> bool:
         """Send a signal and say whether the process was still there to get it."""

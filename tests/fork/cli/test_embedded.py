@@ -66,12 +66,8 @@ def url_of(service: Service) -> str:
 
 
 def broker_of(service: Service) -> Process:
-    (broker,) = [child for child in children(service.pid) if BROKER in _arguments_of(child)]
+    (broker,) = [child for child in children(service.pid) if BROKER in child.arguments]
     return broker
-
-
-def _arguments_of(process: Process) -> str:
-    return Path(f"/proc/{process.pid}/cmdline").read_text()
 
 
 def has_consumer(url: str) -> bool:

@@ -8,7 +8,6 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,8 @@ from mxworker.devbroker.control import BrokerControl
 from mxworker.devbroker.process import BrokerProcess, start_broker
 from mxworker.devbroker.settings import Account, Limits, Settings
 from mxworker.errors import BrokerError, ConfigError
+from tests.harness.processes import Process
+from tests.harness.waiting import wait_until
 from tests.harness.wire import Closed, Wire
 
 COMMAND = [sys.executable, "-m", "mxworker.devbroker"]
@@ -107,12 +108,10 @@ def test_it_dies_with_its_parent() -> None:
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        pid = int(parent.stdout.readline())
+        broker = Process.find(int(parent.stdout.readline()))
+        assert broker is not None
         parent.kill()
-    deadline = time.monotonic() + 30
-    while Path(f"/proc/{pid}/stat").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: not broker.is_alive, 30, "the broker to end")
 
 
 def test_the_control_socket_is_its_owners_alone(embedded: BrokerProcess) -> None:

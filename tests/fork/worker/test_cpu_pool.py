@@ -523,14 +523,7 @@ async def test_close_ends_what_starts(tmp_path: Path) -> None:
 def app_children() -> list[Process]:
     """Return the members among our children, before and after they have set their title."""
     marks = ("mxworker.worker.cpu", "mxworker: worker")  # a RabbitMQ among our children has `cpu` in its options, too
-    return [child for child in children(os.getpid()) if any(mark in _command(child) for mark in marks)]
-
-
-def _command(process: Process) -> str:
-    try:
-        return Path(f"/proc/{process.pid}/cmdline").read_text()
-    except OSError:
-        return ""
+    return [child for child in children(os.getpid()) if any(mark in " ".join(child.arguments) for mark in marks)]
 
 
 # ---- what a handler finds there
