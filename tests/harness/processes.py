@@ -37,7 +37,7 @@ class Process:
     def arguments(self) -> list[str]:
         """The command and its arguments, or a title alone; empty when the process has ended."""
         try:
-            return Path(f"/proc/{self.pid}/cmdline").read_text(errors="replace").split("\0")
+            return Path(f"/proc/{self.pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:
             return []
 
