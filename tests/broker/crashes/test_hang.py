@@ -96,7 +96,7 @@ def test_stopped_worker_is_replaced_and_its_messages_named(broker_url: str, queu
         (worker,) = service.workers()
         worker.signal(SIGSTOP)
         stopped_at = time.monotonic()
-        wait_until(lambda: service.workers() and service.workers() != [worker], 30, "a new worker")
+        wait_until(lambda: service.workers() not in ([], [worker]), 30, "a new worker")
         assert time.monotonic() - stopped_at < REPLACED_WITHIN_S
         log = service.log_text()
         assert all(message_id in log for message_id in held)
