@@ -42,9 +42,9 @@ def test_a_killed_node_comes_back_with_what_it_confirmed(own_node: Callable[...,
 
 def test_a_stopped_node_leaves_no_process_and_stops_twice(own_node: Callable[..., Node]) -> None:
     node = own_node()
-    assert len(processes.marked(str(node.data))) >= 2  # the Erlang machine and epmd; else the mark finds nothing
+    assert len(processes.marked(node.data)) >= 2  # the Erlang machine and epmd; else the mark finds nothing
     node.stop()
-    assert processes.marked(str(node.data)) == []
+    assert processes.marked(node.data) == []
     assert node.pid is None
     node.stop()
 
@@ -57,11 +57,11 @@ def test_a_node_of_another_version_than_announced_is_refused(tmp_path: Path) -> 
     node = Node(tmp_path, rabbitmq=replace(find_rabbitmq(), version="2.8.7"))
     with pytest.raises(NodeError, match=r"not 2\.8\.7"):
         node.start()
-    assert processes.marked(str(tmp_path)) == []
+    assert processes.marked(tmp_path) == []
 
 
 def test_a_node_listens_on_loopback_only(node: Node) -> None:
-    pids = set(processes.marked(str(node.data)))
+    pids = set(processes.marked(node.data))
     inodes = {inode for pid in pids for inode in _socket_inodes(pid)}
     addresses = [address for address, inode in _listening() if inode in inodes]
     assert len(addresses) >= 3  # AMQP, the distribution, epmd
@@ -97,10 +97,10 @@ def test_a_killed_test_run_leaves_no_node(tmp_path: Path) -> None:
     assert run.stdout is not None
     with run.stdout:
         assert run.stdout.readline() == b"started\n"
-        assert processes.marked(str(tmp_path))
+        assert processes.marked(tmp_path)
         run.kill()
         run.wait()
-    wait_until(lambda: not processes.marked(str(tmp_path)), LIFETIME_S, "the end of the node")
+    wait_until(lambda: not processes.marked(tmp_path), LIFETIME_S, "the end of the node")
 
 
 def test_only_unannounced_precondition_failures_are_reported(own_node: Callable[..., Node]) -> None:

@@ -59,7 +59,7 @@ class Epmd:
             return
         self._data.mkdir(parents=True, exist_ok=True)
         output = self._data / "epmd.log"
-        env = {"PATH": os.environ.get("PATH", os.defpath), processes.MARK: str(self._data), **self.env}
+        env = {"PATH": os.environ.get("PATH", os.defpath), **processes.mark(self._data), **self.env}
         self._process = processes.spawn([*find_rabbitmq().enter, "epmd"], env, self._data, output)
         deadline = time.monotonic() + START_TIMEOUT_S
         while not listens(self.port):
@@ -274,7 +274,7 @@ class Node:
             "PATH": os.environ.get("PATH", os.defpath),
             "LANG": "C.UTF-8",
             "HOME": str(self.data),
-            processes.MARK: str(self.data),
+            **processes.mark(self.data),
             "ERL_CRASH_DUMP": str(self.data / "erl_crash.dump"),
             # The script then becomes the Erlang machine instead of waiting for it: one process, one pid, and SIGTERM to
             # it stops RabbitMQ in order.
@@ -309,7 +309,7 @@ class Node:
             self._process = None
         if self._owns_epmd:
             self._epmd.stop()
-        processes.end_marked(str(self.data), _HELPER_PATIENCE_S)
+        processes.end_marked(self.data, _HELPER_PATIENCE_S)
 
     def _fail(self, what: str) -> None:
         self.kill()

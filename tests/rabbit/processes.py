@@ -46,16 +46,24 @@ def end(process: subprocess.Popen[bytes], signum: signal.Signals, patience_s: fl
         process.wait()
 
 
-def marked(mark: str) -> list[int]:
-    """Return the pids of the living processes whose environment holds `mark`."""
-    wanted = f"{MARK}={mark}".encode()
+def mark(folder: Path) -> dict[str, str]:
+    """Return what marks the processes of the node in `folder`, and of no folder of that name under another root."""
+    found = folder.stat()
+    return {MARK: f"{folder} {found.st_dev}:{found.st_ino}"}
+
+
+def marked(folder: Path) -> list[int]:
+    """Return the pids of the living processes that carry the mark of `folder`."""
+    if not folder.exists():  # no node was started in it
+        return []
+    wanted = f"{MARK}={mark(folder)[MARK]}".encode()
     return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/environ") if wanted in _environment(path)]
 
 
-def end_marked(mark: str, patience_s: float) -> None:
-    """Wait until no process carries `mark`; after `patience_s`, SIGKILL those that do."""
+def end_marked(folder: Path, patience_s: float) -> None:
+    """Wait until no process carries the mark of `folder`; after `patience_s`, SIGKILL those that do."""
     deadline = time.monotonic() + patience_s
-    while pids := marked(mark):
+    while pids := marked(folder):
         if time.monotonic() >= deadline:
             for pid in pids:
                 _kill(pid)
