@@ -23,7 +23,7 @@ from functools import partial
 from typing import TypeVar
 
 from mxworker.amqp.connecting.connection import BrokerConnection
-from mxworker.amqp.consuming import topology
+from mxworker.amqp.consuming.depth import depth_if_there
 from mxworker.amqp.consuming.subscription import Subscription
 from mxworker.api.delivery import Delivery
 from mxworker.api.queues import Queue
@@ -59,7 +59,7 @@ async def depth(connection: BrokerConnection, name: str) -> int:
     channel = await connection.channel()
     try:
         async with asyncio.timeout(REPLY_DEADLINE_S):
-            ready = await topology.depth_if_there(channel, name)
+            ready = await depth_if_there(channel, name)
     except TimeoutError:
         raise ChannelLost(f"queue '{name}': no answer within {REPLY_DEADLINE_S:g} s") from None
     finally:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from mxworker.amqp.connecting.connection import BrokerConnection
 from mxworker.amqp.connecting.library_errors import library_errors
-from mxworker.amqp.consuming.topology import depth_if_there
+from mxworker.amqp.consuming.depth import depth_if_there
 from mxworker.amqp.publishing.publisher import Publisher
 from mxworker.api.message import MessageOptions
 from mxworker.brokers import BrokerUrl

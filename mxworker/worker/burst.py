@@ -6,17 +6,17 @@ import asyncio
 from collections.abc import Sequence
 
 from mxworker.amqp.connecting.connection import Link
-from mxworker.amqp.consuming import topology
 from mxworker.amqp.consuming.consumer import Consumer
+from mxworker.amqp.consuming.depth import depth
 from mxworker.errors import BrokerError
 from mxworker.worker.handling.handler_runner import HandlerRunner
 
 LOOK_EVERY_S = 0.25
-_EMPTY_LOOKS = 2
+_EMPTY_LOOKS = 4  # the broker may take a while to move a message from a retry queue, and counts it in neither meanwhile
 
 
 async def until_empty(link: Link, consumers: Sequence[Consumer], runners: Sequence[HandlerRunner]) -> None:
-    """Return when two looks in a row, 0.25 s apart, found nothing to do.
+    """Return when four looks in a row, 0.25 s apart, found nothing to do.
 
     A paused queue never counts as empty: its messages are still to be handled.
     """
@@ -45,8 +45,8 @@ async def _are_empty(link: Link, runners: Sequence[HandlerRunner]) -> bool:
     try:
         channel = await connection.channel()
         try:
-            depths = [await topology.depth(channel, handler.queue.name) for handler in handlers]
-            retrying = [await topology.depth(channel, name) for name in retry_queues]
+            retrying = [await depth(channel, name) for name in retry_queues]
+            depths = [await depth(channel, handler.queue.name) for handler in handlers]
         finally:
             await connection.close_channel(channel)
     except BrokerError:

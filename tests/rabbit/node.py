@@ -203,6 +203,16 @@ class Node:
         yield self.url.replace("guest:guest", f"{name}:secret")
         self.ctl("delete_user", name)
 
+    @contextmanager
+    def hung(self, queue: str) -> Iterator[None]:
+        """Let the process of a quorum queue answer nobody for as long as the block runs."""
+        process = f'whereis(binary_to_atom(<<"%2F_{queue}">>))'
+        self.ctl("eval", f"sys:suspend({process}).")
+        try:
+            yield
+        finally:
+            self.ctl("eval", f"sys:resume({process}).")
+
     def messages_in(self, queue: str) -> int:
         """Return how many messages `queue` holds, unsettled ones included; a quorum queue tells up to 5 s late."""
         rows = (

@@ -19,8 +19,8 @@ from aio_pika.abc import AbstractChannel
 
 from mxworker.amqp.connecting.connection import BrokerConnection, Link
 from mxworker.amqp.connecting.library_errors import NOT_FOUND
-from mxworker.amqp.consuming import topology
 from mxworker.amqp.consuming.absent_queues import FIRST_S, MOST_S, AbsentQueues
+from mxworker.amqp.consuming.depth import depth
 from mxworker.api.queues import Queue
 from mxworker.errors import BrokerError, ConnectionLost, TopologyRefused
 
@@ -92,7 +92,7 @@ class DepthReader:
         self.asked += 1
         try:
             async with asyncio.timeout(REPLY_DEADLINE_S):
-                found = await topology.depth(await self._channel(), name)
+                found = await depth(await self._channel(), name)
         except ConnectionLost:
             self._open = None
             raise

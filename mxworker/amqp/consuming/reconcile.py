@@ -24,8 +24,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from mxworker.amqp.connecting.connection import Link
-from mxworker.amqp.consuming import topology
 from mxworker.amqp.consuming.consumer import Consumer
+from mxworker.amqp.consuming.depth import depth
 from mxworker.api.queues import Queue
 from mxworker.errors import BrokerError
 
@@ -86,7 +86,7 @@ class Reconciler:
         channel = await connection.channel()
         try:
             for consumer, watch in quiet:
-                ready, consumers = await topology.depth(channel, consumer.queue.name)
+                ready, consumers = await depth(channel, consumer.queue.name)
                 self._judge(consumer, watch, ready, consumers)
         finally:
             await connection.close_channel(channel)

@@ -17,10 +17,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from aio_pika.abc import AbstractChannel
-
 from mxworker.amqp.connecting.connection import Link
-from mxworker.amqp.connecting.library_errors import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, library_errors
+from mxworker.amqp.connecting.library_errors import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED
 from mxworker.amqp.consuming.declaring import Declaring
 from mxworker.amqp.consuming.differences import Asked, breaks_retries
 from mxworker.amqp.consuming.found import FoundQueue
@@ -143,21 +141,3 @@ async def _within_deadline(link: Link, queue: Queue, act: Callable[[Declaring], 
                 await act(declaring)
     except TimeoutError:
         raise ChannelLost(f"queue '{queue.name}': no answer within {_REPAIR_DEADLINE_S:g} s") from None
-
-
-async def depth(channel: AbstractChannel, name: str) -> tuple[int, int]:
-    """Return the numbers of ready messages and of consumers of queue `name`. Raises as `ensure`."""
-    underlay = await channel.get_underlay_channel()
-    with library_errors(name):
-        declared = await underlay.queue_declare(name, passive=True)
-    return declared.message_count or 0, declared.consumer_count or 0
-
-
-async def depth_if_there(channel: AbstractChannel, name: str) -> int | None:
-    """Return the number of ready messages of queue `name`, None when there is no such queue. Raises as `ensure`."""
-    try:
-        return (await depth(channel, name))[0]
-    except TopologyRefused as error:
-        if error.code == NOT_FOUND:
-            return None
-        raise

@@ -152,10 +152,8 @@ def crash_loop(stage: Stage) -> Iterator[None]:
 
 
 def no_confirms(stage: Stage) -> Iterator[None]:
-    process = f'whereis(binary_to_atom(<<"%2F_{app.OUT}">>))'
-    stage.node.ctl("eval", f"sys:suspend({process}).")
-    yield
-    stage.node.ctl("eval", f"sys:resume({process}).")
+    with stage.node.hung(app.OUT):
+        yield
 
 
 def memory_alarm(stage: Stage) -> Iterator[None]:

@@ -1,0 +1,38 @@
+"""A queue whose process gives the broker no answer is not taken for an empty one."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from mxworker.brokers import Brokers
+from mxworker.errors import ChannelLost
+from mxworker.letters.connecting import connected
+from mxworker.letters.holding import depth
+from tests.rabbit.client import Client
+from tests.rabbit.node import Node
+
+MESSAGES = 7
+WAIT_S = 60.0
+
+
+async def test_depth_of_a_queue_that_hangs_for_a_while_is_right(node: Node, queue_name: str) -> None:
+    with Client(node.url) as client:
+        client.declare_quorum(queue_name)
+        client.publish(queue_name, [b"m"] * MESSAGES)
+    async with connected(Brokers.parse([node.url]), WAIT_S) as connection:
+        with node.hung(queue_name):
+            asking = asyncio.create_task(depth(connection, queue_name))
+            await asyncio.sleep(1)
+            assert not asking.done()
+        assert await asking == MESSAGES
+
+
+async def test_depth_of_a_queue_that_hangs_is_an_error(node: Node, queue_name: str) -> None:
+    with Client(node.url) as client:
+        client.declare_quorum(queue_name)
+    async with connected(Brokers.parse([node.url]), WAIT_S) as connection:
+        assert await depth(connection, queue_name) == 0
+        with node.hung(queue_name), pytest.raises(ChannelLost, match="does not know how many messages"):
+            await depth(connection, queue_name)

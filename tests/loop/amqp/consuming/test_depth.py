@@ -1,0 +1,57 @@
+"""When the broker's answer that a queue holds nothing is believed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from pamqp import commands
+
+from mxworker.amqp.consuming.depth import depth
+from tests.loop.amqp.consuming.consuming import open_soon, sent
+from tests.loop.amqp.fake_broker import FakeBroker, Peer, answer_to
+from tests.loop.loops import on_both_loops
+
+BEYOND_THE_BROKERS_PATIENCE_S = 0.3
+
+
+class Slow:
+    """A script that answers after some time: each question about the queue with the next of `counts`."""
+
+    def __init__(self, counts: list[tuple[int, int]], way_s: float) -> None:
+        self._counts = iter(counts)
+        self._way_s = way_s
+
+    async def script(self, peer: Peer) -> None:
+        await peer.handshake()
+        while True:
+            channel, frame = await peer.read()
+            match frame:
+                case commands.Queue.Declare():
+                    await asyncio.sleep(BEYOND_THE_BROKERS_PATIENCE_S)
+                    peer.send(commands.Queue.DeclareOk("queue", *next(self._counts)), channel)
+                case commands.Channel.Flow():
+                    await asyncio.sleep(self._way_s)
+                    peer.send(commands.Channel.FlowOk(True), channel)
+                case _ if answer := answer_to(frame):
+                    peer.send(answer, channel)
+            if isinstance(frame, commands.Connection.Close):
+                return
+
+
+@pytest.mark.parametrize(
+    ("counts", "way_s", "believed"),
+    [
+        pytest.param([(0, 0), (0, 0), (5, 1)], 0.0, (5, 1), id="the-queue-is-slow"),
+        pytest.param([(0, 0)] * 4, 0.2, (0, 0), id="the-way-is-slow"),
+    ],
+)
+@on_both_loops
+async def test_a_late_answer_of_nothing_is_believed_over_a_slow_way_alone(
+    counts: list[tuple[int, int]], way_s: float, believed: tuple[int, int]
+) -> None:
+    async with FakeBroker(Slow(counts, way_s).script) as broker:
+        connection = await open_soon(broker)
+        assert await depth(await connection.channel(), "queue") == believed
+        assert sent(broker.peers[0], commands.Queue.Declare) == len(counts)
+        await connection.close()
