@@ -177,8 +177,14 @@ class Service:
 
     def wait_workers(self, count: int, timeout_s: float = 90.0) -> list[Process]:
         """Wait until the master has exactly `count` living workers and return them."""
-        wait_until(lambda: len(self.workers()) == count, timeout_s, f"{count} workers of {self!r}")
-        return self.workers()
+        workers: list[Process] = []
+
+        def are_as_many() -> bool:
+            workers[:] = self.workers()
+            return len(workers) == count
+
+        wait_until(are_as_many, timeout_s, f"{count} workers of {self!r}")
+        return workers
 
     def kill_worker(self, rng: random.Random, number: Signals = SIGKILL) -> Process:
         """Send a signal to one worker chosen by `rng` and return which; after a KILL it is gone when this returns."""

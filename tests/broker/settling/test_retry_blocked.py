@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -50,11 +51,16 @@ async def test_memory_alarm_while_handlers_fail_loses_nothing_and_makes_no_hot_l
             client.publish("work", (body.encode() for body in [*rejected, *failing]))
         await asyncio.to_thread(node.ctl, *ALARM)
         try:
+            began_at = time.monotonic()
             release.set()
             await asyncio.sleep(ALARM_S)  # the fault is the time itself
+            publisher = worker.service.parts.publisher
+            await until(
+                lambda: publisher.stats.is_blocked and worker.count(Outcome.REQUEUE), 30, "a delivery to go back"
+            )
+            alarm_s = time.monotonic() - began_at
             executed, given_back = executions.total(), worker.count(Outcome.REQUEUE)
             retried = worker.count(Outcome.RETRY)
-            assert worker.service.parts.publisher.stats.is_blocked
         finally:
             await asyncio.to_thread(node.ctl, *ALL_CLEAR)
         is_repaired = True
@@ -63,8 +69,7 @@ async def test_memory_alarm_while_handlers_fail_loses_nothing_and_makes_no_hot_l
             await until(lambda: client.counts("work.dlq").messages >= REJECTED, 30, "the dead letters")
             dead = {message.body.decode() for message in client.drain("work.dlq")}
     print(
-        f"{ALARM_S:g} s of alarm: {executed} executions, {given_back} given back, {retried} retried; then all handled"
+        f"{alarm_s:.1f} s of alarm: {executed} executions, {given_back} given back, {retried} retried; then all handled"
     )
-    assert given_back, "no delivery went back"
-    assert executed <= CONCURRENCY * (ALARM_S + 2), "a hot loop"
+    assert executed <= CONCURRENCY * (alarm_s + 2), "a hot loop"
     assert dead == set(rejected)

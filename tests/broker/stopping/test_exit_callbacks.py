@@ -20,6 +20,7 @@ from tests.harness.waiting import wait_until
 from tests.rabbit.client import Client
 
 PATIENCE_S = 60.0
+TRIES = 3
 
 APP = """
     import atexit
@@ -205,13 +206,23 @@ def test_second_ctrl_c_leaves_time_for_it(broker_url: str, queues: str, admin: C
 def test_what_hangs_is_cut_off_at_the_deadline(
     hangs: str, kind: str, broker_url: str, queues: str, admin: Client, tmp_path: Path
 ) -> None:
-    with ending(broker_url, tmp_path, queues, "--drain-timeout=2s", hangs=hangs) as run:
-        run.use(admin, kind)
-        term(run)
-        told = "has not left by the deadline of the drain" if kind == "cpu" else "were not done in time"
-        assert told in run.service.log_text()
-        children = [Process.find(int(what.split()[1])) for _, what in run.records() if what.startswith("child")]
-        assert kind == "cpu" or not any(children)
+    for number in range(TRIES):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with ending(broker_url, folder, queues, "--drain-timeout=2s", hangs=hangs) as run:
+            run.use(admin, kind)
+            run.service.signal(SIGTERM)
+            code = run.service.wait_exit(PATIENCE_S)
+            log = run.service.log_text()
+            if code == 6 and number < TRIES - 1:  # it came too late to do it itself, as on a busy machine
+                assert "has not left by the deadline of its drain" in log
+                continue
+            assert code == 0
+            told = "has not left by the deadline of the drain" if kind == "cpu" else "were not done in time"
+            assert told in log
+            children = [Process.find(int(what.split()[1])) for _, what in run.records() if what.startswith("child")]
+            assert kind == "cpu" or not any(children)
+            break
 
 
 @pytest.mark.parametrize(("how", "kind"), crossed(["fails", "forks", "there is a pool"], KINDS))
@@ -275,7 +286,7 @@ def test_start_that_fails_leaves_time_for_it(broker_url: str, tmp_path: Path) ->
         from pathlib import Path
 
         atexit.register(Path("done").touch)
-        atexit.register(time.sleep, 1)
+        atexit.register(time.sleep, 0.5)
         handlers = None
     """
     command = mxworker_run(write_app(tmp_path, app), "--workers=1", app_dir=tmp_path)

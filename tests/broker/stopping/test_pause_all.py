@@ -77,8 +77,8 @@ def test_status_counts_what_the_workers_did(broker_url: str, queue_name: str, tm
         service.wait_ready()
         recorded.publish(100)
         wait_until(lambda: acked(service) == 100, 10, "the count")
-        assert service.mxworker("status", "--healthy").returncode == 0
-        assert service.mxworker("status", "--ready", "--name=shop").returncode == 0
+        for asked in (["--healthy"], ["--ready", "--name=shop"]):  # which wait 2 s for an answer
+            wait_until(lambda asked=asked: service.mxworker("status", *asked).returncode == 0, 30, f"yes to {asked}")  # type: ignore[misc]
         assert service.mxworker("ctl", "log-level", "debug").returncode == 0
         told = json.loads(service.mxworker("status", "--json").stdout)
         assert (told["name"], told["log_level"], told["state"]) == ("shop", "debug", "running")

@@ -76,7 +76,7 @@ class Shop:
 
     def change(self, kill: random.Random | None) -> None:
         """Reload good code, and with `kill` kill a worker at some moment of the roll or right after it."""
-        counted = len(self._counts)
+        counted = self._next_count()
         self._version = f"good-{self._reloads + 1}"
         write(self._recorded.folder, GOOD, self._version)
         self._reload()
@@ -91,7 +91,7 @@ class Shop:
 
     def refuse(self, source: str, why: str) -> None:
         """Reload code that cannot start, and then have on the disk again what serves."""
-        counted, logged = len(self._counts), len(self._service.log_text())
+        counted, logged = self._next_count(), len(self._service.log_text())
         write(self._recorded.folder, source, f"bad-{self._reloads + 1}")
         self._reload()
         self._service.wait_for_event("reload_refused", ROLLED_WITHIN_S, generation=self._reloads + 1)
@@ -106,6 +106,12 @@ class Shop:
     def _all_consume(self) -> bool:
         counts = self._client.counts(self._recorded.queue)
         return counts.consumers == WORKERS == len(self._service.workers())
+
+    def _next_count(self) -> int:
+        """Return the number of the next count, once the one that is under way has ended."""
+        counted = len(self._counts)
+        wait_until(lambda: len(self._counts) > counted, 10, "a count of the consumers")
+        return len(self._counts)
 
     def _check_counts(self, counted: int, least: int) -> None:
         wait_until(lambda: len(self._counts) > counted, 10, "a count of the consumers")
