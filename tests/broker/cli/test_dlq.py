@@ -88,7 +88,7 @@ def test_limited_list_says_that_there_are_more(dead: Dead, dlq: Run) -> None:
         (["list", "QUEUE", "--quarantine", "--from", "other"], 2, "exclude each other"),
         (["show", "QUEUE"], 2, "mxworker dlq show QUEUE ID"),
         (["stats", "QUEUE", "--quarantine"], 4, "there is no queue 'QUEUE.quarantine'"),
-        (["stats", "QUEUE", "--broker-url", "amqp://guest@127.0.0.1:1/", "--connect-wait", "0.2s"], 4, "refused"),
+        (["stats", "QUEUE", "--broker-url", "amqp://guest@127.0.0.1:1/", "--connect-wait", "3s"], 4, "refused"),
         (["stats", "QUEUE", "--broker-url", "http://rabbit"], 2, "amqp://"),
     ],
 )

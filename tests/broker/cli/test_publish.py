@@ -128,7 +128,7 @@ def test_sample_is_one_that_the_handler_takes(publish: Run, queue: str, admin: C
         (["QUEUE", "x", "--file", "f"], 2, "Give one of BODY"),
         (["QUEUE", "x", "--header", "tenant"], 2, "name=value"),
         (["QUEUE", "--file", "missing.ndjson"], 2, "missing.ndjson"),
-        (["QUEUE", "x", "--broker-url", "amqp://guest@127.0.0.1:1/", "--connect-wait", "0.2s"], 4, "refused"),
+        (["QUEUE", "x", "--broker-url", "amqp://guest@127.0.0.1:1/", "--connect-wait", "3s"], 4, "refused"),
     ],
 )
 def test_mistake_is_named_with_its_exit_code(

@@ -149,7 +149,7 @@ def test_password_and_body_show_nowhere_when_things_go_wrong(
     flags = [
         "--workers=1",
         "--log-level=debug",
-        "--heartbeat-timeout=2s",
+        "--heartbeat-timeout=5s",
         "--quarantine-after=1",
         "--max-body-size=1000",
     ]
@@ -176,7 +176,7 @@ def test_password_and_body_show_nowhere_when_things_go_wrong(
     assert BODY not in told
     refused = url.replace(WRITTEN, f"{WRITTEN}-not")
     with Service(
-        [*command, "--connect-wait=3s"], tmp_path, name="refused", env={"MXWORKER_BROKER_URL": refused}
+        [*command, "--connect-wait=30s"], tmp_path, name="refused", env={"MXWORKER_BROKER_URL": refused}
     ) as service:
         assert service.wait_exit() == 4
         assert "ACCESS_REFUSED" in service.log_text()

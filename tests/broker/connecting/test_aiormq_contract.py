@@ -40,7 +40,8 @@ from tests.rabbit.node import Node
 from tests.rabbit.raw import HOSTILE
 
 SOON_S = 60.0
-DEAD_AFTER_S = 3 * (1 + 1)  # aiormq's patience with a heartbeat of one second
+HEARTBEAT_S = 3
+DEAD_AFTER_S = 3 * (HEARTBEAT_S + 1)  # aiormq's patience
 
 
 @pytest.fixture(autouse=True)
@@ -412,7 +413,7 @@ async def endless_traffic(connection: BrokerConnection, admin: Client, queue: st
 
 
 async def test_fed_heartbeats_keep_a_busy_connection_alive(url: BrokerUrl, admin: Client, queue_name: str) -> None:
-    connection = await connect(replace(url, heartbeat_s=1))
+    connection = await connect(replace(url, heartbeat_s=HEARTBEAT_S))
     sink = await endless_traffic(connection, admin, queue_name)
     ends_at = time.monotonic() + DEAD_AFTER_S + 4
     while time.monotonic() < ends_at:
@@ -427,7 +428,7 @@ async def test_aiormq_declares_a_busy_connection_dead_when_it_is_fed_none(
     url: BrokerUrl, admin: Client, queue_name: str
 ) -> None:
     """Why they are fed. When this fails, aiormq has found another way to notice life."""
-    connection = await connect(replace(url, heartbeat_s=1))
+    connection = await connect(replace(url, heartbeat_s=HEARTBEAT_S))
     watch = connection.plane._watch
     assert watch is not None
     watch.cancel()

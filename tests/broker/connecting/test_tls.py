@@ -75,7 +75,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsBroker]:
         node.kill()
 
 
-def refusal(folder: Path, url: str, flags: Sequence[str] = (), within_s: float = 20) -> str:
+def refusal(folder: Path, url: str, flags: Sequence[str] = (), within_s: float = 50) -> str:
     """Return what the service says when it does not start, having ended with exit code 4 and not waited."""
     app = write_app(folder, APP)
     command = mxworker_run(

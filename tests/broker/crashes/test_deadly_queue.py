@@ -67,11 +67,11 @@ def test_new_messages_of_a_queue_that_kills_run_alone_and_the_other_queue_goes_o
     with recorded.service("--workers=2", source=TWO_QUEUES, concurrency=8) as service:
         service.wait_ready()
         deadly.publish_ids([f"kill-{number}" for number in range(30)])
-        wait_until(lambda: FOUND in service.log_text(), 60, "the queue to be found")
+        wait_until(lambda: FOUND in service.log_text(), 120, "the queue to be found")
         before = len(service.log_text())
         recorded.publish(1000)
-        wait_until(lambda: recorded.finished_ids >= set(recorded.ids), 120, "the other queue's end")
-        wait_until(lambda: len(KILLED.findall(service.log_text()[before:])) >= 3, 120, "more deaths")
+        wait_until(lambda: recorded.finished_ids >= set(recorded.ids), 300, "the other queue's end")
+        wait_until(lambda: len(KILLED.findall(service.log_text()[before:])) >= 3, 300, "more deaths")
         log = service.log_text()[before:]
         service.signal(SIGTERM)
         assert service.wait_exit() == 0

@@ -56,12 +56,12 @@ def test_handlers_longer_than_the_drain_timeout_leave_their_messages(
 
 def test_second_sigint_cancels_what_runs_and_says_130(recorded: Recorded, queue_name: str, admin: Client) -> None:
     recorded.publish(8)
-    with recorded.service("--workers=1", work_s=1e9, concurrency=8) as service:
+    with recorded.service("--workers=1", "--drain-timeout=300s", work_s=1e9, concurrency=8) as service:
         wait_until(lambda: recorded.handled == 8, 30, "all handlers to be busy")
         service.signal(SIGINT)
         service.wait_for_log("draining: ")
         service.signal(SIGINT)
-        assert service.wait_exit(25) == 130
+        assert service.wait_exit() == 130
     wait_until(lambda: admin.counts(queue_name).messages == 8, 10, "all messages to be back")
 
 

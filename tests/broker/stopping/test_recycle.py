@@ -91,7 +91,7 @@ def test_replacements_under_load_cost_neither_a_message_nor_capacity_and_leave_n
         master = children(service.pid)[0] if as_pid_1 else Process.find(service.pid)
         assert master is not None
         with counted_consumers(broker_url, recorded.queue) as counts, publishing(broker_url, recorded, 20, 0.05):
-            wait_until(lambda: respawned(service) > respawns // 10, 60, "the first replacements")
+            wait_until(lambda: respawned(service) > respawns // 10, 300, "the first replacements")
             files, rss_kb = open_files(master.pid), status(master.pid, "VmRSS")
             while respawned(service) < respawns:
                 assert status(master.pid, "Threads") == 1
@@ -101,7 +101,7 @@ def test_replacements_under_load_cost_neither_a_message_nor_capacity_and_leave_n
             assert min(counts) >= WORKERS
             assert open_files(master.pid) == files
             assert status(master.pid, "VmRSS") < rss_kb + MORE_RSS_KB
-        wait_until(lambda: recorded.finished_ids == set(recorded.ids), 60, "every id")
+        wait_until(lambda: recorded.finished_ids == set(recorded.ids), 300, "every id")
         wait_until(lambda: not zombies(master.pid), 10, "the reaping of all that ended")
         wait_until(lambda: len(children(master.pid)) == WORKERS, 10, "the end of all but the workers")
         master.signal(SIGTERM)

@@ -139,14 +139,14 @@ def test_drain_with_a_stuck_handler_keeps_its_time_and_another_service_takes_ove
 
 
 def test_process_with_too_many_stuck_handlers_is_replaced_and_all_is_handled(stuck: Stuck) -> None:
-    with stuck.served(IN_A_THREAD, "--workers=2", concurrency=2) as service:
+    with stuck.served(IN_A_THREAD, "--workers=2", "--drain-timeout=90s", concurrency=2) as service:
         before = service.worker_pids()
         stuck.publish_named("stuck", *(f"quick {number}" for number in range(300)))
         service.wait_for_log("1 of 2 places of handler work are stuck", 10 + GRACE_S)
         lost_at = time.monotonic()
-        wait_until(lambda: set(before) - set(service.worker_pids()), 5, "the end of the process")
+        wait_until(lambda: set(before) - set(service.worker_pids()), 50, "the end of the process")
         service.wait_workers(2)
-        assert time.monotonic() - lost_at < 20, "it did not wait for the drain timeout of 30 s"
+        assert time.monotonic() - lost_at < 50, "it waited neither for the drain timeout of 90 s nor for the handler"
         wait_until(lambda: stuck.finished_ids == set(stuck.ids), SOON_S, "all")
         service.stop()
         assert service.exit_code == 0
