@@ -18,6 +18,8 @@ from pamqp import commands, header
 from pamqp import frame as frames
 from pamqp.base import Frame
 
+from tests.rabbit.answered import answered
+
 TIMEOUT_S = 30.0
 CAPABILITIES = ("consumer_cancel_notify", "connection.blocked", "authentication_failure_close", "basic.nack")
 _METHOD, _HEADER, _BODY, _HEARTBEAT = 1, 2, 3, 8
@@ -262,8 +264,11 @@ class Channel:
         return self.call(commands.Queue.Declare(queue=queue, **options))
 
     def counts(self, queue: str) -> tuple[int, int]:
-        answer = self.declare(queue, passive=True)
-        return answer.message_count, answer.consumer_count
+        def ask() -> tuple[int, int]:
+            answer = self.declare(queue, passive=True)
+            return answer.message_count, answer.consumer_count
+
+        return answered(ask)
 
     def bind(self, queue: str, exchange: str, key: str = "", **arguments: Any) -> None:
         self.call(commands.Queue.Bind(queue=queue, exchange=exchange, routing_key=key, arguments=arguments))

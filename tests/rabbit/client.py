@@ -22,10 +22,13 @@ from pamqp import commands, header
 from pamqp import frame as frames
 from pamqp.base import Frame
 
+from tests.rabbit.answered import answered
+
 TIMEOUT_S = 30.0
 PUBLISH_CHUNK = 256  # publishes sent before their confirms are read; few enough that no socket buffer fills up
 GET_CHUNK = 100
 KEEPS_RETURNED = {"x-delivery-limit": 2**31 - 1}
+_DELIVERED_UNASKED = 2000  # as much as a quorum queue delivers to a consumer without a prefetch
 _CHANNEL = 1
 _GREETING = b"AMQP\x00\x00\x09\x01"
 _METHOD, _HEADER, _BODY, _HEARTBEAT = 1, 2, 3, 8
@@ -144,7 +147,7 @@ class Client:
 
     def counts(self, queue: str) -> Counts:
         """Return how many messages are ready and how many consumers there are; Refused (404) when it is missing."""
-        return self._declare(commands.Queue.Declare(queue=queue, passive=True))
+        return answered(lambda: self._declare(commands.Queue.Declare(queue=queue, passive=True)))
 
     def exists(self, queue: str) -> bool:
         """Say whether `queue` exists."""
@@ -218,6 +221,8 @@ class Client:
 
     def hold(self, queue: str, count: int) -> list[Received]:
         """Consume `queue` until `count` messages were delivered; they go back when the connection ends."""
+        if count > _DELIVERED_UNASKED:
+            self._call(commands.Basic.Qos(prefetch_count=count), commands.Basic.QosOk)
         self._call(commands.Basic.Consume(queue=queue), commands.Basic.ConsumeOk)
         held = []
         for _ in range(count):
