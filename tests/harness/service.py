@@ -52,6 +52,18 @@ def mxworker_run(app: str, *flags: str, app_dir: Path) -> list[str]:
     return [sys.executable, "-m", "mxworker", "run", app, f"--app-dir={app_dir}", *flags]
 
 
+def killing_late(command: Sequence[str], slack_s: int) -> list[str]:
+    """Return the command line of a master that kills workers only `slack_s` after the time for their drain."""
+    starter = (
+        "import runpy\n"
+        "from mxworker.master import slots\n"
+        f"slots.DRAIN_SLACK_NS = {slack_s} * 10**9\n"
+        "runpy.run_module('mxworker', run_name='__main__', alter_sys=True)\n"
+    )
+    python, _, _, *arguments = command  # python -m mxworker ...
+    return [python, "-c", starter, *arguments]
+
+
 class Service:
     """A running command. stdout and stderr go to files in `directory`, `<name>.out` and `<name>.err`.
 

@@ -19,11 +19,12 @@ from mxworker.config.process import Consumption
 from mxworker.errors import ExitCode
 from mxworker.worker.assembly import assemble
 from tests.broker.workers import running
-from tests.harness.service import Service, mxworker_run, write_app
+from tests.harness.service import Service, killing_late, mxworker_run, write_app
 from tests.harness.waiting import until, wait_until
 from tests.rabbit.client import Client
 
 SOON_S = 60.0
+KILLED_AFTER_S = 6  # what a drain may last longer on a busy machine
 
 APP = """
     import asyncio
@@ -65,7 +66,8 @@ def _service(
 ) -> Iterator[Service]:
     app = write_app(folder, APP.replace("START", start).replace("END", end))
     env = {"MXWORKER_BROKER_URL": url, "QUEUE": queue}
-    with Service(mxworker_run(app, "--log-format=text", *flags, app_dir=folder), folder, env=env) as service:
+    command = killing_late(mxworker_run(app, "--log-format=text", *flags, app_dir=folder), KILLED_AFTER_S)
+    with Service(command, folder, env=env) as service:
         yield service
 
 
@@ -216,7 +218,7 @@ def test_one_that_cannot_be_cancelled_holds_up_no_stop(broker_url: str, queue_na
 
 
 def test_reload_to_one_that_hangs_at_the_start_is_refused(broker_url: str, queue_name: str, tmp_path: Path) -> None:
-    with _service(broker_url, queue_name, tmp_path, "--workers=2", "--boot-timeout=3s") as service:
+    with _service(broker_url, queue_name, tmp_path, "--workers=2", "--boot-timeout=10s") as service:
         service.wait_ready()
         before = service.worker_pids()
         write_app(tmp_path, APP.replace("START", "await asyncio.Event().wait()").replace("END", "pass"))
