@@ -170,7 +170,8 @@ def test_the_client_tells_the_truth(admin: Client, queue_name: str) -> None:
 
 def test_the_wrapper_lends_a_broker_and_passes_the_exit_code_on() -> None:
     program = "import os, sys; print(os.environ['MXWORKER_BROKER_URL']); sys.exit(7)"
-    done = subprocess.run(_wrapped(sys.executable, "-c", program), capture_output=True, text=True, timeout=LIFETIME_S)
+    wrapped = _wrapped(sys.executable, "-c", program)
+    done = subprocess.run(wrapped, capture_output=True, text=True, timeout=4 * LIFETIME_S)
     assert done.returncode == 7, done.stderr
     port = int(done.stdout.strip().rstrip("/").rpartition(":")[2])
     assert not listens(port)
@@ -208,8 +209,12 @@ def _wrapped(*command: str) -> Sequence[str]:
 
 
 def _socket_inodes(pid: int) -> set[str]:
-    inodes = set()
-    for link in Path(f"/proc/{pid}/fd").iterdir():
+    inodes: set[str] = set()
+    try:
+        links = list(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return inodes  # the process has ended meanwhile
+    for link in links:
         try:
             target = str(link.readlink())
         except OSError:

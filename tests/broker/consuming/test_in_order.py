@@ -101,7 +101,7 @@ async def test_requeued_messages_of_a_batch_run_again_in_their_order_before_the_
     ended: list[str] = []
     queue = Queue(queue_name, single_active_consumer=True)
 
-    @handlers.consume_batch(queue, size=5, wait=0.05, prefetch=20, on_error="requeue")
+    @handlers.consume_batch(queue, size=5, wait=5, prefetch=20, on_error="requeue")
     async def take(bodies: list[str], ctx: Context) -> list[Ack | Requeue]:
         attempts = [attempt_of(delivery, 4) for delivery in ctx.deliveries]
         ran.extend(zip(bodies, attempts, strict=True))

@@ -11,9 +11,22 @@ QUEUES = 60
 SIDE_QUEUES = ("", ".dlq")
 
 APP = """
+    import asyncio
+
     from mxworker import Handlers
+    from mxworker.amqp.consuming.subscription import Subscription
 
     handlers = Handlers()
+    at_once = Subscription.open.__func__
+
+
+    async def late(cls, connection, queue, *arguments, **options):
+        if queue.name.endswith(".0"):
+            await asyncio.sleep(8)  # longer than the wait for a connection
+        return await at_once(cls, connection, queue, *arguments, **options)
+
+
+    Subscription.open = classmethod(late)
 
 
     async def order(payload: dict) -> None: ...
@@ -28,7 +41,7 @@ def test_start_goes_on_while_queues_are_declared(
     broker_url: str, queue_name: str, tmp_path: Path, admin: Client
 ) -> None:
     app = write_app(tmp_path, APP.replace("QUEUES", str(QUEUES)).replace("NAME", queue_name))
-    command = mxworker_run(app, "--workers=1", "--connect-wait=1500ms", "--burst", app_dir=tmp_path)
+    command = mxworker_run(app, "--workers=1", "--connect-wait=5s", "--burst", app_dir=tmp_path)
     try:
         with Service(command, tmp_path, env={"MXWORKER_BROKER_URL": broker_url}) as service:
             assert service.wait_exit(120) == 0, service.log_text()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pamqp import commands
 
-from tests.broker.devbroker.conftest import Broker
+from tests.broker.devbroker.conftest import Broker, wait_for
 from tests.harness.wire import Channel, Closed, Content, Wire
 
 QUORUM = {"x-queue-type": "quorum"}
@@ -210,6 +210,7 @@ def test_delivery_limit_dead_letters(channel: Channel, name: str) -> None:
         channel.nack(channel.delivery().tag)
     channel.sync()
     assert channel.is_quiet()
+    wait_for(lambda: channel.counts(f"{name}.dead")[0] == 1)
     dead = channel.get(f"{name}.dead")
     assert dead is not None
     assert dead.headers["x-death"][0]["reason"] == "delivery_limit"

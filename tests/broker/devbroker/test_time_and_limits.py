@@ -115,8 +115,8 @@ def test_ttl_0_is_delivered_at_once_or_never(broker: Broker, channel: Channel, m
 
 def test_unacked_messages_do_not_expire(broker: Broker, channel: Channel, made: Any) -> None:
     queue = made(message_ttl=int(TTL_S * 1000))
-    publish(channel, queue, b"held")
     tag = channel.consume(queue)
+    publish(channel, queue, b"held")
     got = channel.delivery()
     channel.call(commands.Basic.Cancel(tag))
     broker.pass_s(TTL_S * 2)
@@ -151,7 +151,7 @@ def test_deaths_are_counted_by_queue_and_reason(broker: Broker, channel: Channel
         assert got is not None
         channel.nack(got.tag, requeue=False)
         channel.sync()
-        wait_for(lambda: channel.counts(f"{name}.wait")[0] == 1 or not broker.is_embedded)
+        wait_for(lambda: channel.counts(f"{name}.wait")[0] + channel.counts(queue)[0] == 1)
         broker.pass_s(TTL_S)
     (got,) = arrived(broker, channel, queue)
     deaths = {(death["queue"], death["reason"]): death["count"] for death in got.headers["x-death"]}
@@ -227,13 +227,13 @@ def test_a_full_queue_refuses_and_dead_letters(broker: Broker, channel: Channel,
 
 def test_an_unused_queue_expires(broker: Broker, channel: Channel, name: str) -> None:
     for each in ("idle", "consumed"):
-        channel.declare(f"{name}.{each}", arguments={"x-expires": 500})
+        channel.declare(f"{name}.{each}", arguments={"x-expires": 3000})
     channel.consume(f"{name}.consumed", consumer_tag="user")
-    broker.pass_s(0.7)
+    broker.pass_s(3.2)
     wait_for(lambda: _is_missing(channel, f"{name}.idle"))
     assert channel.counts(f"{name}.consumed") == (0, 1)
     channel.call(commands.Basic.Cancel("user"))
-    broker.pass_s(0.7)
+    broker.pass_s(3.2)
     wait_for(lambda: _is_missing(channel, f"{name}.consumed"))
 
 

@@ -147,6 +147,6 @@ async def test_publish_whose_confirm_does_not_come(broker_url: str, queue_name: 
     admin.declare(queue_name)
     with proxy_to(broker_url) as proxy:
         async with Publisher.connect(proxy.url(broker_url), timeout_s=1.0) as publisher:
-            await publisher.publish(b"x", routing_key=queue_name)
+            await publisher.publish(b"x", routing_key=queue_name, timeout_s=SOON_S)
             proxy.drop(TO_CLIENT, BASIC_ACK)
             check("it may be in the queue, or not", await publish(publisher, routing_key=queue_name), queue=queue_name)

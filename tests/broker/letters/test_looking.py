@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
@@ -41,7 +42,7 @@ class Looks:
                     seen.append(letter)
 
                 await look(connection, self._brokers, self._dead.name, see, WAIT_S)
-                assert self._dead.count == LETTERS
+                assert await asyncio.to_thread(lambda: self._dead.count) == LETTERS
                 found.append(seen)
         return found
 

@@ -6,6 +6,7 @@ import asyncio
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -81,13 +82,13 @@ def test_killed_replays_lose_no_letter(
     broker_url: str, admin: Client, queue_name: str, tmp_path: Path, scale: Callable[[int, int], int], seed: int
 ) -> None:
     rng = random.Random(seed)
-    letters = scale(500, 5000)
+    letters = scale(2500, 5000)
     dead = Dead(admin, queue_name)
     dead.put(map(letter, range(letters)))
     told: list[int] = []
     for number in range(KILLS):
-        replay = Replay(broker_url, dead, tmp_path, number, rate=letters)
-        replay.wait_told(rng.randrange(letters // 10, letters // 5))
+        replay = Replay(broker_url, dead, tmp_path, number, rate=letters // 6)  # slow enough to be killed in its middle
+        replay.wait_told(rng.randrange(50, 100))
         assert replay.process.poll() is None, "it ended before it was killed"
         replay.process.kill()
         replay.process.wait()
@@ -221,11 +222,20 @@ async def test_second_replay_of_a_queue_is_refused_and_waits_for_a_killed_one(
 ) -> None:
     monkeypatch.setattr("mxworker.letters.lock.PATIENCE_S", 0.5)
     dead.put(map(letter, range(3)))
-    began = asyncio.Event()
-    first = asyncio.create_task(moving.run(await moving.plan(), Way(dead.work, on_moved=lambda _: began.set(), rate=1)))
-    await began.wait()
-    with pytest.raises(LettersLocked, match="here or on another host"):
-        await moving.all(Way(dead.work))
+    began, go_on = threading.Event(), threading.Event()
+
+    def hold(_: Original) -> None:
+        began.set()
+        go_on.wait(SOON_S)
+
+    way = Way(dead.work, on_moved=hold)
+    first = asyncio.create_task(asyncio.to_thread(asyncio.run, moving.run(await moving.plan(), way)))
+    try:
+        assert await asyncio.to_thread(began.wait, SOON_S)
+        with pytest.raises(LettersLocked, match="here or on another host"):
+            await moving.all(Way(dead.work))
+    finally:
+        go_on.set()
     assert (await first).moved == 3
     dead.put([letter(3)])
     assert (await moving.all(Way(dead.work))).moved == 1

@@ -87,7 +87,7 @@ def test_page_and_json_agree_with_the_ledger(
         assert len(finished) == messages - 2 * failed
 
         view, page = service.json, service.get("/")
-        assert re.match(r"Working|Degraded: \d+% of the deliveries", view["state"]["text"])
+        assert re.match(r"Working|Degraded: (the event loop of|\d+% of the deliveries)", view["state"]["text"])
         [queue] = view["queues"]
         assert (queue["queue"], queue["handler"], queue["state"]) == (queue_name, "judge", "consumed")
         assert {name: count for name, count in queue["outcomes"].items() if count} == {

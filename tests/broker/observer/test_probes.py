@@ -11,13 +11,13 @@ from tests.harness.prometheus import promtool
 from tests.harness.proxy import proxy_to
 from tests.harness.waiting import wait_until
 
-BACK_WITHIN_S = 5.0
+BACK_WITHIN_S = 10.0
 
 
 def test_broker_that_is_away_makes_a_service_unready_and_leaves_it_alive(
     recorded: Recorded, broker_url: str, scale: Callable[[int, int], int]
 ) -> None:
-    """After as many attempts as make the waits between them the longest there are, the service is back within 5 s.
+    """After as many attempts as make the waits between them the longest there are, the service is back within 10 s.
 
     A reconnect has less to do than a start, which tells how slow the machine is now.
     """

@@ -25,6 +25,7 @@ from tests.harness.waiting import until
 from tests.rabbit.client import Client
 
 SOON_S = 60.0
+PATIENT = PublisherSettings(timeout_s=60)
 
 
 class Withheld:
@@ -84,7 +85,7 @@ async def assert_not_acked_before_the_confirm(
         await publish(ctx)
         returned.append(body)
 
-    async with proxy_to(broker_url) as proxy, running(proxy.url(broker_url), handlers) as worker:
+    async with proxy_to(broker_url) as proxy, running(proxy.url(broker_url), handlers, publisher=PATIENT) as worker:
         withheld = Withheld(proxy)
         admin.publish(queue, [b"1"])
         await until(lambda: returned and len(withheld), SOON_S, "the confirm")
@@ -199,7 +200,7 @@ async def test_drain_waits_for_what_a_background_task_published(
     broker_url: str, queue_name: str, output: str, admin: Client
 ) -> None:
     async with proxy_to(broker_url) as proxy:
-        async with running(proxy.url(broker_url), _idle(queue_name)) as worker:
+        async with running(proxy.url(broker_url), _idle(queue_name), publisher=PATIENT) as worker:
             await worker.service.parts.publisher.publish(b"first", routing_key=output)
             withheld = Withheld(proxy)
             receipt = worker.service.parts.publisher.publish_nowait(b"last", routing_key=output)
@@ -217,8 +218,7 @@ async def test_drain_says_how_many_publishes_have_no_outcome(
 ) -> None:
     async with proxy_to(broker_url) as proxy:
         started_at = time.monotonic()
-        settings = PublisherSettings(timeout_s=60)
-        async with running(proxy.url(broker_url), _idle(queue_name), drain_timeout_s=0.2, publisher=settings) as worker:
+        async with running(proxy.url(broker_url), _idle(queue_name), drain_timeout_s=0.2, publisher=PATIENT) as worker:
             Withheld(proxy)
             receipts = [worker.service.parts.publisher.publish_nowait(b"", routing_key=output) for _ in range(3)]
         assert time.monotonic() - started_at < SOON_S

@@ -151,7 +151,7 @@ async def test_refused_publish_is_sent_as_often_as_is_allowed(broker_url: str, q
     arguments = {"x-max-length": 0, "x-overflow": "reject-publish"}
     with Client(broker_url) as client, proxy_to(broker_url) as proxy:
         client.declare(queue_name, arguments=arguments)
-        async with Publisher.connect(proxy.url(broker_url), attempts=attempts) as publisher:
+        async with Publisher.connect(proxy.url(broker_url), attempts=attempts, timeout_s=LONG_S) as publisher:
             sent = counting_publishes(proxy)
             reported = await publish_all(publisher, ["one"], queue_name, 1)
             assert reported.kinds == {"PublishNacked": 1}
@@ -164,7 +164,7 @@ async def test_refused_publish_is_sent_as_often_as_is_allowed(broker_url: str, q
 async def test_oversize_body_fails_alone_and_never_touches_the_wire(broker_url: str, queue_name: str) -> None:
     with Client(broker_url) as client, proxy_to(broker_url) as proxy:
         client.declare(queue_name)
-        async with Publisher.connect(proxy.url(broker_url), max_body_bytes=1000) as publisher:
+        async with Publisher.connect(proxy.url(broker_url), max_body_bytes=1000, timeout_s=LONG_S) as publisher:
             bodies = [b"x" * (3_000_000 if number == 100 else 100) for number in range(256)]
             before = proxy.passed_bytes(TO_BROKER)
             outcomes = await publisher.publish_many(bodies, routing_key=queue_name)
@@ -179,7 +179,7 @@ async def test_headers_around_the_frame_size_never_close_the_connection(broker_u
     kinds: list[type[object]] = []
     with Client(broker_url) as client, proxy_to(broker_url) as proxy:
         client.declare(queue_name)
-        async with Publisher.connect(proxy.url(broker_url)) as publisher:
+        async with Publisher.connect(proxy.url(broker_url), timeout_s=LONG_S) as publisher:
             for size_bytes in range(FRAME_MAX - 122, FRAME_MAX + 19):
                 # the table's own bytes: size, name, type, size of the text
                 headers = {"h": "x" * (size_bytes - 11)}
@@ -206,7 +206,7 @@ async def test_missing_exchange_is_found_out_before_anything_is_sent_to_it(
     caplog.set_level(logging.WARNING, "mxworker")
     with Client(broker_url) as client, proxy_to(broker_url) as proxy:
         client.declare(queue_name)
-        async with Publisher.connect(proxy.url(broker_url)) as publisher:
+        async with Publisher.connect(proxy.url(broker_url), timeout_s=LONG_S) as publisher:
             sent = counting_publishes(proxy)
 
             async def misdirected(number: int) -> None:
@@ -232,7 +232,7 @@ async def test_exchange_deleted_in_use_never_makes_a_lie(
         client.declare(queue_name)
         client.bind(queue_name, exchange, "k")
         closes = proxy.on(TO_BROKER, CHANNEL_CLOSE, lambda frame: frame.raw)
-        async with Publisher.connect(proxy.url(broker_url), timeout_s=8.0) as publisher:
+        async with Publisher.connect(proxy.url(broker_url), timeout_s=20.0) as publisher:
             reported = Reported()
             numbers = iter(range(count))
 

@@ -23,7 +23,7 @@ from tests.rabbit.fixtures import need_nodes
 from tests.rabbit.node import Node
 
 MAX_MESSAGE_BYTES = 1_000_000
-HEARTBEAT_S = 2  # with 1, the broker gives up on a process that stood still for two seconds
+HEARTBEAT_S = 3  # the broker gives up on a process that stands still for twice as long
 LIBRARY_GRACE_S = 3 * (HEARTBEAT_S + 1)  # after so long a silence aiormq gives up by itself
 ALARM_S = 3 * LIBRARY_GRACE_S
 LARGE_BYTES, LARGE_COUNT = 200_000, 200  # more than the sockets hold, and more than the window
@@ -66,7 +66,9 @@ def drained(node: Node, queue: str) -> list[str]:
 
 @pytest.mark.parametrize("retry", [True, False], ids=["duplicates-allowed", "never-twice"])
 async def test_body_above_the_brokers_limit_fails_alone(strict_node: Node, queue: str, retry: bool) -> None:
-    async with Publisher.connect(strict_node.url, retry_unconfirmed=retry, channels=1) as publisher:
+    async with Publisher.connect(
+        strict_node.url, retry_unconfirmed=retry, channels=1, timeout_s=LIFETIME_S
+    ) as publisher:
         sizes = [MAX_MESSAGE_BYTES + 1 if number == 128 else 100 for number in range(256)]
         bodies = [f"{number} ".ljust(size) for number, size in enumerate(sizes)]
         outcomes = await publisher.publish_many(bodies, routing_key=queue)
@@ -178,6 +180,7 @@ async def _check_refusals(patient: Publisher, hasty: Publisher, reported: Report
     await reported.publish(patient, "late", queue, timeout_s=1.0)
     # a connection is told of the alarm when it publishes, so the first one was sent
     await reported.publish(hasty, "hasty-first", queue, timeout_s=0.5)
+    await until(lambda: hasty.stats.is_blocked)
     started_at = time.monotonic()
     await reported.publish(hasty, "hasty-second", queue, timeout_s=LIFETIME_S)
     assert time.monotonic() - started_at < LIFETIME_S / 2
@@ -203,7 +206,7 @@ async def test_confirmed_messages_outlive_a_killed_broker(own_node: Callable[...
     with Client(node.url) as client:
         client.declare("kept", arguments={"x-queue-type": queue_type})
     node.sync()
-    async with Publisher.connect(node.url) as publisher:
+    async with Publisher.connect(node.url, timeout_s=LIFETIME_S) as publisher:
         reported = await publish_all(publisher, map(str, range(200)), "kept", 50)
         node.kill()
     assert len(reported.confirmed) == 200

@@ -20,6 +20,7 @@ from tests.harness.waiting import until
 from tests.rabbit.client import Client
 
 TIMEOUT_S = 8.0
+LONG_S = 60.0
 SLACK_S = 10.0  # the loop is one of many on the machine
 SILENCE_S = 2.6  # the dead-peer timer is 2 x heartbeat, and the heartbeat is 1 s
 
@@ -93,7 +94,7 @@ async def test_swallowed_confirms_end_unconfirmed_and_free_the_window(broker_url
     with Client(broker_url) as client, proxy_to(broker_url) as proxy:
         client.declare(queue_name)
         async with Publisher.connect(proxy.url(broker_url), timeout_s=timeout_s) as publisher:
-            await publisher.publish("first", routing_key=queue_name)
+            await publisher.publish("first", routing_key=queue_name, timeout_s=LONG_S)
             swallowing = proxy.drop(TO_CLIENT, BASIC_ACK)
             started_at = time.monotonic()
             outcomes = await publisher.publish_many(map(str, range(300)), routing_key=queue_name)
@@ -102,6 +103,6 @@ async def test_swallowed_confirms_end_unconfirmed_and_free_the_window(broker_url
             assert 0.9 * timeout_s < took_s < 15 * timeout_s  # far from 300 timeouts one after the other
             assert publisher.stats.in_flight == publisher.stats.waiting == 0
             proxy.remove(swallowing)
-            reported = await publish_all(publisher, map(str, range(1000, 2000)), queue_name, 100)
+            reported = await publish_all(publisher, map(str, range(1000, 2000)), queue_name, 100, timeout_s=LONG_S)
             assert len(reported.confirmed) == 1000
             assert publisher.stats.tasks_failed == 300

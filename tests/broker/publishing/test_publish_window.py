@@ -21,6 +21,7 @@ from tests.harness.waiting import until
 from tests.rabbit.client import Client
 
 WINDOW = 50
+LONG_S = 60.0
 SLOW_BYTES_PER_S = 400_000
 
 
@@ -133,7 +134,7 @@ async def test_silent_broker_raises_a_publish_error_and_never_a_cancellation(bro
         client.declare(queue_name)
         url = f"{proxy.url(broker_url)}?heartbeat=1"
         async with Publisher.connect(url, timeout_s=10.0) as publisher:
-            await publisher.publish("first", routing_key=queue_name)
+            await publisher.publish("first", routing_key=queue_name, timeout_s=LONG_S)
             proxy.blackhole()
             with pytest.raises(BaseExceptionGroup) as caught:
                 async with asyncio.TaskGroup() as group:
@@ -146,14 +147,14 @@ async def test_silent_broker_raises_a_publish_error_and_never_a_cancellation(bro
             assert all(isinstance(error, PublishError) for error in caught.value.exceptions)
             # the group itself cancels the others once the first has failed
             assert any(not task.cancelled() for task in tasks)
-            assert (await publisher.publish("again", routing_key=queue_name)).message_id
+            assert (await publisher.publish("again", routing_key=queue_name, timeout_s=LONG_S)).message_id
 
 
 async def test_real_cancellation_stays_one_and_empties_the_window(broker_url: str, queue_name: str) -> None:
     with Client(broker_url) as client, proxy_to(broker_url) as proxy:
         client.declare(queue_name)
         async with Publisher.connect(proxy.url(broker_url), max_in_flight=10, timeout_s=2.0) as publisher:
-            await publisher.publish("first", routing_key=queue_name)
+            await publisher.publish("first", routing_key=queue_name, timeout_s=LONG_S)
             swallowing = proxy.drop(TO_CLIENT, BASIC_ACK)
             await _cancel_all(publisher, queue_name, in_flight_after=10)  # sent, and ten that wait for room
             await until(lambda: publisher.stats.in_flight == 0, 3, "the deadline of what was sent")
@@ -166,7 +167,7 @@ async def test_real_cancellation_stays_one_and_empties_the_window(broker_url: st
             await _cancel_all(publisher, queue_name, in_flight_after=0)  # some wait for a channel, and ten for room
             proxy.heal()
             await until(lambda: publisher.stats.in_flight == 0)
-            assert (await publisher.publish("last", routing_key=queue_name, timeout_s=10.0)).message_id
+            assert (await publisher.publish("last", routing_key=queue_name, timeout_s=LONG_S)).message_id
             stats = publisher.stats
             assert stats.tasks_queued == stats.tasks_processed + stats.tasks_failed
 

@@ -23,6 +23,7 @@ def test_same_test_runs_on_a_rabbitmq_and_leaves_no_queue(broker_url: str, queue
     queue = queue_name
     (tmp_path / "app.py").write_text(APP.format(queue=queue))
     mx_broker = BrokerUnderTest(lambda client: RabbitFarEnd(broker_url, client), tmp_path)
+    mx_broker.timeout = 60.0
     try:
         mx_broker.run("app:handlers", app_dir=tmp_path)
         mx_broker.publish(queue, {})

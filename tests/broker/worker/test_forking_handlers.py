@@ -230,7 +230,8 @@ class Forking:
         admin.publish(f"{self._queue}.{kind}", [body] * count)
 
     def records(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._path.read_text().splitlines()] if self._path.exists() else []
+        lines = self._path.read_text().splitlines(keepends=True) if self._path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def results(self, count: int) -> list[Any]:
         def found() -> list[Any]:

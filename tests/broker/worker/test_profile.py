@@ -163,14 +163,14 @@ def test_processes_of_cpu_handlers_are_profiled_with_their_worker(
     (folder / "computes").unlink(missing_ok=True)
     publish(admin, f"{QUEUE}.cpu", 1)
     wait_until((folder / "computes").exists, 60, "the handler in a process")
-    shown = done(service.mxworker("ctl", "profile", "--cpu", "0.5s", "--output", "processes.json"))
+    shown = done(service.mxworker("ctl", "profile", "--cpu", "3s", "--output", "processes.json"))
     assert "crunch" in shown.splitlines()[2]
     document = json.loads((folder / "processes.json").read_bytes())
     [ready] = service.events("cpu_process_ready")
     assert "without" not in document["name"]
     thread = f"process {ready['member_pid']} for cpu handlers: MainThread (event loop)"
     assert spent_in("crunch", "handler work_in_process", document, thread) > 0.3
-    done(service.mxworker("ctl", "profile", "--memory", "0.5s", "--output", "leaks.txt"))
+    done(service.mxworker("ctl", "profile", "--memory", "3s", "--output", "leaks.txt"))
     (folder / "release").touch()
     of_worker, of_process = re.split(r"^Memory of ", (folder / "leaks.txt").read_text(), flags=re.MULTILINE)[1:]
     assert "kept.append(bytearray(100_000))" not in of_worker
@@ -187,7 +187,7 @@ def test_processes_of_cpu_handlers_are_profiled_with_their_worker(
 def test_blocked_worker_is_profiled(service: Service, admin: Client, folder: Path) -> None:
     publish(admin, f"{QUEUE}.block", 1)
     wait_until((folder / "blocks").exists, 60, "the handler that blocks")
-    done(service.mxworker("ctl", "profile", "--cpu", "0.5s", "--output", "blocked.json"))
+    done(service.mxworker("ctl", "profile", "--cpu", "3s", "--output", "blocked.json"))
     (folder / "release").touch()
     document = json.loads((folder / "blocked.json").read_bytes())
     names = {document["shared"]["frames"][number]["name"] for number in document["profiles"][0]["samples"][0]}

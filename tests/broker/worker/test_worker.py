@@ -102,7 +102,7 @@ async def test_handler_past_its_deadline_is_cancelled_and_rejected(
     @handlers.consume(queue_name, timeout=1, retry=None)
     async def slow(body: str) -> None:
         try:
-            await asyncio.sleep(0.01 if body == "quick" else 3600)
+            await asyncio.sleep(0 if body == "quick" else 3600)
         except asyncio.CancelledError:
             cancelled.append(body)
             raise
@@ -270,8 +270,8 @@ async def test_single_active_consumer_drains_too(broker_url: str, queue_name: st
         admin.publish(queue_name, [str(number).encode() for number in range(200)])
         await until(lambda: len(done) >= 50, 10, "some")
     assert len(set(done)) == len(done)
-    left = admin.counts(queue_name).messages  # such a queue refuses basic.get
-    assert len(done) + left == 200
+    # such a queue refuses basic.get, and may take back what was handled last
+    await until(lambda: len(done) + admin.counts(queue_name).messages >= 200, 10, "what was given back")
 
 
 async def test_stop_before_anything_is_connected_ends_at_once(queue_name: str) -> None:
