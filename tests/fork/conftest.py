@@ -50,7 +50,7 @@ class Service:
         """Return the events whose text starts with `what`."""
         if not self._events.exists():
             return []
-        split = [line.split(" ", 3) for line in self._events.read_text().splitlines()]
+        split = [line.split(" ", 3) for line in self._events.read_text().split("\n")[:-1]]
         found = [Event(int(at), int(number), int(pid), text) for at, number, pid, text in split]
         return [event for event in found if event.what.startswith(what) and slot in (None, event.slot)]
 

@@ -134,7 +134,7 @@ def many_queues(worker: Worker) -> int:
 
 def slow_boot(worker: Worker) -> int:
     worker.boot()
-    time.sleep(0.5)
+    time.sleep(worker.options.slow or 0.5)
     worker.become_ready()
     return worker.serve()
 
@@ -151,8 +151,9 @@ def blocked(worker: Worker) -> int:
 
 
 def holding(worker: Worker) -> int:
-    worker.start()
+    worker.boot()
     worker.slot.enter(0, 7, 1, b"message-7", time.monotonic_ns())
+    worker.become_ready()
     return worker.serve()
 
 
@@ -184,7 +185,7 @@ def drain_times_out(worker: Worker) -> int:
 def drains_slowly(worker: Worker) -> int:
     worker.start()
     worker.turn_until(lambda: bool(worker.asked))
-    end = time.monotonic() + 1.0
+    end = time.monotonic() + (worker.options.slow or 1.0)
     worker.turn_until(lambda: time.monotonic() > end)
     return 0
 
@@ -350,6 +351,7 @@ def takes_turns(worker: Worker) -> int:
     words = worker.slot.words
     for request in range(1, 1000):
         words[Word.ISOLATION_WANTED] = request
+        worker.say("asks")
         ring()
         worker.turn_until(
             lambda: bool(worker.asked) or worker.slot.given[Given.ISOLATION_GRANTED] == words[Word.ISOLATION_WANTED]
@@ -564,7 +566,7 @@ def signal_newest_child(signum: signal.Signals) -> None:
 
 def wait_for_pending_sigterm() -> None:
     """Let the parent be first, however busy the machine is; without the blocked signals this waits in vain."""
-    end = time.monotonic() + 1.0
+    end = time.monotonic() + 30.0
     while signal.SIGTERM not in signal.sigpending() and time.monotonic() < end:
         time.sleep(0.001)
 
@@ -599,6 +601,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--json-log", action="store_true")
     parser.add_argument("--burst", action="store_true")
     parser.add_argument("--orphans", type=int, default=0)
+    parser.add_argument("--slow", type=float)
     parser.add_argument("--quarantine-after", type=int, default=3)
     parser.add_argument("--open-sockets", action="store_true")
     parser.add_argument("--term-right-after-fork", action="store_true")

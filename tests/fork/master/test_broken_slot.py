@@ -39,14 +39,21 @@ def test_worker_that_damages_the_board_is_replaced_and_all_else_is_as_it_was(
     damage: str, flags: tuple[str, ...], start: Start, address: Path
 ) -> None:
     service = start(
-        f"{damage},counts", "--workers", "3", "--heartbeat", "1", "--control", str(address), "--log-level=info", *flags
+        f"{damage},counts", "--workers", "3", "--heartbeat", "4", "--control", str(address), "--log-level=info", *flags
     )
     service.wait_for("ready", count=3)
     wait_until(lambda: status(address)["workers_ready"] == 3, what="three ready workers")
     answer(address, Pause("shop.orders"))
     service.wait_for("boot 2", slot=1)
     service.wait_for("ready", slot=1, count=2)
-    wait_until(lambda: status(address)["workers_ready"] == 3, what="its replacement")
+
+    def is_replaced() -> bool:
+        told = status(address)
+        broken, *others = told["workers"]
+        all_tell = broken["restarts"] == 1 and [each["in_flight"] for each in others] == [1, 1]
+        return all_tell and told["workers_ready"] == 3
+
+    wait_until(is_replaced, what="its replacement")
     told = status(address)
     assert told["paused"] == {"all": False, "queues": ["shop.orders"]}
     broken, *others = told["workers"]
@@ -63,7 +70,7 @@ def test_worker_that_damages_the_board_is_replaced_and_all_else_is_as_it_was(
 
 
 def test_worker_that_damages_its_slot_in_a_drain_ends_the_service_with_an_error(start: Start, address: Path) -> None:
-    service = start("promises_for_ever", "--workers", "1", "--heartbeat", "1", "--control", str(address))
+    service = start("promises_for_ever", "--workers", "1", "--heartbeat", "5", "--control", str(address))
     service.wait_for("ready")
     service.kill(signal.SIGTERM)
     assert service.wait() == ExitCode.RUNTIME

@@ -40,13 +40,13 @@ def test_signal_to_one_worker_reaches_neither_master_nor_sibling(start_ready: St
 
 
 def test_blocked_worker_says_what_it_does_dies_and_is_replaced_in_time(start_ready: Start) -> None:
-    service = start_ready("blocked,healthy", "--heartbeat", "1")
+    service = start_ready("blocked,healthy", "--heartbeat", "5")
     sibling = service.worker(2)
-    (ready,) = service.events("ready", slot=1)
+    ready = service.events("ready", slot=1)[0]
     (dump,) = service.wait_for("dump", slot=1)
     (again,) = service.wait_for("boot 2", slot=1)
-    assert seconds_between(ready.at_ns, dump.at_ns) >= 1.0
-    assert seconds_between(ready.at_ns, again.at_ns) < 1.0 + REPLACED_WITHIN_S + NOISE_S
+    assert seconds_between(ready.at_ns, dump.at_ns) >= 5.0
+    assert seconds_between(ready.at_ns, again.at_ns) < 5.0 + REPLACED_WITHIN_S + NOISE_S
     log = service.stderr()
     assert "RUNNING -> ABORTING (hang)" in log
     assert "Fatal Python error: Aborted" in log
@@ -60,11 +60,11 @@ def test_blocked_worker_says_what_it_does_dies_and_is_replaced_in_time(start_rea
 
 
 def test_stopped_worker_is_killed_and_its_deliveries_are_named(start_ready: Start) -> None:
-    service = start_ready("holding,healthy", "--heartbeat", "1")
+    service = start_ready("holding,healthy", "--heartbeat", "5")
     os.kill(service.worker(1), signal.SIGSTOP)
     stopped_ns = time.monotonic_ns()
     (again,) = service.wait_for("boot 2", slot=1)
-    assert seconds_between(stopped_ns, again.at_ns) < 1.0 + REPLACED_WITHIN_S + NOISE_S
+    assert seconds_between(stopped_ns, again.at_ns) < 5.0 + REPLACED_WITHIN_S + NOISE_S
     log = service.stderr()
     assert "ABORTING -> KILLING (hang)" in log
     assert "held orders: message id 'message-7', delivery tag 7" in log
@@ -73,14 +73,14 @@ def test_stopped_worker_is_killed_and_its_deliveries_are_named(start_ready: Star
 
 def test_master_that_stood_still_judges_nobody(start_ready: Start) -> None:
     """The whole session stands still, as under a frozen cgroup, and the workers come back a little after the master."""
-    service = start_ready("healthy", "--heartbeat", "1")
+    service = start_ready("healthy", "--heartbeat", "5")
     pids = [service.pid, service.worker(1), service.worker(2)]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
-    time.sleep(3.5)  # the length of the stand-still is what is tested
+    time.sleep(7.5)  # the length of the stand-still is what is tested
     os.kill(service.pid, signal.SIGCONT)
     wait_until(lambda: "overslept" in service.stderr(), 5.0, "the master's notice")
-    time.sleep(0.5)  # so is this, shorter than the round
+    time.sleep(0.1)  # so is this, shorter than the round
     for pid in pids[1:]:
         os.kill(pid, signal.SIGCONT)
     time.sleep(2.0)  # nothing may happen now
@@ -111,11 +111,13 @@ def test_crash_loop_of_all_workers_writes_a_bounded_log(start_ready: Start) -> N
     service = start_ready("finishes", "--workers", "8", "--log-level", "info")
     service.wait_for("boot", count=5 * 8, within_s=30)  # the first failures come quickly, and are told
     assert service.stderr().count("ended after") < 4 * 8
+    began_ns = time.monotonic_ns()
     written, forked = len(service.stderr().splitlines()), len(service.events("boot"))
     time.sleep(LOOP_S)  # the length of the loop is what is tested
     assert service.process.poll() is None
     assert len(service.events("boot")) > forked
-    assert len(service.stderr().splitlines()) - written < LOOP_S * LINES_PER_S
+    more = len(service.stderr().splitlines()) - written
+    assert more < seconds_between(began_ns) * LINES_PER_S
     service.kill(signal.SIGTERM)
     assert service.wait() == 0
 

@@ -25,11 +25,9 @@ def test_workers_drain_in_parallel(start_ready: Start) -> None:
     service = start_ready("drains_slowly", "--workers", "4")
     service.kill(signal.SIGTERM)
     assert service.wait() == 0
-    asked = [event.at_ns for event in service.events("SIGTERM")]
-    assert len(asked) == 4
-    assert (
-        seconds_between(min(asked), max(asked)) < 2.0
-    )  # one after the other, the last is asked after three drains of 1 s
+    assert len(service.events("SIGTERM")) == 4
+    log = service.stderr()
+    assert log.rindex("RUNNING -> STOPPING") < log.index("STOPPING -> EMPTY"), "all are asked before one has ended"
 
 
 def test_worker_that_leaves_right_after_a_reaping_is_reaped_at_once(start_ready: Start) -> None:
@@ -210,9 +208,9 @@ def test_signals_at_any_moment_from_exec_to_drain_end_in_bounds_as_documented_wi
     first.end()
     for _ in range(scale(30, 300)):
         behaviour = rng.choice(("healthy", "slow_boot", "drains_slowly"))
-        service = start(behaviour, "--workers", "3", "--drain", "2")
+        service = start(behaviour, "--workers", "3", "--drain", "10")
         sent = send_at_random(service, rng, rng.choice((1.1, 3.0)) * to_ready_s)
-        code = service.wait(4.0 + NOISE_S)
+        code = service.wait(12.0 + NOISE_S)
         is_by_default_action = -code in sent and not service.events()
         assert code == 0 or is_by_default_action, f"{behaviour}, {sent}: {code}\n{service.stderr()}"
         assert service.survivors() == [], f"{behaviour}, {sent}\n{service.stderr()}"

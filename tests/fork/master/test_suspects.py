@@ -30,7 +30,8 @@ def suspects_of(service: Service) -> list[str]:
 def test_worker_that_dies_unasked_makes_suspects_of_what_it_had_started(
     start: Start, behaviour: str, facts: str
 ) -> None:
-    service = start(behaviour, "--workers", "1", "--heartbeat", "1")
+    heartbeat_s = "1" if behaviour == "hangs_holding_two" else "30"
+    service = start(behaviour, "--workers", "1", "--heartbeat", heartbeat_s)
     assert suspects_of(service) == [f"suspect 7: 1 kills, {facts}", f"suspect -8: 1 kills, {facts}"]
     assert service.stderr().count("may have been killed by what it handled: 2 messages, 0 of them suspect before") == 1
 
@@ -63,12 +64,19 @@ def test_stack_of_a_crash_is_shown_once_although_the_next_worker_uses_the_same_f
 def test_one_worker_at_a_time_runs_something_alone_and_each_has_its_turn(start_ready: Start) -> None:
     service = start_ready("takes_turns", "--workers", "3")
     service.wait_for("alone to", count=30, within_s=30)
+    for slot in (1, 2, 3):
+        service.wait_for("alone to", slot=slot)
     service.kill(signal.SIGTERM)
     service.wait()
     spans = service.events("alone")
     assert all(event.what == ("alone from here", "alone to here")[place % 2] for place, event in enumerate(spans))
     assert all(first.pid == then.pid for first, then in zip(spans[::2], spans[1::2], strict=False))
-    slots = [event.slot for event in spans[::2]]
-    all_ask_from = slots.index(max(slots))  # the last worker may ask later than the others on a busy machine
-    turns = slots[all_ask_from:]
-    assert all(len(set(turns[at : at + 3])) == 3 for at in range(0, 9, 3)), slots
+    asked: dict[int, list[int]] = {}  # the turns of others since each worker asked
+    for event in service.events("a"):
+        if event.what == "asks":
+            asked[event.pid] = []
+        elif event.what == "alone from here":
+            others = asked.pop(event.pid)
+            assert len(set(others)) == len(others), service.events("a")
+            for turns in asked.values():
+                turns.append(event.slot)
