@@ -220,7 +220,7 @@ async def service(
     """Run a service, and end it by force if it has not ended."""
     (folder / "app.py").write_text(APP)
     command = ("-m", "mxworker", "run", f"{app}:handlers", "--app-dir", str(folder), "--insecure-app-dir", *more)
-    patience = ("--workers", "1", "--connect-wait", "1s", "--drain-timeout", "1s")
+    patience = ("--workers", "1", "--connect-wait", "5s", "--drain-timeout", "1s")
     options = ("--log-format", log_format, "--log-level", "debug", *patience)
     process = await asyncio.create_subprocess_exec(
         sys.executable,

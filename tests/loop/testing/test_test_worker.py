@@ -297,7 +297,7 @@ async def test_clock_passes_handlers_that_hang_when_it_is_told_to() -> None:
 
     async with TestWorker(handlers) as worker:
         await worker.deliver("slow", {}, advance=30, expect=TimeoutError)
-        results = await worker.advance(100, hangs_after=0.05, expect=TimeoutError)
+        results = await worker.advance(100, hangs_after=1.0, expect=TimeoutError)
         assert [result.attempt for result in results] == [2, 3]
         assert attempts == [1, 2, 3]
         assert len(worker.dead_letters("slow")) == 1

@@ -43,7 +43,7 @@ async def test_each_running_handler_is_told_with_message_age_and_place(caplog: p
     first, *told, last = caplog.messages
     assert first == "worker 7: handlers that run: 2; deliveries that wait for one: 1"
     for tag, line in enumerate(told, start=1):
-        assert f"worker 7 runs handler order with message (no id) (delivery tag {tag}) of queue orders, for 0." in line
+        assert f"worker 7 runs handler order with message (no id) (delivery tag {tag}) of queue orders, for " in line
         assert re.search(r"test_dump.py:\d+ order > \S*test_dump.py:\d+ nested > ", line)
         assert float(line.partition(", for ")[2].split()[0]) >= 0.1
     assert len(told) == 2

@@ -217,8 +217,8 @@ async def test_second_one_has_the_time_that_the_first_left(app: App) -> None:
         async def book(payload: dict): ...
         handlers.include(inner)
     """)
-    text = await refusal(handlers, 1)
-    assert text.startswith(f"lifespan 'till' of '{app.name}' is not entered after 1s")
+    text = await refusal(handlers, 5)
+    assert text.startswith(f"lifespan 'till' of '{app.name}' is not entered after 5s")
 
 
 async def test_stack_of_a_task_goes_on_inside_an_async_generator() -> None:

@@ -91,8 +91,8 @@ async def test_declaring_takes_longer_than_the_wait_for_a_connection_and_is_told
 ) -> None:
     monkeypatch.setattr(start_deadline, "TELL_EVERY_S", 0.3)
     caplog.set_level(logging.INFO, "mxworker")
-    async with FakeBroker(slow(0.06)) as broker:
-        service = service_at(str(broker.url.dsn), queues(QUEUES), connect_wait_s=1.5)
+    async with FakeBroker(slow(0.13)) as broker:
+        service = service_at(str(broker.url.dsn), queues(QUEUES), connect_wait_s=4.5)
         running = asyncio.create_task(service.run())
         await until(lambda: service.state is WorkerState.READY or running.done(), 50, "all queues")
         assert not running.done(), service.failure
@@ -121,15 +121,15 @@ async def test_queue_s_time_for_an_answer_is_not_spent_behind_others(
 
 async def test_broker_that_stops_answering_is_told_with_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (consumer, worker_start):
-        monkeypatch.setattr(module, "REPLY_DEADLINE_S", 1.0)
+        monkeypatch.setattr(module, "REPLY_DEADLINE_S", 4.0)
     async with FakeBroker(slow(0, answers=3)) as broker:
-        service = service_at(str(broker.url.dsn), queues(5), connect_wait_s=2)
+        service = service_at(str(broker.url.dsn), queues(5), connect_wait_s=8)
         assert await asyncio.wait_for(service.run(), 50) is ExitCode.BROKER
         assert isinstance(service.failure, ChannelLost)
-        text = told(service, service.failure, 2)
+        text = told(service, service.failure, 8)
         assert text.startswith("Error: connected to amqp://")
         assert "but 2 of 5 queues are not consumed: queue 'q" in text
-        assert "': no answer within 1 s" in text
+        assert "': no answer within 4 s" in text
         assert "no broker" not in text
 
 
@@ -140,10 +140,10 @@ async def test_connection_that_does_not_last_is_told(monkeypatch: pytest.MonkeyP
         peer.hang_up()
 
     async with FakeBroker(script) as broker:
-        service = service_at(str(broker.url.dsn), queues(2), connect_wait_s=1)
+        service = service_at(str(broker.url.dsn), queues(2), connect_wait_s=5)
         assert await asyncio.wait_for(service.run(), 50) is ExitCode.BROKER
         assert isinstance(service.failure, ConnectionLost | ChannelLost)
-        assert "no broker at" not in told(service, service.failure, 1)
+        assert "no broker at" not in told(service, service.failure, 5)
 
 
 async def test_value_that_cannot_be_sent_is_told_as_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -357,7 +357,7 @@ def test_process_that_is_stopped_for_a_while_raises_no_alarm_and_a_blocked_one_d
                 await loop.run_in_executor(None, sys.stdin.readline)
                 await asyncio.sleep(1)
                 print("blocking", file=sys.stderr, flush=True)
-                time.sleep(3)
+                time.sleep(7)
 
             logging.basicConfig()
             asyncio.run(main())
@@ -374,4 +374,4 @@ def test_process_that_is_stopped_for_a_while_raises_no_alarm_and_a_blocked_one_d
         _, errors = process.communicate("\n", timeout=60)
     before, _, after = errors.partition("blocking\n")
     assert before == ""
-    assert "time.sleep(3)" in after
+    assert "time.sleep(7)" in after

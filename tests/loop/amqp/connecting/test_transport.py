@@ -198,8 +198,8 @@ async def test_channel_registered_after_the_end_is_told_at_once() -> None:
 
 @on_both_loops
 async def test_silent_peer_is_given_up_after_two_heartbeats() -> None:
+    opened_at = time.monotonic()
     async with connected(nothing, heartbeat_s=1) as (connection, _):
-        opened_at = time.monotonic()
         error = await loss(connection)
         silence_s = time.monotonic() - opened_at
         assert "silent" in str(error)
@@ -304,17 +304,20 @@ async def test_busy_plane_feeds_a_heartbeat_about_once_a_second() -> None:
     plane, reader, _ = lone_plane()
     await reader.read(65536)
     plane.register(1, Sink())
+    began_at = time.monotonic()
     plane.watch_peer(10.0)
-    ends_at = time.monotonic() + 2.5
     tag = 0
-    while time.monotonic() < ends_at:
+    is_over = False
+    while not is_over:
+        is_over = time.monotonic() > began_at + 2.5
         tag += 1
         plane.data_received(delivery(tag, b"body"))
         await asyncio.sleep(0.01)
+    lasted_s = time.monotonic() - began_at
     reader.feed_eof()
     fed = await reader.read()
     assert fed == HEARTBEAT * (len(fed) // len(HEARTBEAT))
-    assert len(fed) // len(HEARTBEAT) in (1, 2)
+    assert 1 <= len(fed) // len(HEARTBEAT) <= lasted_s
 
 
 @on_both_loops
@@ -335,7 +338,7 @@ async def test_no_heartbeat_is_fed_during_the_handshake() -> None:
         await peer.serve()
 
     async with FakeBroker(slowly) as broker:
-        connection = await BrokerConnection.open(broker.url, "test", asyncio.get_running_loop().time() + 10)
+        connection = await BrokerConnection.open(broker.url, "test", asyncio.get_running_loop().time() + 60)
         await connection.close()
 
 

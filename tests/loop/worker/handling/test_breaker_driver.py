@@ -98,7 +98,7 @@ async def test_refused_messages_are_not_among_those_of_which_too_many_fail(refus
 
 async def test_breaker_of_a_handler_that_is_held_does_nothing_any_more() -> None:
     handlers = Handlers()
-    pause_s = 2.0
+    pause_s = 3.0
     go_on = asyncio.Event()
 
     @handlers.consume("queue", retry=None, circuit_breaker=CircuitBreaker(min_deliveries=1, pause=pause_s))

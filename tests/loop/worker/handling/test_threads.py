@@ -208,7 +208,7 @@ async def test_call_that_is_cancelled_in_the_moment_of_its_end_has_its_outcome()
     call = asyncio.create_task(threads.call(ended.set))
     await asyncio.sleep(0)
     ended.wait(SOON_S)
-    time.sleep(0.02)  # noqa: ASYNC251  so that the thread has told the loop, which has not turned yet
+    threads._pool.submit(int).result(SOON_S)  # the thread has told the loop, which has not turned yet
     asyncio.get_running_loop().call_soon(call.cancel)
     assert await call is None
 
