@@ -18,7 +18,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_orders_become_invoices_labels_and_dead_letters(mx_broker: BrokerUnderTest, folder: Path) -> None:
-    mx_broker.run("handlers_example.shop:handlers")
+    mx_broker.timeout = 60
+    mx_broker.run("handlers_example.shop:handlers", timeout=90)
     mx_broker.publish(shop.ORDERS, order(paid_id()))
     mx_broker.publish(shop.ORDERS, order(unreachable_id()))
     mx_broker.wait_idle()

@@ -116,7 +116,9 @@ def test_files_that_are_no_source_of_the_app_change_nothing(develop: Develop, ap
     service.wait_for_log("service: serves")
     for file in ignored:
         file.write_text("")
-    app.write_text("# serve better\n")
+    draft = app.parent / "draft"
+    draft.write_text("# serve better\n")
+    draft.rename(app)  # a file that is half written would be a change too
     service.wait_for_log("app.py changed; reloading")
     assert service.log_text().count("changed") == 1
 

@@ -75,7 +75,13 @@ def test_keys_reach_the_service_and_the_terminal_is_as_before_at_the_end(develop
     for by_accident in (ARROW, PASTED):
         shell.type(by_accident)
         pause()
-    shell.type("?")
+
+    def is_helped() -> bool:
+        shell.type("?")  # again, since one that is read together with the text before it is taken for a part of it
+        pause()
+        return "q drains." in shell.screen()
+
+    wait_until(is_helped, 20, "the help")
     shown = shell.wait_for("q drains.")
     assert "service: got" not in shown
     assert "please" not in shown  # no echo
@@ -91,7 +97,7 @@ def test_ctrl_z_gives_the_terminal_back_and_fg_takes_it_again(develop: Develop) 
     shell.type(CTRL_Z)
     shell.wait_for_prompt()
     assert shell.takes_lines
-    assert (state(outer), state(service)) == ("T", "T")
+    wait_until(lambda: (state(outer), state(service)) == ("T", "T"), 20, "both to stop")
     shell.run("bg")
     wait_until(lambda: (state(outer), state(service)) != ("T", "T"), 20, "both to go on")
     shell.run("echo do r; echo line: $?")
@@ -232,6 +238,7 @@ def test_sample_of_key_p_is_handled_and_key_o_tells_the_page(tmp_path: Path) -> 
         wait_until(lambda: "DEBUG   mxworker.worker.handling" in shell.screen(), 20, "the line about the message")
         shell.type("o")
         shell.wait_for("\nhttp://127.0.0.1:")
+        wait_until(lambda: "mail to TEXT" in shell.screen(), 20, "the other sample to be handled")
         shell.type("q")
         shell.wait_for("stopped with exit code 0: 2 acked\n")
         assert exit_code(shell) == 0

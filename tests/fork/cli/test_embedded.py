@@ -98,7 +98,8 @@ def test_dev_without_a_url_brings_a_broker_that_outlives_reloads_and_drains(begi
     assert re.search(r"\ncontrol +/\S+\n", log)
     publish(url_of(service), "a")
     wait_for_file(tmp_path / "done-a-by-1")
-    (tmp_path / "app.py").write_text(APP.replace("by-1", "by-2"))
+    (tmp_path / "draft").write_text(APP.replace("by-1", "by-2"))
+    (tmp_path / "draft").rename(tmp_path / "app.py")  # a file that is half written would be a change too
     service.wait_for_log("reload: all workers are of generation 2")
     publish(url_of(service), "b", "slow")
     wait_for_file(tmp_path / "began-slow")
@@ -181,7 +182,7 @@ def test_ports_in_use_move_to_the_next_free_ones_and_that_is_said(begin: Begin) 
 
 def test_the_demo_runs_on_a_broker_of_its_own_and_shows_its_page(tmp_path: Path) -> None:
     (tmp_path / "temporary").mkdir()
-    command = [sys.executable, "-m", "handlers_example.demo", "--orders=200"]
+    command = [sys.executable, "-m", "handlers_example.demo", "--orders=500"]
     env = {"TMPDIR": str(tmp_path / "temporary"), "MXWORKER_HTTP": "127.0.0.1:0", "MXWORKER_NO_HTTP": ""}
     with Service(command, tmp_path, env=env) as demo:
         demo.wait_for_log("its page, until the end of the demo: http://")

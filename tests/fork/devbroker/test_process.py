@@ -130,37 +130,37 @@ def test_a_request_that_cannot_be_done_is_told(embedded: BrokerProcess) -> None:
 
 
 def test_a_retry_ladder_takes_milliseconds(embedded: BrokerProcess) -> None:
-    """1 s, 5 s, 25 s: each step is a queue whose messages expire back into the work queue."""
+    """100 s, 500 s, 2500 s: each step is a queue whose messages expire back into the work queue."""
     with Wire(embedded.url) as wire, embedded.control() as control:
         channel = wire.channel()
         channel.declare("ladder", auto_delete=True)
-        for step in (1, 5, 25):
+        for step in (100, 500, 2500):
             back = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "ladder"}
             channel.declare(f"ladder.{step}", exclusive=True, arguments={"x-message-ttl": step * 1000, **back})
         channel.consume("ladder", no_ack=True)
         moved = []
-        for step in (1, 5, 25):
+        for step in (100, 500, 2500):
             channel.publish(f"ladder.{step}", str(step).encode())
             channel.sync()
-            moved.append(control.advance_to_next(60))
+            moved.append(control.advance_to_next(6000))
             assert channel.delivery().body == str(step).encode()
-        assert [round(seconds) for seconds in moved] == [1, 5, 25]
+        assert [round(seconds, -2) for seconds in moved] == [100, 500, 2500]
 
 
 def test_messages_expire_in_the_order_of_their_instants(embedded: BrokerProcess) -> None:
     with Wire(embedded.url) as wire, embedded.control() as control:
         channel = wire.channel()
         channel.declare("expired", exclusive=True)
-        for number, ttl_s in enumerate((30, 10, 20)):
+        for number, ttl_s in enumerate((300, 100, 200)):
             back = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "expired"}
             channel.declare(f"in-{ttl_s}", exclusive=True, arguments={"x-message-ttl": ttl_s * 1000, **back})
             channel.publish(f"in-{ttl_s}", str(number).encode())
         channel.sync()
-        control.advance(60)
+        control.advance(600)
         got = [channel.get("expired") for _ in range(3)]
         assert [each.body for each in got if each is not None] == [b"1", b"2", b"0"]
         times = [each.headers["x-death"][0]["time"] for each in got if each is not None]
-        assert [round((at - times[0]).total_seconds(), -1) for at in times] == [0, 10, 20]
+        assert [round((at - times[0]).total_seconds(), -2) for at in times] == [0, 100, 200]
 
 
 def test_the_control_tells_what_queues_hold(embedded: BrokerProcess) -> None:

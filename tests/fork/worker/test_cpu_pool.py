@@ -137,7 +137,7 @@ DYING = """
         time.sleep(60)
 
 
-    @handlers.consume("loop", cpu=True, concurrency=3, timeout=2, on_error="reject")
+    @handlers.consume("loop", cpu=True, concurrency=3, timeout=6, on_error="reject")
     def loop(path: str) -> None:
         with open(path, "a") as file:
             print(os.getpid(), file=file)
@@ -293,8 +293,8 @@ async def test_process_killed_from_outside_costs_its_delivery(tmp_path: Path) ->
 
 async def test_process_that_dies_after_its_answer_costs_nothing(tmp_path: Path) -> None:
     async with cpu(tmp_path, DYING, size=1) as app:
-        for _ in range(3):
-            assert isinstance(await app.execute("answer and die", b"1"), Ack)  # long enough to send the answer
+        for _ in range(2):
+            assert isinstance(await app.execute("answer and die", b"3"), Ack)  # long enough to send the answer
             (pid,) = app.pool.pids
             wait_until(lambda pid=pid: Process.find(pid) is None, SOON_S, "its death, of which the loop cannot hear")
             assert isinstance(await app.execute("die", b"not"), Ack)
@@ -306,7 +306,7 @@ async def test_process_that_dies_after_its_answer_costs_nothing(tmp_path: Path) 
 async def test_stuck_handler_is_killed_when_its_time_is_up_and_its_place_is_free(tmp_path: Path) -> None:
     path = tmp_path / "pids"
     async with cpu(tmp_path, DYING, size=10) as app:
-        bench = at_work(app.handlers, cpu=app.pool, grace_s=2.0)
+        bench = at_work(app.handlers, cpu=app.pool, grace_s=30.0)
         runner = next(runner for runner in bench.runners if runner.handler.name == "loop")
         channel = Channel()
         for delivery in deliveries(channel, 3, str(path).encode()):
@@ -335,7 +335,7 @@ async def test_place_is_free_only_when_the_killed_process_is_gone(tmp_path: Path
 
 async def test_waiting_for_a_free_process_gives_up_when_cancelled(tmp_path: Path) -> None:
     async with cpu(tmp_path, DYING, size=1) as app:
-        running = asyncio.create_task(app.tell("pid", b"0.3"))
+        running = asyncio.create_task(app.tell("pid", b"4"))
         await until(app.processes, SOON_S)
         waiting = asyncio.create_task(app.execute("pid", b"0"))
         await asyncio.sleep(0.05)
@@ -347,6 +347,8 @@ async def test_waiting_for_a_free_process_gives_up_when_cancelled(tmp_path: Path
 
 async def test_there_are_never_more_processes_than_places(tmp_path: Path) -> None:
     async with cpu(tmp_path, DYING, size=2) as app:
+        while len(set(await asyncio.gather(*(app.tell("pid", b"0.2") for _ in range(2))))) < 2:
+            pass  # until both have started
         pids = await asyncio.gather(*(app.tell("pid", b"0.02") for _ in range(40)))
         assert len(set(pids)) == 2
         assert len(app.seen) == 2
@@ -392,7 +394,7 @@ CONDITIONAL = """
         raise Reject(str(os.getpid()))
 
 
-    @handlers.consume("quick", cpu=True, concurrency=2, timeout=2, on_error="reject")
+    @handlers.consume("quick", cpu=True, concurrency=2, timeout=4, on_error="reject")
     def quick(payload: bytes) -> None:
         while payload == b"stuck":
             pass
@@ -424,7 +426,7 @@ async def test_process_that_cannot_start_is_reported_and_tried_again_later(
 
 
 async def test_start_that_takes_longer_than_a_handler_may_comes_to_its_end(tmp_path: Path) -> None:
-    async with cpu(tmp_path, conditional(import_s=0.5), size=1) as app:
+    async with cpu(tmp_path, conditional(import_s=4.0), size=1) as app:
         for _ in range(2):
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(app.execute("pid"), 0.1)
@@ -434,7 +436,7 @@ async def test_start_that_takes_longer_than_a_handler_may_comes_to_its_end(tmp_p
 
 
 async def test_start_takes_nothing_from_the_time_of_a_handler(tmp_path: Path) -> None:
-    async with cpu(tmp_path, conditional(import_s=3.0), size=2) as app:
+    async with cpu(tmp_path, conditional(import_s=5.0), size=2) as app:
         bench = at_work(app.handlers, cpu=app.pool)
         runner = next(runner for runner in bench.runners if runner.handler.name == "quick")
         channel = Channel()
