@@ -13,10 +13,13 @@ C = TypeVar("C", bound=tuple[int, int])
 
 
 def answered(ask: Callable[[], C]) -> C:
-    """Return the messages and consumers that `ask` tells of a queue; ask again when RabbitMQ may have given up."""
+    """Return the messages and consumers that `ask` tells of a queue; ask again when RabbitMQ may have given up.
+
+    Raises AssertionError when it may have given up each time.
+    """
     for _ in range(_ATTEMPTS):
         asked_at = time.monotonic()
         counts = ask()
         if counts != (0, 0) or time.monotonic() - asked_at < _GIVEN_UP_S:
-            break
-    return counts
+            return counts
+    raise AssertionError(f"RabbitMQ said {_ATTEMPTS} times, and each time late, that a queue is empty")

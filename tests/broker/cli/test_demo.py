@@ -157,12 +157,12 @@ def steal_from(queue: str, admin: Client) -> bytes:
 
 
 def test_a_lost_order_is_told_by_its_id(broker_url: str, tmp_path: Path, admin: Client) -> None:
-    with demo(broker_url, tmp_path, MORE_THAN_IT_CAN_DO_AT_ONCE, "--patience=15") as running:
+    with demo(broker_url, tmp_path, MORE_THAN_IT_CAN_DO_AT_ONCE, "--patience=8") as running:
         wait_until(lambda: "Ready in" in log_of_service(tmp_path), ENOUGH_S, "the service")
         stolen = steal_from(f"{prefix_of(tmp_path)}orders", admin)
         assert running.wait_exit(3 * ENOUGH_S) == 1
         order_id = orjson.loads(stolen)["id"]
-        assert "nothing has moved for 15 s" in running.log_text()
+        assert "nothing has moved for 8 s" in running.log_text()
         assert f"booked: 1 missing, {order_id}" in running.log_text()
 
 

@@ -28,7 +28,7 @@ MESSAGES = 60
 CONCURRENCY = 4
 RETURNS_BEFORE = 20
 SOON_S = 60.0
-KILLED_AFTER_S = 20  # what a drain may last longer on a busy machine
+KILL_SLACK_S = 20  # what a drain may last longer on a busy machine
 KINDS: dict[str, dict[str, Any]] = {
     "quorum": {},
     "quorum without dead letters": {"dead_letter": False},
@@ -87,7 +87,7 @@ class Held:
             "PARAMETERS": json.dumps(self._parameters),
         }
         command = mxworker_run(app, "--drain-timeout=300ms", *flags, app_dir=self._folder)
-        with Service(killing_late(command, KILLED_AFTER_S), self._folder, env=env) as service:
+        with Service(killing_late(command, KILL_SLACK_S), self._folder, env=env) as service:
             yield service
 
     def ready(self) -> int:

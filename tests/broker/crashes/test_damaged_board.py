@@ -59,7 +59,7 @@ def status(service: Service) -> dict[str, Any]:
 @pytest.mark.parametrize("fill", ["ones", "random"])
 @pytest.mark.parametrize(
     ("where", "timeout"),
-    [("loop", "20s"), ("thread", "300s")],  # while its loop turns, a worker sees by itself that it was damaged
+    [("loop", "10s"), ("thread", "300s")],  # while its loop turns, a worker sees by itself that it was damaged
 )
 def test_handler_that_damages_all_it_can_reach_costs_its_worker_and_the_others_go_on(
     where: str, timeout: str, fill: str, broker_url: str, queue_name: str, tmp_path: Path

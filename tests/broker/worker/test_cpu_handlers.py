@@ -46,7 +46,7 @@ APP = """
         Path(f"left-{os.getpid()}").touch()
 
 
-    @handlers.consume(os.environ["QUEUE"], cpu=True, concurrency=4, timeout=8, retry=FAST)
+    @handlers.consume(os.environ["QUEUE"], cpu=True, concurrency=4, timeout=4, retry=FAST)
     def work(text: str) -> None:
         ledger.start(text)
         print(f"{text}\\n", end="", flush=True)  # in one write, so that those of other processes do not come between
@@ -207,12 +207,12 @@ def test_process_killed_from_outside_costs_an_attempt(
     broker_url: str, queues: str, admin: Client, tmp_path: Path
 ) -> None:
     with processing(broker_url, tmp_path, queues) as processed:
-        admin.publish(queues, [b"sleep:5"])
+        admin.publish(queues, [b"sleep:3"])
         processed.wait_started(1)
         os.kill(processed.records()[0].pid, SIGKILL)
         wait_until(lambda: _finished(processed) == 1, PATIENCE_S, "its second attempt")
         assert "its process ended with SIGKILL" in processed.service.log_text()
-    assert ledger.check(["sleep:5"], processed.records()).nothing_lost
+    assert ledger.check(["sleep:3"], processed.records()).nothing_lost
 
 
 @pytest.mark.parametrize("to_group", [True, False], ids=["Ctrl-C", "TERM to the master"])

@@ -24,7 +24,7 @@ from tests.harness.waiting import until, wait_until
 from tests.rabbit.client import Client
 
 SOON_S = 60.0
-KILLED_AFTER_S = 6  # what a drain may last longer on a busy machine
+KILL_SLACK_S = 6  # what a drain may last longer on a busy machine
 
 APP = """
     import asyncio
@@ -66,7 +66,7 @@ def _service(
 ) -> Iterator[Service]:
     app = write_app(folder, APP.replace("START", start).replace("END", end))
     env = {"MXWORKER_BROKER_URL": url, "QUEUE": queue}
-    command = killing_late(mxworker_run(app, "--log-format=text", *flags, app_dir=folder), KILLED_AFTER_S)
+    command = killing_late(mxworker_run(app, "--log-format=text", *flags, app_dir=folder), KILL_SLACK_S)
     with Service(command, folder, env=env) as service:
         yield service
 

@@ -272,6 +272,8 @@ async def test_single_active_consumer_drains_too(broker_url: str, queue_name: st
     assert len(set(done)) == len(done)
     # such a queue refuses basic.get, and may take back what was handled last
     await until(lambda: len(done) + admin.counts(queue_name).messages >= 200, 10, "what was given back")
+    total = len(done) + admin.counts(queue_name).messages
+    assert total < 200 + len(done), "all that was handled is back: not one ack has arrived"
 
 
 async def test_stop_before_anything_is_connected_ends_at_once(queue_name: str) -> None:

@@ -258,8 +258,9 @@ async def test_death_of_one_does_not_touch_the_others(tmp_path: Path) -> None:
 
 async def test_processes_that_died_idle_cost_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with cpu(tmp_path, DYING, size=2) as app:
-        while len(set(await asyncio.gather(*(app.tell("pid", b"0.2") for _ in range(2))))) < 2:
-            pass  # one has answered both while the other one was starting
+        async with asyncio.timeout(SOON_S):
+            while len(set(await asyncio.gather(*(app.tell("pid", b"0.2") for _ in range(2))))) < 2:
+                pass  # one has answered both while the other one was starting
         idle = app.processes()
         for process in idle:
             process.signal(signal.SIGKILL)
@@ -347,8 +348,9 @@ async def test_waiting_for_a_free_process_gives_up_when_cancelled(tmp_path: Path
 
 async def test_there_are_never_more_processes_than_places(tmp_path: Path) -> None:
     async with cpu(tmp_path, DYING, size=2) as app:
-        while len(set(await asyncio.gather(*(app.tell("pid", b"0.2") for _ in range(2))))) < 2:
-            pass  # until both have started
+        async with asyncio.timeout(SOON_S):
+            while len(set(await asyncio.gather(*(app.tell("pid", b"0.2") for _ in range(2))))) < 2:
+                pass  # until both have started
         pids = await asyncio.gather(*(app.tell("pid", b"0.02") for _ in range(40)))
         assert len(set(pids)) == 2
         assert len(app.seen) == 2

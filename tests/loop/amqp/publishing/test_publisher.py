@@ -24,7 +24,7 @@ from tests.loop.loops import on_both_loops
 
 pytestmark = pytest.mark.usefixtures("log_as_in_production")
 
-SHORT_S = 2.0
+SHORT_S = 1.0
 
 
 @asynccontextmanager
