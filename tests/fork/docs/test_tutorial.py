@@ -50,7 +50,6 @@ class Reader:
         text = block.text.replace("5672", self._port)
         match block.language, block.marks[TESTED_BY].rpartition(" ")[2]:
             case "python", _:
-                text = text.replace("sleep(0.2)", "sleep(0.4)")  # so that some still run at the kill
                 (self._folder / text.split()[1]).write_text(text)
             case "console", _:
                 for command, shown in sessions(text):
