@@ -23,11 +23,12 @@ from functools import partial
 from typing import TypeVar
 
 from mxworker.amqp.connecting.connection import BrokerConnection
-from mxworker.amqp.consuming.depth import depth_if_there
+from mxworker.amqp.connecting.library_errors import NOT_FOUND
+from mxworker.amqp.consuming.depth import sure_depth
 from mxworker.amqp.consuming.subscription import Subscription
 from mxworker.api.delivery import Delivery
 from mxworker.api.queues import Queue
-from mxworker.errors import BrokerError, ChannelLost, ConfigError
+from mxworker.errors import BrokerError, ChannelLost, ConfigError, TopologyRefused
 
 REPLY_DEADLINE_S = 30.0
 QUIET_S = 0.3
@@ -56,20 +57,26 @@ def side_queue(name: str) -> Queue:
 
 async def depth(connection: BrokerConnection, name: str) -> int:
     """Return how many messages of a queue are ready. Raises BrokerError, also when there is no such queue."""
+    return (await _depth(connection, name))[0]
+
+
+async def _depth(connection: BrokerConnection, name: str) -> tuple[int, int]:
+    """Return the numbers of ready messages and of consumers. Raises as `depth`."""
     channel = await connection.channel()
     try:
         async with asyncio.timeout(REPLY_DEADLINE_S):
-            ready = await depth_if_there(channel, name)
+            return await sure_depth(channel, name)
     except TimeoutError:
         raise ChannelLost(f"queue '{name}': no answer within {REPLY_DEADLINE_S:g} s") from None
-    finally:
-        await connection.close_channel(channel)
-    if ready is None:
+    except TopologyRefused as error:
+        if error.code != NOT_FOUND:
+            raise
         raise BrokerError(
             f"there is no queue '{name}'.\n  mxworker declares QUEUE.dlq when a worker starts to consume QUEUE, and "
             "QUEUE.quarantine when the first message goes there. If the letters are in another queue, name it: --from"
-        )
-    return ready
+        ) from None
+    finally:
+        await connection.close_channel(channel)
 
 
 class Hold:
@@ -104,8 +111,8 @@ class Hold:
             if await self._something_came(subscription):
                 silent_since = loop.time()
                 continue
-            left = await depth(self._connection, self._queue.name)
-            if left == 0 and not self._came.is_set():
+            left, consumers = await _depth(self._connection, self._queue.name)
+            if left == 0 and consumers and not self._came.is_set():  # without our own consumer, it is no answer
                 break
             if loop.time() - silent_since > _PATIENCE_S:
                 raise ChannelLost(
@@ -116,10 +123,14 @@ class Hold:
 
     async def watch(self) -> None:
         """Go on to take what arrives, until cancelled or until nothing is held any more; `check` tells why then."""
-        with suppress(BrokerError):
-            while True:
+        while not self._has_ended:
+            with suppress(BrokerError):
                 await self.take(lambda: False)
-                await asyncio.sleep(_WATCH_S)
+            await asyncio.sleep(_WATCH_S)
+
+    @property
+    def _has_ended(self) -> bool:
+        return self._error is not None or (self._subscription is not None and self._subscription.is_lost)
 
     async def _something_came(self, subscription: Subscription) -> bool:
         """Wait for a delivery, the end of the channel, or `QUIET_S`."""

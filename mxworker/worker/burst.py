@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from mxworker.amqp.connecting.connection import Link
 from mxworker.amqp.consuming.consumer import Consumer
-from mxworker.amqp.consuming.depth import depth
+from mxworker.amqp.consuming.depth import sure_depth
 from mxworker.errors import BrokerError
 from mxworker.worker.handling.handler_runner import HandlerRunner
 
@@ -45,8 +45,8 @@ async def _are_empty(link: Link, runners: Sequence[HandlerRunner]) -> bool:
     try:
         channel = await connection.channel()
         try:
-            retrying = [await depth(channel, name) for name in retry_queues]
-            depths = [await depth(channel, handler.queue.name) for handler in handlers]
+            retrying = [await sure_depth(channel, name) for name in retry_queues]
+            depths = [await sure_depth(channel, handler.queue.name) for handler in handlers]
         finally:
             await connection.close_channel(channel)
     except BrokerError:

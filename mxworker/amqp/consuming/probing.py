@@ -28,7 +28,6 @@ from aiormq.abc import AbstractChannel
 
 from mxworker.amqp.connecting.connection import BrokerConnection
 from mxworker.amqp.connecting.library_errors import library_errors
-from mxworker.amqp.consuming.depth import counts
 from mxworker.amqp.consuming.differences import (
     Asked,
     Difference,
@@ -80,13 +79,12 @@ class Probe:
 
     async def queue(self, name: str, arguments: Mapping[str, Any]) -> FoundQueue:
         """Return whether a queue exists, and how it differs from a durable one with these arguments."""
-        answer = await self._ask(lambda channel: counts(channel, name))
+        answer = await self._ask(lambda channel: channel.queue_declare(name, passive=True))
         if isinstance(answer, _Refusal):
             if not answer.is_missing:
                 return FoundQueue(is_there=True, trouble=foreign(answer.text))
             return FoundQueue(is_there=False, may_declare=await self._may_declare(name, arguments))
-        messages, consumers = answer
-        found = FoundQueue(is_there=True, messages=messages, consumers=consumers)
+        found = FoundQueue(is_there=True, messages=answer.message_count or 0, consumers=answer.consumer_count or 0)
         return await self._compared(found, name, Asked(arguments)) if self.can_compare else found
 
     async def exchange(self, name: str) -> FoundExchange:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 
 import pytest
 
+from mxworker.amqp.consuming import depth as depths
 from mxworker.brokers import Brokers
 from mxworker.errors import ChannelLost
 from mxworker.letters.connecting import connected
@@ -17,12 +20,24 @@ MESSAGES = 7
 WAIT_S = 60.0
 
 
-async def test_depth_of_a_queue_that_hangs_for_a_while_is_right(node: Node, queue_name: str) -> None:
+@asynccontextmanager
+async def hung(node: Node, queue: str) -> AsyncIterator[None]:
+    """Let a queue answer nobody; the connections of this loop live on meanwhile."""
+    with ExitStack() as stack:
+        await asyncio.to_thread(stack.enter_context, node.hung(queue))
+        yield
+        await asyncio.to_thread(stack.pop_all().close)
+
+
+async def test_depth_of_a_queue_that_hangs_for_a_while_is_right(
+    node: Node, queue_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(depths, "_PATIENCE_S", WAIT_S)
     with Client(node.url) as client:
         client.declare_quorum(queue_name)
         client.publish(queue_name, [b"m"] * MESSAGES)
     async with connected(Brokers.parse([node.url]), WAIT_S) as connection:
-        with node.hung(queue_name):
+        async with hung(node, queue_name):
             asking = asyncio.create_task(depth(connection, queue_name))
             await asyncio.sleep(1)
             assert not asking.done()
@@ -34,5 +49,6 @@ async def test_depth_of_a_queue_that_hangs_is_an_error(node: Node, queue_name: s
         client.declare_quorum(queue_name)
     async with connected(Brokers.parse([node.url]), WAIT_S) as connection:
         assert await depth(connection, queue_name) == 0
-        with node.hung(queue_name), pytest.raises(ChannelLost, match="does not know how many messages"):
-            await depth(connection, queue_name)
+        async with hung(node, queue_name):
+            with pytest.raises(ChannelLost, match="does not know how many messages"):
+                await depth(connection, queue_name)
