@@ -7,6 +7,7 @@ A run may have several processes (pytest-xdist). They share its seed, and each h
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
@@ -108,6 +109,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(TESTS) and item.path.relative_to(TESTS).parts[0] in NEED_A_BROKER:
             item.add_marker(pytest.mark.skip(reason=missing))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Spare the garbage collector what collecting the tests makes.
+
+    Each look through it takes up to a second of CPU, and stops a test for half a minute on a busy machine, which is
+    longer than its heartbeats.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

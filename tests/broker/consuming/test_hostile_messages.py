@@ -59,7 +59,6 @@ def loop() -> Iterator[MeasuredLoop]:
         assert isinstance(measured, MeasuredLoop)
         gc.freeze()  # as a worker does: what the test run has piled up is not ours to collect
         yield measured
-        gc.unfreeze()
 
 
 class Handled:
