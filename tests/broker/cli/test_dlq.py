@@ -171,7 +171,7 @@ def test_purged_letters_are_in_a_file_from_which_they_come_back(dead: Dead, dlq:
 def test_signal_stops_a_replay_after_what_is_on_its_way(dead: Dead, broker_url: str, number: Signals) -> None:
     dead.put(letter(each) for each in range(4, 60))
     process = subprocess.Popen(
-        [sys.executable, "-m", "mxworker", "dlq", "replay", dead.work, "--yes", "--rate=10"],
+        [sys.executable, "-m", "mxworker", "dlq", "replay", dead.work, "--yes", "--rate=2"],
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY), "MXWORKER_BROKER_URL": broker_url},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
