@@ -2,7 +2,8 @@
 
 RabbitMQ waits at most 250 ms for the process of a quorum queue. When that does not answer, it says 0 messages and 0
 consumers (rabbit_fifo_client.erl, stat/1; rabbit_quorum_queue.erl, stat/2), so on a busy broker that may be no answer.
-It says so at once while the queue has no leader, which only its consumers can know: there is at least the own one.
+It gives the same answer at once while the queue has no leader. Only a process that consumes the queue can tell: the
+true number of consumers is not 0 then.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from mxworker.amqp.connecting.library_errors import NOT_FOUND, library_errors
 from mxworker.errors import ChannelLost, TopologyRefused
 
 _BROKER_WAITS_S = 0.25
-_EARLY_S = 0.01  # two clocks
+_EARLY_S = 0.01  # the clock of the broker and ours
 _PATIENCE_S = 5.0
 _LEAST_ASKED = 5  # this process may stand still meanwhile
 _ROUND_TRIPS = 3  # for each answer: on a busy machine the quickest counts
@@ -36,9 +37,9 @@ async def depth(channel: AbstractChannel, name: str) -> tuple[int, int]:
 async def sure_depth(channel: AbstractChannel, name: str) -> tuple[int, int]:
     """Return what `depth` does, but ask again while an answer of nothing may come from a queue that does not answer.
 
-    Such an answer is believed when it came sooner than the broker waits, or when all answers of this broker are late:
-    when the quickest of some is about as late as the quickest that no queue has to give. Raises as `depth`, and
-    ChannelLost when none is believed within 5 s.
+    Such an answer is believed when it came sooner than the broker waits, or when all answers of this broker are late.
+    That is so when the quickest about the queue took about as long as the quickest to requests that concern no queue.
+    Raises as `depth`, and ChannelLost when no answer is believed within 5 s.
     """
     gives_up_at = time.monotonic() + _PATIENCE_S
     answers_s: list[float] = []
@@ -69,7 +70,7 @@ async def depth_if_there(channel: AbstractChannel, name: str) -> int | None:
 
 
 async def _round_trip_s(channel: AbstractChannel, name: str) -> float:
-    """Return how long an answer takes that no queue has to give."""
+    """Return how long a request takes that concerns no queue."""
     underlay = await channel.get_underlay_channel()
     asked_at = time.monotonic()
     with library_errors(name):
