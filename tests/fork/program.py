@@ -134,7 +134,7 @@ def many_queues(worker: Worker) -> int:
 
 def slow_boot(worker: Worker) -> int:
     worker.boot()
-    time.sleep(worker.options.slow or 0.5)
+    time.sleep(worker.options.slow_s or 0.5)
     worker.become_ready()
     return worker.serve()
 
@@ -185,7 +185,7 @@ def drain_times_out(worker: Worker) -> int:
 def drains_slowly(worker: Worker) -> int:
     worker.start()
     worker.turn_until(lambda: bool(worker.asked))
-    end = time.monotonic() + (worker.options.slow or 1.0)
+    end = time.monotonic() + (worker.options.slow_s or 1.0)
     worker.turn_until(lambda: time.monotonic() > end)
     return 0
 
@@ -601,7 +601,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--json-log", action="store_true")
     parser.add_argument("--burst", action="store_true")
     parser.add_argument("--orphans", type=int, default=0)
-    parser.add_argument("--slow", type=float)
+    parser.add_argument("--slow-s", type=float)
     parser.add_argument("--quarantine-after", type=int, default=3)
     parser.add_argument("--open-sockets", action="store_true")
     parser.add_argument("--term-right-after-fork", action="store_true")

@@ -49,7 +49,7 @@ def test_slow_boot_within_its_timeout_is_left_alone_whatever_the_heartbeat_timeo
 
 
 def test_refusing_slot_is_tried_again_once_its_sibling_is_ready(start: Start) -> None:
-    service = start("refuses_3,slow_boot", "--slow", "3")
+    service = start("refuses_3,slow_boot", "--slow-s", "3")
     service.wait_for("boot", slot=1, count=2)
     assert "slot 1 EMPTY -> BACKOFF (retry)" in service.stderr()
     assert service.stderr().count("Error: cannot start, 3.") == 1

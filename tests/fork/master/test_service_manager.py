@@ -32,7 +32,7 @@ def under(manager: ServiceManager, monkeypatch: pytest.MonkeyPatch) -> ServiceMa
 
 
 def test_a_service_is_ready_when_its_workers_are_and_stops_with_its_drain(under: ServiceManager, start: Start) -> None:
-    service = start("slow_boot,drains_slowly", "--slow", "3")
+    service = start("slow_boot,drains_slowly", "--slow-s", "3")
     ready_ns = under.wait_for("READY=1")
     assert ready_ns > max(event.at_ns for event in service.wait_for("ready", count=2))
     under.wait_for("STATUS=2 of 2 workers consume")

@@ -44,7 +44,7 @@ Observed = Callable[..., tuple[Service, Web]]
 
 
 def test_service_is_seen_from_its_start_to_its_end(observed: Observed) -> None:
-    service, web = observed("drains_slowly", "--slow", "5")
+    service, web = observed("drains_slowly", "--slow-s", "5")
     web.wait_for("/readyz", 200, "ready")
     assert web.get("/livez").text == "alive\n"
     assert web.get(f"{web.url}livez").text == "alive\n", "as a proxy asks"
@@ -160,7 +160,7 @@ def test_stopped_worker_does_not_delay_a_scrape_and_its_age_is_seen(observed: Ob
 
 
 def test_service_whose_workers_hang_is_not_ready_until_they_are_replaced(observed: Observed) -> None:
-    service, web = observed("slow_boot", "--heartbeat", "3", "--slow", "2.5")
+    service, web = observed("slow_boot", "--heartbeat", "3", "--slow-s", "2.5")
     web.wait_for("/readyz", 200)
     pids = [service.worker(1), service.worker(2)]
     for pid in pids:
