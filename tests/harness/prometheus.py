@@ -19,6 +19,7 @@ from urllib.request import urlopen
 import pytest
 import yaml
 
+from tests.harness.saving import save_by_rename
 from tests.harness.waiting import wait_until
 from tests.rabbit import processes
 from tests.rabbit.ports import free_port
@@ -100,9 +101,7 @@ class Prometheus:
 
     def watch(self, job: str, address: str) -> None:
         """Scrape `address` from now on."""
-        draft = self._targets / f"{job}.draft"
-        draft.write_text(json.dumps([{"targets": [address], "labels": {"job": job}}]))
-        draft.rename(draft.with_suffix(".json"))
+        save_by_rename(self._targets / f"{job}.json", json.dumps([{"targets": [address], "labels": {"job": job}}]))
 
     def forget(self, job: str) -> None:
         """Scrape this job no more."""

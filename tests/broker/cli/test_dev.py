@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.broker.apps import Recorded
+from tests.harness.saving import save_by_rename
 from tests.harness.service import Service
 from tests.harness.waiting import wait_until
 
@@ -47,9 +48,7 @@ class Session:
         self._folder = recorded.folder
 
     def save(self, source: str) -> None:
-        new = self._folder / "new"
-        new.write_text(source)
-        new.rename(self._folder / "app.py")  # whole from one moment to the next
+        save_by_rename(self._folder / "app.py", source)
 
     def served_by(self) -> set[str]:
         """Return the versions that have handled a message."""

@@ -20,19 +20,18 @@ WRITTEN = "S3cr3t%2Fx"
 TRACE = "S3cr3t"
 
 APP = """
-    import os
     import subprocess
+    from pathlib import Path
 
     from mxworker import Handlers, Queue
+    from tests.harness.saving import save_by_rename
 
     handlers = Handlers()
 
 
     def note_environment(path: str) -> None:
-        inherited = subprocess.run(["env"], capture_output=True, check=True).stdout
-        with open(path + ".new", "wb") as file:
-            file.write(inherited)
-        os.rename(path + ".new", path)
+        inherited = subprocess.run(["env"], capture_output=True, text=True, check=True).stdout
+        save_by_rename(Path(path), inherited)
 
 
     @handlers.consume("QUEUE")

@@ -17,8 +17,10 @@ APP = """
     import os
     import subprocess
     import time
+    from pathlib import Path
 
     from mxworker import Handlers
+    from tests.harness.saving import save_by_rename
 
     handlers = Handlers()
     running = []
@@ -31,9 +33,7 @@ APP = """
             running.append(child)
         running.append(subprocess.Popen(["sleep", "3600"]))
         pids = [os.getpid(), os.getppid(), *(child.pid for child in running)]
-        with open(f"{kind}.new", "w") as file:
-            file.write(" ".join(map(str, pids)))
-        os.rename(f"{kind}.new", kind)
+        save_by_rename(Path(kind), " ".join(map(str, pids)))
 
 
     @handlers.consume("QUEUE")

@@ -14,6 +14,7 @@ from mxworker.api.retry_policy import DEFAULT_RETRY
 from tests.broker.apps import Recorded
 from tests.broker.load import counted_consumers, publishing
 from tests.harness import ledger
+from tests.harness.saving import save_by_rename
 from tests.harness.service import Service
 from tests.harness.waiting import wait_until
 from tests.rabbit.client import Client
@@ -120,9 +121,7 @@ class Shop:
 
 def write(folder: Path, source: str, version: str) -> None:
     """Have another version on the disk from one moment to the next."""
-    new = folder / "new"
-    new.write_text(textwrap.dedent(source).lstrip().replace("@VERSION@", version))
-    new.rename(folder / "app.py")
+    save_by_rename(folder / "app.py", textwrap.dedent(source).lstrip().replace("@VERSION@", version))
 
 
 def test_reloads_under_load_keep_all_consuming_and_broken_code_never_serves(

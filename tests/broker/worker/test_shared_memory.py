@@ -11,8 +11,10 @@ from tests.rabbit.client import Client
 
 APP = """
     import json
-    import os
     import sys
+    from pathlib import Path
+
+    from tests.harness.saving import save_by_rename
 
     at_start = set(sys.modules)
 
@@ -26,9 +28,7 @@ APP = """
         await ctx.publisher.publish(payload, routing_key="QUEUE.retry.1000", compression="gzip")
         async with ctx.channel():
             pass
-        with open("modules.new", "w") as file:
-            json.dump([sorted(at_start), sorted(set(sys.modules) - at_start)], file)
-        os.rename("modules.new", "modules")
+        save_by_rename(Path("modules"), json.dumps([sorted(at_start), sorted(set(sys.modules) - at_start)]))
 """
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.fork.cli.outer_program import LEAVES_WITH
+from tests.harness.saving import save_by_rename
 from tests.harness.scales import among
 from tests.harness.service import Service
 from tests.harness.waiting import wait_until
@@ -69,9 +70,7 @@ def test_saved_file_is_named_and_reloads_the_service(develop_serving: Develop, a
 
 def test_file_saved_by_a_rename_reloads_the_service(develop_serving: Develop, app: Path) -> None:
     service = develop_serving()
-    draft = app.with_suffix(".tmp")
-    draft.write_text("# serve better\n")
-    draft.rename(app)
+    save_by_rename(app, "# serve better\n")
     service.wait_for_log("service: got SIGHUP")
 
 
@@ -116,9 +115,7 @@ def test_files_that_are_no_source_of_the_app_change_nothing(develop: Develop, ap
     service.wait_for_log("service: serves")
     for file in ignored:
         file.write_text("")
-    draft = app.parent / "draft"
-    draft.write_text("# serve better\n")
-    draft.rename(app)  # a file that is half written would be a change too
+    save_by_rename(app, "# serve better\n")  # a file that is half written would be a change too
     service.wait_for_log("app.py changed; reloading")
     assert service.log_text().count("changed") == 1
 

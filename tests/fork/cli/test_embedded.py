@@ -17,6 +17,7 @@ import pytest
 from mxworker.cli.embedded import DEFAULT_PORT
 from mxworker.observer.http.addresses import Address
 from tests.harness.processes import Process, children
+from tests.harness.saving import save_by_rename
 from tests.harness.service import Service
 from tests.harness.waiting import wait_until
 from tests.harness.wire import Closed, Wire
@@ -98,8 +99,7 @@ def test_dev_without_a_url_brings_a_broker_that_outlives_reloads_and_drains(begi
     assert re.search(r"\ncontrol +/\S+\n", log)
     publish(url_of(service), "a")
     wait_for_file(tmp_path / "done-a-by-1")
-    (tmp_path / "draft").write_text(APP.replace("by-1", "by-2"))
-    (tmp_path / "draft").rename(tmp_path / "app.py")  # a file that is half written would be a change too
+    save_by_rename(tmp_path / "app.py", APP.replace("by-1", "by-2"))  # a half-written file would be a change too
     service.wait_for_log("reload: all workers are of generation 2")
     publish(url_of(service), "b", "slow")
     wait_for_file(tmp_path / "began-slow")

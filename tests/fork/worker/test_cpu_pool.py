@@ -687,11 +687,12 @@ async def test_signals_at_the_start_do_nothing_either(tmp_path: Path) -> None:
 PUBLISHING = """
     import asyncio
     import multiprocessing
-    import os
     import threading
+    from pathlib import Path
 
     from mxworker import Context, Handlers, Reject
     from mxworker.errors import EncodeError, PublishError
+    from tests.harness.saving import save_by_rename
 
     handlers = Handlers()
     left = []
@@ -771,9 +772,7 @@ PUBLISHING = """
                 outcome = "published"
             except PublishError as error:
                 outcome = str(error)
-            with open(left[0] + ".new", "w") as file:
-                file.write(outcome)
-            os.rename(left[0] + ".new", left[0])
+            save_by_rename(Path(left[0]), outcome)
 
         task = asyncio.create_task(late())
         yield left
