@@ -14,7 +14,9 @@ import pytest
 
 from mxworker.wire.origins import headers_of
 from mxworker.wire.properties import split
+from tests.harness.proxy import proxy_to
 from tests.harness.waiting import wait_until
+from tests.harness.wire import Wire
 from tests.rabbit import processes
 from tests.rabbit.client import Client, NotConfirmed, Refused
 from tests.rabbit.installation import broker, find_rabbitmq
@@ -24,6 +26,8 @@ from tests.rabbit.raw import HOSTILE, field, raw_properties, table
 
 LIFETIME_S = 60.0
 CONFIRMED = 200
+LATE_S = 0.15
+"""There and back: longer than RabbitMQ waits for a queue."""
 
 
 def test_a_killed_node_comes_back_with_what_it_confirmed(own_node: Callable[..., Node]) -> None:
@@ -166,6 +170,23 @@ def test_the_client_tells_the_truth(admin: Client, queue_name: str) -> None:
         admin.publish(queue_name, [b"too many"] * 2000)
     assert 5 <= admin.purge(queue_name) < 2000  # the limit of a quorum queue is a soft one
     assert admin.get(queue_name) is None
+
+
+def test_the_clients_believe_that_a_queue_is_empty_when_all_answers_are_late(broker_url: str, queue_name: str) -> None:
+    with proxy_to(broker_url) as proxy, Client(proxy.url(broker_url)) as client, Wire(proxy.url(broker_url)) as wire:
+        client.declare_quorum(queue_name)
+        channel = wire.channel()
+        proxy.delay(LATE_S)
+        assert client.counts(queue_name) == channel.counts(queue_name) == (0, 0)
+
+
+def test_the_client_does_not_take_a_queue_that_hangs_for_an_empty_one(
+    node: Node, admin: Client, queue_name: str
+) -> None:
+    admin.declare_quorum(queue_name)
+    with node.hung(queue_name), pytest.raises(AssertionError, match="later than it answers other requests"):
+        admin.counts(queue_name)
+    assert admin.counts(queue_name) == (0, 0)
 
 
 def test_the_wrapper_lends_a_broker_and_passes_the_exit_code_on() -> None:

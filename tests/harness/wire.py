@@ -268,7 +268,7 @@ class Channel:
             answer = self.declare(queue, passive=True)
             return answer.message_count, answer.consumer_count
 
-        return answered(ask)
+        return answered(ask, lambda: self.call(commands.Channel.Flow(active=True)))
 
     def bind(self, queue: str, exchange: str, key: str = "", **arguments: Any) -> None:
         self.call(commands.Queue.Bind(queue=queue, exchange=exchange, routing_key=key, arguments=arguments))

@@ -147,7 +147,10 @@ class Client:
 
     def counts(self, queue: str) -> Counts:
         """Return how many messages are ready and how many consumers there are; Refused (404) when it is missing."""
-        return answered(lambda: self._declare(commands.Queue.Declare(queue=queue, passive=True)))
+        return answered(
+            lambda: self._declare(commands.Queue.Declare(queue=queue, passive=True)),
+            lambda: self._call(commands.Channel.Flow(active=True), commands.Channel.FlowOk),
+        )
 
     def exists(self, queue: str) -> bool:
         """Say whether `queue` exists."""
