@@ -13,8 +13,12 @@ from mxworker.brokers import Brokers
 from mxworker.errors import ChannelLost
 from mxworker.letters.connecting import connected
 from mxworker.letters.holding import depth
+from tests.harness.error_texts import check
 from tests.rabbit.client import Client
 from tests.rabbit.node import Node
+
+TEXTS = {"does not know how many messages it holds"}
+"""What docs/error-texts.md has from here: another test that hangs a queue would take as long."""
 
 MESSAGES = 7
 WAIT_S = 60.0
@@ -45,10 +49,12 @@ async def test_depth_of_a_queue_that_hangs_for_a_while_is_right(
 
 
 async def test_depth_of_a_queue_that_hangs_is_an_error(node: Node, queue_name: str) -> None:
+    dead = f"{queue_name}.dlq"
     with Client(node.url) as client:
-        client.declare_quorum(queue_name)
+        client.declare_quorum(dead)
     async with connected(Brokers.parse([node.url]), WAIT_S) as connection:
-        assert await depth(connection, queue_name) == 0
-        async with hung(node, queue_name):
-            with pytest.raises(ChannelLost, match="does not know how many messages"):
-                await depth(connection, queue_name)
+        assert await depth(connection, dead) == 0
+        async with hung(node, dead):
+            with pytest.raises(ChannelLost) as failed:
+                await depth(connection, dead)
+    check("does not know how many messages it holds", f"Error: {failed.value}", queue=queue_name)

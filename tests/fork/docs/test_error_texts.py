@@ -1,6 +1,7 @@
 """docs/error-texts.md has the texts that commands, applications and handlers are answered with, word for word.
 
-The texts that a broker has a part in are in tests/broker/docs/test_error_texts.py.
+The texts that a broker has a part in are in tests/broker/docs/test_error_texts.py, and one is in
+tests/broker/consuming/test_depth.py.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from mxworker.errors import ConfigError, ConnectionLost, TlsRefused
 from mxworker.master.listener import listen_at
 from mxworker.testing import TestWorker
 from mxworker.worker.main import failure_at_start
+from tests.broker.consuming import test_depth as of_depths
 from tests.broker.docs import test_error_texts as of_brokers
 from tests.harness.error_texts import ENTRIES, check, names_of
 from tests.harness.repository import REPOSITORY
@@ -199,4 +201,5 @@ def test_each_text_of_the_page_is_produced() -> None:
     here = {*COMMANDS, *NAMES, *APPS, *DELIVERIES, "no broker at", "already runs under this name"}
     assert here == set(names_of(__name__))
     assert set(names_of(of_brokers.__name__)) == of_brokers.TEXTS
-    assert set(ENTRIES) == here | of_brokers.TEXTS
+    assert set(names_of(of_depths.__name__)) == of_depths.TEXTS
+    assert set(ENTRIES) == here | of_brokers.TEXTS | of_depths.TEXTS
