@@ -27,8 +27,6 @@ log = logging.getLogger("mxworker")
 
 DEFAULT_PORT = 5672
 _EMBEDDED = BY_KEY["embedded"]
-_TRIES = 5
-"""How often another program may take the port between our look at it and the start of the broker."""
 
 
 @contextmanager
@@ -65,29 +63,20 @@ def _started() -> KeptBroker:
     from mxworker.devbroker.keeping import KeptBroker
     from mxworker.devbroker.process import start_broker
     from mxworker.devbroker.settings import Settings
-
-    for left in reversed(range(_TRIES)):
-        port = _free_port()
-        settings = Settings(port=port)
-        try:
-            broker = start_broker(settings, is_controlled=False)
-        except BrokerError as error:
-            if left == 0 or _free_port() == port:
-                raise ConfigError(f"{error}.") from error
-        else:
-            _tell(broker)
-            return KeptBroker(broker, settings)
-    raise AssertionError("the last try returns or raises")
-
-
-def _free_port() -> int:
     from mxworker.observer.http.addresses import LOOPBACK, Address, address_of, listen_nearby
 
     try:
-        with listen_nearby(Address(LOOPBACK, DEFAULT_PORT)) as listening:
-            return address_of(listening).port
+        listening = listen_nearby(Address(LOOPBACK, DEFAULT_PORT))
     except OSError as error:
         raise ConfigError(f"the embedded broker cannot listen on {LOOPBACK}: {error.strerror}.") from error
+    settings = Settings(port=address_of(listening).port)
+    try:
+        broker = start_broker(settings, listening=listening, is_controlled=False)
+    except BrokerError as error:
+        listening.close()
+        raise ConfigError(f"{error}.") from error
+    _tell(broker)
+    return KeptBroker(broker, settings, listening)
 
 
 def _tell(broker: BrokerProcess) -> None:

@@ -29,7 +29,11 @@ def main() -> int:
     try:
         settings = _settings(options)
         refuse_production(os.environ)
-        serve(settings, lambda url: print(warning(url) if to_people else json.dumps({"url": url}), flush=True))
+        serve(
+            settings,
+            lambda url: print(warning(url) if to_people else json.dumps({"url": url}), flush=True),
+            options.listening_fd,
+        )
     except ConfigError as error:
         return _fail(str(error), to_people, error.exit_code)
     except (TypeError, ValueError) as error:
@@ -68,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--log-level", default="info", choices=LOG_LEVELS, help="the lowest level to log on stderr")
     parser.add_argument("--log-format", default="auto", choices=LOG_FORMATS, help="auto: text on a terminal, else json")
     parser.add_argument("--dies-with", type=int, metavar="PID", help=argparse.SUPPRESS)
+    parser.add_argument("--listening-fd", type=int, metavar="FD", help=argparse.SUPPRESS)
     return parser
 
 

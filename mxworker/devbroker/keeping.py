@@ -1,7 +1,9 @@
 """The embedded broker of a service: when it ends by itself, a new one starts at the same address, without messages.
 
 `KeptBroker` belongs to the process that started the broker and turns a loop of its own: it never waits, and has no
-thread. Clients connect again as they do after any loss of a broker.
+thread. It also holds the socket on which all these brokers listen, so that no other program takes the port between two
+of them, and has our clients. Clients connect again as they do after any loss of a broker; one that comes too early
+waits for the next broker.
 
     SERVING -- its process has ended --> DOWN -- the backoff is over --> STARTING -- it says that it serves --> SERVING
                                           ^----------- its process has ended ------'
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import random
+import socket
 import time
 from enum import Enum, auto
 
@@ -35,10 +38,11 @@ class _State(Enum):
 class KeptBroker:
     """A broker that serves already, and those that follow it. All instants are monotonic nanoseconds."""
 
-    def __init__(self, broker: BrokerProcess, settings: Settings) -> None:
-        """Take over `broker`, which runs with these settings; they must name its port."""
+    def __init__(self, broker: BrokerProcess, settings: Settings, listening: socket.socket) -> None:
+        """Take over `broker`, which runs with these settings on this socket."""
         self._broker = broker
         self._settings = settings
+        self._listening = listening
         self._state = _State.SERVING
         self._rng = random.Random()  # noqa: S311 - jitter, no secret
         self._refusal: str | None = None  # why the process that runs now cannot serve
@@ -80,6 +84,7 @@ class KeptBroker:
     def stop(self) -> None:
         """End the broker for good."""
         self._broker.stop()
+        self._listening.close()
 
     def _hear(self) -> None:
         answer = self._broker.answer()
@@ -109,7 +114,7 @@ class KeptBroker:
         self._started_ns = now_ns
         self._refusal = None
         try:
-            self._broker = start_again(self._broker, self._settings)
+            self._broker = start_again(self._broker, self._settings, self._listening)
         except OSError as error:
             self._attempt += 1
             text = "the embedded broker cannot be started: %s; the next try comes in %.1f s"

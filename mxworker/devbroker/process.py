@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -125,15 +126,20 @@ class BrokerProcess:
 
 
 def start_broker(
-    settings: Settings | None = None, *, is_controlled: bool = True, is_for_tests: bool = False
+    settings: Settings | None = None,
+    *,
+    listening: socket.socket | None = None,
+    is_controlled: bool = True,
+    is_for_tests: bool = False,
 ) -> BrokerProcess:
     """Start a broker as a child process, which dies with this one, and return when it serves.
 
-    By default it takes any free port of loopback. You must call this from a thread that outlives the broker, because
-    the kernel ends a child with the thread that made it (prctl(2)). With `is_controlled` it has a control socket, by
-    default in a temporary folder, which stays behind when this process is killed. A broker that `is_for_tests` also
-    starts in a service of systemd, since programs that run tests may be services. Raises ConfigError in production,
-    BrokerError when the child does not start.
+    By default it takes any free port of loopback. With `listening` it serves on that socket, whose address `settings`
+    must name. You must call this from a thread that outlives the broker, because the kernel ends a child with the
+    thread that made it (prctl(2)). With `is_controlled` it has a control socket, by default in a temporary folder,
+    which stays behind when this process is killed. A broker that `is_for_tests` also starts in a service of systemd,
+    since programs that run tests may be services. Raises ConfigError in production, BrokerError when the child does
+    not start.
     """
     marks = (_INVOCATION, _NOTIFY) if is_for_tests else ()
     refuse_production(_without(marks, os.environ))
@@ -143,7 +149,7 @@ def start_broker(
     if is_controlled and not control_path:
         folder = tempfile.mkdtemp(prefix="mxworker-broker-")  # 0700, so that the control socket is ours alone
         control_path = f"{folder}/control.sock"
-    process = _spawn(settings, control_path, marks)
+    process = _spawn(settings, control_path, listening, marks)
     assert process.stdout is not None
     with process.stdout as said:
         answer = Answer(**json.loads(said.readline() or '{"error": "it ended without a word"}'))
@@ -154,21 +160,29 @@ def start_broker(
     return BrokerProcess(process, answer.url, control_path, folder)
 
 
-def start_again(ended: BrokerProcess, settings: Settings) -> BrokerProcess:
+def start_again(ended: BrokerProcess, settings: Settings, listening: socket.socket) -> BrokerProcess:
     """Start a broker in the place of one that has ended, and do not wait until it serves: its `answer` tells.
 
-    `settings` must name the port. Raises OSError when the machine cannot start a process now.
+    It serves on the same socket as the one before. Raises OSError when the machine cannot start a process now.
     """
-    process = _spawn(settings, ended.control_path)
+    process = _spawn(settings, ended.control_path, listening)
     assert process.stdout is not None
     os.set_blocking(process.stdout.fileno(), False)
     return BrokerProcess(process, ended.url, ended.control_path, None)
 
 
-def _spawn(settings: Settings, control_path: str, marks: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+def _spawn(
+    settings: Settings, control_path: str, listening: socket.socket | None, marks: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
     environment = _without((_INVOCATION, *marks), os.environ)  # the first by `refuse_production`
+    inherited = () if listening is None else (listening.fileno(),)
     return subprocess.Popen(  # noqa: S603 - our own module
-        [sys.executable, "-P", "-m", "mxworker.devbroker", *_arguments(settings, control_path)],
+        [
+            *(sys.executable, "-P", "-m", "mxworker.devbroker"),
+            *_arguments(settings, control_path),
+            *(f"--listening-fd={fd}" for fd in inherited),
+        ],
+        pass_fds=inherited,
         env={**environment, PASSWORD: settings.account.password},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

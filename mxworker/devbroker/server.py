@@ -7,6 +7,7 @@ heartbeats and other waits for a client; a client lives in real time, so it is m
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from urllib.parse import quote
 
@@ -15,11 +16,14 @@ from mxworker.devbroker.running_clock import RunningClock
 from mxworker.devbroker.settings import Settings
 from mxworker.devbroker.vhost import VirtualHost
 
+_BACKLOG = 1024
+
 
 class EmbeddedBroker:
     """A broker that serves in the running event loop. Call `start`, and `stop` at the end."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, listening: socket.socket | None = None) -> None:
+        """Without a socket that listens already, `start` makes one at the address of the settings."""
         self.account = settings.account
         self.limits = settings.limits
         self.clock = RunningClock()
@@ -29,6 +33,7 @@ class EmbeddedBroker:
         self.connections: set[Connection] = set()
         self.port = settings.port
         self._host = settings.host
+        self._listening = listening
         self._server: asyncio.Server | None = None
 
     @property
@@ -41,7 +46,10 @@ class EmbeddedBroker:
     async def start(self) -> None:
         """Listen for clients; OSError when the address cannot be used."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._accept, self._host, self.port, backlog=1024)
+        if self._listening is None:
+            self._server = await loop.create_server(self._accept, self._host, self.port, backlog=_BACKLOG)
+        else:
+            self._server = await loop.create_server(self._accept, sock=self._listening, backlog=_BACKLOG)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,13 +20,15 @@ _MOST_SOCKETS = 65_536
 _ENDS = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
-def serve(settings: Settings, announce: Callable[[str], object]) -> None:
+def serve(settings: Settings, announce: Callable[[str], object], listening_fd: int | None = None) -> None:
     """Serve until a signal ends it; `announce` gets the URL when clients can connect.
 
-    Raises OSError when the address cannot be used.
+    `listening_fd` is an inherited socket that listens at the address of the settings. Raises OSError when the address,
+    or that socket, cannot be used.
     """
     _allow_many_sockets()
-    asyncio.run(_serve(settings, announce))
+    listening = None if listening_fd is None else socket.socket(fileno=listening_fd)
+    asyncio.run(_serve(settings, announce, listening))
 
 
 def _allow_many_sockets() -> None:
@@ -53,8 +56,8 @@ def boxed(*lines: str) -> str:
     return "\n".join((edge, *(f"| {line:<{width}} |" for line in lines), edge))
 
 
-async def _serve(settings: Settings, announce: Callable[[str], object]) -> None:
-    broker = EmbeddedBroker(settings)
+async def _serve(settings: Settings, announce: Callable[[str], object], listening: socket.socket | None) -> None:
+    broker = EmbeddedBroker(settings, listening)
     await broker.start()
     control = None if settings.control_path is None else ControlServer(broker, Path(settings.control_path))
     if control is not None:
