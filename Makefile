@@ -28,7 +28,7 @@ test: $(READY) ## Check style and types, then run all tests, those of guarantees
 	@$(MAKE) lint || { echo "make test: style or types are wrong, see above; no test was run ('make lint' repeats this)." >&2; exit 1; }
 	@$(MAKE) rabbitmq systemd prometheus
 	@$(BIN)/python -m pytest -n 4 --dist loadfile -m "not alone"; code=$$?; \
-		$(BIN)/python -m pytest -m alone && exit $$code
+		$(BIN)/python -m pytest -m alone $$(grep -rl --include='test_*.py' 'mark\.alone' tests) && exit $$code
 
 chaos: $(READY) rabbitmq systemd prometheus chromium clients ## Run the fault and guarantee tests in full (long)
 	@$(BIN)/python -m pytest tests/chaos tests/broker tests/fork --full

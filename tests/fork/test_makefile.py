@@ -38,6 +38,9 @@ def project(tmp_path: Path) -> Path:
         (python.parent / tool).write_text(TOOL)
         (python.parent / tool).chmod(0o755)
     (tmp_path / ".venv/ready").touch()
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/test_loud.py").write_text("@pytest.mark.alone")
+    (tmp_path / "tests/test_quiet.py").touch()
     return tmp_path
 
 
@@ -57,7 +60,9 @@ def make(project: Path, target: str, **more: str) -> tuple[subprocess.CompletedP
 @pytest.mark.parametrize(("most", "alone"), [(0, 0), (1, 0), (0, 1), (1, 1)])
 def test_tests_that_run_alone_run_after_others_failed(project: Path, most: int, alone: int) -> None:
     made, runs = make_test(project, CODE_OF_MOST=str(most), CODE_OF_ALONE=str(alone))
-    assert runs[-2:] == ["-m pytest -n 4 --dist loadfile -m not alone", "-m pytest -m alone"], made.stderr
+    of_most, of_alone = runs[-2:]
+    assert of_most == "-m pytest -n 4 --dist loadfile -m not alone", made.stderr
+    assert of_alone == "-m pytest -m alone tests/test_loud.py", "the others would only be collected"
     assert (made.returncode == 0) is (most == alone == 0)
 
 
