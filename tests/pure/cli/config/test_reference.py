@@ -24,8 +24,10 @@ from tests.harness.repository import REPOSITORY
 PACKAGE = Path(mxworker.__file__).parent
 FLAG = re.compile(r"(?<![\w-])--[a-z]+(?:-[a-z0-9]+)*(?![\w-])")
 VARIABLE = re.compile(r"\bMXWORKER_[A-Z_]+\b")
-# of every command; of `rabbitmqctl` and `runuser`; of pytest; of the own process of the embedded broker
-OTHERS = {"--help", "--version", "--apply-to", "--user", "--broker", "--control", "--limits", "--mx-broker-url"}
+OTHERS = {"--help", "--version", "--apply-to", "--user", "--broker", "--mx-broker-url"}
+"""Of every command; of `rabbitmqctl` and `runuser`; of pytest."""
+OF_THE_BROKER = {"--control", "--limits", "--listening-fd"}
+"""Of the embedded broker's own process."""
 OWN_VARIABLES = {"MXWORKER_ENV", "MXWORKER_EMBEDDED_PASSWORD"}
 
 
@@ -35,7 +37,7 @@ def options(command: click.Command) -> Iterator[click.Option]:
         yield from options(inner)
 
 
-FLAGS = {flag for option in options(main) for flag in (*option.opts, *option.secondary_opts)} | OTHERS
+FLAGS = {flag for option in options(main) for flag in (*option.opts, *option.secondary_opts)} | OTHERS | OF_THE_BROKER
 VARIABLES = {str(option.envvar) for option in options(main) if option.envvar} | OWN_VARIABLES
 MODULES = sorted(PACKAGE.rglob("*.py"))
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
