@@ -202,20 +202,22 @@ def test_a_client_that_does_not_read(broker: BrokerProcess, scale: Callable[[int
 
 
 def test_a_large_body(scale: Callable[[int, int], int]) -> None:
-    """It is held once, and for a moment as a copy that comes in or goes out in pieces."""
+    """It is held once, and for a moment as a copy that comes in or goes out in pieces.
+
+    The allocator may keep what is free, so that the present memory proves nothing: ten bodies need no more than four.
+    """
     size_mib = scale(8, 64)
     with start_broker() as broker, Wire(broker.url) as wire:
         before = rss_mib(broker)
         channel = wire.channel()
         channel.declare("large", exclusive=True)
         body = random.Random(1).randbytes(1024) * (size_mib * 1024)
-        for _ in range(3):
+        for _ in range(10):
             channel.publish("large", body)
             got = channel.get("large", no_ack=True)
             assert got is not None
             assert got.body == body
         assert rss_mib(broker, "VmHWM") < before + 4 * size_mib + 20
-        assert rss_mib(broker) < before + size_mib + 20
         assert serves(broker.url)
 
 
