@@ -21,7 +21,7 @@ import threading
 from asyncio import _get_running_loop  # None without one: cheaper, and asked for each publish
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any, Literal, Unpack
 
@@ -310,6 +310,9 @@ class Publisher:
             raise PublishUnconfirmed("the event loop ended before the confirm came") from None
         except TimeoutError:
             outcome.cancel()
+            if begun is not None:  # the caller gets the outcome, so its handler need not wait for a later one
+                with suppress(RuntimeError):  # the loop has ended
+                    self._loop.call_soon_threadsafe(begun.end)
             raise PublishUnconfirmed("the event loop did not answer in time") from None
 
     def prepare(self, body: Any, **options: Unpack[MessageOptions]) -> Content:

@@ -3,6 +3,7 @@
 - Receipts of `publish_nowait` that were not read are awaited.
 - A publish that runs in a task of its own is awaited. If it has failed, its error fails the delivery unless some code
   has read the task's exception.
+- A publish that the handler cancelled is its own business, whether it had started or not.
 - A publish that was called and never awaited was not sent. That is a mistake in the handler, and fails its delivery.
 
 This module knows nothing about publishers and the way to an outcome.
@@ -138,13 +139,25 @@ class Begun:
 
     @property
     def is_under_way(self) -> bool:
-        """Whether it has no outcome yet."""
-        return not self._is_over
+        """Whether it has no outcome yet, and will have one."""
+        return not self._is_over and not self._was_closed_unstarted
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether it was cancelled, maybe before its first step."""
+        return isinstance(self._error, asyncio.CancelledError) or self._was_closed_unstarted
 
     @property
     def is_unaccounted(self) -> bool:
         """Whether it has no outcome yet, or has an error that no code has read."""
-        return not self._is_over or self._has_unseen_error
+        return self.is_under_way or self._has_unseen_error
+
+    @property
+    def _was_closed_unstarted(self) -> bool:
+        # A coroutine that has started notes its end. One whose task is cancelled before its first step never starts.
+        if self._is_over or self._coroutine is None:
+            return False
+        return inspect.getcoroutinestate(self._coroutine) == inspect.CORO_CLOSED
 
     @property
     def _has_unseen_error(self) -> bool:
@@ -209,9 +222,10 @@ async def confirm_rest(published: Iterable[Receipt | Begun]) -> None:
 async def _confirm_begun(begun: list[Begun]) -> None:
     under_way = [one for one in begun if one.is_under_way]
     unseen = [one for one in begun if not one.is_under_way and one.is_unaccounted]
-    if any(one.is_forgotten for one in under_way):
-        await asyncio.sleep(0)  # starts the coroutines for which a task was made
-    forgotten = [one for one in under_way if one.is_forgotten]
+    if under_way:
+        await asyncio.sleep(0)  # starts the coroutines for which a task was made, and ends what the handler cancelled
+    expected = [one for one in under_way if not one.is_cancelled]
+    forgotten = [one for one in expected if one.is_forgotten]
     for one in forgotten:
         one.close()
     if forgotten:
@@ -223,5 +237,5 @@ async def _confirm_begun(begun: list[Begun]) -> None:
         )
     for one in unseen:
         one.raise_error()
-    for one in under_way:
+    for one in expected:
         await one.outcome()

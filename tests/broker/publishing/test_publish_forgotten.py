@@ -6,6 +6,7 @@ import asyncio
 import gc
 import inspect
 import re
+import threading
 import warnings
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -16,7 +17,7 @@ import pytest
 
 from mxworker import Context, Handlers, Publisher
 from mxworker.board.metrics_layout import Outcome
-from mxworker.errors import PublishError, Unroutable
+from mxworker.errors import PublishError, PublishUnconfirmed, Unroutable
 from tests.broker.failing import dead_letters
 from tests.broker.publishing.test_publish_in_handler import Withheld, assert_not_acked_before_the_confirm
 from tests.broker.workers import running
@@ -344,6 +345,96 @@ async def test_failures_that_the_handler_has_seen_are_its_own_business(
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait({task})
+
+    async with running(broker_url, handlers) as worker:
+        await worker.settle_one(admin, queue_name)
+
+
+async def _cancelled_before_it_starts(ctx: Context, routing_key: str) -> None:
+    asyncio.create_task(ctx.publisher.publish(b"x", routing_key=routing_key)).cancel()
+
+
+async def _many_cancelled_before_they_start(ctx: Context, routing_key: str) -> None:
+    asyncio.create_task(ctx.publisher.publish_many([b"x"], routing_key=routing_key)).cancel()
+
+
+async def _cancelled_before_it_starts_and_awaited(ctx: Context, routing_key: str) -> None:
+    task = asyncio.create_task(ctx.publisher.publish(b"x", routing_key=routing_key))
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def _without_time_to_start(ctx: Context, routing_key: str) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(ctx.publisher.publish(b"x", routing_key=routing_key), 0)
+
+
+async def _cancelled_on_its_way(ctx: Context, routing_key: str) -> None:
+    task = asyncio.create_task(ctx.publisher.publish(b"x", routing_key=routing_key))
+    await asyncio.sleep(0)
+    task.cancel()
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        _cancelled_before_it_starts,
+        _many_cancelled_before_they_start,
+        _cancelled_before_it_starts_and_awaited,
+        _without_time_to_start,
+        _cancelled_on_its_way,
+    ],
+)
+async def test_publish_that_its_handler_cancelled_is_its_own_business(
+    act: Callable[[Context, str], Awaitable[None]], broker_url: str, queue_name: str, output: str, admin: Client
+) -> None:
+    handlers = Handlers()
+
+    @handlers.consume(queue_name, retry=None)
+    async def handler(body: bytes, ctx: Context) -> None:
+        await act(ctx, output)
+
+    async with running(broker_url, handlers) as worker:
+        await worker.settle_one(admin, queue_name)
+
+
+async def test_publish_that_is_cancelled_after_the_handler_returned_fails_the_delivery(
+    broker_url: str, queue_name: str, output: str, admin: Client
+) -> None:
+    handlers = Handlers()
+    tasks: list[asyncio.Task[Any]] = []
+
+    @handlers.consume(queue_name, retry=None)
+    async def handler(body: bytes, ctx: Context) -> None:
+        tasks.append(asyncio.create_task(ctx.publisher.publish(b"x", routing_key=output)))
+
+    async with proxy_to(broker_url) as proxy, running(proxy.url(broker_url), handlers) as worker:
+        withheld = Withheld(proxy)
+        admin.publish(queue_name, [b"1"])
+        await until(lambda: len(withheld), SOON_S, "the confirm")
+        tasks[0].cancel()
+        withheld.release()
+        letters = await dead_letters(admin, queue_name, 1)
+        assert worker.count(Outcome.ACK) == 0
+    assert letters["1"].headers["mx-error-type"] == "PublishUnconfirmed"
+    assert "was given up before its confirm came" in str(letters["1"].headers["mx-error"])
+
+
+async def test_unknown_outcome_that_a_thread_has_seen_is_its_own_business(
+    broker_url: str, queue_name: str, output: str, admin: Client
+) -> None:
+    handlers = Handlers()
+    has_given_up = threading.Event()
+
+    def publish(ctx: Context, loop: asyncio.AbstractEventLoop) -> None:
+        loop.call_soon_threadsafe(has_given_up.wait, SOON_S)
+        with pytest.raises(PublishUnconfirmed, match="did not answer"):
+            ctx.publisher.publish_sync(b"x", routing_key=output, timeout_s=0.01)
+        has_given_up.set()
+
+    @handlers.consume(queue_name, retry=None)
+    async def handler(body: bytes, ctx: Context) -> None:
+        await asyncio.to_thread(publish, ctx, asyncio.get_running_loop())
 
     async with running(broker_url, handlers) as worker:
         await worker.settle_one(admin, queue_name)
