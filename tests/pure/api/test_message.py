@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import random
 import struct
 import uuid
@@ -273,6 +274,69 @@ def test_bytes_and_text_may_have_any_content_type(body: bytes | str) -> None:
 def test_body_without_a_form_is_refused(value: object, text: str) -> None:
     assert refusal(value).startswith(text)
     assert refusal(Message(value)).startswith(text)
+
+
+@dataclasses.dataclass
+class Measured:
+    value: object
+    _private: float = math.nan
+
+
+@dataclasses.dataclass(slots=True)
+class MeasuredInSlots:
+    value: object
+    _private: float = math.nan
+
+
+class MeasuredStruct(msgspec.Struct):
+    value: object
+
+
+class MeasuredModel(pydantic.BaseModel):
+    value: float | None
+
+
+class Ratios(pydantic.RootModel[list[float]]):
+    pass
+
+
+class Limit(Enum):
+    NONE = math.inf
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (math.nan, "JSON has no nan"),
+        ([1.5, math.inf], "JSON has no inf, which is at [1]"),
+        ((-math.inf,), "JSON has no -inf, which is at [0]"),
+        ({"a": None, "b": [{"c": 1.5}, {"c": math.nan}]}, "JSON has no nan, which is at ['b'][1]['c']"),
+        ({"a": 2**70, "b": math.nan}, "JSON has no nan, which is at ['b']"),
+        (Limit.NONE, "JSON has no inf"),
+        ([Limit.NONE], "JSON has no inf, which is at [0]"),
+        (Measured(math.nan), "JSON has no nan, which is at ['value']"),
+        (MeasuredInSlots([math.nan]), "JSON has no nan, which is at ['value'][0]"),
+        ({"m": MeasuredStruct(math.nan)}, "JSON has no nan, which is at ['m']['value']"),
+        (MeasuredModel(value=math.inf), "JSON has no inf, which is at ['value']"),
+        ([Ratios([1.5, math.nan])], "JSON has no nan, which is at [0][1]"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_number_that_json_does_not_have_is_refused_where_it_is(value: object, text: str) -> None:
+    for message in (value, Message(value)):
+        assert refusal(message).endswith(f" cannot be sent as application/json: {text}")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"null": "null", "a": [None, 1.5, -0.0, 1e308], "b": (True, MOMENT, Colour.RED, uuid.UUID(int=1))},
+        [None, Measured(None), MeasuredInSlots(1.5), MeasuredStruct(None), MeasuredModel(value=None), Ratios([1.5])],
+        [None, 2**70],
+    ],
+)
+def test_null_beside_other_values_is_sent(value: object) -> None:
+    assert b"null" in sent(value)[1]
 
 
 def test_number_that_python_writes_no_text_of_is_refused() -> None:
