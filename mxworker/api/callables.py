@@ -12,9 +12,9 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from types import FrameType, FunctionType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 AnyCallable = Callable[..., Any]
@@ -112,6 +112,16 @@ def is_generator_function(function: Any) -> bool:
     return inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called)
 
 
+def makes_context_manager(function: Any) -> bool:
+    """Whether `function` was made by `contextlib.contextmanager`."""
+    return getattr(first_called(function), "__code__", None) is _BY_CONTEXTMANAGER
+
+
+def makes_async_context_manager(function: Any) -> bool:
+    """Whether `function` was made by `contextlib.asynccontextmanager`."""
+    return getattr(first_called(function), "__code__", None) is _BY_ASYNCCONTEXTMANAGER
+
+
 def is_method_of_a_class(function: Any) -> bool:
     """Whether `function` is defined in the body of a class and needs its `self` or `cls`."""
     if not isinstance(function, FunctionType):
@@ -184,3 +194,8 @@ def _enclosed(function: FunctionType) -> dict[str, Any]:
         with suppress(ValueError):
             enclosed[name] = cell.cell_contents
     return enclosed
+
+
+# The functions that `contextlib` makes are recognised by their code objects.
+_BY_CONTEXTMANAGER: CodeType = contextmanager(_layers).__code__
+_BY_ASYNCCONTEXTMANAGER: CodeType = asynccontextmanager(_layers).__code__  # type: ignore[arg-type]

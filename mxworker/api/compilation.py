@@ -8,17 +8,20 @@ Pure: no I/O, no event loop.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from enum import Enum, auto
-from types import NoneType
-from typing import Any, TypeVar, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin
 
 from mxworker.api.callables import (
     AnyCallable,
     Site,
     is_coroutine_function,
     is_generator_function,
+    makes_async_context_manager,
+    makes_context_manager,
     name_of,
     place_of,
 )
@@ -54,7 +57,7 @@ from mxworker.system.printable import foreign
 Number = TypeVar("Number", int, float)
 
 # Usual parameters of tasks in other libraries. Here a message is one document, which none of these types can take.
-_SINGLE_VALUES = (int, float, complex, bool, NoneType)
+_SINGLE_VALUES = (int, float, complex, bool, Decimal, NoneType)
 
 
 class HandlerKind(Enum):
@@ -194,11 +197,28 @@ def _check_payload(payload: Any) -> None:
     """Raise AppLoadError for an annotation of a payload that is certainly a mistake."""
     if bare(payload) is Message:
         raise AppLoadError("takes its payload as a Message, which is what is published; what is received is a Delivery")
-    if payload in _SINGLE_VALUES:
+    if _is_single_value(payload):
         raise AppLoadError(
             f"takes its payload as {shown(payload)}, but the payload is the whole body; use {TAKEN}. "
             "A body that is one number is what Any takes, too"
         )
+
+
+def _is_single_value(annotation: Any) -> bool:
+    """Whether nothing but a number, True, False or null fits `annotation`. With a constraint it is meant so."""
+    annotation = bare(annotation)
+    origin, inside = get_origin(annotation), get_args(annotation)
+    if origin in (Final, Union, UnionType):
+        return all(map(_is_single_value, inside))
+    if origin is Literal:
+        return _are_numbers(inside)
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return _are_numbers(member.value for member in annotation)
+    return annotation in _SINGLE_VALUES
+
+
+def _are_numbers(values: Iterable[object]) -> bool:
+    return all(isinstance(value, _SINGLE_VALUES) for value in values)
 
 
 def _kind(said: Registration) -> HandlerKind:
@@ -210,6 +230,8 @@ def _kind(said: Registration) -> HandlerKind:
         )
     if is_generator_function(function):
         raise AppLoadError("is a generator; a handler returns its settlement and yields nothing")
+    if makes_context_manager(function) or makes_async_context_manager(function):
+        raise AppLoadError("is a context manager, which nothing would enter; use 'with' inside of the handler")
     if not is_coroutine_function(function):
         return HandlerKind.PROCESS if said.cpu else HandlerKind.THREAD
     if said.cpu:

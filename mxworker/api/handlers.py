@@ -19,6 +19,8 @@ from mxworker.api.callables import (
     caller,
     can_be_called_with,
     is_generator_function,
+    makes_async_context_manager,
+    makes_context_manager,
     name_of,
     site_of,
 )
@@ -163,6 +165,11 @@ class Handlers:
             raise ValueError(f"middleware '{name_of(taken)}' is a class; register an object of it that can be called")
         if is_generator_function(taken):
             raise ValueError(f"middleware '{name_of(taken)}' is a generator; it awaits call_next and yields nothing")
+        if makes_context_manager(taken) or makes_async_context_manager(taken):
+            raise ValueError(
+                f"middleware '{name_of(taken)}' is a context manager, which nothing would enter; "
+                "it awaits call_next, in a 'with' if needed"
+            )
         if not can_be_called_with(taken, 3):
             raise ValueError(f"middleware '{name_of(taken)}' must take three parameters: payload, ctx, call_next")
         self._own_layers.append(taken)

@@ -11,8 +11,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
-from types import CodeType
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from mxworker.api.callables import (
@@ -22,6 +21,8 @@ from mxworker.api.callables import (
     innermost,
     is_coroutine_function,
     is_method_of_a_class,
+    makes_async_context_manager,
+    makes_context_manager,
     name_of,
     own_signature,
     place_of,
@@ -68,12 +69,9 @@ class Lifespan:
             raise self.fault(
                 "is a method, and nothing here makes the object for its 'self'. Register a function of the module"
             )
-        called = first_called(function)
-        made_by = getattr(called, "__code__", None)
-        if made_by is _SYNCHRONOUS:
+        if makes_context_manager(function):
             raise self.fault("is a synchronous context manager. Make it 'async def', with asynccontextmanager")
-        if made_by is _ASYNCHRONOUS:
-            called = innermost(function)
+        called = innermost(function) if makes_async_context_manager(function) else first_called(function)
         if inspect.isgeneratorfunction(called):
             raise self.fault("is a plain generator. Make it 'async def'")
         if is_coroutine_function(called):
@@ -136,8 +134,3 @@ def _yields_in(statements: Sequence[ast.stmt]) -> int:
 def _may_leave(statement: ast.stmt) -> bool:
     """Whether the function may end in a branch of `statement`."""
     return any(isinstance(part, ast.Return | ast.Raise) for part in ast.walk(statement))
-
-
-# The functions that `contextlib` makes are recognised by their code objects.
-_SYNCHRONOUS: CodeType = contextmanager(_yields).__code__  # type: ignore[arg-type]
-_ASYNCHRONOUS: CodeType = asynccontextmanager(_yields).__code__  # type: ignore[arg-type]

@@ -39,6 +39,7 @@ _DEAD_LETTER_TARGET = frozenset({"x-dead-letter-exchange", "x-dead-letter-routin
 _MAX_PRIORITY = 255
 _RESERVED_PREFIX = "amq."
 _CONSUMER_PRIORITIES = range(-(2**31), 2**31)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 # The names of queues and exchanges that pamqp accepts. For others it raises in the middle of a declaration.
 SENDABLE_NAME = re.compile(r"[a-zA-Z0-9\-_.:@#,/+ ]*")
 
@@ -95,11 +96,14 @@ class Queue:
             raise TypeError(f"the name of a queue is text, not {self.name!r:.80}")
         object.__setattr__(self, "name", str.__str__(self.name))  # the value of an enum's member, in f-strings too
         self._check_types()
-        if not self.name or len(self.dead_letter_name.encode()) > SHORT_STRING_BYTES:
-            raise ValueError(f"a queue name has 1 to 251 bytes, and not {len(self.name.encode())}: {self.name!r:.60}")
+        if not self.name or _size(self.dead_letter_name) > SHORT_STRING_BYTES:
+            raise ValueError(f"a queue name has 1 to 251 bytes, and not {_size(self.name)}: {self.name!r:.60}")
         for name in (self.name, *(exchange for exchange, _ in self.bind)):
             if not SENDABLE_NAME.fullmatch(name):
                 raise ValueError(f"the name {name!r} has more than letters, digits, spaces and -_.:@#,/+")
+        for _, routing_key in self.bind:
+            if _SURROGATE.search(routing_key):
+                raise ValueError(f"queue '{self.name}': the routing key {routing_key!r} is no Unicode text")
         self._check_declaration()
         self._refuse_stream()
         object.__setattr__(self, "type", self.arguments.get("x-queue-type", self.type))
@@ -253,8 +257,13 @@ def _is_binding(pair: object) -> bool:
         isinstance(pair, Sequence)
         and not isinstance(pair, str)
         and len(pair) == 2
-        and all(isinstance(part, str) and len(part.encode()) <= SHORT_STRING_BYTES for part in pair)
+        and all(isinstance(part, str) and _size(part) <= SHORT_STRING_BYTES for part in pair)
     )
+
+
+def _size(text: str) -> int:
+    """Return the bytes of `text` in UTF-8, also of one with surrogates, which cannot be sent."""
+    return len(text.encode(errors="surrogatepass"))
 
 
 def stream_refusal(queue: str) -> str:

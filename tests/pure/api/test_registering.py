@@ -322,6 +322,31 @@ MISTAKES = {
     ),
     "no queue": (f"@handlers.consume(None)  # here\n{ORDER}", "needs the name of a queue, or a Queue, not None"),
     "number for a queue": (f"@handlers.consume(5)  # here\n{ORDER}", "needs the name of a queue, or a Queue, not 5"),
+    "queue that is no Unicode text": (
+        f'@handlers.consume("q\\ud800")  # here\n{ORDER}', r"the name 'q\ud800' has more than letters",
+    ),
+    "long queue that is no Unicode text": (
+        f'@handlers.consume("\\ud800" * 84)  # here\n{ORDER}', "a queue name has 1 to 251 bytes, and not 252",
+    ),
+    "routing key that is no Unicode text": (
+        f'@handlers.consume(Queue("q", bind=[("shop", "k\\ud800")]))  # here\n{ORDER}',
+        r"queue 'q': the routing key 'k\ud800' is no Unicode text",
+    ),
+    "context manager": (
+        'import contextlib\n@handlers.consume("q")  # here\n@contextlib.contextmanager\n'
+        "def order(payload: dict): yield",
+        "handler 'order' is a context manager, which nothing would enter",
+    ),
+    "asynchronous context manager": (
+        'import contextlib\n@handlers.consume("q")  # here\n@contextlib.asynccontextmanager\n'
+        "async def order(payload: dict): yield",
+        "handler 'order' is a context manager, which nothing would enter",
+    ),
+    "context manager as middleware": (
+        "import contextlib\n@handlers.middleware  # here\n@contextlib.asynccontextmanager\n"
+        "async def audit(payload, ctx, call_next): yield",
+        "middleware 'audit' is a context manager, which nothing would enter",
+    ),
     "empty queue": (f'@handlers.consume("")  # here\n{ORDER}', "a queue name has 1 to 251 bytes"),
     "twice": (
         f'@handlers.consume("q")\n{ORDER}\n@handlers.consume("q")  # here\n{ORDER}',
@@ -398,6 +423,32 @@ MISTAKES = {
 def test_mistake_is_told_with_the_line_it_is_in(case: str, app: App) -> None:
     source, text = MISTAKES[case]
     assert text in app.refusal(source)
+
+
+KINDS_OF_NUMBERS = """
+import decimal, enum, typing
+from typing import Annotated, Any, Final, Literal, NewType, Optional
+UserId = NewType("UserId", int)
+class Level(enum.IntEnum): LOW = 1
+class State(enum.Enum): OFF = False; UNKNOWN = None
+class Name(enum.Enum): ANN = "Ann"
+"""
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    ["UserId", "Final[int]", "Annotated[int, 'an id']", "int | None", "Optional[UserId]", "decimal.Decimal", "Level",
+     "State", "Literal[1, True, None]"],
+)  # fmt: skip
+def test_number_under_another_name_is_told(annotation: str, app: App) -> None:
+    text = app.refusal(f'@handlers.consume("q")  # here\nasync def order(payload: {annotation}): ...',
+                       KINDS_OF_NUMBERS + HEAD)  # fmt: skip
+    assert "but the payload is the whole body" in text
+
+
+@pytest.mark.parametrize("annotation", ["Name", "Literal['a', None]", "dict | None", "str | None", "list[UserId]"])
+def test_payload_that_may_be_more_than_a_number_is_taken(annotation: str, app: App) -> None:
+    app.compiled(f'@handlers.consume("q")\nasync def order(payload: {annotation}): ...', KINDS_OF_NUMBERS + HEAD)
 
 
 @pytest.mark.parametrize(
