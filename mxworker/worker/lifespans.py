@@ -65,7 +65,8 @@ class Lifespans:
                         self._states[lifespan] = await self._entered.enter_async_context(lifespan())
                 except BaseException as error:  # the application's code: SystemExit, or a cancellation of its own
                     await self.leave(loop.time())
-                    raise_own_cancellation()
+                    if isinstance(error, asyncio.CancelledError):
+                        raise_own_cancellation()
                     if self._waited_at is not None and isinstance(error, TimeoutError):
                         raise self.not_entered from error
                     raise _why_not_entered(lifespan, error) from error
@@ -130,7 +131,8 @@ class Lifespans:
                 extra=log_event("lifespan_timeout"),
             )
         except BaseException as error:  # the application's code: SystemExit, or a cancellation of its own
-            raise_own_cancellation()
+            if isinstance(error, asyncio.CancelledError):
+                raise_own_cancellation()
             self.end_error = error
             if isinstance(error, RuntimeError) and str(error) == _SECOND_YIELD and self._leaving is not None:
                 facts = log_event("lifespan_failed")

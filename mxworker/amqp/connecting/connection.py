@@ -27,7 +27,7 @@ from mxworker.backoff import next_attempt
 from mxworker.brokers import DEFAULT_TLS, Brokers, BrokerUrl, Rotation, Tls
 from mxworker.config.bounds import DEFAULT_MAX_BODY_BYTES, MAX_CHANNELS
 from mxworker.errors import BrokerError, ConnectionLost
-from mxworker.system.cancellation import raise_own_cancellation
+from mxworker.system.cancellation import cancel_requests, raise_own_cancellation
 from mxworker.system.log_events import log_event
 from mxworker.system.printable import foreign, one_line
 
@@ -73,13 +73,14 @@ class BrokerConnection:
         """
         factory = DataPlaneFactory(max_body_bytes, url.heartbeat_s, tls, wire)
         control = _ControlConnection(url.dsn, factory, name)
+        requests = cancel_requests()
         try:
             async with asyncio.timeout_at(deadline):
                 await control.connect()
         except (asyncio.CancelledError, Exception) as error:
             if factory.plane is not None:
                 factory.plane.abort(ConnectionLost("given up"))
-            raise_own_cancellation()
+            raise_own_cancellation(since=requests)
             if asyncio.get_running_loop().time() >= deadline:  # the library may have turned our timeout into any error
                 raise ConnectionLost(f"no answer from {url.place} in time") from None
             raise handshake_error(error, factory.plane.frames.close_reason if factory.plane else None) from error

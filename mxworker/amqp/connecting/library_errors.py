@@ -28,7 +28,7 @@ from mxworker.errors import (
     TlsRefused,
     TopologyRefused,
 )
-from mxworker.system.cancellation import raise_own_cancellation
+from mxworker.system.cancellation import cancel_requests, raise_own_cancellation
 from mxworker.system.printable import foreign
 
 ACCESS_REFUSED = 403
@@ -57,10 +57,11 @@ def library_errors(queue: str | None = None) -> Iterator[None]:
     Raises TopologyRefused when a human has to change something, RequestFault when the request could not be sent, and
     ChannelLost or ConnectionLost when another attempt may work.
     """
+    requests = cancel_requests()
     try:
         yield
     except (asyncio.CancelledError, Exception) as error:
-        raise_own_cancellation()
+        raise_own_cancellation(since=requests)
         raise _translate(error, queue) from error
 
 

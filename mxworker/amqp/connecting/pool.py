@@ -34,7 +34,7 @@ from mxworker.brokers import Brokers
 from mxworker.config.bounds import DEFAULT_MAX_BODY_BYTES
 from mxworker.config.pool import PoolSettings
 from mxworker.errors import BrokerError, ChannelLost, ConnectionLost, PoolExhausted
-from mxworker.system.cancellation import raise_own_cancellation
+from mxworker.system.cancellation import cancel_requests, raise_own_cancellation
 from mxworker.system.log_events import log_event
 
 log = logging.getLogger(__name__)
@@ -203,10 +203,11 @@ class Pool:
         self.on_borrowed(self._loop.time() - asked_at)
         self._borrowed += 1
         self._watch_exhaustion()
+        requests = cancel_requests()
         try:
             yield pooled.channel
         except asyncio.CancelledError as error:
-            raise_own_cancellation()
+            raise_own_cancellation(since=requests)
             if not pooled.is_lost:
                 raise
             raise ChannelLost("the borrowed channel was lost") from error

@@ -8,8 +8,9 @@ from typing import Any
 
 from mxworker.api.compilation import Handler, HandlerKind
 from mxworker.api.middleware import CallNext
+from mxworker.system.cancellation import cancel_requests
 from mxworker.worker.handling.middleware_chain import compose
-from mxworker.worker.handling.outcomes import awaited, listed
+from mxworker.worker.handling.outcomes import awaited, begin_no_await, listed
 from mxworker.worker.handling.threads import Threads
 
 
@@ -37,8 +38,20 @@ def _listing(handler: Handler) -> Callable[..., Any]:
 
 
 def _in_thread(function: Callable[..., Any], threads: Threads | None) -> Callable[..., Awaitable[Any]]:
+    """Return the coroutine function that calls `function` in a thread; without `threads`, in the loop's.
+
+    A handler whose time is up while it runs in a thread, which cannot be stopped, begins no await afterwards: nothing
+    would end it. CancelledError is raised instead.
+    """
+
     async def call(*arguments: Any) -> Any:
-        return await threads.call(function, *arguments) if threads is not None else _called(function, *arguments)
+        if threads is None:
+            return _called(function, *arguments)
+        requests = cancel_requests()
+        outcome = await threads.call(function, *arguments)
+        if cancel_requests() > requests:
+            begin_no_await(outcome)
+        return outcome
 
     return call
 

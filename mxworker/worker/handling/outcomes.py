@@ -15,7 +15,6 @@ from itertools import islice
 from typing import Any
 
 from mxworker.api.settlement import Settlement
-from mxworker.system.cancellation import raise_own_cancellation
 from mxworker.system.foreign_errors import errors_in, is_a, type_name
 
 _MOST_AWAITED = 8  # a wrapper around a wrapper returns an awaitable of an awaitable; more of them are a mistake
@@ -29,14 +28,10 @@ class UnknownOutcome(TypeError):
 
 
 async def awaited(outcome: object) -> object:
-    """Return `outcome`, or the result of awaiting it. Raises the exceptions of the await, and UnknownOutcome.
-
-    A handler that was cancelled before, in a thread that cannot be stopped, starts no await: CancelledError is raised.
-    """
+    """Return `outcome`, or the result of awaiting it. Raises the exceptions of the await, and UnknownOutcome."""
     for _ in range(_MOST_AWAITED):
         if not isawaitable(outcome):
             return outcome
-        _leave_if_cancelled(outcome)
         outcome = await outcome
     if isawaitable(outcome):
         if iscoroutine(outcome):
@@ -49,19 +44,27 @@ async def each_awaited(outcomes: list[Any]) -> list[Any]:
     """Await the awaitables among `outcomes` at the same time. An exception of one of them is its outcome."""
     if not any(map(isawaitable, outcomes)):
         return outcomes
-    _leave_if_cancelled(*outcomes)
     return await asyncio.gather(*map(_ended, outcomes), return_exceptions=True)
 
 
-def _leave_if_cancelled(*outcomes: object) -> None:
-    """If the running task is being cancelled, close the coroutines in `outcomes` and raise its CancelledError."""
-    try:
-        raise_own_cancellation()
-    except asyncio.CancelledError:
-        for outcome in outcomes:
-            if iscoroutine(outcome):
-                outcome.close()
-        raise
+def begin_no_await(outcome: object) -> None:
+    """Raise CancelledError if anything in the outcome of a cancelled call is to be awaited. Its coroutines are closed.
+
+    `outcome` is that of a handler, or of a batch handler with a settlement for each payload.
+    """
+    match outcome:
+        case Mapping():
+            parts: list[Any] = list(outcome.values())
+        case list() | tuple():
+            parts = list(outcome)
+        case _:
+            parts = [outcome]
+    to_await = [part for part in parts if isawaitable(part)]
+    for part in to_await:
+        if iscoroutine(part):
+            part.close()
+    if to_await:
+        raise asyncio.CancelledError
 
 
 async def _ended(outcome: object) -> object:

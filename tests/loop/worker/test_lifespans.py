@@ -340,3 +340,71 @@ async def test_second_yield_that_nobody_could_see_is_told_at_the_end(
     assert record.levelno == logging.ERROR
     assert "lifespan 'shop' yields more than once" in record.getMessage()
     assert record.exc_info is None
+
+
+# ---- one with a task group that fails
+
+GROUP_FAILS = {
+    "at the start": """
+        @handlers.lifespan
+        async def shop():
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fail())
+            yield
+    """,
+    "at the start, caught": """
+        @handlers.lifespan
+        async def shop():
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(fail())
+            except* OSError:
+                raise ValueError("no warehouse")
+            yield
+    """,
+    "in the one before, caught": """
+        tills = Handlers()
+        @tills.consume("tills")
+        async def sale(payload: dict): ...
+        @tills.lifespan
+        async def open_tills():
+            with contextlib.suppress(ExceptionGroup):
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(fail())
+            yield
+        shop_handlers, handlers = handlers, Handlers()
+        handlers.include(tills)
+        handlers.include(shop_handlers)
+        @shop_handlers.lifespan
+        async def shop():
+            raise OSError("no warehouse")
+            yield
+    """,
+}
+FAIL = """
+async def fail():
+    raise OSError("no warehouse")
+"""
+
+
+@pytest.mark.parametrize("case", GROUP_FAILS)
+async def test_failed_task_group_is_a_failure_and_no_cancellation(case: str, app: App) -> None:
+    """In Python 3.11 and 3.12 the task then looks for ever as if it were being cancelled."""
+    text = await refusal(app.load(FAIL + textwrap.dedent(GROUP_FAILS[case])))
+    assert "lifespan 'shop' failed at the start" in text
+    assert "no warehouse" in text
+
+
+async def test_task_group_that_fails_at_the_end_is_told(app: App, caplog: pytest.LogCaptureFixture) -> None:
+    source = """
+        @handlers.lifespan
+        async def shop():
+            yield
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fail())
+    """
+    entered = Lifespans(compile_handlers(app.load(FAIL + textwrap.dedent(source))))
+    await entered.enter()
+    await entered.leave(asyncio.get_running_loop().time() + 20)
+    assert isinstance(entered.end_error, ExceptionGroup)
+    assert "a lifespan failed at the end: 'shop'" in caplog.text

@@ -444,6 +444,42 @@ async def test_reject_out_of_a_task_group_is_a_reject_and_its_siblings_are_cance
     assert settled(await handled(handlers)) == REFUSED
 
 
+@pytest.mark.parametrize("how", ["one", "batch", "each of a batch", "def in a middleware"])
+async def test_awaitable_after_a_failed_task_group_is_awaited(how: str) -> None:
+    """In Python 3.11 and 3.12 the task then looks for ever as if it were being cancelled."""
+    handlers = Handlers()
+    done: list[int] = []
+
+    async def work() -> None:
+        await asyncio.sleep(0)
+        done.append(1)
+
+    async def begin(payload: Any) -> Any:
+        await _task_group_fails()
+        return [work()] if how == "each of a batch" else work()
+
+    async def fails_before(payload: Any, ctx: Context, call_next: Any) -> Any:
+        await _task_group_fails()
+        return await call_next(payload, ctx)
+
+    match how:
+        case "one":
+            handlers.consume("queue", retry=None)(begin)
+        case "def in a middleware":
+            handlers.middleware(fails_before)
+            handlers.consume("queue", retry=None)(lambda payload: work())
+        case _:
+            handlers.consume_batch("queue", size=1, retry=None)(begin)
+    assert settled(await handled(handlers)) == DONE
+    assert done == [1]
+
+
+async def _task_group_fails() -> None:
+    with pytest.raises(ExceptionGroup):
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_comes_to(OSError()))
+
+
 @pytest.mark.parametrize(
     ("errors", "way"), [([KeyError(1), KeyError(2)], "rejected"), ([KeyError(1), OSError()], "given_back")]
 )

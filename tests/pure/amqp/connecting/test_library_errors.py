@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from contextlib import suppress
 
 import aiormq.exceptions
 import pytest
@@ -117,8 +118,12 @@ def test_our_own_errors_pass_unchanged(error: errors.BrokerError) -> None:
 
 
 def test_end_of_the_process_is_no_broker_error() -> None:
-    with pytest.raises(SystemExit), library_errors("orders"):
-        raise SystemExit(3)
+    async def request() -> None:
+        with library_errors("orders"):
+            raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        asyncio.run(request())
 
 
 # ---- cancellation
@@ -156,6 +161,24 @@ def test_deadline_around_a_request_stays_a_timeout() -> None:
 
     with pytest.raises(TimeoutError):
         asyncio.run(request())
+
+
+async def after_a_failed_task_group(raised: BaseException) -> None:
+    async def fail() -> None:
+        raise OSError
+
+    with suppress(ExceptionGroup):
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(fail())
+    with library_errors("orders"):
+        raise raised
+
+
+@pytest.mark.parametrize("raised", [asyncio.CancelledError(), Exception(), aiormq.exceptions.ConnectionClosed(0, "")])
+def test_request_that_a_task_group_leaves_behind_is_no_cancellation(raised: BaseException) -> None:
+    """As Python 3.11 and 3.12 do: the task looks for ever as if it were being cancelled."""
+    with pytest.raises(errors.ConnectionLost):
+        asyncio.run(after_a_failed_task_group(raised))
 
 
 def test_task_that_nobody_cancelled_goes_on() -> None:
