@@ -10,6 +10,7 @@ from types import CoroutineType
 from typing import Any
 
 from mxworker.api.middleware import CallNext, Middleware
+from mxworker.system.cancellation import raise_own_cancellation
 from mxworker.system.foreign_errors import text_of
 from mxworker.worker.handling.outcomes import UnknownOutcome, alone_in, awaited
 
@@ -38,12 +39,13 @@ def _around(layer: Middleware, call_next: CallNext) -> CallNext:
 class _Inner:
     """The calls of `call_next` in one execution of a middleware, and the end of the last one."""
 
-    __slots__ = ("_call_next", "_calls", "_ended", "_raised", "_returned")
+    __slots__ = ("_call_next", "_calls", "_ended", "_has_outcome", "_raised", "_returned")
 
     def __init__(self, call_next: CallNext) -> None:
         self._call_next = call_next
         self._calls = 0
         self._ended = 0
+        self._has_outcome = False  # whether the last end was a result or a settlement
         self._returned: Any = None
         self._raised: BaseException | None = None
 
@@ -62,15 +64,23 @@ class _Inner:
             if outcome is not None:
                 outcome = await awaited(outcome)
         except BaseException as error:
-            self._raised = error if alone_in(error) is not None else None
+            self._has_outcome = alone_in(error) is not None
+            self._raised = error if self._has_outcome else None
             raise
         finally:
             self._ended += 1
         self._returned = outcome
+        self._has_outcome = True
         return outcome
 
     def standing(self, layer: Middleware) -> Any:
-        """Return or raise the outcome that holds when the middleware returned None. Raises UnknownOutcome."""
+        """Return or raise the outcome that holds when the middleware returned None. Raises UnknownOutcome.
+
+        Raises CancelledError when the running task was cancelled before the call had an outcome: a cancellation that
+        the middleware has caught would make a success of a handler that was stopped in the midst of its work.
+        """
+        if not self._has_outcome or self._ended < self._calls:
+            raise_own_cancellation()
         if self._raised is not None:
             raise self._raised
         if self._returned is None and self._ended < self._calls:

@@ -1,0 +1,206 @@
+"""Cancellations of a delivery's task: ours are caught by no middleware."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mxworker import Ack, Context, Handlers
+from tests.harness.runners import Bench, Channel, at_work, deliveries
+from tests.harness.waiting import until
+
+SOON_S = 60.0
+FOR_EVER_S = 3600.0
+SHORT_S = 0.05
+SINGLE_OR_BATCH = pytest.mark.parametrize("is_batch", [False, True], ids=["single", "batch"])
+
+
+def register(handlers: Handlers, function: Any, is_batch: bool, **options: Any) -> None:
+    (handlers.consume_batch("queue", size=1, **options) if is_batch else handlers.consume("queue", **options))(function)
+
+
+class Sleeper:
+    """A handler that never ends by itself, and is told what to do when it is cancelled."""
+
+    def __init__(self, at_cancellation: Callable[[], Any] | None = None) -> None:
+        self.has_begun = False
+        self._at_cancellation = at_cancellation
+
+    async def handle(self, payload: Any) -> Any:
+        self.has_begun = True
+        try:
+            await asyncio.sleep(FOR_EVER_S)
+        except asyncio.CancelledError:
+            if self._at_cancellation is None:
+                raise
+            return self._at_cancellation()
+
+
+def fail() -> None:
+    raise ValueError("disturbed")
+
+
+# ---- ours, caught by a middleware
+
+
+async def logs_and_goes_on(payload: Any, ctx: Context, call_next: Any) -> Any:
+    try:
+        return await call_next(payload, ctx)
+    except BaseException:
+        return None
+
+
+async def returns_at_last(payload: Any, ctx: Context, call_next: Any) -> Any:
+    try:
+        return await call_next(payload, ctx)
+    finally:
+        return None  # noqa: B012, SIM107
+
+
+async def suppresses(payload: Any, ctx: Context, call_next: Any) -> None:
+    with contextlib.suppress(asyncio.CancelledError):
+        await call_next(payload, ctx)
+
+
+async def suppresses_in_another_task(payload: Any, ctx: Context, call_next: Any) -> None:
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.gather(call_next(payload, ctx))
+
+
+async def leaves_it_running(payload: Any, ctx: Context, call_next: Any) -> None:
+    inner = asyncio.ensure_future(call_next(payload, ctx))
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.wait([inner])
+    inner.cancel()
+
+
+CATCHING = [logs_and_goes_on, returns_at_last, suppresses, suppresses_in_another_task, leaves_it_running]
+
+
+async def cut_while(sleeper: Sleeper, bench: Bench) -> Channel:
+    """Cut a delivery short while `sleeper` handles it."""
+    channel = Channel()
+    bench.runner.admit(*deliveries(channel, 1, b"1"))
+    await until(lambda: sleeper.has_begun, SOON_S)
+    bench.runner.cut_short()
+    await asyncio.wait_for(bench.runner.finished(), SOON_S)
+    assert not bench.broken
+    return channel
+
+
+async def timed_out(handlers: Handlers) -> Channel:
+    bench, channel = at_work(handlers), Channel()
+    bench.runner.admit(*deliveries(channel, 1, b"1"))
+    await asyncio.wait_for(bench.runner.finished(), SOON_S)
+    assert not bench.broken
+    return channel
+
+
+@SINGLE_OR_BATCH
+@pytest.mark.parametrize("middleware", CATCHING)
+@pytest.mark.parametrize("at_cancellation", [None, fail])
+async def test_what_a_drain_has_cut_short_is_acked_by_no_middleware(
+    middleware: Any, at_cancellation: Any, is_batch: bool
+) -> None:
+    handlers, sleeper = Handlers(), Sleeper(at_cancellation)
+    if at_cancellation is not None:
+        handlers.middleware(logs_and_goes_on)  # outside, since not each of them catches a ValueError
+    handlers.middleware(middleware)
+    register(handlers, sleeper.handle, is_batch)
+    assert (await cut_while(sleeper, at_work(handlers))).settled == 0
+
+
+@SINGLE_OR_BATCH
+@pytest.mark.parametrize("middleware", CATCHING)
+async def test_deadline_that_a_middleware_has_caught_is_a_timeout_all_the_same(
+    middleware: Any, is_batch: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    handlers = Handlers()
+    handlers.middleware(middleware)
+    register(handlers, Sleeper().handle, is_batch, timeout=SHORT_S, retry=None)
+    assert (await timed_out(handlers)).rejected == [1]
+    assert "timed out after 0.05 s" in caplog.text
+
+
+async def test_outer_middleware_sees_the_cancellation_that_an_inner_one_has_caught() -> None:
+    handlers, sleeper = Handlers(), Sleeper()
+    seen: list[type[BaseException]] = []
+
+    @handlers.middleware
+    async def watch(payload: Any, ctx: Context, call_next: Any) -> Any:
+        try:
+            return await call_next(payload, ctx)
+        except BaseException as error:
+            seen.append(type(error))
+            raise
+
+    handlers.middleware(logs_and_goes_on)
+    register(handlers, sleeper.handle, is_batch=False)
+    assert (await cut_while(sleeper, at_work(handlers))).settled == 0
+    assert seen == [asyncio.CancelledError]
+
+
+@SINGLE_OR_BATCH
+@pytest.mark.parametrize("raises", [False, True])
+async def test_middleware_may_settle_what_was_cut_short_by_its_own_word(raises: bool, is_batch: bool) -> None:
+    handlers, sleeper = Handlers(), Sleeper()
+
+    @handlers.middleware
+    async def settle(payload: Any, ctx: Context, call_next: Any) -> Any:
+        await logs_and_goes_on(payload, ctx, call_next)
+        if raises:
+            raise Ack
+        return Ack()
+
+    register(handlers, sleeper.handle, is_batch)
+    assert (await cut_while(sleeper, at_work(handlers))).acked == [1]
+
+
+@SINGLE_OR_BATCH
+async def test_handler_that_ends_normally_after_a_cut_is_acked_through_its_middleware(is_batch: bool) -> None:
+    handlers, sleeper = Handlers(), Sleeper(lambda: None)
+    handlers.middleware(suppresses)
+    register(handlers, sleeper.handle, is_batch)
+    assert (await cut_while(sleeper, at_work(handlers))).acked == [1]
+
+
+@SINGLE_OR_BATCH
+async def test_thread_that_ends_after_a_cut_counts_through_its_middleware(is_batch: bool) -> None:
+    for error, acked in ((None, [1]), (ValueError("late"), [])):
+        handlers, begun, release = Handlers(), threading.Event(), threading.Event()
+        handlers.middleware(logs_and_goes_on)
+
+        def hold(
+            payload: Any, begun: threading.Event = begun, release: threading.Event = release, error: Any = error
+        ) -> None:
+            begun.set()
+            release.wait(SOON_S)
+            if error is not None:
+                raise error
+
+        register(handlers, hold, is_batch)
+        bench, channel = at_work(handlers), Channel()
+        bench.runner.admit(*deliveries(channel, 1, b"1"))
+        await until(begun.is_set, SOON_S)
+        bench.runner.cut_short()
+        release.set()
+        await asyncio.wait_for(bench.runner.finished(), SOON_S)
+        assert channel.acked == acked
+        assert channel.settled == len(acked)
+
+
+async def test_time_limit_of_the_middlewares_own_is_its_own_affair() -> None:
+    handlers = Handlers()
+
+    @handlers.middleware
+    async def limit(payload: Any, ctx: Context, call_next: Any) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(call_next(payload, ctx), SHORT_S)
+
+    register(handlers, Sleeper().handle, is_batch=False)
+    assert (await timed_out(handlers)).acked == [1]
