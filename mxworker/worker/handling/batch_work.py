@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 
 from mxworker.api.delivery import Delivery, source_of
-from mxworker.api.settlement import Ack, Settlement
+from mxworker.api.settlement import Settlement
 from mxworker.system.foreign_errors import is_a
 from mxworker.worker.handling.batch_execution import ExecuteBatch, Undecodable
 from mxworker.worker.handling.batching import Gathered
@@ -23,7 +23,7 @@ from mxworker.worker.handling.record import Record
 from mxworker.worker.handling.report import ACK, Report
 from mxworker.worker.handling.running import Running
 from mxworker.worker.handling.settling import Settling
-from mxworker.worker.handling.work import Rescue, Watch, quarantine
+from mxworker.worker.handling.work import Rescue, Watch, is_success, quarantine
 
 
 class BatchWork:
@@ -150,7 +150,7 @@ class BatchWork:
         settled = []
         slow = []
         for delivery, settlement in zip(deliveries, settlements, strict=True):
-            if self._running.is_cut_short and not isinstance(settlement, Ack):
+            if self._running.is_cut_short and not is_success(settlement):
                 continue
             try:
                 if settlement is ACK:

@@ -143,7 +143,7 @@ class SingleWork:
             if metrics is not None:
                 metrics.end_run(started_at)
             # A handler may turn its cancellation into another exception. After a cut only a success counts.
-            if running.is_cut_short and not isinstance(settlement, Ack):
+            if running.is_cut_short and not is_success(settlement):
                 return True
             if self._watch is not None:
                 self._watch(delivery, settlement, running.started_at(delivery))
@@ -169,6 +169,11 @@ class SingleWork:
     def is_stale(self, delivery: Delivery) -> bool:
         """Whether its channel has ended."""
         return delivery.is_stale
+
+
+def is_success(settlement: Settlement) -> bool:
+    """Whether the handler has succeeded. The ack of `on_error="ack"` is for a failure."""
+    return isinstance(settlement, Ack) and settlement.failure is None
 
 
 async def quarantine(delivery: Delivery, convict: Suspect, record: Record, settling: Settling) -> None:

@@ -204,3 +204,10 @@ async def test_time_limit_of_the_middlewares_own_is_its_own_affair() -> None:
 
     register(handlers, Sleeper().handle, is_batch=False)
     assert (await timed_out(handlers)).acked == [1]
+
+
+@SINGLE_OR_BATCH
+async def test_failure_after_a_cut_is_not_acked_by_the_policy_for_failures(is_batch: bool) -> None:
+    handlers, sleeper = Handlers(), Sleeper(fail)
+    register(handlers, sleeper.handle, is_batch, on_error="ack")
+    assert (await cut_while(sleeper, at_work(handlers))).settled == 0
