@@ -126,7 +126,8 @@ class BatchWork:
             if is_a(error, GeneratorExit):
                 await self._settle(gathered, left, [self._report.failed(error)] * len(left), entries)
             else:
-                await asyncio.gather(*(self._rescue.one(delivery, error) for delivery in left))
+                rescued = asyncio.gather(*(self._rescue.one(delivery, error) for delivery in left))
+                await self._running.completed(rescued)
 
     def _alive(self, gathered: Gathered) -> list[Delivery]:
         """Return the deliveries that are not stale. The broker redelivers those whose channel was lost in the wait."""
@@ -169,7 +170,7 @@ class BatchWork:
             for delivery in settled:  # without slow ones, all leave with the batch
                 self._record.leave(entries.pop(delivery))
             self._running.settle(gathered)
-            await asyncio.gather(*slow)
+            await self._running.completed(asyncio.gather(*slow))
 
     async def _copied(self, delivery: Delivery, ends: Again | Later | Dead) -> None:
         try:

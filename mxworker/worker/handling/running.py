@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
@@ -102,6 +102,28 @@ class Running(Generic[Unit]):
         self.stuck.discard(unit)
         self._changed.set()
 
+    async def completed(self, settling: Awaitable[object]) -> None:
+        """Await what settles the unit of the running task, and raise its exception. Only a cut ends it.
+
+        Handlers leave cancellations behind: they cancel their own task and return, or forget a timer that cancels it.
+        These are taken back. Otherwise they would end the wait for the confirm of a copy that is already on its way,
+        and the message would be settled a second time.
+        """
+        task = asyncio.current_task(self._loop)
+        assert task is not None, "a unit runs in a task"
+        inner = asyncio.ensure_future(_fault_of(settling))
+        while not inner.done():
+            try:
+                await asyncio.wait((inner,))
+            except asyncio.CancelledError:
+                if self.is_cut_short:
+                    inner.cancel()
+                else:
+                    task.uncancel()
+        fault = inner.result()
+        if fault is not None:
+            raise fault
+
     @contextmanager
     def suspended(self, unit: Unit) -> Iterator[None]:
         """Suspend the deadline while `unit` waits for others. Afterwards the unit has its whole time."""
@@ -179,3 +201,14 @@ class Running(Generic[Unit]):
             self._timer.cancel()
         self._wake_at = at
         self._timer = None if at == math.inf else self._clock.call_at(at, self._expire)
+
+
+async def _fault_of(settling: Awaitable[object]) -> BaseException | None:
+    """Await `settling` and return its exception: a task that raises SystemExit would end the event loop."""
+    try:
+        await settling
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        return error
+    return None

@@ -151,7 +151,7 @@ class SingleWork:
             if ends is not None:
                 running.settle(delivery)
                 del settlement  # its exception holds the frames of the handler with their variables
-                await self._settling.by_copy(delivery, ends)
+                await running.completed(self._settling.by_copy(delivery, ends))
             return True
         finally:
             record.leave(entry)
@@ -164,7 +164,7 @@ class SingleWork:
         if self._running.is_cut_short:
             return
         with self._record.entered([delivery]):
-            await self._rescue.one(delivery, error)
+            await self._running.completed(self._rescue.one(delivery, error))
 
     def is_stale(self, delivery: Delivery) -> bool:
         """Whether its channel has ended."""

@@ -1,4 +1,4 @@
-"""Cancellations of a delivery's task: ours are caught by no middleware."""
+"""Cancellations of a delivery's task: ours are caught by no middleware, and the application's end no settling."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from mxworker import Ack, Context, Handlers
+from mxworker import Ack, Context, Handlers, Reject, Retry
+from mxworker.api.context import WorkerResources
+from tests.harness.refusing import Hasty, Publishing
 from tests.harness.runners import Bench, Channel, at_work, deliveries
 from tests.harness.waiting import until
 
@@ -211,3 +213,144 @@ async def test_failure_after_a_cut_is_not_acked_by_the_policy_for_failures(is_ba
     handlers, sleeper = Handlers(), Sleeper(fail)
     register(handlers, sleeper.handle, is_batch, on_error="ack")
     assert (await cut_while(sleeper, at_work(handlers))).settled == 0
+
+
+# ---- the application's, while a copy is on its way
+
+
+class SlowPublishing(Publishing):
+    """Confirms each publish when `confirmed` is set, and says when there was one."""
+
+    def __init__(self) -> None:
+        self.confirmed, self.has_published = asyncio.Event(), asyncio.Event()
+        super().__init__(self.confirmed)
+        self.before_each = self.has_published.set
+        self.late: asyncio.Task[None] | None = None
+        """Cancels a task some turns after the publish."""
+
+
+def at_once(task: asyncio.Task[Any], publishing: SlowPublishing) -> None:
+    """Leave a cancellation that arrives at the next await."""
+    task.cancel()
+
+
+def in_the_next_turn(task: asyncio.Task[Any], publishing: SlowPublishing) -> None:
+    asyncio.get_running_loop().call_soon(task.cancel)
+
+
+def while_the_confirm_is_awaited(task: asyncio.Task[Any], publishing: SlowPublishing) -> None:
+    async def cancel_late() -> None:
+        await publishing.has_published.wait()
+        for _ in range(3):
+            task.cancel()
+            await asyncio.sleep(0)
+
+    publishing.late = asyncio.ensure_future(cancel_late())
+
+
+def copying_bench(handlers: Handlers, publishing: Publishing) -> Bench:
+    anything: Any = publishing
+    return at_work(handlers, resources=WorkerResources(anything, anything, anything), rng=Hasty())
+
+
+def leaves_a_cancellation(leave: Callable[..., None], outcome: Any, publishing: SlowPublishing) -> Callable[..., Any]:
+    async def handle(payload: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        leave(task, publishing)
+        raise outcome
+
+    return handle
+
+
+async def turns(count: int = 20) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@SINGLE_OR_BATCH
+@pytest.mark.parametrize("leave", [at_once, in_the_next_turn, while_the_confirm_is_awaited])
+@pytest.mark.parametrize(("outcome", "queue"), [(Reject("mine"), "queue.dlq"), (Retry(), "queue.retry.1000")])
+async def test_cancellation_that_a_handler_leaves_behind_makes_no_second_copy(
+    outcome: Any, queue: str, leave: Any, is_batch: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    handlers, publishing = Handlers(), SlowPublishing()
+    register(handlers, leaves_a_cancellation(leave, outcome, publishing), is_batch)
+    bench, channel = copying_bench(handlers, publishing), Channel()
+    bench.runner.admit(*deliveries(channel, 1, b"1"))
+    await until(publishing.has_published.is_set, SOON_S)
+    await turns()
+    assert channel.settled == 0, "the copy is not confirmed yet"
+    publishing.confirmed.set()
+    await asyncio.wait_for(bench.runner.finished(), SOON_S)
+    assert [name for _, name in publishing.published] == [queue]
+    assert channel.acked == [1]
+    assert channel.settled == 1
+    assert "could not be settled" not in caplog.text
+    assert bench.slot.told.in_flight_count == 0
+
+
+@SINGLE_OR_BATCH
+async def test_cancellation_that_comes_late_makes_no_second_copy_in_a_rescue(is_batch: bool) -> None:
+    handlers, publishing = Handlers(), SlowPublishing()
+
+    async def succeed(payload: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        while_the_confirm_is_awaited(task, publishing)
+
+    register(handlers, succeed, is_batch)
+    bench, channel = copying_bench(handlers, publishing), BrokenOnce()
+    bench.runner.admit(*deliveries(channel, 1, b"1"))
+    await until(publishing.has_published.is_set, SOON_S)
+    await turns()
+    publishing.confirmed.set()
+    await asyncio.wait_for(bench.runner.finished(), SOON_S)
+    assert [name for _, name in publishing.published] == ["queue.dlq"]
+    assert (channel.acked, channel.settled) == ([1], 1)
+
+
+class BrokenOnce(Channel):
+    """Its first ack fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_broken = True
+
+    def ack(self, delivery: Any) -> bool:
+        if self._is_broken:
+            self._is_broken = False
+            raise RuntimeError("a bug")
+        return super().ack(delivery)
+
+
+@SINGLE_OR_BATCH
+async def test_cut_ends_the_settling_of_what_was_cancelled_before(is_batch: bool) -> None:
+    handlers, publishing = Handlers(), SlowPublishing()
+    register(handlers, leaves_a_cancellation(at_once, Reject("mine"), publishing), is_batch)
+    bench, channel = copying_bench(handlers, publishing), Channel()
+    bench.runner.admit(*deliveries(channel, 1, b"1"))
+    await until(publishing.has_published.is_set, SOON_S)
+    bench.runner.cut_short()
+    await asyncio.wait_for(bench.runner.finished(), SOON_S)
+    assert channel.settled == 0
+    assert len(publishing.published) == 1
+    assert not bench.broken
+    assert bench.slot.told.in_flight_count == 0
+
+
+@SINGLE_OR_BATCH
+async def test_publisher_that_means_to_leave_costs_its_own_message(is_batch: bool) -> None:
+    handlers = Handlers()
+    outcome: Any = SystemExit(3)
+    leaving = Publishing(outcome)
+
+    async def refuse(payload: Any) -> None:
+        raise Reject("mine")
+
+    register(handlers, refuse, is_batch)
+    bench, channel = copying_bench(handlers, leaving), Channel()
+    bench.runner.admit(*deliveries(channel, 1, b"1"))
+    await asyncio.wait_for(bench.runner.finished(), SOON_S)
+    assert channel.given_back == [1]
+    assert not bench.broken
