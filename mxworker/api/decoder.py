@@ -14,7 +14,7 @@ A body is first decompressed by its content-encoding. A body in an unknown codin
 handler gets the body as it was sent, and finds the name of the coding in the properties.
 
 Text without a charset is UTF-8. JSON is UTF-8 whatever the charset is (RFC 8259, 8.1 and 11). Only a body that is not
-UTF-8 is decoded by its charset.
+UTF-8 is decoded by its charset. A byte order mark before JSON is ignored (8.1).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from mxworker.api.delivery import Delivery
 from mxworker.errors import DecodeError
 from mxworker.payloads.annotations import bare
 from mxworker.payloads.content_types import (
+    BYTE_ORDER_MARK,
     BYTES,
     JSON,
     JSON_ENDS_AT,
@@ -117,6 +118,14 @@ def _by_content_type(form: PayloadForm, codecs: Mapping[str, ContentCodec]) -> D
                 return from_json(body)
             return read_other(raw, body)
         except refusals as error:
+            if body.startswith(BYTE_ORDER_MARK):  # looked for here, since it costs the usual body nothing
+                return read_after_mark(body)
+            raise DecodeError(explain(error)) from None
+
+    def read_after_mark(body: bytes) -> Any:
+        try:
+            return form.from_json(body[len(BYTE_ORDER_MARK) :])
+        except refusals as error:
             raise DecodeError(explain(error)) from None
 
     def read_other(raw: bytes, body: bytes) -> Any:
@@ -141,7 +150,14 @@ def _readers(form: PayloadForm, codecs: Mapping[str, ContentCodec]) -> dict[str,
 
 
 def _through(codec: ContentCodec, form: PayloadForm) -> Callable[[bytes], Any]:
-    return lambda body: form.from_value(codec.read(body))
+    def read(body: bytes) -> Any:
+        value = codec.read(body)
+        try:
+            return form.from_value(value)
+        except form.refusals as error:
+            raise DecodeError(form.explain(error)) from None
+
+    return read
 
 
 def _same(body: bytes) -> bytes:

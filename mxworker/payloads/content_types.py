@@ -1,11 +1,14 @@
 """Read content-types, and decode bodies that are text (RFC 9110, 8.3).
 
-Anybody may have written a content-type, so it is read tolerantly, and only listed character sets are accepted: for an
-unknown name Python looks for a module, and remembers for ever that there is none.
+Anybody may have written a content-type, so it is read tolerantly, and only the character sets that Python has by
+itself are accepted: for an unknown name Python looks for a module, and remembers for ever that there is none.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from encodings.aliases import aliases
+from types import MappingProxyType
 from typing import NamedTuple
 
 from mxworker.errors import DecodeError
@@ -23,16 +26,25 @@ TEXT_ON_WIRE = b"\x0atext/plain"
 JSON_ENDS_AT = 2 + len(JSON_ON_WIRE)
 TEXT_ENDS_AT = 2 + len(TEXT_ON_WIRE)
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""What some writers, those of .NET among them, put before UTF-8."""
+
 _SHOWN_CHARACTERS = 60
-_UTF_8 = frozenset({"utf-8", "utf8"})
-_CHARSETS = frozenset(  # written with hyphens; an underscore is read as a hyphen
-    _UTF_8
-    | {"us-ascii", "ascii", "latin1", "latin-1", "utf-16", "utf-16le", "utf-16be", "utf-32", "utf-32le", "utf-32be"}
-    | {f"{name}-{part}" for name in ("iso-8859", "iso8859") for part in (*range(1, 12), *range(13, 17))}
-    | {f"{name}{page}" for name in ("windows-", "cp") for page in (874, *range(1250, 1259))}
-    | {"big5", "euc-jp", "euc-kr", "gb18030", "gb2312", "gbk", "iso-2022-jp", "koi8-r", "koi8-u", "shift-jis"}
+# Encodings of bytes or of text by other bytes, what only Windows has, and UTF-7, in which text can pose as other text.
+_NO_CHARSETS = frozenset(
+    {"base64_codec", "bz2_codec", "hex_codec", "quopri_codec", "rot_13", "uu_codec", "zlib_codec", "mbcs", "utf_7"}
 )
-_PYTHON_NAMES = {"windows-874": "cp874"}
+_WITHOUT_ALIAS = (
+    *("cp720", "cp737", "cp856", "cp874", "cp875", "cp1006", "iso8859_1", "koi8_t", "koi8_u", "utf_8_sig"),
+    *("mac_arabic", "mac_croatian", "mac_farsi", "mac_romanian"),
+)
+_CODECS = frozenset({*aliases.values(), *_WITHOUT_ALIAS}) - _NO_CHARSETS
+_CHARSETS: Mapping[str, str] = MappingProxyType(
+    {alias: codec for alias, codec in aliases.items() if codec in _CODECS}
+    | {codec: codec for codec in _CODECS}
+    | {"windows_874": "cp874"}
+)
+"""Python's codec for each name of a character set; a hyphen in a name is read as an underscore."""
 
 
 class ContentType(NamedTuple):
@@ -79,11 +91,12 @@ def is_text(media_type: str) -> bool:
 
 def text(body: bytes, charset: str | None = None) -> str:
     """Decode `body` as text in `charset`, by default UTF-8. Raises DecodeError."""
-    name = "utf-8" if charset is None else charset.replace("_", "-")
-    if name not in _CHARSETS:
-        raise DecodeError(f"the content-type names the charset {shown(charset or name)}, which is not supported")
+    name = "utf-8" if charset is None else charset
+    codec = _codec(name)
+    if codec is None:
+        raise DecodeError(f"the content-type names the charset {shown(name)}, which is not supported")
     try:
-        return body.decode(_PYTHON_NAMES.get(name, name))
+        return body.decode(codec)
     except UnicodeDecodeError as error:
         raise DecodeError(f"the body is not {name.upper()}: {error.reason} at byte {error.start}") from None
 
@@ -93,7 +106,7 @@ def utf_8(body: bytes, charset: str | None) -> bytes:
 
     Raises DecodeError. A zero octet means UTF-16 or UTF-32: it would be valid in UTF-8, but JSON has none.
     """
-    if charset is None or charset.replace("_", "-") in _UTF_8:
+    if charset is None or _codec(charset) == "utf_8":
         return body
     if b"\0" not in body:
         try:
@@ -101,7 +114,11 @@ def utf_8(body: bytes, charset: str | None) -> bytes:
             return body
         except UnicodeDecodeError:
             pass
-    return text(body, charset).encode()
+    return text(body, charset).removeprefix("\ufeff").encode()
+
+
+def _codec(charset: str) -> str | None:
+    return _CHARSETS.get(charset.replace("-", "_"))
 
 
 def shown(name: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, NewType
 
 import msgspec
+import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,6 +38,11 @@ MSGPACK = {"application/msgpack": ContentCodec("application/msgpack", msgspec.ms
 
 @dataclass
 class Point:
+    x: int
+    y: int
+
+
+class PydanticPoint(pydantic.BaseModel):
     x: int
     y: int
 
@@ -134,7 +140,9 @@ def test_text_that_is_not_utf_8_says_where() -> None:
         b"[" * 100_000,
         b'{"a":' * 100_000,
         b"\x00",
-        b"\xef\xbb\xbf{}",
+        b"\xef\xbb\xbf",
+        b"\xef\xbb\xbfS3cr3t",
+        b"\xef\xbb\xbf\xef\xbb\xbf{}",
         b"[1] [2]",
     ],
     ids=lambda body: repr(body[:12]),
@@ -223,6 +231,29 @@ def test_json_that_is_not_utf_8_is_in_the_charset_that_is_named(media_type: str,
         for annotation in (dict, Any, dict[str, str]):
             assert decode(annotation, body, content_type) == {"x": "ü"}
         assert decode(str, body, content_type) == '{"x": "ü"}'
+
+
+@pytest.mark.parametrize("content_type", [*JSON_TYPES, "application/json; charset=utf-8-sig", "text/csv"])
+def test_byte_order_mark_before_json_is_ignored(content_type: str | None) -> None:
+    body = b'\xef\xbb\xbf{"x": 1, "y": 2}'
+    for annotation in (dict, dict[str, int], PydanticPoint):
+        assert decode(annotation, body, content_type) == decode(annotation, body[3:], content_type)
+    assert decode(Point, body, content_type) == Point(1, 2)
+    assert decode(list, b"\xef\xbb\xbf[1]", content_type) == [1]
+    assert refusal(dict, b"\xef\xbb\xbf[1]", content_type) == "the body is not an object: it is an array"
+    assert decode(str, body, "text/plain") == "\ufeff" + body[3:].decode()
+    assert decode(bytes, body, content_type) is body
+
+
+@pytest.mark.parametrize("charset", ["utf-16", "utf-16-le", "utf-16be", "utf-32", "utf_32_le"])
+def test_byte_order_mark_of_other_encodings_is_ignored_too(charset: str) -> None:
+    body = ('{"x": 1}' if charset in ("utf-16", "utf-32") else '\ufeff{"x": 1}').encode(charset)
+    assert decode(dict, body, f"application/json; charset={charset}") == {"x": 1}
+
+
+def test_body_of_a_codec_is_not_read_as_json_behind_what_looks_like_a_mark() -> None:
+    codecs = {"text/csv": ContentCodec("text/csv", lambda body: "no point")}
+    assert "does not fit Point" in refusal(Point, b'\xef\xbb\xbf{"x": 1, "y": 2}', "text/csv", codecs)
 
 
 def test_json_in_a_charset_that_does_not_fit_is_refused() -> None:

@@ -81,9 +81,65 @@ def test_text_is_in_its_charset() -> None:
     assert text("ü".encode("utf-16"), "utf-16") == "ü"
     assert text(b"\xa1", "windows-874") == "ก"
     assert text("ü".encode()) == "ü"
+    assert text("ü".encode("utf-16-le"), "utf-16-le") == "ü"
+    assert text("ü".encode("utf-8-sig"), "utf-8-sig") == "ü"
+    assert text(b"\xa4", "latin9") == "€"
+    assert text(b"\x81", "ibm437") == "ü"
 
 
-@pytest.mark.parametrize("charset", ["", "klingon", "zlib", "rot13", "unicode_escape", "idna", "punycode", "utf-7"])
+USUAL_NAMES = (
+    *(
+        "utf-8",
+        "utf8",
+        "us-ascii",
+        "ascii",
+        "latin1",
+        "latin-1",
+        "utf-16",
+        "utf-16le",
+        "utf-16be",
+        "utf-32",
+        "utf-32le",
+    ),
+    *(
+        "iso-8859-1",
+        "iso8859-15",
+        "windows-874",
+        "cp874",
+        "windows-1252",
+        "cp1250",
+        "big5",
+        "euc-jp",
+        "euc-kr",
+        "gb18030",
+    ),
+    *("gb2312", "gbk", "iso-2022-jp", "koi8-r", "koi8-u", "shift-jis"),
+)
+
+
+@pytest.mark.parametrize("charset", USUAL_NAMES)
+def test_name_that_the_web_uses_is_known_with_hyphens_and_underscores(charset: str) -> None:
+    assert text(b"ab\0\0", charset) == text(b"ab\0\0", charset.replace("-", "_"))
+
+
+@pytest.mark.parametrize(
+    "charset",
+    [
+        "",
+        "klingon",
+        "zlib",
+        "rot13",
+        "unicode_escape",
+        "idna",
+        "punycode",
+        "utf-7",
+        "utf7",
+        "hex",
+        "base64",
+        "uu",
+        "bz2",
+    ],
+)
 def test_charset_that_is_not_listed_is_refused(charset: str) -> None:
     with pytest.raises(DecodeError, match=f"the content-type names the charset '{charset}', which is not supported"):
         text(b"", charset)
