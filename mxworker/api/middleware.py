@@ -13,10 +13,10 @@ the handler's outcome:
 - A settlement that `call_next` returned or raised holds, so that a forgotten `return` turns no Reject into an ack. To
   replace it, the middleware returns another settlement, such as `Ack()`.
 - An exception that `call_next` raised and the middleware caught counts as handled: the delivery is acked.
-- A cancellation counts as handled only when the code that cancelled takes it back, as `asyncio.timeout` does. So the
-  middleware may catch the cancellation by the handler's timeout or at the end of a drain, but a handler that was
-  stopped by it is timed out or left unsettled. A handler that catches the cancellation itself and returns has ended
-  normally.
+- A cancellation that the middleware caught does not count as handled: a delivery whose handler was stopped by its
+  timeout has timed out, and one whose handler was stopped at the end of a drain is left unsettled, also when the
+  handler turned the cancellation into another exception. A time limit of the middleware's own, such as
+  `asyncio.timeout`, is its own affair. A handler that catches the cancellation itself and returns has ended normally.
 - When `call_next` was called several times, the call that ended last counts.
 - When `call_next` was not called, or has not ended, the delivery has failed, since its handler did not run. To skip the
   handler, a middleware returns `Ack()` or another settlement.

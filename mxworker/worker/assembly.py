@@ -274,7 +274,9 @@ def runner_of(
             execute = traced(execute, queue.name, tracer)
         work = SingleWork(record, execute, report, settling, running, watch, metrics)
     else:
-        execute_batch = batch_pipeline(handler, report, scope, process.threads, process.decode_budget)
+        execute_batch = batch_pipeline(
+            handler, report, scope, process.threads, process.decode_budget, lambda: running.is_cut_short
+        )
         if tracer is not None:
             execute_batch = traced_batch(execute_batch, queue.name, tracer)
         work = BatchWork(
@@ -319,7 +321,15 @@ def _execute_of(
 ) -> Execute:
     """Return the function that takes a delivery to its settlement: here, or in a process of a `cpu=True` handler."""
     if handler.kind is not HandlerKind.PROCESS:
-        return pipeline(handler, report, scope, process.threads, process.decode_budget, running.suspended)
+        return pipeline(
+            handler,
+            report,
+            scope,
+            process.threads,
+            process.decode_budget,
+            running.suspended,
+            lambda: running.is_cut_short,
+        )
     assert process.execute_in_process is not None, "a cpu=True handler needs a pool of processes"
     return process.execute_in_process(handler, report, running.suspended)
 

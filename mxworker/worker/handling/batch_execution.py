@@ -50,14 +50,16 @@ def batch_pipeline(
     scope: HandlerScope,
     threads: Threads | None = None,
     budget: DecodeBudget | None = None,
+    is_cut: Callable[[], bool] = lambda: False,
 ) -> ExecuteBatch:
     """Return the coroutine function that takes a batch of `handler` to a settlement for each of its deliveries.
 
     Its second argument also gets the deliveries that cannot be decoded, for a caller that cancels it. The third is
     entered while the batch waits for room. When there is no room for payloads beside the others of the batch, their
-    deliveries are taken out of the first argument, and the fourth is called with them. It may raise Unprocessed.
+    deliveries are taken out of the first argument, and the fourth is called with them. It may raise Unprocessed. For
+    `is_cut` see `middleware_chain.compose`.
     """
-    call, needs_context = call_of(handler, threads)
+    call, needs_context = call_of(handler, threads, is_cut)
     decode = handler.decode
     reads_body = decode is not whole_delivery
     large_bytes = large_bytes_of(handler)

@@ -14,15 +14,20 @@ from mxworker.worker.handling.outcomes import awaited, begin_no_await, listed
 from mxworker.worker.handling.threads import Threads
 
 
-def call_of(handler: Handler, threads: Threads | None) -> tuple[Callable[..., Awaitable[Any]], bool]:
-    """Return the function that calls the handler through its middleware, and whether it also takes a context."""
+def call_of(
+    handler: Handler, threads: Threads | None, is_cut: Callable[[], bool]
+) -> tuple[Callable[..., Awaitable[Any]], bool]:
+    """Return the function that calls the handler through its middleware, and whether it also takes a context.
+
+    For `is_cut` see `compose`.
+    """
     function = handler.function if handler.batch is None else _listing(handler)
     if handler.kind is not HandlerKind.ASYNC:
         function = _in_thread(function, threads)
     if not handler.middleware:
         return function, handler.wants_context
     innermost: CallNext = function if handler.wants_context else lambda payload, ctx: function(payload)
-    return compose(handler.middleware, innermost), True
+    return compose(handler.middleware, innermost, is_cut), True
 
 
 def _listing(handler: Handler) -> Callable[..., Any]:

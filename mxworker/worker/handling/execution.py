@@ -42,17 +42,19 @@ def pipeline(
     threads: Threads | None = None,
     budget: DecodeBudget | None = None,
     suspended: Callable[[Delivery], AbstractContextManager[object]] = nullcontext,
+    is_cut: Callable[[], bool] = lambda: False,
 ) -> Execute:
     """Return the coroutine function that takes a delivery of `handler` to its settlement, or raises Unprocessed.
 
     Without `threads` a `def` handler runs in the loop's thread, as in the process of a `cpu=True` handler. `budget`
-    decides when large bodies are decoded; `suspended` is entered while a delivery waits for that.
+    decides when large bodies are decoded; `suspended` is entered while a delivery waits for that. For `is_cut` see
+    `middleware_chain.compose`.
     """
     decode = handler.decode
     reads_body = decode is not whole_delivery
     large_bytes = large_bytes_of(handler)
     budget = budget or unlimited()
-    call, needs_context = call_of(handler, threads)
+    call, needs_context = call_of(handler, threads, is_cut)
     facts_of = scope.facts_of
 
     async def execute(delivery: Delivery) -> Settlement:

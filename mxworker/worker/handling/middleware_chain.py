@@ -5,25 +5,31 @@ This module knows nothing about deliveries and settling on the wire.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+import asyncio
+from collections.abc import Awaitable, Callable
 from types import CoroutineType
 from typing import Any
 
 from mxworker.api.middleware import CallNext, Middleware
 from mxworker.system.cancellation import raise_own_cancellation
-from mxworker.system.foreign_errors import text_of
+from mxworker.system.foreign_errors import is_a, text_of
 from mxworker.worker.handling.outcomes import UnknownOutcome, alone_in, awaited
 
 
-def compose(layers: tuple[Middleware, ...], innermost: CallNext) -> CallNext:
-    """Return one call through all layers, of which the first is the outermost. Without layers, returns `innermost`."""
+def compose(
+    layers: tuple[Middleware, ...], innermost: CallNext, is_cut: Callable[[], bool] = lambda: False
+) -> CallNext:
+    """Return one call through all layers, of which the first is the outermost. Without layers, returns `innermost`.
+
+    `is_cut` says whether all that runs was cancelled, to be left unsettled.
+    """
     call = innermost
     for layer in reversed(layers):
-        call = _around(layer, call)
+        call = _around(layer, call, is_cut)
     return call
 
 
-def _around(layer: Middleware, call_next: CallNext) -> CallNext:
+def _around(layer: Middleware, call_next: CallNext, is_cut: Callable[[], bool]) -> CallNext:
     async def call(payload: Any, ctx: Any) -> Any:
         inner = _Inner(call_next)
         outcome = layer(payload, ctx, inner.call)
@@ -31,7 +37,7 @@ def _around(layer: Middleware, call_next: CallNext) -> CallNext:
             outcome = await outcome
         if outcome is not None:
             outcome = await awaited(outcome)
-        return inner.standing(layer) if outcome is None else outcome
+        return inner.standing(layer, is_cut) if outcome is None else outcome
 
     return call
 
@@ -39,13 +45,14 @@ def _around(layer: Middleware, call_next: CallNext) -> CallNext:
 class _Inner:
     """The calls of `call_next` in one execution of a middleware, and the end of the last one."""
 
-    __slots__ = ("_call_next", "_calls", "_ended", "_has_outcome", "_raised", "_returned")
+    __slots__ = ("_call_next", "_calls", "_ended", "_has_outcome", "_raised", "_returned", "_was_cancelled")
 
     def __init__(self, call_next: CallNext) -> None:
         self._call_next = call_next
         self._calls = 0
         self._ended = 0
         self._has_outcome = False  # whether the last end was a result or a settlement
+        self._was_cancelled = False  # whether the last end was a CancelledError
         self._returned: Any = None
         self._raised: BaseException | None = None
 
@@ -65,25 +72,31 @@ class _Inner:
                 outcome = await awaited(outcome)
         except BaseException as error:
             self._has_outcome = alone_in(error) is not None
+            self._was_cancelled = is_a(error, asyncio.CancelledError)
             self._raised = error if self._has_outcome else None
             raise
         finally:
             self._ended += 1
         self._returned = outcome
         self._has_outcome = True
+        self._was_cancelled = False
         return outcome
 
-    def standing(self, layer: Middleware) -> Any:
+    def standing(self, layer: Middleware, is_cut: Callable[[], bool]) -> Any:
         """Return or raise the outcome that holds when the middleware returned None. Raises UnknownOutcome.
 
-        Raises CancelledError when the running task was cancelled before the call had an outcome: a cancellation that
-        the middleware has caught would make a success of a handler that was stopped in the midst of its work.
+        Raises CancelledError when the call was cancelled before it had an outcome: a cancellation that the middleware
+        has caught would make a success of a handler that was stopped in the midst of its work. After a cut that is so
+        for any exception, since handlers turn cancellations into others.
         """
-        if not self._has_outcome or self._ended < self._calls:
+        is_open = self._ended < self._calls
+        if (is_open or not self._has_outcome) and is_cut():
+            raise asyncio.CancelledError
+        if is_open or self._was_cancelled:
             raise_own_cancellation()
         if self._raised is not None:
             raise self._raised
-        if self._returned is None and self._ended < self._calls:
+        if self._returned is None and is_open:
             raise UnknownOutcome(f"middleware {_name(layer)} did not await call_next, so the handler has not ended")
         if not self._calls:
             raise UnknownOutcome(

@@ -95,7 +95,7 @@ async def cut_while(sleeper: Sleeper, bench: Bench) -> Channel:
     return channel
 
 
-async def timed_out(handlers: Handlers) -> Channel:
+async def handled(handlers: Handlers) -> Channel:
     bench, channel = at_work(handlers), Channel()
     bench.runner.admit(*deliveries(channel, 1, b"1"))
     await asyncio.wait_for(bench.runner.finished(), SOON_S)
@@ -125,7 +125,7 @@ async def test_deadline_that_a_middleware_has_caught_is_a_timeout_all_the_same(
     handlers = Handlers()
     handlers.middleware(middleware)
     register(handlers, Sleeper().handle, is_batch, timeout=SHORT_S, retry=None)
-    assert (await timed_out(handlers)).rejected == [1]
+    assert (await handled(handlers)).rejected == [1]
     assert "timed out after 0.05 s" in caplog.text
 
 
@@ -205,7 +205,41 @@ async def test_time_limit_of_the_middlewares_own_is_its_own_affair() -> None:
             await asyncio.wait_for(call_next(payload, ctx), SHORT_S)
 
     register(handlers, Sleeper().handle, is_batch=False)
-    assert (await timed_out(handlers)).acked == [1]
+    assert (await handled(handlers)).acked == [1]
+
+
+@SINGLE_OR_BATCH
+async def test_failed_task_group_that_a_middleware_has_caught_is_handled(is_batch: bool) -> None:
+    """In Python 3.11 and 3.12 the task then looks for ever as if it were being cancelled."""
+    handlers = Handlers()
+    handlers.middleware(logs_and_goes_on)
+
+    async def disturbed() -> None:
+        raise ValueError("disturbed")
+
+    async def fail_in_a_group(payload: Any) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(disturbed())
+
+    register(handlers, fail_in_a_group, is_batch)
+    assert (await handled(handlers)).acked == [1]
+
+
+@SINGLE_OR_BATCH
+async def test_cancellation_that_a_middleware_takes_back_makes_no_success_of_a_cut(is_batch: bool) -> None:
+    handlers, sleeper = Handlers(), Sleeper()
+
+    @handlers.middleware
+    async def take_back(payload: Any, ctx: Context, call_next: Any) -> None:
+        try:
+            await call_next(payload, ctx)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            assert task is not None
+            task.uncancel()
+
+    register(handlers, sleeper.handle, is_batch)
+    assert (await cut_while(sleeper, at_work(handlers))).settled == 0
 
 
 @SINGLE_OR_BATCH
