@@ -15,7 +15,7 @@ from mxworker.board.page import Board
 from mxworker.board.reading import Told
 from mxworker.board.suspects import Death
 from mxworker.master.deadly_queues import DeadlyQueues
-from mxworker.master.plan import Exit
+from mxworker.master.plan import Cause, Exit
 from mxworker.master.slot_states import Reason
 from mxworker.system.log_events import log_event
 from mxworker.system.stacks import readable
@@ -52,9 +52,11 @@ class CrashAttribution:
         self._told: frozenset[str] = frozenset()
         self._ordered: frozenset[str] = frozenset()
 
-    def is_queues_fault(self, told: Told) -> bool:
-        """Whether a worker that died ran a message of a queue that is known for killing alone, by what it had told."""
-        return told.alone_queue in self._queues.to_run_alone
+    def cause_of(self, told: Told, status: int) -> Cause:
+        """Return what may have ended a worker with `status`, by what it had told. Call before the slot is reused."""
+        if told.alone_queue in self._queues.to_run_alone:
+            return Cause.DEADLY_QUEUE
+        return Cause.MESSAGES if told.in_flight_count and not _was_leaving(told, status) else Cause.UNKNOWN
 
     def look(self, ready: Collection[int], now_ns: int) -> Change:
         """Direct which queues run alone, and return what has changed. `ready` are the slots whose worker consumes."""
@@ -84,12 +86,12 @@ class CrashAttribution:
     def hold(self, ended: Exit, peak_rss_bytes: int, stack: str, now_ns: int) -> None:
         """Suspect the messages that a worker had started, if its end was unasked. Call before the slot is reused."""
         told = self._board.told(ended.slot)
-        if not self._is_on or not ended.is_unasked or _was_leaving(told, ended):
+        is_hang = ended.reason is Reason.HANG
+        if not self._is_on or not ended.is_unasked or (_was_leaving(told, ended.status) and not is_hang):
             return
         keys = told.keys_in_flight()
         if not keys:
             return
-        is_hang = ended.reason is Reason.HANG
         death = Death(ended.status, peak_rss_bytes, ended.uptime_s, int(time.time()), readable(stack), is_hang)
         queue, queues = told.alone_queue, told.queues()
         if queue is not None and told.alone_key in keys:
@@ -112,6 +114,6 @@ class CrashAttribution:
         )
 
 
-def _was_leaving(told: Told, ended: Exit) -> bool:
+def _was_leaving(told: Told, status: int) -> bool:
     """Whether the worker was draining by itself, and left behind only what its drain had no time for."""
-    return told.state in _LEAVING and ended.reason is not Reason.HANG and ended.status >= 0
+    return told.state in _LEAVING and status >= 0

@@ -11,9 +11,11 @@ How workers are replaced while the service runs, `replacing` tells and decides.
 
 How a service ends on its own. Before the first worker is ready, a slot whose worker exits with 2, 3 or 4 is given up at
 once, because a human must change something; any other failure is tried three times. When all slots are given up, the
-service ends with the exit code that they agree on, or with 5. Once a worker was ready, the service never ends for a
-fault: a failed slot is tried again for ever, with backoff. In burst mode a worker that found nothing more to do exits
-with 0, and its slot is retired; a worker that was stopped by anybody else is started again.
+service ends with the exit code that they agree on, or with 5. A worker that dies with messages in flight has not failed
+to start: one of them may have killed it. Its slot is tried again for ever, with backoff, since only a later worker can
+put such a message into quarantine. Once a worker was ready, the service never ends for a fault: every failed slot is
+tried again so. In burst mode a worker that found nothing more to do exits with 0, and its slot is retired; a worker
+that was stopped by anybody else is started again.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from collections.abc import Mapping, Sequence
 from mxworker.config.bounds import MAX_WORKERS
 from mxworker.config.process import Supervision
 from mxworker.errors import NEEDS_A_HUMAN, ExitCode
-from mxworker.master.plan import Action, Exit, Look, Roll, RollState, Send, Spawn
+from mxworker.master.plan import Action, Cause, Exit, Look, Roll, RollState, Send, Spawn
 from mxworker.master.replacing import START_ATTEMPTS, Replacing
 from mxworker.master.slot import NS_PER_S, Slot
 from mxworker.master.slot_states import Reason, SlotEvent, SlotState
@@ -158,10 +160,10 @@ class Fleet:
         """Judge no worker as late for 2 s: the master was held up, so perhaps the whole machine was."""
         self._judge_from_ns = now_ns + WITHHOLD_NS
 
-    def exited(self, pid: int, status: int, now_ns: int, is_queues_fault: bool = False) -> Exit:
+    def exited(self, pid: int, status: int, now_ns: int, cause: Cause = Cause.UNKNOWN) -> Exit:
         """Take in that the worker `pid` was reaped with `status`, an exit code or minus a signal number.
 
-        A death that is the fault of a queue is no failure of the slot: the worker is started again at once.
+        A death that a deadly queue has caused is no failure of the slot: the worker is started again at once.
         """
         slot = next(slot for slot in self.slots if slot.pid == pid)
         uptime_s = (now_ns - slot.spawned_ns) / NS_PER_S
@@ -182,8 +184,8 @@ class Fleet:
             as_asked = True
         else:
             failures = slot.failures
-            self._failed(slot, status, now_ns)
-            if is_queues_fault and self._ever_ready and slot.state is SlotState.BACKOFF:
+            self._failed(slot, status, cause, now_ns)
+            if cause is Cause.DEADLY_QUEUE and slot.state is SlotState.BACKOFF:
                 slot.failures, slot.respawn_ns = failures, now_ns
             as_asked = False
         retry_in_s = (slot.respawn_ns - now_ns) / NS_PER_S if slot.state is SlotState.BACKOFF else None
@@ -208,7 +210,7 @@ class Fleet:
             return
         self._replacing.begin_roll(now_ns)
         for slot in self.slots:  # it may have been the old code that failed
-            slot.failures = 0
+            slot.failures = slot.failed_starts = 0
             slot.verdict = None
             slot.respawn_ns = now_ns
 
@@ -321,18 +323,25 @@ class Fleet:
         elif kill_ns is not None:
             slot.ask_to_stop(reason, kill_ns, now_ns)
 
-    def _failed(self, slot: Slot, status: int, now_ns: int) -> None:
+    def _failed(self, slot: Slot, status: int, cause: Cause, now_ns: int) -> None:
         """Decide what follows the end of a worker that nobody had stopped."""
         reason = _reason_of_failure(slot, status)
         if self._ever_ready and _has_settled(slot, now_ns):
             slot.failures = 0
         if slot.relief is not None:
-            self._replacing.trial_failed(slot, status, reason, now_ns)
+            self._replacing.trial_failed(slot, status, reason, cause, now_ns)
         elif self._replacing.take_place_of(slot, reason):
             return
-        elif not self._ever_ready and status in NEEDS_A_HUMAN:
+        elif self._ever_ready or cause is not Cause.UNKNOWN:
+            self._slots.try_again(slot, SlotEvent.FAILED, reason, now_ns)
+        else:
+            self._start_failed(slot, status, reason, now_ns)
+
+    def _start_failed(self, slot: Slot, status: int, reason: Reason, now_ns: int) -> None:
+        slot.failed_starts += 1
+        if status in NEEDS_A_HUMAN:
             self._give_up(slot, ExitCode(status), reason)
-        elif not self._ever_ready and slot.failures + 1 >= START_ATTEMPTS:
+        elif slot.failed_starts >= START_ATTEMPTS:
             self._give_up(slot, ExitCode.NEVER_READY, reason)
         else:
             self._slots.try_again(slot, SlotEvent.FAILED, reason, now_ns)

@@ -260,11 +260,8 @@ class _Master:
 
     def _announce_when_ready(self, now_ns: int) -> None:
         """Announce the service when every slot has had a ready worker, but for those that fail again and again."""
-        awaited = [
-            self._board.told(slot.number)
-            for slot in self._fleet.slots
-            if slot.is_wanted and slot.failures < START_ATTEMPTS
-        ]
+        wanted = [(slot, self._board.told(slot.number)) for slot in self._fleet.slots if slot.is_wanted]
+        awaited = [told for slot, told in wanted if told.ever_ready or slot.failures < START_ATTEMPTS]
         if awaited and all(told.ever_ready for told in awaited):
             self._announced = True
             note = next((told.note for told in awaited if told.note), "")
@@ -273,8 +270,8 @@ class _Master:
     def _take_in_end(self, child: Ended, now_ns: int) -> None:
         """Take in that a worker ended, and say how. It is attributed first: its messages are on their way again."""
         number = self._slot_of(child)
-        is_queues_fault = self._crash_attribution.is_queues_fault(self._board.told(number))
-        ended = self._fleet.exited(child.pid, child.status, now_ns, is_queues_fault)
+        cause = self._crash_attribution.cause_of(self._board.told(number), child.status)
+        ended = self._fleet.exited(child.pid, child.status, now_ns, cause)
         stack = self._children.stack_files(ended.slot)
         self._crash_attribution.hold(ended, child.peak_rss_bytes, stack, now_ns)
         told = self._board.told(ended.slot)

@@ -52,6 +52,17 @@ class Look:
     is_burst_over: bool = False
 
 
+class Cause(Enum):
+    """What may have killed a worker that nobody had stopped, as far as the master can know."""
+
+    UNKNOWN = auto()
+    """No message was in flight: the worker, its code or its surroundings are at fault."""
+    MESSAGES = auto()
+    """One of the messages in flight."""
+    DEADLY_QUEUE = auto()
+    """A message that ran alone, of a queue that is known for messages that kill."""
+
+
 @dataclass(frozen=True, slots=True)
 class Exit:
     """How a worker ended, to be reported. `status` is an exit code, or minus a signal number."""

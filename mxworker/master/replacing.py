@@ -16,7 +16,7 @@ import logging
 
 from mxworker.board.lifecycle import Wish
 from mxworker.errors import NEEDS_A_HUMAN
-from mxworker.master.plan import Roll, RollState
+from mxworker.master.plan import Cause, Roll, RollState
 from mxworker.master.slot import NS_PER_S, Replacement, Slot
 from mxworker.master.slot_states import Reason, SlotEvent
 from mxworker.master.slots import Slots
@@ -140,15 +140,21 @@ class Replacing:
         ended.move(SlotEvent.LEFT, reason)
         return True
 
-    def trial_failed(self, trial: Slot, status: int, reason: Reason, now_ns: int) -> None:
-        """Try a replacement again, or give it up when another try would not help."""
+    def trial_failed(self, trial: Slot, status: int, reason: Reason, cause: Cause, now_ns: int) -> None:
+        """Try a replacement again, or give it up when another try would not help.
+
+        Deaths with messages in flight count here: they may be the new code's fault, and the old worker still serves.
+        """
         assert trial.relief is not None, "a replacement on trial"
-        if status not in NEEDS_A_HUMAN and reason is not Reason.HANG and trial.failures + 1 < START_ATTEMPTS:
+        is_refusal = status in NEEDS_A_HUMAN and cause is Cause.UNKNOWN
+        if not is_refusal and reason is not Reason.HANG and trial.failures + 1 < START_ATTEMPTS:
             self._slots.try_again(trial, SlotEvent.FAILED, reason, now_ns)
             return
         relief, trial.relief, trial.is_wanted = trial.relief, None, False
         trial.move(SlotEvent.LEFT, reason)
         why = "it hangs" if reason is Reason.HANG else f"it ends with {in_words(status)}"
+        if cause is not Cause.UNKNOWN:
+            why += " while it handles messages"
         if relief.reason is Reason.RELOAD:
             self._refuse(why)
         else:

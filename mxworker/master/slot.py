@@ -96,6 +96,9 @@ class Slot:
     deadline_ns: int = 0
     respawn_ns: int = 0
     failures: int = 0
+    """How many workers have failed here one after another: so long is the backoff."""
+    failed_starts: int = 0
+    """How many workers failed here before any in the service was ready, with no message in flight."""
     verdict: ExitCode | None = None
     """How the slot was given up: OK when a burst worker finished. None while it is wanted."""
     killed_ns: int | None = None

@@ -52,7 +52,7 @@ class Slots:
         slot.is_wanted = True
         slot.reason = reason
         slot.respawn_ns = now_ns
-        slot.failures = 0
+        slot.failures = slot.failed_starts = 0
         slot.verdict = None
         return slot
 

@@ -344,6 +344,28 @@ def holding_two(end: Callable[[Worker], None], alone: bool = False) -> Callable[
     return behave
 
 
+def leaves_as_if_refused(worker: Worker) -> None:
+    os._exit(3)
+
+
+def at_start(end: Callable[[Worker], None]) -> Callable[[Worker], int]:
+    """Return a behaviour: the first four processes of the slot end so with a delivery in flight, before they are ready.
+
+    The next one is healthy.
+    """
+
+    def behave(worker: Worker) -> int:
+        worker.boot()
+        worker.beat()
+        if worker.slot.given[Given.SPAWNS] <= 4:
+            worker.slot.enter(0, 1, 1, b"message-1", time.monotonic_ns(), 7)
+            end(worker)
+        worker.become_ready()
+        return worker.serve()
+
+    return behave
+
+
 def takes_turns(worker: Worker) -> int:
     """Ask for a turn to run something alone, again and again, and die of the fifth."""
     signal.signal(signal.SIGURG, lambda signum, frame: None)  # so that it interrupts the sleep
@@ -475,6 +497,7 @@ BEHAVIOURS |= {
     f"{end.__name__}_holding_two": holding_two(end)
     for end in (segfaults, leaves_without_a_word, is_killed, hangs, drains_in_vain)
 }
+BEHAVIOURS |= {f"{end.__name__}_at_start": at_start(end) for end in (segfaults, is_killed, hangs, leaves_as_if_refused)}
 BEHAVIOURS["segfaults_with_one_alone"] = holding_two(segfaults, alone=True)
 
 

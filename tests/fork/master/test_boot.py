@@ -1,5 +1,7 @@
 """Workers that cannot start: how often they are tried, and with what the service ends."""
 
+import signal
+
 import pytest
 
 from tests.fork.conftest import Start
@@ -33,6 +35,22 @@ def test_workers_crashing_in_boot_mean_code_5_after_three_forks_each(start: Star
 def test_system_exit_of_a_worker_is_its_exit_code(start: Start) -> None:
     service = start("exits_by_system_exit")
     assert service.wait() == 3
+
+
+@pytest.mark.parametrize(
+    ("end", "quarantine_after"),
+    [("segfaults", 3), ("segfaults", 0), ("is_killed", 5), ("hangs", 3), ("leaves_as_if_refused", 3)],
+)
+def test_death_with_a_message_in_flight_is_no_failed_start(start: Start, end: str, quarantine_after: int) -> None:
+    """With `quarantine_after` 0 too: no message is put aside then, but the worker has started all the same."""
+    heartbeat_s = 1 if end == "hangs" else 30
+    service = start(
+        f"{end}_at_start", "--workers=1", f"--quarantine-after={quarantine_after}", f"--heartbeat={heartbeat_s}"
+    )
+    service.wait_for("announce")
+    assert len(service.events("boot")) == 5
+    service.kill(signal.SIGTERM)
+    assert service.wait() == 0
 
 
 def test_worker_hanging_in_boot_is_killed_and_tried_again(start: Start) -> None:

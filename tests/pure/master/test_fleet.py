@@ -8,7 +8,7 @@ import pytest
 
 from mxworker.board.lifecycle import Wish
 from mxworker.errors import ExitCode
-from mxworker.master.plan import Look, Send, Spawn
+from mxworker.master.plan import Cause, Look, Send, Spawn
 from mxworker.master.replacing import START_ATTEMPTS
 from mxworker.master.slot import NS_PER_S, Order
 from mxworker.master.slot_states import Reason, SlotState
@@ -165,6 +165,43 @@ def test_slow_connect_does_not_reset_the_count_of_boot_failures() -> None:
     assert world.fleet.exit_code is ExitCode.NEVER_READY
 
 
+@pytest.mark.parametrize("cause", [Cause.MESSAGES, Cause.DEADLY_QUEUE])
+@pytest.mark.parametrize("status", [1, 3, -signal.SIGSEGV])
+def test_deaths_that_messages_may_have_caused_are_no_failed_starts(cause: Cause, status: int) -> None:
+    world = World(2)
+    world.act()
+    for _ in range(20):
+        world.exit(1, status, cause)
+        world.exit(2, status, cause)
+        world.run(31)
+    assert world.fleet.exit_code is None
+    assert world.spawns == 42
+
+
+def test_start_that_fails_between_such_deaths_is_given_up_after_its_tries() -> None:
+    world = World(1)
+    world.act()
+    for _ in range(START_ATTEMPTS):
+        assert world.fleet.exit_code is None
+        world.exit(1, -11, Cause.MESSAGES)
+        world.run(31)
+        world.exit(1, -11)
+        world.run(31)
+    assert world.fleet.exit_code is ExitCode.NEVER_READY
+
+
+def test_failed_forks_take_no_try_of_a_start_away() -> None:
+    world = World(1)
+    for _ in range(START_ATTEMPTS):
+        (spawn,) = world.fleet.plan(world.now_ns)
+        assert isinstance(spawn, Spawn)
+        world.fleet.spawn_failed(spawn, world.now_ns)
+        world.now_ns += 31 * NS_PER_S
+    world.act()
+    world.exit(1, 1)
+    assert world.fleet.exit_code is None
+
+
 # ---- failing after something was ready
 
 
@@ -196,7 +233,7 @@ def test_crash_loop_is_slowed_down() -> None:
 def test_worker_that_a_queue_has_killed_is_started_again_at_once_and_its_slot_has_not_failed() -> None:
     world = running(2)
     for _ in range(20):
-        assert world.exit(1, -11, is_queues_fault=True).retry_in_s == 0
+        assert world.exit(1, -11, Cause.DEADLY_QUEUE).retry_in_s == 0
         world.run(1)
     assert world.spawns == 22
     assert world.fleet.slots[0].failures == 0
@@ -213,15 +250,6 @@ def test_failures_that_turn_out_to_be_a_queues_fault_are_forgiven() -> None:
     world.act()
     assert world.spawns == spawns + 1
     assert world.fleet.slots[0].failures == 0
-
-
-def test_queues_fault_before_anything_was_ready_is_a_failure_like_others() -> None:
-    world = World(1)
-    world.act()
-    for _ in range(3):
-        world.exit(1, -11, is_queues_fault=True)
-        world.run(31)
-    assert world.fleet.exit_code is ExitCode.NEVER_READY
 
 
 def test_rounds_of_a_crash_loop_are_told_at_debug_alone(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from mxworker.board.lifecycle import Wish
 from mxworker.master.fleet import Fleet
-from mxworker.master.plan import RollState, Send, Spawn
+from mxworker.master.plan import Cause, RollState, Send, Spawn
 from mxworker.master.replacing import START_ATTEMPTS
 from mxworker.master.slot import NS_PER_S, Order
 from mxworker.master.slot_states import SlotState
@@ -30,6 +30,8 @@ class Anything(RuleBasedStateMachine):
         self.spawns_at_stop = 0
         self.was_ready = False
         self.reloads = 0
+        self.explained = 0
+        """How many deaths messages may have caused."""
 
     slots = st.sampled_from(ALL_SLOTS)
 
@@ -66,10 +68,15 @@ class Anything(RuleBasedStateMachine):
         given = [action for action in self.world.act() if isinstance(action, Send)]
         assert not [send for send in given if send.order is Order.DUMP]
 
-    @rule(slot=slots, status=st.sampled_from([0, 1, 2, 3, 4, 6, 77, -6, -9, -11, -15]))
-    def worker_exits(self, slot: int, status: int) -> None:
+    @rule(
+        slot=slots,
+        status=st.sampled_from([0, 1, 2, 3, 4, 6, 77, -6, -9, -11, -15]),
+        cause=st.sampled_from(list(Cause)),
+    )
+    def worker_exits(self, slot: int, status: int, cause: Cause) -> None:
         if self.pick(slot):
-            self.world.exit(slot, status)
+            self.world.exit(slot, status, cause)
+            self.explained += cause is not Cause.UNKNOWN
 
     @rule(slot=slots)
     def worker_breaks_its_slot(self, slot: int) -> None:
@@ -168,7 +175,7 @@ class Anything(RuleBasedStateMachine):
     @invariant()
     def boots_are_bounded_before_ready(self) -> None:
         if not self.was_ready and not self.reloads and self.fleet.wanted == WORKERS == len(self.fleet.slots):
-            assert self.world.spawns <= WORKERS * START_ATTEMPTS
+            assert self.world.spawns <= WORKERS * START_ATTEMPTS + self.explained
 
     @invariant()
     def service_goes_on_once_anything_was_ready(self) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from mxworker.board.lifecycle import Wish
 from mxworker.config.bounds import MAX_WORKERS
-from mxworker.master.plan import RollState
+from mxworker.master.plan import Cause, RollState
 from mxworker.master.replacing import RECYCLE_AGAIN_NS, START_ATTEMPTS, STEADY_NS
 from mxworker.master.slot import NS_PER_S, Order
 from mxworker.master.slot_states import Reason, SlotState
@@ -108,6 +108,18 @@ def test_crashing_replacement_is_tried_as_often_as_a_first_start() -> None:
     world.run(300, 1)
     assert world.spawns == 1 + START_ATTEMPTS
     assert world.fleet.roll.state is RollState.REFUSED
+
+
+@pytest.mark.parametrize(("status", "end"), [(3, "exit code 3"), (-11, "SIGSEGV")])
+def test_replacement_that_dies_of_messages_is_tried_as_often_and_the_refusal_says_so(status: int, end: str) -> None:
+    world = running(1)
+    world.fleet.reload(world.now_ns)
+    for _ in range(START_ATTEMPTS):
+        world.run(60, 1)
+        world.exit(2, status, Cause.MESSAGES)
+    assert world.spawns == 1 + START_ATTEMPTS
+    assert world.fleet.roll.state is RollState.REFUSED
+    assert world.fleet.roll.why == f"it ends with {end} while it handles messages"
 
 
 def test_replacement_that_hangs_in_its_boot_is_not_tried_again() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from mxworker.board.lifecycle import Wish
 from mxworker.config.process import Supervision
 from mxworker.master.fleet import Fleet
-from mxworker.master.plan import Exit, Look, Send, Spawn
+from mxworker.master.plan import Cause, Exit, Look, Send, Spawn
 from mxworker.master.slot import NS_PER_S, Order
 from mxworker.master.slot_states import SlotState
 
@@ -107,10 +107,10 @@ class World:
         self._show(process)
         return self.exit(slot, 0)
 
-    def exit(self, slot: int, status: int, *, is_queues_fault: bool = False) -> Exit:
+    def exit(self, slot: int, status: int, cause: Cause = Cause.UNKNOWN) -> Exit:
         process = self.process(slot)
         del self.alive[process.pid]
-        return self.fleet.exited(process.pid, status, self.now_ns, is_queues_fault)
+        return self.fleet.exited(process.pid, status, self.now_ns, cause)
 
     def process(self, slot: int) -> Process:
         return next(process for process in self.alive.values() if process.slot == slot)
