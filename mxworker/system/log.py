@@ -12,8 +12,9 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from typing import Any
 
-from mxworker.system.foreign_errors import traceback_of
+from mxworker.system.foreign_errors import error_in_words, traceback_of
 from mxworker.system.log_events import LogEvent, log_event
 from mxworker.system.log_formats import Facts, FactsFormatter, JsonFormatter, TextFormatter
 from mxworker.system.printable import by_line
@@ -23,6 +24,8 @@ _OURS = "mxworker."
 _ABOUT_DELIVERIES = ("mxworker.worker.handling.", "mxworker.handler.")
 _FIGURES = ("mxworker.worker.performance", "mxworker.amqp.connecting.pool")
 """The loggers of figures that are logged again and again."""
+_RESERVED = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {"message", "asctime"}
+"""The attributes of records that logging sets itself."""
 
 
 class LineHandler(logging.Handler):
@@ -166,8 +169,63 @@ def facts_for_line(record: logging.LogRecord) -> Mapping[str, object]:
     return formatter.facts_for(record) if isinstance(formatter, FactsFormatter) else {}
 
 
-class _KeptLogger(logging.Logger):
-    """A logger of ours that cannot be disabled, and that raises no error of the application's filters and handlers."""
+class _SafeLogger(logging.Logger):
+    """A logger that raises no error of the application's record factory, filters and handlers."""
+
+    _has_told_of_factory = False  # of the class: one line in a process
+
+    def makeRecord(  # noqa: N802 - the name of logging
+        self,
+        name: str,
+        level: int,
+        fn: str,
+        lno: int,
+        msg: object,
+        args: Any,
+        exc_info: Any,
+        func: str | None = None,
+        extra: Mapping[str, object] | None = None,
+        sinfo: str | None = None,
+    ) -> logging.LogRecord:
+        """Return a record of the application's factory, or of logging itself when the factory raises.
+
+        The fields in `extra` win over attributes that the factory has set. Raises KeyError, as logging does, for fields
+        with names of its own.
+        """
+        if extra is not None and (taken := _RESERVED.intersection(extra)):
+            raise KeyError(f"Attempt to overwrite {', '.join(sorted(taken))} in LogRecord")
+        try:
+            record = logging.getLogRecordFactory()(name, level, fn, lno, msg, args, exc_info, func, sinfo)
+            attributes = record.__dict__
+        except BaseException as error:
+            self._tell_of_factory(error)
+            record = logging.LogRecord(name, level, fn, lno, msg, args, exc_info, func, sinfo)
+            attributes = record.__dict__
+        attributes.update(extra or {})
+        return record
+
+    def handle(self, record: logging.LogRecord) -> None:
+        """Handle a record. When a filter or handler of the application raises, write the record to stderr."""
+        try:
+            super().handle(record)
+        except BaseException:
+            _past_the_application(record)
+
+    def _tell_of_factory(self, error: BaseException) -> None:
+        if _SafeLogger._has_told_of_factory:
+            return
+        _SafeLogger._has_told_of_factory = True
+        text = f"the log record factory of the application failed: {error_in_words(error)}; lines are logged without it"
+        raised = (type(error), error, traceback_of(error))
+        record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, "%s", (text,), raised)
+        record.__dict__.update(log_event("log_factory_failed", error=error_in_words(error)))
+        self.handle(record)
+
+
+class _KeptLogger(_SafeLogger):
+    """A logger of ours, which is safe, and which an application cannot disable."""
+
+    _cache: dict[int, bool]  # logging's, which clears it when a level changes
 
     @property
     def disabled(self) -> bool:
@@ -178,32 +236,41 @@ class _KeptLogger(logging.Logger):
     def disabled(self, value: bool) -> None:
         pass
 
-    def handle(self, record: logging.LogRecord) -> None:
-        """Handle a record. When a filter or handler of the application raises, write the record to stderr."""
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - as above
+        """Tell whether the levels let a line pass: `logging.disable` is not asked."""
         try:
-            super().handle(record)
-        except Exception:
-            _past_the_application(record)
+            return self._cache[level]
+        except KeyError:
+            is_enabled = self._cache[level] = level >= self.getEffectiveLevel()
+            return is_enabled
 
 
 def keep_telling() -> None:
     """Keep our loggers working, however the application configures logging, now or later.
 
     Our loggers stay enabled. When the application gives the root logger handlers, our lines go to those too. When it
-    removes all handlers, or one of them raises, our lines go to stderr as before. The application's levels apply to our
-    loggers too. Call this after our modules were imported.
+    removes all handlers, or one of them raises, our lines go to stderr as before. When its record factory raises, our
+    lines are logged without it. The application's levels apply to our loggers too. Call this after our modules were
+    imported.
+
+    The logger of asyncio is made safe, too: an event loop that cannot log ends.
     """
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] == "mxworker":
             kept(name)
+    _become(logging.getLogger("asyncio"), _SafeLogger)
 
 
 def kept(name: str) -> logging.Logger:
     """Return a logger of ours that no configuration disables; see `keep_telling`."""
     logger = logging.getLogger(name)
-    if type(logger) is logging.Logger:  # else the application has its own class for loggers
-        logger.__class__ = _KeptLogger
+    _become(logger, _KeptLogger)
     return logger
+
+
+def _become(logger: logging.Logger, kind: type[_SafeLogger]) -> None:
+    if type(logger) is logging.Logger:  # else the application has its own class for loggers
+        logger.__class__ = kind
 
 
 def say(text: str) -> None:
@@ -228,10 +295,10 @@ def say_safely(
     trace: str = "",
     fields: Mapping[str, object] | None = None,
 ) -> None:
-    """Log a line where nothing may be raised, although filters and handlers of an application may raise anything.
+    """Log a line where nothing may be raised, although what an application adds to logging may raise anything.
 
-    When one of them raises, the line goes to stderr. `error` is the exception of the record; `trace` is the text shown
-    for it, by default its whole traceback; `fields` are fields of the JSON line.
+    When it raises, the line goes to stderr. `error` is the exception of the record; `trace` is the text shown for it,
+    by default its whole traceback; `fields` are fields of the JSON line.
     """
     if not logger.isEnabledFor(level):
         return

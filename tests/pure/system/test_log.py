@@ -513,6 +513,8 @@ match sys.argv[1]:
         logging.basicConfig(handlers=[Broken()], force=True, level="INFO")
     case "filter":
         logging.getLogger("mxworker.worker").addFilter(Broken().filter)
+    case "filter that exits":
+        logging.getLogger("mxworker.worker").addFilter(lambda record: sys.exit(3))
 logging.getLogger("mxworker.worker").info("a line of ours")
 say_safely(logging.getLogger("mxworker.worker"), logging.ERROR, "one that says what becomes of a message")
 try:
@@ -522,15 +524,87 @@ except RuntimeError:
 """
 
 
-@pytest.mark.parametrize("broken", ["handler", "filter"])
+@pytest.mark.parametrize("broken", ["handler", "filter", "filter that exits"])
 def test_what_the_application_adds_to_logging_may_raise(broken: str) -> None:
     """Then the lines of ours, and of handlers, go where they went before, instead of ending the process."""
     process = _python(BROKEN, broken, stderr=subprocess.PIPE)
     _, raw = process.communicate(timeout=60)
     lines = [line.rpartition("  ")[2] for line in raw.decode().splitlines()]
     expected = ["a line of ours", "one that says what becomes of a message"]
-    assert lines == [*expected, "of a handler" if broken == "handler" else "a line of theirs"]
+    assert lines == [*expected, "of a handler" if broken == "handler" else "a line of theirs"], raw
     assert process.returncode == 0
+
+
+FACTORY = """
+import asyncio, contextvars, logging, sys
+from mxworker.system.log import keep_telling, kept, say_safely, set_up
+set_up("info", "json")
+log = logging.getLogger("mxworker.worker")
+keep_telling()
+request_id, factory = contextvars.ContextVar("request_id"), logging.getLogRecordFactory()
+
+def reads_a_variable(*args, **kwargs):
+    record = factory(*args, **kwargs)
+    record.request_id = request_id.get()
+    return record
+
+def names_a_field(*args, **kwargs):
+    record = factory(*args, **kwargs)
+    record.worker = record.event = "of the application"
+    return record
+
+def exits(*args, **kwargs):
+    sys.exit(3)
+
+logging.setLogRecordFactory(globals()[sys.argv[1]])
+log.info("a line %s", "of ours", extra={"event": "some_event", "worker": 3})
+say_safely(log, logging.ERROR, "what becomes of a message", fields={"event": "delivery_ended"})
+kept("mxworker.handler.order").warning("of a handler")
+try:
+    log.info("a field of logging's", extra={"args": 1})
+except KeyError:
+    pass
+loop = asyncio.new_event_loop()
+loop.call_soon(lambda: 1 / 0)
+loop.run_until_complete(asyncio.sleep(0))
+"""
+
+
+@pytest.mark.parametrize("how", ["reads_a_variable", "exits", "names_a_field"])
+def test_record_factory_of_the_application_may_raise(how: str) -> None:
+    """Our lines are logged without it, which is told once, and the event loop goes on after it has logged an error."""
+    process = _python(FACTORY, how, stderr=subprocess.PIPE)
+    _, raw = process.communicate(timeout=60)
+    lines = [json.loads(line) for line in raw.splitlines()]
+    if how != "names_a_field":
+        told = lines.pop(0)
+        assert (told["event"], told["level"]) == ("log_factory_failed", "warning")
+        assert how in told["traceback"], "the function that failed"
+    assert [line["message"] for line in lines[:3]] == ["a line of ours", "what becomes of a message", "of a handler"]
+    assert (lines[0]["event"], lines[0]["worker"]) == ("some_event", 3), "our fields win"
+    assert (lines[3]["logger"], len(lines), process.returncode) == ("asyncio", 4, 0), lines
+
+
+DISABLED = """
+import logging
+from mxworker.system.log import keep_telling, set_up
+set_up("info", "text")
+log = logging.getLogger("mxworker.worker")
+keep_telling()
+log.info("before")
+logging.disable(logging.CRITICAL)
+log.info("after")
+log.debug("below the level")
+logging.getLogger("shop").critical("of the application")
+logging.getLogger("mxworker").setLevel("ERROR")
+log.info("below the level of mxworker")
+log.error("the last one")
+"""
+
+
+def test_logging_disable_silences_no_logger_of_ours() -> None:
+    _, raw = _python(DISABLED, stderr=subprocess.PIPE).communicate(timeout=60)
+    assert [line.rpartition("  ")[2] for line in raw.decode().splitlines()] == ["before", "after", "the last one"]
 
 
 def _python(source: str, *arguments: str, stderr: int) -> subprocess.Popen[bytes]:
