@@ -24,6 +24,11 @@ def release(fd: int) -> None:
     _claimed.discard(fd)
 
 
+def release_closed() -> None:
+    """Release the descriptors that their owner has closed without `release`, before another file gets their numbers."""
+    _claimed.intersection_update(open_now())
+
+
 def lead_to_nothing() -> None:
     """Point all claimed descriptors at /dev/null, in a forked child.
 

@@ -37,6 +37,7 @@ from mxworker.errors import ExitCode
 from mxworker.system import descriptors
 from mxworker.system.child import exit_code_of, flush
 from mxworker.system.log_events import log_event
+from mxworker.system.task_exits import run_to_end
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,10 @@ class Forks:
             self._handlers[signum] = signal.getsignal(signum)
 
     def run(self, make_loop: Callable[[], asyncio.AbstractEventLoop], main: Coroutine[Any, Any, T]) -> T:
-        """Run `main` on a new event loop of this thread, and keep the descriptors of the loop from children."""
+        """Run `main` on a new event loop of this thread, and keep the descriptors of the loop from children.
+
+        SystemExit and KeyboardInterrupt in another task than `main` do not end the loop, see `task_exits`.
+        """
         before = descriptors.open_now()
         self._loop = make_loop()
         asyncio.set_event_loop(self._loop)
@@ -83,7 +87,9 @@ class Forks:
             descriptors.claim(*descriptors.open_now() - before)  # here, since uvloop opens some when it starts to run
             return await main
 
-        return self._loop.run_until_complete(run_claimed())
+        # uvloop closes its pipe when it stops. The next one needs no claim: children have no wakeup descriptor.
+        running = self._loop.create_task(run_claimed())
+        return run_to_end(self._loop, running, lambda: ThisProcess.is_forked, descriptors.release_closed)
 
     # ---- around a fork, in the thread that forks
 

@@ -33,8 +33,11 @@ _MACHINERY_OF_PYTHON = (
     "selectors.py",
     "threading.py",
 )
+COMPILED_LOOP = "uvloop/"
+"""What the names of uvloop's source files begin with, in frames of its compiled code."""
 _MACHINERY = (
     OUR_FOLDER,
+    COMPILED_LOOP,
     *(root + name for root in _STANDARD_LIBRARY for name in _MACHINERY_OF_PYTHON),
 )
 _MACHINERY_INSTALLED = tuple(f"{folder}{name}/" for folder in _INSTALLED for name in ("click", "uvloop"))

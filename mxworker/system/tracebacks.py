@@ -1,7 +1,7 @@
 """Tracebacks that show only the frames of the application.
 
-Frames of mxworker, asyncio and concurrent.futures are around every handler and say nothing about it. When a traceback
-has no other frames, the fault is not the application's, and all frames are kept.
+Frames of mxworker, asyncio, uvloop and concurrent.futures are around every handler and say nothing about it. When a
+traceback has no other frames, the fault is not the application's, and all frames are kept.
 """
 
 from __future__ import annotations
@@ -13,9 +13,13 @@ from pathlib import Path
 from traceback import StackSummary, TracebackException
 
 from mxworker.system.foreign_errors import traceback_of
-from mxworker.system.stacks import OUR_FOLDER
+from mxworker.system.stacks import COMPILED_LOOP, OUR_FOLDER
 
-_MACHINERY = (OUR_FOLDER, *(f"{Path(str(package.__file__)).parent}/" for package in (asyncio, concurrent.futures)))
+_MACHINERY = (
+    OUR_FOLDER,
+    COMPILED_LOOP,
+    *(f"{Path(str(package.__file__)).parent}/" for package in (asyncio, concurrent.futures)),
+)
 
 
 def trace_of(error: BaseException) -> str:

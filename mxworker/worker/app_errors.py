@@ -21,12 +21,12 @@ from types import ModuleType
 from mxworker.errors import AppLoadError, MxWorkerError
 from mxworker.system.foreign_errors import lines_of, type_name
 from mxworker.system.printable import foreign
-from mxworker.system.stacks import OUR_FOLDER
+from mxworker.system.stacks import COMPILED_LOOP, OUR_FOLDER
 
 log = logging.getLogger(__name__)
 
 _OUR_NAME = __name__.partition(".")[0]
-_ASYNCIO = f"{Path(asyncio.__file__).parent}{os.sep}"
+_AROUND = ("<frozen ", "<string>", OUR_FOLDER, COMPILED_LOOP, f"{Path(asyncio.__file__).parent}{os.sep}")
 _BETWEEN = ("importlib/__init__.py", "/contextlib.py")
 _SOURCES = "src"
 
@@ -72,7 +72,7 @@ def failure_in_app(headline: str, error: BaseException) -> str:
 
 def place_in_app(headline: str, frames: Iterable[traceback.FrameSummary]) -> str:
     """Return `headline`, and under it those of `frames` that are the application's, the innermost last."""
-    return "\n".join([headline, *_shown(frame for frame in frames if not frame.filename.startswith(_ASYNCIO))])
+    return "\n".join([headline, *_shown(frames)])
 
 
 def _shown(frames: Iterable[traceback.FrameSummary]) -> list[str]:
@@ -82,7 +82,7 @@ def _shown(frames: Iterable[traceback.FrameSummary]) -> list[str]:
 
 def _is_users(filename: str) -> bool:
     """Whether a frame belongs to the application or a library that it uses, and not to the way from us to it."""
-    return not filename.startswith(("<frozen ", "<string>", OUR_FOLDER)) and not filename.endswith(_BETWEEN)
+    return not filename.startswith(_AROUND) and not filename.endswith(_BETWEEN)
 
 
 def shorten(filename: str | Path) -> str:

@@ -134,14 +134,61 @@ def test_failure_at_the_start_is_3_and_shows_the_users_line(
         assert "Traceback" not in service.log_text()
 
 
+IN_A_GROUP = """await asyncio.sleep(0)
+        async def connect():
+            RAISES
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(connect())"""
+
+
+@pytest.mark.parametrize(
+    ("raises", "says"),
+    [("sys.exit(9)", "app.py:20  sys.exit(9)    SystemExit: 9"), ("1 / 0", "    ExceptionGroup: ZeroDivisionError: ")],
+    ids=["SystemExit", "exception"],
+)
+def test_failure_of_a_task_group_at_the_start_is_3(
+    raises: str, says: str, broker_url: str, queue_name: str, tmp_path: Path
+) -> None:
+    start = IN_A_GROUP.replace("RAISES", raises)
+    with _service(broker_url, queue_name, tmp_path, "--workers=1", start=start) as service:
+        assert service.wait_exit() == ExitCode.APP_LOAD
+        told = service.log_text().partition("Error: ")[2].splitlines()
+        assert told[0] == "lifespan 'shop' failed at the start:"
+        assert any(line.endswith(says) or says in line for line in told), told
+        assert service.log_text().count("Error: lifespan") == 1
+        assert not any("uvloop" in line or "asyncio/" in line for line in told)
+        assert "the worker failed" not in service.log_text()
+
+
+IN_THE_BACKGROUND = """async def watch():
+            sys.exit(9)
+        watching = asyncio.create_task(watch())"""
+
+
+def test_exit_in_its_background_task_ends_that_task_alone(
+    broker_url: str, queue_name: str, tmp_path: Path, admin: Client
+) -> None:
+    with _service(broker_url, queue_name, tmp_path, "--workers=1", start=IN_THE_BACKGROUND) as service:
+        service.wait_ready()
+        service.wait_for_log("raised SystemExit: 9 at")
+        admin.publish(queue_name, [b"0"])
+        wait_until(lambda: "handled" in service.output_text(), SOON_S, "the message to be handled")
+        service.signal(SIGTERM)
+        assert service.wait_exit() == 0
+        assert service.log_text().count("raised SystemExit: 9 at") == 1, "the worker was not started again"
+        events = ["entering", "entered", "handling", "handled", "leaving", "left"]
+        assert [event for event, _ in _events(service)] == events
+
+
 @pytest.mark.parametrize(
     "end",
     [
         "raise LookupError('no such shop')",
         "sys.exit(9)",
+        IN_A_GROUP.replace("RAISES", "sys.exit(9)"),
         "task = asyncio.ensure_future(asyncio.sleep(9)); task.cancel(); await task",
     ],
-    ids=["exception", "SystemExit", "CancelledError"],
+    ids=["exception", "SystemExit", "SystemExit in a group", "CancelledError"],
 )
 def test_failure_at_the_end_is_logged_and_changes_nothing(
     end: str, broker_url: str, queue_name: str, tmp_path: Path
