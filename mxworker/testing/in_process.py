@@ -96,7 +96,8 @@ class InProcessService:
         if self.task is None or not self.task.done():
             return
         code = self.task.result()
-        raise self.service.failure or RuntimeError(f"the worker has ended by itself: {code.name}; see its log")
+        failure = self.service.failure or self.service.parts.lifespans.end_error
+        raise failure or RuntimeError(f"the worker has ended by itself: {code.name}; see its log")
 
     @property
     def is_ready(self) -> bool:

@@ -140,7 +140,7 @@ def assemble(
     lost_places = LostPlaces(slot.number, runners, recycling, shutdown, settings.burst)
 
     # the lifespans, limits, threads and processes of the handlers
-    lifespans = Lifespans(handlers)
+    lifespans = Lifespans(handlers, shutdown.lose_lifespan)
     limiter = Limiter(settings.process_concurrency)
     isolation = Isolation(slot, limiter, loop, slot.ring)
     threads = Threads(_places_for(HandlerKind.THREAD, handlers, settings.process_concurrency))

@@ -1,11 +1,19 @@
-"""The application's lifespans: a process enters them before its first delivery, and leaves them after its last."""
+"""The application's lifespans: a process enters them before its first delivery, and leaves them after its last.
+
+They live in a task of their own, since a task group or a timeout around the `yield` of a lifespan cancels the task that
+entered it. Such a cancellation is a request to leave: the lifespans stay open until the last handler has finished, and
+then get the cancellation, so that the group or the timeout raises its error. Context variables that lifespans set are
+those of the task that called `enter`, too, and so of the handlers.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from contextvars import copy_context
+from functools import partial
 from traceback import FrameSummary
 from typing import Any
 
@@ -14,6 +22,7 @@ from mxworker.api.lifespan import Lifespan
 from mxworker.config.units import format_duration
 from mxworker.errors import AppLoadError
 from mxworker.system.cancellation import raise_own_cancellation
+from mxworker.system.foreign_errors import error_in_words
 from mxworker.system.log_events import log_event
 from mxworker.system.task_stacks import task_frames
 from mxworker.worker.app_errors import failure_in_app, place_in_app
@@ -28,12 +37,17 @@ _SECOND_YIELD = "generator didn't stop"
 
 
 class Lifespans:
-    """The lifespans of all handlers. Enter and leave them in one task, since cancel scopes and task groups need it."""
+    """The lifespans of all handlers. One task enters and leaves them, since cancel scopes and task groups need it."""
 
-    def __init__(self, handlers: Sequence[Handler]) -> None:
+    def __init__(self, handlers: Sequence[Handler], on_cancelled: Callable[[], None] = lambda: None) -> None:
+        """`on_cancelled` is called when a lifespan wants to end before `leave`, which is to be called soon then."""
         self._lifespans = list(dict.fromkeys(lifespan for handler in handlers for lifespan in handler.lifespans))
         self._states: dict[Lifespan, Any] = {}
-        self._entered = AsyncExitStack()
+        self._on_cancelled = on_cancelled
+        self._host: asyncio.Task[None] | None = None
+        self._stack = AsyncExitStack()
+        self._leave_by: asyncio.Future[float] | None = None
+        self._cancellation: asyncio.CancelledError | None = None
         self._entering: asyncio.Timeout | None = None
         self._which_enters: Lifespan
         self._time = ""
@@ -53,30 +67,71 @@ class Lifespans:
         continues the words "the time" in the text of that error.
         """
         loop = asyncio.get_running_loop()
+        self._time = f"after {format_duration(timeout_s or 0)}, the time {time_for}"
+        owner = asyncio.current_task()
+        assert owner is not None
+        entered = loop.create_future()
+        context = copy_context()
+        self._host = loop.create_task(self._live(timeout_s, entered, owner), name="lifespans", context=context)
+        await _first_of(self._host, entered)
+        if not entered.done():
+            try:
+                self._host.result()
+            finally:
+                raise_own_cancellation()
+        for variable, value in context.items():
+            variable.set(value)
+
+    async def _live(self, timeout_s: float | None, entered: asyncio.Future[None], owner: asyncio.Task[Any]) -> None:
+        """Enter all lifespans, set the result of `entered`, wait for the call of `leave`, and leave the lifespans.
+
+        `owner` is the task that calls `enter` and `leave`.
+        """
+        loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None
         timer = None if timeout_s is None else loop.call_later(timeout_s, self._be_late, task)
-        self._time = f"after {format_duration(timeout_s or 0)}, the time {time_for}"
         try:
-            for lifespan in self._lifespans:
-                self._which_enters = lifespan
-                try:
-                    async with asyncio.timeout_at(loop.time() if self._has_to_end else None) as self._entering:
-                        self._states[lifespan] = await self._entered.enter_async_context(lifespan())
-                except BaseException as error:  # the application's code: SystemExit, or a cancellation of its own
-                    await self.leave(loop.time())
-                    if isinstance(error, asyncio.CancelledError):
-                        raise_own_cancellation()
-                    if self._waited_at is not None and isinstance(error, TimeoutError):
-                        raise self.not_entered from error
-                    raise _why_not_entered(lifespan, error) from error
-                finally:
-                    self._entering = None
-                self._entered.callback(self._begin_to_leave, lifespan)
+            await self._enter_all()
         finally:
             for pending in (timer, self._grace):
                 if pending is not None:
                     pending.cancel()
+        self._leave_by = loop.create_future()
+        entered.set_result(None)
+        await self._leave_all(await self._until_asked(self._leave_by, owner))
+
+    async def _enter_all(self) -> None:
+        loop = asyncio.get_running_loop()
+        for lifespan in self._lifespans:
+            self._which_enters = lifespan
+            try:
+                async with asyncio.timeout_at(loop.time() if self._has_to_end else None) as self._entering:
+                    self._states[lifespan] = await self._stack.enter_async_context(lifespan())
+            except BaseException as error:  # the application's code: SystemExit, or a cancellation of its own
+                await self._leave_all(loop.time())
+                if self._waited_at is not None and isinstance(error, TimeoutError):
+                    raise self.not_entered from error
+                raise _why_not_entered(lifespan, error) from error
+            finally:
+                self._entering = None
+            self._stack.push(partial(self._begin_to_leave, lifespan))
+
+    async def _until_asked(self, leave_by: asyncio.Future[float], owner: asyncio.Task[Any]) -> float:
+        """Wait for the call of `leave`, and return its deadline. Note a cancellation, by a task group for example.
+
+        When `owner` has ended, nobody will call `leave`: a cancellation is the end then, as when the loop is closed.
+        """
+        while not leave_by.done():
+            try:
+                await asyncio.wait([leave_by])
+            except asyncio.CancelledError as error:
+                if owner.done():
+                    return asyncio.get_running_loop().time()
+                if self._cancellation is None:  # cancel scopes of anyio repeat theirs
+                    self._cancellation = error
+                    self._on_cancelled()
+        return leave_by.result()
 
     @property
     def not_entered(self) -> AppLoadError:
@@ -117,35 +172,79 @@ class Lifespans:
         if self._grace is None:
             self._grace = loop.call_later(_ENTER_GRACE_S, self.has_stuck.set)
 
+    @property
+    def are_cancelled(self) -> bool:
+        """Whether a lifespan wants to end; see `on_cancelled`."""
+        return self._cancellation is not None
+
     async def leave(self, deadline: float) -> None:
         """Leave the lifespans that were entered, the last first, by the loop time `deadline` and half a second."""
+        if self._host is None or self._leave_by is None:
+            return
+        if not self._leave_by.done():
+            self._leave_by.set_result(deadline)
+        await _first_of(self._host)
+        raise_own_cancellation()
+        self._host.result()
+
+    async def _leave_all(self, deadline: float) -> None:
         leave_until = max(deadline, asyncio.get_running_loop().time()) + _LEAVE_GRACE_S
+        cause = self._cancellation
         try:
-            async with asyncio.timeout_at(leave_until):
-                await self._entered.aclose()
-        except TimeoutError as error:
+            async with asyncio.timeout_at(leave_until) as leaving:
+                if cause is None:
+                    await self._stack.aclose()
+                else:
+                    await self._stack.__aexit__(type(cause), cause, cause.__traceback__)
+        except BaseException as error:  # the application's code: SystemExit, or a cancellation of its own
             self.end_error = error
+            self._tell_end(error, is_late=leaving.expired() and isinstance(error, TimeoutError))
+        else:
+            if cause is not None:
+                self.end_error = RuntimeError(f"lifespan{self._which} was cancelled")
+                self._tell_broken("it was cancelled", None)
+
+    def _tell_end(self, error: BaseException, is_late: bool) -> None:
+        """Log how the lifespan that is left now has failed."""
+        if is_late:
             log.error(
                 "a lifespan did not end in time and is left as it is%s",
                 self._which,
                 extra=log_event("lifespan_timeout"),
             )
-        except BaseException as error:  # the application's code: SystemExit, or a cancellation of its own
-            if isinstance(error, asyncio.CancelledError):
-                raise_own_cancellation()
-            self.end_error = error
-            if isinstance(error, RuntimeError) and str(error) == _SECOND_YIELD and self._leaving is not None:
-                facts = log_event("lifespan_failed")
-                log.error("a lifespan failed at the end: %s", self._leaving.second_yield, extra=facts)
-            else:
-                log.exception("a lifespan failed at the end%s", self._which, extra=log_event("lifespan_failed"))
+        elif self._cancellation is not None:
+            self._tell_broken(error_in_words(error), error)
+        elif isinstance(error, RuntimeError) and str(error) == _SECOND_YIELD and self._leaving is not None:
+            facts = log_event("lifespan_failed")
+            log.error("a lifespan failed at the end: %s", self._leaving.second_yield, extra=facts)
+        else:
+            log.error("a lifespan failed at the end%s", self._which, exc_info=error, extra=log_event("lifespan_failed"))
 
-    def _begin_to_leave(self, lifespan: Lifespan) -> None:
-        self._leaving = lifespan
+    def _tell_broken(self, why: str, error: BaseException | None) -> None:
+        log.error(
+            "a lifespan failed while the process served%s: %s",
+            self._which,
+            why,
+            exc_info=error,
+            extra=log_event("lifespan_broken", error=why),
+        )
+
+    def _begin_to_leave(self, lifespan: Lifespan, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is self._cancellation:  # otherwise the one that was left before has failed
+            self._leaving = lifespan
 
     @property
     def _which(self) -> str:
         return "" if self._leaving is None else f": '{self._leaving.name}'"
+
+
+async def _first_of(host: asyncio.Task[None], *others: asyncio.Future[Any]) -> None:
+    """Wait for the end of `host` or for one of the others. A cancellation of this wait cancels `host` instead."""
+    while not any(future.done() for future in (host, *others)):
+        try:
+            await asyncio.wait((host, *others), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            host.cancel()
 
 
 def _why_not_entered(lifespan: Lifespan, error: BaseException) -> AppLoadError:

@@ -47,3 +47,15 @@ class Shutdown:
             extra=log_event("worker_broken", worker=self._worker),
         )
         self.request(ExitCode.RUNTIME)
+
+    def lose_lifespan(self) -> None:
+        """Have the worker drain and leave because a lifespan wants to end. The master starts a new worker."""
+        if self.requested.is_set():
+            return
+        log.warning(
+            "worker %d drains and is replaced: a lifespan was cancelled, as by a task group or a timeout around its "
+            "'yield'; the cause is logged after the drain",
+            self._worker,
+            extra=log_event("lifespan_cancelled", worker=self._worker),
+        )
+        self.request(ExitCode.RUNTIME)

@@ -155,7 +155,7 @@ async def _serve(
 ) -> None:
     """Answer requests until the stream ends. Raises AppLoadError when a lifespan cannot be entered."""
     profiled.loop = asyncio.get_running_loop()
-    lifespans = Lifespans(handlers)
+    lifespans = Lifespans(handlers, lambda: None if profiled.label else pipe.end_receiving())
     await lifespans.enter(min(settings.boot_timeout_s, _ENTER_S))
     budget = DecodeBudget(ByteBudget(settings.prefetch_budget_bytes))
     places = {
@@ -182,6 +182,8 @@ async def _serve(
         dropped = lines_dropped()
         pipe.send_now(settled(settlement, dropped - dropped_before))
         dropped_before = dropped
+        if lifespans.are_cancelled:
+            pipe.end_receiving()  # the worker sends the next request to another process
     telling.cancel()
     await lifespans.leave(asyncio.get_running_loop().time() + _LONG_S)
 

@@ -275,6 +275,70 @@ def test_reload_to_one_that_hangs_at_the_start_is_refused(broker_url: str, queue
         assert service.worker_pids() == before
 
 
+BREAKING = """
+    import asyncio
+    import os
+    from pathlib import Path
+
+    from mxworker import Handlers
+
+    handlers = Handlers()
+    fault = Path("FAULT")
+
+
+    async def poller():
+        while not fault.exists():
+            await asyncio.sleep(0.05)
+        fault.unlink()
+        raise ValueError("poller broke")
+
+
+    @handlers.lifespan
+    async def shop():
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(poller())
+            yield
+            task.cancel()
+
+
+    @handlers.consume(os.environ["QUEUE"], retry=None)
+    async def order(payload: str) -> None:
+        os.write(1, f"begin {payload}\\n".encode())
+        while payload != "later" and fault.exists():
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(1)
+        os.write(1, f"end {payload}\\n".encode())
+"""
+
+
+def test_running_handlers_finish_when_its_task_group_fails_and_the_worker_is_replaced(
+    broker_url: str, queue_name: str, tmp_path: Path, admin: Client
+) -> None:
+    fault = tmp_path / "fault"
+    app = write_app(tmp_path, BREAKING.replace("FAULT", str(fault)))
+    env = {"MXWORKER_BROKER_URL": broker_url, "QUEUE": queue_name}
+    command = killing_late(
+        mxworker_run(app, "--log-format=text", "--workers=1", "--drain-timeout=60s", app_dir=tmp_path), KILL_SLACK_S
+    )
+    with Service(command, tmp_path, env=env) as service:
+        service.wait_ready()
+        admin.publish(queue_name, [str(number).encode() for number in range(5)])
+        wait_until(lambda: service.output_text().count("begin") == 5, SOON_S, "all to run")
+        fault.touch()
+        service.wait_for_log("a lifespan failed while the process served: 'shop': ExceptionGroup: ValueError: poller")
+        wait_until(lambda: service.output_text().count("end") == 5, SOON_S, "all to finish")
+        admin.publish(queue_name, [b"later"])
+        wait_until(lambda: "end later" in service.output_text(), SOON_S, "the next worker")
+        service.signal(SIGTERM)
+        assert service.wait_exit() == 0
+        assert service.output_text().count("begin") == 6, "each message ran once"
+        text = service.log_text()
+        assert text.count("worker 1 drains and is replaced: a lifespan was cancelled") == 1
+        assert text.count(" ERROR ") == 1
+        assert "exit code 1; the next one starts in" in text
+        assert "suspect" not in text
+
+
 # ---- registries in registries, in this process
 
 

@@ -512,6 +512,61 @@ async def test_lifespan_is_left_at_the_end(tmp_path: Path) -> None:
     assert (tmp_path / f"left-{pid}").exists()
 
 
+BREAKING = """
+    import asyncio
+    import os
+    from pathlib import Path
+
+    from mxworker import Handlers, Reject
+
+    handlers = Handlers()
+    folder = Path(__file__).parent
+
+
+    async def poller():
+        while not (folder / "fault").exists():
+            await asyncio.sleep(0.01)
+        (folder / "fault").unlink()
+        raise ValueError("poller broke")
+
+
+    @handlers.lifespan
+    async def lifespan():
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(poller())
+            yield
+            task.cancel()
+
+
+    @handlers.middleware
+    async def breaking(payload, ctx, call_next):
+        if payload == b"break":
+            (folder / "fault").touch()
+            while (folder / "fault").exists():
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+        return await call_next(payload, ctx)
+
+
+    @handlers.consume("pid", cpu=True)
+    def pid(payload: bytes) -> None:
+        raise Reject(str(os.getpid()))
+"""
+
+
+@pytest.mark.parametrize("payload", [b"", b"break"], ids=["idle", "busy"])
+async def test_process_whose_lifespan_is_cancelled_finishes_its_delivery_and_is_replaced(
+    payload: bytes, tmp_path: Path
+) -> None:
+    async with cpu(tmp_path, BREAKING, size=1) as app:
+        first = int(await app.tell("pid", payload))
+        if not payload:
+            (tmp_path / "fault").touch()
+        assert (await app.tell("pid")).isdigit(), "no delivery is lost"
+        await until(lambda: not is_there(first), SOON_S)
+        assert int(await app.tell("pid")) != first
+
+
 async def test_close_ends_what_starts(tmp_path: Path) -> None:
     async with cpu(tmp_path, conditional(import_s=60), size=1) as app:
         begin = time.monotonic()

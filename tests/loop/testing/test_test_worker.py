@@ -221,6 +221,24 @@ async def test_lifespan_that_hangs_or_fails_at_the_end_is_told() -> None:
         await run(10.0)
 
 
+async def test_lifespan_whose_task_group_fails_ends_the_worker_with_its_error() -> None:
+    handlers, _ = one()
+
+    async def poller() -> None:
+        raise ValueError("poller broke")
+
+    @handlers.lifespan
+    async def life() -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(poller())
+            yield
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with TestWorker(handlers):
+            pass
+    assert [str(error) for error in caught.value.exceptions] == ["poller broke"]
+
+
 # ---- time
 
 

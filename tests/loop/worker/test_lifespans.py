@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import sys
 import textwrap
 from asyncio import timeouts
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 
 import pytest
 
@@ -21,6 +22,7 @@ from mxworker.worker import lifespans
 from mxworker.worker.lifespans import Lifespans
 from mxworker.worker.loading import load
 from tests.harness.imports import forgotten_imports
+from tests.harness.waiting import until
 
 _NUMBERS = itertools.count()
 HEAD = """
@@ -105,6 +107,11 @@ class App:
     def load(self, source: str) -> Handlers:
         self.path.write_text(HEAD + textwrap.dedent(source))
         return load(self.name, str(self._folder))
+
+    @property
+    def module(self) -> ModuleType:
+        """The module that was loaded."""
+        return sys.modules[self.name]
 
     @property
     def here(self) -> int:
@@ -408,3 +415,234 @@ async def test_task_group_that_fails_at_the_end_is_told(app: App, caplog: pytest
     await entered.leave(asyncio.get_running_loop().time() + 20)
     assert isinstance(entered.end_error, ExceptionGroup)
     assert "a lifespan failed at the end: 'shop'" in caplog.text
+
+
+# ---- one that is cancelled while it is open
+
+POLLER = """
+steps = []
+async def poller():
+    raise ValueError("poller broke")  # here
+class Opened:
+    def __enter__(self):
+        steps.append("open")
+    def __exit__(self, *_):
+        steps.append("close")
+"""
+CANCELLED = {
+    "task group": (
+        """
+        @handlers.lifespan
+        async def shop():
+            with Opened():
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(poller())
+                    yield
+        """,
+        "ExceptionGroup: ValueError: poller broke",
+    ),
+    "context manager": (
+        """
+        @handlers.lifespan
+        @contextlib.asynccontextmanager
+        async def shop():
+            with Opened():
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(poller())
+                    yield
+        """,
+        "ExceptionGroup: ValueError: poller broke",
+    ),
+    "class": (
+        """
+        @handlers.lifespan
+        class shop(asyncio.TaskGroup):
+            async def __aenter__(self):
+                steps.append("open")
+                await super().__aenter__()
+                self.create_task(poller())
+            async def __aexit__(self, *failure):
+                steps.append("close")
+                return await super().__aexit__(*failure)
+        """,
+        "ExceptionGroup: ValueError: poller broke",
+    ),
+    "anyio": (
+        """
+        import anyio
+        @handlers.lifespan
+        async def shop():
+            with Opened():
+                async with anyio.create_task_group() as group:
+                    group.start_soon(poller)
+                    yield
+        """,
+        "ExceptionGroup: ValueError: poller broke",
+    ),
+    "timeout": (
+        """
+        @handlers.lifespan
+        async def shop():
+            with Opened():
+                async with asyncio.timeout(0.01):
+                    yield
+        """,
+        "TimeoutError",
+    ),
+    "task that somebody cancels": (
+        """
+        @handlers.lifespan
+        async def shop():
+            with Opened():
+                asyncio.get_running_loop().call_soon(asyncio.current_task().cancel)
+                yield
+        """,
+        "it was cancelled",
+    ),
+    "inner of two": (
+        """
+        inner = Handlers()
+        @handlers.lifespan
+        async def town():
+            yield
+        @inner.lifespan
+        async def shop():
+            with Opened():
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(poller())
+                    yield
+        @inner.consume("r")
+        async def book(payload: dict): ...
+        handlers.include(inner)
+        """,
+        "ExceptionGroup: ValueError: poller broke",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CANCELLED)
+async def test_one_that_is_cancelled_stays_open_until_it_may_leave(
+    case: str, app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, why = CANCELLED[case]
+    if case == "anyio":
+        pytest.importorskip("anyio")
+    handlers = app.load(POLLER + textwrap.dedent(source))
+    steps = app.module.steps
+    cancelled = list[bool]()
+    lifespans = Lifespans(compile_handlers(handlers), lambda: cancelled.append(True))
+    await lifespans.enter(60)
+    await until(lambda: cancelled, 20)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert (steps, cancelled) == (["open"], [True])
+    assert not caplog.records
+    await lifespans.leave(0)
+    assert steps == ["open", "close"]
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.getMessage() == f"a lifespan failed while the process served: 'shop': {why}"
+    if "poller" in why:
+        assert f'{app.path}", line {app.here}, in poller' in logging.Formatter().format(record)
+    assert lifespans.end_error is not None
+
+
+async def test_one_that_fails_at_the_end_is_named_and_not_the_one_around_it(
+    app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    handlers = app.load("""
+        inner = Handlers()
+        @handlers.lifespan
+        async def town():
+            yield
+        @inner.lifespan
+        async def shop():
+            yield
+            raise LookupError("no such shop")
+        @inner.consume("r")
+        async def book(payload: dict): ...
+        handlers.include(inner)
+    """)
+    lifespans = Lifespans(compile_handlers(handlers))
+    await lifespans.enter()
+    await lifespans.leave(0)
+    (record,) = caplog.records
+    assert record.getMessage() == "a lifespan failed at the end: 'shop'"
+
+
+async def test_timeout_at_the_end_is_its_own_failure(app: App, caplog: pytest.LogCaptureFixture) -> None:
+    handlers = app.load("""
+        @handlers.lifespan
+        async def shop():
+            yield
+            raise TimeoutError("no such shop")
+    """)
+    lifespans = Lifespans(compile_handlers(handlers))
+    await lifespans.enter()
+    await lifespans.leave(asyncio.get_running_loop().time() + 60)
+    (record,) = caplog.records
+    assert record.getMessage() == "a lifespan failed at the end: 'shop'"
+
+
+async def test_context_variables_of_one_are_those_of_the_task_that_enters_it(
+    app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    handlers = app.load("""
+        from contextvars import ContextVar
+        tenant = ContextVar("tenant", default="nobody")
+        @handlers.lifespan
+        async def shop():
+            token = tenant.set("shop")
+            yield
+            tenant.reset(token)
+    """)
+    tenant = app.module.tenant
+    lifespans = Lifespans(compile_handlers(handlers))
+    await lifespans.enter()
+    assert tenant.get() == "shop"
+    await lifespans.leave(0)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("phase", ["start", "end"])
+async def test_cancellation_of_the_task_that_enters_and_leaves_reaches_it(phase: str, app: App) -> None:
+    handlers = app.load(f"""
+        steps = []
+        async def wait():
+            steps.append("waits")
+            try:
+                await asyncio.sleep(60)
+            finally:
+                steps.append("cancelled")
+        @handlers.lifespan
+        async def shop():
+            if "{phase}" == "start":
+                await wait()
+            yield
+            await wait()
+    """)
+    steps = app.module.steps
+    lifespans = Lifespans(compile_handlers(handlers))
+
+    async def live() -> None:
+        await lifespans.enter()
+        await lifespans.leave(asyncio.get_running_loop().time() + 60)
+
+    living = asyncio.create_task(live())
+    await until(lambda: steps, 20)
+    living.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(living, 20)
+    assert steps == ["waits", "cancelled"]
+
+
+def test_loop_can_be_closed_although_nobody_leaves(app: App) -> None:
+    handlers = app.load("""
+        steps = []
+        @handlers.lifespan
+        async def shop():
+            yield
+            steps.append("left")
+    """)
+    asyncio.run(Lifespans(compile_handlers(handlers)).enter())
+    assert app.module.steps == ["left"]
