@@ -52,5 +52,5 @@ RECONNECT = Backoff(base_s=0.5, cap_s=4.0)
 REFUSED = Backoff(base_s=8.0, cap_s=8.0)  # slower, so that a wrong password does not lock the account
 RESPAWN = Backoff(base_s=0.5, cap_s=30.0)
 NACKING = Backoff(base_s=0.2, cap_s=5.0)  # how long a publisher channel may nack: about as long as a leader election
-COPY = Backoff(base_s=0.5, cap_s=10.0)  # before a delivery is returned because its retry queue took no copy
+COPY = Backoff(base_s=0.5, cap_s=10.0)  # after no queue took the copy of a delivery
 CPU_START = Backoff(base_s=1.0, cap_s=30.0)  # before a new process for cpu=True handlers, after one failed to start

@@ -197,6 +197,12 @@ class Queue:
         return self.dead_letter and self.declare == "ensure" and not is_redirected
 
     @property
+    def keeps_returned(self) -> bool:
+        """Whether the queue is known to keep a message however often it is given back: see `KEEPS_RETURNED`."""
+        known = self.declared_arguments() if self.declare == "ensure" else self.arguments
+        return self.type == "classic" or known.get("x-delivery-limit") == KEEPS_RETURNED["x-delivery-limit"]
+
+    @property
     def consumer_timeout_s(self) -> float:
         """The time for which the broker lets a delivery be unsettled, as far as can be known here."""
         timeout_ms = self.arguments.get("x-consumer-timeout")

@@ -259,6 +259,7 @@ def runner_of(
         process.rng,
         lambda delivery: runner.run_next(delivery),
         metrics.note_success if metrics is not None else lambda published_at: None,
+        lambda: dispatcher.is_open,
         delivery_log,
     )
     clock = process.clock

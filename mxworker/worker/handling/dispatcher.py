@@ -98,6 +98,11 @@ class Dispatcher(Generic[Unit]):
         """The admitted units that wait for a free place, or for their turn to run alone."""
         return (*self._apart, *self._waiting)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether units of all handlers may start: there is no drain, and no suspect has its turn to run alone."""
+        return self._intake is _OPEN and not self._limiter.is_closed
+
     def admit(self, *units: Unit) -> None:
         """Start units while there are places, and let the others wait for one."""
         if self._intake is _RETURNED:

@@ -36,6 +36,11 @@ class Limiter:
         """Whether the place of a unit that has ended may go to the next unit of the same handler."""
         return not self._waiters and self._on_left is None
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it is closed for all but one unit."""
+        return self._on_left is not None
+
     def take(self, waiter: Waiter, most: int = 1) -> int:
         """Take places for up to `most` units and return for how many; when they are fewer, remember `waiter`."""
         taken = min(most, max(0, self._free))

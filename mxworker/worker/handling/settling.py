@@ -7,6 +7,11 @@ queue is full becomes a retry; every other message goes back to its queue after 
 an attempt. A user who may not publish to the default exchange loses no message, but failing messages are tried without
 end, and the log has a line about it.
 
+The broker may count the returns to a queue that others have declared, and drop the message after some. There the
+delivery is held instead: it stays unsettled, keeps its place of the handler's concurrency, and its copy is tried again
+after each pause. So a queue whose failing messages can be kept nowhere comes to rest. A hold ends with half of the
+broker's consumer timeout, a drain, or the turn of a suspect to run alone. Then the delivery goes back.
+
 Where order is promised, a requeue is no copy, since waiting messages would overtake it. It is another execution in the
 same place; see `queues.Queue`.
 
@@ -34,6 +39,7 @@ from mxworker.backoff import COPY
 from mxworker.board.metric_rows import ConsumerRow
 from mxworker.board.metrics_layout import Outcome
 from mxworker.board.suspects import Suspect
+from mxworker.config.units import format_duration
 from mxworker.errors import (
     BrokerError,
     DecodeError,
@@ -68,12 +74,14 @@ class Settling:
         rng: random.Random,
         run_next: Callable[[Delivery], None] = lambda delivery: None,
         on_success: Callable[[float], None] = lambda published_at: None,
+        may_hold: Callable[[], bool] = lambda: True,
         delivery_log: DeliveryLog | None = None,
     ) -> None:
         """When copies are not possible, retries and requeues go back to the queue, and the broker dead-letters.
 
         `row` gets the outcome of each delivery. `run_next` puts a delivery that was executed before all others, to be
         executed again. `on_success` is called for each ack of a message of which it is known when it was published.
+        `may_hold` tells whether deliveries of which no copy is taken may stay with the handler for long.
         """
         self._handler = handler
         self._max_attempts = handler.max_attempts
@@ -82,10 +90,13 @@ class Settling:
         self._copies = copies
         self._run_next = run_next
         self._on_success = on_success
+        self._may_hold = may_hold
+        self._longest_hold_s = handler.queue.consumer_timeout_s / 2  # from the receipt; the rest is for the last try
         self._rng = rng
         self._refusals = 0
         self._teller = delivery_log or DeliveryLog(handler)
         self._budgets: defaultdict[object, LineBudget] = defaultdict(LineBudget)  # one for each event of `_say`
+        self._budgets["delivery_held"] = LineBudget(1, 60.0)  # a hold may be long, and tries again every few seconds
 
     def settle(self, delivery: Delivery, settlement: Settlement, alike: int = 1) -> Again | Later | Dead | None:
         """Settle at once and return None, or return the ending that needs `by_copy`.
@@ -134,16 +145,19 @@ class Settling:
         """
         queue = self._handler.queue
         facts = KillFacts(queue.name, self._handler.name, attempt_of(delivery, self._max_attempts), convict, stack)
-        try:
-            kept_in = await self._copies.set_aside(delivery, facts)
-        except (DecodeError, PublishError, BrokerError) as error:
-            if not (isinstance(error, NO_COPY) and queue.dead_letters_itself):
-                await self._return(delivery, f"it kills workers, and no queue took a copy ({error})")
-                return False
-            kept_in = f"{queue.dead_letter_name}, without the facts ({error})"
-            was_sent = source_of(delivery).reject(delivery, requeue=False)
-        else:
-            was_sent = source_of(delivery).ack(delivery)
+        while True:
+            try:
+                kept_in = await self._copies.set_aside(delivery, facts)
+            except (DecodeError, PublishError, BrokerError) as error:
+                if isinstance(error, NO_COPY) and queue.dead_letters_itself:
+                    kept_in = f"{queue.dead_letter_name}, without the facts ({error})"
+                    was_sent = source_of(delivery).reject(delivery, requeue=False)
+                    break
+                if not await self._is_held(delivery, f"it kills workers, and no queue took a copy ({error})"):
+                    return False
+            else:
+                was_sent = source_of(delivery).ack(delivery)
+                break
         self._say(
             log_event("delivery_quarantined"),
             f"{facts.summary}; it is kept in queue {kept_in}",
@@ -169,25 +183,27 @@ class Settling:
 
     async def by_copy(self, delivery: Delivery, ends: Again | Later | Dead) -> None:
         """Publish a copy, and ack the original after the confirm. A cancelled call leaves the original unsettled."""
+        while (why := await self._try(delivery, ends)) and await self._is_held(delivery, why, ends.failure):
+            pass
+
+    async def _try(self, delivery: Delivery, ends: Again | Later | Dead) -> str | None:
+        """Settle a delivery by a copy. If none was taken and it is left unsettled, return why; otherwise None."""
         match ends:
             case Again():
-                await self._again(delivery, ends)
+                return await self._again(delivery, ends)
             case Later():
-                await self._later(delivery, ends)
+                return await self._later(delivery, ends)
             case Dead():
-                await self._dead_letter(delivery, ends)
+                return await self._dead_letter(delivery, ends)
 
-    async def _again(self, delivery: Delivery, ends: Again) -> None:
+    async def _again(self, delivery: Delivery, ends: Again) -> str | None:
         policy = self._handler.retry
         try:
-            await self._copy(delivery, ends, self._handler.queue.name, Outcome.REQUEUE)
-        except PublishNacked as error:
-            if policy is None:
-                await self._return(delivery, f"its queue took no copy ({error})", ends.failure)
-            else:
-                await self._later(delivery, Later(policy.step_after_ms(0), ends.attempt, ends.failure))
+            return await self._copy(delivery, ends, self._handler.queue.name, Outcome.REQUEUE)
         except (PublishError, BrokerError) as error:
-            await self._return(delivery, f"its queue took no copy ({error})", ends.failure)
+            if isinstance(error, PublishNacked) and policy is not None:
+                return await self._later(delivery, Later(policy.step_after_ms(0), ends.attempt, ends.failure))
+            return f"its queue took no copy ({error})"
 
     async def rescue(self, delivery: Delivery, error: BaseException, is_cut: Callable[[BaseException], bool]) -> None:
         """Settle a delivery whose settlement failed with `error`. Raises nothing but a cancellation by a cut.
@@ -222,7 +238,7 @@ class Settling:
             settlement.failure = Failure(FailureKind.UNSETTLED, type_name(error), text_of(error))
             ends = Dead(settlement.failure)
             self._teller.tell(delivery, settlement, ends, attempt_of(delivery, self._max_attempts))
-            await self._dead_letter(delivery, ends)
+            await self.by_copy(delivery, ends)
 
     async def _give_back_later(self, delivery: Delivery, error: BaseException) -> None:
         if delivery.is_stale:
@@ -230,14 +246,17 @@ class Settling:
         else:
             await self._return(delivery, f"it could not be settled ({error_in_words(error)})")
 
-    async def _later(self, delivery: Delivery, ends: Later) -> None:
+    async def _later(self, delivery: Delivery, ends: Later) -> str | None:
         try:
-            await self._copy(delivery, ends, self._handler.queue.retry_name(ends.step_ms), Outcome.RETRY)
+            return await self._copy(delivery, ends, self._handler.queue.retry_name(ends.step_ms), Outcome.RETRY)
         except (PublishError, BrokerError) as error:
-            await self._return(delivery, f"no retry queue took a copy ({error})", ends.failure)
+            return f"no retry queue took a copy ({error})"
 
-    async def _copy(self, delivery: Delivery, ends: Again | Later, queue: str, outcome: Outcome) -> None:
-        """Publish a copy for the next attempt to `queue`, and ack. Raises PublishError or BrokerError."""
+    async def _copy(self, delivery: Delivery, ends: Again | Later, queue: str, outcome: Outcome) -> str | None:
+        """Publish a copy for the next attempt to `queue`, and ack. Raises PublishError or BrokerError.
+
+        A message that cannot be copied becomes a dead letter. For the result see `_try`.
+        """
         try:
             await self._copies.publish(retry_copy(delivery, ends.attempt), queue)
         except NO_COPY as error:
@@ -247,38 +266,65 @@ class Settling:
                 f"cannot be copied for another attempt ({error}): {becomes}",
                 delivery,
             )
-            await self._dead_letter(delivery, Dead(ends.failure))
-        else:
-            self._refusals = 0
-            self._count(outcome, source_of(delivery).ack(delivery), ends.failure)
+            return await self._dead_letter(delivery, Dead(ends.failure))
+        self._refusals = 0
+        self._count(outcome, source_of(delivery).ack(delivery), ends.failure)
+        return None
 
-    async def _dead_letter(self, delivery: Delivery, ends: Dead) -> None:
+    async def _dead_letter(self, delivery: Delivery, ends: Dead) -> str | None:
         attempt = attempt_of(delivery, self._max_attempts)
         queue = self._handler.queue
         if not queue.dead_letter:
             self._count(Outcome.REJECT, source_of(delivery).reject(delivery, requeue=False), ends.failure)
-            return
+            return None
         try:
             await self._copies.dead_letter(delivery, self._facts(attempt, ends))
         except (DecodeError, PublishError, BrokerError) as error:
-            if queue.dead_letters_itself:
-                self._say(
-                    log_event("dead_letter_not_copied"),
-                    f"is dead-lettered by the broker, without the facts ({error})",
-                    delivery,
-                )
-                self._count(Outcome.REJECT, source_of(delivery).reject(delivery, requeue=False), ends.failure)
-            else:
-                await self._return(delivery, f"the dead-letter queue took no copy ({error})", ends.failure)
+            if not queue.dead_letters_itself:
+                return f"the dead-letter queue took no copy ({error})"
+            self._say(
+                log_event("dead_letter_not_copied"),
+                f"is dead-lettered by the broker, without the facts ({error})",
+                delivery,
+            )
+            self._count(Outcome.REJECT, source_of(delivery).reject(delivery, requeue=False), ends.failure)
         else:
+            self._refusals = 0
             self._count(Outcome.REJECT, source_of(delivery).ack(delivery), ends.failure)
+        return None
+
+    async def _is_held(self, delivery: Delivery, why: str, failure: Failure | None = None) -> bool:
+        """Pause after no copy was taken. Return whether the copy may be tried again; if not, the delivery went back."""
+        if not self._can_hold(delivery):
+            await self._return(delivery, why, failure)
+            return False
+        self._say(
+            log_event("delivery_held"),
+            f"is held, because {why}. The copy is tried again, for {format_duration(self._longest_hold_s)} at most; "
+            "meanwhile the message keeps a place of its handler. Let the queue take it: make room in a full queue, "
+            "declare a missing one, or give RabbitMQ the memory or disk that it lacks",
+            delivery,
+        )
+        await self._pause()
+        if self._can_hold(delivery):
+            return True
+        self._count(Outcome.REQUEUE, source_of(delivery).give_back(delivery), failure)
+        return False
+
+    def _can_hold(self, delivery: Delivery) -> bool:
+        if self._handler.queue.keeps_returned or not self._copies.are_possible or not self._may_hold():
+            return False
+        return not delivery.is_stale and time.monotonic() < delivery.received_at + self._longest_hold_s
 
     async def _return(self, delivery: Delivery, why: str, failure: Failure | None = None) -> None:
         """Give a delivery back after a pause, since the broker redelivers it at once."""
         self._say(log_event("delivery_returned"), f"goes back to its queue: {why}", delivery)
+        await self._pause()
+        self._count(Outcome.REQUEUE, source_of(delivery).give_back(delivery), failure)
+
+    async def _pause(self) -> None:
         self._refusals += 1
         await asyncio.sleep(COPY.delay_s(self._refusals, self._rng))
-        self._count(Outcome.REQUEUE, source_of(delivery).give_back(delivery), failure)
 
     def _facts(self, attempt: int, ends: Dead) -> Facts:
         return Facts(

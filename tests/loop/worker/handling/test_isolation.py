@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import time
+from typing import Any
 
 import pytest
 
-from mxworker import Context, Delivery, Handlers, Queue, Requeue
+from mxworker import Context, Delivery, Handlers, Queue, Reject, Requeue
+from mxworker.api.context import WorkerResources
 from mxworker.board.layout import Word
 from mxworker.board.suspects import Death
+from mxworker.errors import PublishNacked
 from mxworker.wire.message_keys import MessageKeys
 from mxworker.worker.drain import Drain
 from mxworker.worker.handling.decode_budget import Unprocessed
+from tests.harness.refusing import Hasty, Publishing
 from tests.harness.runners import Bench, Channel, at_work
 from tests.harness.waiting import until
 from tests.rabbit import raw
@@ -117,6 +122,29 @@ async def test_suspect_starts_when_all_else_has_ended_and_nothing_starts_beside_
     assert gated.beside[3] == set()
     assert gated.started[-1] == 5
     assert bench.slot.told.alone_key is None
+
+
+@pytest.mark.parametrize("comes_first", ["suspect", "held"])
+async def test_delivery_of_which_no_copy_is_taken_is_not_held_while_a_suspect_has_its_turn(comes_first: str) -> None:
+    """It would keep all handlers of the process from their work."""
+    handlers, publishing = Handlers(), Publishing(PublishNacked("full"))
+
+    @handlers.consume(Queue("queue", declare="passive"))
+    async def refuse(body: bytes) -> Reject:
+        return Reject("no")
+
+    publisher: Any = publishing
+    resources = WorkerResources(publisher, publisher, publisher)
+    bench, channel = at_work(handlers, resources=resources, rng=Hasty()), Channel()
+    first = suspect(bench, channel, 1) if comes_first == "suspect" else delivery(channel, 1)
+    first.received_at = time.monotonic()
+    bench.runner.admit(first)
+    if comes_first == "held":
+        await until(lambda: len(publishing.published) > 20, 5, "tries")
+        assert not channel.settled
+        bench.runner.admit(suspect(bench, channel, 2))
+    bench.give_turn()
+    await until(lambda: channel.given_back[:1] == [1], 5, "it to go back")
 
 
 async def test_master_is_asked_to_clear_a_suspect_that_came_to_its_end_and_no_other() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +50,7 @@ class Ward:
     declare: Repair | None = None
     death: Death = SEGFAULT
     channel: Channel = field(default_factory=Channel)
+    may_hold: bool = False
 
     def __post_init__(self) -> None:
         handlers = Handlers()
@@ -61,7 +63,9 @@ class Ward:
         self.slot = Board(1).slot(1)
         publisher: Any = self.publishing
         copies = CopyPublisher(handler.queue, publisher, None, self.declare)
-        self.settling = Settling(handler, self.slot.rows.consumer("orders", "order"), copies, Hasty())
+        self.settling = Settling(
+            handler, self.slot.rows.consumer("orders", "order"), copies, Hasty(), may_hold=lambda: self.may_hold
+        )
         self.suspects = self.slot.suspects
         for _ in range(3):
             self.suspects.enter([1], 1, self.death)
@@ -69,7 +73,7 @@ class Ward:
     async def commit(self, raw: bytes = raw_properties(message_id=b"m-1")) -> bool:
         convict = self.suspects.find(1)
         assert convict is not None
-        delivery = Delivery(b"body", raw, route_of(b"shop", b"new"), True, 1, self.channel)
+        delivery = Delivery(b"body", raw, route_of(b"shop", b"new"), True, 1, self.channel, time.monotonic())
         return await self.settling.quarantine(delivery, convict, self.suspects.stack(convict.death))
 
     @property
@@ -184,6 +188,14 @@ async def test_convict_is_acked_once_a_copy_is_kept_and_goes_back_otherwise(case
     assert is_done is (way != "given_back")
     assert counted(ward.slot, Outcome.QUARANTINE) == is_done
     assert all(ward.headers(index)["mx-kills"] == 3 for index in range(len(targets)))
+
+
+async def test_convict_is_held_until_a_copy_is_kept_where_the_broker_may_count_what_goes_back() -> None:
+    ward = Ward(Publishing(*[NACKED] * 30, CONFIRMED), Queue("orders", declare="passive"), may_hold=True)
+    assert await ward.commit()
+    assert ward.targets == [QUARANTINE] * 31
+    assert ward.channel.acked == [1]
+    assert ward.channel.settled == 1
 
 
 @pytest.mark.parametrize("refusal", [TopologyRefused("other arguments"), ConnectionLost("gone")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from mxworker import Ack, Delivery, Handlers, Queue, Reject, Requeue, Retry, RetryPolicy, errors
 from mxworker.api.attempts import attempt_of
+from mxworker.api.context import WorkerResources
 from mxworker.api.handlers import compile_handlers
 from mxworker.api.settlement import Settlement
 from mxworker.board.metrics_layout import Outcome
@@ -22,7 +24,7 @@ from mxworker.worker.handling.settling import Settling
 from tests.harness.copied import properties_on_wire, received, route_of
 from tests.harness.counts import counted
 from tests.harness.refusing import Hasty, Publishing
-from tests.harness.runners import Channel
+from tests.harness.runners import Channel, at_work
 from tests.harness.waiting import until
 from tests.rabbit.raw import raw_properties
 
@@ -42,6 +44,7 @@ class WorkerControls:
     rng: Hasty = field(default_factory=Hasty)
     concurrency: int | None = None
     retry: RetryPolicy | None = field(default_factory=lambda: RetryPolicy(delays=(1, 5), jitter=False))
+    may_hold: bool = True
     next: list[Delivery] = field(default_factory=list)
     """What is to run before all that waits."""
 
@@ -57,11 +60,17 @@ class WorkerControls:
         publisher: Any = self.publishing
         copies = CopyPublisher(handler.queue, publisher, self.repair)
         self.settling = Settling(
-            handler, self.slot.rows.consumer("orders", "order"), copies, self.rng, run_next=self.next.append
+            handler,
+            self.slot.rows.consumer("orders", "order"),
+            copies,
+            self.rng,
+            run_next=self.next.append,
+            may_hold=lambda: self.may_hold,
         )
 
-    def delivery(self, raw: bytes = raw_properties(message_id=b"m-1"), *, redelivered: bool = False) -> Delivery:
-        return Delivery(b"body", raw, route_of(b"shop", b"new"), redelivered, 1, self.channel)
+    def delivery(self, raw: bytes = raw_properties(message_id=b"m-1"), *, age_s: float = 0.0) -> Delivery:
+        received_at = time.monotonic() - age_s
+        return Delivery(b"body", raw, route_of(b"shop", b"new"), False, 1, self.channel, received_at)
 
     async def settle(self, settlement: Settlement, delivery: Delivery | None = None) -> None:
         delivery = delivery or self.delivery()
@@ -274,11 +283,17 @@ def elsewhere(declare: str) -> Queue:
     return Queue("orders", declare=declare)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("declare", ["passive", "off"])
-@pytest.mark.parametrize("settlement", [Reject("no"), Retry()])
-async def test_dead_letter_that_nobody_takes_goes_back_after_a_pause(declare: str, settlement: Settlement) -> None:
-    controls = WorkerControls(Publishing(errors.PublishNacked("full")), queue=elsewhere(declare))
-    await controls.settle(settlement)
+WAYS_TO_KEEP_RETURNED: dict[str, Any] = {
+    "classic": {"type": "classic"},
+    "without a limit": {"arguments": {"x-delivery-limit": 2**31 - 1}},
+}
+
+
+@pytest.mark.parametrize("keeps", WAYS_TO_KEEP_RETURNED)
+async def test_dead_letter_that_nobody_takes_goes_back_where_returns_do_no_harm(keeps: str) -> None:
+    queue = Queue("orders", declare="passive", **WAYS_TO_KEEP_RETURNED[keeps])
+    controls = WorkerControls(Publishing(errors.PublishNacked("full")), queue=queue)
+    await controls.settle(Reject("no"))
     assert controls.settled == ["given_back"]
     assert controls.counts == {Outcome.REQUEUE: 1}
     assert len(controls.rng.ceilings_s) == 1
@@ -294,6 +309,115 @@ async def test_message_without_a_copy_is_a_dead_letter_by_body_and_facts(settlem
     assert (queue, copy.body) == (DEAD_LETTER_QUEUE, b"body")
     assert dead.headers["mx-reason"] == "rejected"
     assert controls.settled == ["acked"]
+
+
+# ---- held where the broker may count what goes back
+
+
+MANY = 50
+QUEUES_WITH_A_LIMIT = {
+    "passive": elsewhere("passive"),
+    "off": elsewhere("off"),
+    "passive, with a limit": Queue("orders", declare="passive", arguments={"x-delivery-limit": 20}),
+    "ours, with a limit": Queue("orders", arguments={"x-delivery-limit": 20, "x-dead-letter-exchange": "theirs"}),
+}
+TRIED_AGAIN: list[tuple[Settlement, str, Outcome]] = [
+    (Reject("no"), DEAD_LETTER_QUEUE, Outcome.REJECT),
+    (Retry(), RETRY_QUEUE, Outcome.RETRY),
+    (Requeue(), "orders", Outcome.REQUEUE),
+]
+
+
+@pytest.mark.parametrize("queue", QUEUES_WITH_A_LIMIT)
+@pytest.mark.parametrize(("settlement", "target", "outcome"), TRIED_AGAIN, ids=[repr(case[0]) for case in TRIED_AGAIN])
+async def test_copy_is_tried_again_until_it_is_taken_where_the_broker_may_count_what_goes_back(
+    queue: str, settlement: Settlement, target: str, outcome: Outcome, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusals = [errors.PublishUnconfirmed("late"), *[errors.Unroutable("no queue")] * MANY]
+    publishing = Publishing(*refusals, CONFIRMED)
+    controls = WorkerControls(publishing, queue=QUEUES_WITH_A_LIMIT[queue])
+    publishing.before_each = lambda: _assert_unsettled(controls)
+    await controls.settle(settlement)
+    assert {queue for _, queue in publishing.published} == {target}
+    assert controls.settled == ["acked"]
+    assert controls.counts == {outcome: 1}
+    assert len(controls.rng.ceilings_s) == len(refusals), "a pause before each try"
+    told = [message for message in caplog.messages if "is held" in message]
+    assert len(told) == 1
+    assert all(part in told[0] for part in ("message m-1 of queue orders", "late", "for 15m at most"))
+
+
+async def test_full_queue_is_tried_again_before_its_retry_queue() -> None:
+    full = errors.PublishNacked("full")
+    publishing = Publishing(full, full, full, full, CONFIRMED)
+    controls = WorkerControls(publishing, queue=elsewhere("passive"))
+    await controls.settle(Requeue())
+    assert [queue for _, queue in publishing.published] == ["orders", RETRY_QUEUE, "orders", RETRY_QUEUE, "orders"]
+    assert controls.counts == {Outcome.REQUEUE: 1}
+
+
+async def test_held_delivery_goes_back_once_when_it_may_be_held_no_more() -> None:
+    publishing = Publishing(errors.PublishNacked("full"))
+    controls = WorkerControls(publishing, queue=elsewhere("passive"))
+    publishing.before_each = lambda: setattr(controls, "may_hold", len(publishing.published) < MANY)
+    await controls.settle(Reject("no"))
+    assert controls.settled == ["given_back"]
+    assert controls.counts == {Outcome.REQUEUE: 1}
+    assert len(publishing.published) == MANY + 1
+
+
+async def test_held_delivery_whose_channel_ends_is_left_to_the_broker() -> None:
+    publishing = Publishing(errors.PublishNacked("full"))
+    controls = WorkerControls(publishing, queue=elsewhere("passive"))
+    publishing.before_each = lambda: setattr(controls.channel, "is_lost", len(publishing.published) == MANY)
+    await controls.settle(Reject("no"))
+    assert len(publishing.published) == MANY + 1, "the broker delivers it again: a copy would be one too many"
+    assert controls.counts == {Outcome.STALE: 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "age_s"), [({}, 901), ({"x-consumer-timeout": 60_000}, 31)], ids=["default", "of the queue"]
+)
+async def test_delivery_is_held_for_half_of_the_consumer_timeout(arguments: dict[str, int], age_s: float) -> None:
+    controls = WorkerControls(
+        Publishing(errors.PublishNacked("full")), queue=Queue("orders", declare="passive", arguments=arguments)
+    )
+    await controls.settle(Reject("no"), controls.delivery(age_s=age_s))
+    assert controls.settled == ["given_back"]
+    assert controls.counts == {Outcome.REQUEUE: 1}
+
+
+async def test_cut_while_it_is_held_nothing_is_settled() -> None:
+    publishing = Publishing(errors.PublishNacked("full"))
+    controls = WorkerControls(publishing, queue=elsewhere("passive"))
+    await _cut(controls, Reject("no"), lambda: len(publishing.published) > MANY)
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+async def test_held_delivery_has_no_deadline_and_ends_with_a_drain(is_cut: bool) -> None:
+    handlers, publishing = Handlers(), Publishing(errors.PublishNacked("full"))
+
+    @handlers.consume(elsewhere("passive"), timeout=0.02)
+    async def refuse(body: bytes) -> Reject:
+        return Reject("no")
+
+    publisher: Any = publishing
+    resources = WorkerResources(publisher, publisher, publisher)
+    bench, channel = at_work(handlers, rng=Hasty(), resources=resources), Channel()
+    bench.runner.admit(Delivery(b"", b"\0\0", b"\0\0", False, 1, channel, time.monotonic()))
+    await asyncio.sleep(0.1)  # above the handler's time: what must not happen takes that long
+    await until(lambda: len(publishing.published) > MANY, 5, "tries")
+    assert (channel.settled, bench.runner.running, bench.runner.stuck) == (0, 1, 0)
+    if is_cut:
+        bench.runner.cut_short()
+    else:
+        bench.runner.hold()
+    await bench.runner.finished()
+    assert channel.given_back == ([] if is_cut else [1])
+    assert channel.settled == len(channel.given_back)
+
+
+# ---- the pause
 
 
 async def test_pause_before_a_delivery_goes_back_grows_and_begins_anew_after_a_success() -> None:
