@@ -218,14 +218,15 @@ class BoardSlot:
             self.words[Word.ALONE_KEY] = key % SIGN
         self.words[Word.IS_ALONE] = key is not None
 
-    def leave(self, place: int) -> None:
-        """Record that a delivery has finished; `place` is what `enter` returned."""
-        if place < 0:
-            if place == NO_ENTRY:
+    def leave(self, *places: int) -> None:
+        """Record that deliveries have finished; `places` are what `enter` returned for them."""
+        keys, free = self._keys, self._free
+        for place in places:
+            if place >= 0:
+                keys[place] = 0
+                free.append(place)
+            elif place == NO_ENTRY:
                 self.words[Word.UNPLACED] -= 1
-            return
-        self._keys[place] = 0
-        self._free.append(place)
 
     def ask_to_clear(self, key: int, death: int) -> None:
         """Ask the master to clear a message that is a suspect because of this death."""

@@ -241,7 +241,7 @@ def runner_of(
     """
     queue = handler.queue
     scope = HandlerScope(queue.name, handler.name, handler.max_attempts, state, process.resources, process.slot.number)
-    record = Record(handler, index, process.slot, process.quarantine_after)
+    record = Record(handler, index, process.slot, process.loop, process.quarantine_after)
     report = Report(handler)
     copies = CopyPublisher(
         queue,

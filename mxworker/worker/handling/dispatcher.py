@@ -25,6 +25,7 @@ from mxworker.system.foreign_errors import is_a
 from mxworker.worker.handling.isolation import Isolation
 from mxworker.worker.handling.limiter import Limiter
 from mxworker.worker.handling.running import Running
+from mxworker.worker.handling.unsent import TURNS
 from mxworker.worker.handling.work import Work
 
 Unit = TypeVar("Unit")
@@ -222,6 +223,9 @@ class Dispatcher(Generic[Unit]):
                 if not self._is_given_up(unit, error):
                     await self._rescue(unit, error)
             if is_alone and was_executed and not self.running.is_cut_short:
+                self.running.settle(unit)
+                for _ in range(TURNS):  # a task that the unit left behind may end the process
+                    await asyncio.sleep(0)
                 self._work.clear(unit)  # before others start, which may end the process
         finally:
             self.running.end(unit)

@@ -1,11 +1,12 @@
 """The board's record of one handler's messages: which were started, and which are suspects.
 
-A message is on record from its start until it is settled, also while a copy of it is being published. If the process
-ends meanwhile, its messages are suspects.
+A message is on record from its start until its settlement was sent, also while a copy of it is being published. If the
+process ends meanwhile, its messages are suspects.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from mxworker.board.suspects import Suspect
 from mxworker.config.bounds import DEFAULT_QUARANTINE_AFTER
 from mxworker.wire.message_keys import MessageKeys
 from mxworker.wire.properties import message_id_bytes
+from mxworker.worker.handling.unsent import Unsent
 
 
 class Standing(Enum):
@@ -40,10 +42,12 @@ class Record:
         handler: Handler,
         index: int,
         slot: BoardSlot,
+        loop: asyncio.AbstractEventLoop,
         quarantine_after: int = DEFAULT_QUARANTINE_AFTER,
     ) -> None:
         """`index` is the handler's place in the board's directory."""
-        self.leave = slot.leave
+        unsent = Unsent(slot, loop)
+        self.leave, self._leave_all = unsent.leave, unsent.leave_all
         self._slot = slot
         self._index = index
         self._outcomes = slot.rows.consumer(handler.queue.name, handler.name).words
@@ -53,7 +57,7 @@ class Record:
         self._quarantine_after = quarantine_after
 
     def enter(self, delivery: Delivery, started_at: float) -> int:
-        """Record a delivery as started at a monotonic time in seconds. Pass the entry to `leave`."""
+        """Record a delivery as started at a monotonic time in seconds. Pass the entry to `leave` when it is settled."""
         message_id = message_id_bytes(delivery.raw_properties)
         attempt = attempt_of(delivery, self._max_attempts)
         key = self._keys.key(delivery.raw_properties, delivery.raw_route, delivery.body)
@@ -75,8 +79,7 @@ class Record:
                     continue
             yield entries
         finally:
-            for entry in entries.values():
-                self.leave(entry)
+            self._leave_all(entries.values())
 
     def give_back(self, delivery: Delivery) -> None:
         """Settle a delivery as not processed, and count it when it was stale."""

@@ -114,7 +114,7 @@ class SingleWork:
         """Run a delivery to its end. Return False when it was given back unprocessed."""
         # The steps of a delivery, in order. A message that has killed too many workers goes into quarantine instead.
         #
-        # 1. Record: the delivery is on the board until it is settled.
+        # 1. Record: the delivery is on the board until its settlement was sent.
         # 2. Decode, 3. call, 4. judge: these make its settlement, see `execution.pipeline`. For a `cpu=True` handler
         #    another process does them, see `cpu.pool`. The reason of a cancellation is judged here.
         # 5. Settle: at once when a frame is enough.

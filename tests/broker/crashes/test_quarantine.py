@@ -244,6 +244,67 @@ def test_killer_with_the_id_and_body_of_others_takes_none_of_them_along(
     assert recorded.finished_ids == innocent
 
 
+LEAVING_BEHIND = """
+    import asyncio
+    import os
+
+    from mxworker import Handlers, Queue
+    from tests.harness.ledger import Ledger
+
+    handlers = Handlers()
+    ledger = Ledger(os.environ["LEDGER"])
+    queue = Queue(os.environ["QUEUE"])
+    tasks = []
+
+
+    async def die() -> None:
+        os._exit(1)
+
+
+    async def work(message_id: str) -> None:
+        ledger.start(message_id)
+        match message_id.partition("!")[0]:
+            case "callback":
+                asyncio.get_running_loop().call_soon(os._exit, 1)
+            case "task":
+                tasks.append(asyncio.create_task(die()))
+            case _:
+                ledger.finish(message_id)
+
+
+    async def work_on_all(message_ids: list[str]) -> None:
+        for message_id in message_ids:
+            await work(message_id)
+
+
+    if os.environ["BATCHES"] == "yes":
+        handlers.consume_batch(queue, size=16, wait=0.1)(work_on_all)
+    else:
+        handlers.consume(queue, concurrency=int(os.environ["CONCURRENCY"]))(work)
+"""
+
+
+@pytest.mark.parametrize("batches", ["no", "yes"])
+def test_killer_that_its_handler_left_behind_is_set_aside_and_nobody_beside_it(
+    recorded: Recorded, broker_url: str, queue_name: str, batches: str
+) -> None:
+    """The process dies after the handlers of some messages have returned, and before their acks were sent."""
+    innocent = [f"{queue_name}-{number}" for number in range(60)]
+    killers = [f"{kind}!{queue_name}" for kind in ("callback", "task")]
+    recorded.publish_ids([killers[0], *innocent[:30]])
+    env = {"BATCHES": batches}
+    with recorded.service("--workers=2", source=LEAVING_BEHIND, concurrency=8, env=env) as service:
+        wait_until_handled(recorded, set(innocent[:30]), {killers[0]}, broker_url)
+        recorded.publish_ids([killers[1], *innocent[30:]])  # behind others, its ack might be sent with theirs
+        wait_until_handled(recorded, set(innocent), set(killers), broker_url)
+        service.signal(SIGTERM)
+        assert service.wait_exit() == 0
+    kept = quarantined(broker_url, queue_name)
+    assert set(kept) == set(killers)
+    assert all(message.headers["mx-exit-code"] == 1 for message in kept.values())
+    assert all(message.headers["mx-kills"] >= 3 for message in kept.values())
+
+
 def test_message_that_an_operator_puts_back_has_new_tries(broker_url: str, queue_name: str, tmp_path: Path) -> None:
     """Without a dead-letter queue: the quarantine does not depend on it."""
     recorded = Recorded(broker_url, tmp_path, queue_name)

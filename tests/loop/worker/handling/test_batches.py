@@ -42,7 +42,7 @@ async def handled(handlers: Handlers, *texts: bytes) -> tuple[Channel, Bench]:
     await until(lambda: bench.runner.is_idle)
     assert not bench.broken
     assert channel.settled == len(texts)
-    assert not bench.slot.told.in_flight()
+    await until(lambda: not bench.slot.told.in_flight())
     return channel, bench
 
 

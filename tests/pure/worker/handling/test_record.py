@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from mxworker import Delivery, Handlers
@@ -9,6 +11,7 @@ from mxworker.api.handlers import compile_handlers
 from mxworker.board.layout import Word
 from mxworker.board.page import Board
 from mxworker.worker.handling.record import Record
+from mxworker.worker.handling.unsent import TURNS
 from tests.harness.runners import Channel, deliveries
 
 
@@ -19,7 +22,8 @@ def test_delivery_that_cannot_be_put_on_record_takes_nothing_off_it(monkeypatch:
     def order(payload: bytes) -> None: ...
 
     slot = Board(slots=1).slot(1)
-    record = Record(compile_handlers(handlers)[0], 0, slot)
+    loop = asyncio.new_event_loop()
+    record = Record(compile_handlers(handlers)[0], 0, slot, loop)
     enter = record.enter
 
     def enter_but_the_second(delivery: Delivery, started_at: float) -> int:
@@ -30,5 +34,8 @@ def test_delivery_that_cannot_be_put_on_record_takes_nothing_off_it(monkeypatch:
     monkeypatch.setattr(record, "enter", enter_but_the_second)
     with record.entered(deliveries(Channel(), 3)):
         assert slot.told.in_flight_count == 2
+    for _ in range(TURNS):
+        loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
     assert slot.told.in_flight_count == 0
     assert slot.words[Word.UNPLACED] == 0
