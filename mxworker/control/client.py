@@ -29,7 +29,7 @@ from mxworker.control.protocol import (
 )
 from mxworker.errors import ConfigError, MxWorkerError
 from mxworker.system.file_access import is_given_directory, user_name
-from mxworker.system.printable import foreign
+from mxworker.system.printable import foreign, well_formed
 
 _BUSY_AGAIN_S = 0.05
 _CHUNK_BYTES = 65536
@@ -76,11 +76,16 @@ def _named(places: Sequence[Path], name: str, here: str) -> list[Path]:
     for place in dict.fromkeys(places):
         if (path := place / file_name(name)).exists():
             return [path]
-        found = [path for path in _sockets_in(place) if may_be_of(path.name, name)]
+        found = [path for path in _sockets_in(place) if may_be_of(path.name, name) and _may_be_named(path, name)]
         if found:
             in_use = [path for path in found if _is_in_use(path)]
             return [path for path in in_use if _identity(path).is_of(here)] or in_use or found[:1]
     return []
+
+
+def _may_be_named(path: Path, name: str) -> bool:
+    """Tell whether the lock beside a socket says that it is of the service `name`, or does not say whose it is."""
+    return _identity(path).name in (well_formed(name), path.stem)
 
 
 def _of_directory(places: Sequence[Path], here: str) -> list[Path]:

@@ -332,21 +332,31 @@ def parse_lock(line: bytes) -> tuple[Identity, int] | None:
 
 
 def file_name(name: str, home: str = "") -> str:
-    """Return the file name of the socket of the service `name`; characters that do not fit become `-`.
+    """Return the file name of the socket of the service `name`, which is another one for each name.
 
-    `home` is the directory that the name was derived from; the file name then differs for each directory.
+    `home` is the directory that the name was derived from; the file name then differs for each directory, too. A given
+    name that can be a file name is one. Otherwise characters that do not fit become `-`, a long name is cut, and a
+    checksum tells names apart that then look alike.
     """
-    stem = _UNFIT.sub("-", name)[:_NAME_CHARACTERS].lstrip(".")
-    if not home:
+    stem = _stem(name)
+    if not home and stem == name:
         return f"{stem}.sock"
-    checksum = zlib.crc32(home.encode("utf-8", "surrogateescape"))
+    checksum = zlib.crc32(f"{home}\0{name}".encode("utf-8", "surrogatepass"))
     return f"{stem[: _NAME_CHARACTERS - _HASHED_CHARACTERS]}.{checksum:08x}.sock"
 
 
 def may_be_of(file: str, name: str) -> bool:
-    """Tell whether `file` may be the file name for a service `name` derived from some directory."""
-    stem = re.escape(file_name(name).removesuffix(".sock")[: _NAME_CHARACTERS - _HASHED_CHARACTERS])
+    """Tell whether `file` may be the file name for a service `name` derived from some directory.
+
+    It may be that of another name that looks alike, too.
+    """
+    stem = re.escape(_stem(name)[: _NAME_CHARACTERS - _HASHED_CHARACTERS])
     return re.fullmatch(f"{stem}{_HASHED}\\.sock", file) is not None
+
+
+def _stem(name: str) -> str:
+    """Return `name` in the form of a file name."""
+    return _UNFIT.sub("-", name)[:_NAME_CHARACTERS].lstrip(".")
 
 
 def directories(environment: Mapping[str, str], uid: int) -> tuple[Path, ...]:

@@ -284,10 +284,25 @@ def test_asked_place_that_cannot_be_is_an_error(tmp_path: Path) -> None:
 
 
 def test_usual_place_is_made_in_the_first_directory_that_works(address: Path) -> None:
-    listener = listen(Identity("app:handlers"), [Path("/proc/none"), address.parent / "own"])
+    identity = Identity("app:handlers")
+    listener = listen(identity, [Path("/proc/none"), address.parent / "own"])
     assert listener is not None
-    assert listener.path == address.parent / "own" / "app-handlers.sock"
+    assert listener.path == address.parent / "own" / identity.file_name
     listener.close()
+
+
+@pytest.mark.parametrize("homes", [("", "", ""), ("", "/srv/shop", "/srv/shop")], ids=["given", "derived"])
+def test_names_that_look_alike_are_those_of_several_services(address: Path, homes: tuple[str, ...]) -> None:
+    place = address.parent / "own"
+    names = ("shop-eu", "shop/eu", "shop eu")
+    listeners = [listen(Identity(name, home, home), [place]) for name, home in zip(names, homes, strict=True)]
+    assert [listener and listener.path for listener in listeners] == [find([place], name) for name in names]
+    assert len({listener and listener.path for listener in listeners}) == 3
+    for listener, name in zip(listeners, names, strict=True):
+        assert listener is not None
+        listener.close()
+        with pytest.raises(NoAnswer, match=f"no service called '{name}' runs here"):
+            find([place], name)
 
 
 @needs_root

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import orjson
@@ -121,16 +122,34 @@ def test_answer_beyond_its_bound_becomes_a_refusal() -> None:
 @pytest.mark.parametrize(
     ("name", "file"),
     [
-        ("shop", "shop.sock"),
-        ("app:handlers", "app-handlers.sock"),
-        ("path/app.py:handlers", "path-app.py-handlers.sock"),
-        ("../../etc/passwd", "-..-etc-passwd.sock"),
-        ("größe\n", "gr--e-.sock"),
-        (".hidden", "hidden.sock"),
+        ("app:handlers", "app-handlers"),
+        ("path/app.py:handlers", "path-app.py-handlers"),
+        ("../../etc/passwd", "-..-etc-passwd"),
+        ("größe\n", "gr--e-"),
+        (".hidden", "hidden"),
+        ("x" * 61, "x" * 51),
     ],
 )
 def test_name_becomes_one_file_of_the_directory(name: str, file: str) -> None:
-    assert file_name(name) == file
+    assert re.fullmatch(re.escape(file) + r"\.[0-9a-f]{8}\.sock", file_name(name))
+
+
+@pytest.mark.parametrize("name", ["shop", "shop-eu", "shop.eu_2", "x" * 60])
+def test_name_that_can_be_a_file_name_is_one(name: str) -> None:
+    assert file_name(name) == f"{name}.sock"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["shop-eu", "shop/eu", "shop eu", "shop:eu", "shöp-eu", "sh\udcf6p-eu"],
+        [".shop", "shop", "..shop"],
+        ["x" * 60 + "a", "x" * 60 + "b", "x" * 60],
+    ],
+)
+@pytest.mark.parametrize("home", ["", "/srv/shop"])
+def test_names_that_look_alike_have_a_file_each(names: list[str], home: str) -> None:
+    assert len({file_name(name, home) for name in names}) == len(names)
 
 
 @given(st.text(min_size=1))
