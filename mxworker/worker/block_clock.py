@@ -11,10 +11,12 @@ Pure. All times are in seconds, instants monotonic.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 LOOK_EVERY_S = 0.25
 BLOCKED_AFTER_S = 1.0
+_LEAST_SHARE = 0.25  # of one CPU, for code that keeps the interpreter's lock
 AT_WORK_FOR_S = 0.4  # with four busy threads for each CPU this takes little more than a second
 
 
@@ -58,3 +60,55 @@ class BlockClock:
     def answer(self, at: float) -> None:
         """Note that the loop answered at an instant after the last look."""
         self.blocked_s += min(max(0.0, at - self._looked_at), 2 * LOOK_EVERY_S)
+
+
+class Ran(NamedTuple):
+    """The seconds that the process with all its threads was on a CPU so far, and the times of the loop's thread."""
+
+    process_s: float
+    loop: Spent
+
+
+class Standstill(NamedTuple):
+    """A time in which no thread could run Python, since one of them kept the interpreter's lock."""
+
+    lasted_s: float
+    is_by_loop: bool
+    """Whether it was the loop's thread, which ran, or waited for a CPU, for most of the time."""
+
+
+class StandstillClock:
+    """Finds a standstill when it is over: the watching thread looks too late, and the process was on a CPU.
+
+    When it was on none, it was stopped, or the machine slept or was too busy.
+    """
+
+    def __init__(self, cpus: int) -> None:
+        """`cpus` is how many CPUs the process may use at most."""
+        self._most_between_looks_s = 2 * LOOK_EVERY_S * cpus
+        self._looked_at = math.inf
+        self._ran = Ran(0.0, Spent(0.0, 0.0))
+
+    def is_late(self, now: float) -> bool:
+        """Whether a look at this instant comes so late that it may find a standstill."""
+        return now - self._looked_at - LOOK_EVERY_S >= BLOCKED_AFTER_S
+
+    def look(self, now: float, ran: Ran) -> Standstill | None:
+        """Return the standstill since the last look if it took a second. You must call this every `LOOK_EVERY_S`."""
+        is_late, late_s = self.is_late(now), now - self._looked_at - LOOK_EVERY_S
+        process_s = ran.process_s - self._ran.process_s
+        loop_ran_s = ran.loop.running_s - self._ran.loop.running_s
+        loop_queued_s = ran.loop.queued_s - self._ran.loop.queued_s
+        self.restart(now, ran)
+        if not is_late:
+            return None
+        if loop_ran_s >= AT_WORK_FOR_S and loop_ran_s + loop_queued_s > late_s / 2:
+            return Standstill(late_s, is_by_loop=True)
+        # On a busy machine the share is small. A process that was stopped was on its CPUs for no longer than usual.
+        if process_s >= max(AT_WORK_FOR_S, min(late_s * _LEAST_SHARE, self._most_between_looks_s)):
+            return Standstill(late_s, is_by_loop=False)
+        return None
+
+    def restart(self, now: float, ran: Ran) -> None:
+        """Begin again: what took time since the last look does not count."""
+        self._looked_at, self._ran = now, ran

@@ -62,6 +62,11 @@ def blocker_of(
     return Blocker(what + _message_of(one), where, advice, fields | _fields_of(runner, one))
 
 
+def handlers_in_threads(runners: Sequence[HandlerRunner]) -> list[str]:
+    """Return the names of the `def` handlers that run."""
+    return [runner.handler.name for runner in runners if runner.handler.kind is HandlerKind.THREAD and runner.running]
+
+
 def _in_handler(runner: HandlerRunner, frames: Sequence[FrameType]) -> tuple[str, str]:
     """Return which step of a delivery blocks, and what to do about it."""
     handler = runner.handler

@@ -38,7 +38,7 @@ from mxworker.system.log import add_facts, keep_telling
 from mxworker.system.log_events import log_event
 from mxworker.system.printable import foreign
 from mxworker.worker.assembly import assemble
-from mxworker.worker.blocking import blocker_of
+from mxworker.worker.blocking import blocker_of, handlers_in_threads
 from mxworker.worker.directives import apply_log_level
 from mxworker.worker.dump import dump, dump_stack, tell_blocked
 from mxworker.worker.handling.handler_runner import HandlerRunner
@@ -172,7 +172,12 @@ async def _serve(
     forks.claim_signals([signal.SIGTERM, signal.SIGRTMAX, signal.SIGURG, signal.SIGUSR1])
     profiler = Profiler(slot, loop, service.runners, service.cpu_processes)
     watchdog = Watchdog(
-        slot.number, loop, lambda frame: blocker_of(frame, loop, service.runners), profiler.look, slot.rows.show_lag
+        slot.number,
+        loop,
+        lambda frame: blocker_of(frame, loop, service.runners),
+        profiler.look,
+        slot.rows.show_lag,
+        lambda: handlers_in_threads(service.runners),
     )
     watchdog.start()
     try:

@@ -13,7 +13,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from mxworker.api.handlers import compile_handlers
 from mxworker.api.middleware import CallNext
 from mxworker.worker import blocking
 from mxworker.worker.block_clock import BLOCKED_AFTER_S, LOOK_EVERY_S, Spent
-from mxworker.worker.blocking import blocker_of
+from mxworker.worker.blocking import blocker_of, handlers_in_threads
 from mxworker.worker.handling.handler_runner import HandlerRunner
 from mxworker.worker.lifespans import Lifespans
 from mxworker.worker.thread_times import ThreadTimes
@@ -149,6 +149,72 @@ async def test_code_that_keeps_the_interpreters_lock_is_told_when_it_gives_it_ba
     record = await run_one(handlers, caplog)
     assert "handler order (message the-id) has blocked" in record.getMessage()
     assert ": slow.match(" in record.getMessage(), "it is found in the very call, not after it"
+
+
+async def answered(watchdog: Watchdog) -> None:
+    """Wait until the loop has answered once more."""
+    before_s = watchdog._answered_at
+    await until(lambda: watchdog._answered_at > before_s, SOON_S)
+
+
+@functools.cache
+def keeping_the_lock() -> Callable[[], object]:
+    """Return a call that keeps the interpreter's lock for some seconds on a CPU."""
+    slow, length, took_s = re.compile("(a+)+$"), 20, 0.0
+    while took_s < 1.5 * BLOCKED_AFTER_S:  # each takes twice as long
+        length += 1
+        begin = time.thread_time()
+        slow.match("a" * length + "b")
+        took_s = time.thread_time() - begin
+    return lambda: slow.match("a" * length + "b")
+
+
+@pytest.mark.parametrize("kind", ["async", "def"])
+async def test_standstill_of_all_threads_is_told_afterwards_and_shown_as_lag(caplog: Caplog, kind: str) -> None:
+    """The loop had answered, and the watchdog slept when the call began."""
+    handlers, keep_the_lock = Handlers(), keeping_the_lock()
+    loop, shown = asyncio.get_running_loop(), [0.0]
+
+    def standstills() -> list[logging.LogRecord]:
+        return [record for record in list(caplog.records) if "stood still" in record.getMessage()]
+
+    async def order(body: bytes) -> None:
+        while not standstills():
+            await answered(watchdog)
+            keep_the_lock()
+            await asyncio.sleep(0)
+
+    def report(body: bytes) -> None:
+        while not standstills():
+            time.sleep(0.1)
+            keep_the_lock()
+
+    handlers.consume("orders", timeout=600)(order if kind == "async" else report)
+    bench = at_work(handlers)
+    watchdog = Watchdog(
+        1,
+        loop,
+        lambda frame: blocker_of(frame, loop, bench.runners),
+        show_lag=shown.append,
+        handlers_in_threads=lambda: handlers_in_threads(bench.runners),
+    )
+    watchdog.start()
+    try:
+        for delivery in deliveries(Channel(), 1):
+            bench.runner.admit(delivery)
+        await bench.runner.finished()
+    finally:
+        watchdog.stop()
+    record = standstills()[0]
+    text = record.getMessage()
+    assert vars(record)["event"] == "interpreter_blocked"
+    assert vars(record)["blocked_s"] >= BLOCKED_AFTER_S
+    assert max(shown) >= BLOCKED_AFTER_S
+    if kind == "async":
+        assert "since handler order (message without an id) kept the interpreter's lock at " in text
+        assert "slow.match(" in text
+    else:
+        assert "since a call in a thread kept the interpreter's lock; handlers that run in threads: report;" in text
 
 
 async def test_the_line_is_found_before_anything_lets_the_handler_go_on(
