@@ -24,7 +24,8 @@ from mxworker.api.callables import (
     name_of,
     site_of,
 )
-from mxworker.api.compilation import Around, Handler, compiled
+from mxworker.api.collisions import refuse_collisions
+from mxworker.api.compilation import Around, Handler, compiled, fault
 from mxworker.api.content_codec import NO_CODECS, ContentCodec
 from mxworker.api.handler_options import BatchOptions, SingleOptions, batch_options, single_options
 from mxworker.api.lifespan import Lifespan
@@ -230,6 +231,13 @@ class Handlers:
         codecs = [codec for member in reversed(self._family()) for codec in member._own_codecs.values()]
         return {codec.content_type: codec.encode for codec in codecs if codec.encode is not None}
 
+    def _fault_of(self, queue: str, text: str) -> AppLoadError:
+        """Return the error for the handler of `queue`, or for its `declare`."""
+        for member in self._family():
+            if (said := member._own_registrations.get(queue)) is not None:
+                return fault("handler", said.function, said.site, text)
+        return AppLoadError(f'declare("{queue}") {text}.')
+
     def _compile(self, overrides: Overrides, of_queue: Mapping[str, Overrides], outer: Around) -> list[Handler]:
         around = Around(
             middleware=(*outer.middleware, *self._own_layers),
@@ -265,7 +273,9 @@ def compile_handlers(
     for member in handlers._family():
         if member._own_lifespan is not None:
             member._own_lifespan.check()
-    return tuple(handlers._compile(overrides, of_queue, Around((), (), NO_CODECS)))
+    made = tuple(handlers._compile(overrides, of_queue, Around((), (), NO_CODECS)))
+    refuse_collisions(made, handlers.declared_queues, handlers._fault_of)
+    return made
 
 
 def _as_queue(queue: str | Queue, decorator: str) -> Queue:

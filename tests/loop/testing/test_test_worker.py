@@ -119,6 +119,23 @@ async def test_expected_failure_that_does_not_come_is_an_error() -> None:
             await worker.deliver("orders", {}, expect=(KeyError, Reject))
 
 
+async def test_dead_letters_may_have_a_handler_in_the_same_application() -> None:
+    handlers = Handlers()
+    seen = asyncio.Queue[Any]()
+
+    @handlers.consume("orders")
+    async def order(payload: dict[str, Any]) -> None:
+        raise Reject("no stock")
+
+    @handlers.consume(Queue("orders.dlq", dead_letter=False))
+    async def dead(payload: dict[str, Any]) -> None:
+        seen.put_nowait(payload)
+
+    async with TestWorker(handlers) as worker:
+        await worker.deliver("orders", {"total": 1})
+        assert await asyncio.wait_for(seen.get(), 30) == {"total": 1}
+
+
 async def test_body_that_does_not_fit_is_a_dead_letter_and_a_decode_error() -> None:
     handlers = Handlers()
 
