@@ -30,6 +30,8 @@ _HELPER_PATIENCE_S = 5.0
 _LOG_PATIENCE_S = 60.0  # for a machine that is busy: the broker writes its log when it has time
 _TAIL_CHARS = 8000  # RabbitMQ 4 prints half as much after the line that tells the cause
 _PRECONDITION_FAILED = re.compile(r"precondition_failed", re.IGNORECASE)
+_PORT_TAKEN = "eaddrinuse"
+_MOVES = 3
 _TEST_QUEUE = re.compile(r"test-[0-9a-f]{12}")  # what the fixture `queue_name` makes, unique for each test
 _ONLY_LOOPBACK = "-kernel inet_dist_use_interface {127,0,0,1}"
 # Erlang must use the private epmd or none. Two schedulers: what there are cores for on a small machine.
@@ -110,6 +112,7 @@ class Node:
         self._epmd = epmd or Epmd(self.data)
         self._rabbitmq = rabbitmq or find_rabbitmq()
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_bound = port is not None or dist_port is not None  # to its ports: somebody knows them
         self._excused: list[tuple[int, int]] = []
         self._announced: dict[str, str] = {}  # names of queues, with the test that has announced 406s about them
 
@@ -124,9 +127,20 @@ class Node:
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        """Start the node and return when it answers AMQP. Running already: nothing happens."""
-        self.launch()
-        self.wait_until_ready()
+        """Start the node and return when it answers AMQP. Running already: nothing happens.
+
+        Another program may take a port between our choice and the node's start: a node that was never there moves then.
+        """
+        for left in reversed(range(_MOVES + 1)):
+            self.launch()
+            try:
+                self.wait_until_ready()
+            except NodeError as error:
+                if self._is_bound or not left or _PORT_TAKEN not in str(error):
+                    raise
+                self.port, self.dist_port = free_port(), free_port()
+            else:
+                break
 
     def launch(self) -> None:
         """Start the node without waiting, so that several can boot side by side."""
@@ -152,6 +166,7 @@ class Node:
             if time.monotonic() >= deadline:
                 self._fail(f"was not ready after {timeout_s:g} s")
             time.sleep(processes.POLL_S)
+        self._is_bound = True
         if version != self._rabbitmq.version and self._rabbitmq.version:
             self._fail(f"is RabbitMQ {version}, not {self._rabbitmq.version}")
 

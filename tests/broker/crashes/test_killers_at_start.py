@@ -12,6 +12,7 @@ from tests.harness.waiting import wait_until
 from tests.rabbit.client import Client
 
 QUEUES_BESIDE = 40
+KILLERS = 3
 
 # A worker consumes the killers' queue long before it has declared the other queues, so it dies before it is ready.
 MANY_QUEUES = f"""
@@ -57,6 +58,12 @@ def waiting(recorded: Recorded, broker_url: str, queue_name: str) -> Iterator[Re
             client.delete(f"{queue_name}.beside.{number}")
 
 
+def await_quarantined(broker_url: str, queue_name: str, killers: int) -> None:
+    with Client(broker_url) as client:
+        wait_until(lambda: client.exists(f"{queue_name}.quarantine"), 300, "the quarantine")
+        wait_until(lambda: client.counts(f"{queue_name}.quarantine").messages == killers, 300, "the killers in it")
+
+
 @pytest.mark.parametrize("kind", ["exit", "kill", "hang"])
 def test_killer_that_waits_is_set_aside_and_the_service_comes_up(
     waiting: Recorded, broker_url: str, queue_name: str, kind: str
@@ -66,17 +73,18 @@ def test_killer_that_waits_is_set_aside_and_the_service_comes_up(
     with waiting.service("--workers=1", "--heartbeat-timeout=3s", source=MANY_QUEUES) as service:
         service.wait_ready(300)
         wait_until(lambda: waiting.finished_ids == {f"{queue_name}-1"}, 300, "the innocent to be handled")
-        with Client(broker_url) as client:
-            wait_until(lambda: client.exists(f"{queue_name}.quarantine"), 300, "the quarantine")
-            wait_until(lambda: client.counts(f"{queue_name}.quarantine").messages == 1, 300, "the killer in it")
+        await_quarantined(broker_url, queue_name, 1)
         service.signal(SIGTERM)
         assert service.wait_exit() == 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_service_comes_up_with_many_killers_waiting(waiting: Recorded, queue_name: str, workers: int) -> None:
-    waiting.publish_ids([f"exit!{queue_name}-{number}" for number in range(5)])
+def test_service_comes_up_with_many_killers_waiting(
+    waiting: Recorded, broker_url: str, queue_name: str, workers: int
+) -> None:
+    waiting.publish_ids([f"exit!{queue_name}-{number}" for number in range(KILLERS)])
     with waiting.service(f"--workers={workers}", source=MANY_QUEUES) as service:
         service.wait_ready(300)
+        await_quarantined(broker_url, queue_name, KILLERS)  # a killer that runs while it drains is an error of the end
         service.signal(SIGTERM)
         assert service.wait_exit() == 0
