@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from mxworker.devbroker.frames import PROTOCOL_HEADER
 from mxworker.devbroker.keeping import KeptBroker
 from mxworker.devbroker.process import PRODUCTION, start_broker
 from mxworker.devbroker.settings import Settings
@@ -17,7 +18,6 @@ from mxworker.observer.http.addresses import Address, address_of, listen_at
 from tests.harness.waiting import wait_until
 from tests.harness.wire import Wire
 
-PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 HALF_A_MINUTE_NS = 30_000_000_000
 
 
