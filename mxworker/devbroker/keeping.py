@@ -2,8 +2,8 @@
 
 `KeptBroker` belongs to the process that started the broker and turns a loop of its own: it never waits, and has no
 thread. It also holds the socket on which all these brokers listen, so that between two of them no other program can
-take the port, and with it our clients. Clients connect again as they do after any loss of a broker; one that comes too early
-waits for the next broker.
+take the port, and with it our clients. Clients connect again as they do after any loss of a broker; one that comes too
+early waits for the next broker.
 
     SERVING -- its process has ended --> DOWN -- the backoff is over --> STARTING -- it says that it serves --> SERVING
                                           ^----------- its process has ended ------'
